@@ -1,0 +1,51 @@
+# Two commands are all the set-up there is: `make demo` and `make test`.
+# Each makes .venv and installs the pinned set when that has not been done yet.
+
+PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# Debian's python3 may lack ensurepip, so the environment is filled by the pip outside of it.
+PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
+INSTALLED := $(VENV)/.installed
+DEMO ?= demo-output
+
+.PHONY: help install demo test lint unit slow format clean
+
+help:
+	@echo "make demo     the whole chain on two small boxes; the report is in $(DEMO)/report"
+	@echo "make test     lint, types, layers and the default tests"
+	@echo "make slow     the tests that take minutes"
+	@echo "make format   put the code in shape"
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
+	$(PIP) install --quiet torch==2.13.0
+	$(PIP) install --quiet -r requirements.txt
+	$(PIP) install --quiet --no-deps -e .
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/cosmoflow demo --out $(DEMO) --overwrite
+
+test: lint unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""``python -m cosmoflow``."""
+
+from cosmoflow.cli import main
+
+main()

@@ -1,0 +1,186 @@
+"""What a person sees while a stage runs, and what a program reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from cosmoflow.errors import CosmoflowError
+from cosmoflow.events import Event, Message, StageAdvanced, StageFinished, StageStarted
+
+if TYPE_CHECKING:
+    from cosmoflow.stages.run import Plan
+
+SPARSE_SECONDS = 10.0
+"""Where stderr is no terminal, a stage prints a line at most this often."""
+
+
+class Reporter:
+    """Shows events on stderr, results on stdout.
+
+    Parameters
+    ----------
+    as_json : bool
+        Write events and results to stdout, one JSON object a line, and nothing to stderr but
+        errors.
+    verbosity : int
+        -1 quiet, 0 normal, 1 verbose.
+    """
+
+    def __init__(self, *, as_json: bool, verbosity: int) -> None:
+        self.as_json = as_json
+        self.verbosity = verbosity
+        self.stderr = Console(stderr=True, highlight=False)
+        self.stdout = Console(highlight=False)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
+
+    def listen(self, event: Event) -> None:
+        """Show one event."""
+        if self.as_json:
+            self._write({"event": _event_name(event), **asdict(event)})
+        elif self.verbosity < 0:
+            return
+        elif self.stderr.is_terminal:
+            self._draw(event)
+        else:
+            self._print_sparsely(event)
+
+    def result(self, content: dict[str, Any], show: Callable[[Console], None]) -> None:
+        """Give the result of a command: as JSON, or as ``show`` prints it."""
+        self.close()
+        if self.as_json:
+            self._write({"event": "result", **content})
+        else:
+            show(self.stdout)
+
+    def plan(self, plan: Plan) -> None:
+        """Show what a stage would do."""
+        self.result(asdict(plan), lambda console: console.print(plan_table(plan)))
+
+    def error(self, error: CosmoflowError) -> None:
+        """Show an error that a person can mend."""
+        self.close()
+        if self.as_json:
+            self._write(
+                {
+                    "event": "error",
+                    "kind": error.kind,
+                    "exit_code": error.exit_code,
+                    "message": error.what,
+                    **{key: _plain(value) for key, value in error.details().items()},
+                }
+            )
+        self.stderr.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the progress bars down."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _write(self, content: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(content, default=_plain) + "\n")
+        sys.stdout.flush()
+
+    def _draw(self, event: Event) -> None:
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.description:>10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.stderr,
+            )
+            self._bars.start()
+        if isinstance(event, StageStarted):
+            self._tasks[event.stage] = self._bars.add_task(
+                event.stage, total=event.total, note=event.unit
+            )
+        elif isinstance(event, StageAdvanced):
+            self._bars.update(
+                self._tasks[event.stage], completed=event.done, note=_escape(event.note)
+            )
+        elif isinstance(event, Message):
+            self._bars.console.print(_escape(event.text))
+        elif isinstance(event, StageFinished):
+            self._bars.refresh()
+
+    def _print_sparsely(self, event: Event) -> None:
+        if isinstance(event, StageStarted):
+            self._last_line[event.stage] = time.monotonic()
+            self._line(f"{event.stage}: {event.total} {event.unit}")
+        elif isinstance(event, StageAdvanced):
+            now = time.monotonic()
+            due = now - self._last_line.get(event.stage, 0.0) >= SPARSE_SECONDS
+            if due or event.done == event.total or self.verbosity > 0:
+                self._last_line[event.stage] = now
+                note = f"  {event.note}" if event.note else ""
+                self._line(f"{event.stage}: {event.done}/{event.total}{note}")
+        elif isinstance(event, Message):
+            self._line(event.text)
+
+    def _line(self, text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return a plan as a table."""
+    table = Table(title=f"{plan.stage}: plan", show_header=False, title_justify="left")
+    table.add_row("tasks", f"{plan.tasks} {plan.unit}")
+    table.add_row("memory of a worker", f"{format_bytes(plan.worker_memory)}")
+    table.add_row("read", format_bytes(plan.read))
+    table.add_row("written", format_bytes(plan.written))
+    table.add_row("about", f"{plan.cpu_seconds:.0f} CPU seconds")
+    for key, value in plan.details.items():
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table
+
+
+def format_bytes(count: float) -> str:
+    """Return a size that a person can read."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024.0:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024.0
+    return f"{count:.1f} TiB"
+
+
+def _event_name(event: Event) -> str:
+    return {
+        StageStarted: "started",
+        StageAdvanced: "advanced",
+        StageFinished: "finished",
+        Message: "message",
+    }[type(event)]
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON does not know (tuples of NumPy scalars, say) into text."""
+    if value is None or isinstance(value, str | int | float | bool | list | dict):
+        return value
+    return str(value)

@@ -1,0 +1,139 @@
+"""The options that every stage's command has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from cosmoflow.cli.console import Reporter
+from cosmoflow.config import Settings, load_settings
+from cosmoflow.errors import ConfigError
+
+# The stages and what they stand on take seconds to import; `cosmoflow --help` does without.
+if TYPE_CHECKING:
+    from cosmoflow.engine import Session
+    from cosmoflow.stages.run import Run
+
+Existing = Literal["error", "resume", "overwrite"]
+
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="A YAML file, or a preset's name.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. train.steps=500."),
+]
+EngineOption = Annotated[
+    Literal["auto", "serial", "ray"] | None,
+    typer.Option("--engine", help="auto runs small jobs in this process. The answer is the same."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", help="Of a Ray cluster. None means an instance on this machine."),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Finish an output that an earlier run began.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an output that is there already.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done and what it needs, then stop.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Events and results as JSON lines on stdout.")
+]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """The common options of one call, and the reporter that they ask for."""
+
+    config: str | None
+    overrides: tuple[str, ...]
+    engine: str | None
+    address: str | None
+    existing: Existing
+    dry_run: bool
+    reporter: Reporter
+
+    def settings(
+        self, options: Mapping[str, Any], *, preset: str | None = None, workers: int | None = None
+    ) -> Settings:
+        """Resolve the settings: file or preset, then ``--set``, then the command's options."""
+        engine = {"choice": self.engine, "address": self.address, "workers": workers}
+        return load_settings(self.config or preset, self.overrides, {**options, "engine": engine})
+
+    def run(self, settings: Settings, session: Session) -> Run:
+        """Return what the stage is given."""
+        from cosmoflow.stages.run import Run
+
+        return Run(settings, session, self.existing, self.reporter.listen)
+
+    def session(self, settings: Settings) -> Session:
+        """Return the session in which the stage finds its engine."""
+        from cosmoflow.engine import Session
+
+        return Session(settings.engine)
+
+
+def common_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the common options; it receives them as its first argument.
+
+    typer reads a command's options off its signature, so the decorated function's signature is
+    the command's own parameters followed by the common ones.
+    """
+
+    def command(
+        *,
+        config: ConfigOption = None,
+        overrides: SetOption = None,
+        engine: EngineOption = None,
+        address: AddressOption = None,
+        resume: ResumeOption = False,
+        overwrite: OverwriteOption = False,
+        dry_run: DryRunOption = False,
+        as_json: JsonOption = False,
+        verbose: VerboseOption = False,
+        quiet: QuietOption = False,
+        **own: Any,
+    ) -> None:
+        reporter = Reporter(as_json=as_json, verbosity=int(verbose) - int(quiet))
+        if resume and overwrite:
+            raise ConfigError(
+                "--resume and --overwrite exclude each other", remedy="give one of them"
+            )
+        existing: Existing = "resume" if resume else "overwrite" if overwrite else "error"
+        invocation = Invocation(
+            config, tuple(overrides or ()), engine, address, existing, dry_run, reporter
+        )
+        try:
+            function(invocation, **own)
+        finally:
+            reporter.close()
+
+    own_parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in list(inspect.signature(function).parameters.values())[1:]
+    ]
+    common = [
+        parameter
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    hints = {
+        **get_type_hints(function, include_extras=True),
+        **get_type_hints(command, include_extras=True),
+    }
+    parameters = [p.replace(annotation=hints[p.name]) for p in (*own_parameters, *common)]
+    command.__name__ = function.__name__
+    command.__doc__ = function.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command

@@ -1,0 +1,7 @@
+"""Settings: frozen, validated, digested."""
+
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.loading import load_settings
+from cosmoflow.config.settings import Settings
+
+__all__ = ["CosmologyConfig", "Settings", "load_settings"]

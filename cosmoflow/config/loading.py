@@ -1,0 +1,176 @@
+"""From YAML files, presets and ``key.path=value`` options to validated settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from cosmoflow.config.base import Section
+from cosmoflow.config.settings import Settings
+from cosmoflow.errors import ConfigError
+
+_PACKAGE = Path(__file__).parent
+
+
+def preset_folder() -> Path:
+    """Return the folder of the presets: in the package when installed, ``configs/`` in a clone."""
+    packaged = _PACKAGE / "presets"
+    return packaged if packaged.is_dir() else _PACKAGE.parents[1] / "configs"
+
+
+def preset_names() -> list[str]:
+    """Return the names that ``--config`` takes besides paths."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
+
+
+def read_yaml(source: str) -> dict[str, Any]:
+    """Read a configuration file, or a preset by its name.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, is not YAML, or does not hold a mapping.
+    """
+    path = Path(source)
+    if not path.is_file() and source in preset_names():
+        path = preset_folder() / f"{source}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "cannot read the configuration",
+            where=source,
+            value=error.strerror,
+            remedy=f"give a YAML file or a preset: {', '.join(preset_names())}",
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("the configuration is not YAML", where=source, value=str(error)) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            "the configuration must be a mapping of sections",
+            where=source,
+            value=type(content).__name__,
+        )
+    return content
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """Turn ``key.path=value`` into a nested mapping; the value is read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        There is no ``=`` or no key.
+    """
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(
+            "an override must read key.path=value", where="--set", value=text,
+            remedy="for example --set train.steps=500",
+        )  # fmt: skip
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "the value is not YAML", where=f"--set {text}", value=str(error)
+        ) from None
+    for key in reversed(keys):
+        nested = {key: nested}
+    return dict(nested)
+
+
+def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``update`` laid over it, mappings merged key by key."""
+    merged = dict(base)
+    for key, value in update.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def load_settings(
+    config: str | None = None,
+    overrides: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Resolve the settings of a run: defaults, then the file, then ``--set``, then options.
+
+    Parameters
+    ----------
+    config : str, optional
+        A YAML file or the name of a preset.
+    overrides : iterable of str
+        ``key.path=value`` items.
+    options : mapping, optional
+        Nested values of command-line options; entries that are None are left out.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or a value is out of range; the message names the key.
+    """
+    content = read_yaml(config) if config else {}
+    for text in overrides:
+        content = merge(content, parse_override(text))
+    content = merge(content, _without_none(options or {}))
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, config) from None
+
+
+def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            below = _without_none(value)
+            # An option that was not given must not hide what a file says of its section.
+            if below:
+                kept[key] = below
+        elif value is not None:
+            kept[key] = value
+    return kept
+
+
+def _explain(error: ValidationError, config: str | None) -> ConfigError:
+    """Turn the first of pydantic's complaints into one that names key, value and remedy."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    where = ".".join(path) + (f" in {config}" if config else "")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
+        return ConfigError(
+            f"unknown configuration key {'.'.join(path)!r}",
+            where=where,
+            remedy=f"did you mean {near[0]!r}?"
+            if near
+            else f"known keys here: {', '.join(_known_keys(path[:-1]))}",
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    return ConfigError(
+        f"invalid configuration: {message}",
+        where=where,
+        value=None if isinstance(value, dict) else value,
+    )
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section: type[Section] = Settings
+    for part in path:
+        field = section.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        section = field.annotation
+    return sorted(section.model_fields)

@@ -1,0 +1,151 @@
+"""Every setting of every stage, with its default, its unit and its limits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cosmoflow.config.base import Section, digest
+from cosmoflow.config.cosmology import CosmologyConfig
+
+Scheme = Literal["ngp", "cic", "tsc", "pcs"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class SimulateConfig(Section):
+    """An N-body box: its size, its particles and how they are moved."""
+
+    box_size: float = Field(256.0, gt=0.0, description="side of the box, Mpc/h")
+    particles: int = Field(128, ge=4, description="particles per axis")
+    redshift: float = Field(0.0, ge=0.0, description="redshift of the snapshot")
+    method: Literal["cola", "2lpt"] = Field("cola", description="integrator")
+    steps: int = Field(15, ge=1, le=1000, description="COLA time steps")
+    start_redshift: float = Field(9.0, gt=0.0, description="redshift of the first step")
+    spacing: Literal["linear", "log"] = Field("linear", description="of the steps, in a")
+    mesh_factor: int = Field(1, ge=1, le=4, description="force mesh cells per particle and axis")
+    count: int = Field(1, ge=1, le=100_000, description="boxes, seeded seed, seed + 1, ...")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.particles % 2:
+            raise ValueError(f"particles must be even per axis, not {self.particles}")
+        if self.start_redshift <= self.redshift:
+            raise ValueError(
+                f"start_redshift {self.start_redshift} must exceed the output's "
+                f"redshift {self.redshift}"
+            )
+        return self
+
+
+class PaintConfig(Section):
+    """Mass assignment onto a grid, and how the grid is cut into shards."""
+
+    grid: int = Field(128, ge=2, description="cells per axis")
+    scheme: Scheme = Field("cic", description="mass-assignment scheme")
+    shard: int | None = Field(None, ge=1, description="cells per axis that one task owns")
+    chunk: int | None = Field(None, ge=1, description="cells per axis that one read needs")
+    particles_per_task: int = Field(
+        1 << 24, ge=1, description="particles that one bucketing task reads"
+    )
+
+    @property
+    def shard_cells(self) -> int:
+        """Cells per axis of a shard: 128, or half a smaller grid so that two cores have work."""
+        if self.shard is not None:
+            return min(self.shard, self.grid)
+        if self.grid <= 128 and self.grid % 2 == 0:
+            return self.grid // 2
+        return min(128, self.grid)
+
+    @property
+    def chunk_cells(self) -> int:
+        """Cells per axis of an inner chunk: the largest divisor of the shard up to 64."""
+        if self.chunk is not None:
+            return self.chunk
+        return max(size for size in range(1, 65) if self.shard_cells % size == 0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.shard_cells % self.chunk_cells:
+            raise ValueError(
+                f"shard {self.shard_cells} is not a multiple of chunk {self.chunk_cells}"
+            )
+        return self
+
+
+class TrainConfig(Section):
+    """What is trained, on what crops, and for how long."""
+
+    model: str = Field("residual-small", description="architecture, see `cosmoflow models`")
+    target: Literal["velocity", "momentum"] = Field("velocity", description="field to predict")
+    steps: int = Field(2000, ge=1, description="optimiser steps")
+    batch: int = Field(2, ge=1, description="crops per step and worker")
+    crop: int | None = Field(None, ge=1, description="output cells per axis of a crop")
+    learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(1e-4, ge=0.0, description="of AdamW")
+    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps to warm up over")
+    gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")
+    average: float = Field(0.99, ge=0.0, lt=1.0, description="decay of the averaged weights")
+    augment: bool = Field(True, description="apply the 48 symmetries of the cube")
+    precision: Precision = Field("auto", description="of the network's arithmetic")
+    workers: int = Field(1, ge=1, description="data-parallel workers")
+    validation_fraction: float = Field(
+        0.125, gt=0.0, lt=0.5, description="share of a lone box, a slab, kept for validation"
+    )
+    validate_every: int = Field(200, ge=1, description="steps between validations")
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
+
+
+class InferConfig(Section):
+    """How a model is run over a box."""
+
+    tile: int | None = Field(None, ge=1, description="output cells per axis of a tile")
+    batch: int = Field(1, ge=1, description="tiles per forward pass")
+    precision: Precision = Field("float32", description="of the network's arithmetic")
+    shard: int | None = Field(None, ge=1, description="cells per axis that one task writes")
+
+
+class EvaluateConfig(Section):
+    """What a prediction is compared with."""
+
+    subbox: float = Field(120.0, gt=0.0, description="side of the paper's sub-boxes, Mpc/h")
+    smoothing: tuple[float, ...] = Field(
+        (0.0, 2.0, 4.0), description="Gaussian radii of the linear-theory baselines, Mpc/h"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.smoothing or min(self.smoothing) < 0.0:
+            raise ValueError("smoothing needs at least one radius, none below 0 Mpc/h")
+        return self
+
+
+class EngineConfig(Section):
+    """Where the work runs. It never changes a result, so it is not part of any digest."""
+
+    choice: Literal["auto", "serial", "ray"] = Field("auto", description="serial, or on Ray")
+    address: str | None = Field(None, description="Ray cluster; none means this machine")
+    workers: int | None = Field(None, ge=1, description="inference actors; none means one a CPU")
+
+
+class Settings(Section):
+    """The resolved configuration of a run."""
+
+    seed: int = Field(1, ge=0, lt=2**63, description="seed of everything random")
+    cosmology: CosmologyConfig = CosmologyConfig()
+    simulate: SimulateConfig = SimulateConfig()
+    paint: PaintConfig = PaintConfig()
+    train: TrainConfig = TrainConfig()
+    infer: InferConfig = InferConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    engine: EngineConfig = EngineConfig()
+
+    def resolved(self, *sections: str) -> dict[str, Any]:
+        """Return the named sections as plain JSON-like data."""
+        return self.model_dump(mode="json", include=set(sections))
+
+    def digest(self, *sections: str) -> str:
+        """Return the digest of the named sections."""
+        return digest(self.resolved(*sections))

@@ -1,0 +1,1 @@
+"""Expansion, growth and the linear power spectrum."""

@@ -1,0 +1,138 @@
+"""The expansion of a flat Lambda-CDM universe and the growth of structure in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import OdeSolution, solve_ivp
+
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.errors import ConfigError
+from cosmoflow.units import H0_KM_S_PER_MPC_H
+
+Scale = TypeVar("Scale", float, NDArray[np.float64])
+"""A scale factor or an array of them: what comes back has the same shape."""
+
+EARLIEST = 1e-4
+"""Scale factor at which growth starts as in Einstein-de Sitter (Lambda matters at 1e-12 there)."""
+LATEST = 4.0
+"""Last tabulated scale factor."""
+
+
+@dataclass(frozen=True)
+class Background:
+    r"""Expansion and growth of one cosmology; matter and a cosmological constant, no radiation.
+
+    Displacements are ``x = q + D1 psi1 + D2 psi2`` with ``psi1 = -grad phi1``,
+    ``lap phi1 = delta_lin(z=0)``, ``psi2 = +grad phi2`` and
+    ``lap phi2 = sum_{i>j} (phi1,ii phi1,jj - phi1,ij^2)``. With ``T = a^3 E d/da`` the growth
+    functions obey
+
+    .. math:: T^2 D_1 = \tfrac32 \Omega_m a D_1, \qquad
+              T^2 D_2 = \tfrac32 \Omega_m a (D_2 - D_1^2),
+
+    so that ``D2 = -3/7 D1^2`` while matter dominates.
+
+    Parameters
+    ----------
+    cosmology : CosmologyConfig
+
+    References
+    ----------
+    Tassev, Zaldarriaga & Eisenstein 2013 (arXiv:1301.0322), appendix A; Bouchet et al. 1995
+    (astro-ph/9406013) for the second order.
+    """
+
+    cosmology: CosmologyConfig
+
+    @property
+    def Omega_m(self) -> float:  # noqa: N802 - the field's standard symbol
+        """Matter density today."""
+        return self.cosmology.Omega_m
+
+    def hubble_ratio(self, a: Scale) -> Scale:
+        """Return ``E = H / H0`` at scale factor ``a``."""
+        squared: Scale = self.cosmology.Omega_m * a**-3 + self.cosmology.Omega_Lambda
+        ratio: Scale = squared**0.5
+        return ratio
+
+    def growth(self, a: Scale) -> Scale:
+        """Return the first-order growth ``D1``, 1 today."""
+        return self._state(a)[0]
+
+    def growth2(self, a: Scale) -> Scale:
+        """Return the second-order growth ``D2``, negative."""
+        return self._state(a)[2]
+
+    def growth_rate(self, a: Scale) -> Scale:
+        """Return ``f1 = dln D1 / dln a``."""
+        first, momentum, _, _ = self._state(a)
+        return momentum / (first * a**2 * self.hubble_ratio(a))
+
+    def growth_rate2(self, a: Scale) -> Scale:
+        """Return ``f2 = dln D2 / dln a``."""
+        _, _, second, momentum = self._state(a)
+        return momentum / (second * a**2 * self.hubble_ratio(a))
+
+    def growth_rate_hubble(self, a: Scale) -> Scale:
+        """Return ``f1 a H`` in km/s per Mpc/h: linear theory's ``-div v / delta``."""
+        return self.growth_rate(a) * a * H0_KM_S_PER_MPC_H * self.hubble_ratio(a)
+
+    @cached_property
+    def _solution(self) -> OdeSolution:
+        """Dense ``(D1, T D1, D2, T D2)`` over ln a, each divided by its growth in EdS.
+
+        Dividing by ``a``, ``a^1.5``, ``a^2`` and ``a^2.5`` keeps all four of order one over the
+        whole range, so one tolerance means the same accuracy everywhere.
+        """
+        Omega_m = self.Omega_m
+
+        def derivatives(log_a: float, y: NDArray[np.float64]) -> list[float]:
+            a = float(np.exp(log_a))
+            # a^1.5 E, the expansion rate against that of pure matter.
+            rate = a**1.5 * self.hubble_ratio(a)
+            d1, p1, d2, p2 = y
+            return [
+                p1 / rate - d1,
+                1.5 * Omega_m * d1 / rate - 1.5 * p1,
+                p2 / rate - 2.0 * d2,
+                1.5 * Omega_m * (d2 - d1 * d1) / rate - 2.5 * p2,
+            ]
+
+        root = Omega_m**0.5
+        result = solve_ivp(
+            derivatives,
+            (np.log(EARLIEST), np.log(LATEST)),
+            [1.0, root, -3.0 / 7.0, -6.0 / 7.0 * root],
+            method="DOP853",
+            rtol=1e-11,
+            atol=1e-13,
+            dense_output=True,
+        )
+        if not result.success or result.sol is None:
+            raise ArithmeticError(f"the growth equation was not solved: {result.message}")
+        return result.sol
+
+    @cached_property
+    def _norm(self) -> float:
+        return float(self._solution(0.0)[0])
+
+    def _state(self, a: Scale) -> tuple[Scale, Scale, Scale, Scale]:
+        """Return ``D1``, ``T D1``, ``D2`` and ``T D2``, normalised to ``D1 = 1`` today."""
+        values = np.asarray(a, dtype=np.float64)
+        # Written so that a NaN is refused too.
+        if not bool(np.all((values >= EARLIEST) & (values <= LATEST))):
+            raise ConfigError(
+                "Growth is not tabulated at this scale factor.",
+                value=f"{values.min()} to {values.max()}",
+                limit=f"{EARLIEST} to {LATEST}",
+            )
+        y = self._solution(np.log(values).ravel()).reshape(4, *values.shape)
+        n = self._norm
+        # A scalar in gives floats out, an array arrays.
+        d1, p1, d2, p2 = y if values.ndim else (float(component) for component in y)
+        return d1 * (a / n), p1 * (a**1.5 / n), d2 * (a / n) ** 2, p2 * (a**2.5 / n**2)

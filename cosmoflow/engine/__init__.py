@@ -1,0 +1,19 @@
+"""Running callables: Dask graphs, actor pools and training loops, in this process or on Ray.
+
+The only importer of Dask and Ray. It knows no cosmology.
+"""
+
+import os
+import sys
+
+# Ray reads these when it is imported, whichever module of ours (or notebook) does that first.
+if "ray" not in sys.modules:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+from cosmoflow.engine.base import Engine, TrainingContext
+from cosmoflow.engine.graph import TaskGraph
+from cosmoflow.engine.session import Session
+
+__all__ = ["Engine", "Session", "TaskGraph", "TrainingContext"]

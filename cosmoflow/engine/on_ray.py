@@ -1,0 +1,246 @@
+"""The engine on Ray: tasks, actors and Ray Train, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from cosmoflow.engine import dask_on_ray
+from cosmoflow.engine.base import TrainingContext
+from cosmoflow.engine.graph import Key, TaskGraph
+from cosmoflow.errors import ConfigError, IncompleteError, StorageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ACTOR_REPLACEMENTS = 100
+"""Workers that may die and be replaced in one map before it gives up."""
+
+
+@contextmanager
+def _cluster_errors() -> Iterator[None]:
+    """Turn what Ray itself raises, a lost cluster say, into an error that says how to go on."""
+    try:
+        yield
+    except RayTaskError:
+        # Raised by our code in a worker: a bug, to be seen with its traceback.
+        raise
+    except RayError as error:
+        raise IncompleteError(
+            "the Ray cluster was lost, or cannot run the job",
+            value=str(error).strip().splitlines()[0],
+            remedy="see `ray status`; then run the same command again with --resume",
+        ) from error
+
+
+class RayEngine:
+    """Runs on a Ray cluster.
+
+    Parameters
+    ----------
+    address : str, optional
+        Of a running cluster; none starts an instance on this machine, which ends with the engine.
+
+    Raises
+    ------
+    StorageError
+        The cluster cannot be reached.
+    """
+
+    name = "ray"
+
+    def __init__(self, address: str | None = None) -> None:
+        self._owner = not ray.is_initialized()
+        if self._owner:
+            try:
+                ray.init(
+                    address=address or "local",
+                    include_dashboard=None if address else False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise StorageError(
+                    f"cannot reach the Ray cluster: {str(error).splitlines()[0]}",
+                    where=address,
+                    remedy="check the address, that the cluster is up, and the token "
+                    "(RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)",
+                ) from error
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of the cluster."""
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the cluster."""
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    def cpus_for_each(self, workers: int) -> int:
+        """Return the CPUs that each of some equal workers can have.
+
+        A worker lives on one node: asking for more CPUs than the smallest node has would leave some
+        of them waiting for a node that never comes.
+        """
+        smallest = min(
+            int(node["Resources"].get("CPU", 0))
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        )
+        return max(1, min(self.cpus // workers, smallest))
+
+    def close(self) -> None:
+        """Leave the cluster, and stop it when this engine started it."""
+        if self._owner and ray.is_initialized():
+            ray.shutdown()
+
+    def run(
+        self,
+        graph: TaskGraph,
+        on_done: Callable[[Key, Any], None] | None = None,
+        *,
+        cpus: int = 1,
+    ) -> dict[Key, Any]:
+        """Run a graph with one Ray task a node."""
+        with _cluster_errors():
+            refs = dask_on_ray.submit(graph.tasks, graph.parts, min(cpus, self.cpus_for_each(1)))
+            return dask_on_ray.collect(refs, graph.outputs, on_done)
+
+    def map(
+        self,
+        make_worker: Callable[[], Callable[[T], R]],
+        tasks: Sequence[T],
+        on_done: Callable[[T, R], None],
+        *,
+        workers: int | None = None,
+    ) -> None:
+        """Send tasks to a pool of actors, one a GPU or one a CPU."""
+        if not tasks:
+            return
+        gpus = self.gpus
+        # More actors than places for them would wait for ever, tasks in hand.
+        size = min(workers or self.cpus, gpus or self.cpus, len(tasks))
+        cpus = self.cpus_for_each(size)
+        pool = _ActorPool(make_worker, cpus=cpus, gpus=1 if gpus else 0)
+        with _cluster_errors():
+            pool.run(size, tasks, on_done)
+
+    def train(
+        self,
+        loop: Callable[[TrainingContext], None],
+        *,
+        workers: int,
+        on_report: Callable[[dict[str, float]], None],
+    ) -> None:
+        """Run a training loop under Ray Train's ``TorchTrainer``."""
+        from cosmoflow.engine.training import run_torch_trainer
+
+        if workers > self.cpus:
+            raise ConfigError(
+                "there are fewer CPUs than training workers",
+                where="train.workers",
+                value=workers,
+                limit=self.cpus,
+                remedy="fewer workers, or a larger cluster",
+            )
+        cpus = self.cpus_for_each(workers)
+        use_gpu = self.gpus >= workers
+        with _cluster_errors():
+            run_torch_trainer(
+                loop, workers=workers, cpus=cpus, use_gpu=use_gpu, on_report=on_report
+            )
+
+
+class _Worker:
+    """Holds what ``make_worker`` made, for as long as the pool lives."""
+
+    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]], threads: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+        # An actor whose constructor raises counts as dead and would be replaced for ever: the error
+        # waits for the first task, which carries it back.
+        self._failure: Exception | None = None
+        try:
+            self._handle = make_worker()
+        except Exception as error:
+            self._failure = error
+
+    def handle(self, task: Any) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        return self._handle(task)
+
+
+class _ActorPool:
+    """A pool of actors that outlives the death of any of them."""
+
+    def __init__(
+        self, make_worker: Callable[[], Callable[[Any], Any]], *, cpus: int, gpus: int
+    ) -> None:
+        self._make = ray.put(make_worker)
+        self._cpus = cpus
+        self._gpus = gpus
+        self._replaced = 0
+
+    def _start(self) -> Any:
+        # A dead actor is replaced by the pool, which knows what it was doing; Ray restarts none.
+        actor = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=0)(_Worker)
+        return actor.remote(self._make, self._cpus)
+
+    def run(self, size: int, tasks: Sequence[T], on_done: Callable[[T, Any], None]) -> None:
+        """Keep every actor busy with one task and one waiting, until all tasks are done."""
+        waiting = deque(tasks)
+        running: dict[Any, tuple[Any, T]] = {}
+        actors = [self._start() for _ in range(size)]
+        try:
+            for actor in actors * 2:
+                self._submit(actor, waiting, running)
+            while running:
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                for ref in ready:
+                    actor, task = running.pop(ref)
+                    try:
+                        result = ray.get(ref)
+                    except RayActorError as error:
+                        waiting.appendleft(task)
+                        if actor in actors:
+                            actors.remove(actor)
+                            actors.append(self._replace(error))
+                        for other in actors:
+                            if not any(busy is other for busy, _ in running.values()):
+                                self._submit(other, waiting, running)
+                        continue
+                    on_done(task, result)
+                    self._submit(actor, waiting, running)
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from error
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    def _replace(self, error: Exception) -> Any:
+        self._replaced += 1
+        if self._replaced > ACTOR_REPLACEMENTS:
+            raise IncompleteError(
+                "workers keep dying",
+                value=str(error).splitlines()[0],
+                limit=f"{ACTOR_REPLACEMENTS} replacements",
+                remedy="look at the workers' memory and logs, then run again with --resume",
+            ) from error
+        return self._start()
+
+    @staticmethod
+    def _submit(actor: Any, waiting: deque[T], running: dict[Any, tuple[Any, T]]) -> None:
+        if waiting:
+            task = waiting.popleft()
+            running[actor.handle.remote(task)] = (actor, task)

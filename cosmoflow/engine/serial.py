@@ -1,0 +1,99 @@
+"""The engine without Ray: everything in this process, the oracle of the distributed one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from dask.callbacks import Callback
+from dask.local import get_sync
+
+from cosmoflow.engine.base import TrainingContext
+from cosmoflow.engine.graph import Key, TaskGraph
+from cosmoflow.errors import ConfigError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class SerialEngine:
+    """Runs one thing after the other; numerical libraries may still use every core."""
+
+    name = "serial"
+
+    @property
+    def cpus(self) -> int:
+        """CPUs at hand."""
+        return len(os.sched_getaffinity(0))
+
+    def run(
+        self,
+        graph: TaskGraph,
+        on_done: Callable[[Key, Any], None] | None = None,
+        *,
+        cpus: int = 1,
+    ) -> dict[Key, Any]:
+        """Run a graph with Dask's synchronous scheduler."""
+        outputs = set(graph.outputs)
+
+        def finished(key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
+            if on_done is not None and key in outputs:
+                on_done(key, result)
+
+        with Callback(posttask=finished):
+            results = get_sync(graph.tasks, graph.outputs)
+        return dict(zip(graph.outputs, results, strict=True))
+
+    def map(
+        self,
+        make_worker: Callable[[], Callable[[T], R]],
+        tasks: Sequence[T],
+        on_done: Callable[[T, R], None],
+        *,
+        workers: int | None = None,
+    ) -> None:
+        """Handle the tasks in order with one worker."""
+        worker = make_worker()
+        for task in tasks:
+            on_done(task, worker(task))
+
+    def train(
+        self,
+        loop: Callable[[TrainingContext], None],
+        *,
+        workers: int,
+        on_report: Callable[[dict[str, float]], None],
+    ) -> None:
+        """Run the loop in this process.
+
+        Raises
+        ------
+        ConfigError
+            It wants more than one worker.
+        """
+        if workers > 1:
+            raise ConfigError(
+                "several training workers need Ray",
+                where="train.workers with --engine serial",
+                value=workers,
+                limit=1,
+                remedy="--engine ray, or one worker with a larger train.batch",
+            )
+        loop(_Alone(on_report))
+
+
+class _Alone:
+    """The training context of a single process."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, on_report: Callable[[dict[str, float]], None]) -> None:
+        self._on_report = on_report
+
+    def wrap(self, module: Any) -> Any:
+        return module
+
+    def report(self, metrics: dict[str, float]) -> None:
+        self._on_report(metrics)

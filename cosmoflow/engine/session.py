@@ -1,0 +1,64 @@
+"""Choosing the engine of a stage, and keeping Ray up between stages."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from cosmoflow.config.settings import EngineConfig
+from cosmoflow.engine.base import Engine
+from cosmoflow.engine.serial import SerialEngine
+
+if TYPE_CHECKING:
+    from cosmoflow.engine.on_ray import RayEngine
+
+SERIAL_SECONDS = 30.0
+"""Work below this many CPU seconds is done in this process: starting Ray takes 5 to 8 s."""
+
+
+class Session:
+    """Hands out engines; Ray starts when first needed and stays until the session closes.
+
+    Parameters
+    ----------
+    config : EngineConfig
+        Which engine, and where.
+    """
+
+    def __init__(self, config: EngineConfig | None = None) -> None:
+        self.config = config or EngineConfig()
+        self._ray: RayEngine | None = None
+
+    def engine(self, cpu_seconds: float, *, workers: int = 1) -> Engine:
+        """Return the engine for a job of about ``cpu_seconds`` that needs ``workers`` processes."""
+        if not self._wants_ray(cpu_seconds, workers):
+            return SerialEngine()
+        if self._ray is None:
+            from cosmoflow.engine.on_ray import RayEngine
+
+            self._ray = RayEngine(self.config.address)
+        return self._ray
+
+    def _wants_ray(self, cpu_seconds: float, workers: int) -> bool:
+        if self.config.choice != "auto":
+            return self.config.choice == "ray"
+        if self._ray is not None or self.config.address is not None or workers > 1:
+            return True
+        return cpu_seconds > SERIAL_SECONDS
+
+    def close(self) -> None:
+        """Stop Ray if this session started it."""
+        if self._ray is not None:
+            self._ray.close()
+            self._ray = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Networks that map density to velocity, and how they are fitted. Torch only."""

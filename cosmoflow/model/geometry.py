@@ -1,0 +1,55 @@
+"""How a network's output cells lie in its input cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cosmoflow.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Cells in and out of a convolutional network, per axis.
+
+    Parameters
+    ----------
+    halo : int
+        Input cells beyond the output on every side.
+    stride : int
+        Total stride. Tile origins and sizes are multiples of it, because a strided network commutes
+        with those shifts only.
+    fixed_output : int or None
+        The only output size the network has, when its padding makes the answer depend on it.
+    default_output : int
+        A sensible output size for training crops and listings.
+    """
+
+    halo: int
+    stride: int
+    fixed_output: int | None
+    default_output: int
+
+    def input_cells(self, output: int) -> int:
+        """Return the input cells that give ``output`` cells."""
+        return output + 2 * self.halo
+
+    def check_output(self, output: int, where: str) -> int:
+        """Return ``output`` if the network can make that many cells.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if self.fixed_output is not None:
+            if output != self.fixed_output:
+                raise ConfigError(
+                    "this network has one output size",
+                    where=where, value=output, limit=self.fixed_output,
+                    remedy="leave the setting out",
+                )  # fmt: skip
+        elif output % self.stride:
+            raise ConfigError(
+                "the tile does not divide into the network's stride",
+                where=where, value=output, limit=f"a multiple of {self.stride}",
+            )  # fmt: skip
+        return output

@@ -1,0 +1,82 @@
+"""The network of Wu et al. 2021, as published."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from cosmoflow.model.geometry import Geometry
+
+INPUT_CELLS = 32
+OUTPUT_CELLS = 20
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int = 1, padding: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, 3, stride=stride, padding=padding),
+        nn.BatchNorm3d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _deconvolution(inputs: int, outputs: int) -> nn.Sequential:
+    # Stride 2 doubles the size; the paper's "stride 1" cannot lead from 8 to 16 to 32 cells.
+    return nn.Sequential(
+        nn.ConvTranspose3d(inputs, outputs, 3, stride=2, padding=1, output_padding=1),
+        nn.BatchNorm3d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class PaperNetwork(nn.Module):
+    """15 convolutions and 2 deconvolutions from 32^3 cells of density to 20^3 of a vector.
+
+    Parameters
+    ----------
+    output_kernel : {1, 3}
+        Side of the kernel of the last, linear layer. 1 gives the published 48,690,307 parameters
+        (batch-norm statistics counted); the text says 3, which gives 19,968 more.
+
+    References
+    ----------
+    .. [1] Wu, Z. et al. 2021, "Cosmic Velocity Field Reconstruction Using AI", section 3, Figure 2.
+    """
+
+    geometry = Geometry(
+        halo=(INPUT_CELLS - OUTPUT_CELLS) // 2,
+        stride=4,
+        fixed_output=OUTPUT_CELLS,
+        default_output=OUTPUT_CELLS,
+    )
+
+    def __init__(self, output_kernel: int = 1) -> None:
+        super().__init__()
+        self.encode_fine = nn.Sequential(_convolution(1, 128), _convolution(128, 128))
+        self.reduce_fine = _convolution(128, 128, stride=2)
+        self.encode_middle = nn.Sequential(_convolution(128, 256), _convolution(256, 256))
+        self.reduce_middle = _convolution(256, 256, stride=2)
+        self.encode_coarse = nn.Sequential(_convolution(256, 512), _convolution(512, 512))
+        self.expand_middle = _deconvolution(512, 256)
+        self.decode_middle = _convolution(512, 256)
+        self.expand_fine = _deconvolution(256, 128)
+        widths = (256, 512, 512, 512, 256, 256, 256)
+        self.decode_fine = nn.Sequential(
+            *(
+                _convolution(inputs, outputs, padding=0)
+                for inputs, outputs in itertools.pairwise(widths)
+            )
+        )
+        # Linear: a ReLU here would forbid negative velocities.
+        self.output = nn.ConvTranspose3d(256, 3, output_kernel, padding=output_kernel // 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``(batch, 1, 32, 32, 32)`` to ``(batch, 3, 20, 20, 20)``."""
+        fine = self.encode_fine(inputs)
+        middle = self.encode_middle(self.reduce_fine(fine))
+        coarse = self.encode_coarse(self.reduce_middle(middle))
+        middle = self.decode_middle(torch.cat([self.expand_middle(coarse), middle], dim=1))
+        fine = torch.cat([self.expand_fine(middle), fine], dim=1)
+        result: Tensor = self.output(self.decode_fine(fine))
+        return result

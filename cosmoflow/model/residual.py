@@ -1,0 +1,98 @@
+"""A compact U-net without padding, which learns what linear theory lacks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cosmoflow.model.geometry import Geometry
+
+
+def _crop(field: Tensor, cells: int) -> Tensor:
+    """Cut ``cells`` off every side."""
+    if cells == 0:
+        return field
+    return field[..., cells:-cells, cells:-cells, cells:-cells]
+
+
+def _stack(inputs: int, outputs: int, depth: int) -> nn.Sequential:
+    """Return ``depth`` unpadded 3^3 convolutions, each followed by a ReLU."""
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers += [nn.Conv3d(inputs if index == 0 else outputs, outputs, 3), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class ResidualUNet(nn.Module):
+    """Three levels of unpadded convolutions; total stride 4.
+
+    Every convolution sees real cells only, so an output cell depends on the input cells within the
+    halo and on nothing else: the same for every tiling. There is no normalisation over space for
+    the same reason. The last layer starts at zero, so an untrained network predicts nothing to add
+    to linear theory.
+
+    Parameters
+    ----------
+    channels : int
+        Input channels.
+    widths : (int, int, int)
+        Features at 1, 2 and 4 cells.
+    encoder : (int, int, int)
+        Convolutions on the way down, at 1, 2 and 4 cells.
+    decoder : (int, int)
+        Convolutions on the way up, at 2 cells and at 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: tuple[int, int, int],
+        encoder: tuple[int, int, int],
+        decoder: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        fine, middle, coarse = widths
+        e0, e1, e2 = encoder
+        d1, d0 = decoder
+        # What the fine and middle features must lose to match what comes up from below.
+        self._crop_middle = 2 * e2
+        self._crop_fine = 2 * (e1 + 2 * e2 + d1)
+        self.geometry = Geometry(
+            halo=e0 + 2 * e1 + 4 * e2 + 2 * d1 + d0,
+            stride=4,
+            fixed_output=None,
+            default_output=32,
+        )
+        if (self.geometry.halo - e0) % 2 or (4 * e2 - 2 * d1 - d0) % 2:
+            raise ValueError(f"depths {encoder}, {decoder} do not fit a lattice of stride 4")
+        self.encode_fine = _stack(channels, fine, e0)
+        self.reduce_fine = nn.Conv3d(fine, middle, 2, stride=2)
+        self.encode_middle = _stack(middle, middle, e1)
+        self.reduce_middle = nn.Conv3d(middle, coarse, 2, stride=2)
+        self.encode_coarse = _stack(coarse, coarse, e2)
+        self.expand_middle = nn.ConvTranspose3d(coarse, middle, 2, stride=2)
+        self.decode_middle = _stack(2 * middle, middle, d1)
+        self.expand_fine = nn.ConvTranspose3d(middle, fine, 2, stride=2)
+        self.decode_fine = _stack(2 * fine, fine, d0)
+        self.output = nn.Conv3d(fine, 3, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if isinstance(module, nn.ConvTranspose3d):
+                    # Kernel = stride: every output cell has one input cell, not eight.
+                    module.weight.data *= 8.0**0.5
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``(batch, channels, n, n, n)`` to ``(batch, 3, n - 2 halo, ...)``."""
+        fine = self.encode_fine(inputs)
+        middle = self.encode_middle(self.reduce_fine(fine))
+        coarse = self.encode_coarse(self.reduce_middle(middle))
+        up = self.expand_middle(coarse)
+        middle = self.decode_middle(torch.cat([up, _crop(middle, self._crop_middle)], dim=1))
+        up = self.expand_fine(middle)
+        fine = self.decode_fine(torch.cat([up, _crop(fine, self._crop_fine)], dim=1))
+        result: Tensor = self.output(fine)
+        return result

@@ -1,0 +1,145 @@
+"""A network together with everything that it needs to turn density into km/s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cosmoflow.model.geometry import Geometry
+from cosmoflow.model.registry import find_architecture, geometry_of
+
+Target = Literal["velocity", "momentum"]
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """The constants that make inputs and targets of order one; they travel with the model.
+
+    Parameters
+    ----------
+    density_mean, density_std : float
+        Of the channel ``ln(rho + offset)``.
+    velocity_scale : float
+        Rms of a component of the input velocities, km/s.
+    target_scale : float
+        Rms of a component of what the network predicts, km/s.
+    """
+
+    density_mean: float
+    density_std: float
+    velocity_scale: float
+    target_scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a model is and what it was trained on.
+
+    Parameters
+    ----------
+    architecture : str
+        Name in the registry.
+    target : {"velocity", "momentum"}
+        The field that it predicts.
+    cell_size : float
+        Of the training fields, Mpc/h.
+    redshift : float
+        Of the training fields.
+    cosmology : dict
+        Parameters of the training simulations.
+    normalisation : Normalisation
+        Constants of its inputs and outputs.
+    provenance : dict
+        How it was made.
+    """
+
+    architecture: str
+    target: Target
+    cell_size: float
+    redshift: float
+    cosmology: dict[str, float]
+    normalisation: Normalisation
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class VelocityModel(nn.Module):
+    """Maps tiles of density, and of global linear velocity, to velocity or momentum in km/s.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Architecture and constants. The weights start at random.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        architecture = find_architecture(spec.architecture)
+        self.smoothing = architecture.smoothing
+        self.offset = architecture.offset
+        self.network = architecture.build()
+
+    @property
+    def geometry(self) -> Geometry:
+        """How output cells lie in input cells."""
+        return geometry_of(self.network)
+
+    def channels(self, density: Tensor, linear: Tensor) -> Tensor:
+        """Return the network's input.
+
+        Parameters
+        ----------
+        density : Tensor
+            Shape ``(batch, nx, ny, nz)``, over its mean.
+        linear : Tensor
+            Shape ``(batch, scales, 3, nx, ny, nz)``, km/s; no scales for a network without them.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(batch, channels, nx, ny, nz)``, dimensionless.
+        """
+        constants = self.spec.normalisation
+        log_density = (torch.log(density + self.offset) - constants.density_mean) / (
+            constants.density_std
+        )
+        flows = linear.flatten(1, 2) / constants.velocity_scale
+        return torch.cat([log_density.unsqueeze(1), flows], dim=1)
+
+    def baseline(self, density: Tensor, linear: Tensor) -> Tensor | None:
+        """Return what linear theory says of the target on the output cells, km/s, or None."""
+        if not self.smoothing:
+            return None
+        halo = self.geometry.halo
+        inner = slice(halo, -halo)
+        velocity = linear[:, 0, :, inner, inner, inner]
+        if self.spec.target == "velocity":
+            return velocity
+        return velocity * density[:, None, inner, inner, inner]
+
+    def normalised_target(self, target: Tensor, density: Tensor, linear: Tensor) -> Tensor:
+        """Return what the network should put out for a target in km/s."""
+        baseline = self.baseline(density, linear)
+        residual = target if baseline is None else target - baseline
+        return residual / self.spec.normalisation.target_scale
+
+    def forward(self, density: Tensor, linear: Tensor) -> Tensor:
+        """Predict the target.
+
+        Parameters
+        ----------
+        density, linear : Tensor
+            See :meth:`channels`; tiles with the geometry's halo.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(batch, 3, nx - 2 halo, ...)``, km/s, float32.
+        """
+        inputs = self.channels(density, linear).to(memory_format=torch.channels_last_3d)
+        result: Tensor = self.network(inputs).float() * self.spec.normalisation.target_scale
+        baseline = self.baseline(density, linear)
+        return result if baseline is None else result + baseline

@@ -1,0 +1,1 @@
+"""Numerics on arrays in memory: NumPy, numba and torch, no Dask, Ray or zarr."""

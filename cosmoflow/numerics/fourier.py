@@ -1,0 +1,274 @@
+"""Fourier grids of a periodic cube and the filters of linear theory, in memory, in torch.
+
+All transforms are ``torch.fft`` real-to-complex transforms in their half-complex layout: axes x and
+y hold ``n`` frequencies, axis z holds ``n // 2 + 1``. The forward transform is unnormalised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+AXES = (-3, -2, -1)
+
+BLOCK_BYTES_CPU = 1 << 20
+"""Bytes of modes transformed at once on a CPU: a block and its result fit in the L2 cache."""
+BLOCK_BYTES_GPU = 1 << 28
+"""The same on a GPU, where only the size of the temporaries matters."""
+
+
+def empty(
+    shape: tuple[int, ...],
+    *,
+    complex_modes: bool = False,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return an uninitialised float32 or complex64 tensor, on huge pages where the system has any.
+
+    In main memory numpy asks the kernel for huge pages and torch does not. Without them random
+    access to a large grid misses the address cache, and a fresh one faults every 4 kB.
+    """
+    if torch.device(device).type != "cpu":
+        dtype = torch.complex64 if complex_modes else torch.float32
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(shape, dtype=np.complex64 if complex_modes else np.float32))
+
+
+def forward(field: Tensor) -> Tensor:
+    """Transform a real field ``(..., n, n, n)`` to its modes ``(..., n, n, n // 2 + 1)``."""
+    modes: Tensor = torch.fft.rfftn(field, dim=AXES)
+    return modes
+
+
+def inverse(modes: Tensor, cells: int) -> Tensor:
+    """Transform modes ``(..., n, n, n // 2 + 1)`` back to a real field of ``cells`` per axis."""
+    field: Tensor = torch.fft.irfftn(modes, s=(cells, cells, cells), dim=AXES)
+    return field
+
+
+def wavenumbers(
+    cells: int,
+    box_size: float,
+    *,
+    odd: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the wavenumbers along x, y and z, shaped to broadcast over a grid of modes.
+
+    Parameters
+    ----------
+    cells : int
+        Cells per axis.
+    box_size : float
+        Side of the box, Mpc/h.
+    odd : bool
+        Set the Nyquist frequency to zero, as every odd (derivative) filter of a real field needs:
+        its sign is undefined there.
+
+    Returns
+    -------
+    kx, ky, kz : Tensor
+        Shapes ``(n, 1, 1)``, ``(1, n, 1)`` and ``(1, 1, n // 2 + 1)``, h/Mpc.
+    """
+    fundamental = 2.0 * math.pi / box_size
+    full = torch.fft.fftfreq(cells, d=1.0 / cells, dtype=dtype, device=device) * fundamental
+    half = torch.fft.rfftfreq(cells, d=1.0 / cells, dtype=dtype, device=device) * fundamental
+    if odd and cells % 2 == 0:
+        full[cells // 2] = 0.0
+        half[cells // 2] = 0.0
+    return full.view(-1, 1, 1), full.view(1, -1, 1), half.view(1, 1, -1)
+
+
+def squared_wavenumber(
+    cells: int,
+    box_size: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return ``k^2`` on the grid of modes, shape ``(n, n, n // 2 + 1)``, (h/Mpc)^2."""
+    kx, ky, kz = wavenumbers(cells, box_size, dtype=dtype, device=device)
+    return kx**2 + ky**2 + kz**2
+
+
+def inverse_laplacian(modes: Tensor, box_size: float) -> Tensor:
+    """Divide modes by ``-k^2``; the mean, which has no potential, becomes zero."""
+    k2 = squared_wavenumber(modes.shape[-3], box_size, dtype=modes.real.dtype, device=modes.device)
+    k2[0, 0, 0] = 1.0
+    result = modes / -k2
+    result[..., 0, 0, 0] = 0.0
+    return result
+
+
+def smooth_gaussian(modes: Tensor, box_size: float, radius: float) -> Tensor:
+    """Multiply modes by the Gaussian window ``exp(-k^2 R^2 / 2)``.
+
+    Parameters
+    ----------
+    modes : Tensor
+        Shape ``(..., n, n, n // 2 + 1)``, complex.
+    box_size, radius : float
+        Mpc/h. A radius of 0 changes nothing.
+    """
+    if radius == 0.0:
+        return modes
+    k2 = squared_wavenumber(modes.shape[-3], box_size, dtype=modes.real.dtype, device=modes.device)
+    return modes * torch.exp(-0.5 * radius**2 * k2)
+
+
+def linear_velocity(
+    density: Tensor, box_size: float, growth_rate_hubble: float, smoothing: float = 0.0
+) -> Tensor:
+    r"""Return the velocity that linear theory gives for a density field.
+
+    ``v(k) = i f a H delta(k) k / k^2`` (Wu et al. 2021, section 4; the continuity equation at first
+    order), with delta Gaussian-smoothed first.
+
+    Parameters
+    ----------
+    density : Tensor
+        Shape ``(n, n, n)``, density over its mean (or its contrast: the mean drops out).
+    box_size : float
+        Mpc/h.
+    growth_rate_hubble : float
+        ``f a H`` in km/s per Mpc/h.
+    smoothing : float
+        Radius of the Gaussian window, Mpc/h; 0 for none, as the paper has it.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(3, n, n, n)``, km/s, of the density's dtype.
+    """
+    cells = density.shape[-1]
+    # delta / k^2 with the sign of -inverse_laplacian: v = -f a H grad (inverse Laplacian of delta).
+    potential = inverse_laplacian(smooth_gaussian(forward(density), box_size, smoothing), box_size)
+    velocity = torch.empty((3, cells, cells, cells), dtype=density.dtype, device=density.device)
+    ks = wavenumbers(cells, box_size, odd=True, dtype=density.dtype, device=density.device)
+    for axis, k in enumerate(ks):
+        velocity[axis] = inverse(potential * (-1j * growth_rate_hubble) * k, cells)
+    return velocity
+
+
+def inverse_gradient(
+    source: Tensor, box_size: float, *, work: Tensor | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    r"""Yield, one component at a time, ``g = -grad (inverse Laplacian of source)``.
+
+    In Fourier space ``g(k) = i k s(k) / k^2``: the gravity of a density contrast and the
+    Zel'dovich displacement alike.
+
+    Parameters
+    ----------
+    source : Tensor
+        Either a real field ``(n, n, n)``, float32, or its modes ``(n, n, n // 2 + 1)``, complex64.
+        **It is overwritten**, which is what makes two grids enough.
+    box_size : float
+        Mpc/h.
+    work : Tensor, optional
+        The other grid, likewise overwritten: modes ``(n, n, n // 2 + 1)``, complex64, when
+        ``source`` is real, and a real ``(n, n, n)``, float32, when it is modes.
+
+    Yields
+    ------
+    axis : int
+        1, 2, 0 in this order.
+    field : Tensor
+        Shape ``(n, n, n)``, float32, in the unit of ``source`` times Mpc/h. The same buffer every
+        time: use it before asking for the next.
+
+    Notes
+    -----
+    The transforms go by blocks of planes that stay in the cache, which is twice as fast here as
+    ``rfftn``/``irfftn`` on whole grids and needs no temporary grid. What the components share is
+    done once: the spectrum is brought back to real space along x before the first component, so y
+    and z cost a two-dimensional transform each. The x component goes last, since it has to
+    differentiate along the transformed axis.
+    """
+    cells = source.shape[0]
+    if source.is_complex():
+        field = empty((cells,) * 3, device=source.device) if work is None else work
+        modes = source
+    else:
+        field = source
+        if work is None:
+            shape = (cells, cells, cells // 2 + 1)
+            work = empty(shape, complex_modes=True, device=source.device)
+        modes = work
+        for x in _plane_blocks(modes):
+            modes[x] = torch.fft.rfft2(field[x])
+    spectrum_given = source.is_complex()
+    kx, ky, kz = wavenumbers(cells, box_size, device=modes.device)
+    for y in _plane_blocks(modes):
+        block = modes[:, y] if spectrum_given else torch.fft.fft(modes[:, y], dim=0)
+        k2 = kx**2 + ky[:, y] ** 2 + kz**2
+        if y.start == 0:
+            k2[0, 0, 0] = torch.inf  # the mean exerts no force
+        modes[:, y] = torch.fft.ifft(block * k2.reciprocal_(), dim=0)
+    ikx, iky, ikz = (1j * k for k in wavenumbers(cells, box_size, odd=True, device=modes.device))
+    for axis, ik in ((1, iky), (2, ikz)):
+        for x in _plane_blocks(modes):
+            field[x] = torch.fft.irfft2(modes[x] * ik, s=(cells, cells))
+        yield axis, field
+    for y in _plane_blocks(modes):
+        modes[:, y] = torch.fft.ifft(torch.fft.fft(modes[:, y], dim=0) * ikx, dim=0)
+    for x in _plane_blocks(modes):
+        field[x] = torch.fft.irfft2(modes[x], s=(cells, cells))
+    yield 0, field
+
+
+def tidal_components(modes: Tensor, box_size: float) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Yield, one at a time, the six ``d_i d_j (inverse Laplacian)`` of a field.
+
+    In Fourier space ``k_i k_j s(k) / k^2``; the three diagonal ones sum to the field less its mean.
+
+    Parameters
+    ----------
+    modes : Tensor
+        Shape ``(n, n, n // 2 + 1)``, complex64: the field's modes, left as they are.
+    box_size : float
+        Mpc/h.
+
+    Yields
+    ------
+    (i, j) : tuple of int
+        Axes, i <= j: yy, zz, yz, then xy, xz, then xx.
+    component : Tensor
+        Shape ``(n, n, n)``, float32, in the unit of the field. The same buffer every time.
+    """
+    cells = modes.shape[0]
+    work = empty(tuple(modes.shape), complex_modes=True, device=modes.device)
+    out = empty((cells,) * 3, device=modes.device)
+    kx, ky, kz = wavenumbers(cells, box_size, device=modes.device)
+    dx, dy, dz = wavenumbers(cells, box_size, odd=True, device=modes.device)
+    one = torch.ones((), device=modes.device)
+    families = (
+        {(1, 1): dy * dy, (2, 2): dz * dz, (1, 2): dy * dz},
+        {(0, 1): dy, (0, 2): dz},
+        {(0, 0): one},
+    )
+    for power, factors in enumerate(families):
+        # All components with the same power of kx share their transform along x.
+        for y in _plane_blocks(modes):
+            k2 = kx**2 + ky[:, y] ** 2 + kz**2
+            if y.start == 0:
+                k2[0, 0, 0] = torch.inf
+            work[:, y] = torch.fft.ifft(modes[:, y] * (dx**power / k2), dim=0)
+        for axes, factor in factors.items():
+            for x in _plane_blocks(modes):
+                out[x] = torch.fft.irfft2(work[x] * factor, s=(cells, cells))
+            yield axes, out
+
+
+def _plane_blocks(modes: Tensor) -> Iterator[slice]:
+    """Cut the first (or second: they are equal) axis into blocks of planes of a handy size."""
+    cells = modes.shape[0]
+    target = BLOCK_BYTES_CPU if modes.device.type == "cpu" else BLOCK_BYTES_GPU
+    step = max(1, target // (modes[0].numel() * modes.element_size()))
+    for start in range(0, cells, step):
+        yield slice(start, min(start + step, cells))

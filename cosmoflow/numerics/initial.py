@@ -1,0 +1,161 @@
+"""Gaussian initial conditions whose large scales do not depend on the resolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.errors import ConfigError
+
+PowerSpectrum = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Wavenumbers in h/Mpc to powers in (Mpc/h)^3."""
+
+
+def white_noise_modes(cells: int, seed: int) -> Tensor:
+    """Return Hermitian white noise of unit variance, the same mode for mode at every resolution.
+
+    Parameters
+    ----------
+    cells : int
+        Cells per axis, even, 2 at least.
+    seed : int
+        0 or more, less than 2^64.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(n, n, n // 2 + 1)``, complex64: ``<|w|^2> = 1``, half of it in each part. The mean
+        and the Nyquist planes are zero.
+
+    Notes
+    -----
+    Shell ``m = max(|ix|, |iy|, |iz|)`` is filled, in a fixed order, from a counter-based generator
+    (Philox, Salmon et al. 2011) with the key ``(seed, m)``. A finer grid has more shells; those
+    that it shares with a coarser one are the same numbers.
+    """
+    if cells < 2 or cells % 2:
+        raise ConfigError("A grid of modes needs an even number of cells.", value=cells)
+    if not 0 <= seed < 2**64:
+        raise ConfigError("A seed is out of range.", value=seed, limit="0 to 2^64 - 1")
+    modes = np.zeros((cells, cells, cells // 2 + 1), dtype=np.complex64)
+    for m in range(1, cells // 2):
+        generator = np.random.Generator(np.random.Philox(key=[seed, m]))
+        _fill_shell(modes, m, generator)
+    return torch.from_numpy(modes)
+
+
+def linear_density_modes(
+    cells: int,
+    box_size: float,
+    power: PowerSpectrum,
+    seed: int,
+    *,
+    fixed_amplitude: bool = False,
+    paired: bool = False,
+) -> Tensor:
+    r"""Return the modes of a Gaussian density contrast with a given power spectrum.
+
+    Parameters
+    ----------
+    cells : int
+        Cells per axis, even.
+    box_size : float
+        Mpc/h.
+    power : callable
+        Power in (Mpc/h)^3 of wavenumbers in h/Mpc, both float64 arrays.
+    seed : int
+        0 or more, less than 2^64.
+    fixed_amplitude : bool
+        Give every mode exactly the expected amplitude, keeping the random phase.
+    paired : bool
+        Turn the sign of every mode: the partner of the run with the same seed.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(n, n, n // 2 + 1)``, complex64, unnormalised-forward convention: the inverse
+        transform is the contrast at the cell centres.
+
+    Notes
+    -----
+    ``delta_k = w_k sqrt(P(k) / V) n^3 exp(i k . x_0)`` where ``x_0`` is the centre of cell 0, half
+    a cell from the corner of the box. Without that phase two resolutions would hold the same field
+    shifted by half of the difference of their cells.
+
+    References
+    ----------
+    Angulo & Pontzen 2016 (arXiv:1603.05253) for fixed and paired amplitudes.
+    """
+    modes = white_noise_modes(cells, seed)
+    sign = -1.0 if paired else 1.0
+    half = cells // 2
+    fundamental = 2.0 * math.pi / box_size
+    # P depends on integer k^2 alone: one table instead of a spline for every mode.
+    squares = np.arange(1, 3 * (half - 1) ** 2 + 1, dtype=np.float64)
+    values = np.asarray(power(fundamental * np.sqrt(squares)), dtype=np.float64)
+    amplitude = np.zeros(3 * half**2 + 1, dtype=np.float32)
+    amplitude[1 : len(values) + 1] = sign * np.sqrt(values / box_size**3) * float(cells) ** 3
+    table = torch.from_numpy(amplitude)
+    index = torch.fft.fftfreq(cells, d=1.0 / cells).long()
+    positive = torch.arange(half + 1)
+    squared = index.view(-1, 1) ** 2 + positive.view(1, -1) ** 2
+    # exp(i pi i_x / n) per axis; in double precision so that the angle is exact at high modes.
+    turn = torch.exp(1j * math.pi * index.double() / cells)
+    turn_yz = (turn.view(-1, 1) * torch.exp(1j * math.pi * positive.double() / cells)).to(
+        torch.complex64
+    )
+    turn_x = turn.to(torch.complex64)
+    for x in range(cells):
+        plane = modes[x]
+        if fixed_amplitude:
+            plane.copy_(torch.sgn(plane))
+        plane *= table[squared + index[x] ** 2]
+        plane *= turn_yz * turn_x[x]
+    return modes
+
+
+def _fill_shell(modes: NDArray[Any], m: int, generator: np.random.Generator) -> None:
+    """Fill the modes of cubic shell ``m`` with ``iz >= 0``, four kinds of face in this order.
+
+    ``iz = m`` whole; then, for ``0 <= iz < m``, ``ix = m`` and ``ix = -m`` whole, and ``iy = m``
+    and ``iy = -m`` without the edges that they share with those. Every face is drawn with its
+    indices in increasing order, negative ones first.
+    """
+    wide, narrow, below = 2 * m + 1, 2 * m - 1, m
+
+    def draw(*shape: int) -> NDArray[np.complex64]:
+        numbers = generator.standard_normal((*shape, 2), dtype=np.float32)
+        numbers *= np.float32(math.sqrt(0.5))
+        return numbers.view(np.complex64)[..., 0]
+
+    # Where the indices -m..m lie along a full axis and along a drawn face, and -m+1..m-1 likewise.
+    outer = [(slice(-m, None), slice(0, m)), (slice(0, m + 1), slice(m, wide))]
+    inner = [(slice(0, m), slice(m - 1, narrow))]
+    if m > 1:  # slice(-0, None) would be the whole axis
+        inner.append((slice(1 - m, None), slice(0, m - 1)))
+
+    face = draw(wide, wide)
+    for to_x, from_x in outer:
+        for to_y, from_y in outer:
+            modes[to_x, to_y, m] = face[from_x, from_y]
+    for ix in (m, -m):
+        face = draw(wide, below)
+        for to_y, from_y in outer:
+            modes[ix, to_y, :m] = face[from_y]
+    for iy in (m, -m):
+        face = draw(narrow, below)
+        for to_x, from_x in inner:
+            modes[to_x, iy, :m] = face[from_x]
+    # On iz = 0 only half of the modes are independent: w(-k) = conj w(k). The half with ix = m, and
+    # of the rest that with iy = m, is kept; the corner-sharing edges follow from ix alone.
+    ring = modes[:, :, 0]
+    minus = -np.arange(-m, m + 1)
+    ring[-m, minus] = np.conj(ring[m, np.arange(-m, m + 1)])
+    between = np.arange(1 - m, m)
+    ring[-between, -m] = np.conj(ring[between, m])

@@ -1,0 +1,64 @@
+"""The 48 symmetries of the cube, acting on scalar and vector fields."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Symmetry:
+    """A signed permutation of the axes: ``y[i] = sign[i] * x[axes[i]]``.
+
+    Parameters
+    ----------
+    axes : tuple of int
+        New axis i is old axis ``axes[i]``.
+    signs : tuple of int
+        -1 where the new axis i runs the other way.
+    """
+
+    axes: tuple[int, int, int]
+    signs: tuple[int, int, int]
+
+    def apply(self, field: Tensor, *, vector: bool) -> Tensor:
+        """Turn a field ``(..., nx, ny, nz)``, or a vector field ``(..., 3, nx, ny, nz)``.
+
+        The components of a vector are turned along with the grid, so that the result is the field
+        that an observer in the turned frame sees.
+        """
+        lead = field.dim() - 3
+        order = [*range(lead), *(lead + axis for axis in self.axes)]
+        turned = field.permute(order)
+        flipped = [lead + i for i, sign in enumerate(self.signs) if sign < 0]
+        if flipped:
+            turned = turned.flip(flipped)
+        if vector:
+            turned = turned[..., list(self.axes), :, :, :]
+            turned = turned * turned.new_tensor(self.signs).view(3, 1, 1, 1)
+        return turned
+
+    def compose(self, first: Symmetry) -> Symmetry:
+        """Return the symmetry that applies ``first`` and then this one."""
+        axes = tuple(first.axes[a] for a in self.axes)
+        signs = tuple(s * first.signs[a] for s, a in zip(self.signs, self.axes, strict=True))
+        return Symmetry((axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2]))
+
+    def inverse(self) -> Symmetry:
+        """Return the symmetry that undoes this one."""
+        axes = [0, 0, 0]
+        signs = [0, 0, 0]
+        for new, (old, sign) in enumerate(zip(self.axes, self.signs, strict=True)):
+            axes[old] = new
+            signs[old] = sign
+        return Symmetry((axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2]))
+
+
+CUBE_GROUP: tuple[Symmetry, ...] = tuple(
+    Symmetry(axes, signs)  # type: ignore[arg-type]
+    for axes in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+)
+"""All 48 symmetries; the first is the identity."""

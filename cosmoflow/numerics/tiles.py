@@ -1,0 +1,82 @@
+"""Geometry of shards and haloed tiles on a periodic grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.numerics.painting import Block
+
+
+def axis_blocks(cells: int, size: int) -> list[tuple[int, int]]:
+    """Return ``(origin, length)`` of the blocks along an axis; the last may be shorter."""
+    return [(origin, min(size, cells - origin)) for origin in range(0, cells, size)]
+
+
+def grid_blocks(cells: int, size: int) -> list[Block]:
+    """Return the blocks of a cubic grid in C order; together they cover each cell once."""
+    return split_block(Block((0, 0, 0), (cells, cells, cells)), size)
+
+
+def split_block(block: Block, size: int) -> list[Block]:
+    """Return the sub-blocks of a block, anchored at its origin, in C order."""
+    axes = [
+        [(start + origin, length) for origin, length in axis_blocks(extent, size)]
+        for start, extent in zip(block.origin, block.shape, strict=True)
+    ]
+    return [Block((x[0], y[0], z[0]), (x[1], y[1], z[1])) for x, y, z in itertools.product(*axes)]
+
+
+def grow(block: Block, halo: int) -> Block:
+    """Return the block with ``halo`` cells more on every side; its origin may be negative."""
+    ox, oy, oz = block.origin
+    nx, ny, nz = block.shape
+    return Block((ox - halo, oy - halo, oz - halo), (nx + 2 * halo, ny + 2 * halo, nz + 2 * halo))
+
+
+def _axis_runs(origin: int, length: int, cells: int) -> Iterator[tuple[slice, slice]]:
+    """Yield (source, target) slices that cover a run of a periodic axis without wrapping."""
+    done = 0
+    while done < length:
+        start = (origin + done) % cells
+        run = min(length - done, cells - start)
+        yield slice(start, start + run), slice(done, done + run)
+        done += run
+
+
+def read_periodic(
+    read: Callable[[tuple[slice, ...]], NDArray[np.float32]],
+    lead: tuple[int, ...],
+    block: Block,
+    cells: int,
+) -> NDArray[np.float32]:
+    """Read a block of a periodic grid, wrapped as often as it needs.
+
+    Parameters
+    ----------
+    read : callable
+        Takes three slices inside the grid and returns an array ``(*lead, ...)``.
+    lead : tuple of int
+        Leading dimensions of what ``read`` returns.
+    block : Block
+        May start below 0, end past the grid and be larger than it.
+    cells : int
+        Cells per axis of the grid.
+
+    Returns
+    -------
+    (*lead, *block.shape) float32
+    """
+    out = np.empty((*lead, *block.shape), np.float32)
+    runs = [
+        list(_axis_runs(origin, length, cells))
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    ]
+    for pieces in itertools.product(*runs):
+        source = tuple(piece[0] for piece in pieces)
+        x, y, z = (piece[1] for piece in pieces)
+        out[..., x, y, z] = read(source)
+    return out

@@ -1,0 +1,1 @@
+"""The stages of the chain, as plain functions of URLs and settings."""

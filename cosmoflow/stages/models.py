@@ -1,0 +1,99 @@
+"""Models at rest."""
+
+from __future__ import annotations
+
+from cosmoflow.errors import DataError, IncompleteError
+from cosmoflow.events import Listener, Message, ignore
+from cosmoflow.model.folder import (
+    DESCRIPTION,
+    WEIGHTS,
+    from_files,
+    read_description,
+    to_files,
+)
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.urls import has_file, read_bytes, write_bytes
+
+RUN = "run.json"
+"""Says which run a model folder belongs to, from its first step on."""
+
+CELL_SIZE_TOLERANCE = 1e-3
+
+
+def load_model(url: str) -> VelocityModel:
+    """Load a model from its folder.
+
+    Raises
+    ------
+    StorageError
+        A file is missing.
+    IncompleteError
+        Its training did not finish.
+    DataError
+        A file is damaged.
+    """
+    if not has_file(url, DESCRIPTION) and has_file(url, RUN):
+        raise IncompleteError(
+            "the training of this model did not finish",
+            where=url,
+            remedy="finish it: run the same `cosmoflow train` again with --resume",
+        )
+    return from_files({name: read_bytes(url, name) for name in (DESCRIPTION, WEIGHTS)}, url)
+
+
+def model_digest(url: str) -> str:
+    """Return the digest of a model's weights: the same settings need not give the same weights."""
+    return str(read_description(read_bytes(url, DESCRIPTION), url)["weights_sha256"])[:16]
+
+
+def save_model(url: str, model: VelocityModel) -> None:
+    """Write a model to its folder; the description, which names the weights' digest, last."""
+    files = to_files(model)
+    for name in (WEIGHTS, DESCRIPTION):
+        write_bytes(url, name, files[name])
+
+
+def check_fits(
+    model: VelocityModel, model_url: str, fields: FieldStore, listener: Listener = ignore
+) -> None:
+    """Refuse fields that a model was not made for; warn of those that it has not seen the like of.
+
+    Raises
+    ------
+    DataError
+        The cell sizes differ, or the grid does not divide into the network's stride.
+    """
+    expected, found = model.spec.cell_size, fields.cell_size
+    if abs(found / expected - 1.0) > CELL_SIZE_TOLERANCE:
+        grid = round(fields.metadata.box_size / expected)
+        raise DataError(
+            "the model was trained on cells of another size",
+            where=f"{fields.url} with {model_url}",
+            value=f"cells of {found:g} Mpc/h",
+            limit=f"cells of {expected:g} Mpc/h",
+            remedy=f"paint the box onto --grid {grid}, or train a model on such cells",
+        )
+    for name, value, trained in (
+        ("redshift", fields.metadata.redshift, model.spec.redshift),
+        ("Omega_m", fields.metadata.cosmology.Omega_m, model.spec.cosmology.get("Omega_m")),
+        ("sigma8", fields.metadata.cosmology.sigma8, model.spec.cosmology.get("sigma8")),
+    ):
+        if value != trained:
+            listener(
+                Message(
+                    f"warning: the model was trained at {name} {trained}, the fields have {value}; "
+                    "nothing says how well it does there",
+                    "warning",
+                )
+            )
+    geometry = model.geometry
+    if geometry.fixed_output is None and fields.grid % geometry.stride:
+        raise DataError(
+            "the grid does not divide into the network's stride",
+            where=fields.url,
+            value=f"{fields.grid} cells per axis",
+            limit=f"a multiple of {geometry.stride}",
+            remedy="paint onto such a grid: across the periodic border tiles must stay on one "
+            "lattice",
+        )

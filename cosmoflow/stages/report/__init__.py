@@ -1,0 +1,1 @@
+"""The report of an evaluation: figures, tables, one page to open."""

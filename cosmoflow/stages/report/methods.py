@@ -1,0 +1,74 @@
+"""Which method is a network and which a baseline, and how each is drawn everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cosmoflow.numerics.comparison import Comparison
+
+PAPER_BASELINE: Final = "linear theory"
+"""The paper's baseline, of the unsmoothed density; names of smoothed ones start with it too."""
+
+TRUTH_COLOUR: Final = "#6b6b6b"
+# Okabe and Ito's palette, which people of all kinds of colour vision can tell apart.
+_NETWORKS: Final = ("#0072b2", "#009e73", "#56b4e9", "#000000")
+_SMOOTHED: Final = ("#d55e00", "#e69f00", "#a6761d")
+_UNSMOOTHED: Final = "#cc79a7"
+
+
+@dataclass(frozen=True)
+class Style:
+    """Colour and dash of a method's lines, so that neither alone carries the meaning."""
+
+    colour: str
+    dash: str
+
+
+def is_baseline(name: str) -> bool:
+    """Return whether a method is linear theory rather than a network."""
+    return name.startswith(PAPER_BASELINE)
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """Return the style of every method, the same in all figures of a report."""
+    result: dict[str, Style] = {}
+    networks = smoothed = 0
+    for name in names:
+        if not is_baseline(name):
+            result[name] = Style(_NETWORKS[networks % len(_NETWORKS)], "-")
+            networks += 1
+        elif name == PAPER_BASELINE:
+            result[name] = Style(_UNSMOOTHED, "--")
+        else:
+            result[name] = Style(_SMOOTHED[smoothed % len(_SMOOTHED)], "-.")
+            smoothed += 1
+    return result
+
+
+def _best(comparison: Comparison, names: Sequence[str]) -> str | None:
+    residual = comparison.metrics["residual"]
+    return min(names, key=lambda name: float(residual[name]["rms"]), default=None)
+
+
+def best_network(comparison: Comparison) -> str | None:
+    """Return the network with the smallest residual, if there is any."""
+    return _best(comparison, [name for name in comparison.methods if not is_baseline(name)])
+
+
+def best_baseline(comparison: Comparison) -> str | None:
+    """Return the smoothed linear theory with the smallest residual, else the paper's, if any.
+
+    Smoothing is what anyone would do to linear theory, so this is the bar for a network.
+    """
+    baselines = [name for name in comparison.methods if is_baseline(name)]
+    smoothed = [name for name in baselines if name != PAPER_BASELINE]
+    return _best(comparison, smoothed or baselines)
+
+
+def shown_in_slices(comparison: Comparison) -> tuple[str, ...]:
+    """Return the methods that get a row of a figure each: a network and two baselines."""
+    wanted = (best_network(comparison), PAPER_BASELINE, best_baseline(comparison))
+    present = [name for name in wanted if name in comparison.methods]
+    return tuple(dict.fromkeys(present)) or comparison.methods[:1]

@@ -1,0 +1,113 @@
+"""What every stage is given besides its inputs and outputs, and what it plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cosmoflow.config.settings import Settings
+from cosmoflow.engine import Session
+from cosmoflow.errors import CosmoflowError
+from cosmoflow.events import Listener, StageAdvanced, StageStarted, ignore
+from cosmoflow.storage.fields import finished_shards
+from cosmoflow.storage.outputs import Existing
+from cosmoflow.storage.urls import remove
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a stage is to be run.
+
+    Parameters
+    ----------
+    settings : Settings
+        The resolved configuration.
+    session : Session
+        Hands out the engine.
+    existing : {"error", "resume", "overwrite"}
+        What to do with an output that is there already.
+    listener : callable
+        Hears of progress.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    session: Session = field(default_factory=Session)
+    existing: Existing = "error"
+    listener: Listener = ignore
+
+
+@contextmanager
+def discarding_failures(out: str, *, begun_before: bool) -> Iterator[None]:
+    """Delete an output whose run was refused before it finished anything.
+
+    A person who mends the input then runs the same command again, with nothing in its way. What an
+    earlier run began, or what has a finished shard, stays.
+    """
+    try:
+        yield
+    except CosmoflowError:
+        if not begun_before and not finished_shards(out).any():
+            remove(out)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a stage is going to do, told before it does it.
+
+    Parameters
+    ----------
+    stage : str
+        Its name.
+    tasks : int
+        Independent pieces of work, counted in ``unit``.
+    worker_memory : int
+        Projected peak of one worker beyond its interpreter, bytes.
+    read, written : int
+        Bytes moved from and to storage, before compression.
+    cpu_seconds : float
+        Rough cost; it decides whether Ray is worth starting.
+    details : dict
+        Whatever else helps to judge the run.
+    """
+
+    stage: str
+    tasks: int
+    unit: str
+    worker_memory: int
+    read: int
+    written: int
+    cpu_seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Progress:
+    """Counts the steps of a stage for its listener.
+
+    Parameters
+    ----------
+    listener : callable
+        Where the events go.
+    stage, unit : str
+        For people.
+    total, done : int
+        Steps in all, and those that an earlier run finished.
+    """
+
+    def __init__(
+        self, listener: Listener, stage: str, total: int, unit: str, done: int = 0
+    ) -> None:
+        self._listener = listener
+        self._stage = stage
+        self._total = total
+        self._done = done
+        listener(StageStarted(stage, total, unit))
+        if done:
+            listener(StageAdvanced(stage, done, total, f"{done} finished before"))
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Note that some steps are done."""
+        self._done += steps
+        self._listener(StageAdvanced(self._stage, self._done, self._total, note))

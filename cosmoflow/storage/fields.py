@@ -1,0 +1,362 @@
+"""Stores of fields on a grid: what xarray opens, and what tasks read and write block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from cosmoflow.errors import DataError
+from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.tiles import grid_blocks, read_periodic
+from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
+from cosmoflow.storage.metadata import BoxMetadata, check_group
+from cosmoflow.storage.outputs import Existing, begin_group
+from cosmoflow.storage.urls import (
+    damage,
+    open_group,
+    open_group_for_writing,
+    storage_errors,
+    zarr_store,
+)
+from cosmoflow.units import COMPONENTS, FIELD_UNITS, LENGTH
+
+VECTORS = frozenset({"momentum", "velocity", "linear_velocity", "vorticity"})
+LEDGER = "fields"
+SMOOTHING = "smoothing"
+
+
+class FieldStore:
+    """A fields store opened for reading.
+
+    Parameters
+    ----------
+    url : str
+        Where it is.
+
+    Raises
+    ------
+    StorageError, DataError, IncompleteError
+        It cannot be reached, is no fields store, or is not whole.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._group = open_group(url)
+        check_group(self._group, "fields", url)
+        self.metadata = BoxMetadata.from_attributes(self._group.attrs, url)
+        with damage(url):
+            names = set(self._group.array_keys())
+        self.variables = sorted(name for name in names if name in FIELD_UNITS)
+        if not self.variables:
+            raise DataError(
+                "the fields store holds no field",
+                where=url, value=sorted(names), limit=f"any of {', '.join(FIELD_UNITS)}",
+            )  # fmt: skip
+        shapes = {self._array(name).shape[-3:] for name in self.variables}
+        self.grid = int(next(iter(shapes))[0])
+        if shapes != {(self.grid, self.grid, self.grid)}:
+            raise DataError(
+                "the fields are not on one cubic grid",
+                where=url, value=sorted(shapes), limit="(n, n, n)",
+            )  # fmt: skip
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        with damage(f"{self.url}, {name}"):
+            array = self._group.get(name)
+        if not isinstance(array, zarr.Array):
+            raise DataError(
+                f"the fields store has no {name!r}",
+                where=self.url,
+                value=f"it has {', '.join(self.variables)}",
+            )
+        return array
+
+    @property
+    def cell_size(self) -> float:
+        """Side of a cell, Mpc/h."""
+        return self.metadata.box_size / self.grid
+
+    @property
+    def digest(self) -> str:
+        """Digest of the run that made the store; its URL when nobody said."""
+        return str(self.metadata.provenance.get("digest", self.url))
+
+    @property
+    def shard(self) -> int:
+        """Cells per axis that one write of the store covers."""
+        array = self._array(self.variables[0])
+        return int((array.shards or array.chunks)[-1])
+
+    def smoothing_scales(self) -> list[float]:
+        """Return the Gaussian radii of the stored ``linear_velocity``, Mpc/h.
+
+        A scale that a run began and did not finish is NaN, which equals no radius.
+        """
+        if "linear_velocity" not in self.variables or SMOOTHING not in self._group:
+            return []
+        with storage_errors(self.url), damage(f"{self.url}, {SMOOTHING}"):
+            return [float(radius) for radius in np.asarray(self._group[SMOOTHING][:])]  # type: ignore[index]
+
+    def require(self, *names: str) -> None:
+        """Refuse a store that lacks a variable.
+
+        Raises
+        ------
+        DataError
+        """
+        for name in names:
+            self._array(name)
+
+    def read_block(
+        self, name: str, block: Block, *, lead: tuple[int, ...] = ()
+    ) -> NDArray[np.float32]:
+        """Read a periodic block of a variable.
+
+        Parameters
+        ----------
+        name : str
+            The variable.
+        block : Block
+            May reach past the grid: it wraps.
+        lead : tuple of int
+            Indices into leading dimensions to fix, such as the smoothing scale.
+
+        Returns
+        -------
+        (nx, ny, nz) or (3, nx, ny, nz) float32
+
+        Raises
+        ------
+        DataError
+            A chunk is damaged or holds values that are not finite.
+        """
+        array: Any = self._array(name)
+        shape = array.shape[len(lead) : -3]
+
+        def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
+            return np.asarray(array[(*lead, ..., *part)], np.float32)
+
+        place = f"{self.url}, {name}, cells from {block.origin}"
+        with storage_errors(self.url), damage(place):
+            values = read_periodic(read, shape, block, self.grid)
+        if not np.isfinite(values).all():
+            raise DataError(
+                "the field holds values that are not finite",
+                where=f"{self.url}, {name}, block of {block.shape} cells from {block.origin}",
+                value=f"{int((~np.isfinite(values)).sum())} cells",
+                remedy="paint it anew",
+            )
+        return values
+
+    def read(self, name: str, *, lead: tuple[int, ...] = ()) -> NDArray[np.float32]:
+        """Read a whole variable."""
+        whole = Block((0, 0, 0), (self.grid, self.grid, self.grid))
+        return self.read_block(name, whole, lead=lead)
+
+
+def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
+    """Open a fields store as a lazy xarray dataset.
+
+    Parameters
+    ----------
+    url : str
+        Of the store.
+    shards : bool
+        Make one Dask chunk of every shard, which is what a task should read at once; otherwise the
+        chunks follow the store's much smaller inner chunks.
+
+    Returns
+    -------
+    xr.Dataset
+    """
+    store = FieldStore(url)
+    size = store.shard
+    chunks: dict[str, int] = {"x": size, "y": size, "z": size, "component": 3} if shards else {}
+    dataset: xr.Dataset = xr.open_zarr(
+        zarr_store(url, read_only=True), consolidated=False, chunks=chunks
+    )
+    return dataset
+
+
+def create_fields(
+    url: str,
+    metadata: BoxMetadata,
+    grid: int,
+    variables: tuple[str, ...],
+    *,
+    shard: int,
+    chunk: int,
+    existing: Existing = "error",
+) -> NDArray[np.bool_]:
+    """Create an empty fields store, marked incomplete, or reopen one of the same run.
+
+    Parameters
+    ----------
+    url : str
+        Of the store.
+    metadata : BoxMetadata
+        Its attributes.
+    grid, shard, chunk : int
+        Cells per axis of the grid, of what one task writes, and of what one read needs.
+    variables : tuple of str
+        Names from :data:`cosmoflow.units.FIELD_UNITS`.
+    existing : {"error", "resume", "overwrite"}
+        What to do with an output that is there already.
+
+    Returns
+    -------
+    (shards,) bool
+        Which shards, in the order of ``grid_blocks``, are finished already.
+    """
+    with storage_errors(url):
+        group, resumed = begin_group(url, metadata.to_attributes("fields"), existing)
+        if resumed and _is_as_begun(group, variables, grid, shard):
+            return Ledger(group, LEDGER).finished()
+        write_coordinates(group, grid, metadata.box_size)
+        for name in variables:
+            create_variable(group, name, grid, shard, chunk)
+        ledger = Ledger.create(group, LEDGER, len(grid_blocks(grid, shard)))
+        return ledger.finished()
+
+
+def _is_as_begun(group: zarr.Group, variables: tuple[str, ...], grid: int, shard: int) -> bool:
+    """Tell whether a store has all that an earlier run created; else its ledger means nothing."""
+    ledger = group.get(f"{LEDGER_GROUP}/{LEDGER}")
+    if not isinstance(ledger, zarr.Array) or ledger.shape != (len(grid_blocks(grid, shard)),):
+        return False
+    for name in variables:
+        array = group.get(name)
+        if not isinstance(array, zarr.Array) or array.shape[-3:] != (grid, grid, grid):
+            return False
+        if array.shards is None or array.shards[-1] != shard:
+            return False
+    return True
+
+
+def write_coordinates(group: zarr.Group, grid: int, box_size: float) -> None:
+    """Write the cell centres and the labels of the components."""
+    centres = (np.arange(grid) + 0.5) * (box_size / grid)
+    for axis in ("x", "y", "z"):
+        coordinate = group.create_array(
+            axis, shape=(grid,), dtype="float64", dimension_names=(axis,), overwrite=True,
+            attributes={"units": LENGTH, "long_name": f"comoving {axis} of the cell's centre"},
+        )  # fmt: skip
+        coordinate[:] = centres
+    labels = group.create_array(
+        "component", shape=(3,), dtype="str", dimension_names=("component",), overwrite=True
+    )
+    labels[:] = np.array(COMPONENTS, dtype=object)
+
+
+def create_variable(
+    group: zarr.Group, name: str, grid: int, shard: int, chunk: int, scales: int = 0
+) -> zarr.Array[Any]:
+    """Create one empty variable; ``scales`` gives it a leading smoothing dimension."""
+    units, long_name = FIELD_UNITS[name]
+    lead: list[tuple[str, int, int, int]] = []
+    if scales:
+        lead.append((SMOOTHING, scales, 1, 1))
+    if name in VECTORS:
+        lead.append(("component", 3, 3, 1))
+    dims = [*lead, *((axis, grid, shard, chunk) for axis in ("x", "y", "z"))]
+    return group.create_array(
+        name,
+        shape=tuple(dim[1] for dim in dims),
+        shards=tuple(dim[2] for dim in dims),
+        chunks=tuple(dim[3] for dim in dims),
+        dtype="float32",
+        fill_value=float("nan"),
+        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+        dimension_names=tuple(dim[0] for dim in dims),
+        attributes={"units": units, "long_name": long_name},
+        overwrite=True,
+    )
+
+
+def write_block(url: str, block: Block, shard: int, fields: dict[str, NDArray[np.float32]]) -> None:
+    """Write one whole shard of some variables, then mark it finished.
+
+    Parameters
+    ----------
+    url : str
+        Of a store that :func:`create_fields` made.
+    block : Block
+        The shard's cells.
+    shard : int
+        Its index in the ledger.
+    fields : dict of str to array
+        Values of shape ``(..., *block.shape)``.
+    """
+    cells = tuple(
+        slice(origin, origin + length)
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    )
+    group = open_group_for_writing(url)
+    with storage_errors(url):
+        for name, values in fields.items():
+            array: Any = group[name]
+            array[(..., *cells)] = values
+        Ledger(group, LEDGER).mark(shard)
+
+
+def finished_shards(url: str) -> NDArray[np.bool_]:
+    """Return which shards of an output are finished."""
+    with storage_errors(url):
+        return Ledger(open_group(url), LEDGER).finished()
+
+
+def add_linear_velocity(url: str, radius: float, make: Callable[[], NDArray[np.float32]]) -> int:
+    """Add the linear velocity at one more smoothing scale to a fields store, unless it is there.
+
+    Parameters
+    ----------
+    url : str
+        Of a whole fields store.
+    radius : float
+        Gaussian radius, Mpc/h.
+    make : callable
+        Returns the velocity, shape (3, n, n, n), km/s.
+
+    Returns
+    -------
+    int
+        Index of the scale along ``smoothing``.
+
+    Notes
+    -----
+    The radius is listed only after its velocities are written: a run that dies half way leaves a
+    scale of NaN, which no reader asks for and the next run fills.
+    """
+    store = FieldStore(url)
+    scales = store.smoothing_scales()
+    if radius in scales:
+        return scales.index(radius)
+    values = make()
+    index = next((i for i, found in enumerate(scales) if math.isnan(found)), len(scales))
+    group = open_group_for_writing(url)
+    with storage_errors(url):
+        if not scales:
+            like = store._array(store.variables[0])
+            create_variable(
+                group, "linear_velocity", store.grid, store.shard, int(like.chunks[-1]), scales=1
+            )
+            group.create_array(
+                SMOOTHING, shape=(1,), chunks=(1,), dtype="float64", fill_value=float("nan"),
+                dimension_names=(SMOOTHING,), overwrite=True,
+                attributes={"units": LENGTH, "long_name": "radius of the Gaussian window"},
+            )  # fmt: skip
+        array: Any = group["linear_velocity"]
+        listing: Any = group[SMOOTHING]
+        if index == len(scales) > 0:
+            array.resize((index + 1, *array.shape[1:]))
+            listing.resize((index + 1,))
+        array[index] = values
+        listing[index] = radius
+    return index

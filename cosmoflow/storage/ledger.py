@@ -1,0 +1,48 @@
+"""Which shards of an output are finished.
+
+The ledger is a zarr array of flags beside the output's variables, one chunk a shard, so that it
+works on every store that zarr works on and no two tasks ever write to the same object.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+LEDGER_GROUP = "ledger"
+
+
+class Ledger:
+    """The finished shards of one output.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The output's group, open for writing.
+    name : str
+        The ledger's name within the output.
+    """
+
+    def __init__(self, group: zarr.Group, name: str) -> None:
+        flags = group[f"{LEDGER_GROUP}/{name}"]
+        if not isinstance(flags, zarr.Array):
+            raise TypeError(f"ledger {name!r} is no array")
+        self._flags = flags
+
+    @classmethod
+    def create(cls, group: zarr.Group, name: str, shards: int) -> Ledger:
+        """Start an empty ledger of ``shards`` entries."""
+        group.require_group(LEDGER_GROUP).create_array(
+            name, shape=(shards,), chunks=(1,), dtype="uint8", fill_value=0,
+            compressors=None, dimension_names=("shard",), overwrite=True,
+        )  # fmt: skip
+        return cls(group, name)
+
+    def mark(self, shard: int) -> None:
+        """Note that a shard is whole. Call it after the shard's data are written."""
+        self._flags[shard] = 1
+
+    def finished(self) -> NDArray[np.bool_]:
+        """Return one flag a shard."""
+        return np.asarray(self._flags[:], np.uint8).astype(np.bool_)

@@ -1,0 +1,166 @@
+"""The attributes that every store carries: what it is, of which box, made how, whole or not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import zarr
+
+from cosmoflow import __version__
+from cosmoflow.config.base import digest
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.errors import DataError, IncompleteError
+
+FORMAT_VERSION = 1
+STATUS = "status"
+INCOMPLETE = "incomplete"
+COMPLETE = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class BoxMetadata:
+    """What a store of particles or fields says about its box.
+
+    Parameters
+    ----------
+    box_size : float
+        Mpc/h.
+    redshift : float
+        Of the snapshot.
+    cosmology : CosmologyConfig
+        Parameters of the simulation.
+    particle_mass : float or None
+        M_sun/h, when all masses are equal.
+    provenance : dict
+        See :func:`make_provenance`.
+    """
+
+    box_size: float
+    redshift: float
+    cosmology: CosmologyConfig
+    particle_mass: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scale_factor(self) -> float:
+        """``a = 1 / (1 + z)``."""
+        return 1.0 / (1.0 + self.redshift)
+
+    def to_attributes(self, kind: str) -> dict[str, Any]:
+        """Return the group attributes of a store of the given kind."""
+        attributes: dict[str, Any] = {
+            "format": f"cosmoflow/{kind}",
+            "format_version": FORMAT_VERSION,
+            "box_size": self.box_size,
+            "redshift": self.redshift,
+            "cosmology": self.cosmology.model_dump(mode="json"),
+            "provenance": self.provenance,
+        }
+        if self.particle_mass is not None:
+            attributes["particle_mass"] = self.particle_mass
+        return attributes
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], where: str) -> BoxMetadata:
+        """Read the attributes back.
+
+        Raises
+        ------
+        DataError
+            One is missing or makes no sense.
+        """
+        try:
+            box_size = float(attributes["box_size"])
+            if not 0.0 < box_size < math.inf:
+                raise ValueError(f"box_size {box_size} is not a length above 0")
+            mass = attributes.get("particle_mass")
+            return cls(
+                box_size,
+                float(attributes["redshift"]),
+                CosmologyConfig.model_validate(attributes["cosmology"]),
+                None if mass is None else float(mass),
+                dict(attributes.get("provenance", {})),
+            )
+        except KeyError as error:
+            raise DataError(
+                f"the store lacks the attribute {error}",
+                where=where,
+                remedy="see docs/stores.md for the attributes that a store must have",
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                "the store's attributes make no sense", where=where, value=str(error)
+            ) from None
+
+
+def attributes_of(group: zarr.Group) -> dict[str, Any]:
+    """Return the attributes of a group as plain data."""
+    return dict(group.attrs)
+
+
+def check_group(group: zarr.Group, kind: str, where: str) -> None:
+    """Refuse a group that is of another kind, of a newer format, or whose run did not finish.
+
+    Raises
+    ------
+    DataError, IncompleteError
+    """
+    found = group.attrs.get("format")
+    if found != f"cosmoflow/{kind}":
+        raise DataError(
+            f"this is no store of {kind}",
+            where=where,
+            value=f"format: {found}",
+            limit=f"format: cosmoflow/{kind}",
+            remedy=f"see `cosmoflow info {where}`",
+        )
+    version = group.attrs.get("format_version")
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise DataError(
+            "the store's format version is not one that this cosmoflow reads",
+            where=where, value=version, limit=f"1 to {FORMAT_VERSION}",
+            remedy="upgrade cosmoflow",
+        )  # fmt: skip
+    if group.attrs.get(STATUS, COMPLETE) != COMPLETE:
+        raise IncompleteError(
+            "the run that writes this store did not finish",
+            where=where,
+            value=f"{STATUS}: {group.attrs[STATUS]}",
+            remedy="finish it: run the same command again with --resume",
+        )
+
+
+def make_provenance(
+    stage: str, config: dict[str, Any], inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the provenance of an output.
+
+    Parameters
+    ----------
+    stage : str
+        The command that makes it.
+    config : dict
+        The resolved settings that decide its content, seed included.
+    inputs : mapping of str to str, optional
+        Role and digest (or URL) of each input.
+
+    Notes
+    -----
+    There is no time stamp: the same run makes the same bytes.
+    """
+    inputs = dict(inputs or {})
+    versions = {"cosmoflow": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "zarr"):
+        versions[name] = importlib.metadata.version(name)
+    return {
+        "stage": stage,
+        "config": config,
+        "digest": digest({"stage": stage, "config": config, "inputs": inputs}),
+        "inputs": inputs,
+        "versions": versions,
+    }

@@ -1,0 +1,167 @@
+"""Beginning, resuming and finishing an output store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import zarr
+
+from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
+from cosmoflow.storage.metadata import (
+    COMPLETE,
+    FORMAT_VERSION,
+    INCOMPLETE,
+    STATUS,
+    attributes_of,
+)
+from cosmoflow.storage.urls import (
+    exists,
+    has_file,
+    holds_only_partial_files,
+    local_path,
+    open_group,
+    open_group_for_writing,
+    overlaps,
+    remove,
+    storage_errors,
+    write_bytes,
+    zarr_store,
+)
+
+Existing = Literal["error", "resume", "overwrite"]
+"""What to do with an output that is there already."""
+
+OUTPUT_MARKS = ("cosmoflow.json", "run.json", "model.json")
+"""Files that mark a folder as an output: of reports, demos and sets of boxes, and of models."""
+
+
+def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> None:
+    """Refuse an output that is there already, unless told what to do with it.
+
+    Parameters
+    ----------
+    url : str
+        Of the output.
+    existing : {"error", "resume", "overwrite"}
+        What to do with an output that is there already.
+    inputs : iterable of str
+        URLs that the run reads: an output may not touch them.
+
+    Raises
+    ------
+    OutputExistsError
+        It exists, or what is there is nothing that cosmoflow made and would replace.
+    ConfigError
+        The output is, holds or lies inside an input.
+    """
+    for source in inputs:
+        if overlaps(url, source):
+            raise ConfigError(
+                "the output would be written over an input",
+                where=url, value=f"input {source}", remedy="give the output another name",
+            )  # fmt: skip
+    if existing == "overwrite" and exists(url) and not is_ours(url):
+        raise OutputExistsError(
+            "what is there was not made by cosmoflow, so --overwrite leaves it alone",
+            where=url,
+            remedy="delete it yourself, or give the output another name",
+        )
+    if existing == "error" and exists(url):
+        raise OutputExistsError(
+            "the output exists already",
+            where=url,
+            remedy="--overwrite to replace it, --resume to finish it, or another name",
+        )
+
+
+def is_ours(url: str) -> bool:
+    """Tell whether cosmoflow made what is at a URL: a store, a model, a report or a demo."""
+    path = local_path(url)
+    if path is not None and path.is_file():
+        # A spectrum in netCDF is the only output that is one file.
+        return path.suffix == ".nc"
+    if any(has_file(url, name) for name in OUTPUT_MARKS):
+        return True
+    try:
+        attributes = attributes_of(open_group(url))
+    except (DataError, StorageError):
+        return holds_only_partial_files(url)
+    return str(attributes.get("format", "")).startswith("cosmoflow/")
+
+
+def begin_group(
+    url: str, attributes: dict[str, Any], existing: Existing
+) -> tuple[zarr.Group, bool]:
+    """Create an output group marked incomplete, or reopen one to continue it.
+
+    Parameters
+    ----------
+    url : str
+        Of the output.
+    attributes : dict
+        Group attributes, with the run's provenance.
+    existing : {"error", "resume", "overwrite"}
+        What to do with an output that is there already.
+
+    Returns
+    -------
+    group : zarr.Group
+        Open for writing.
+    resumed : bool
+        Whether it was there already.
+
+    Raises
+    ------
+    OutputExistsError
+        It exists and may neither be replaced nor resumed.
+    ConfigError
+        It was made from other settings or inputs than the run that would resume it.
+    """
+    check_output(url, existing)
+    if exists(url):
+        if existing == "resume" and _is_resumable(url, attributes):
+            return open_group_for_writing(url), True
+        remove(url)
+    with storage_errors(url):
+        group = zarr.create_group(
+            zarr_store(url, read_only=False), attributes={**attributes, STATUS: INCOMPLETE}
+        )
+    return group, False
+
+
+def _is_resumable(url: str, attributes: dict[str, Any]) -> bool:
+    """Tell whether a run can continue this output; one killed before it had any is begun anew."""
+    try:
+        found = open_group(url)
+    except DataError:
+        if holds_only_partial_files(url):
+            return False
+        raise OutputExistsError(
+            "the output exists and is nothing that can be resumed",
+            where=url,
+            remedy="--overwrite to replace it, or another name",
+        ) from None
+    before = attributes_of(found).get("provenance", {}).get("digest")
+    now = attributes["provenance"]["digest"]
+    if found.attrs.get("format") != attributes["format"] or before != now:
+        raise ConfigError(
+            "the output was begun with other settings or inputs",
+            where=url,
+            value=f"digest {before}",
+            limit=f"digest {now}",
+            remedy="resume with the settings it was begun with, or --overwrite it",
+        )
+    return True
+
+
+def mark_folder(url: str, stage: str) -> None:
+    """Mark a folder as an output of a stage, which ``--overwrite`` may replace."""
+    content = json.dumps({"format": f"cosmoflow/{stage}", "format_version": FORMAT_VERSION})
+    write_bytes(url, OUTPUT_MARKS[0], f"{content}\n".encode())
+
+
+def finish_group(group: zarr.Group) -> None:
+    """Mark an output as whole. Call it when every shard is written."""
+    group.attrs[STATUS] = COMPLETE

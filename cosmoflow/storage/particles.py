@@ -1,0 +1,219 @@
+"""Stores of particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from cosmoflow.errors import DataError
+from cosmoflow.numerics.painting import check_particles
+from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
+from cosmoflow.storage.metadata import BoxMetadata, check_group
+from cosmoflow.storage.outputs import Existing, begin_group, finish_group
+from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
+from cosmoflow.units import LENGTH, VELOCITY
+
+LEDGER = "particles"
+ROWS_PER_SHARD = 1 << 22
+ROWS_PER_CHUNK = 1 << 19
+
+
+@dataclass(frozen=True, slots=True)
+class Particles:
+    """Some particles in memory.
+
+    Parameters
+    ----------
+    position : (n, 3) float32
+        Comoving Mpc/h, in [0, box).
+    velocity : (n, 3) float32
+        Peculiar velocity, km/s.
+    mass : (n,) float64 or None
+        In any one unit; None when all are equal.
+    """
+
+    position: NDArray[np.float32]
+    velocity: NDArray[np.float32]
+    mass: NDArray[np.float64] | None = None
+
+
+class ParticleStore:
+    """A particle store opened for reading.
+
+    Parameters
+    ----------
+    url : str
+        Where it is.
+
+    Raises
+    ------
+    StorageError, DataError, IncompleteError
+        It cannot be reached, is no particle store, or is not whole.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._group = open_group(url)
+        check_group(self._group, "particles", url)
+        self.metadata = BoxMetadata.from_attributes(self._group.attrs, url)
+        self._position = self._column("position", (3,))
+        self._velocity = self._column("velocity", (3,), self.count)
+        self._mass = self._column("mass", (), self.count) if "mass" in self._group else None
+        if self.count == 0:
+            raise DataError("the particle store holds no particles", where=url)
+
+    def _column(self, name: str, row: tuple[int, ...], count: int | None = None) -> zarr.Array[Any]:
+        """Return an array of ``count`` rows of the given shape, or refuse the store."""
+        with damage(f"{self.url}, {name}"):
+            array = self._group.get(name)
+        if not isinstance(array, zarr.Array):
+            raise DataError(f"the particle store has no {name!r}", where=self.url)
+        if array.shape[1:] != row or (count is not None and array.shape[0] != count):
+            raise DataError(
+                f"{name} has the wrong shape",
+                where=self.url, value=array.shape, limit=("n" if count is None else count, *row),
+            )  # fmt: skip
+        if not np.issubdtype(array.dtype, np.floating):
+            raise DataError(
+                f"{name} is not of floating point", where=self.url, value=str(array.dtype)
+            )
+        return array
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+        return int(self._position.shape[0])
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether the particles have masses of their own."""
+        return self._mass is not None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the run that made the store; its URL when nobody said."""
+        return str(self.metadata.provenance.get("digest", self.url))
+
+    def ranges(self, rows: int) -> list[tuple[int, int]]:
+        """Return ``(start, stop)`` of pieces of about ``rows`` particles, along whole chunks."""
+        chunk = int(self._position.chunks[0])
+        step = max(1, rows // chunk) * chunk if rows >= chunk else rows
+        return [(start, min(start + step, self.count)) for start in range(0, self.count, step)]
+
+    def read(self, start: int, stop: int) -> Particles:
+        """Read the particles ``start`` to ``stop``.
+
+        Raises
+        ------
+        DataError
+            A chunk is damaged or missing, or a particle is not finite or outside the box.
+        """
+        with storage_errors(self.url), damage(f"{self.url}, particles {start} to {stop}"):
+            found = Particles(
+                np.asarray(self._position[start:stop], np.float32),
+                np.asarray(self._velocity[start:stop], np.float32),
+                None if self._mass is None else np.asarray(self._mass[start:stop], np.float64),
+            )
+        size = self.metadata.box_size
+        check_particles(found.position, found.velocity, size, self.url, start, found.mass)
+        return found
+
+
+def create_particles(
+    url: str, count: int, metadata: BoxMetadata, existing: Existing = "error"
+) -> bool:
+    """Create an empty particle store, marked incomplete.
+
+    Returns
+    -------
+    bool
+        Whether a store of the same run was there already and is to be continued.
+    """
+    with storage_errors(url):
+        group, resumed = begin_group(url, metadata.to_attributes("particles"), existing)
+        if resumed and f"{LEDGER_GROUP}/{LEDGER}" in group:
+            return True
+        shard = min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
+        for name, units in (("position", LENGTH), ("velocity", VELOCITY)):
+            group.create_array(
+                name,
+                shape=(count, 3),
+                chunks=(ROWS_PER_CHUNK, 3),
+                shards=(shard, 3),
+                dtype="float32",
+                # A chunk that went missing must not read as particles at rest in the corner.
+                fill_value=float("nan"),
+                compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+                dimension_names=("particle", "component"),
+                attributes={"units": units},
+                overwrite=True,
+            )
+        Ledger.create(group, LEDGER, -(-count // shard))
+    return False
+
+
+def write_particles(url: str, position: NDArray[np.float32], velocity: NDArray[np.float32]) -> None:
+    """Fill a store that :func:`create_particles` made, shard by shard, skipping finished ones.
+
+    Parameters
+    ----------
+    url : str
+        The store.
+    position, velocity : (n, 3) float32
+        Comoving Mpc/h in [0, box); km/s.
+    """
+    group = open_group_for_writing(url)
+    ledger = Ledger(group, LEDGER)
+    target = {name: group[name] for name in ("position", "velocity")}
+    rows = target["position"].shards[0]  # type: ignore[union-attr,index]
+    with storage_errors(url):
+        for shard in (~ledger.finished()).nonzero()[0]:
+            part = slice(int(shard) * rows, (int(shard) + 1) * rows)
+            target["position"][part] = position[part]  # type: ignore[index]
+            target["velocity"][part] = velocity[part]  # type: ignore[index]
+            ledger.mark(int(shard))
+
+
+def store_particles(
+    url: str,
+    position: NDArray[np.float32],
+    velocity: NDArray[np.float32],
+    metadata: BoxMetadata,
+    existing: Existing = "error",
+) -> ParticleStore:
+    """Write particles in memory as a whole store.
+
+    Parameters
+    ----------
+    url : str
+        Of the store.
+    position, velocity : (n, 3) float32
+        Comoving Mpc/h in [0, box); peculiar km/s.
+    metadata : BoxMetadata
+        Box, redshift, cosmology and where the particles come from.
+    existing : {"error", "resume", "overwrite"}
+        What to do with a store that is there already.
+
+    Raises
+    ------
+    DataError
+        A particle is not finite or lies outside the box, or the arrays differ in shape.
+    OutputExistsError, StorageError
+    """
+    if position.shape != velocity.shape or position.shape[1:] != (3,) or not len(position):
+        raise DataError(
+            "positions and velocities must have one shape",
+            where=url,
+            value=f"{position.shape} and {velocity.shape}",
+            limit="(n, 3)",
+        )
+    check_particles(position, velocity, metadata.box_size, url)
+    create_particles(url, len(position), metadata, existing)
+    write_particles(url, position, velocity)
+    finish_group(open_group_for_writing(url))
+    return ParticleStore(url)

@@ -1,0 +1,239 @@
+"""One way to reach a store or a small file, wherever its URL points."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import zarr
+from obstore.exceptions import BaseError as ObstoreError
+from obstore.exceptions import NotFoundError
+from zarr.errors import GroupNotFoundError
+
+from cosmoflow.errors import CosmoflowError, DataError, StorageError
+
+REMOTE_SCHEMES = ("s3", "gs", "az")
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path of a local URL, or None when it is remote.
+
+    Raises
+    ------
+    StorageError
+        The scheme is none that cosmoflow knows.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "" or len(parts.scheme) == 1:
+        return Path(url)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    if parts.scheme in REMOTE_SCHEMES:
+        return None
+    raise StorageError(
+        f"unknown kind of URL {parts.scheme!r}",
+        where=url,
+        limit="a local path, file://, s3://, gs:// or az://",
+    )
+
+
+def absolute(url: str) -> str:
+    """Return a URL that means the same in every process: workers have other working folders."""
+    path = local_path(url)
+    return url if path is None else str(path.absolute())
+
+
+def overlaps(first: str, second: str) -> bool:
+    """Tell whether two URLs are the same place, or one lies inside the other."""
+    one, other = local_path(first), local_path(second)
+    if one is not None and other is not None:
+        one, other = one.resolve(), other.resolve()
+        return one.is_relative_to(other) or other.is_relative_to(one)
+    a, b = first.rstrip("/") + "/", second.rstrip("/") + "/"
+    return a.startswith(b) or b.startswith(a)
+
+
+def join(url: str, name: str) -> str:
+    """Return the URL of something inside ``url``."""
+    return f"{url.rstrip('/')}/{name}"
+
+
+def _bucket(url: str) -> Any:
+    """Open a remote URL; credentials and endpoint come from the usual environment variables."""
+    from obstore.store import from_url
+
+    return from_url(url)
+
+
+def zarr_store(url: str, *, read_only: bool) -> Any:
+    """Return the zarr store behind a URL."""
+    path = local_path(url)
+    if path is not None:
+        return zarr.storage.LocalStore(path, read_only=read_only)
+    return zarr.storage.ObjectStore(_bucket(url), read_only=read_only)
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says, without the pages of debug output that obstore adds."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn what the storage libraries raise into errors that name the store."""
+    try:
+        yield
+    except CosmoflowError:
+        raise
+    except (FileNotFoundError, GroupNotFoundError, NotFoundError) as error:
+        raise StorageError("no such store", where=url, remedy="check the path") from error
+    except (OSError, ObstoreError) as error:
+        raise StorageError(
+            f"storage failed: {_first_line(error)}",
+            where=url,
+            remedy="check space, permissions and credentials; then run again with --resume",
+        ) from error
+
+
+@contextmanager
+def damage(where: str) -> Iterator[None]:
+    """Turn what zarr raises on metadata or chunks that it cannot decode into a DataError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(
+            "the store is damaged",
+            where=where,
+            value=_first_line(error),
+            remedy="write it anew, or copy it again",
+        ) from error
+
+
+def open_group(url: str) -> zarr.Group:
+    """Open an existing zarr group for reading.
+
+    Raises
+    ------
+    StorageError
+        There is nothing at the URL, or it cannot be reached.
+    DataError
+        There is something, but no zarr group.
+    """
+    path = local_path(url)
+    if path is not None and not path.exists():
+        raise StorageError("no such store", where=url, remedy="check the path")
+    with storage_errors(url), damage(url):
+        try:
+            return zarr.open_group(zarr_store(url, read_only=True), mode="r")
+        except GroupNotFoundError:
+            if path is None:
+                raise
+            raise DataError(
+                "this is no zarr group", where=url, limit="a store that cosmoflow or xarray wrote"
+            ) from None
+
+
+def open_group_for_writing(url: str) -> zarr.Group:
+    """Open an existing zarr group for writing into its arrays and attributes."""
+    with storage_errors(url):
+        return zarr.open_group(zarr_store(url, read_only=False), mode="r+")
+
+
+def exists(url: str) -> bool:
+    """Tell whether anything is stored under a URL."""
+    path = local_path(url)
+    if path is not None:
+        with storage_errors(url):
+            return path.exists() and (path.is_file() or any(path.iterdir()))
+    with storage_errors(url):
+        return any(True for page in _bucket(url).list(chunk_size=1) for _ in page)
+
+
+def holds_only_partial_files(url: str) -> bool:
+    """Tell whether a local folder has nothing but what a killed writer had not yet renamed."""
+    path = local_path(url)
+    if path is None:
+        return False
+    files = [entry for entry in path.rglob("*") if entry.is_file()]
+    return all(entry.name.endswith(".partial") for entry in files)
+
+
+def remove(url: str) -> None:
+    """Delete everything stored under a URL."""
+    path = local_path(url)
+    with storage_errors(url):
+        if path is None:
+            bucket = _bucket(url)
+            for page in bucket.list():
+                bucket.delete([item["path"] for item in page])
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def read_bytes(url: str, name: str) -> bytes:
+    """Read the small file ``name`` in the folder ``url``.
+
+    Raises
+    ------
+    StorageError
+        It is missing or cannot be read.
+    """
+    path = local_path(url)
+    try:
+        if path is not None:
+            return (path / name).read_bytes()
+        return bytes(_bucket(url).get(name).bytes())
+    except (FileNotFoundError, NotADirectoryError, NotFoundError) as error:
+        raise StorageError("no such file", where=join(url, name)) from error
+    except (OSError, ObstoreError) as error:
+        raise StorageError(f"cannot read: {_first_line(error)}", where=join(url, name)) from error
+
+
+def has_file(url: str, name: str) -> bool:
+    """Tell whether the folder ``url`` holds a file ``name``."""
+    path = local_path(url)
+    if path is not None:
+        return (path / name).is_file()
+    try:
+        _bucket(url).head(name)
+    except (NotFoundError, FileNotFoundError):
+        return False
+    except ObstoreError as error:
+        raise StorageError(f"cannot reach: {_first_line(error)}", where=join(url, name)) from error
+    return True
+
+
+def write_bytes(url: str, name: str, content: bytes) -> None:
+    """Write the small file ``name`` in the folder ``url``; a reader sees all of it or none."""
+    path = local_path(url)
+    with storage_errors(join(url, name)):
+        if path is None:
+            _bucket(url).put(name, content)
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        partial = path / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(path / name)
+
+
+def list_names(url: str) -> list[str]:
+    """Return the names directly inside a folder, sorted.
+
+    Raises
+    ------
+    StorageError
+        There is no such folder.
+    """
+    path = local_path(url)
+    with storage_errors(url):
+        if path is not None:
+            return sorted(entry.name for entry in path.iterdir())
+        listing = _bucket(url).list_with_delimiter()
+        inside = [*listing["common_prefixes"], *(item["path"] for item in listing["objects"])]
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in inside)

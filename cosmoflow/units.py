@@ -1,0 +1,38 @@
+"""Units, conventions and the few physical constants, stated once.
+
+Lengths are comoving Mpc/h, wavenumbers h/Mpc, velocities peculiar and physical in km/s, densities
+in units of the mean. Boxes are periodic cubes; the centre of cell ``i`` of an axis of ``n`` cells
+lies at ``(i + 1/2) L / n``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+H0_KM_S_PER_MPC_H: Final = 100.0
+"""The Hubble constant in km/s per Mpc/h: 100 by the definition of h."""
+
+CRITICAL_DENSITY: Final = 2.77536627e11
+"""Critical density today in (M_sun/h) / (Mpc/h)^3, 3 (100 km/s/Mpc)^2 / (8 pi G)."""
+
+SPEED_OF_LIGHT: Final = 299792.458
+"""km/s."""
+
+COMPONENTS: Final = ("x", "y", "z")
+"""Labels of the leading ``component`` dimension of every vector field."""
+
+LENGTH: Final = "Mpc/h"
+VELOCITY: Final = "km/s"
+WAVENUMBER: Final = "h/Mpc"
+DIMENSIONLESS: Final = "1"
+DIVERGENCE: Final = "km/s/(Mpc/h)"
+
+FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
+    "density": (DIMENSIONLESS, "matter density over its mean"),
+    "momentum": (VELOCITY, "matter momentum (1 + delta) v"),
+    "velocity": (VELOCITY, "mass-weighted peculiar velocity"),
+    "linear_velocity": (VELOCITY, "linear-theory velocity of the Gaussian-smoothed density"),
+    "divergence": (DIVERGENCE, "velocity divergence"),
+    "vorticity": (DIVERGENCE, "velocity curl"),
+}
+"""``(unit, long name)`` of every variable that a fields store may hold."""

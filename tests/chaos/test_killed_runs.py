@@ -1,0 +1,139 @@
+"""Runs that are killed half way and continued."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.e2e.conftest import SMALL
+
+pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
+
+SHARDS = 4**3
+"""64 shards of 12^3 cells: enough of them to be killed in their midst."""
+
+
+def start(arguments):
+    """Start a command in a session of its own.
+
+    A shell that runs the tests in the background lets them ignore SIGINT, and so would the command.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "cosmoflow", *map(str, arguments)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )  # fmt: skip
+
+
+def finished(store):
+    """Return the files of the shards that the ledger calls finished, by index."""
+    flags = store / "ledger" / "fields" / "c"
+    names = [entry.name for entry in flags.iterdir()] if flags.is_dir() else []
+    # A chunk that is being written bears its index, a random word and ".partial" until it is whole.
+    indices = [int(name) for name in names if name.isdecimal()]
+    files = {}
+    for index in indices:
+        if entry_is_whole(flags / str(index)):
+            x, y, z = np.unravel_index(index, (4, 4, 4))
+            files[index] = store / "velocity" / "c" / "0" / str(x) / str(y) / str(z)
+    return files
+
+
+def entry_is_whole(path):
+    return path.read_bytes() == b"\x01"
+
+
+def kill_after(process, store, shards):
+    """SIGKILL a command as soon as it has finished some shards."""
+    deadline = time.monotonic() + 120.0
+    while len(finished(store)) < shards:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=pytest.mark.cluster)])
+def test_infer_killed_half_way_resumes_without_recomputing(chain, tmp_path, engine):
+    out, whole = tmp_path / "out.zarr", tmp_path / "whole.zarr"
+    arguments = [chain / "fields.zarr", "--model", chain / "model", *SMALL, "--set=infer.shard=12"]
+    arguments = ["infer", arguments[0], out, *arguments[1:], f"--engine={engine}", "--quiet"]
+    kill_after(start(arguments), out, shards=8)
+    # Actors of a killed driver end on their own, within moments.
+    time.sleep(3.0 if engine == "ray" else 0.0)
+    before = {index: path.stat().st_mtime_ns for index, path in finished(out).items()}
+    assert 8 <= len(before) < SHARDS
+    assert zarr.open_group(out).attrs["status"] == "incomplete"
+
+    resumed = start([*arguments, "--resume"])
+    _, err = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, err.decode()
+    after = finished(out)
+    assert len(after) == SHARDS
+    assert {index: after[index].stat().st_mtime_ns for index in before} == before
+    assert zarr.open_group(out).attrs["status"] == "complete"
+
+    arguments[2] = whole
+    uninterrupted = start([*arguments, "--engine=serial"])
+    _, err = uninterrupted.communicate(timeout=240)
+    assert uninterrupted.returncode == 0, err.decode()
+    np.testing.assert_array_equal(
+        zarr.open_group(out)["velocity"][:], zarr.open_group(whole)["velocity"][:]
+    )
+
+
+def test_interrupt_exits_with_130_and_is_resumable(chain, tmp_path):
+    out = tmp_path / "out.zarr"
+    arguments = ["infer", chain / "fields.zarr", out, "--model", chain / "model", *SMALL]
+    arguments += ["--set=infer.shard=12"]
+    process = start(arguments)
+    deadline = time.monotonic() + 120.0
+    while not finished(out):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"--resume" in err
+    assert b"Traceback" not in err
+    resumed = start([*arguments, "--resume"])
+    _, err = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, err.decode()
+    assert len(finished(out)) == SHARDS
+
+
+def test_killed_training_ends_as_the_uninterrupted_one(chain, tmp_path):
+    model = tmp_path / "model"
+    arguments = ["train", chain / "fields.zarr", "--out", model, *SMALL, "--set=train.steps=40"]
+    arguments += ["--set=train.checkpoint_every=10", "--set=train.validate_every=10"]
+    process = start(arguments)
+    deadline = time.monotonic() + 120.0
+    while len(list((model / "checkpoints").glob("*.ckpt"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (model / "model.json").exists()
+    resumed = start([*arguments, "--resume"])
+    _, err = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, err.decode()
+
+    arguments[3] = whole = tmp_path / "whole"
+    assert start(arguments).wait(timeout=240) == 0
+    for name in ("model.safetensors", "model.json"):
+        assert (model / name).read_bytes() == (whole / name).read_bytes()
+
+    def curves(folder):
+        rows = (folder / "history.csv").read_text().splitlines()
+        # The last column but one is a speed, which differs from run to run.
+        speed = rows[0].split(",").index("samples_per_second")
+        return [[v for i, v in enumerate(row.split(",")) if i != speed] for row in rows]
+
+    assert curves(model) == curves(whole)

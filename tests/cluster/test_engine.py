@@ -1,0 +1,245 @@
+"""Ray gives what this process gives, and outlives its workers."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from cosmoflow.config import load_settings
+from cosmoflow.engine import TaskGraph
+from cosmoflow.engine.dask_on_ray import get
+from cosmoflow.engine.serial import SerialEngine
+from cosmoflow.errors import CosmoflowError, DataError
+from cosmoflow.stages.paint import paint
+from cosmoflow.stages.run import Run
+
+pytestmark = [
+    pytest.mark.cluster,
+    # Ray Train says this of Ray Data's own defaults when it is imported.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
+]
+
+
+@pytest.fixture(params=["serial", "ray"])
+def engine(request):
+    if request.param == "serial":
+        return SerialEngine()
+    return request.getfixturevalue("ray_session").engine(0.0)
+
+
+@pytest.fixture
+def ray_engine(ray_session):
+    return ray_session.engine(0.0)
+
+
+def split(low, high, parts):
+    return np.array_split(np.arange(low, high), parts)
+
+
+def add(*pieces):
+    return int(sum(piece.sum() for piece in pieces))
+
+
+def build_graph():
+    """Three producers of four parts each; four consumers of one part of each; one of all."""
+    graph = TaskGraph()
+    for index in range(3):
+        graph.add(("split", index), split, 10 * index, 10 * index + 10, 4, parts=4)
+    for part in range(4):
+        pieces = (graph.part(("split", index), part) for index in range(3))
+        graph.add(("add", part), add, *pieces, output=True)
+    graph.add(("one part", 0), split, 5, 9, 1, parts=1)
+    graph.add(("after one part", 0), add, graph.part(("one part", 0), 0), output=True)
+    graph.add(("total", 0), max, *(graph.result(("add", part)) for part in range(4)), output=True)
+    return graph
+
+
+def test_graphs_with_parts_give_the_same_everywhere(engine):
+    heard = {}
+    results = engine.run(build_graph(), heard.__setitem__)
+    expected = {("add", 0): 99, ("add", 1): 126, ("add", 2): 99, ("add", 3): 111}
+    expected[("total", 0)] = 126
+    expected[("after one part", 0)] = 26
+    assert results == heard == expected
+
+
+PARTS = {"where": "a.zarr", "value": [1.5, 2.0], "limit": 7, "remedy": "mend it"}
+
+
+def refuse(task=None):
+    raise DataError("it broke", **PARTS)
+
+
+def make_refusing_worker():
+    return refuse
+
+
+def make_adder():
+    return lambda task: task + 1
+
+
+def test_errors_of_tasks_keep_their_type_and_parts(engine):
+    graph = TaskGraph()
+    graph.add(("fine", 0), add, np.arange(3), output=True)
+    graph.add(("bad", 0), refuse, output=True)
+    graph.add(("after", 0), add, graph.result(("bad", 0)), output=True)
+    with pytest.raises(DataError, match="it broke") as caught:
+        engine.run(graph)
+    assert type(caught.value) is DataError
+    assert caught.value.details() == PARTS
+
+
+@pytest.mark.parametrize("make_worker", [make_refusing_worker, refuse], ids=["handling", "making"])
+def test_errors_of_workers_keep_their_type_and_parts(engine, make_worker):
+    with pytest.raises(DataError, match="it broke") as caught:
+        engine.map(make_worker, range(3), lambda task, result: None)
+    assert type(caught.value) is DataError
+    assert caught.value.details() == PARTS
+    # The engine is good for the next job.
+    done = {}
+    engine.map(make_adder, [1, 2], done.__setitem__)
+    assert done == {1: 2, 2: 3}
+
+
+def make_mortal_worker(folder):
+    def handle(task):
+        log = Path(folder, str(task))
+        again = log.exists()
+        with log.open("a") as file:
+            file.write("attempt\n")
+        if task in (3, 7) and not again:
+            os._exit(1)
+        return task**2
+
+    return handle
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_task_is_done_although_workers_die(ray_engine, tmp_path, workers):
+    done = []
+    ray_engine.map(
+        partial(make_mortal_worker, str(tmp_path)), range(12),
+        lambda task, result: done.append((task, result)), workers=workers,
+    )  # fmt: skip
+    assert sorted(done) == [(task, task**2) for task in range(12)]
+    for task in (3, 7):
+        assert len((tmp_path / str(task)).read_text().splitlines()) >= 2
+
+
+def test_no_tasks_are_no_work(engine):
+    engine.map(make_adder, [], lambda task, result: None)
+    assert engine.run(TaskGraph()) == {}
+
+
+def test_one_worker_is_made_once_and_kept(engine):
+    def make_worker():
+        state = []
+
+        def handle(task):
+            state.append(task)
+            return len(state)
+
+        return handle
+
+    done = {}
+    engine.map(make_worker, range(5), done.__setitem__, workers=1)
+    assert sorted(done.values()) == [1, 2, 3, 4, 5]
+
+
+def test_training_on_two_workers_reports_what_rank_0_says(ray_engine):
+    def loop(context):
+        import torch
+
+        module = context.wrap(torch.nn.Linear(1, 1, bias=False))
+        torch.nn.init.ones_(next(module.parameters()))
+        for step in (1, 2):
+            module.zero_grad()
+            # Gradients 1 and 2 on the two workers: 1.5 when they are averaged.
+            module(torch.full((1, 1), 1.0 + context.rank)).sum().backward()
+            slope = next(module.parameters()).grad.item()
+            context.report(
+                {"step": step, "rank": context.rank, "size": context.world_size, "slope": slope}
+            )
+
+    reports = []
+    ray_engine.train(loop, workers=2, on_report=reports.append)
+    assert reports == [{"step": s, "rank": 0, "size": 2, "slope": 1.5} for s in (1, 2)]
+
+
+@pytest.mark.timeout(120)
+def test_training_raises_what_one_worker_raises_while_the_others_wait(ray_engine):
+    def loop(context):
+        if context.rank == 1:
+            raise CosmoflowError("the loss is no longer finite", where="step 5", value=1.0)
+        context.report({"step": 1.0})
+        context.report({"step": 2.0})
+
+    with pytest.raises(CosmoflowError, match="no longer finite") as caught:
+        ray_engine.train(loop, workers=2, on_report=lambda metrics: None)
+    assert type(caught.value) is CosmoflowError
+    assert caught.value.where == "step 5"
+
+
+def blur(block):
+    return block + np.roll(block, 1, axis=0) + np.roll(block, -1, axis=2)
+
+
+def test_dask_arrays_with_periodic_overlap_give_the_same_on_ray(ray_engine):
+    values = np.random.default_rng(0).normal(size=(12, 12, 12))
+    array = da.from_array(values, chunks=(4, 6, 5))
+    blurred = array.map_overlap(blur, depth=1, boundary="periodic")
+    found, total = dask.compute(blurred, blurred.sum(), scheduler=get)
+    np.testing.assert_array_equal(found, blurred.compute(scheduler="sync"))
+    np.testing.assert_allclose(found, blur(values), rtol=1e-14)
+    assert total == pytest.approx(3.0 * values.sum())
+
+
+def test_dask_on_ray_reads_zarr(ray_engine, fields_store):
+    made = fields_store(12)
+    with xr.open_zarr(made.url, consolidated=False, chunks={}) as data:
+        found = data["velocity"].mean("component").compute(scheduler=get)
+    np.testing.assert_allclose(found, made.velocity.mean(axis=0), rtol=1e-5, atol=1e-4)
+
+
+def test_errors_in_dask_arrays_keep_their_type(ray_engine):
+    array = da.zeros((4, 4), chunks=2).map_blocks(refuse, dtype=float, meta=np.zeros((0, 0)))
+    with pytest.raises(DataError, match="it broke") as caught:
+        array.compute(scheduler=get)
+    assert caught.value.details() == PARTS
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_painting_is_the_same_bit_for_bit(
+    ray_session, serial_run, particle_store, tmp_path, unequal
+):
+    particles = particle_store(24, mass=unequal)
+    whole = {"grid": 13, "shard": 13}
+    cut = {"grid": 13, "shard": 5, "particles_per_task": 1064}
+    # 13 pieces of 24^3 particles, 27 shards of 13^3 cells.
+    assert -(-(24**3) // 1064) == 13
+    expected = paint(particles.url, str(tmp_path / "serial.zarr"), serial_run(paint=whole))
+    done = []
+    run = Run(load_settings(options={"paint": cut}), ray_session, "error", done.append)
+    found = paint(particles.url, str(tmp_path / "ray.zarr"), run)
+    assert sum(1 for event in done if type(event).__name__ == "StageAdvanced") == 27
+    in_pieces = paint(particles.url, str(tmp_path / "pieces.zarr"), serial_run(paint=cut))
+    for name in ("density", "momentum", "velocity"):
+        assert np.isfinite(found[name].values).all()
+        np.testing.assert_array_equal(found[name].values, in_pieces[name].values)
+        np.testing.assert_array_equal(found[name].values, expected[name].values)
+
+
+def test_bad_particles_are_named_across_ray(ray_session, particle_store, tmp_path):
+    particles = particle_store(8)
+    zarr.open_group(particles.url, mode="r+")["position"][300, 2] = np.nan
+    run = Run(load_settings(options={"paint": {"grid": 8, "particles_per_task": 100}}), ray_session)
+    with pytest.raises(DataError, match="not finite") as caught:
+        paint(particles.url, str(tmp_path / "out.zarr"), run)
+    assert "particle 300 " in caught.value.where
+    assert not (tmp_path / "out.zarr").exists()

@@ -1,0 +1,178 @@
+"""The commands as a person runs them, and what xarray makes of their outputs."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from cosmoflow.cli.app import run_app
+from tests.e2e.conftest import SMALL
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [
+        ("fields.zarr", {"density", "momentum", "velocity", "linear_velocity"}),
+        ("prediction.zarr", {"velocity"}),
+    ],
+)
+def test_xarray_opens_outputs_without_a_warning(chain, name, variables):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = xr.open_zarr(chain / name, consolidated=False)
+    assert set(dataset.data_vars) == variables
+    assert dataset["velocity"].dims == ("component", "x", "y", "z")
+    assert dataset["velocity"].attrs["units"] == "km/s"
+    assert [str(label) for label in dataset["component"].values] == ["x", "y", "z"]
+    np.testing.assert_allclose(dataset["x"].values, (np.arange(48) + 0.5) * 2.0)
+    assert dataset.attrs["box_size"] == 96.0
+    assert dataset.attrs["status"] == "complete"
+    assert len(dataset.attrs["provenance"]["digest"]) == 16
+
+
+def test_density_mean_is_one_and_momentum_is_that_of_the_particles(chain):
+    fields = xr.open_zarr(chain / "fields.zarr", consolidated=False)
+    particles = xr.open_zarr(chain / "particles.zarr", consolidated=False)
+    assert float(fields["density"].mean(dtype="f8")) == pytest.approx(1.0, abs=1e-6)
+    mean_velocity = particles["velocity"].astype("f8").mean("particle").values
+    mean_momentum = fields["momentum"].astype("f8").mean(("x", "y", "z")).values
+    rms = float(np.sqrt((particles["velocity"].astype("f8") ** 2).mean()))
+    np.testing.assert_allclose(mean_momentum, mean_velocity, atol=1e-5 * rms)
+
+
+def test_evaluate_writes_a_report_with_every_method(chain, tmp_path, cosmoflow):
+    report = tmp_path / "report"
+    code, events, _ = cosmoflow(
+        "evaluate", chain / "fields.zarr", chain / "prediction.zarr", "--out", report, "--json",
+        *SMALL,
+    )  # fmt: skip
+    assert code == 0
+    assert events[-1]["event"] == "result"
+    metrics = json.loads((report / "metrics.json").read_text())["metrics"]
+    assert set(metrics["residual"]) == {
+        "network", "linear theory", "linear theory 2 Mpc/h", "linear theory 4 Mpc/h",
+    }  # fmt: skip
+    truth = xr.open_zarr(chain / "fields.zarr", consolidated=False)["velocity"].values
+    found = xr.open_zarr(chain / "prediction.zarr", consolidated=False)["velocity"].values
+    rms = np.sqrt(((found - truth).astype("f8") ** 2).sum(axis=0).mean())
+    assert metrics["residual"]["network"]["rms"] == pytest.approx(rms, rel=1e-5)
+    assert (report / "report.html").stat().st_size > 100_000
+
+
+def test_spectra_are_stored_for_xarray(chain, tmp_path, cosmoflow):
+    out = tmp_path / "power.zarr"
+    code, _, _ = cosmoflow("spectra", chain / "fields.zarr", "--field=density", "--out", out)
+    assert code == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spectrum = xr.open_zarr(out, consolidated=False)
+    # The modes of a whole shell of radius k number about 4 pi k^2 in units of the fundamental.
+    assert int(spectrum["modes"][0]) == 18
+    assert spectrum["k"].attrs["units"] == "h/Mpc"
+    fields = xr.open_zarr(chain / "fields.zarr", consolidated=False)
+    raw = tmp_path / "raw.nc"
+    assert run_app(
+        ["spectra", str(chain / "fields.zarr"), "--field=density", "--out", str(raw),
+         "--compensate=none"]
+    ) == 0  # fmt: skip
+    uncompensated = xr.open_dataset(raw, engine="scipy")
+    ratio = (spectrum["power"] / uncompensated["power"]).values
+    assert ratio[0] == pytest.approx(1.0, abs=0.01)
+    assert ratio[-1] > 2.0
+    assert fields.sizes["x"] // 2 == spectrum.sizes["k"]
+
+
+def test_models_lists_the_architectures():
+    output = subprocess.run(
+        [sys.executable, "-m", "cosmoflow", "models", "--json"],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    models = {model["name"]: model for model in json.loads(output)}
+    assert models["paper"]["parameters"] == 48_690_307
+    assert models["paper"]["trainable"] == 48_680_067
+    assert (models["paper"]["input_cells"], models["paper"]["output_cells"]) == (32, 20)
+    for model in models.values():
+        assert model["halo"] > 0
+        assert model["flops_per_output_cell"] > 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("particles.zarr", "particles"), ("fields.zarr", "fields"), ("model", "model")],
+)
+def test_info_names_what_it_is_shown(chain, capsys, name, kind):
+    assert run_app(["info", str(chain / name), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["kind"] == kind
+    assert content["redshift"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["simulate", "OUT"],
+        ["paint", "particles.zarr", "OUT"],
+        ["train", "fields.zarr", "--out", "OUT"],
+        ["infer", "fields.zarr", "OUT", "--model", "model"],
+        ["evaluate", "fields.zarr", "prediction.zarr", "--out", "OUT"],
+        ["spectra", "fields.zarr", "--field=density", "--out", "OUT"],
+        ["demo", "--out", "OUT"],
+    ],
+)
+def test_dry_run_plans_and_writes_nothing(chain, tmp_path, cosmoflow, command):
+    out = tmp_path / "out"
+    arguments = [str(out) if word == "OUT" else word for word in command]
+    arguments = [str(chain / w) if (chain / w).exists() else w for w in arguments]
+    code, events, _ = cosmoflow(*arguments, "--dry-run", "--json", *SMALL)
+    assert code == 0
+    assert events[-1]["tasks"] > 0
+    assert events[-1]["worker_memory"] > 0
+    assert not out.exists()
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    for command in (
+        "simulate", "paint", "train", "infer", "evaluate", "spectra", "models", "info", "demo",
+    ):  # fmt: skip
+        assert run_app([command, "--help"]) == 0
+        assert f"Example: cosmoflow {command}" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_bytes(chain, tmp_path, cosmoflow):
+    again = tmp_path / "again.zarr"
+    code, _, _ = cosmoflow("simulate", again, "--seed=3", *SMALL)
+    assert code == 0
+    first = xr.open_zarr(chain / "particles.zarr", consolidated=False)
+    second = xr.open_zarr(again, consolidated=False)
+    assert first.identical(second)
+
+
+def test_several_boxes_go_to_a_folder_with_seeds_of_their_own(tmp_path, cosmoflow):
+    out = tmp_path / "boxes"
+    code, events, _ = cosmoflow("simulate", out, "--count=2", "--method=2lpt", "--json", *SMALL)
+    assert code == 0
+    stores = [xr.open_zarr(path, consolidated=False) for path in sorted(out.glob("box-*.zarr"))]
+    assert len(stores) == events[-1]["boxes"] == 2
+    assert not np.array_equal(stores[0]["position"], stores[1]["position"])
+
+
+def test_a_momentum_model_predicts_momentum(chain, tmp_path, cosmoflow):
+    model, out = tmp_path / "model", tmp_path / "momentum.zarr"
+    assert (
+        cosmoflow("train", chain / "fields.zarr", "--target=momentum", "--out", model, *SMALL)[0]
+        == 0
+    )
+    assert cosmoflow("infer", chain / "fields.zarr", out, "--model", model, *SMALL)[0] == 0
+    fields = xr.open_zarr(chain / "fields.zarr", consolidated=False)
+    momentum = xr.open_zarr(out, consolidated=False)["momentum"].values
+    truth = fields["momentum"].values
+    # Barely trained, it is at least as good as its linear baseline to within a factor.
+    assert np.corrcoef(momentum.ravel(), truth.ravel())[0, 1] > 0.5
+    report = tmp_path / "report"
+    assert cosmoflow("evaluate", chain / "fields.zarr", out, "--out", report, *SMALL)[0] == 0

@@ -1,0 +1,134 @@
+"""Derivatives against waves whose derivatives are known, and the identities of vector calculus."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cosmoflow.numerics import calculus
+
+BOX = 50.0
+
+
+def coordinates(cells):
+    x = (torch.arange(cells, dtype=torch.float64) + 0.5) * BOX / cells
+    return torch.meshgrid(x, x, x, indexing="ij")
+
+
+def wave(cells, m, phase=0.3):
+    x, y, z = coordinates(cells)
+    k = [2.0 * math.pi * i / BOX for i in m]
+    argument = k[0] * x + k[1] * y + k[2] * z + phase
+    return argument, k
+
+
+def noise(shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("cells", [12, 15])
+@pytest.mark.parametrize("m", [(1, 0, 0), (0, -2, 3), (4, 3, -5)])
+def test_spectral_derivatives_of_a_plane_wave_are_exact(cells, m):
+    argument, k = wave(cells, m)
+    amplitude = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+    v = amplitude.view(3, 1, 1, 1) * torch.sin(argument)
+    slope = torch.cos(argument)
+    k = torch.tensor(k, dtype=torch.float64)
+
+    found = calculus.divergence(v, BOX)
+    torch.testing.assert_close(found, torch.dot(k, amplitude) * slope, rtol=0, atol=1e-12)
+
+    expected = torch.linalg.cross(k, amplitude).view(3, 1, 1, 1) * slope
+    torch.testing.assert_close(calculus.curl(v, BOX), expected, rtol=0, atol=1e-12)
+
+    expected = k.view(3, 1, 1, 1) * slope
+    found = calculus.gradient(torch.sin(argument), BOX)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["spectral", "difference"])
+def test_identities_hold_for_noise(method):
+    v = noise((3, 8, 8, 8))
+    turning = calculus.curl(v, BOX, method)
+    assert turning.abs().max() > 0.1
+    assert calculus.divergence(turning, BOX, method).abs().max() < 1e-12
+
+    slope = calculus.gradient(v[0], BOX, method)
+    assert slope.abs().max() > 0.1
+    assert calculus.curl(slope, BOX, method).abs().max() < 1e-12
+
+
+def test_identities_hold_inside_a_cut_out_cube():
+    v = noise((3, 9, 9, 9))
+    turning = calculus.curl(v, BOX, "difference", periodic=False)
+    assert calculus.divergence(turning, BOX, "difference", periodic=False).abs().max() < 1e-12
+
+
+def test_divergence_of_gradient_is_the_laplacian_of_a_wave():
+    argument, k = wave(16, (2, -1, 3))
+    found = calculus.divergence(calculus.gradient(torch.sin(argument), BOX), BOX)
+    expected = -sum(i * i for i in k) * torch.sin(argument)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+def test_the_nyquist_wave_has_no_spectral_derivative():
+    v = torch.zeros(3, 8, 8, 8, dtype=torch.float64)
+    v[0] = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64).view(8, 1, 1)
+    assert calculus.divergence(v, BOX).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("operation", [calculus.divergence, calculus.curl])
+def test_differences_converge_with_second_order(operation):
+    errors = []
+    for cells in (16, 32):
+        argument, _ = wave(cells, (1, 2, -1))
+        v = torch.stack([torch.sin(argument), torch.cos(argument), torch.sin(argument + 1.0)])
+        exact = operation(v, BOX)
+        errors.append(float((operation(v, BOX, "difference") - exact).abs().max()))
+    assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.06)
+
+
+def test_periodic_differences_of_a_wave_have_the_analytic_damping():
+    cells, m = 16, (3, 0, 0)
+    argument, k = wave(cells, m)
+    h = BOX / cells
+    found = calculus.gradient(torch.sin(argument), BOX, "difference")
+    expected = math.sin(k[0] * h) / h * torch.cos(argument)
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-13)
+
+
+def test_differences_in_a_cut_out_cube_are_numpys():
+    v = noise((3, 7, 7, 7), seed=3)
+    h = BOX / 7
+    d = [[np.gradient(c, h, axis=a) for a in range(3)] for c in v.numpy()]
+    found = calculus.divergence(v, BOX, "difference", periodic=False).numpy()
+    np.testing.assert_allclose(found, d[0][0] + d[1][1] + d[2][2], atol=1e-13)
+    found = calculus.curl(v, BOX, "difference", periodic=False).numpy()
+    expected = [d[2][1] - d[1][2], d[0][2] - d[2][0], d[1][0] - d[0][1]]
+    np.testing.assert_allclose(found, expected, atol=1e-13)
+
+
+def test_leading_dimensions_are_a_batch():
+    v = noise((2, 3, 6, 6, 6))
+    for method in ("spectral", "difference"):
+        found = calculus.curl(v, BOX, method)
+        torch.testing.assert_close(found[1], calculus.curl(v[1], BOX, method))
+        found = calculus.divergence(v, BOX, method)
+        torch.testing.assert_close(found[1], calculus.divergence(v[1], BOX, method))
+
+
+def test_inputs_are_left_alone():
+    v = noise((3, 6, 6, 6))
+    before = v.clone()
+    for method in ("spectral", "difference"):
+        calculus.curl(v, BOX, method)
+        calculus.divergence(v, BOX, method)
+    assert torch.equal(v, before)
+
+
+def test_what_cannot_be_differentiated_is_refused():
+    with pytest.raises(ValueError, match="periodic"):
+        calculus.divergence(torch.zeros(3, 4, 4, 4), BOX, periodic=False)
+    with pytest.raises(ValueError, match=r"\(2, 4, 4, 4\)"):
+        calculus.curl(torch.zeros(2, 4, 4, 4), BOX)

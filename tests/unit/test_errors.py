@@ -1,0 +1,80 @@
+"""Errors: whole after a journey between processes, complete for a person."""
+
+import copy
+import pickle
+
+import pytest
+
+from cosmoflow.errors import (
+    ConfigError,
+    CosmoflowError,
+    DataError,
+    IncompleteError,
+    OutputExistsError,
+    StorageError,
+)
+
+EXIT_CODES = {
+    CosmoflowError: 1,
+    ConfigError: 2,
+    OutputExistsError: 2,
+    DataError: 3,
+    StorageError: 4,
+    IncompleteError: 5,
+}
+KINDS = sorted(EXIT_CODES, key=lambda kind: kind.__name__)
+PARTS = {"where": "a.zarr, particle 7", "value": [1.5, None], "limit": (0, 8), "remedy": "mend it"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exit_code(kind):
+    assert kind("no").exit_code == EXIT_CODES[kind]
+
+
+def test_there_is_no_error_without_an_exit_code_here():
+    known, todo = set(), [CosmoflowError]
+    while todo:
+        kind = todo.pop()
+        known.add(kind)
+        todo += [sub for sub in kind.__subclasses__() if sub.__module__ == "cosmoflow.errors"]
+    assert known == set(EXIT_CODES)
+
+
+def test_machine_readable_kinds_are_distinct():
+    assert len({kind.kind for kind in KINDS}) == len(KINDS)
+
+
+def test_an_existing_output_is_a_config_error():
+    assert isinstance(OutputExistsError("there"), ConfigError)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parts", [PARTS, {}, {"value": 0}, {"remedy": "x"}])
+@pytest.mark.parametrize("travel", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
+def test_every_part_survives_pickling(kind, parts, travel):
+    error = kind("what happened", **parts)
+    found = travel(error)
+    assert type(found) is kind
+    assert found.what == "what happened"
+    assert found.details() == {**dict.fromkeys(PARTS), **parts}
+    assert str(found) == str(error)
+
+
+def test_message_lists_its_parts_in_order_under_their_labels():
+    lines = str(DataError("it broke", **PARTS)).splitlines()
+    assert lines[0] == "it broke"
+    assert [line.split() for line in lines[1:]] == [
+        ["where:", "a.zarr,", "particle", "7"],
+        ["found:", "[1.5,", "None]"],
+        ["expected:", "(0,", "8)"],
+        ["remedy:", "mend", "it"],
+    ]
+    columns = {line.index(line.split(":", 1)[1].strip()) for line in lines[1:]}
+    assert len(columns) == 1
+
+
+def test_message_leaves_out_what_is_missing_but_not_what_is_false():
+    assert str(DataError("it broke")) == "it broke"
+    assert [line.split() for line in str(DataError("it broke", value=0)).splitlines()[1:]] == [
+        ["found:", "0"]
+    ]

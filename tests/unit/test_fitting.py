@@ -1,0 +1,334 @@
+"""The training loop: it learns, it can be cut in two, and it stops when it should."""
+
+import itertools
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosmoflow.config.settings import TrainConfig
+from cosmoflow.engine.serial import SerialEngine
+from cosmoflow.errors import CosmoflowError, DataError
+from cosmoflow.model.fitting import Fitting, TrainingJob, make_loop
+from cosmoflow.model.geometry import Geometry
+from cosmoflow.model.samples import (
+    MemoryFields,
+    TrainingBox,
+    draw_batch,
+    measure_normalisation,
+    split_lone_box,
+    validation_blocks,
+)
+from cosmoflow.model.velocity import ModelSpec, VelocityModel
+from cosmoflow.numerics.painting import Block
+from cosmoflow.stages.train import train
+from tests.conftest import synthetic_fields
+
+CROP = 8
+GEOMETRY = Geometry(halo=3, stride=4, fixed_output=None, default_output=8)
+BASE = {
+    "model": "residual-tiny", "batch": 1, "precision": "float32", "steps": 8,
+    "validate_every": 3, "checkpoint_every": 4,
+}  # fmt: skip
+
+
+class Kept:
+    """Checkpoints in memory."""
+
+    def __init__(self, start=None):
+        self.saved = {}
+        self.start = start
+
+    def save(self, step, content):
+        self.saved[step] = content
+
+    def newest(self):
+        return self.saved[max(self.saved)] if self.saved else self.start
+
+
+class Watched:
+    """A source that notes what is read of it, and may spoil it."""
+
+    def __init__(self, source, spoil=None):
+        self.source = source
+        self.read = []
+        self.spoil = spoil
+
+    @property
+    def grid(self):
+        return self.source.grid
+
+    def read_block(self, name, block, *, lead=()):
+        self.read.append((name, block))
+        values = self.source.read_block(name, block, lead=lead)
+        times = sum(1 for other, _ in self.read if other == name)
+        return np.full_like(values, np.nan) if self.spoil == (name, times) else values
+
+
+def make_job(source, *, seed=1, **changes):
+    config = TrainConfig(**{**BASE, **changes})
+    slab = 8
+    box = TrainingBox(source, (0, 1), 0, source.grid - slab)
+    blocks = validation_blocks(source.grid, source.grid - slab, slab, CROP, GEOMETRY, 2)
+    return TrainingJob(config, seed, CROP, [box], [(box, block) for block in blocks])
+
+
+def make_spec(source, target="velocity"):
+    box = TrainingBox(source, (0, 1), 0, source.grid)
+    constants = measure_normalisation([box], target, 0.1)
+    return ModelSpec("residual-tiny", target, 2.0, 0.0, {}, constants)
+
+
+def fit(job, spec, checkpoints=None, on_report=None):
+    """Run a whole training in this process; return the averaged model and its history."""
+    results = []
+    loop = make_loop(
+        partial(VelocityModel, spec),
+        lambda: job,
+        checkpoints or Kept(),
+        lambda model, history: results.append((model, history)),
+    )
+    SerialEngine().train(loop, workers=1, on_report=on_report or (lambda metrics: None))
+    (result,) = results
+    return result
+
+
+def timeless(history):
+    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in history]
+
+
+def test_the_loss_falls_and_the_model_beats_linear_theory():
+    """A box of 8^3 cells whose every crop is all of it: 30 steps learn most of its residual."""
+    fields = synthetic_fields(8)
+    flow = np.array([30.0, -20.0, 10.0], np.float32).reshape(3, 1, 1, 1)
+    source = MemoryFields({**fields, "velocity": fields["velocity"] + flow})
+    spec = make_spec(source)
+    box = TrainingBox(source, (0, 1), 0, 8)
+    config = TrainConfig(
+        **{**BASE, "steps": 30, "validate_every": 10, "learning_rate": 4e-3, "average": 0.8},
+        augment=False,
+    )
+    job = TrainingJob(config, 1, CROP, [box], [(box, Block((0, 0, 0), (8, 8, 8)))])
+    reports = []
+    model, history = fit(job, spec, on_report=reports.append)
+    assert reports == history
+    assert [row["step"] for row in history] == [10, 20, 30]
+    # An untrained network leaves a mean square of 1 by the choice of units.
+    assert history[0]["loss"] < 1.0
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert history[-1]["loss"] < 0.3
+    linear_theory = np.sqrt(3.0) * spec.normalisation.target_scale
+    assert history[-1]["validation_rms"] < 0.6 * linear_theory
+    assert not model.training
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(synthetic_box):
+    spec = make_spec(synthetic_box)
+    whole, expected = fit(make_job(synthetic_box), spec)
+
+    class Dying(Kept):
+        def save(self, step, content):
+            super().save(step, content)
+            raise KeyboardInterrupt
+
+    kept = Dying()
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_job(synthetic_box), spec, kept)
+    assert list(kept.saved) == [4]
+    # The process that goes on has other random numbers behind it.
+    torch.rand(1000)
+    again, history = fit(make_job(synthetic_box), spec, Kept(kept.saved[4]))
+    assert timeless(history) == timeless(expected)
+    assert [row["step"] for row in history] == [3, 6, 8]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+
+
+def test_a_finished_run_that_is_resumed_changes_nothing(synthetic_box):
+    spec = make_spec(synthetic_box)
+    kept = Kept()
+    job = make_job(synthetic_box, steps=2)
+    model, history = fit(job, spec, kept)
+    again, same = fit(job, spec, kept)
+    assert same == history
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value)
+
+
+def test_a_seed_decides_the_model(synthetic_box):
+    spec = make_spec(synthetic_box)
+    one, same, other = (
+        fit(make_job(synthetic_box, steps=2, seed=seed), spec)[0].network.state_dict()
+        for seed in (5, 5, 6)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["output.weight"], other["output.weight"])
+
+
+def test_a_loss_that_is_not_finite_names_its_step(synthetic_box):
+    spec = make_spec(synthetic_box)
+    source = Watched(synthetic_box, spoil=("velocity", 3))
+    kept = Kept()
+    job = make_job(source, validate_every=100, checkpoint_every=1)
+    with pytest.raises(CosmoflowError, match="finite") as caught:
+        fit(job, spec, kept)
+    assert caught.value.where == "step 3"
+    assert not np.isfinite(caught.value.value)
+    assert "train.learning_rate" in caught.value.remedy
+    assert list(kept.saved) == [1, 2]
+    # The newest checkpoint is good: a run without the spoilt crop goes on from it.
+    _, history = fit(make_job(synthetic_box, steps=4), spec, kept)
+    assert np.isfinite(history[-1]["loss"])
+
+
+def batch(source, key=(1, 0, 0), **changes):
+    options = {"crop": CROP, "batch": 3, "augment": True, **changes}
+    boxes = [TrainingBox(source, (0,), 0, 24)]
+    return draw_batch(boxes, "velocity", GEOMETRY, key=key, **options)
+
+
+def same(one, other):
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name))
+        for name in ("density", "linear", "target")
+    )
+
+
+def test_seed_step_and_rank_alone_decide_the_batch(synthetic_box):
+    assert same(batch(synthetic_box), batch(synthetic_box))
+    for key in ((2, 0, 0), (1, 1, 0), (1, 0, 1)):
+        assert not same(batch(synthetic_box), batch(synthetic_box, key))
+    keys = list(itertools.product(range(3), repeat=3))
+    drawn = {batch(synthetic_box, key).target.numpy().tobytes() for key in keys}
+    assert len(drawn) == len(keys)
+
+
+def test_shapes_of_a_batch(synthetic_box):
+    drawn = batch(synthetic_box)
+    assert drawn.density.shape == (3, 14, 14, 14)
+    assert drawn.linear.shape == (3, 1, 3, 14, 14, 14)
+    assert drawn.target.shape == (3, 3, 8, 8, 8)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_crop_keeps_input_and_target_together(augment):
+    """In a box whose target is its linear velocity, every turned crop still has them equal."""
+    rng = np.random.default_rng(0)
+    flow = rng.normal(size=(3, 16, 16, 16)).astype(np.float32)
+    source = MemoryFields(
+        {"density": flow[0] ** 2, "linear_velocity": flow[None], "velocity": flow}
+    )
+    for step in range(10):
+        drawn = draw_batch(
+            [TrainingBox(source, (0,), 0, 16)], "velocity", GEOMETRY,
+            crop=4, batch=2, augment=augment, key=(0, step, 0),
+        )  # fmt: skip
+        inner = drawn.linear[:, 0, :, 3:-3, 3:-3, 3:-3]
+        assert torch.equal(inner, drawn.target)
+        if not augment:
+            assert torch.equal(drawn.density, drawn.linear[:, 0, 0] ** 2)
+
+
+def uniform(grid, density=1.0):
+    cube = (grid,) * 3
+    fields = {"density": np.full(cube, density), "velocity": np.zeros((3, *cube))}
+    return MemoryFields({name: field.astype(np.float32) for name, field in fields.items()})
+
+
+def test_boxes_are_drawn_in_proportion_to_their_cells():
+    boxes = [TrainingBox(uniform(n, float(n)), (), 0, n) for n in (8, 16)]
+    drawn = draw_batch(boxes, "velocity", GEOMETRY, crop=4, batch=900, augment=False, key=(0, 0, 0))
+    share = float((drawn.density[:, 0, 0, 0] == 16.0).float().mean())
+    assert share == pytest.approx(8.0 / 9.0, abs=0.04)
+
+
+def cells_along_x(block, grid):
+    return {(block.origin[0] + i) % grid for i in range(block.shape[0])}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(4, 24).map(lambda n: 4 * n),
+    st.sampled_from([0.05, 0.125, 0.2, 0.34, 0.45]),
+    st.integers(1, 12).map(lambda n: 4 * n),
+)
+def test_a_lone_box_never_validates_on_what_it_learns_from(grid, fraction, crop):
+    try:
+        slab = split_lone_box(grid, fraction, crop, GEOMETRY)
+    except DataError as error:
+        assert error.where == "train.crop"  # noqa: PT017
+        assert crop > grid - grid * fraction - GEOMETRY.stride
+        return
+    source = Watched(uniform(grid))
+    box = TrainingBox(source, (), 0, grid - slab)
+    draw_batch([box], "velocity", GEOMETRY, crop=crop, batch=12, augment=False, key=(grid, crop, 0))
+    learned = set()
+    for name, block in source.read:
+        if name == "velocity":
+            learned |= cells_along_x(block, grid)
+    blocks = validation_blocks(grid, grid - slab, slab, crop, GEOMETRY, 8)
+    assert 1 <= len(blocks) <= 8
+    for block in blocks:
+        assert not cells_along_x(block, grid) & learned
+        assert cells_along_x(block, grid) <= set(range(grid - slab, grid))
+
+
+def test_a_box_too_small_for_a_crop_is_refused():
+    with pytest.raises(DataError) as caught:
+        split_lone_box(32, 0.125, 32, GEOMETRY)
+    assert caught.value.where == "train.crop"
+    assert caught.value.limit == 28
+
+
+def test_validation_blocks_of_whole_boxes_lie_apart():
+    blocks = validation_blocks(48, 0, 48, 16, GEOMETRY, 8)
+    assert len(blocks) == 8
+    assert all(block.shape == (16, 16, 16) for block in blocks)
+    assert len({block.origin for block in blocks}) == 8
+    assert all(max(block.origin) + 16 <= 48 for block in blocks)
+
+
+def test_the_rate_warms_up_and_decays_to_nothing(synthetic_box):
+    job = make_job(synthetic_box, steps=100, warmup=0.1, learning_rate=1e-2)
+    fitting = Fitting(VelocityModel(make_spec(synthetic_box)), job, None)
+    rates = [fitting.learning_rate(step) for step in range(101)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert max(rates) == pytest.approx(1e-2)
+    assert all(a < b for a, b in itertools.pairwise(rates[:10]))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[55] == pytest.approx(5e-3)
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_fields_that_do_not_vary_are_refused():
+    cube = (3, 8, 8, 8)
+    flow = np.random.default_rng(0).normal(size=cube).astype(np.float32)
+    for density, velocity in ((np.ones_like(flow[0]), flow), (flow[0] ** 2, np.zeros_like(flow))):
+        source = MemoryFields({"density": density, "velocity": velocity})
+        with pytest.raises(DataError, match="vary"):
+            measure_normalisation([TrainingBox(source, (), 0, 8)], "velocity", 0.1)
+
+
+def test_the_stage_does_not_learn_from_its_validation_slab(fields_store, serial_run, tmp_path):
+    """Spoiling the slab's velocities changes what validation says and nothing else."""
+    options = {**BASE, "steps": 2, "crop": CROP}
+    models = []
+    for name, factor in (("as it is", 1.0), ("spoilt", 7.0)):
+        store = fields_store(16, shard=16, seed=5)
+        group = zarr.open_group(store.url, mode="r+")
+        velocity = group["velocity"][:]
+        velocity[:, 12:] *= factor
+        group["velocity"][:] = velocity
+        models.append(train([store.url], str(tmp_path / name), serial_run(train=options)))
+    one, other = (model.network.state_dict() for model in models)
+    assert models[0].spec.normalisation == models[1].spec.normalisation
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    rms = [
+        float((tmp_path / name / "history.csv").read_text().splitlines()[-1].split(",")[-1])
+        for name in ("as it is", "spoilt")
+    ]
+    assert rms[1] > 2.0 * rms[0]

@@ -1,0 +1,211 @@
+"""Outputs: begun, resumed, replaced and added to; checkpoints."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from cosmoflow.errors import (
+    ConfigError,
+    IncompleteError,
+    OutputExistsError,
+)
+from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.storage.checkpoints import CheckpointFolder
+from cosmoflow.storage.fields import (
+    FieldStore,
+    add_linear_velocity,
+    create_fields,
+    finished_shards,
+    write_block,
+)
+from cosmoflow.storage.outputs import check_output
+from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
+from tests.conftest import cut, make_metadata, refused
+
+WHOLE = Block((0, 0, 0), (12, 12, 12))
+NEW = {"shard": 8, "chunk": 4}
+
+
+# Beginning, resuming, finishing
+
+
+def test_an_existing_output_is_refused_without_flags(fields_store, tmp_path):
+    made = fields_store(12)
+    refused(
+        OutputExistsError, 2,
+        lambda: create_fields(made.url, made.metadata, 12, ("density",), **NEW),
+        made.url, "--overwrite", "--resume",
+    )  # fmt: skip
+    np.testing.assert_array_equal(FieldStore(made.url).read("density"), made.density)
+    (tmp_path / "notes").mkdir()
+    check_output(str(tmp_path / "notes"), "error")
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    refused(OutputExistsError, 2, lambda: check_output(str(tmp_path / "notes"), "error"))
+
+
+def test_overwriting_begins_anew(fields_store):
+    made = fields_store(12)
+    other = make_metadata(24.0, seed=99)
+    finished = create_fields(made.url, other, 12, ("velocity",), existing="overwrite", **NEW)
+    assert not finished.any()
+    refused(IncompleteError, 5, lambda: FieldStore(made.url))
+    assert not (Path(made.url) / "density").exists()
+
+
+def test_resuming_goes_on_with_what_is_finished(tmp_path, fields_store):
+    made = fields_store(12)
+    url = str(tmp_path / "out.zarr")
+    arguments = (url, made.metadata, 12, ("density",))
+    assert create_fields(*arguments, **NEW).tolist() == [False] * 8
+    blocks = grid_blocks(12, 8)
+    for shard in (5, 2):
+        write_block(url, blocks[shard], shard, {"density": cut(made.density, blocks[shard])})
+    expected = [shard in (2, 5) for shard in range(8)]
+    assert create_fields(*arguments, existing="resume", **NEW).tolist() == expected
+    assert finished_shards(url).tolist() == expected
+    raw = zarr.open_group(url)["density"]
+    np.testing.assert_array_equal(raw[:8, 8:, :8], made.density[:8, 8:, :8])
+    assert np.isnan(raw[:8, :8, :8]).all()
+
+
+def test_resuming_with_other_settings_is_refused(fields_store):
+    made = fields_store(12, finish=False)
+    other = make_metadata(24.0, stage="paint", seed=1234)
+    digests = [m.provenance["digest"] for m in (made.metadata, other)]
+    refused(
+        ConfigError, 2,
+        lambda: create_fields(made.url, other, 12, ("density",), existing="resume", **NEW),
+        made.url, *digests,
+    )  # fmt: skip
+    assert finished_shards(made.url).all()
+
+
+def test_resuming_into_another_kind_of_store_is_refused(particle_store):
+    made = particle_store(4)
+    metadata = ParticleStore(made.url).metadata
+    refused(
+        ConfigError, 2,
+        lambda: create_fields(made.url, metadata, 12, ("density",), existing="resume", **NEW),
+    )  # fmt: skip
+
+
+def test_a_folder_of_something_else_is_never_resumed_into(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    refused(
+        OutputExistsError, 2,
+        lambda: create_fields(
+            str(tmp_path), make_metadata(), 12, ("density",), existing="resume", **NEW
+        ),
+    )  # fmt: skip
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_particles_are_resumed_shard_by_shard(tmp_path, particle_store):
+    made = particle_store(4)
+    url = str(tmp_path / "p.zarr")
+    assert create_particles(url, 64, make_metadata()) is False
+    write_particles(url, made.position, made.velocity)
+    assert create_particles(url, 64, make_metadata(), "resume") is True
+    # What the ledger says is finished is not written again.
+    write_particles(url, np.zeros_like(made.position), made.velocity)
+    np.testing.assert_array_equal(zarr.open_group(url)["position"][:], made.position)
+
+
+# Linear velocities
+
+
+def test_linear_velocities_are_appended_once(fields_store):
+    made = fields_store(12)
+    calls = []
+
+    def make(radius):
+        calls.append(radius)
+        return np.full((3, 12, 12, 12), radius, np.float32)
+
+    radii = (2.0, 6.0, 2.0, 4.5, 6.0)
+    found = [add_linear_velocity(made.url, r, lambda r=r: make(r)) for r in radii]
+    assert found == [0, 1, 0, 2, 1]
+    assert calls == [2.0, 6.0, 4.5]
+    store = FieldStore(made.url)
+    assert store.smoothing_scales() == [2.0, 6.0, 4.5]
+    for index, radius in enumerate(calls):
+        assert (store.read("linear_velocity", lead=(index,)) == radius).all()
+    np.testing.assert_array_equal(
+        xr.open_zarr(made.url, consolidated=False)["smoothing"], [2.0, 6.0, 4.5]
+    )
+    np.testing.assert_array_equal(store.read("density"), made.density)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_linear_velocity_that_fails_leaves_nothing_behind(fields_store, before):
+    made = fields_store(12)
+    whole = np.ones((3, 12, 12, 12), np.float32)
+    for radius in range(before):
+        add_linear_velocity(made.url, float(radius), lambda: whole)
+
+    def die():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        add_linear_velocity(made.url, 6.0, die)
+    assert FieldStore(made.url).smoothing_scales() == [0.0][:before]
+    # Others read the store meanwhile.
+    data = xr.open_zarr(made.url, consolidated=False)
+    assert data.sizes.get("smoothing", 0) == before
+    assert add_linear_velocity(made.url, 6.0, lambda: 6.0 * whole) == before
+    store = FieldStore(made.url)
+    assert (store.read("linear_velocity", lead=(before,)) == 6.0).all()
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    damaged = []
+    folder = CheckpointFolder(str(tmp_path / "checkpoints"), 2, damaged.append)
+    return folder, tmp_path / "checkpoints", damaged
+
+
+def test_there_is_no_checkpoint_at_first(checkpoints):
+    folder, _, _ = checkpoints
+    assert folder.newest() is None
+    folder.clear()
+
+
+def test_the_newest_checkpoints_are_kept(checkpoints):
+    folder, path, damaged = checkpoints
+    for step in (9, 10, 200, 1000):
+        folder.save(step, f"state {step}".encode())
+        assert folder.newest() == f"state {step}".encode()
+    kept = sorted(entry.name for entry in path.iterdir())
+    assert [int(name.removeprefix("step-").removesuffix(".ckpt")) for name in kept] == [200, 1000]
+    folder.clear()
+    assert folder.newest() is None
+    assert not list(path.iterdir())
+    assert damaged == []
+
+
+@pytest.mark.parametrize("length", [0, 10, 32, -1])
+def test_a_truncated_checkpoint_is_passed_over(checkpoints, length):
+    folder, path, damaged = checkpoints
+    folder.save(1, b"old state")
+    folder.save(2, b"new state")
+    newest = max(path.iterdir())
+    newest.write_bytes(newest.read_bytes()[:length])
+    assert folder.newest() == b"old state"
+    assert [Path(name) for name in damaged] == [newest]
+
+
+def test_a_checkpoint_that_was_being_written_does_not_count(checkpoints):
+    folder, path, _ = checkpoints
+    folder.save(1, b"state")
+    (path / ".step-0000000002.ckpt.partial").write_bytes(b"half")
+    (path / "notes.txt").write_bytes(b"mine")
+    assert folder.newest() == b"state"
+    folder.clear()
+    assert (path / "notes.txt").read_bytes() == b"mine"

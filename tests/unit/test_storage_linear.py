@@ -1,0 +1,112 @@
+"""Linear velocities appended to a store, file:// URLs and unknown ones (see test_storage.py)."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from cosmoflow.config import CosmologyConfig
+from cosmoflow.errors import StorageError
+from cosmoflow.numerics.painting import Block
+from cosmoflow.storage.fields import (
+    FieldStore,
+    add_linear_velocity,
+    create_fields,
+    open_fields,
+    write_block,
+)
+from cosmoflow.storage.metadata import BoxMetadata, make_provenance
+from cosmoflow.storage.outputs import finish_group
+from cosmoflow.storage.particles import ParticleStore
+from cosmoflow.storage.urls import list_names, open_group_for_writing
+
+GRID = 8
+DENSITY = np.random.default_rng(7).random((GRID, GRID, GRID), np.float32)
+
+
+def begin(url):
+    metadata = BoxMetadata(16.0, 0.0, CosmologyConfig(), None, make_provenance("test", {}))
+    create_fields(url, metadata, GRID, ("density",), shard=GRID, chunk=4)
+
+
+def fill(url):
+    write_block(url, Block((0, 0, 0), (GRID, GRID, GRID)), 0, {"density": DENSITY})
+    finish_group(open_group_for_writing(url))
+
+
+@pytest.fixture
+def fields(tmp_path):
+    url = str(tmp_path / "fields.zarr")
+    begin(url)
+    fill(url)
+    return url
+
+
+def linear(radius):
+    return np.full((3, GRID, GRID, GRID), radius, np.float32)
+
+
+def test_linear_velocity_is_added_scale_by_scale(fields):
+    made = []
+
+    def make(radius):
+        return lambda: made.append(radius) or linear(radius)
+
+    assert FieldStore(fields).smoothing_scales() == []
+    for radius, index in ((2.0, 0), (0.0, 1), (2.0, 0), (4.5, 2), (0.0, 1)):
+        assert add_linear_velocity(fields, radius, make(radius)) == index
+    assert made == [2.0, 0.0, 4.5]
+    store = FieldStore(fields)
+    assert store.smoothing_scales() == made
+    for index, radius in enumerate(made):
+        read = store.read("linear_velocity", lead=(index,))
+        np.testing.assert_array_equal(read, linear(radius))
+    np.testing.assert_array_equal(store.read("density"), DENSITY)
+    with xr.open_zarr(fields, consolidated=False) as dataset:
+        assert dataset.linear_velocity.dims == ("smoothing", "component", "x", "y", "z")
+        assert dataset.smoothing.values.tolist() == made
+        assert dataset.smoothing.attrs["units"] == "Mpc/h"
+        assert dataset.linear_velocity.sel(smoothing=4.5).mean() == 4.5
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_linear_velocity_that_failed_leaves_a_whole_store(fields, done):
+    for radius in range(done):
+        add_linear_velocity(fields, float(radius), lambda: linear(0))
+    with pytest.raises(MemoryError):
+        add_linear_velocity(fields, 9.0, raise_memory_error)
+    assert len(FieldStore(fields).smoothing_scales()) == done
+    with open_fields(fields) as dataset:
+        assert dataset.sizes.get("smoothing", 0) == done
+    assert add_linear_velocity(fields, 9.0, lambda: linear(9)) == done
+    np.testing.assert_array_equal(FieldStore(fields).read("linear_velocity", lead=(done,)), 9.0)
+
+
+def raise_memory_error():
+    raise MemoryError
+
+
+def test_linear_velocity_killed_before_its_listing_is_added_again(fields):
+    add_linear_velocity(fields, 1.0, lambda: linear(1))
+    shutil.rmtree(Path(fields, "smoothing"))
+    assert add_linear_velocity(fields, 2.0, lambda: linear(2)) == 0
+    assert FieldStore(fields).smoothing_scales() == [2.0]
+
+
+def test_file_urls(tmp_path):
+    url = f"file://{tmp_path}/my%20box.zarr"
+    begin(url)
+    fill(url)
+    assert list_names(f"file://{tmp_path}") == ["my box.zarr"]
+    np.testing.assert_array_equal(FieldStore(url).read("density"), DENSITY)
+    with open_fields(url) as dataset:
+        np.testing.assert_array_equal(dataset.density, DENSITY)
+
+
+@pytest.mark.parametrize("use", [FieldStore, ParticleStore, begin, list_names])
+def test_unknown_scheme(use):
+    with pytest.raises(StorageError, match="ftp") as caught:
+        use("ftp://host/box.zarr")
+    assert "s3://" in caught.value.limit
