@@ -34,5 +34,16 @@ FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
     "linear_velocity": (VELOCITY, "linear-theory velocity of the Gaussian-smoothed density"),
     "divergence": (DIVERGENCE, "velocity divergence"),
     "vorticity": (DIVERGENCE, "velocity curl"),
+    "linear_density": (DIMENSIONLESS, "linear density contrast, extrapolated to z = 0"),
+    "displacement": (LENGTH, "first-order displacement, extrapolated to z = 0"),
 }
 """``(unit, long name)`` of every variable that a fields store may hold."""
+
+
+def format_bytes(count: float) -> str:
+    """Return a size in memory or on disk that a person can read."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024.0:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024.0
+    return f"{count:.1f} TiB"

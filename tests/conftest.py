@@ -67,6 +67,11 @@ def synthetic_fields(grid, cell=2.0, radii=(2.0, 6.0), seed=0, nonlinear=0.4):
     }
 
 
+def rows_of(position, velocity):
+    """Return what ``write_particles`` asks for pieces of particles in memory."""
+    return lambda start, stop: (position[start:stop], velocity[start:stop])
+
+
 @pytest.fixture
 def particle_store(tmp_path):
     """Return a factory of whole particle stores, with masses of their own when asked."""
@@ -77,7 +82,7 @@ def particle_store(tmp_path):
         made.append(url)
         position, velocity = displaced_lattice(per_axis, box_size, seed)
         create_particles(url, len(position), make_metadata(box_size, stage="simulate", seed=seed))
-        write_particles(url, position, velocity)
+        write_particles(url, rows_of(position, velocity))
         masses = None
         group = open_group_for_writing(url)
         if mass:

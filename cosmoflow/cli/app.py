@@ -66,10 +66,15 @@ def simulate(
     method: Annotated[
         Literal["cola", "2lpt"] | None, typer.Option(help="How particles are moved.")
     ] = None,
-    redshift: Annotated[float | None, typer.Option(help="Redshift of the snapshot.")] = None,
+    redshift: Annotated[
+        str | None, typer.Option(help="Redshift of the snapshot, or of several: 1,0.5,0.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="COLA time steps.")] = None,
     count: Annotated[
         int | None, typer.Option(help="Boxes, seeded SEED, SEED + 1, ...; OUT is then a folder.")
+    ] = None,
+    mesh_factor: Annotated[
+        int | None, typer.Option(help="Cells of the force mesh per particle and axis, 1 to 4.")
     ] = None,
 ) -> None:
     """Simulate boxes of dark matter with COLA (or 2LPT) and write their particles."""
@@ -83,6 +88,7 @@ def simulate(
         "redshift": redshift,
         "steps": steps,
         "count": count,
+        "mesh_factor": mesh_factor,
     }
     settings = call.settings({"seed": seed, "simulate": own})
     with call.session(settings) as session:
@@ -92,7 +98,7 @@ def simulate(
             return
         stores = run_simulate(out, run)
     urls = [store.url for store in stores]
-    facts = {"out": urls[0] if len(urls) == 1 else out, "boxes": len(urls)}
+    facts = {"out": urls[0] if len(urls) == 1 else out, "boxes": settings.simulate.count}
     facts["particles"] = stores[0].count
     call.reporter.result(
         {**facts, "stores": urls}, lambda console: show_facts(console, "simulated", facts)

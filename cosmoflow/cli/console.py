@@ -23,6 +23,7 @@ from rich.table import Table
 
 from cosmoflow.errors import CosmoflowError
 from cosmoflow.events import Event, Message, StageAdvanced, StageFinished, StageStarted
+from cosmoflow.units import format_bytes
 
 if TYPE_CHECKING:
     from cosmoflow.stages.run import Plan
@@ -155,15 +156,6 @@ def plan_table(plan: Plan) -> Table:
     for key, value in plan.details.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table
-
-
-def format_bytes(count: float) -> str:
-    """Return a size that a person can read."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024.0:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024.0
-    return f"{count:.1f} TiB"
 
 
 def _event_name(event: Event) -> str:

@@ -35,6 +35,10 @@ AddressOption = Annotated[
     str | None,
     typer.Option("--address", help="Of a Ray cluster. None means an instance on this machine."),
 ]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="Most that a worker may need, e.g. 8GiB."),
+]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Finish an output that an earlier run began.")
 ]
@@ -59,6 +63,7 @@ class Invocation:
     overrides: tuple[str, ...]
     engine: str | None
     address: str | None
+    memory: str | None
     existing: Existing
     dry_run: bool
     reporter: Reporter
@@ -67,7 +72,12 @@ class Invocation:
         self, options: Mapping[str, Any], *, preset: str | None = None, workers: int | None = None
     ) -> Settings:
         """Resolve the settings: file or preset, then ``--set``, then the command's options."""
-        engine = {"choice": self.engine, "address": self.address, "workers": workers}
+        engine = {
+            "choice": self.engine,
+            "address": self.address,
+            "workers": workers,
+            "memory": self.memory,
+        }
         return load_settings(self.config or preset, self.overrides, {**options, "engine": engine})
 
     def run(self, settings: Settings, session: Session) -> Run:
@@ -96,6 +106,7 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
         overrides: SetOption = None,
         engine: EngineOption = None,
         address: AddressOption = None,
+        memory: MemoryOption = None,
         resume: ResumeOption = False,
         overwrite: OverwriteOption = False,
         dry_run: DryRunOption = False,
@@ -111,7 +122,7 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
             )
         existing: Existing = "resume" if resume else "overwrite" if overwrite else "error"
         invocation = Invocation(
-            config, tuple(overrides or ()), engine, address, existing, dry_run, reporter
+            config, tuple(overrides or ()), engine, address, memory, existing, dry_run, reporter
         )
         try:
             function(invocation, **own)

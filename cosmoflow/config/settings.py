@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 
 from cosmoflow.config.base import Section, digest
 from cosmoflow.config.cosmology import CosmologyConfig
@@ -18,22 +18,71 @@ class SimulateConfig(Section):
 
     box_size: float = Field(256.0, gt=0.0, description="side of the box, Mpc/h")
     particles: int = Field(128, ge=4, description="particles per axis")
-    redshift: float = Field(0.0, ge=0.0, description="redshift of the snapshot")
+    redshift: tuple[float, ...] = Field(
+        (0.0,), description="redshift of the snapshot, or of several"
+    )
     method: Literal["cola", "2lpt"] = Field("cola", description="integrator")
-    steps: int = Field(15, ge=1, le=1000, description="COLA time steps")
+    steps: int = Field(15, ge=1, le=1000, description="COLA time steps, to the last snapshot")
     start_redshift: float = Field(9.0, gt=0.0, description="redshift of the first step")
     spacing: Literal["linear", "log"] = Field("linear", description="of the steps, in a")
     mesh_factor: int = Field(1, ge=1, le=4, description="force mesh cells per particle and axis")
+    compensate: Literal["auto", "cic", "none"] = Field(
+        "auto", description="divide the force by the painting's window; auto: at mesh_factor 1"
+    )
     count: int = Field(1, ge=1, le=100_000, description="boxes, seeded seed, seed + 1, ...")
+    fixed_amplitude: bool = Field(False, description="no scatter in the modes' amplitudes")
+    paired: bool = Field(False, description="every second box is the one before with signs turned")
+    linear_power: str | None = Field(
+        None, description="table of k (h/Mpc), P(k) today ((Mpc/h)^3); none means CAMB's"
+    )
+    white_noise: str | None = Field(
+        None, description="cube of white noise, .npy or zarr, instead of the seed's"
+    )
+    initial_fields: bool = Field(
+        False, description="store the linear density and displacement beside the particles"
+    )
+
+    @field_validator("redshift", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        """Take a lone redshift, and text such as "1, 0.5, 0"."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(","))
+        return (value,) if isinstance(value, int | float) else value
+
+    @property
+    def compensates(self) -> bool:
+        """Whether forces are divided by the window of the painting."""
+        return self.compensate == "cic" or (self.compensate == "auto" and self.mesh_factor == 1)
+
+    @property
+    def snapshots(self) -> tuple[float, ...]:
+        """The redshifts in order of time."""
+        return tuple(sorted(self.redshift, reverse=True))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.particles % 2:
             raise ValueError(f"particles must be even per axis, not {self.particles}")
-        if self.start_redshift <= self.redshift:
+        if not self.redshift or min(self.redshift) < 0.0:
+            raise ValueError("redshift needs at least one value, none below 0")
+        if len({f"{z:g}" for z in self.redshift}) < len(self.redshift):
+            raise ValueError("redshift lists one snapshot twice")
+        if self.start_redshift <= max(self.redshift):
             raise ValueError(
-                f"start_redshift {self.start_redshift} must exceed the output's "
-                f"redshift {self.redshift}"
+                f"start_redshift {self.start_redshift} must exceed the first snapshot's "
+                f"redshift {max(self.redshift)}"
+            )
+        if self.method == "cola" and self.steps < len(self.redshift):
+            raise ValueError(
+                f"steps {self.steps} must be at least one for each of the "
+                f"{len(self.redshift)} snapshots"
+            )
+        if self.paired and self.count % 2:
+            raise ValueError(f"paired boxes come in twos: count must be even, not {self.count}")
+        if self.white_noise is not None and self.count != 1 + self.paired:
+            raise ValueError(
+                f"one cube of white noise makes one box, or one pair, not {self.count} boxes"
             )
         return self
 
@@ -128,6 +177,9 @@ class EngineConfig(Section):
     choice: Literal["auto", "serial", "ray"] = Field("auto", description="serial, or on Ray")
     address: str | None = Field(None, description="Ray cluster; none means this machine")
     workers: int | None = Field(None, ge=1, description="inference actors; none means one a CPU")
+    memory: ByteSize | None = Field(
+        None, gt=0, description="most that a worker may need, e.g. 8GiB; none means what there is"
+    )
 
 
 class Settings(Section):

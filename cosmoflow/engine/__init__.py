@@ -12,8 +12,8 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-from cosmoflow.engine.base import Engine, TrainingContext
+from cosmoflow.engine.base import Engine, Resources, TrainingContext
 from cosmoflow.engine.graph import TaskGraph
 from cosmoflow.engine.session import Session
 
-__all__ = ["Engine", "Session", "TaskGraph", "TrainingContext"]
+__all__ = ["Engine", "Resources", "Session", "TaskGraph", "TrainingContext"]

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from cosmoflow.engine.graph import Key, TaskGraph
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one task needs of the node that it runs on.
+
+    Parameters
+    ----------
+    cpus, gpus : int
+        Cores, and GPUs.
+    memory : int
+        Bytes beyond the interpreter; 0 leaves them uncounted.
+    """
+
+    cpus: int = 1
+    gpus: int = 0
+    memory: int = 0
+
+
+ONE_CORE = Resources()
+"""What a task needs that says nothing."""
 
 
 class TrainingContext(Protocol):
@@ -33,17 +56,36 @@ class Engine(Protocol):
     def cpus(self) -> int:
         """CPUs at hand."""
 
+    @property
+    def memory(self) -> int:
+        """Bytes that one worker can have."""
+
+    def share(self, tasks: int, *, most: int, memory: int) -> Resources:
+        """Return what each of some equal tasks should ask for so that the nodes are used well.
+
+        ``most`` is how many cores a task can make good use of, ``memory`` the bytes it needs.
+        """
+
+    def channel(
+        self, on_message: Callable[[Any], None]
+    ) -> AbstractContextManager[Callable[[Any], None]]:
+        """Open a way for running tasks to tell the driver something.
+
+        Its value is picklable and goes to the tasks as an argument; what they call it with reaches
+        ``on_message``, perhaps in another thread.
+        """
+
     def run(
         self,
         graph: TaskGraph,
         on_done: Callable[[Key, Any], None] | None = None,
         *,
-        cpus: int = 1,
+        needs: Resources = ONE_CORE,
     ) -> dict[Key, Any]:
         """Run a graph and return the results of its outputs.
 
-        ``on_done`` hears of every output as soon as it is there, in any order. Every task has
-        ``cpus`` cores, where the engine counts them.
+        ``on_done`` hears of every output as soon as it is there, in any order. Every task has what
+        it ``needs``, where the engine counts it.
         """
 
     def map(

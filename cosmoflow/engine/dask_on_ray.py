@@ -15,18 +15,24 @@ from dask._task_spec import Alias, DataNode, GraphNode, convert_legacy_graph
 from dask.core import flatten, toposort
 from ray.exceptions import RayTaskError
 
+from cosmoflow.engine.base import ONE_CORE, Resources
+from cosmoflow.engine.threads import use_threads
+
 RETRIES = 5
 """How often a task is run again whose worker or node died."""
 
 
 @ray.remote(max_retries=RETRIES)  # type: ignore[untyped-decorator]
-def _run_node(node: GraphNode, needs: list[Hashable], *values: Any) -> Any:
+def _run_node(node: GraphNode, threads: int, inputs: list[Hashable], *values: Any) -> Any:
     """Run one node. Ray has resolved the values, which lie in shared memory, by now."""
-    return node(dict(zip(needs, values, strict=True)))
+    use_threads(threads)
+    return node(dict(zip(inputs, values, strict=True)))
 
 
 def submit(
-    graph: Mapping[Any, Any], parts: Mapping[Any, int] | None = None, cpus: int = 1
+    graph: Mapping[Any, Any],
+    parts: Mapping[Any, int] | None = None,
+    needs: Resources = ONE_CORE,
 ) -> dict[Any, ray.ObjectRef]:
     """Submit a graph to Ray.
 
@@ -37,8 +43,8 @@ def submit(
     parts : mapping, optional
         Number of parts of the results that are to be shipped part by part; the node ``(key, i)`` is
         then part i of ``key``.
-    cpus : int
-        Cores that Ray reserves for each task.
+    needs : Resources
+        What Ray reserves for each task.
 
     Returns
     -------
@@ -58,12 +64,17 @@ def submit(
         elif isinstance(node, DataNode):
             refs[key] = ray.put(node())
         else:
-            needs = list(node.dependencies)
+            inputs = list(node.dependencies)
             count = parts.get(key, 1)
-            # Values travel as top-level arguments: Ray resolves only those.
-            result = _run_node.options(num_returns=count, num_cpus=cpus, name=str(key)).remote(
-                node, needs, *(refs[need] for need in needs)
+            task = _run_node.options(
+                name=str(key),
+                num_returns=count,
+                num_cpus=needs.cpus,
+                num_gpus=needs.gpus,
+                memory=needs.memory or None,
             )
+            # Values travel as top-level arguments: Ray resolves only those.
+            result = task.remote(node, needs.cpus, inputs, *(refs[name] for name in inputs))
             if key in parts:
                 refs.update({(key, index): piece for index, piece in enumerate(result)})
                 refs[key] = result[0]

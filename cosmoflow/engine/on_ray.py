@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cosmoflow.engine import dask_on_ray
-from cosmoflow.engine.base import TrainingContext
+from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
+from cosmoflow.engine.channel import open_channel
 from cosmoflow.engine.graph import Key, TaskGraph
+from cosmoflow.engine.threads import use_threads
 from cosmoflow.errors import ConfigError, IncompleteError, StorageError
 
 T = TypeVar("T")
@@ -90,12 +91,35 @@ class RayEngine:
         A worker lives on one node: asking for more CPUs than the smallest node has would leave some
         of them waiting for a node that never comes.
         """
-        smallest = min(
-            int(node["Resources"].get("CPU", 0))
-            for node in ray.nodes()
-            if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-        )
+        smallest = min(int(node["CPU"]) for node in _worker_nodes())
         return max(1, min(self.cpus // workers, smallest))
+
+    @property
+    def memory(self) -> int:
+        """Bytes that one worker can have: those of the largest node beside its object store."""
+        return max(int(node.get("memory", 0)) for node in _worker_nodes())
+
+    def share(self, tasks: int, *, most: int, memory: int) -> Resources:
+        """Return what each of some equal tasks should ask for.
+
+        On a node with GPUs a task gets one, and its share of the cores. Elsewhere a node takes as
+        many tasks as it has places of ``most`` cores and room in memory; with few tasks each gets
+        more cores, up to a whole node.
+        """
+        nodes = [node for node in _worker_nodes() if node.get("memory", 0) >= memory]
+        gpus = min((int(node.get("GPU", 0)) for node in nodes), default=0)
+        cores = min((int(node["CPU"]) for node in nodes), default=1)
+        if gpus:
+            return Resources(max(1, cores // gpus), 1, memory)
+        room = max(1, min(int(node.get("memory", 0)) // max(memory, 1) for node in nodes))
+        places = max(1, min(-(-cores // most), room, -(-tasks // max(len(nodes), 1))))
+        return Resources(max(1, cores // places), 0, memory)
+
+    def channel(
+        self, on_message: Callable[[Any], None]
+    ) -> AbstractContextManager[Callable[[Any], None]]:
+        """Carry messages through an actor; ``on_message`` is called in a thread of this process."""
+        return open_channel(on_message)
 
     def close(self) -> None:
         """Leave the cluster, and stop it when this engine started it."""
@@ -107,11 +131,11 @@ class RayEngine:
         graph: TaskGraph,
         on_done: Callable[[Key, Any], None] | None = None,
         *,
-        cpus: int = 1,
+        needs: Resources = ONE_CORE,
     ) -> dict[Key, Any]:
         """Run a graph with one Ray task a node."""
         with _cluster_errors():
-            refs = dask_on_ray.submit(graph.tasks, graph.parts, min(cpus, self.cpus_for_each(1)))
+            refs = dask_on_ray.submit(graph.tasks, graph.parts, needs)
             return dask_on_ray.collect(refs, graph.outputs, on_done)
 
     def map(
@@ -159,19 +183,24 @@ class RayEngine:
             )
 
 
+def _worker_nodes() -> list[dict[str, float]]:
+    """Return the resources of the nodes that are up and have a core to give."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node for node in nodes if node.get("CPU", 0) >= 1]
+
+
 class _Worker:
     """Holds what ``make_worker`` made, for as long as the pool lives."""
 
     def __init__(self, make_worker: Callable[[], Callable[[Any], Any]], threads: int) -> None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        import torch
-
-        torch.set_num_threads(threads)
+        # Before make_worker, whose libraries read the environment; and after, for what it loaded.
+        use_threads(threads)
         # An actor whose constructor raises counts as dead and would be replaced for ever: the error
         # waits for the first task, which carries it back.
         self._failure: Exception | None = None
         try:
             self._handle = make_worker()
+            use_threads(threads)
         except Exception as error:
             self._failure = error
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from dask.callbacks import Callback
 from dask.local import get_sync
 
-from cosmoflow.engine.base import TrainingContext
+from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
 from cosmoflow.engine.graph import Key, TaskGraph
+from cosmoflow.engine.memory import available_memory
 from cosmoflow.errors import ConfigError
 
 T = TypeVar("T")
@@ -27,12 +29,27 @@ class SerialEngine:
         """CPUs at hand."""
         return len(os.sched_getaffinity(0))
 
+    @property
+    def memory(self) -> int:
+        """Bytes that this process can still have."""
+        return available_memory()
+
+    def share(self, tasks: int, *, most: int, memory: int) -> Resources:
+        """Give everything to every task: they run one after the other."""
+        return Resources(self.cpus, 0, memory)
+
+    def channel(
+        self, on_message: Callable[[Any], None]
+    ) -> AbstractContextManager[Callable[[Any], None]]:
+        """Call ``on_message`` itself."""
+        return nullcontext(on_message)
+
     def run(
         self,
         graph: TaskGraph,
         on_done: Callable[[Key, Any], None] | None = None,
         *,
-        cpus: int = 1,
+        needs: Resources = ONE_CORE,
     ) -> dict[Key, Any]:
         """Run a graph with Dask's synchronous scheduler."""
         outputs = set(graph.outputs)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context, report
 from ray.train.torch import TorchTrainer, prepare_model
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cosmoflow.engine.base import TrainingContext
+from cosmoflow.engine.channel import open_channel
+from cosmoflow.engine.threads import use_threads
 from cosmoflow.errors import CosmoflowError, IncompleteError
 
 FAILURES = 3
 """How often Ray Train starts the workers again after one of them died."""
-
-POLL_SECONDS = 0.5
 
 
 class _RayContext:
@@ -40,19 +38,11 @@ class _RayContext:
         report(metrics)
 
 
-class _Relay:
-    """Carries reports and errors from the workers' side back to the driver."""
+class _Verdict:
+    """Keeps the error, of ours, that ends a training whatever the restarts."""
 
     def __init__(self) -> None:
-        self._reports: list[dict[str, float]] = []
         self._error: CosmoflowError | None = None
-
-    def put(self, metrics: dict[str, float]) -> None:
-        self._reports.append(metrics)
-
-    def take(self) -> list[dict[str, float]]:
-        taken, self._reports = self._reports, []
-        return taken
 
     def fail(self, error: CosmoflowError) -> None:
         self._error = error
@@ -62,13 +52,13 @@ class _Relay:
 
 
 class _Forward(UserCallback):  # type: ignore[misc]
-    """Passes the reports of rank 0 to the relay; runs in the trainer's controller."""
+    """Passes the reports of rank 0 to the driver; runs in the trainer's controller."""
 
-    def __init__(self, relay: Any) -> None:
-        self._relay = relay
+    def __init__(self, send: Callable[[dict[str, float]], None]) -> None:
+        self._send = send
 
     def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
-        self._relay.put.remote(metrics[0])
+        self._send(metrics[0])
 
 
 def run_torch_trainer(
@@ -92,47 +82,38 @@ def run_torch_trainer(
         Workers kept dying.
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    relay = ray.remote(num_cpus=0)(_Relay).remote()
+    verdict = ray.remote(num_cpus=0)(_Verdict).remote()
 
     def run_worker() -> None:
-        import torch
-
         if not use_gpu:
-            torch.set_num_threads(cpus)
-        if ray.get(relay.error.remote()) is not None:
-            return
-        if ray.get(relay.error.remote()) is not None:
+            use_threads(cpus)
+        if ray.get(verdict.error.remote()) is not None:
             # This is the restart after an error that no restart mends: end, and let it be told.
             return
         try:
             loop(_RayContext())
         except CosmoflowError as error:
-            ray.get(relay.fail.remote(error))
-            # Raised on, it takes down the workers that wait for this one.
-            raise
+            ray.get(verdict.fail.remote(error))
             # The others wait for this worker for ever unless it fails; they are started once more,
             # find the error and end.
             raise
 
     scratch = tempfile.mkdtemp(prefix="cosmoflow-train-")
-    trainer = TorchTrainer(
-        run_worker,
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
-        ),
-        run_config=RunConfig(
-            storage_path=scratch,
-            failure_config=FailureConfig(max_failures=FAILURES),
-            callbacks=[_Forward(relay)],
-        ),
-    )
-    finished = threading.Event()
-    listener = threading.Thread(target=_listen, args=(relay, on_report, finished), daemon=True)
-    listener.start()
     try:
-        trainer.fit()
+        with open_channel(on_report) as send:
+            TorchTrainer(
+                run_worker,
+                scaling_config=ScalingConfig(
+                    num_workers=workers,
+                    use_gpu=use_gpu,
+                    resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
+                ),
+                run_config=RunConfig(
+                    storage_path=scratch,
+                    failure_config=FailureConfig(max_failures=FAILURES),
+                    callbacks=[_Forward(send)],
+                ),
+            ).fit()
     except TrainingFailedError as error:
         raise IncompleteError(
             "the training workers keep dying",
@@ -141,25 +122,7 @@ def run_torch_trainer(
             remedy="look at the workers' memory, then run again with --resume",
         ) from error
     finally:
-        finished.set()
-        listener.join()
         shutil.rmtree(scratch, ignore_errors=True)
-    failure = ray.get(relay.error.remote())
+    failure = ray.get(verdict.error.remote())
     if failure is not None:
         raise failure
-
-
-def _listen(
-    relay: Any, on_report: Callable[[dict[str, float]], None], finished: threading.Event
-) -> None:
-    """Hand reports on until the training has ended and the last one is through."""
-    last = False
-    while not last:
-        last = finished.wait(POLL_SECONDS)
-        try:
-            reports = ray.get(relay.take.remote())
-        except RayError:
-            # The cluster is gone; the trainer in the main thread says so.
-            return
-        for metrics in reports:
-            on_report(metrics)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
@@ -15,8 +17,13 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import fourier, lpt, mesh
 from cosmoflow.units import H0_KM_S_PER_MPC_H
 
+Spacing = Literal["linear", "log"]
+
 N_LPT = -2.5
 """Exponent of the ansatz ``u = a^n`` for the residual velocity (Tassev et al. 2013)."""
+
+CIC_WINDOW = 2
+"""Power of sinc per axis by which cloud-in-cell painting damps a mode."""
 
 BLOCK = 1 << 18
 """Numbers updated at once: a block of the positions stays in the cache over its three sums."""
@@ -45,22 +52,51 @@ class Growth(Protocol):
         """Return ``dln D2 / dln a``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """Particles at one time, in Lagrangian order (C order of their lattice).
 
+    It is a view of the running simulation, valid until the next snapshot is asked for. Positions
+    and velocities are made of it piece by piece, so that a writer needs no second copy of the box.
+
     Parameters
     ----------
-    position : Tensor
-        Shape ``(n, 3)``, float32, comoving Mpc/h, in [0, L).
-    velocity : Tensor
-        Shape ``(n, 3)``, float32, peculiar, km/s.
     scale_factor : float
+    box_size : float
+        Mpc/h.
+    displaced : Tensor
+        Shape ``(n, 3)``, float32: comoving positions, Mpc/h, not wrapped into the box yet.
+    flows : tuple of (Tensor, float)
+        Vectors of the same shape and factors; the peculiar velocity in km/s is their sum.
     """
 
-    position: Tensor
-    velocity: Tensor
     scale_factor: float
+    box_size: float
+    displaced: Tensor
+    flows: tuple[tuple[Tensor, float], ...]
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+        return int(self.displaced.shape[0])
+
+    @property
+    def position(self) -> Tensor:
+        """Shape ``(n, 3)``, float32, comoving Mpc/h, in [0, L): a new tensor."""
+        return self.rows(0, self.count)[0]
+
+    @property
+    def velocity(self) -> Tensor:
+        """Shape ``(n, 3)``, float32, peculiar, km/s: a new tensor."""
+        return self.rows(0, self.count)[1]
+
+    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return position and velocity of the particles ``start`` to ``stop``."""
+        position = self.displaced[start:stop].clone()
+        _wrap(position, self.box_size)
+        velocity = torch.zeros_like(position)
+        _add(velocity, *((flow[start:stop], factor) for flow, factor in self.flows))
+        return position, velocity
 
 
 @dataclass(frozen=True)
@@ -99,60 +135,65 @@ class _Operators:
         return float((end**N_LPT - start**N_LPT) / (self.friction(centre) * slope))
 
 
-def simulate(
+def evolve(
     background: Growth,
-    modes: Tensor,
+    psi1: Tensor,
+    psi2: Tensor,
     *,
-    cells: int,
     box_size: float,
+    outputs: Sequence[float] = (1.0,),
     steps: int = 15,
     a_start: float = 0.1,
-    a_final: float = 1.0,
+    spacing: Spacing = "linear",
     mesh_factor: int = 1,
-    method: Literal["cola", "2lpt"] = "cola",
-    spacing: Literal["linear", "log"] = "linear",
-    device: torch.device | str = "cpu",
+    compensate: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Snapshot:
-    """Evolve a lattice of particles from a linear density to a scale factor.
+) -> Iterator[Snapshot]:
+    """Evolve a lattice of particles from its linear displacements.
 
     Parameters
     ----------
     background : Growth
         Expansion and growth, such as ``cosmology.background.Background``.
-    modes : Tensor
-        Shape ``(n, n, n // 2 + 1)``, complex64: modes of the linear contrast today, as
-        ``initial.linear_density_modes`` makes them. They are copied, not changed; a caller that
-        does not keep them saves their memory.
-    cells : int
-        Particles per axis, n.
+    psi1, psi2 : Tensor
+        Shape ``(n, 3)``, float32, Mpc/h, n the cube of a whole number: displacements today of the
+        first and second order, as ``lpt.displacements`` makes them. They are kept, not changed.
+        All work is done, and the snapshots lie, on their device.
     box_size : float
         Mpc/h.
+    outputs : sequence of float
+        Scale factors of the snapshots, increasing.
     steps : int
-        Steps of equal length from ``a_start`` to ``a_final``.
-    a_start, a_final : float
-        Scale factors of the 2LPT start and of the output.
-    mesh_factor : int
-        Cells of the force mesh per particle and axis, 1 to 4.
-    method : {'cola', '2lpt'}
-        '2lpt' only displaces, straight to ``a_final``.
+        Time steps from ``a_start`` to the last output, shared out as :func:`schedule` says.
+    a_start : float
+        Scale factor of the 2LPT start.
     spacing : {'linear', 'log'}
         Whether steps are equal in a or in ln a.
-    device : torch.device or str
-        Where to compute, and where the result lies.
+    mesh_factor : int
+        Cells of the force mesh per particle and axis, 1 to 4.
+    compensate : bool
+        Divide the density by the window of its painting. On a mesh as coarse as the particles that
+        brings small scales closer to the converged run; on a finer one, whose cells are mostly
+        empty, it feeds noise (``benchmarks/cola_convergence.py``).
     progress : callable, optional
         Called with (steps done, steps) after each.
 
-    Returns
-    -------
+    Yields
+    ------
     Snapshot
+        One for each output.
+
+    Raises
+    ------
+    ConfigError
+        Before anything is computed: the times or the mesh make no sense.
 
     Notes
     -----
     Residual displacements obey ``T^2[x_res] = F - T^2[D1] psi1 - T^2[D2] psi2`` with the
     particle-mesh force ``F = -3/2 Omega_m a grad lap^-1 delta``. Leapfrog: velocities live at half
-    steps, half a kick opens and closes the run, so there are ``steps + 1`` forces and position and
-    velocity come out at the same time.
+    steps; half a kick opens and closes the way to every output, so that position and velocity come
+    out at the same time.
 
     The two known terms are the same two vectors at every kick. What accumulates of them is two
     numbers, so a kick touches nothing but the velocity and the drift adds the psi with the sums.
@@ -161,98 +202,174 @@ def simulate(
     ----------
     Tassev, Zaldarriaga & Eisenstein 2013 (arXiv:1301.0322), section 4.3 and appendix A.
     """
-    _validate(modes, cells, steps, a_start, a_final, mesh_factor)
+    cells = _cells(psi1, psi2)
+    legs = schedule(steps, a_start, outputs, spacing)
+    if mesh_factor not in (1, 2, 3, 4):
+        raise ConfigError(
+            "The force mesh is a small multiple of the lattice.",
+            where="mesh_factor",
+            value=mesh_factor,
+            limit="1, 2, 3 or 4",
+        )
+    window = CIC_WINDOW if compensate else 0
+    simulation = _Simulation(
+        _Operators(background), psi1, psi2, box_size, cells * mesh_factor, window
+    )
+    return simulation.run(legs, progress)
+
+
+def displace(
+    background: Growth, psi1: Tensor, psi2: Tensor, *, box_size: float, outputs: Sequence[float]
+) -> Iterator[Snapshot]:
+    """Displace a lattice of particles by 2LPT alone; see :func:`evolve` for the parameters."""
+    cells = _cells(psi1, psi2)
+    _check_times(0.0, outputs)
     operators = _Operators(background)
-    psi1, psi2 = lpt.displacements(modes.to(device=device, copy=True), box_size)
-    del modes
-    x = lpt.lattice_positions(cells, box_size, device=device)
-    a = a_final if method == "2lpt" else a_start
-    _add(x, (psi1, background.growth(a)), (psi2, background.growth2(a)))
-    if method == "2lpt":
-        velocity = psi1
-        velocity *= operators.momenta(a)[0]
-        _add(velocity, (psi2, operators.momenta(a)[1]))
-    else:
-        velocity, first, second = _integrate(
-            operators, x, psi1, psi2, cells * mesh_factor, box_size,
-            scale_factors(steps, a_start, a_final, spacing), progress,
-        )  # fmt: skip
-        momentum1, momentum2 = operators.momenta(a_final)
-        _add(velocity, (psi1, first + momentum1), (psi2, second + momentum2))
-    velocity *= H0_KM_S_PER_MPC_H / a_final
-    _wrap(x, box_size)
-    return Snapshot(x, velocity, a_final)
+    for a in outputs:
+        x = lpt.lattice_positions(cells, box_size, device=psi1.device)
+        _add(x, (psi1, background.growth(a)), (psi2, background.growth2(a)))
+        unit = H0_KM_S_PER_MPC_H / a
+        first, second = operators.momenta(a)
+        yield Snapshot(a, box_size, x, ((psi1, unit * first), (psi2, unit * second)))
 
 
-def scale_factors(
-    steps: int, a_start: float, a_final: float, spacing: Literal["linear", "log"] = "linear"
-) -> list[float]:
-    """Return the ``2 steps + 1`` scale factors of whole and half steps."""
-    if spacing == "log":
-        times = np.geomspace(a_start, a_final, 2 * steps + 1)
-    else:
-        times = np.linspace(a_start, a_final, 2 * steps + 1)
-    return [float(a) for a in times]
+def schedule(
+    steps: int, a_start: float, outputs: Sequence[float], spacing: Spacing = "linear"
+) -> list[list[float]]:
+    """Return, for the way to each output, the scale factors of its whole and half steps.
+
+    Every output lies at the end of a whole step. Steps are equal on the way to one output; each
+    further step goes where the steps are longest, so that they are as equal as they can be over
+    all. A way of m steps has ``2 m + 1`` scale factors.
+
+    Raises
+    ------
+    ConfigError
+        There are fewer steps than outputs, or times that do not increase.
+    """
+    _check_times(a_start, outputs)
+    if not a_start > 0.0:
+        raise ConfigError(
+            "A simulation starts after the beginning.", where="a_start", value=a_start
+        )
+    if steps < len(outputs):
+        raise ConfigError(
+            "A simulation takes one step to each output at least.",
+            where="steps",
+            value=f"{steps} steps, {len(outputs)} outputs",
+            remedy="more steps, or fewer outputs",
+        )
+    edges = [a_start, *outputs]
+    between = np.geomspace if spacing == "log" else np.linspace
+    lengths = np.diff(np.log(edges) if spacing == "log" else edges)
+    counts = np.ones(len(outputs), np.int64)
+    for _ in range(steps - len(outputs)):
+        counts[np.argmax(lengths / counts)] += 1
+    return [
+        [float(a) for a in between(start, end, 2 * int(count) + 1)]
+        for (start, end), count in zip(pairwise(edges), counts, strict=True)
+    ]
 
 
 def peak_bytes(cells: int, mesh_factor: int = 1) -> int:
-    """Return the projected peak memory of :func:`simulate` in bytes, the interpreter's aside.
+    """Return the projected peak memory of a simulation in bytes, the interpreter's aside.
 
     Positions, velocities and two displacements (48 bytes a particle) live with the density mesh and
-    its modes, whose memory also takes the sorted indices of the particles. The modes that a caller
-    keeps, and CUDA's temporaries, come on top.
+    its modes, whose memory also takes the sorted indices of the particles. The displacements are
+    made within it. CUDA's temporaries come on top.
     """
     mesh_cells = cells * mesh_factor
     return 48 * cells**3 + 4 * mesh_cells**3 + 8 * mesh_cells**2 * (mesh_cells // 2 + 1)
 
 
-def _integrate(
-    operators: _Operators,
-    x: Tensor,
-    psi1: Tensor,
-    psi2: Tensor,
-    mesh_cells: int,
-    box_size: float,
-    times: list[float],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[Tensor, float, float]:
-    """Move ``x`` through all steps; return the residual velocity as (v, c1, c2).
+class _Simulation:
+    """The state of a run: ``T[x_res] = v + c1 psi1 + c2 psi2``, v of the mesh forces alone."""
 
-    The residual is ``T[x_res] = v + c1 psi1 + c2 psi2``; v holds the mesh forces alone.
-    """
-    v = fourier.empty(tuple(x.shape), device=x.device).zero_()
-    c1 = c2 = 0.0
-    density = fourier.empty((mesh_cells,) * 3, device=x.device)
-    work_shape = (mesh_cells, mesh_cells, mesh_cells // 2 + 1)
-    work = fourier.empty(work_shape, complex_modes=True, device=x.device)
-    steps = len(times) // 2
-    for step in range(steps + 1):
-        now = 2 * step
-        before, after = times[max(now - 1, 0)], times[min(now + 1, 2 * steps)]
-        a = times[now]
-        kick = operators.kick(before, after, a)
-        mesh.paint_contrast(x, box_size, mesh_cells, out=density, scratch=work)
-        for axis, force in fourier.inverse_gradient(density, box_size, work=work):
+    def __init__(
+        self,
+        operators: _Operators,
+        psi1: Tensor,
+        psi2: Tensor,
+        box_size: float,
+        mesh_cells: int,
+        window: int,
+    ) -> None:
+        self._operators = operators
+        self._psi1, self._psi2 = psi1, psi2
+        self._c1 = self._c2 = 0.0
+        self._box_size = box_size
+        self._mesh_cells = mesh_cells
+        self._window = window
+
+    def run(
+        self, legs: list[list[float]], progress: Callable[[int, int], None] | None
+    ) -> Iterator[Snapshot]:
+        """Move the particles along all legs, with a snapshot at the end of each."""
+        growth = self._operators.background
+        a = legs[0][0]
+        self._x = lpt.lattice_positions(
+            _cells(self._psi1, self._psi2), self._box_size, device=self._psi1.device
+        )
+        _add(self._x, (self._psi1, growth.growth(a)), (self._psi2, growth.growth2(a)))
+        self._v = fourier.empty(tuple(self._x.shape), device=self._x.device).zero_()
+        done, total = 0, sum(len(times) // 2 for times in legs)
+        for times in legs:
+            # The meshes are let go of before a snapshot is written: that needs memory of its own.
+            meshes = self._make_meshes()
+            self._kick(times[0], times[1], times[0], meshes)
+            for half in range(1, len(times), 2):
+                start, centre, end = times[half - 1 : half + 2]
+                self._drift(start, end, centre)
+                # The last kick closes the leg at its output, where velocity and position meet.
+                after = times[half + 2] if half + 2 < len(times) else end
+                self._kick(centre, after, end, meshes)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            del meshes
+            yield self._snapshot(times[-1])
+
+    def _make_meshes(self) -> tuple[Tensor, Tensor]:
+        n, device = self._mesh_cells, self._x.device
+        density = fourier.empty((n, n, n), device=device)
+        return density, fourier.empty((n, n, n // 2 + 1), complex_modes=True, device=device)
+
+    def _kick(self, start: float, end: float, centre: float, meshes: tuple[Tensor, Tensor]) -> None:
+        """Accelerate from ``start`` to ``end`` by the forces at ``centre``, where the x are."""
+        density, work = meshes
+        kick = self._operators.kick(start, end, centre)
+        scale = kick * self._operators.gravity(centre)
+        mesh.paint_contrast(self._x, self._box_size, self._mesh_cells, out=density, scratch=work)
+        for axis, force in fourier.inverse_gradient(
+            density, self._box_size, work=work, window=self._window
+        ):
             mesh.interpolate(
-                force, x, box_size, v[:, axis],
-                scale=kick * operators.gravity(a), accumulate=True,
-            )  # fmt: skip
-        known1, known2 = operators.accelerations(a)
-        c1 -= kick * known1
-        c2 -= kick * known2
-        if step < steps:
-            end = times[now + 2]
-            drift = operators.drift(a, end, after)
-            b = operators.background
-            _add(
-                x,
-                (v, drift),
-                (psi1, drift * c1 + b.growth(end) - b.growth(a)),
-                (psi2, drift * c2 + b.growth2(end) - b.growth2(a)),
+                force, self._x, self._box_size, self._v[:, axis], scale=scale, accumulate=True
             )
-            if progress is not None:
-                progress(step + 1, steps)
-    return v, c1, c2
+        known1, known2 = self._operators.accelerations(centre)
+        self._c1 -= kick * known1
+        self._c2 -= kick * known2
+
+    def _drift(self, start: float, end: float, centre: float) -> None:
+        """Move from ``start`` to ``end`` with the velocities at ``centre``."""
+        growth = self._operators.background
+        drift = self._operators.drift(start, end, centre)
+        _add(
+            self._x,
+            (self._v, drift),
+            (self._psi1, drift * self._c1 + growth.growth(end) - growth.growth(start)),
+            (self._psi2, drift * self._c2 + growth.growth2(end) - growth.growth2(start)),
+        )
+
+    def _snapshot(self, a: float) -> Snapshot:
+        momentum1, momentum2 = self._operators.momenta(a)
+        unit = H0_KM_S_PER_MPC_H / a
+        flows = (
+            (self._v, unit),
+            (self._psi1, unit * (self._c1 + momentum1)),
+            (self._psi2, unit * (self._c2 + momentum2)),
+        )
+        return Snapshot(a, self._box_size, self._x, flows)
 
 
 def _add(total: Tensor, *terms: tuple[Tensor, float]) -> None:
@@ -276,28 +393,25 @@ def _wrap(x: Tensor, box_size: float) -> None:
         block[block >= float(edge)] = 0.0
 
 
-def _validate(
-    modes: Tensor, cells: int, steps: int, a_start: float, a_final: float, mesh_factor: int
-) -> None:
-    if tuple(modes.shape) != (cells, cells, cells // 2 + 1) or modes.dtype != torch.complex64:
+def _cells(psi1: Tensor, psi2: Tensor) -> int:
+    """Return the particles per axis of the lattice that is displaced."""
+    cells: int = round(math.cbrt(psi1.shape[0]))
+    for psi in (psi1, psi2):
+        if tuple(psi.shape) != (cells**3, 3) or psi.dtype != torch.float32:
+            raise ConfigError(
+                "These are no displacements of a cubic lattice.",
+                value=f"{psi.dtype} {tuple(psi.shape)}",
+                limit=f"torch.float32 {(cells**3, 3)}",
+            )
+    return cells
+
+
+def _check_times(a_start: float, outputs: Sequence[float]) -> None:
+    times = [a_start, *outputs]
+    if not outputs or not all(before < after for before, after in pairwise(times)):
         raise ConfigError(
-            "The initial modes do not fit the lattice of particles.",
-            value=f"{modes.dtype} {tuple(modes.shape)}",
-            limit=f"torch.complex64 {(cells, cells, cells // 2 + 1)}",
-        )
-    if steps < 1:
-        raise ConfigError("A simulation takes one step at least.", where="steps", value=steps)
-    if not 0.0 < a_start < a_final:
-        raise ConfigError(
-            "A simulation must start before it ends.",
-            where="a_start, a_final",
-            value=f"{a_start}, {a_final}",
-            limit="0 < a_start < a_final",
-        )
-    if mesh_factor not in (1, 2, 3, 4):
-        raise ConfigError(
-            "The force mesh is a small multiple of the lattice.",
-            where="mesh_factor",
-            value=mesh_factor,
-            limit="1, 2, 3 or 4",
+            "A simulation goes forward in time: from its start to its outputs in their order.",
+            where="a_start, outputs",
+            value=", ".join(f"{a:g}" for a in times),
+            limit="increasing scale factors",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.numerics import fourier
 
 PowerSpectrum = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Wavenumbers in h/Mpc to powers in (Mpc/h)^3."""
@@ -50,37 +51,78 @@ def white_noise_modes(cells: int, seed: int) -> Tensor:
     return torch.from_numpy(modes)
 
 
+def modes_of_noise(noise: NDArray[np.floating[Any]]) -> Tensor:
+    """Return the modes of white noise that somebody else drew.
+
+    Parameters
+    ----------
+    noise : ndarray
+        Shape ``(n, n, n)``, n even: values of unit variance at the centres of the cells.
+
+    Returns
+    -------
+    Tensor
+        As :func:`white_noise_modes` returns, ``<|w|^2> = 1``, with zeros for the mean and the
+        Nyquist planes.
+
+    Raises
+    ------
+    DataError
+        It is no such cube, or is not finite.
+    """
+    cells = noise.shape[0]
+    if noise.shape != (cells,) * 3 or cells % 2 or cells < 2:
+        raise DataError(
+            "White noise needs a cube with an even number of cells per axis.", value=noise.shape
+        )
+    variance = float(np.var(noise, dtype=np.float64))
+    # A cube of n^3 draws has a variance within a few sqrt(2 / n^3) of one.
+    if not abs(variance - 1.0) < 0.05 + 6.0 * math.sqrt(2.0 / cells**3):
+        raise DataError(
+            "The white noise does not have unit variance.",
+            value=f"{variance:.4g}",
+            limit="1",
+            remedy="give Gaussian noise of mean 0 and variance 1, without any spectrum",
+        )
+    modes = fourier.forward(torch.from_numpy(np.asarray(noise, np.float32)))
+    modes *= 1.0 / math.sqrt(float(cells) ** 3)
+    half = cells // 2
+    modes[half] = modes[:, half] = modes[:, :, half] = 0.0
+    modes[0, 0, 0] = 0.0
+    for x, turn in enumerate(_turns(cells)):
+        modes[x] *= turn.conj()
+    return modes
+
+
 def linear_density_modes(
-    cells: int,
+    noise: Tensor,
     box_size: float,
     power: PowerSpectrum,
-    seed: int,
     *,
     fixed_amplitude: bool = False,
-    paired: bool = False,
+    inverted: bool = False,
 ) -> Tensor:
     r"""Return the modes of a Gaussian density contrast with a given power spectrum.
 
     Parameters
     ----------
-    cells : int
-        Cells per axis, even.
+    noise : Tensor
+        Shape ``(n, n, n // 2 + 1)``, complex64, n even: modes of white noise, of
+        :func:`white_noise_modes` or :func:`modes_of_noise`. **Overwritten.**
     box_size : float
         Mpc/h.
     power : callable
         Power in (Mpc/h)^3 of wavenumbers in h/Mpc, both float64 arrays.
-    seed : int
-        0 or more, less than 2^64.
     fixed_amplitude : bool
         Give every mode exactly the expected amplitude, keeping the random phase.
-    paired : bool
-        Turn the sign of every mode: the partner of the run with the same seed.
+    inverted : bool
+        Turn the sign of every mode: the partner, in a pair, of the box with the same noise.
 
     Returns
     -------
     Tensor
-        Shape ``(n, n, n // 2 + 1)``, complex64, unnormalised-forward convention: the inverse
-        transform is the contrast at the cell centres.
+        ``noise``, now in the unnormalised-forward convention: its inverse transform is the contrast
+        at the cell centres.
 
     Notes
     -----
@@ -92,8 +134,8 @@ def linear_density_modes(
     ----------
     Angulo & Pontzen 2016 (arXiv:1603.05253) for fixed and paired amplitudes.
     """
-    modes = white_noise_modes(cells, seed)
-    sign = -1.0 if paired else 1.0
+    cells = noise.shape[0]
+    sign = -1.0 if inverted else 1.0
     half = cells // 2
     fundamental = 2.0 * math.pi / box_size
     # P depends on integer k^2 alone: one table instead of a spline for every mode.
@@ -103,21 +145,25 @@ def linear_density_modes(
     amplitude[1 : len(values) + 1] = sign * np.sqrt(values / box_size**3) * float(cells) ** 3
     table = torch.from_numpy(amplitude)
     index = torch.fft.fftfreq(cells, d=1.0 / cells).long()
-    positive = torch.arange(half + 1)
-    squared = index.view(-1, 1) ** 2 + positive.view(1, -1) ** 2
-    # exp(i pi i_x / n) per axis; in double precision so that the angle is exact at high modes.
-    turn = torch.exp(1j * math.pi * index.double() / cells)
-    turn_yz = (turn.view(-1, 1) * torch.exp(1j * math.pi * positive.double() / cells)).to(
-        torch.complex64
-    )
-    turn_x = turn.to(torch.complex64)
-    for x in range(cells):
-        plane = modes[x]
+    squared = index.view(-1, 1) ** 2 + torch.arange(half + 1).view(1, -1) ** 2
+    for x, turn in enumerate(_turns(cells)):
+        plane = noise[x]
         if fixed_amplitude:
             plane.copy_(torch.sgn(plane))
         plane *= table[squared + index[x] ** 2]
-        plane *= turn_yz * turn_x[x]
-    return modes
+        plane *= turn
+    return noise
+
+
+def _turns(cells: int) -> Iterator[Tensor]:
+    """Yield ``exp(i k . x_0)``, x_0 the centre of cell 0, plane by plane along x."""
+    index = torch.fft.fftfreq(cells, d=1.0 / cells).long()
+    # exp(i pi i_x / n) per axis; in double precision so that the angle is exact at high modes.
+    turn = torch.exp(1j * math.pi * index.double() / cells)
+    turn_z = torch.exp(1j * math.pi * torch.arange(cells // 2 + 1).double() / cells)
+    turn_yz = (turn.view(-1, 1) * turn_z).to(torch.complex64)
+    for turn_x in turn.to(torch.complex64):
+        yield turn_yz * turn_x
 
 
 def _fill_shell(modes: NDArray[Any], m: int, generator: np.random.Generator) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from cosmoflow.config.settings import Settings
-from cosmoflow.engine import Session
-from cosmoflow.errors import CosmoflowError
+from cosmoflow.engine import Engine, Session
+from cosmoflow.errors import ConfigError, CosmoflowError
 from cosmoflow.events import Listener, StageAdvanced, StageStarted, ignore
 from cosmoflow.storage.fields import finished_shards
 from cosmoflow.storage.outputs import Existing
 from cosmoflow.storage.urls import remove
+from cosmoflow.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,38 @@ class Plan:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+def require_memory(needed: int, engine: Engine, run: Run, *, where: str, remedy: str) -> None:
+    """Refuse a run whose worker would need more memory than it can have.
+
+    Parameters
+    ----------
+    needed : int
+        Projected peak of a worker, bytes.
+    engine : Engine
+        Knows what a worker can have.
+    run : Run
+        Its settings may allow less.
+    where, remedy : str
+        What decides the need, and what a person can change.
+
+    Raises
+    ------
+    ConfigError
+    """
+    allowed = run.settings.engine.memory
+    available = engine.memory
+    limit = available if allowed is None else min(available, allowed)
+    if needed > limit:
+        source = "--memory" if limit == allowed else "available to a worker"
+        raise ConfigError(
+            "the run would need more memory than there is",
+            where=where,
+            value=f"{format_bytes(needed)} for each worker",
+            limit=f"{format_bytes(limit)} ({source})",
+            remedy=remedy,
+        )
+
+
 class Progress:
     """Counts the steps of a stage for its listener.
 
@@ -103,11 +137,20 @@ class Progress:
         self._stage = stage
         self._total = total
         self._done = done
+        # Messages of running tasks come in a thread of their own.
+        self._lock = threading.Lock()
         listener(StageStarted(stage, total, unit))
         if done:
             listener(StageAdvanced(stage, done, total, f"{done} finished before"))
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Note that some steps are done."""
-        self._done += steps
-        self._listener(StageAdvanced(self._stage, self._done, self._total, note))
+        with self._lock:
+            self._done += steps
+            self._listener(StageAdvanced(self._stage, self._done, self._total, note))
+
+    def reach(self, done: int, note: str = "") -> None:
+        """Note that ``done`` steps in all are done."""
+        with self._lock:
+            self._done = done
+            self._listener(StageAdvanced(self._stage, done, self._total, note))

@@ -27,7 +27,7 @@ from cosmoflow.storage.urls import (
 )
 from cosmoflow.units import COMPONENTS, FIELD_UNITS, LENGTH
 
-VECTORS = frozenset({"momentum", "velocity", "linear_velocity", "vorticity"})
+VECTORS = frozenset({"momentum", "velocity", "linear_velocity", "vorticity", "displacement"})
 LEDGER = "fields"
 SMOOTHING = "smoothing"
 

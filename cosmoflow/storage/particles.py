@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, s
 from cosmoflow.units import LENGTH, VELOCITY
 
 LEDGER = "particles"
+Rows = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""From the first particle and the one after the last to their positions and velocities."""
+
 ROWS_PER_SHARD = 1 << 22
 ROWS_PER_CHUNK = 1 << 19
 
@@ -157,26 +161,28 @@ def create_particles(
     return False
 
 
-def write_particles(url: str, position: NDArray[np.float32], velocity: NDArray[np.float32]) -> None:
+def write_particles(url: str, rows: Rows) -> None:
     """Fill a store that :func:`create_particles` made, shard by shard, skipping finished ones.
 
     Parameters
     ----------
     url : str
         The store.
-    position, velocity : (n, 3) float32
-        Comoving Mpc/h in [0, box); km/s.
+    rows : callable
+        Makes the positions, (m, 3) float32, comoving Mpc/h in [0, box), and the velocities, km/s,
+        of the particles from one index to another; only one shard of them is held at a time.
     """
     group = open_group_for_writing(url)
     ledger = Ledger(group, LEDGER)
     target = {name: group[name] for name in ("position", "velocity")}
-    rows = target["position"].shards[0]  # type: ignore[union-attr,index]
+    count, size = target["position"].shape[0], target["position"].shards[0]  # type: ignore[union-attr,index]
     with storage_errors(url):
-        for shard in (~ledger.finished()).nonzero()[0]:
-            part = slice(int(shard) * rows, (int(shard) + 1) * rows)
-            target["position"][part] = position[part]  # type: ignore[index]
-            target["velocity"][part] = velocity[part]  # type: ignore[index]
-            ledger.mark(int(shard))
+        for shard in (~ledger.finished()).nonzero()[0].tolist():
+            start, stop = shard * size, min((shard + 1) * size, count)
+            position, velocity = rows(start, stop)
+            target["position"][start:stop] = position  # type: ignore[index]
+            target["velocity"][start:stop] = velocity  # type: ignore[index]
+            ledger.mark(shard)
 
 
 def store_particles(
@@ -214,6 +220,6 @@ def store_particles(
         )
     check_particles(position, velocity, metadata.box_size, url)
     create_particles(url, len(position), metadata, existing)
-    write_particles(url, position, velocity)
+    write_particles(url, lambda start, stop: (position[start:stop], velocity[start:stop]))
     finish_group(open_group_for_writing(url))
     return ParticleStore(url)

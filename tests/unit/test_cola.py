@@ -28,9 +28,13 @@ def waves(*amplitudes: float, periods: int = 1) -> torch.Tensor:
     return fourier.forward(field)
 
 
-def run(modes: torch.Tensor, **changes: Any) -> cola.Snapshot:
-    options: dict[str, Any] = {"cells": CELLS, "box_size": BOX, "steps": 10, **changes}
-    return cola.simulate(BACKGROUND, modes, **options)
+def run(modes: torch.Tensor, method: str = "cola", **changes: Any) -> cola.Snapshot:
+    """Evolve modes, which are kept, to one output."""
+    options: dict[str, Any] = {"box_size": BOX, "outputs": (1.0,), **changes}
+    psi = lpt.displacements(modes.clone(), options["box_size"])
+    if method == "2lpt":
+        return next(cola.displace(BACKGROUND, *psi, **options))
+    return next(cola.evolve(BACKGROUND, *psi, **{"steps": 10, **options}))
 
 
 def periodic(difference: torch.Tensor) -> torch.Tensor:
@@ -82,7 +86,7 @@ def test_inverse_gradient_equals_plain_transforms(given: str) -> None:
 def test_pancake_before_shell_crossing(method: Any, a_final: float) -> None:
     """In one dimension Zel'dovich is exact until orbits cross, at D1 times amplitude = 1."""
     amplitude, k = 0.6, 2.0 * math.pi / BOX
-    snapshot = run(waves(0.0, amplitude), method=method, a_final=a_final)
+    snapshot = run(waves(0.0, amplitude), method=method, outputs=(a_final,))
     q = lpt.lattice_positions(CELLS, BOX).double()
     displacement = torch.zeros_like(q)
     displacement[:, 1] = -amplitude * BACKGROUND.growth(a_final) / k * torch.sin(k * q[:, 1])
@@ -109,7 +113,7 @@ def test_painted_pancake_has_the_analytic_phase_and_amplitude() -> None:
 
 def random_modes(cells: int = CELLS, box: float = BOX) -> torch.Tensor:
     power = LinearPower.from_cosmology(CosmologyConfig())
-    return initial.linear_density_modes(cells, box, power, 1)
+    return initial.linear_density_modes(initial.white_noise_modes(cells, 1), box, power)
 
 
 def test_momentum_is_conserved() -> None:
@@ -118,22 +122,60 @@ def test_momentum_is_conserved() -> None:
 
 
 def test_output_is_in_the_box_and_input_untouched() -> None:
-    modes = random_modes()
-    before = modes.clone()
+    psi = lpt.displacements(random_modes(), BOX)
+    before = [p.clone() for p in psi]
     calls: list[tuple[int, int]] = []
-    snapshot = run(modes, steps=3, progress=lambda done, of: calls.append((done, of)))
-    assert torch.equal(modes, before)
+
+    def simulate() -> cola.Snapshot:
+        return next(
+            cola.evolve(
+                BACKGROUND, *psi, box_size=BOX, steps=3,
+                progress=lambda done, of: calls.append((done, of)),
+            )
+        )  # fmt: skip
+
+    snapshot = simulate()
+    assert all(torch.equal(p, q) for p, q in zip(psi, before, strict=True))
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert snapshot.scale_factor == 1.0
-    for tensor in (snapshot.position, snapshot.velocity):
+    position, velocity = snapshot.position, snapshot.velocity
+    for tensor in (position, velocity):
         assert tensor.dtype == torch.float32
         assert tensor.shape == (CELLS**3, 3)
         assert tensor.is_contiguous()
-    assert float(snapshot.position.min()) >= 0.0
-    assert float(snapshot.position.max()) < BOX
-    again = run(modes, steps=3)
-    assert torch.equal(again.position, snapshot.position)
-    assert torch.equal(again.velocity, snapshot.velocity)
+    assert float(position.min()) >= 0.0
+    assert float(position.max()) < BOX
+    again = simulate()
+    assert torch.equal(again.position, position)
+    assert torch.equal(again.velocity, velocity)
+    for whole, part in zip((position, velocity), snapshot.rows(100, 2000), strict=True):
+        assert torch.equal(whole[100:2000], part)
+
+
+def test_several_outputs_are_the_runs_that_end_there() -> None:
+    """A run that stops on its way goes on as if it had not, but for its steps' lengths."""
+    psi = lpt.displacements(random_modes(), BOX)
+    outputs = (0.4, 0.7, 1.0)
+    legs = cola.schedule(9, 0.1, outputs)
+    assert [len(leg) // 2 for leg in legs] == [3, 3, 3]
+    together = [
+        (s.scale_factor, s.position, s.velocity)
+        for s in cola.evolve(BACKGROUND, *psi, box_size=BOX, outputs=outputs, steps=9)
+    ]
+    assert [a for a, _, _ in together] == list(outputs)
+    for index, (a, position, velocity) in enumerate(together):
+        alone = next(
+            cola.evolve(BACKGROUND, *psi, box_size=BOX, outputs=(a,), steps=3 * (index + 1))
+        )
+        assert float(periodic(position - alone.position).std()) < 2e-3
+        assert float((velocity - alone.velocity).std()) < 1e-3 * float(velocity.std())
+
+
+def test_steps_go_where_they_are_longest() -> None:
+    assert [len(leg) // 2 for leg in cola.schedule(9, 0.1, (0.2, 1.0))] == [1, 8]
+    assert [len(leg) // 2 for leg in cola.schedule(4, 0.1, (0.2, 0.9, 1.0))] == [1, 2, 1]
+    (leg,) = cola.schedule(2, 0.1, (1.0,), "log")
+    np.testing.assert_allclose(leg, 10.0 ** np.array([-1.0, -0.75, -0.5, -0.25, 0.0]))
 
 
 def test_wrapping_never_returns_the_box_size() -> None:
@@ -168,7 +210,15 @@ def test_a_finer_mesh_makes_denser_clumps() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"a_start": 1.0}, {"a_start": -0.1}, {"mesh_factor": 5}, {"cells": 16}],
+    [
+        {"steps": 0},
+        {"steps": 1, "outputs": (0.5, 1.0)},
+        {"a_start": 1.0},
+        {"a_start": -0.1},
+        {"mesh_factor": 5},
+        {"outputs": ()},
+        {"outputs": (1.0, 0.5)},
+    ],
 )
 def test_impossible_runs_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -191,7 +241,7 @@ def large_modes() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def large(large_modes: torch.Tensor) -> cola.Snapshot:
     """A box of 1 Gpc/h, where the largest modes are linear."""
-    return run(large_modes, cells=LARGE_CELLS, box_size=LARGE_BOX, steps=15)
+    return run(large_modes, box_size=LARGE_BOX, steps=15)
 
 
 def test_growth_is_linear(large_modes: torch.Tensor, large: cola.Snapshot) -> None:
@@ -223,3 +273,25 @@ def test_velocity_follows_from_density(large: cola.Snapshot) -> None:
     assert ratio / BACKGROUND.growth_rate_hubble(1.0) ** 2 == pytest.approx(1.0, abs=0.05)
     # Matter flows in where the density is high.
     assert float((theta[low] * delta[low].conj()).real.sum()) < 0.0
+
+
+def test_compensation_undoes_the_smoothing_of_the_painting() -> None:
+    """A lattice displaced by a short wave pulls with the force of its density, window undone."""
+    periods, amplitude = 6, 1e-3
+    modes = waves(amplitude, periods=periods)
+    k = 2.0 * math.pi * periods / BOX
+    psi1, _ = lpt.displacements(modes, BOX)
+    x = lpt.lattice_positions(CELLS, BOX) + psi1
+    density = mesh.paint_contrast(x, BOX, CELLS)
+    expected = amplitude / k
+
+    def strength(window: int) -> float:
+        """Amplitude of the wave in the force along x, its harmonics left out."""
+        for axis, field in fourier.inverse_gradient(density.clone(), BOX, window=window):
+            if axis == 0:
+                line = torch.fft.rfft(field.mean((1, 2)))
+        return float(line[periods].abs()) * 2.0 / CELLS
+
+    damping = np.sinc(periods / CELLS) ** 2
+    assert strength(2) == pytest.approx(strength(0) / damping, rel=1e-4)
+    assert abs(strength(2) / expected - 1.0) < 0.6 * abs(strength(0) / expected - 1.0)

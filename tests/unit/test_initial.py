@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.numerics import fourier, initial
 
 
@@ -62,7 +62,7 @@ def power(k: np.ndarray) -> np.ndarray:
 
 def test_density_has_the_power_asked_for() -> None:
     cells, box = 64, 200.0
-    modes = initial.linear_density_modes(cells, box, power, 4)
+    modes = initial.linear_density_modes(initial.white_noise_modes(cells, 4), box, power)
     k = fourier.squared_wavenumber(cells, box).sqrt()
     measured = modes.abs() ** 2 * box**3 / cells**6
     for low, high in ((0.1, 0.3), (0.3, 0.6), (0.6, 0.9)):
@@ -75,8 +75,8 @@ def test_density_has_the_power_asked_for() -> None:
 def test_resolutions_sample_one_field() -> None:
     """A coarse grid's cell centre is the corner that eight fine cells share: shift by k . x_0."""
     box, n = 100.0, 16
-    coarse = initial.linear_density_modes(n, box, power, 5)
-    fine = initial.linear_density_modes(4 * n, box, power, 5)
+    coarse = initial.linear_density_modes(initial.white_noise_modes(n, 5), box, power)
+    fine = initial.linear_density_modes(initial.white_noise_modes(4 * n, 5), box, power)
 
     def physical(modes: torch.Tensor) -> torch.Tensor:
         cells = modes.shape[0]
@@ -90,10 +90,14 @@ def test_resolutions_sample_one_field() -> None:
 
 def test_fixed_and_paired() -> None:
     cells, box = 32, 100.0
-    plain = initial.linear_density_modes(cells, box, power, 6)
-    paired = initial.linear_density_modes(cells, box, power, 6, paired=True)
-    assert torch.equal(paired, -plain)
-    fixed = common(initial.linear_density_modes(cells, box, power, 6, fixed_amplitude=True), 15)
+
+    def modes(**options: bool) -> torch.Tensor:
+        noise = initial.white_noise_modes(cells, 6)
+        return initial.linear_density_modes(noise, box, power, **options)
+
+    plain = modes()
+    assert torch.equal(modes(inverted=True), -plain)
+    fixed = common(modes(fixed_amplitude=True), 15)
     k = common(fourier.squared_wavenumber(cells, box, dtype=torch.float64).sqrt(), 15).numpy()
     inner = k > 0
     measured = (fixed.abs() ** 2).double().numpy()[inner] * box**3 / cells**6
@@ -110,3 +114,34 @@ def test_fixed_and_paired() -> None:
 def test_impossible_noise_is_refused(cells: int, seed: int) -> None:
     with pytest.raises(ConfigError):
         initial.white_noise_modes(cells, seed)
+
+
+def test_noise_that_is_given_makes_the_same_box() -> None:
+    """Of our own noise as a cube in real space, the modes come back."""
+    cells = 16
+    drawn = initial.white_noise_modes(cells, 8)
+    # The cube holds values at the centres of the cells, the modes are counted from the corner.
+    turns = torch.stack(list(initial._turns(cells)))
+    cube = fourier.inverse(drawn * turns, cells).numpy() * cells**1.5
+    torch.testing.assert_close(initial.modes_of_noise(cube), drawn, rtol=0, atol=1e-5)
+
+
+def test_a_plane_wave_of_noise_keeps_its_phase() -> None:
+    """The crest of a wave given at the cell centres is where the linear density has its crest."""
+    cells, box = 16, 100.0
+    centres = (np.arange(cells) + 0.5) / cells
+    cube = np.sqrt(2.0) * np.cos(2.0 * np.pi * (centres - 0.3))[:, None, None]
+    noise = initial.modes_of_noise(np.broadcast_to(cube, (cells,) * 3).astype(np.float32))
+    density = fourier.inverse(initial.linear_density_modes(noise, box, power), cells)
+    np.testing.assert_allclose(
+        density / density.std(correction=0), np.broadcast_to(cube, (cells,) * 3), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [np.ones((8, 8, 4)), np.ones((7, 7, 7)), np.full((8, 8, 8), np.nan), np.zeros((8, 8, 8))],
+)
+def test_noise_that_is_none_is_refused(noise: np.ndarray) -> None:
+    with pytest.raises(DataError):
+        initial.modes_of_noise(noise)

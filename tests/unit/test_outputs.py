@@ -24,7 +24,7 @@ from cosmoflow.storage.fields import (
 )
 from cosmoflow.storage.outputs import check_output
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
-from tests.conftest import cut, make_metadata, refused
+from tests.conftest import cut, make_metadata, refused, rows_of
 
 WHOLE = Block((0, 0, 0), (12, 12, 12))
 NEW = {"shard": 8, "chunk": 4}
@@ -108,10 +108,10 @@ def test_particles_are_resumed_shard_by_shard(tmp_path, particle_store):
     made = particle_store(4)
     url = str(tmp_path / "p.zarr")
     assert create_particles(url, 64, make_metadata()) is False
-    write_particles(url, made.position, made.velocity)
+    write_particles(url, rows_of(made.position, made.velocity))
     assert create_particles(url, 64, make_metadata(), "resume") is True
     # What the ledger says is finished is not written again.
-    write_particles(url, np.zeros_like(made.position), made.velocity)
+    write_particles(url, rows_of(np.zeros_like(made.position), made.velocity))
     np.testing.assert_array_equal(zarr.open_group(url)["position"][:], made.position)
 
 

@@ -23,6 +23,7 @@ from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import begin_group, finish_group
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
 from cosmoflow.storage.urls import open_group_for_writing
+from tests.conftest import rows_of
 
 GRID, SHARD, CHUNK, BOX = 8, 4, 2, 16.0
 NAMES = ("density", "velocity")
@@ -117,7 +118,7 @@ def test_truncated_chunk_of_fields_is_named(whole, keep):
 def particles(tmp_path):
     url = str(tmp_path / "particles.zarr")
     make_particles(url)
-    write_particles(url, *np.random.default_rng(3).random((2, 500, 3), np.float32))
+    write_particles(url, rows_of(*np.random.default_rng(3).random((2, 500, 3), np.float32)))
     finish(url)
     return url
 

@@ -1,0 +1,94 @@
+"""Initial conditions from and to storage: tables of power, cubes of white noise, linear fields."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cosmoflow.errors import DataError
+from cosmoflow.storage.urls import absolute, damage, read_bytes, storage_errors, zarr_store
+
+Floats = NDArray[np.float64]
+
+
+def read_power_table(url: str) -> tuple[Floats, Floats, str]:
+    """Read a table of the linear power.
+
+    Parameters
+    ----------
+    url : str
+        Of a text file whose first two columns are k in h/Mpc and P in (Mpc/h)^3; lines that start
+        with # are comments.
+
+    Returns
+    -------
+    k, power : (n,) float64
+    digest : str
+        Of the file's content.
+
+    Raises
+    ------
+    StorageError, DataError
+    """
+    content = _read(url)
+    try:
+        table = np.loadtxt(io.BytesIO(content), dtype=np.float64, ndmin=2)
+        k, power = table[:, 0], table[:, 1]
+    except (ValueError, IndexError) as error:
+        raise DataError(
+            "the file is no table of a power spectrum",
+            where=url,
+            value=str(error),
+            limit="columns of numbers: k in h/Mpc, P in (Mpc/h)^3",
+        ) from None
+    return k, power, hashlib.sha256(content).hexdigest()[:16]
+
+
+def read_white_noise(url: str) -> NDArray[np.float32]:
+    """Read a cube of white noise.
+
+    Parameters
+    ----------
+    url : str
+        Of a ``.npy`` file or a zarr array.
+
+    Returns
+    -------
+    (n, n, n) float32
+
+    Raises
+    ------
+    StorageError, DataError
+    """
+    if url.rstrip("/").endswith(".npy"):
+        try:
+            values: Any = np.load(io.BytesIO(_read(url)), allow_pickle=False)
+        except ValueError as error:
+            raise DataError("the file is no NumPy array", where=url, value=str(error)) from None
+    else:
+        with storage_errors(url), damage(url):
+            array: Any = zarr.open_array(zarr_store(absolute(url), read_only=True), mode="r")
+            values = array[:]
+    if values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
+        raise DataError(
+            "white noise is a cube of real numbers",
+            where=url,
+            value=f"{values.dtype} {values.shape}",
+            limit="(n, n, n)",
+        )
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _read(url: str) -> bytes:
+    folder, _, name = absolute(url).rpartition("/")
+    return read_bytes(folder, name)
+
+
+def white_noise_digest(noise: NDArray[np.float32]) -> str:
+    """Return the digest of a cube of white noise."""
+    return hashlib.sha256(noise.data).hexdigest()[:16]

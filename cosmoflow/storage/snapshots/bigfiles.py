@@ -1,0 +1,273 @@
+"""Bigfile folders of FastPM and MP-Gadget, local or in a bucket.
+
+A bigfile is a folder of blocks, ``1/Position`` say. A block is a folder with a text file ``header``
+(type, columns and the rows of each data file), a text file ``attr-v2``, and data files ``000000``,
+``000001``, ... of bare numbers. Reading it here rather than through the library lets a range of
+rows come from a bucket, and lets a short file be noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.errors import DataError
+from cosmoflow.storage.snapshots.building import (
+    SnapshotFacts,
+    build_snapshot,
+    resolve_cosmology,
+    resolve_redshift,
+)
+from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion
+from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly, stat_file
+from cosmoflow.storage.snapshots.gadget import (
+    describe_length,
+    read_cosmology,
+    read_redshift,
+    resolve_box,
+    resolve_units,
+)
+from cosmoflow.storage.snapshots.hdf5 import plain
+from cosmoflow.storage.snapshots.hints import SnapshotHints, VelocityConvention
+from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
+from cosmoflow.storage.urls import has_file, join, read_bytes
+
+_HEADER: Final = "Header"
+_TEXTS: Final = ("S1", "a1")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A column: its type, numbers a row, and the rows of each of its data files."""
+
+    url: str
+    dtype: str
+    width: int
+    rows: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.dtype(self.dtype).itemsize) * self.width
+
+    def file(self, index: int) -> SourceFile:
+        """Return a data file, as it should be."""
+        return SourceFile(join(self.url, f"{index:06X}"), self.rows[index] * self.row_bytes)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows, opening only the data files that hold them."""
+        pieces = []
+        first = 0
+        for index, rows in enumerate(self.rows):
+            low, high = max(start - first, 0), min(stop - first, rows)
+            if low < high:
+                file = self.file(index)
+                with open_file(file.url) as stream:
+                    stream.seek(low * self.row_bytes)
+                    content = read_exactly(stream, (high - low) * self.row_bytes, file.url)
+                pieces.append(np.frombuffer(content, self.dtype))
+            first += rows
+        values = np.concatenate(pieces) if pieces else np.empty(0, self.dtype)
+        return values.reshape(-1, self.width) if self.width > 1 else values
+
+
+def is_bigfile(url: str) -> bool:
+    """Tell whether a folder is a bigfile with a header."""
+    return has_file(join(url, _HEADER), "attr-v2")
+
+
+def read_attributes(url: str) -> dict[str, Any]:
+    """Return the attributes of a block as plain data.
+
+    Raises
+    ------
+    DataError
+        A line makes no sense.
+    """
+    attributes: dict[str, Any] = {}
+    for line in read_bytes(url, "attr-v2").decode(errors="replace").splitlines():
+        if not line.strip():
+            continue
+        try:
+            # A name, a type, a count, the bytes in hexadecimal; then a text for people.
+            name, dtype, count, content = line.split()[:4]
+            if dtype.lstrip("<>|=") in _TEXTS:
+                attributes[name] = bytes.fromhex(content).decode(errors="replace").strip("\0")
+                continue
+            values = np.frombuffer(bytes.fromhex(content), dtype, int(count)).tolist()
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                "an attribute of the bigfile makes no sense",
+                where=join(url, "attr-v2"), value=line[:80], limit=str(error),
+            ) from None  # fmt: skip
+        attributes[name] = plain(values[0] if len(values) == 1 else values)
+    return attributes
+
+
+def read_block(url: str) -> Block:
+    """Read what a block's header says.
+
+    Raises
+    ------
+    DataError
+        It makes no sense, or a data file is missing or short.
+    """
+    try:
+        lines = dict(
+            (piece.strip() for piece in line.split(":", 1))
+            for line in read_bytes(url, "header").decode(errors="replace").splitlines()
+            if ":" in line
+        )
+        files = int(lines["NFILE"])
+        rows = tuple(int(lines[f"{index:06X}"].split(":")[0]) for index in range(files))
+        block = Block(url, np.dtype(lines["DTYPE"]).str, int(lines["NMEMB"]), rows)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            "the header of a block makes no sense", where=join(url, "header"), value=str(error)
+        ) from None
+    for index, count in enumerate(rows):
+        wanted = block.file(index)
+        file = stat_file(wanted.url) if count else wanted
+        if file is None or file.size < wanted.size:
+            raise DataError(
+                "a data file is missing" if file is None else "a data file is truncated",
+                where=wanted.url,
+                value="none" if file is None else f"{file.size} bytes",
+                limit=f"{wanted.size} bytes",
+                remedy="copy it again",
+            )
+    return block
+
+
+@dataclass(frozen=True, slots=True)
+class BigfileReader:
+    """Reads rows of the blocks of each particle type."""
+
+    blocks: Mapping[str, tuple[Block, Block, Block | None]]
+
+    def read(self, part: Part, start: int, stop: int) -> Raw:
+        """Return the particles ``start`` to ``stop`` of a part, in the file's units."""
+        position, velocity, mass = self.blocks[part.group]
+        return (
+            position.read(start, stop),
+            velocity.read(start, stop),
+            None if mass is None or part.masses is None else mass.read(start, stop),
+        )
+
+
+def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
+    """Make a snapshot of a bigfile.
+
+    Raises
+    ------
+    DataError
+        It is damaged, or has not the particles that its header counts.
+    ConfigError
+        The header leaves out what is needed.
+    """
+    notes: list[str] = []
+    header = read_attributes(join(url, _HEADER))
+    fastpm = "ScalingFactor" in header
+    counts = [int(count) for count in header.get("TotNumPart", [])]
+    table = [float(mass) for mass in header.get("MassTable", [])]
+    cosmology = resolve_cosmology(url, read_cosmology(header), hints, notes)
+    said = None if hints.redshift is not None else read_redshift(url, header)
+    redshift = resolve_redshift(url, said, hints, notes)
+    units = resolve_units(
+        url, header, hints, cosmology.Omega_m, list(zip(table, counts, strict=False))
+    )
+    blocks: dict[str, tuple[Block, Block, Block | None]] = {}
+    parts = []
+    for kind, count in enumerate(counts):
+        if not (count and hints.wants(kind)):
+            continue
+        group = join(url, str(kind))
+        found = blocks[str(kind)] = (
+            read_block(join(group, "Position")),
+            read_block(join(group, "Velocity")),
+            read_block(join(group, "Mass")) if has_file(join(group, "Mass"), "header") else None,
+        )
+        _check_rows(group, found, count)
+        mass = table[kind] * units.mass if kind < len(table) and table[kind] > 0.0 else None
+        # Gas and stars change their masses; the header's is then that of the beginning.
+        own = found[2] is not None and (mass is None or kind not in (1, 2))
+        parts.append(Part(url, str(kind), count, None if own else mass, "Mass" if own else None))
+    convention = _velocity_convention(url, header, fastpm, hints)
+    files = [
+        block.file(index)
+        for columns in blocks.values()
+        for block in columns
+        if block is not None
+        for index in range(len(block.rows))
+    ]
+    return build_snapshot(
+        url,
+        SnapshotFacts(
+            format="FastPM bigfile" if fastpm else "MP-Gadget bigfile",
+            files=[SourceFile(file.url.removeprefix(url), file.size) for file in files],
+            box_size=resolve_box(url, header, units.length, hints),
+            redshift=redshift,
+            cosmology=cosmology,
+            parts=parts,
+            reader=BigfileReader(blocks),
+            conversion=Conversion(
+                units.length,
+                units.velocity * (1.0 + redshift) ** -VELOCITY_POWER[convention],
+                units.mass,
+                wrap=hints.wrap,
+            ),
+            counts={str(kind): count for kind, count in enumerate(counts) if count},
+            conventions={
+                "length": describe_length(units.length),
+                "length_from": units.length_from,
+                "velocity": convention,
+            },
+            header=header,
+            notes=notes,
+        ),
+        hints,
+    )
+
+
+def _check_rows(group: str, columns: tuple[Block, Block, Block | None], count: int) -> None:
+    for block, width in zip(columns, (3, 3, 1), strict=True):
+        if block is not None and (sum(block.rows) != count or block.width != width):
+            raise DataError(
+                "a column has not the particles that the header counts",
+                where=block.url,
+                value=f"{sum(block.rows)} rows of {block.width}",
+                limit=f"{count} rows of {width}",
+                remedy=f"copy {group} again",
+            )
+
+
+def _velocity_convention(
+    url: str, header: Mapping[str, Any], fastpm: bool, hints: SnapshotHints
+) -> VelocityConvention:
+    """Return what the velocities are.
+
+    Notes
+    -----
+    MP-Gadget with ``UsePeculiarVelocity`` 0 writes ``a v`` in snapshots, not Gadget's
+    ``v / sqrt(a)``; that only its initial conditions have (MP-Gadget, ``petaio.c``).
+    """
+    if hints.velocity is not None:
+        return hints.velocity
+    flag = header.get("UsePeculiarVelocity")
+    if flag == 1 or (flag is None and fastpm):
+        return "peculiar"
+    if flag == 0 and "RSDFactor" in header:
+        return "canonical"
+    if flag == 0 and "UnitaryAmplitude" in header:
+        return "gadget"
+    raise DataError(
+        "the header does not say what the velocities are",
+        where=url,
+        value=f"UsePeculiarVelocity {flag}",
+        limit="1, or 0 with an RSDFactor (a snapshot) or a UnitaryAmplitude (initial conditions)",
+        remedy="give the hint velocity: peculiar, canonical (a v) or gadget (v / sqrt(a))",
+    )

@@ -1,0 +1,162 @@
+"""From the units and velocity conventions of other codes to comoving Mpc/h and peculiar km/s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.storage.snapshots.hints import SnapshotHints, VelocityConvention
+from cosmoflow.units import CRITICAL_DENSITY
+
+CM_PER_KPC: Final = 3.0856775814913673e21
+GRAMS_PER_SOLAR_MASS: Final = 1.98841e33
+GADGET_MASS: Final = 1e10
+"""Gadget's usual mass unit, M_sun/h."""
+
+VELOCITY_POWER: Final[dict[VelocityConvention, float]] = {
+    "peculiar": 0.0,
+    "gadget": 0.5,
+    "canonical": -1.0,
+    "comoving": 1.0,
+}
+"""Power of a that turns what a file holds into peculiar velocities a dx/dt."""
+
+# Codes write kpc and the solar mass with three to eight digits.
+_CONSTANT_SLACK: Final = 2e-3
+# Positions that rounding to float32, or a lossy filter, put just outside the box.
+_EDGE: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """Factors from a file's units to ours.
+
+    Parameters
+    ----------
+    length : float
+        Comoving Mpc/h per unit.
+    velocity : float
+        Peculiar km/s per unit, the powers of a included.
+    mass : float
+        M_sun/h per unit.
+    lower : float
+        Lower edge of the file's coordinates, Mpc/h; they are wrapped into [0, L).
+    wrap : bool
+        Whether positions may lie anywhere, to be wrapped.
+    """
+
+    length: float
+    velocity: float
+    mass: float = GADGET_MASS
+    lower: float = 0.0
+    wrap: bool = False
+
+    def position(self, raw: NDArray[Any], box_size: float, where: str) -> NDArray[np.float32]:
+        """Return positions in [0, L), (n, 3) float32, comoving Mpc/h.
+
+        Raises
+        ------
+        DataError
+            One lies outside the box by more than rounding.
+        """
+        x = raw.astype(np.float64)
+        x *= self.length
+        if self.wrap:
+            x %= box_size
+        else:
+            slack = _EDGE * box_size
+            low, high = self.lower - slack, self.lower + box_size + slack
+            # Written so that a NaN passes: check_particles has a better word for it.
+            outside = ((x < low) | (x > high)).any(axis=1)
+            if outside.any():
+                index = int(np.argmax(outside))
+                raise DataError(
+                    "a particle lies outside the box",
+                    where=f"{where}, particle {index} of {len(x)} ({int(outside.sum())} such)",
+                    value=f"{x[index].tolist()} Mpc/h",
+                    limit=f"{self.lower:g} to {self.lower + box_size:g} Mpc/h on every axis",
+                    remedy="check the length unit (hint length_unit), or wrap them (hint wrap)",
+                )
+            x[x < 0.0] += box_size
+            x[x >= box_size] -= box_size
+        result = x.astype(np.float32)
+        # The largest double below L may round up to L.
+        result[result >= np.float32(box_size)] = 0.0
+        return result
+
+
+def snap(value: float, targets: Sequence[float], slack: float = _CONSTANT_SLACK) -> float:
+    """Return the target that a value means to be, or the value itself."""
+    for target in targets:
+        if abs(value / target - 1.0) < slack:
+            return target
+    return value
+
+
+def cgs_length(centimetres: float, h: float | None = None) -> float:
+    """Return a comoving length unit in Mpc/h.
+
+    Parameters
+    ----------
+    centimetres : float
+        Of the unit; of its value times h where ``h`` is not given, as Gadget's headers have it.
+    h : float, optional
+        For units without h, as SWIFT has them.
+    """
+    megaparsecs = snap(centimetres / (1e3 * CM_PER_KPC), (1e-3, 1.0))
+    return megaparsecs if h is None else megaparsecs * h
+
+
+def cgs_mass(grams: float, h: float | None = None) -> float:
+    """Return a mass unit in M_sun/h; ``h`` as in :func:`cgs_length`."""
+    mass = snap(grams / GRAMS_PER_SOLAR_MASS, (GADGET_MASS, 1.0))
+    return mass if h is None else mass * h
+
+
+def cgs_velocity(cm_per_s: float) -> float:
+    """Return a velocity unit in km/s."""
+    return snap(cm_per_s / 1e5, (1.0,), 1e-5)
+
+
+def hinted_length(hints: SnapshotHints, h: float | None) -> float | None:
+    """Return the length unit that the hints give, in Mpc/h, if they do.
+
+    Raises
+    ------
+    ConfigError
+        It is one without h, and h is not known.
+    """
+    unit = hints.length_unit
+    if unit is None or isinstance(unit, float):
+        return unit
+    size = 1e-3 if unit.startswith("kpc") else 1.0
+    if unit.endswith("/h"):
+        return size
+    if h is None:
+        raise ConfigError(
+            "a length unit without h needs the value of h",
+            value=f"length_unit: {unit}",
+            remedy="give the hint h as well",
+        )
+    return size * h
+
+
+def mean_density(mass: float, box_size: float, Omega_m: float) -> float:
+    """Return the density of a mass (M_sun/h) in a box (Mpc/h) over the mean of matter."""
+    return mass / (box_size**3 * Omega_m * CRITICAL_DENSITY)
+
+
+def first_of(header: Mapping[str, Any], *names: str) -> float | None:
+    """Return the first attribute there is, as a number; a 0 stands for unknown in many headers."""
+    for name in names:
+        value = header.get(name)
+        if isinstance(value, list):
+            value = value[0] if len(value) == 1 else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and value != 0:
+            return float(value)
+    return None

@@ -1,0 +1,239 @@
+"""Gadget-2, -3 and -4 and AREPO (TNG, CAMELS, Quijote) in HDF5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.storage.snapshots.building import (
+    SnapshotFacts,
+    build_snapshot,
+    resolve_cosmology,
+    resolve_redshift,
+)
+from cosmoflow.storage.snapshots.conventions import (
+    CM_PER_KPC,
+    GADGET_MASS,
+    VELOCITY_POWER,
+    Conversion,
+    cgs_length,
+    cgs_mass,
+    cgs_velocity,
+    first_of,
+    hinted_length,
+    mean_density,
+)
+from cosmoflow.storage.snapshots.hdf5 import FileFacts, Hdf5Reader
+from cosmoflow.storage.snapshots.hints import SnapshotHints
+from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type, total_counts
+from cosmoflow.storage.snapshots.source import Snapshot
+
+_CANDIDATES: Final = {"kpc/h": 1e-3, "Mpc/h": 1.0}
+_SCALING: Final = ("a_scaling", "aexp-scale-exponent")
+"""Names of the power of a on a column: TNG and Gadget-4, EAGLE."""
+
+
+@dataclass(frozen=True, slots=True)
+class GadgetUnits:
+    """Units of a header of Gadget's kind: Mpc/h, M_sun/h and km/s per unit, and where from."""
+
+    length: float
+    mass: float
+    velocity: float
+    length_from: str
+
+
+def read_cosmology(header: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what a header of Gadget's kind says of the cosmology."""
+    return {
+        "h": first_of(header, "HubbleParam"),
+        # FastPM calls Omega_m by this name; its Omega0 lacks the neutrinos.
+        "Omega_m": first_of(header, "OmegaM", "Omega0", "Omega_Matter"),
+        "Omega_b": first_of(header, "OmegaBaryon", "Omega_Baryon", "Omega_b"),
+        "sigma8": first_of(header, "Sigma8", "sigma8"),
+        "n_s": first_of(header, "PrimordialIndex", "n_s"),
+        "Omega_Lambda": first_of(header, "OmegaLambda", "Omega_Lambda"),
+    }
+
+
+def read_redshift(url: str, header: Mapping[str, Any]) -> float | None:
+    """Return the redshift of a header of Gadget's kind, whose time is the scale factor.
+
+    Raises
+    ------
+    DataError
+        Redshift and time contradict each other, as where the time is no scale factor.
+    """
+    redshift, a = header.get("Redshift"), first_of(header, "Time", "ScalingFactor")
+    if isinstance(redshift, list):
+        redshift = redshift[0]
+    if redshift is None:
+        return None if a is None else 1.0 / a - 1.0
+    if a is not None and abs(a * (1.0 + redshift) - 1.0) > 1e-3:
+        raise DataError(
+            "Time and Redshift of the header contradict each other",
+            where=url,
+            value=f"Time {a}, Redshift {redshift}",
+            limit="Time = 1 / (1 + Redshift): comoving integration",
+            remedy="give the hint redshift when the header is wrong",
+        )
+    return float(redshift)
+
+
+def resolve_units(
+    url: str,
+    header: Mapping[str, Any],
+    hints: SnapshotHints,
+    Omega_m: float,
+    table: Sequence[tuple[float, int]],
+) -> GadgetUnits:
+    """Return the units of a header of Gadget's kind.
+
+    Parameters
+    ----------
+    url : str
+        For errors.
+    header : dict
+        With ``UnitLength_in_cm`` and so on, or without: then the masses of the particles decide
+        between kpc/h and Mpc/h.
+    hints : SnapshotHints
+    Omega_m : float
+        Matter density today.
+    table : sequence of (float, int)
+        Mass in the header's unit and number of the particles of each type.
+
+    Raises
+    ------
+    ConfigError
+        The unit of length is not given and cannot be found out.
+    """
+    length, mass, velocity = (
+        first_of(header, f"Unit{name}")
+        for name in ("Length_in_cm", "Mass_in_g", "Velocity_in_cm_per_s")
+    )
+    mass_unit = GADGET_MASS if mass is None else cgs_mass(mass)
+    velocity_unit = 1.0 if velocity is None else cgs_velocity(velocity)
+    hinted = hinted_length(hints, hints.h or first_of(header, "HubbleParam"))
+    if hinted is not None:
+        return GadgetUnits(hinted, mass_unit, velocity_unit, "hint")
+    if length is not None:
+        return GadgetUnits(cgs_length(length), mass_unit, velocity_unit, "header")
+    box = first_of(header, "BoxSize")
+    total = sum(one * count for one, count in table) * mass_unit
+    fits = [
+        unit
+        for unit in _CANDIDATES.values()
+        if box and 0.01 < mean_density(total, box * unit, Omega_m) < 2.0
+    ]
+    if len(fits) != 1:
+        raise ConfigError(
+            "the header does not say the unit of length, and no masses tell it",
+            where=url,
+            limit=f"UnitLength_in_cm, for example {CM_PER_KPC:.7g} for kpc/h",
+            remedy="give the hint length_unit, for example kpc/h",
+        )
+    return GadgetUnits(fits[0], mass_unit, velocity_unit, "mean density of the particles")
+
+
+def resolve_box(url: str, header: Mapping[str, Any], length: float, hints: SnapshotHints) -> float:
+    """Return the side of the box, Mpc/h.
+
+    Raises
+    ------
+    ConfigError
+        The header does not say.
+    DataError
+        The box is no cube.
+    """
+    if hints.box_size is not None:
+        return hints.box_size
+    value = header.get("BoxSize")
+    sides = [float(side) for side in (value if isinstance(value, list) else [value or 0.0])]
+    if max(sides) != min(sides):
+        raise DataError("the box is no cube", where=url, value=sides)
+    if not sides[0] > 0.0:
+        raise ConfigError(
+            "the header does not say the size of the box", where=url, value=value,
+            remedy="give the hint box_size, in Mpc/h",
+        )  # fmt: skip
+    return sides[0] * length
+
+
+def describe_length(length: float) -> str:
+    """Return a unit of length for people."""
+    names = {unit: name for name, unit in _CANDIDATES.items()}
+    return names.get(length, f"{length:g} Mpc/h")
+
+
+def open_gadget(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Snapshot:
+    """Make a snapshot of the files of the Gadget family."""
+    notes: list[str] = []
+    # The run's parameters, where they are kept, say what the header leaves out.
+    header = {**facts[0].groups.get("Parameters", {}), **facts[0].header}
+    cosmology = resolve_cosmology(url, read_cosmology(header), hints, notes)
+    said = None if hints.redshift is not None else read_redshift(url, header)
+    redshift = resolve_redshift(url, said, hints, notes)
+    table = [float(mass) for mass in header.get("MassTable", [])]
+    counts = total_counts(facts[0]) or []
+    units = resolve_units(
+        url, header, hints, cosmology.Omega_m, list(zip(table, counts, strict=False))
+    )
+
+    def mass_of(one: FileFacts, kind: int) -> float | None:
+        mass = table[kind] if kind < len(table) else 0.0
+        return mass * units.mass if mass > 0.0 else None
+
+    power, convention = _velocity_power(url, facts, hints)
+    return build_snapshot(
+        url,
+        SnapshotFacts(
+            format="Gadget-4 HDF5" if "Git_commit" in header else "Gadget HDF5",
+            files=[one.file for one in facts],
+            box_size=resolve_box(url, header, units.length, hints),
+            redshift=redshift,
+            cosmology=cosmology,
+            parts=chosen_parts(facts, hints, mass_of),
+            reader=Hdf5Reader(),
+            conversion=Conversion(
+                units.length,
+                units.velocity * (1.0 + redshift) ** -power,
+                units.mass,
+                wrap=hints.wrap,
+            ),
+            counts=counts_by_type(facts),
+            conventions={
+                "length": describe_length(units.length),
+                "length_from": units.length_from,
+                "velocity": convention,
+            },
+            header=facts[0].header,
+            notes=notes,
+        ),
+        hints,
+    )
+
+
+def _velocity_power(
+    url: str, facts: Sequence[FileFacts], hints: SnapshotHints
+) -> tuple[float, str]:
+    """Return the power of a of the velocities, and what it comes from."""
+    if hints.velocity is not None:
+        return VELOCITY_POWER[hints.velocity], f"{hints.velocity}, by hint"
+    said = {
+        float(columns.velocity[name])
+        for one in facts
+        for kind, columns in one.types.items()
+        for name in _SCALING
+        if name in columns.velocity and hints.wants(kind)
+    }
+    if len(said) > 1:
+        raise DataError(
+            "the velocities scale with different powers of a",
+            where=url, value=sorted(said), remedy="give the hint velocity, or read one type",
+        )  # fmt: skip
+    if said:
+        power = said.pop()
+        return power, f"times a^{power:g}, as the columns say"
+    return VELOCITY_POWER["gadget"], "gadget: times sqrt(a)"

@@ -1,0 +1,234 @@
+"""The files of one HDF5 snapshot: all of them, of one run, with the particles that they promise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from cosmoflow.errors import DataError
+from cosmoflow.storage.snapshots.files import SourceFile, stat_file, whole_set
+from cosmoflow.storage.snapshots.hdf5 import FileFacts, inspect_file
+from cosmoflow.storage.snapshots.hints import SnapshotHints
+from cosmoflow.storage.snapshots.source import Part
+
+_SHARED: Final = (
+    *("BoxSize", "Time", "Redshift", "Scale-factor", "MassTable", "NumFilesPerSnapshot"),
+    *("NumPart_Total", "NumPart_Total_HighWord", "HubbleParam", "Omega0", "OmegaLambda"),
+    *("UnitLength_in_cm", "UnitMass_in_g", "UnitVelocity_in_cm_per_s"),
+)
+"""What is the same in the headers of all parts."""
+_TRACERS: Final = 3
+"""Massless tracers in AREPO's snapshots, without positions; empty or in use elsewhere."""
+_NEUTRINOS: Final = 6
+"""SWIFT's neutrinos carry weights that a mass alone does not tell: only read when asked for."""
+
+MassOf = Callable[[FileFacts, int], float | None]
+"""From a file and a particle type to the mass in its header, M_sun/h, if it has one."""
+
+
+def gather_files(url: str, found: Sequence[SourceFile]) -> list[FileFacts]:
+    """Inspect all files of the snapshot that the found files belong to.
+
+    Raises
+    ------
+    DataError
+        One is missing, is of another snapshot or in other units, or holds fewer particles than its
+        header says.
+    """
+    first = inspect_file(found[0])
+    if first.virtual:
+        files = _behind(first)
+    else:
+        files = whole_set(found[0], _number(first.header.get("NumFilesPerSnapshot"), 1))
+    strangers = {file.url for file in found} - {file.url for file in files} - {first.file.url}
+    strangers -= {_pointer(file.url) for file in files}
+    if strangers:
+        raise DataError(
+            "there are several snapshots",
+            where=url,
+            value=", ".join(sorted(name.rsplit("/", 1)[-1] for name in [found[0].url, *strangers])),
+            remedy="name one of them",
+        )
+    facts = [first if file.url == first.file.url else inspect_file(file) for file in files]
+    for other in facts[1:]:
+        _check_same(facts[0], other)
+    _check_counts(url, facts)
+    return facts
+
+
+def _behind(pointer: FileFacts) -> list[SourceFile]:
+    """Return the files that a file of virtual datasets points to."""
+    folder = pointer.file.url.rpartition("/")[0]
+    files = []
+    for name in pointer.virtual:
+        url = name if name.startswith("/") or not folder else f"{folder}/{name}"
+        file = stat_file(url)
+        if file is None:
+            raise DataError(
+                "a part of the snapshot is missing",
+                where=url,
+                limit=f"{len(pointer.virtual)} files that {pointer.file.url} points to",
+                remedy="copy the missing ones",
+            )
+        files.append(file)
+    return files
+
+
+def _pointer(url: str) -> str:
+    """Return the name of the file that points to the parts of a SWIFT snapshot: NAME.hdf5."""
+    stem, _, rest = url.rpartition("/")[-1].partition(".")
+    folder = url[: len(url) - len(url.rpartition("/")[-1])]
+    return f"{folder}{stem}.{rest.rpartition('.')[-1]}"
+
+
+def _number(value: Any, default: int) -> int:
+    while isinstance(value, list):
+        value = value[0] if value else default
+    return int(value) if value else default
+
+
+def _check_same(first: FileFacts, other: FileFacts) -> None:
+    """Refuse a part of another snapshot, or one written in other units."""
+    for name, group in first.groups.items():
+        if name not in ("Header", "Units"):
+            continue
+        theirs = other.groups.get(name, {})
+        for key, value in group.items():
+            shared = name == "Units" or key in _SHARED
+            if shared and not _close(value, theirs.get(key)):
+                raise DataError(
+                    "the parts of the snapshot do not agree",
+                    where=f"{other.file.url}, {name}/{key}",
+                    value=theirs.get(key),
+                    limit=f"{value}, as in {first.file.name}",
+                    remedy="they are of different snapshots or in different units; copy them again",
+                )
+    for kind in first.types.keys() & other.types.keys():
+        for ours, its in (
+            (first.types[kind].position, other.types[kind].position),
+            (first.types[kind].velocity, other.types[kind].velocity),
+        ):
+            for key, value in ours.items():
+                if isinstance(value, int | float) and not _close(value, its.get(key)):
+                    raise DataError(
+                        "the parts of the snapshot are in different units",
+                        where=f"{other.file.url}, PartType{kind}, attribute {key}",
+                        value=its.get(key),
+                        limit=f"{value}, as in {first.file.name}",
+                    )
+
+
+def _close(one: Any, other: Any) -> bool:
+    if isinstance(one, list):
+        return (
+            isinstance(other, list)
+            and len(one) == len(other)
+            and all(_close(a, b) for a, b in zip(one, other, strict=True))
+        )
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12)
+    return bool(one == other)
+
+
+def this_file(facts: FileFacts) -> list[int]:
+    """Return how many particles of each type a file says that it holds.
+
+    Raises
+    ------
+    DataError
+        It does not say.
+    """
+    counts = facts.header.get("NumPart_ThisFile")
+    if not isinstance(counts, list):
+        raise DataError(
+            "this HDF5 file is no snapshot: its header does not count particles",
+            where=facts.file.url,
+            limit="an attribute NumPart_ThisFile of Header",
+        )
+    return [int(count) for count in counts]
+
+
+def total_counts(facts: FileFacts) -> list[int] | None:
+    """Return how many particles of each type the whole snapshot has, high words included."""
+    low, high = facts.header.get("NumPart_Total"), facts.header.get("NumPart_Total_HighWord")
+    if not isinstance(low, list):
+        return None
+    upper = high if isinstance(high, list) else [0] * len(low)
+    # Where the counts are 64 bits wide already, the high words repeat them.
+    return [
+        int(a) if int(a) >> 32 else int(a) + (int(b) << 32) for a, b in zip(low, upper, strict=True)
+    ]
+
+
+def _check_counts(url: str, facts: Sequence[FileFacts]) -> None:
+    """Refuse files that do not hold what their headers promise."""
+    for one in facts:
+        for kind, said in enumerate(this_file(one)):
+            if kind in one.types and one.types[kind].rows != said:
+                raise DataError(
+                    "a file holds another number of particles than its header says",
+                    where=f"{one.file.url}, PartType{kind}",
+                    value=one.types[kind].rows,
+                    limit=said,
+                    remedy="it is damaged; copy it again",
+                )
+    totals = total_counts(facts[0])
+    for kind, total in enumerate(totals or []):
+        found = sum(this_file(one)[kind] for one in facts)
+        if found != total:
+            raise DataError(
+                "the parts do not add up to the snapshot",
+                where=f"{url}, PartType{kind}",
+                value=f"{found} particles in {len(facts)} files",
+                limit=f"{total}, as the header says",
+                remedy="parts are missing or of another snapshot; copy them again",
+            )
+
+
+def chosen_parts(
+    facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf
+) -> list[Part]:
+    """Return the particles to read, type by type and file by file.
+
+    Raises
+    ------
+    DataError
+        Particles of a wanted type have no positions.
+    """
+    parts = []
+    for kind in range(len(this_file(facts[0]))):
+        if not hints.wants(kind):
+            continue
+        everything = hints.particle_types == "all"
+        if everything and kind == _NEUTRINOS:
+            continue
+        for one in facts:
+            count = this_file(one)[kind]
+            if count and kind not in one.types:
+                if everything and kind == _TRACERS:
+                    continue
+                raise DataError(
+                    "the particles have no positions", where=f"{one.file.url}, PartType{kind}",
+                    value=f"{count} particles",
+                )  # fmt: skip
+            if count:
+                name, mass = one.types[kind].masses, mass_of(one, kind)
+                # Stars and gas change their masses; the header's is then that of the beginning.
+                own = name is not None and (mass is None or kind not in (1, 2))
+                parts.append(
+                    Part(
+                        one.file.url,
+                        f"PartType{kind}",
+                        count,
+                        None if own else mass,
+                        name if own else None,
+                    )
+                )
+    return parts
+
+
+def counts_by_type(facts: Sequence[FileFacts]) -> dict[str, int]:
+    """Return the particles of each type that there is."""
+    sums = [sum(kinds) for kinds in zip(*(this_file(one) for one in facts), strict=True)]
+    return {f"PartType{kind}": count for kind, count in enumerate(sums) if count}

@@ -1,0 +1,217 @@
+"""Particles that someone else wrote: what every format is turned into."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.numerics.painting import check_particles
+from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.particles import Particles
+from cosmoflow.storage.snapshots.conventions import Conversion
+
+# Bounds what a read holds in the file's own units, beside its result, to some 200 MB.
+_BLOCK_ROWS: Final = 1 << 22
+
+
+class ParticleSource(Protocol):
+    """Particles that can be read piece by piece: a store of ours, or a snapshot."""
+
+    @property
+    def url(self) -> str:
+        """Where they are."""
+
+    @property
+    def metadata(self) -> BoxMetadata:
+        """Box (Mpc/h), redshift, cosmology, particle mass (M_sun/h)."""
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether the particles have masses of their own."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of what is read, the same for the same files and hints."""
+
+    def ranges(self, rows: int) -> list[tuple[int, int]]:
+        """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
+
+    def read(self, start: int, stop: int) -> Particles:
+        """Read the particles ``start`` to ``stop``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Particles of one type in one file.
+
+    Parameters
+    ----------
+    file : str
+        URL.
+    group : str
+        Where in the file.
+    count : int
+        Number of particles.
+    mass : float or None
+        Of each, M_sun/h; None when they differ or nobody says.
+    masses : str or None
+        Name of the column of their masses.
+    """
+
+    file: str
+    group: str
+    count: int
+    mass: float | None = None
+    masses: str | None = None
+
+    @property
+    def label(self) -> str:
+        """File and group, for messages."""
+        return f"{self.file}, {self.group}"
+
+
+Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]
+"""Positions (n, 3), velocities (n, 3) and masses (n,) in a file's own units."""
+
+
+class Reader(Protocol):
+    """Reads rows of one part, opening its file for the time of the call; picklable."""
+
+    def read(self, part: Part, start: int, stop: int) -> Raw:
+        """Return the particles ``start`` to ``stop`` of a part, masses when it has a column."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot of another code, opened for reading; cheap to pickle and to rebuild.
+
+    Parameters
+    ----------
+    url : str
+        As it was given.
+    format : str
+        For people.
+    metadata : BoxMetadata
+        Box (Mpc/h), redshift, cosmology, particle mass (M_sun/h); the provenance tells the
+        conventions that were used and what was assumed.
+    parts : tuple of Part
+        The chosen particles, in their order.
+    reader : Reader
+        Of the format.
+    conversion : Conversion
+        From the format's units.
+    details : dict
+        What :func:`describe_snapshot` adds.
+    """
+
+    url: str
+    format: str
+    metadata: BoxMetadata
+    parts: tuple[Part, ...]
+    reader: Reader
+    conversion: Conversion
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+        return sum(part.count for part in self.parts)
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether the particles have masses of their own."""
+        return len({part.mass for part in self.parts}) > 1 or any(
+            part.masses for part in self.parts
+        )
+
+    @property
+    def digest(self) -> str:
+        """Digest of the files' names and sizes, the header and the hints."""
+        return str(self.metadata.provenance["digest"])
+
+    def ranges(self, rows: int) -> list[tuple[int, int]]:
+        """Return ``(start, stop)`` of pieces of ``rows`` particles."""
+        return [(start, min(start + rows, self.count)) for start in range(0, self.count, rows)]
+
+    def read(self, start: int, stop: int) -> Particles:
+        """Read the particles ``start`` to ``stop``, opening only the files that hold them.
+
+        Returns
+        -------
+        Particles
+            Positions in [0, L), comoving Mpc/h; peculiar velocities, km/s; masses in M_sun/h when
+            they differ.
+
+        Raises
+        ------
+        DataError
+            A file is damaged, or a particle is not finite or outside the box.
+        StorageError
+            A file is gone or cannot be read.
+        """
+        stop = min(stop, self.count)
+        rows = max(0, stop - start)
+        found = Particles(
+            np.empty((rows, 3), np.float32),
+            np.empty((rows, 3), np.float32),
+            np.empty(rows, np.float64) if self.has_mass else None,
+        )
+        ends = list(accumulate(part.count for part in self.parts))
+        at = start
+        while at < stop:
+            index = bisect_right(ends, at)
+            part = self.parts[index]
+            first = at - (ends[index] - part.count)
+            last = min(first + stop - at, part.count, first + _BLOCK_ROWS)
+            self._fill(found, at - start, part, first, last)
+            at += last - first
+        return found
+
+    def _fill(self, found: Particles, row: int, part: Part, first: int, last: int) -> None:
+        """Read rows of one part into their place, in our units, checked."""
+        target = slice(row, row + last - first)
+        position, velocity, mass = self.reader.read(part, first, last)
+        size, where = self.metadata.box_size, f"{part.label}, from {first}"
+        found.position[target] = self.conversion.position(position, size, where)
+        np.multiply(
+            velocity, self.conversion.velocity, out=found.velocity[target], casting="same_kind"
+        )
+        if found.mass is not None:
+            found.mass[target] = part.mass if mass is None else mass
+            if mass is not None:
+                found.mass[target] *= self.conversion.mass
+        check_particles(
+            found.position[target],
+            found.velocity[target],
+            size,
+            part.label,
+            first,
+            None if found.mass is None else found.mass[target],
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a person wants to know of the snapshot, as plain data."""
+        provenance = self.metadata.provenance
+        return {
+            "kind": "snapshot",
+            "format": self.format,
+            "particles": self.count,
+            "box_size": self.metadata.box_size,
+            "redshift": self.metadata.redshift,
+            "cosmology": self.metadata.cosmology.model_dump(mode="json"),
+            "particle_mass": self.metadata.particle_mass,
+            "digest": self.digest,
+            "conventions": provenance["config"]["conventions"],
+            "notes": provenance["notes"],
+            **self.details,
+        }

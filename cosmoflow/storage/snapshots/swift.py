@@ -1,0 +1,144 @@
+"""SWIFT snapshots: no h in the units, physical peculiar velocities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.storage.snapshots.building import (
+    SnapshotFacts,
+    build_snapshot,
+    resolve_cosmology,
+    resolve_redshift,
+)
+from cosmoflow.storage.snapshots.conventions import (
+    VELOCITY_POWER,
+    Conversion,
+    cgs_length,
+    cgs_mass,
+    cgs_velocity,
+    first_of,
+    hinted_length,
+)
+from cosmoflow.storage.snapshots.gadget import resolve_box
+from cosmoflow.storage.snapshots.hdf5 import FileFacts, Hdf5Reader
+from cosmoflow.storage.snapshots.hints import SnapshotHints
+from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type
+from cosmoflow.storage.snapshots.source import Snapshot
+
+_LENGTH, _MASS, _TIME = (
+    f"Unit {name} in cgs ({symbol})"
+    for name, symbol in (("length", "U_L"), ("mass", "U_M"), ("time", "U_t"))
+)
+
+
+def is_swift(facts: FileFacts) -> bool:
+    """Tell whether a file was written by SWIFT or for it."""
+    return _LENGTH in facts.groups.get("Units", {})
+
+
+def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Snapshot:
+    """Make a snapshot of SWIFT's files."""
+    notes: list[str] = []
+    header, units = facts[0].header, facts[0].groups["Units"]
+    said = facts[0].groups.get("Cosmology", {})
+    cosmology = resolve_cosmology(
+        url,
+        {
+            **{name: first_of(said, name) for name in ("h", "Omega_m", "Omega_b")},
+            "Omega_Lambda": first_of(said, "Omega_lambda"),
+        },
+        hints,
+        notes,
+    )
+    redshift = resolve_redshift(url, _redshift(header), hints, notes)
+    a, h = 1.0 / (1.0 + redshift), cosmology.h
+    length_cm, mass_g, time_s = (
+        _unit(url, units, name) for name in (_LENGTH, _MASS, _TIME)
+    )
+    coordinates = _exponents(url, facts, hints, "position", 1.0)
+    speeds = _exponents(url, facts, hints, "velocity", 0.0)
+    hinted = hinted_length(hints, h)
+    unit = cgs_length(length_cm, h) if hinted is None else hinted
+    # A column times a^exponent is physical, and physical is a times comoving.
+    length = unit * a ** (coordinates[0] - 1.0) * h ** coordinates[1]
+    velocity = cgs_velocity(length_cm / time_s)
+    if hints.velocity is not None:
+        velocity *= a ** VELOCITY_POWER[hints.velocity]
+        convention = f"{hints.velocity}, by hint"
+    else:
+        velocity *= a ** speeds[0] * h ** speeds[1]
+        convention = f"peculiar: times a^{speeds[0]:g}"
+    mass_unit = cgs_mass(mass_g, h)
+
+    def mass_of(one: FileFacts, kind: int) -> float | None:
+        table = one.header.get("MassTable", [])
+        mass = float(table[kind]) if isinstance(table, list) and kind < len(table) else 0.0
+        return mass * mass_unit if mass > 0.0 else None
+
+    return build_snapshot(
+        url,
+        SnapshotFacts(
+            format="SWIFT",
+            files=[one.file for one in facts],
+            box_size=resolve_box(url, header, unit, hints),
+            redshift=redshift,
+            cosmology=cosmology,
+            parts=chosen_parts(facts, hints, mass_of),
+            reader=Hdf5Reader(),
+            conversion=Conversion(length, velocity, mass_unit, wrap=hints.wrap),
+            counts=counts_by_type(facts),
+            conventions={
+                "length": f"{length:g} Mpc/h",
+                "length_from": "header, times h" if hinted is None else "hint",
+                "velocity": convention,
+            },
+            header=header,
+            notes=notes,
+        ),
+        hints,
+    )
+
+
+def _redshift(header: Mapping[str, Any]) -> float | None:
+    """Return the redshift; SWIFT's Time is a time, not the scale factor."""
+    for name in ("Redshift", "Scale-factor"):
+        value = header.get(name)
+        number = value[0] if isinstance(value, list) else value
+        if number is not None:
+            return float(number) if name == "Redshift" else 1.0 / float(number) - 1.0
+    return None
+
+
+def _unit(url: str, units: Mapping[str, Any], name: str) -> float:
+    value = first_of(units, name)
+    if value is None or not value > 0.0:
+        raise ConfigError("the snapshot does not say its units", where=f"{url}, Units", limit=name)
+    return value
+
+
+def _exponents(
+    url: str, facts: Sequence[FileFacts], hints: SnapshotHints, column: str, usual: float
+) -> tuple[float, float]:
+    """Return the powers of a and of h by which a column becomes physical, free of h."""
+    found = {
+        tuple(
+            default if value is None else float(value[0] if isinstance(value, list) else value)
+            for value, default in (
+                (attributes.get("a-scale exponent"), usual),
+                (attributes.get("h-scale exponent"), 0.0),
+            )
+        )
+        for one in facts
+        for kind, columns in one.types.items()
+        if hints.wants(kind)
+        for attributes in [getattr(columns, column)]
+    }
+    if len(found) > 1:
+        raise DataError(
+            "the particle types are in different units", where=f"{url}, {column}",
+            value=sorted(found), remedy="read one type, with the hint particle_types",
+        )  # fmt: skip
+    a_power, h_power = found.pop() if found else (usual, 0.0)
+    return a_power, h_power
