@@ -14,6 +14,7 @@ if "ray" not in sys.modules:
 
 from cosmoflow.engine.base import Engine, Resources, TrainingContext
 from cosmoflow.engine.graph import TaskGraph
+from cosmoflow.engine.memory import available_memory
 from cosmoflow.engine.session import Session
 
-__all__ = ["Engine", "Resources", "Session", "TaskGraph", "TrainingContext"]
+__all__ = ["Engine", "Resources", "Session", "TaskGraph", "TrainingContext", "available_memory"]

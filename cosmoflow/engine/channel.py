@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -28,21 +28,23 @@ class _Mailbox:
 
 
 class _Sender:
-    """What a task holds; sending waits for nobody."""
+    """What a task holds. Sending waits until the message is kept: none is lost at the end."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
 
     def __call__(self, message: Any) -> None:
-        self._mailbox.put.remote(message)
+        # A mailbox that went down with its node costs the messages, not the task.
+        with suppress(RayError):
+            ray.get(self._mailbox.put.remote(message))
 
 
 @contextmanager
 def open_channel(on_message: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
     """Yield a picklable function that sends its argument to ``on_message`` in this process.
 
-    Messages arrive in a thread of their own, those of one sender in their order, the last of them
-    before the channel closes.
+    Messages arrive in a thread of their own, those of one task in their order, and all that were
+    sent before the channel closes.
     """
     mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
     finished = threading.Event()

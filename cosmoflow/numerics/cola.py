@@ -5,51 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal, Protocol
 
-import numpy as np
 import torch
-from scipy.integrate import quad
 from torch import Tensor
 
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import fourier, lpt, mesh
+from cosmoflow.numerics.timesteps import Growth, Operators, Spacing, check_times, schedule
 from cosmoflow.units import H0_KM_S_PER_MPC_H
-
-Spacing = Literal["linear", "log"]
-
-N_LPT = -2.5
-"""Exponent of the ansatz ``u = a^n`` for the residual velocity (Tassev et al. 2013)."""
 
 CIC_WINDOW = 2
 """Power of sinc per axis by which cloud-in-cell painting damps a mode."""
 
 BLOCK = 1 << 18
 """Numbers updated at once: a block of the positions stays in the cache over its three sums."""
-
-
-class Growth(Protocol):
-    """The cosmology that COLA needs; see ``cosmology.Background`` for the conventions."""
-
-    @property
-    def Omega_m(self) -> float:  # noqa: N802 - the field's standard symbol
-        """Matter density today."""
-
-    def hubble_ratio(self, a: float, /) -> float:
-        """Return ``H / H0``."""
-
-    def growth(self, a: float, /) -> float:
-        """Return ``D1``, 1 today."""
-
-    def growth2(self, a: float, /) -> float:
-        """Return ``D2``."""
-
-    def growth_rate(self, a: float, /) -> float:
-        """Return ``dln D1 / dln a``."""
-
-    def growth_rate2(self, a: float, /) -> float:
-        """Return ``dln D2 / dln a``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,42 +68,6 @@ class Snapshot:
         return position, velocity
 
 
-@dataclass(frozen=True)
-class _Operators:
-    """The time integrals of Tassev et al. 2013, in units of H0 = 1 and ``T = Q d/da``."""
-
-    background: Growth
-
-    def friction(self, a: float) -> float:
-        """Return ``Q = a^3 E``."""
-        return a**3 * self.background.hubble_ratio(a)
-
-    def gravity(self, a: float) -> float:
-        """Return ``3/2 Omega_m a``, the factor of the inverse gradient of the contrast."""
-        return 1.5 * self.background.Omega_m * a
-
-    def momenta(self, a: float) -> tuple[float, float]:
-        """Return ``T[D1]`` and ``T[D2]``."""
-        b = self.background
-        rate = a**2 * b.hubble_ratio(a)
-        return rate * b.growth_rate(a) * b.growth(a), rate * b.growth_rate2(a) * b.growth2(a)
-
-    def accelerations(self, a: float) -> tuple[float, float]:
-        """Return ``T^2[D1]`` and ``T^2[D2]``, from the growth equations."""
-        first, second = self.background.growth(a), self.background.growth2(a)
-        return self.gravity(a) * first, self.gravity(a) * (second - first**2)
-
-    def drift(self, start: float, end: float, centre: float) -> float:
-        """Return ``1/u(a_c) int u / Q da`` (their eq. A15)."""
-        integral, _ = quad(lambda a: a**N_LPT / self.friction(a), start, end, epsrel=1e-9)
-        return float(integral / centre**N_LPT)
-
-    def kick(self, start: float, end: float, centre: float) -> float:
-        """Return ``(u(a_f) - u(a_i)) / (Q(a_c) u'(a_c))`` (their eq. A15)."""
-        slope = N_LPT * centre ** (N_LPT - 1.0)
-        return float((end**N_LPT - start**N_LPT) / (self.friction(centre) * slope))
-
-
 def evolve(
     background: Growth,
     psi1: Tensor,
@@ -164,7 +97,7 @@ def evolve(
     outputs : sequence of float
         Scale factors of the snapshots, increasing.
     steps : int
-        Time steps from ``a_start`` to the last output, shared out as :func:`schedule` says.
+        Time steps from ``a_start`` to the last output, shared out as ``timesteps.schedule`` says.
     a_start : float
         Scale factor of the 2LPT start.
     spacing : {'linear', 'log'}
@@ -213,7 +146,7 @@ def evolve(
         )
     window = CIC_WINDOW if compensate else 0
     simulation = _Simulation(
-        _Operators(background), psi1, psi2, box_size, cells * mesh_factor, window
+        Operators(background), psi1, psi2, box_size, cells * mesh_factor, window
     )
     return simulation.run(legs, progress)
 
@@ -223,52 +156,14 @@ def displace(
 ) -> Iterator[Snapshot]:
     """Displace a lattice of particles by 2LPT alone; see :func:`evolve` for the parameters."""
     cells = _cells(psi1, psi2)
-    _check_times(0.0, outputs)
-    operators = _Operators(background)
+    check_times(0.0, outputs)
+    operators = Operators(background)
     for a in outputs:
         x = lpt.lattice_positions(cells, box_size, device=psi1.device)
         _add(x, (psi1, background.growth(a)), (psi2, background.growth2(a)))
         unit = H0_KM_S_PER_MPC_H / a
         first, second = operators.momenta(a)
         yield Snapshot(a, box_size, x, ((psi1, unit * first), (psi2, unit * second)))
-
-
-def schedule(
-    steps: int, a_start: float, outputs: Sequence[float], spacing: Spacing = "linear"
-) -> list[list[float]]:
-    """Return, for the way to each output, the scale factors of its whole and half steps.
-
-    Every output lies at the end of a whole step. Steps are equal on the way to one output; each
-    further step goes where the steps are longest, so that they are as equal as they can be over
-    all. A way of m steps has ``2 m + 1`` scale factors.
-
-    Raises
-    ------
-    ConfigError
-        There are fewer steps than outputs, or times that do not increase.
-    """
-    _check_times(a_start, outputs)
-    if not a_start > 0.0:
-        raise ConfigError(
-            "A simulation starts after the beginning.", where="a_start", value=a_start
-        )
-    if steps < len(outputs):
-        raise ConfigError(
-            "A simulation takes one step to each output at least.",
-            where="steps",
-            value=f"{steps} steps, {len(outputs)} outputs",
-            remedy="more steps, or fewer outputs",
-        )
-    edges = [a_start, *outputs]
-    between = np.geomspace if spacing == "log" else np.linspace
-    lengths = np.diff(np.log(edges) if spacing == "log" else edges)
-    counts = np.ones(len(outputs), np.int64)
-    for _ in range(steps - len(outputs)):
-        counts[np.argmax(lengths / counts)] += 1
-    return [
-        [float(a) for a in between(start, end, 2 * int(count) + 1)]
-        for (start, end), count in zip(pairwise(edges), counts, strict=True)
-    ]
 
 
 def peak_bytes(cells: int, mesh_factor: int = 1) -> int:
@@ -287,7 +182,7 @@ class _Simulation:
 
     def __init__(
         self,
-        operators: _Operators,
+        operators: Operators,
         psi1: Tensor,
         psi2: Tensor,
         box_size: float,
@@ -404,14 +299,3 @@ def _cells(psi1: Tensor, psi2: Tensor) -> int:
                 limit=f"torch.float32 {(cells**3, 3)}",
             )
     return cells
-
-
-def _check_times(a_start: float, outputs: Sequence[float]) -> None:
-    times = [a_start, *outputs]
-    if not outputs or not all(before < after for before, after in pairwise(times)):
-        raise ConfigError(
-            "A simulation goes forward in time: from its start to its outputs in their order.",
-            where="a_start, outputs",
-            value=", ".join(f"{a:g}" for a in times),
-            limit="increasing scale factors",
-        )

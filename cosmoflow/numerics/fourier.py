@@ -174,8 +174,8 @@ def inverse_gradient(
         The other grid, likewise overwritten: modes ``(n, n, n // 2 + 1)``, complex64, when
         ``source`` is real, and a real ``(n, n, n)``, float32, when it is modes.
     window : int
-        Power of ``sinc(k_i h / 2)`` per axis, h the side of a cell, to divide the modes by: 2 undoes
-        the smoothing of a cloud-in-cell density.
+        Power of ``sinc(k_i h / 2)`` per axis, h the side of a cell, to divide the modes by: 2
+        undoes the smoothing of a cloud-in-cell density.
 
     Yields
     ------

@@ -51,6 +51,31 @@ def white_noise_modes(cells: int, seed: int) -> Tensor:
     return torch.from_numpy(modes)
 
 
+def check_white_noise(noise: NDArray[np.floating[Any]]) -> None:
+    """Refuse what is no cube of white noise of unit variance.
+
+    Raises
+    ------
+    DataError
+        It is no cube with an even number of cells per axis, or has another variance.
+    """
+    cells = noise.shape[0]
+    if noise.shape != (cells,) * 3 or cells % 2 or cells < 2:
+        raise DataError(
+            "White noise needs a cube with an even number of cells per axis.", value=noise.shape
+        )
+    variance = float(np.var(noise, dtype=np.float64))
+    # n^3 draws have a variance within a few sqrt(2 / n^3) of one; noise without its Nyquist planes,
+    # 3 / n of its modes, is as good.
+    if not abs(variance - 1.0) < 0.05 + 3.0 / cells + 6.0 * math.sqrt(2.0 / cells**3):
+        raise DataError(
+            "The white noise does not have unit variance.",
+            value=f"{variance:.4g}",
+            limit="1",
+            remedy="give Gaussian noise of mean 0 and variance 1, without any spectrum",
+        )
+
+
 def modes_of_noise(noise: NDArray[np.floating[Any]]) -> Tensor:
     """Return the modes of white noise that somebody else drew.
 
@@ -68,22 +93,10 @@ def modes_of_noise(noise: NDArray[np.floating[Any]]) -> Tensor:
     Raises
     ------
     DataError
-        It is no such cube, or is not finite.
+        See :func:`check_white_noise`.
     """
+    check_white_noise(noise)
     cells = noise.shape[0]
-    if noise.shape != (cells,) * 3 or cells % 2 or cells < 2:
-        raise DataError(
-            "White noise needs a cube with an even number of cells per axis.", value=noise.shape
-        )
-    variance = float(np.var(noise, dtype=np.float64))
-    # A cube of n^3 draws has a variance within a few sqrt(2 / n^3) of one.
-    if not abs(variance - 1.0) < 0.05 + 6.0 * math.sqrt(2.0 / cells**3):
-        raise DataError(
-            "The white noise does not have unit variance.",
-            value=f"{variance:.4g}",
-            limit="1",
-            remedy="give Gaussian noise of mean 0 and variance 1, without any spectrum",
-        )
     modes = fourier.forward(torch.from_numpy(np.asarray(noise, np.float32)))
     modes *= 1.0 / math.sqrt(float(cells) ** 3)
     half = cells // 2

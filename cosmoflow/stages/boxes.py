@@ -22,7 +22,7 @@ from cosmoflow.storage.initial import read_power_table, read_white_noise, white_
 from cosmoflow.storage.metadata import COMPLETE, STATUS, BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import Existing, finish_group
 from cosmoflow.storage.particles import create_particles, write_particles
-from cosmoflow.storage.urls import join, open_group, open_group_for_writing
+from cosmoflow.storage.urls import absolute, join, open_group, open_group_for_writing
 from cosmoflow.units import CRITICAL_DENSITY
 
 Report = Callable[[int, str], None]
@@ -37,11 +37,14 @@ class Initial:
     ----------
     power : LinearPower
         Today's.
+    white_noise : str, optional
+        URL of a cube; none means that of the box's seed.
     digests : dict
         Of the files that were given, by what they are.
     """
 
     power: LinearPower
+    white_noise: str | None = None
     digests: dict[str, str] = field(default_factory=dict)
 
 
@@ -61,18 +64,20 @@ def read_initial(settings: Settings) -> Initial:
         k, values, digests["linear_power"] = read_power_table(config.linear_power)
         power = LinearPower(k, values)
         _check_table(power, config, settings.cosmology.sigma8)
-    if config.white_noise is not None:
-        noise = read_white_noise(config.white_noise)
+    cube = None if config.white_noise is None else absolute(config.white_noise)
+    if cube is not None:
+        noise = read_white_noise(cube)
         if noise.shape != (config.particles,) * 3:
             raise DataError(
                 "the white noise does not fit the particles",
-                where=config.white_noise,
+                where=cube,
                 value=noise.shape,
                 limit=(config.particles,) * 3,
                 remedy=f"set simulate.particles={noise.shape[0]}, or give another cube",
             )
+        initial.check_white_noise(noise)
         digests["white_noise"] = white_noise_digest(noise)
-    return Initial(power, digests)
+    return Initial(power, cube, digests)
 
 
 def _check_table(power: LinearPower, config: SimulateConfig, sigma8: float) -> None:
@@ -193,7 +198,7 @@ def simulate_box(box: Box, settings: Settings, given: Initial, report: Report) -
     """Simulate one box into stores that are there already, and mark them whole."""
     config = settings.simulate
     device = best_device()
-    modes = _linear_modes(box, config, given.power).to(device)
+    modes = _linear_modes(box, config, given).to(device)
     if box.initial_fields is not None:
         density = fourier.inverse(modes, config.particles)
     psi1, psi2 = lpt.displacements(modes, config.box_size)
@@ -237,16 +242,16 @@ def _evolve(
         )
 
 
-def _linear_modes(box: Box, config: SimulateConfig, power: LinearPower) -> Tensor:
+def _linear_modes(box: Box, config: SimulateConfig, given: Initial) -> Tensor:
     """Return the modes of the linear density today."""
-    if config.white_noise is None:
+    if given.white_noise is None:
         noise = initial.white_noise_modes(config.particles, box.seed)
     else:
-        noise = initial.modes_of_noise(read_white_noise(config.white_noise))
+        noise = initial.modes_of_noise(read_white_noise(given.white_noise))
     return initial.linear_density_modes(
         noise,
         config.box_size,
-        power,
+        given.power,
         fixed_amplitude=config.fixed_amplitude,
         inverted=box.inverted,
     )

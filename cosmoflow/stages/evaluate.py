@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import Message, StageFinished
 from cosmoflow.numerics.comparison import Comparison, compare
@@ -18,7 +19,7 @@ from cosmoflow.numerics.painting import divide_momentum
 from cosmoflow.stages.linear import growth_rate_hubble
 from cosmoflow.stages.report.figures import make_figures
 from cosmoflow.stages.report.page import write_metrics, write_report
-from cosmoflow.stages.run import Plan, Progress, Run
+from cosmoflow.stages.run import Plan, Progress, Run, require_memory
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, mark_folder
@@ -117,6 +118,10 @@ def evaluate(truth: str, prediction: str, out: str, run: Run | None = None) -> C
         )  # fmt: skip
     check_output(out, run.existing, [truth, prediction])
     true, found = _open(truth, prediction)
+    require_memory(
+        run, plan_evaluate(truth, prediction, run), available_memory(),
+        remedy="a machine with more memory, or a coarser grid",
+    )  # fmt: skip
     if run.existing == "overwrite" and exists(out):
         remove(out)
     mark_folder(out, "report")

@@ -23,7 +23,7 @@ from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.linear import ensure_linear_velocity
 from cosmoflow.stages.models import check_fits, load_model, model_digest
-from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures
+from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
 from cosmoflow.storage.fields import (
     FieldStore,
     create_fields,
@@ -275,7 +275,9 @@ def infer(fields: str, out: str, model: str, run: Run | None = None) -> xr.Datas
     progress = Progress(run.listener, "infer", len(blocks), "shards", len(blocks) - len(todo))
     if todo:
         with discarding_failures(out, begun_before=run.existing == "resume"):
-            engine = run.session.engine(plan.cpu_seconds)
+            engine = start_engine(
+                run, plan, remedy="a smaller infer.tile, infer.shard or infer.batch"
+            )
             engine.map(
                 partial(make_predictor, fields, model, scales, out, layout, config),
                 todo,

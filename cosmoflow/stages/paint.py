@@ -15,7 +15,7 @@ from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics.painting import BlockSums, bucket_particles
 from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures
+from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
 from cosmoflow.storage.fields import (
     create_fields,
     finished_shards,
@@ -117,7 +117,9 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     if todo:
         graph = _build_graph(store, out, config, todo)
         with discarding_failures(out, begun_before=run.existing == "resume"):
-            engine = run.session.engine(plan.cpu_seconds)
+            engine = start_engine(
+                run, plan, remedy="a smaller paint.shard or paint.particles_per_task"
+            )
             engine.run(graph, lambda key, result: progress.advance())
     if not finished_shards(out).all():
         raise RuntimeError(f"{out}: the graph ended with unfinished shards")

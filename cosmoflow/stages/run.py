@@ -85,34 +85,46 @@ class Plan:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def require_memory(needed: int, engine: Engine, run: Run, *, where: str, remedy: str) -> None:
-    """Refuse a run whose worker would need more memory than it can have.
+def start_engine(
+    run: Run, plan: Plan, *, remedy: str, cpu_seconds: float | None = None, workers: int = 1
+) -> Engine:
+    """Return the engine that a stage runs on, having made sure that its workers have the memory.
 
     Parameters
     ----------
-    needed : int
-        Projected peak of a worker, bytes.
-    engine : Engine
-        Knows what a worker can have.
     run : Run
-        Its settings may allow less.
-    where, remedy : str
-        What decides the need, and what a person can change.
+        Its session hands out the engine; its settings may allow less memory than there is.
+    plan : Plan
+        Says what a worker needs.
+    remedy : str
+        What makes the need smaller.
+    cpu_seconds : float, optional
+        The plan's by default; 0 to stay in this process unless Ray was asked for.
+    workers : int
+        Processes that must run side by side.
 
     Raises
     ------
     ConfigError
+        A worker would need more memory than it can have.
     """
+    engine = run.session.engine(
+        plan.cpu_seconds if cpu_seconds is None else cpu_seconds, workers=workers
+    )
+    require_memory(run, plan, engine.memory, remedy=remedy)
+    return engine
+
+
+def require_memory(run: Run, plan: Plan, available: int, *, remedy: str) -> None:
+    """Refuse a plan whose workers need more memory than there is, or than ``--memory`` allows."""
     allowed = run.settings.engine.memory
-    available = engine.memory
     limit = available if allowed is None else min(available, allowed)
-    if needed > limit:
-        source = "--memory" if limit == allowed else "available to a worker"
+    if plan.worker_memory > limit:
+        source = "--memory" if limit == allowed else "what a worker can have"
         raise ConfigError(
-            "the run would need more memory than there is",
-            where=where,
-            value=f"{format_bytes(needed)} for each worker",
-            limit=f"{format_bytes(limit)} ({source})",
+            f"{plan.stage} would need more memory than there is",
+            value=f"{format_bytes(plan.worker_memory)} for a worker",
+            limit=f"{format_bytes(limit)}, {source}",
             remedy=remedy,
         )
 

@@ -11,7 +11,7 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics import cola
 from cosmoflow.stages.boxes import Box, Initial, is_folder, plan_boxes, read_initial, simulate_box
-from cosmoflow.stages.run import Plan, Progress, Run, require_memory
+from cosmoflow.stages.run import Plan, Progress, Run, start_engine
 from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.urls import absolute, exists, has_file, remove
@@ -84,14 +84,14 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
     plan = plan_simulate(run)
     boxes = plan_boxes(out, settings)
     initial = read_initial(settings)
-    # One box has all cores in this process; several are spread.
-    engine = run.session.engine(plan.cpu_seconds if len(boxes) > 1 else 0.0)
-    require_memory(
-        plan.worker_memory, engine, run,
-        where=f"simulate.particles {settings.simulate.particles}, "
-        f"simulate.mesh_factor {settings.simulate.mesh_factor}",
-        remedy="fewer particles or a smaller mesh_factor; more volume comes from more boxes",
-    )  # fmt: skip
+    engine = start_engine(
+        run,
+        plan,
+        remedy="fewer simulate.particles or a smaller simulate.mesh_factor; "
+        "more volume comes from more boxes",
+        # One box has all cores in this process; several are spread.
+        cpu_seconds=plan.cpu_seconds if len(boxes) > 1 else 0.0,
+    )
     if is_folder(settings):
         _begin_folder(out, run)
     ticks = _steps(settings) + 1

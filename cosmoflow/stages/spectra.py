@@ -8,10 +8,11 @@ import numpy as np
 import torch
 import xarray as xr
 
+from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics.spectra import WINDOWS, auto_power, cross_power
-from cosmoflow.stages.run import Plan, Progress, Run
+from cosmoflow.stages.run import Plan, Progress, Run, require_memory
 from cosmoflow.storage.fields import VECTORS, FieldStore
 from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE, STATUS, make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
@@ -97,6 +98,9 @@ def spectra(
             "a scalar and a vector have no cross spectrum", where="--cross",
             value=f"{field} and {cross}",
         )  # fmt: skip
+    require_memory(
+        run, plan, available_memory(), remedy="a machine with more memory, or a coarser grid"
+    )
     progress = Progress(run.listener, "spectra", 1, "spectrum")
     size = store.metadata.box_size
     scheme = _scheme(store)

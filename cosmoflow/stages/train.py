@@ -29,7 +29,7 @@ from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.stages.linear import ensure_linear_velocity
 from cosmoflow.stages.models import RUN, load_model, save_model
-from cosmoflow.stages.run import Plan, Progress, Run
+from cosmoflow.stages.run import Plan, Progress, Run, start_engine
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import make_provenance
@@ -182,6 +182,9 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         normalisation=_normalise(split, settings, architecture.offset),
         provenance=provenance,
     )
+    engine = start_engine(
+        run, plan, remedy="a smaller train.batch or train.crop", workers=config.workers
+    )
     resumed = _begin(out, provenance["digest"], run)
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
         run.listener(Message(f"{out} is trained already"))
@@ -205,7 +208,6 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         checkpoints,
         partial(_finish, out),
     )
-    engine = run.session.engine(plan.cpu_seconds, workers=config.workers)
     engine.train(loop, workers=config.workers, on_report=on_report)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
     return load_model(out)

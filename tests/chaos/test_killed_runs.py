@@ -108,6 +108,58 @@ def test_interrupt_exits_with_130_and_is_resumable(chain, tmp_path):
     assert len(finished(out)) == SHARDS
 
 
+@pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=pytest.mark.cluster)])
+def test_simulate_killed_in_its_third_box_ends_as_the_uninterrupted_one(tmp_path, engine):
+    out, whole = tmp_path / "boxes", tmp_path / "whole"
+    arguments = [
+        "simulate",
+        out,
+        "--count=5",
+        "--box=64",
+        "--particles=32",
+        "--steps=40",
+        "--quiet",
+    ]
+    boxes = [f"box-000{index}.zarr" for index in range(5)]
+
+    def complete(folder, box):
+        try:
+            return zarr.open_group(folder / box, mode="r").attrs["status"] == "complete"
+        except (OSError, KeyError, ValueError):
+            return False  # not begun, or its attributes are being written
+
+    process = start([*arguments, f"--engine={engine}"])
+    deadline = time.monotonic() + 120.0
+    while sum(complete(out, box) for box in boxes) < 2:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    # Workers of a killed driver end on their own, within moments.
+    time.sleep(3.0 if engine == "ray" else 0.0)
+    before = {box: contents(out / box) for box in boxes if complete(out, box)}
+    assert 2 <= len(before) < 5
+
+    resumed = start([*arguments, f"--engine={engine}", "--resume"])
+    _, err = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, err.decode()
+    arguments[1] = whole
+    assert start([*arguments, "--engine=serial"]).wait(timeout=240) == 0
+    for box in boxes:
+        if box in before:
+            assert contents(out / box) == before[box]
+        for name in ("position", "velocity"):
+            np.testing.assert_array_equal(
+                zarr.open_group(out / box)[name][:], zarr.open_group(whole / box)[name][:]
+            )
+
+
+def contents(store):
+    """Return when each file of a store was written."""
+    return {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+
+
 def test_killed_training_ends_as_the_uninterrupted_one(chain, tmp_path):
     model = tmp_path / "model"
     arguments = ["train", chain / "fields.zarr", "--out", model, *SMALL, "--set=train.steps=40"]

@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 
 from cosmoflow.config import load_settings
-from cosmoflow.engine import TaskGraph
+from cosmoflow.engine import Resources, TaskGraph
 from cosmoflow.engine.dask_on_ray import get
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError
@@ -105,6 +105,54 @@ def test_errors_of_workers_keep_their_type_and_parts(engine, make_worker):
     done = {}
     engine.map(make_adder, [1, 2], done.__setitem__)
     assert done == {1: 2, 2: 3}
+
+
+def tell(send, name):
+    for step in range(3):
+        send((name, step))
+    return name
+
+
+def test_running_tasks_reach_the_driver(engine):
+    """Every message arrives, those of a task in their order, before the channel closes."""
+    heard = []
+    graph = TaskGraph()
+    with engine.channel(heard.append) as send:
+        for name in "abcd":
+            graph.add((name, 0), tell, send, name, output=True)
+        engine.run(graph)
+    assert sorted(heard) == [(name, step) for name in "abcd" for step in range(3)]
+    for name in "abcd":
+        assert [step for sender, step in heard if sender == name] == [0, 1, 2]
+
+
+def count_threads():
+    import numba
+    import torch
+
+    return torch.get_num_threads(), numba.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+
+def test_a_task_uses_the_cores_that_it_asked_for(ray_engine):
+    for cores in (1, min(2, ray_engine.cpus)):
+        graph = TaskGraph()
+        graph.add(("count", 0), count_threads, output=True)
+        # Only libraries that are loaded are told: the first run loads them.
+        ray_engine.run(graph, needs=Resources(cpus=cores))
+        found = ray_engine.run(graph, needs=Resources(cpus=cores))[("count", 0)]
+        assert found[0] == found[1] == int(found[2]) == cores
+
+
+def test_tasks_share_the_nodes(ray_engine):
+    cores, memory = ray_engine.cpus, ray_engine.memory
+    assert 0 < memory < 1 << 50
+    assert ray_engine.share(100, most=1, memory=0).cpus == 1
+    assert ray_engine.share(1, most=1, memory=0).cpus == cores
+    # Two of these do not fit into one node's memory, so each has its cores alone.
+    assert ray_engine.share(100, most=1, memory=memory // 2 + 1).cpus == cores
+    graph = TaskGraph()
+    graph.add(("task", 0), int, output=True)
+    assert ray_engine.run(graph, needs=ray_engine.share(1, most=8, memory=memory // 2))
 
 
 def make_mortal_worker(folder):

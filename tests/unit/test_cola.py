@@ -11,7 +11,7 @@ from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.cosmology.background import Background
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.errors import ConfigError
-from cosmoflow.numerics import cola, fourier, initial, lpt, mesh
+from cosmoflow.numerics import cola, fourier, initial, lpt, mesh, timesteps
 
 BOX = 64.0
 CELLS = 32
@@ -156,7 +156,7 @@ def test_several_outputs_are_the_runs_that_end_there() -> None:
     """A run that stops on its way goes on as if it had not, but for its steps' lengths."""
     psi = lpt.displacements(random_modes(), BOX)
     outputs = (0.4, 0.7, 1.0)
-    legs = cola.schedule(9, 0.1, outputs)
+    legs = timesteps.schedule(9, 0.1, outputs)
     assert [len(leg) // 2 for leg in legs] == [3, 3, 3]
     together = [
         (s.scale_factor, s.position, s.velocity)
@@ -172,9 +172,9 @@ def test_several_outputs_are_the_runs_that_end_there() -> None:
 
 
 def test_steps_go_where_they_are_longest() -> None:
-    assert [len(leg) // 2 for leg in cola.schedule(9, 0.1, (0.2, 1.0))] == [1, 8]
-    assert [len(leg) // 2 for leg in cola.schedule(4, 0.1, (0.2, 0.9, 1.0))] == [1, 2, 1]
-    (leg,) = cola.schedule(2, 0.1, (1.0,), "log")
+    assert [len(leg) // 2 for leg in timesteps.schedule(9, 0.1, (0.2, 1.0))] == [1, 8]
+    assert [len(leg) // 2 for leg in timesteps.schedule(4, 0.1, (0.2, 0.9, 1.0))] == [1, 2, 1]
+    (leg,) = timesteps.schedule(2, 0.1, (1.0,), "log")
     np.testing.assert_allclose(leg, 10.0 ** np.array([-1.0, -0.75, -0.5, -0.25, 0.0]))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cosmoflow.errors import DataError
-from cosmoflow.storage.snapshots.asdf import AsdfArray, read_tree
+from cosmoflow.storage.snapshots.asdf_files import AsdfArray, read_tree
 from cosmoflow.storage.snapshots.building import (
     SnapshotFacts,
     build_snapshot,
@@ -118,9 +118,7 @@ def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> 
     )
 
 
-def _whole_sample(
-    url: str, found: Sequence[SourceFile]
-) -> tuple[list[SourceFile], list[str]]:
+def _whole_sample(url: str, found: Sequence[SourceFile]) -> tuple[list[SourceFile], list[str]]:
     """Return all files of the subsamples that the found files are of, and the samples' letters.
 
     Particles in halos and in the field are kept in files of their own; either alone is no fair

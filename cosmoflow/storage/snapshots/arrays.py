@@ -58,12 +58,11 @@ class NpzReader:
     def read(self, part: Part, start: int, stop: int) -> Raw:
         """Return the particles ``start`` to ``stop``, in the file's units."""
         with open_file(part.file) as stream:
-            position, velocity, mass = (
-                None if column is None else _rows(stream, column, start, stop, part.file)
-                for column in (self.position, self.velocity, self.mass)
+            return (
+                _rows(stream, self.position, start, stop, part.file),
+                _rows(stream, self.velocity, start, stop, part.file),
+                None if self.mass is None else _rows(stream, self.mass, start, stop, part.file),
             )
-        assert position is not None and velocity is not None
-        return position, velocity, mass
 
 
 def _rows(stream: IO[bytes], column: Column, start: int, stop: int, url: str) -> NDArray[Any]:

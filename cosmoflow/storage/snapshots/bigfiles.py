@@ -23,6 +23,7 @@ from cosmoflow.storage.snapshots.building import (
     resolve_redshift,
 )
 from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion
+from cosmoflow.storage.snapshots.facts import plain
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly, stat_file
 from cosmoflow.storage.snapshots.gadget import (
     describe_length,
@@ -31,7 +32,6 @@ from cosmoflow.storage.snapshots.gadget import (
     resolve_box,
     resolve_units,
 )
-from cosmoflow.storage.snapshots.hdf5 import plain
 from cosmoflow.storage.snapshots.hints import SnapshotHints, VelocityConvention
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 from cosmoflow.storage.urls import has_file, join, read_bytes
@@ -117,11 +117,9 @@ def read_block(url: str) -> Block:
         It makes no sense, or a data file is missing or short.
     """
     try:
-        lines = dict(
-            (piece.strip() for piece in line.split(":", 1))
-            for line in read_bytes(url, "header").decode(errors="replace").splitlines()
-            if ":" in line
-        )
+        text = read_bytes(url, "header").decode(errors="replace")
+        pairs = [line.partition(":") for line in text.splitlines()]
+        lines = {name.strip(): value.strip() for name, _, value in pairs}
         files = int(lines["NFILE"])
         rows = tuple(int(lines[f"{index:06X}"].split(":")[0]) for index in range(files))
         block = Block(url, np.dtype(lines["DTYPE"]).str, int(lines["NMEMB"]), rows)

@@ -72,8 +72,10 @@ class Conversion:
             slack = _EDGE * box_size
             low, high = self.lower - slack, self.lower + box_size + slack
             # Written so that a NaN passes: check_particles has a better word for it.
-            outside = ((x < low) | (x > high)).any(axis=1)
-            if outside.any():
+            beyond = (x < low) | (x > high)
+            if beyond.any():
+                # By rows only now: a reduction over three columns is slow.
+                outside = beyond.any(axis=1)
                 index = int(np.argmax(outside))
                 raise DataError(
                     "a particle lies outside the box",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
@@ -72,10 +74,17 @@ class _RemoteFile(io.RawIOBase):
 
 def _split(url: str) -> tuple[Any, str]:
     """Return the bucket of a remote URL and the path inside it."""
+    parts = urlsplit(url)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    return _bucket(f"{parts.scheme}://{parts.netloc}", endpoint), parts.path.strip("/")
+
+
+@lru_cache(maxsize=8)
+def _bucket(root: str, endpoint: str | None) -> Any:
+    """Open a bucket; kept, for a snapshot of many files would else connect once for each."""
     from obstore.store import from_url
 
-    parts = urlsplit(url)
-    return from_url(f"{parts.scheme}://{parts.netloc}"), parts.path.strip("/")
+    return from_url(root)
 
 
 @contextmanager
@@ -140,7 +149,9 @@ def list_files(folder: str, *, deep: bool = False) -> list[SourceFile]:
     with storage_errors(folder):
         if path is not None:
             entries = path.rglob("*") if deep else path.glob("*")
-            found = [SourceFile(str(item), item.stat().st_size) for item in entries if item.is_file()]
+            found = [
+                SourceFile(str(item), item.stat().st_size) for item in entries if item.is_file()
+            ]
         else:
             bucket, inside = _split(folder)
             parts = urlsplit(folder)
@@ -183,7 +194,8 @@ def find_files(url: str) -> list[SourceFile]:
 def _glob(url: str) -> list[SourceFile]:
     path = local_path(url)
     if path is not None:
-        names = sorted(glob.glob(str(path), recursive=True), key=_natural)
+        # Path.glob takes no absolute pattern.
+        names = sorted(glob.glob(str(path), recursive=True), key=_natural)  # noqa: PTH207
         found = [SourceFile(name, Path(name).stat().st_size) for name in names]
         return [file for file in found if Path(file.url).is_file()]
     fixed = url[: _WILDCARDS.search(url).start()].rsplit("/", 1)[0]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Gadget-2, -3 and -4 and AREPO (TNG, CAMELS, Quijote) in HDF5."""
+"""Headers and units of Gadget-2, -3 and -4 and AREPO (TNG, CAMELS, Quijote)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from cosmoflow.storage.snapshots.conventions import (
     hinted_length,
     mean_density,
 )
-from cosmoflow.storage.snapshots.hdf5 import FileFacts, Hdf5Reader
+from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type, total_counts
-from cosmoflow.storage.snapshots.source import Snapshot
+from cosmoflow.storage.snapshots.source import Reader, Snapshot
 
 _CANDIDATES: Final = {"kpc/h": 1e-3, "Mpc/h": 1.0}
 _SCALING: Final = ("a_scaling", "aexp-scale-exponent")
@@ -167,8 +167,10 @@ def describe_length(length: float) -> str:
     return names.get(length, f"{length:g} Mpc/h")
 
 
-def open_gadget(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Snapshot:
-    """Make a snapshot of the files of the Gadget family."""
+def open_gadget(
+    url: str, facts: Sequence[FileFacts], hints: SnapshotHints, reader: Reader, form: str
+) -> Snapshot:
+    """Make a snapshot of the files of the Gadget family, HDF5 or binary."""
     notes: list[str] = []
     # The run's parameters, where they are kept, say what the header leaves out.
     header = {**facts[0].groups.get("Parameters", {}), **facts[0].header}
@@ -189,13 +191,13 @@ def open_gadget(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> S
     return build_snapshot(
         url,
         SnapshotFacts(
-            format="Gadget-4 HDF5" if "Git_commit" in header else "Gadget HDF5",
+            format=form,
             files=[one.file for one in facts],
             box_size=resolve_box(url, header, units.length, hints),
             redshift=redshift,
             cosmology=cosmology,
             parts=chosen_parts(facts, hints, mass_of),
-            reader=Hdf5Reader(),
+            reader=reader,
             conversion=Conversion(
                 units.length,
                 units.velocity * (1.0 + redshift) ** -power,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import h5py
-import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.storage.snapshots.facts import FileFacts, TypeFacts, plain
 from cosmoflow.storage.snapshots.files import SourceFile, open_file
 from cosmoflow.storage.snapshots.source import Part, Raw
 from cosmoflow.storage.urls import local_path
@@ -24,42 +24,6 @@ MASSES: Final = ("Masses", "DynamicalMasses")
 
 _GROUPS: Final = ("Header", "Parameters", "Units", "Cosmology")
 READERS_COMMAND: Final = "pip install 'cosmoflow[readers]'"
-
-
-@dataclass(frozen=True, slots=True)
-class TypeFacts:
-    """What one file holds of one particle type."""
-
-    rows: int
-    masses: str | None
-    position: Mapping[str, Any]
-    velocity: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What the header of one file says, and what the file holds.
-
-    Parameters
-    ----------
-    file : SourceFile
-    groups : dict
-        Attributes, as plain data, of Header, Parameters, Units and Cosmology, where there are.
-    types : dict
-        Of each particle type that has positions.
-    virtual : tuple of str
-        Names of the files that the particles really are in, where this one only points to them.
-    """
-
-    file: SourceFile
-    groups: Mapping[str, Mapping[str, Any]]
-    types: Mapping[int, TypeFacts] = field(default_factory=dict)
-    virtual: tuple[str, ...] = ()
-
-    @property
-    def header(self) -> Mapping[str, Any]:
-        """Attributes of the group Header."""
-        return self.groups["Header"]
 
 
 @contextmanager
@@ -179,17 +143,6 @@ def _virtual_sources(groups: Mapping[int, h5py.Group]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def plain(value: Any) -> Any:
-    """Return an attribute as a string, a number or a list of them."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool) else str(value)
-
-
 @dataclass(frozen=True, slots=True)
 class Hdf5Reader:
     """Reads rows of ``PartTypeN`` groups."""
@@ -227,10 +180,8 @@ def _check_filters(dataset: h5py.Dataset, part: Part) -> None:
     absent = [(code, name) for code, _, _, name in used if not h5py.h5z.filter_avail(code)]
     if not absent:
         return
-    try:
+    with suppress(ImportError):
         import hdf5plugin  # noqa: F401 - registers its filters
-    except ImportError:
-        pass
     for code, name in absent:
         if not h5py.h5z.filter_avail(code):
             raise ConfigError(

@@ -23,7 +23,7 @@ class SnapshotHints(Section):
     )
     velocity: VelocityConvention | None = Field(
         None,
-        description="what the file holds: peculiar v, gadget v/sqrt(a), canonical a v, comoving v/a",
+        description="what the file has: peculiar v, gadget v/sqrt(a), canonical a v, comoving v/a",
     )
     box_size: float | None = Field(None, gt=0.0, description="side of the box, Mpc/h")
     redshift: float | None = Field(None, gt=-1.0, description="of the snapshot")

@@ -1,4 +1,4 @@
-"""The files of one HDF5 snapshot: all of them, of one run, with the particles that they promise."""
+"""The files of one snapshot of the Gadget family: all of them, of one run, and whole."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from cosmoflow.errors import DataError
+from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.files import SourceFile, stat_file, whole_set
-from cosmoflow.storage.snapshots.hdf5 import FileFacts, inspect_file
 from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.source import Part
 
@@ -27,8 +27,19 @@ MassOf = Callable[[FileFacts, int], float | None]
 """From a file and a particle type to the mass in its header, M_sun/h, if it has one."""
 
 
-def gather_files(url: str, found: Sequence[SourceFile]) -> list[FileFacts]:
+def gather_files(
+    url: str, found: Sequence[SourceFile], inspect: Callable[[SourceFile], FileFacts]
+) -> list[FileFacts]:
     """Inspect all files of the snapshot that the found files belong to.
+
+    Parameters
+    ----------
+    url : str
+        For errors.
+    found : sequence of SourceFile
+        Some of the files.
+    inspect : callable
+        Reads the header of one.
 
     Raises
     ------
@@ -36,7 +47,7 @@ def gather_files(url: str, found: Sequence[SourceFile]) -> list[FileFacts]:
         One is missing, is of another snapshot or in other units, or holds fewer particles than its
         header says.
     """
-    first = inspect_file(found[0])
+    first = inspect(found[0])
     if first.virtual:
         files = _behind(first)
     else:
@@ -50,7 +61,7 @@ def gather_files(url: str, found: Sequence[SourceFile]) -> list[FileFacts]:
             value=", ".join(sorted(name.rsplit("/", 1)[-1] for name in [found[0].url, *strangers])),
             remedy="name one of them",
         )
-    facts = [first if file.url == first.file.url else inspect_file(file) for file in files]
+    facts = [first if file.url == first.file.url else inspect(file) for file in files]
     for other in facts[1:]:
         _check_same(facts[0], other)
     _check_counts(url, facts)
@@ -154,11 +165,11 @@ def total_counts(facts: FileFacts) -> list[int] | None:
     low, high = facts.header.get("NumPart_Total"), facts.header.get("NumPart_Total_HighWord")
     if not isinstance(low, list):
         return None
-    upper = high if isinstance(high, list) else [0] * len(low)
+    # Some writers have fewer high words than types.
+    upper = [*(high if isinstance(high, list) else []), *[0] * len(low)]
     # Where the counts are 64 bits wide already, the high words repeat them.
-    return [
-        int(a) if int(a) >> 32 else int(a) + (int(b) << 32) for a, b in zip(low, upper, strict=True)
-    ]
+    pairs = [(int(a), int(b)) for a, b in zip(low, upper, strict=False)]
+    return [a if a >> 32 else a + (b << 32) for a, b in pairs]
 
 
 def _check_counts(url: str, facts: Sequence[FileFacts]) -> None:
@@ -186,9 +197,7 @@ def _check_counts(url: str, facts: Sequence[FileFacts]) -> None:
             )
 
 
-def chosen_parts(
-    facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf
-) -> list[Part]:
+def chosen_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf) -> list[Part]:
     """Return the particles to read, type by type and file by file.
 
     Raises

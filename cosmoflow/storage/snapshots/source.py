@@ -98,7 +98,7 @@ class Snapshot:
     Parameters
     ----------
     url : str
-        As it was given.
+        Absolute.
     format : str
         For people.
     metadata : BoxMetadata

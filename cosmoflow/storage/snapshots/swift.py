@@ -21,8 +21,9 @@ from cosmoflow.storage.snapshots.conventions import (
     first_of,
     hinted_length,
 )
+from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.gadget import resolve_box
-from cosmoflow.storage.snapshots.hdf5 import FileFacts, Hdf5Reader
+from cosmoflow.storage.snapshots.hdf5 import Hdf5Reader
 from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type
 from cosmoflow.storage.snapshots.source import Snapshot
@@ -54,9 +55,7 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
     )
     redshift = resolve_redshift(url, _redshift(header), hints, notes)
     a, h = 1.0 / (1.0 + redshift), cosmology.h
-    length_cm, mass_g, time_s = (
-        _unit(url, units, name) for name in (_LENGTH, _MASS, _TIME)
-    )
+    length_cm, mass_g, time_s = (_unit(url, units, name) for name in (_LENGTH, _MASS, _TIME))
     coordinates = _exponents(url, facts, hints, "position", 1.0)
     speeds = _exponents(url, facts, hints, "velocity", 0.0)
     hinted = hinted_length(hints, h)
@@ -67,9 +66,17 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
     if hints.velocity is not None:
         velocity *= a ** VELOCITY_POWER[hints.velocity]
         convention = f"{hints.velocity}, by hint"
+    elif speeds == (0.0, 0.0):
+        convention = "peculiar"
     else:
-        velocity *= a ** speeds[0] * h ** speeds[1]
-        convention = f"peculiar: times a^{speeds[0]:g}"
+        # SWIFT itself writes 0. swiftsimio's writer says 1 where it means 0.
+        raise DataError(
+            "the velocities are not said to be peculiar, as SWIFT's are",
+            where=url,
+            value=f"a-scale exponent {speeds[0]:g}, h-scale exponent {speeds[1]:g}",
+            limit="0 and 0",
+            remedy="give the hint velocity: peculiar, or comoving where they are v / a",
+        )
     mass_unit = cgs_mass(mass_g, h)
 
     def mass_of(one: FileFacts, kind: int) -> float | None:

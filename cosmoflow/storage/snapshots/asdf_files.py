@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 import yaml
-from numcodecs import blosc
+from numcodecs import blosc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
@@ -169,7 +169,7 @@ def read_tree(file: SourceFile) -> tuple[dict[str, Any], dict[str, AsdfArray]]:
                 raise _damaged(file.url, "the tree has no end")
             text += more
         try:
-            tree = yaml.load(text[:end], _TreeLoader)  # noqa: S506 - derived from SafeLoader
+            tree = yaml.load(text[:end], _TreeLoader)
         except yaml.YAMLError as error:
             raise _damaged(file.url, str(error).splitlines()[0]) from error
         # The tree may be followed by padding.

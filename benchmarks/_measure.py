@@ -1,0 +1,77 @@
+"""What the COLA benchmarks share: initial displacements, and the spectra of a snapshot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosmoflow.cosmology.linear_power import LinearPower
+from cosmoflow.numerics import calculus, cola, initial, lpt, mesh, spectra
+from cosmoflow.numerics.painting import Block, BlockSums, PaintedFields
+
+VELOCITY_CELL = 2.0
+"""Side of the cells, Mpc/h, on which velocity is momentum over density, as in the paper."""
+CHUNK = 1 << 20
+"""Particles that are painted at once."""
+
+
+def displacements(
+    cells: int, box_size: float, power: LinearPower, seed: int = 1, **options: bool
+) -> tuple[Tensor, Tensor, spectra.Spectrum]:
+    """Return both orders of displacement and the linear spectrum of this very realisation.
+
+    Parameters
+    ----------
+    cells : int
+        Particles per axis.
+    box_size : float
+        Mpc/h.
+    power : LinearPower
+    seed : int
+    **options
+        ``fixed_amplitude`` and ``inverted`` of ``initial.linear_density_modes``.
+    """
+    noise = initial.white_noise_modes(cells, seed)
+    modes = initial.linear_density_modes(noise, box_size, power, **options)
+    linear = spectra.sum_modes(modes, cells=cells, box_size=box_size).spectrum()
+    psi1, psi2 = lpt.displacements(modes, box_size)
+    return psi1, psi2, linear
+
+
+def density_power(snapshot: cola.Snapshot, cells: int) -> spectra.Spectrum:
+    """Return ``P_delta`` of a cloud-in-cell density, its window undone, no noise subtracted."""
+    contrast = mesh.paint_contrast(snapshot.displaced, snapshot.box_size, cells)
+    return spectra.auto_power(contrast, snapshot.box_size, window=2)
+
+
+def paint_flow(snapshot: cola.Snapshot) -> PaintedFields:
+    """Paint density, momentum and velocity on cells of ``VELOCITY_CELL``, cloud-in-cell."""
+    cells = 2 * round(snapshot.box_size / VELOCITY_CELL / 2.0)
+    sums = BlockSums(Block((0, 0, 0), (cells,) * 3), cells, snapshot.box_size)
+    for start in range(0, snapshot.count, CHUNK):
+        position, velocity = snapshot.rows(start, min(start + CHUNK, snapshot.count))
+        sums.add(position.numpy(), velocity.numpy())
+    # The mean velocity of the box, which empty cells get, is zero.
+    return sums.fields(snapshot.count, np.zeros(3))
+
+
+def flow_powers(snapshot: cola.Snapshot) -> dict[str, spectra.Spectrum]:
+    """Return the spectra of the flow on cells of ``VELOCITY_CELL``, no window undone.
+
+    ``theta`` is the divergence of v = p / rho, ``p`` the scalar ``|v| delta`` of the paper's
+    tables, ``p vector`` the momentum ``rho v`` itself, ``div p`` its divergence.
+    """
+    painted, box_size = paint_flow(snapshot), snapshot.box_size
+    density, velocity, momentum = (
+        torch.from_numpy(f) for f in (painted.density, painted.velocity, painted.momentum)
+    )
+    fields: dict[str, Any] = {
+        "theta": calculus.divergence(velocity, box_size),
+        "p": velocity.norm(dim=0) * (density - 1.0),
+        "p vector": momentum,
+        "div p": calculus.divergence(momentum, box_size),
+    }
+    return {name: spectra.auto_power(field, box_size) for name, field in fields.items()}

@@ -1,0 +1,68 @@
+"""What the files of the Gadget family say before any particle is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cosmoflow.storage.snapshots.files import SourceFile
+
+
+@dataclass(frozen=True, slots=True)
+class TypeFacts:
+    """What one file holds of one particle type.
+
+    Parameters
+    ----------
+    rows : int
+        Particles.
+    masses : str or None
+        Name of the column of masses.
+    position, velocity : dict
+        Attributes of the columns, as plain data.
+    """
+
+    rows: int
+    masses: str | None = None
+    position: Mapping[str, Any] = field(default_factory=dict)
+    velocity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What the header of one file says, and what the file holds.
+
+    Parameters
+    ----------
+    file : SourceFile
+    groups : dict
+        Attributes, as plain data, of Header, Parameters, Units and Cosmology, where there are.
+    types : dict
+        Of each particle type that has positions.
+    virtual : tuple of str
+        Names of the files that the particles really are in, where this one only points to them.
+    """
+
+    file: SourceFile
+    groups: Mapping[str, Mapping[str, Any]]
+    types: Mapping[int, TypeFacts] = field(default_factory=dict)
+    virtual: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """Attributes of the group Header."""
+        return self.groups["Header"]
+
+
+def plain(value: Any) -> Any:
+    """Return an attribute as a string, a number or a list of them."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,169 @@
+"""From a URL to particles, whatever wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.storage.particles import ParticleStore
+from cosmoflow.storage.snapshots.abacus import open_abacus
+from cosmoflow.storage.snapshots.arrays import open_npz
+from cosmoflow.storage.snapshots.asdf_files import MAGIC as ASDF_MAGIC
+from cosmoflow.storage.snapshots.bigfiles import is_bigfile, open_bigfile
+from cosmoflow.storage.snapshots.files import SourceFile, base_name, find_files, open_file
+from cosmoflow.storage.snapshots.gadget import open_gadget
+from cosmoflow.storage.snapshots.gadget_binary import byte_order, open_gadget_binary
+from cosmoflow.storage.snapshots.hints import SnapshotHints
+from cosmoflow.storage.snapshots.parts import gather_files
+from cosmoflow.storage.snapshots.source import ParticleSource, Snapshot
+from cosmoflow.storage.urls import absolute, has_file
+
+_ZARR_GROUP: Final = "zarr.json"
+_PROBES: Final = 8
+_PROBE_ROWS: Final = 256
+# A sample spread over the whole snapshot that fills less of the box is in another unit of length.
+_LEAST_EXTENT: Final = 0.02
+
+_Opener = Callable[[str, Sequence[SourceFile], SnapshotHints], Snapshot]
+
+
+def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSource:
+    """Open particles: a store of ours, or a snapshot of another code.
+
+    Parameters
+    ----------
+    url : str
+        A file, a folder, a glob, one part of a set of files or their common name; local or in
+        a bucket.
+    hints : SnapshotHints, optional
+        Which particles to read, and what the header leaves out. None are for our own store.
+
+    Returns
+    -------
+    ParticleSource
+        Nothing but headers and a small sample was read.
+
+    Raises
+    ------
+    DataError
+        It is no snapshot, is damaged, lacks a part, or holds none of the wanted particles.
+    StorageError
+        There is nothing, or it cannot be reached.
+    ConfigError
+        A hint or an optional library is needed.
+    """
+    # Workers have other working folders, and the parts' names are made of this one.
+    url = absolute(url).rstrip("/")
+    if has_file(url, _ZARR_GROUP):
+        if hints is not None and hints != SnapshotHints():
+            raise ConfigError(
+                "hints are for snapshots of other codes, and this is a zarr store", where=url
+            )
+        return ParticleStore(url)
+    hints = hints or SnapshotHints()
+    if is_bigfile(url):
+        return _probed(open_bigfile(url, hints))
+    files = find_files(url)
+    opener, chosen = _choose(url, files)
+    return _probed(opener(url, chosen, hints))
+
+
+def describe_snapshot(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
+    """Return what a snapshot is, as plain data for people and JSON.
+
+    Returns
+    -------
+    dict
+        ``kind``, ``format``, ``files``, ``bytes``, ``counts`` of each particle type, ``particles``
+        that would be read, ``box_size`` (Mpc/h), ``redshift``, ``cosmology``, ``particle_mass``
+        (M_sun/h), ``conventions`` that the units were taken from, ``notes`` on what was assumed.
+
+    Raises
+    ------
+    DataError, StorageError, ConfigError
+        As :func:`open_particles`.
+    """
+    source = open_particles(url, hints)
+    if not isinstance(source, Snapshot):
+        raise DataError("this is a particle store, no snapshot of another code", where=url)
+    return source.describe()
+
+
+def _choose(url: str, files: Sequence[SourceFile]) -> tuple[_Opener, list[SourceFile]]:
+    """Return how to open files, and which of them are particles."""
+    openers = {file: opener for file in files if (opener := _recognise(file)) is not None}
+    if not openers:
+        raise DataError(
+            "this is no snapshot that cosmoflow reads",
+            where=url,
+            value=", ".join(file.name for file in files[:4]) + (" ..." if files[4:] else ""),
+            limit="HDF5 of Gadget, AREPO or SWIFT, Gadget's binary, bigfile, Abacus ASDF, npz, or "
+            "a particle store",
+            remedy="see docs/snapshots.md",
+        )
+    opener = openers[next(iter(openers))]
+    chosen = [file for file, one in openers.items() if one is opener]
+    others = sorted({base_name(file.name) for file, one in openers.items() if one is not opener})
+    if others:
+        raise DataError(
+            "there are snapshots of several formats",
+            where=url,
+            value=", ".join([base_name(chosen[0].name), *others[:3]]),
+            remedy="name one of them",
+        )
+    return opener, chosen
+
+
+def _recognise(file: SourceFile) -> _Opener | None:
+    """Return what opens a file, by its first bytes."""
+    if file.size < 8:
+        return None
+    with open_file(file.url) as stream:
+        start = stream.read(8)
+    if start == b"\x89HDF\r\n\x1a\n":
+        return _open_hdf5
+    if start.startswith(ASDF_MAGIC):
+        return open_abacus
+    if start.startswith(b"PK\x03\x04") and file.name.endswith(".npz"):
+        return open_npz
+    return open_gadget_binary if byte_order(start) else None
+
+
+def _open_hdf5(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Snapshot:
+    # HDF5 takes its time to load, and a store of ours does not need it.
+    from cosmoflow.storage.snapshots.hdf5 import Hdf5Reader, inspect_file
+    from cosmoflow.storage.snapshots.swift import is_swift, open_swift
+
+    facts = gather_files(url, files, inspect_file)
+    if is_swift(facts[0]):
+        return open_swift(url, facts, hints)
+    form = "Gadget-4 HDF5" if "Git_commit" in facts[0].header else "Gadget HDF5"
+    return open_gadget(url, facts, hints, Hdf5Reader(), form)
+
+
+def _probed(snapshot: Snapshot) -> Snapshot:
+    """Read a small sample: a wrong unit or a damaged column is better found before the work.
+
+    Raises
+    ------
+    DataError
+        A particle is not finite or outside the box, or all are in one corner of it.
+    """
+    rows = min(_PROBE_ROWS, snapshot.count)
+    starts = np.linspace(0, snapshot.count - rows, _PROBES, dtype=np.int64)
+    sample = np.concatenate(
+        [snapshot.read(int(start), int(start) + rows).position for start in starts]
+    )
+    extent = float(np.ptp(sample, axis=0).max()) / snapshot.metadata.box_size
+    if extent < _LEAST_EXTENT and snapshot.count > _PROBE_ROWS:
+        raise DataError(
+            "the particles fill only a corner of the box",
+            where=snapshot.url,
+            value=f"{extent:.2g} of its side, in a sample of {len(sample)}",
+            limit=f"{_LEAST_EXTENT:g} at least",
+            remedy="box and positions differ in unit: give the hint length_unit or box_size",
+        )
+    return snapshot

@@ -1,0 +1,211 @@
+"""Boxes: several of them, several snapshots, initial conditions from files, and what is refused."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from cosmoflow.config import CosmologyConfig
+from cosmoflow.cosmology.background import Background
+from cosmoflow.cosmology.linear_power import LinearPower
+from cosmoflow.numerics import fourier, initial, lpt
+
+pytestmark = pytest.mark.e2e
+
+BOX, CELLS = 96.0, 32
+TINY = ["--engine=serial", f"--box={BOX}", f"--particles={CELLS}", "--steps=4", "--seed=5"]
+
+
+def opened(path):
+    return xr.open_zarr(path, consolidated=False)
+
+
+def periodic(difference):
+    return (difference + 0.5 * BOX) % BOX - 0.5 * BOX
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The particles of seed 5."""
+    from cosmoflow.cli.app import run_app
+
+    path = tmp_path_factory.mktemp("reference") / "box.zarr"
+    assert run_app(["simulate", str(path), "--quiet", *TINY]) == 0
+    return opened(path).load()
+
+
+def test_snapshots_pairs_and_initial_fields(tmp_path, cosmoflow):
+    """At an early time particles are where the stored linear displacement puts them."""
+    out = tmp_path / "boxes"
+    options = ["--redshift=0,20", "--count=2", "--method=2lpt", "--set=simulate.initial_fields=1"]
+    options += ["--set=simulate.paired=true"]
+    code, events, err = cosmoflow(
+        "simulate", out, *TINY, *options, "--json", "--set=simulate.start_redshift=40"
+    )
+    assert code == 0, err
+    names = {path.name for path in out.glob("*.zarr")}
+    assert names == {
+        f"box-000{box}-{what}.zarr" for box in (0, 1) for what in ("z20", "z0", "initial")
+    }
+    assert [store.rsplit("/", 1)[1] for store in events[-1]["stores"]] == [
+        "box-0000-z20.zarr", "box-0000-z0.zarr", "box-0001-z20.zarr", "box-0001-z0.zarr",
+    ]  # fmt: skip
+    background = Background(CosmologyConfig())
+    growth = background.growth(1.0 / 21.0)
+    rate = background.growth_rate_hubble(1.0 / 21.0)
+    q = lpt.lattice_positions(CELLS, BOX).numpy()
+    displacements = []
+    for box in (0, 1):
+        early = opened(out / f"box-000{box}-z20.zarr")
+        fields = opened(out / f"box-000{box}-initial.zarr")
+        assert early.attrs["redshift"] == 20.0
+        psi = fields["displacement"].values
+        displacements.append(psi)
+        moved = growth * psi.reshape(3, -1).T
+        found = periodic(early["position"].values - q)
+        # The second order is what is left: a hundredth at this time.
+        assert np.std(found - moved) < 0.02 * np.std(moved)
+        assert np.std(early["velocity"].values - rate * moved) < 0.04 * rate * np.std(moved)
+        # -div psi is the linear density.
+        modes = [fourier.forward(fourier.torch.from_numpy(p)) for p in psi]
+        ks = fourier.wavenumbers(CELLS, BOX, odd=True)
+        minus_div = -fourier.inverse(sum(1j * k * m for k, m in zip(ks, modes, strict=True)), CELLS)
+        density = fields["linear_density"].values
+        assert np.abs(minus_div.numpy() - density).max() < 1e-3 * density.std()
+    np.testing.assert_array_equal(displacements[0], -displacements[1])
+
+
+def test_the_way_to_a_later_snapshot_is_the_same_run(tmp_path, cosmoflow, reference):
+    """With its steps where they were, a run that also stops half way ends at the same particles."""
+    out = tmp_path / "boxes"
+    # Two equal steps to a = 0.55 and two from there are the four of the reference.
+    assert cosmoflow("simulate", out, *TINY, "--redshift=0.8181818181818181,0")[0] == 0
+    assert {path.name for path in out.glob("*.zarr")} == {"z0.818182.zarr", "z0.zarr"}
+    last = opened(out / "z0.zarr")
+    difference = periodic(last["position"].values - reference["position"].values)
+    assert np.abs(difference).max() < 0.05
+    assert np.std(difference) < 1e-3
+
+
+def test_power_from_a_table_is_that_of_the_cosmology(tmp_path, cosmoflow, reference):
+    power = LinearPower.from_cosmology(CosmologyConfig())
+    table = tmp_path / "power.txt"
+    np.savetxt(table, np.column_stack([power.k, power.power]), header="k P")
+    out = tmp_path / "box.zarr"
+    code, _, err = cosmoflow("simulate", out, *TINY, f"--set=simulate.linear_power={table}")
+    assert code == 0, err
+    difference = periodic(opened(out)["position"].values - reference["position"].values)
+    assert np.std(difference) < 1e-4
+    # Which table it was is on record, and where it lay is not.
+    provenance = opened(out).attrs["provenance"]
+    assert set(provenance["inputs"]) == {"linear_power"}
+    assert str(tmp_path) not in str(provenance)
+
+
+@pytest.mark.parametrize(
+    ("rows", "code", "words"),
+    [
+        (lambda k, p: (k, 2.0 * p), 2, ("amplitude", "cosmology.sigma8=1.17")),
+        (lambda k, p: (k[k > 0.1], p[k > 0.1]), 2, ("amplitude",)),
+        (lambda k, p: (k[k < 0.9], p[k < 0.9]), 3, ("cover", "0.0654")),
+        (lambda k, p: (k[::-1], p[::-1]), 3, ("increasing",)),
+        (lambda k, p: (k[:3], p[:3]), 3, ("four",)),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, cosmoflow, rows, code, words):
+    power = LinearPower.from_cosmology(CosmologyConfig())
+    table, out = tmp_path / "power.txt", tmp_path / "box.zarr"
+    np.savetxt(table, np.column_stack(rows(power.k, power.power)))
+    found, _, err = cosmoflow("simulate", out, *TINY, f"--set=simulate.linear_power={table}")
+    assert found == code
+    for word in (*words, str(table)):
+        assert word in err or word == str(table), err
+    assert not out.exists()
+
+
+def test_text_is_no_table(tmp_path, cosmoflow):
+    table, out = tmp_path / "power.txt", tmp_path / "box.zarr"
+    table.write_text("not a table\n")
+    code, _, err = cosmoflow("simulate", out, *TINY, f"--set=simulate.linear_power={table}")
+    assert code == 3
+    assert "no table" in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["npy", "zarr"])
+def test_white_noise_from_a_file_is_that_of_the_seed(tmp_path, cosmoflow, reference, kind):
+    import zarr
+
+    modes = initial.white_noise_modes(CELLS, 5)
+    turns = fourier.torch.stack(list(initial._turns(CELLS)))
+    cube = fourier.inverse(modes * turns, CELLS).numpy() * CELLS**1.5
+    path = tmp_path / f"noise.{kind}"
+    if kind == "npy":
+        np.save(path, cube.astype(np.float64))
+    else:
+        zarr.create_array(path, shape=cube.shape, chunks=(16, 16, 16), dtype="float32")[:] = cube
+    out = tmp_path / "box.zarr"
+    code, _, err = cosmoflow("simulate", out, *TINY, f"--set=simulate.white_noise={path}")
+    assert code == 0, err
+    difference = periodic(opened(out)["position"].values - reference["position"].values)
+    assert np.std(difference) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("cube", "words"),
+    [
+        (np.random.default_rng(1).normal(size=(16, 16, 16)), ("fit", "simulate.particles=16")),
+        (np.ones((CELLS,) * 3), ("variance",)),
+        (np.arange(8), ("cube",)),
+    ],
+)
+def test_bad_noise_is_refused(tmp_path, cosmoflow, cube, words):
+    path, out = tmp_path / "noise.npy", tmp_path / "box.zarr"
+    np.save(path, cube)
+    code, _, err = cosmoflow("simulate", out, *TINY, f"--set=simulate.white_noise={path}")
+    assert code == 3
+    assert all(word in err for word in words), err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--particles=33"], ("even", "33")),
+        (["--box=0"], ("simulate.box_size", "0")),
+        (["--set=cosmology.Omega_m=0"], ("cosmology.Omega_m",)),
+        (["--steps=1", "--redshift=1,0"], ("steps 1", "2 snapshots")),
+        (["--steps=2000"], ("simulate.steps", "1000")),
+        (["--redshift=1,1"], ("twice",)),
+        (["--redshift=9"], ("start_redshift",)),
+        (["--mesh-factor=5"], ("mesh_factor",)),
+        (["--count=3", "--set=simulate.paired=1"], ("even", "3")),
+        (["--count=2", "--set=simulate.white_noise=x.npy"], ("one cube",)),
+        (["--memory=1MB"], ("memory", "--memory", "fewer particles")),
+        (["--particles=8192"], ("memory", "available")),
+    ],
+)
+@pytest.mark.parametrize("count", [[], ["--count=2"]])
+def test_bad_settings_are_refused_before_any_work(tmp_path, cosmoflow, options, words, count):
+    out = tmp_path / "out"
+    given = [*count, *options] if not any("count" in option for option in options) else options
+    code, _, err = cosmoflow("simulate", out, *TINY, *given)
+    assert code == 2
+    assert all(word in err for word in words), err
+    assert not out.exists()
+
+
+@pytest.mark.cluster
+def test_boxes_on_ray_tell_of_every_step(tmp_path, cosmoflow):
+    out, serial = tmp_path / "ray", tmp_path / "serial"
+    options = [option for option in TINY if "engine" not in option]
+    code, events, err = cosmoflow("simulate", out, *options, "--count=3", "--engine=ray", "--json")
+    assert code == 0, err
+    notes = {event["note"] for event in events if event["event"] == "advanced"}
+    assert notes >= {f"box-000{box}: step {step} of 4" for box in range(3) for step in (1, 2, 3, 4)}
+    done = [event["done"] for event in events if event["event"] == "advanced"]
+    assert done == sorted(done)
+    assert done[-1] == 3 * 5
+    assert cosmoflow("simulate", serial, *options, "--count=3", "--engine=serial")[0] == 0
+    for box in range(3):
+        one, other = (opened(path / f"box-000{box}.zarr") for path in (out, serial))
+        assert one.identical(other)
