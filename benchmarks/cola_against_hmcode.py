@@ -161,22 +161,21 @@ def print_density(options: Options, runs: list[Measured], cosmology: CosmologyCo
         def total(values: Floats, weight: Floats = weight) -> float:
             return float((weight * values).sum())
 
-        found = [total(r.density.auto_a[inside]) for r in runs]
+        totals = [total(r.density.auto_a[inside]) for r in runs]
         linear = [r.linear.auto_a[inside] for r in runs]
         expected = [total(mead[inside] * p) for p in linear]
         other = sum(total(takahashi[inside] * p) for p in linear) / sum(expected)
-        ratio, mean = sum(found) / sum(expected), sum(found) / len(runs) / weight.sum()
+        ratio, mean = sum(totals) / sum(expected), sum(totals) / len(runs) / weight.sum()
         print(
             f"| {low:5.2f} to {high:4.2f} | {mean:8.1f} | {shot / mean:7.4f} | {ratio:8.4f} "
-            f"| {found[0] / expected[0]:7.4f} | {other:14.4f} |"
+            f"| {totals[0] / expected[0]:7.4f} | {other:14.4f} |"
         )
     for low, high, limit in GOALS:
         inside = np.flatnonzero((k >= low) & (k <= high) & (np.arange(k.size) < count))
         if inside.size == 0:
             continue
-        ratios = sum(r.density.auto_a[inside] for r in runs) / sum(
-            mead[inside] * r.linear.auto_a[inside] for r in runs
-        )
+        found = np.sum([r.density.auto_a[inside] for r in runs], axis=0)
+        ratios = found / np.sum([mead[inside] * r.linear.auto_a[inside] for r in runs], axis=0)
         worst = ratios[np.abs(ratios - 1.0).argmax()]
         verdict = "met" if abs(worst - 1.0) < limit else "missed"
         print(

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cosmoflow.config import Settings, load_settings
     from cosmoflow.engine import Session
+    from cosmoflow.stages.convert import convert
     from cosmoflow.stages.evaluate import evaluate
     from cosmoflow.stages.infer import infer
     from cosmoflow.stages.inspect import inspect
@@ -30,6 +31,7 @@ _HOMES = {
     "Run": "cosmoflow.stages.run",
     "Session": "cosmoflow.engine",
     "Settings": "cosmoflow.config",
+    "convert": "cosmoflow.stages.convert",
     "evaluate": "cosmoflow.stages.evaluate",
     "infer": "cosmoflow.stages.infer",
     "inspect": "cosmoflow.stages.inspect",
@@ -54,6 +56,7 @@ __all__ = [
     "Session",
     "Settings",
     "__version__",
+    "convert",
     "evaluate",
     "infer",
     "inspect",

@@ -24,6 +24,7 @@ COMPONENTS: Final = ("x", "y", "z")
 LENGTH: Final = "Mpc/h"
 VELOCITY: Final = "km/s"
 WAVENUMBER: Final = "h/Mpc"
+MASS: Final = "M_sun/h"
 DIMENSIONLESS: Final = "1"
 DIVERGENCE: Final = "km/s/(Mpc/h)"
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cosmoflow import __version__
 from cosmoflow.cli.console import Reporter
-from cosmoflow.cli.options import Invocation, common_options
+from cosmoflow.cli.options import Invocation, SetOption, common_options
 from cosmoflow.cli.show import show_comparison, show_facts, show_models
 from cosmoflow.errors import CosmoflowError
 
@@ -30,11 +30,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Particles = Annotated[str, typer.Argument(metavar="PARTICLES", help="A particle store.")]
+Particles = Annotated[
+    str,
+    typer.Argument(metavar="PARTICLES", help="A particle store, or a snapshot of another code."),
+]
 Fields = Annotated[str, typer.Argument(metavar="FIELDS", help="A fields store.")]
 Truth = Annotated[str, typer.Argument(metavar="TRUTH", help="Fields with density and velocity.")]
 Prediction = Annotated[str, typer.Argument(metavar="PREDICTION", help="Fields from `infer`.")]
-Url = Annotated[str, typer.Argument(metavar="URL", help="Particles, fields, spectra or a model.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="Any store, model or snapshot.")]
 Out = Annotated[
     str, typer.Argument(metavar="OUT", help="The output: a path, s3://, gs:// or file://.")
 ]
@@ -103,6 +106,30 @@ def simulate(
     call.reporter.result(
         {**facts, "stores": urls}, lambda console: show_facts(console, "simulated", facts)
     )
+
+
+@app.command(epilog="Example: cosmoflow convert snapdir_099 particles.zarr")
+@common_options
+def convert(
+    call: Invocation,
+    snapshot: Annotated[
+        str, typer.Argument(metavar="SNAPSHOT", help="A file, folder or glob, see docs/snapshots.")
+    ],
+    out: Out,
+) -> None:
+    """Write a snapshot of another code as a particle store. (paint takes snapshots as they are.)"""
+    from cosmoflow.stages.convert import convert as run_convert
+    from cosmoflow.stages.convert import plan_convert
+
+    settings = call.settings({})
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_convert(snapshot, run))
+            return
+        store = run_convert(snapshot, out, run)
+    facts = {"out": store.url, "particles": store.count}
+    call.reporter.result(facts, lambda console: show_facts(console, "converted", facts))
 
 
 @app.command(epilog="Example: cosmoflow paint box.zarr fields.zarr --grid 128")
@@ -254,12 +281,14 @@ def models(
 @app.command(epilog="Example: cosmoflow info fields.zarr")
 def info(
     url: Url,
+    overrides: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
-    """Say what a store or a model is."""
+    """Say what a store, a model or a snapshot of another code is."""
+    from cosmoflow.config import load_settings
     from cosmoflow.stages.inspect import inspect
 
-    content = inspect(url)
+    content = inspect(url, load_settings(overrides=overrides or ()).snapshot)
     if as_json:
         import json
 

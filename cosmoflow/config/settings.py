@@ -8,6 +8,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 
 from cosmoflow.config.base import Section, digest
 from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.snapshot import SnapshotHints
 
 Scheme = Literal["ngp", "cic", "tsc", "pcs"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -188,6 +189,7 @@ class Settings(Section):
     seed: int = Field(1, ge=0, lt=2**63, description="seed of everything random")
     cosmology: CosmologyConfig = CosmologyConfig()
     simulate: SimulateConfig = SimulateConfig()
+    snapshot: SnapshotHints = SnapshotHints()
     paint: PaintConfig = PaintConfig()
     train: TrainConfig = TrainConfig()
     infer: InferConfig = InferConfig()

@@ -6,22 +6,26 @@ from typing import Any
 
 import zarr
 
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
 from cosmoflow.model.folder import DESCRIPTION
 from cosmoflow.stages.models import RUN
 from cosmoflow.stages.train import describe_model
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import COMPLETE, STATUS
+from cosmoflow.storage.snapshots import describe_snapshot
 from cosmoflow.storage.urls import has_file, open_group
 
 
-def inspect(url: str) -> dict[str, Any]:
-    """Describe a particle store, a fields store, spectra, or a model.
+def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
+    """Describe a particle store, a fields store, spectra, a model, or a snapshot of another code.
 
     Parameters
     ----------
     url : str
         Where it is.
+    hints : SnapshotHints, optional
+        What a snapshot's header leaves out.
 
     Returns
     -------
@@ -37,6 +41,8 @@ def inspect(url: str) -> dict[str, Any]:
     """
     if has_file(url, DESCRIPTION) or has_file(url, RUN):
         return describe_model(url)
+    if not has_file(url, "zarr.json"):
+        return describe_snapshot(url, hints)
     group = open_group(url)
     found = str(group.attrs.get("format", ""))
     kind = found.removeprefix("cosmoflow/")

@@ -24,7 +24,8 @@ from cosmoflow.storage.fields import (
 )
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
-from cosmoflow.storage.particles import Particles, ParticleStore
+from cosmoflow.storage.particles import Particles
+from cosmoflow.storage.snapshots import ParticleSource, open_particles
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 
 VARIABLES = ("density", "momentum", "velocity")
@@ -37,7 +38,10 @@ Totals = NDArray[np.float64]
 
 def plan_paint(particles: str, run: Run) -> Plan:
     """Say what :func:`paint` would do."""
-    store = ParticleStore(particles)
+    return _plan(open_particles(particles, run.settings.snapshot), run)
+
+
+def _plan(store: ParticleSource, run: Run) -> Plan:
     config = run.settings.paint
     shards = len(grid_blocks(config.grid, config.shard_cells))
     share = min(store.count, config.particles_per_task)
@@ -70,7 +74,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     Parameters
     ----------
     particles : str
-        URL of a particle store.
+        URL of a particle store, or of a snapshot of another code.
     out : str
         URL of the fields store to write.
     run : Run, optional
@@ -91,8 +95,8 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     config = run.settings.paint
     particles, out = absolute(particles), absolute(out)
     check_output(out, run.existing, [particles])
-    store = ParticleStore(particles)
-    plan = plan_paint(particles, run)
+    store = open_particles(particles, run.settings.snapshot)
+    plan = _plan(store, run)
     blocks = grid_blocks(config.grid, config.shard_cells)
     metadata = replace(
         store.metadata,
@@ -128,7 +132,9 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     return open_fields(out)
 
 
-def _build_graph(store: ParticleStore, out: str, config: PaintConfig, todo: list[int]) -> TaskGraph:
+def _build_graph(
+    store: ParticleSource, out: str, config: PaintConfig, todo: list[int]
+) -> TaskGraph:
     """Bucket every piece of the particles, add up the totals, paint every shard that is to do."""
     graph = TaskGraph()
     ranges = store.ranges(config.particles_per_task)
@@ -137,7 +143,7 @@ def _build_graph(store: ParticleStore, out: str, config: PaintConfig, todo: list
         graph.add(
             ("bucket", piece),
             bucket_task,
-            store.url,
+            store,
             start,
             stop,
             size,
@@ -167,10 +173,15 @@ def _build_graph(store: ParticleStore, out: str, config: PaintConfig, todo: list
 
 
 def bucket_task(
-    url: str, start: int, stop: int, box_size: float, config: PaintConfig, todo: list[int]
+    store: ParticleSource,
+    start: int,
+    stop: int,
+    box_size: float,
+    config: PaintConfig,
+    todo: list[int],
 ) -> list[Any]:
     """Read a range of particles; return those of each wanted shard, and the totals of all."""
-    particles = ParticleStore(url).read(start, stop)
+    particles = store.read(start, stop)
     buckets = bucket_particles(
         particles.position, config.grid, box_size, config.shard_cells, config.scheme
     )

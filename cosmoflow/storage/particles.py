@@ -17,7 +17,7 @@ from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import BoxMetadata, check_group
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
-from cosmoflow.units import LENGTH, VELOCITY
+from cosmoflow.units import LENGTH, MASS, VELOCITY
 
 LEDGER = "particles"
 Rows = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -129,9 +129,27 @@ class ParticleStore:
 
 
 def create_particles(
-    url: str, count: int, metadata: BoxMetadata, existing: Existing = "error"
+    url: str,
+    count: int,
+    metadata: BoxMetadata,
+    existing: Existing = "error",
+    *,
+    mass: bool = False,
 ) -> bool:
     """Create an empty particle store, marked incomplete.
+
+    Parameters
+    ----------
+    url : str
+        Of the store.
+    count : int
+        Number of particles.
+    metadata : BoxMetadata
+        Its attributes.
+    existing : {"error", "resume", "overwrite"}
+        What to do with an output that is there already.
+    mass : bool
+        Whether the particles have masses of their own.
 
     Returns
     -------
@@ -143,17 +161,18 @@ def create_particles(
         if resumed and f"{LEDGER_GROUP}/{LEDGER}" in group:
             return True
         shard = min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
-        for name, units in (("position", LENGTH), ("velocity", VELOCITY)):
+        columns = [("position", LENGTH, (3,)), ("velocity", VELOCITY, (3,))]
+        for name, units, row in columns + ([("mass", MASS, ())] if mass else []):
             group.create_array(
                 name,
-                shape=(count, 3),
-                chunks=(ROWS_PER_CHUNK, 3),
-                shards=(shard, 3),
-                dtype="float32",
+                shape=(count, *row),
+                chunks=(ROWS_PER_CHUNK, *row),
+                shards=(shard, *row),
+                dtype="float32" if row else "float64",
                 # A chunk that went missing must not read as particles at rest in the corner.
                 fill_value=float("nan"),
                 compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
-                dimension_names=("particle", "component"),
+                dimension_names=("particle", "component")[: 1 + len(row)],
                 attributes={"units": units},
                 overwrite=True,
             )
@@ -172,17 +191,48 @@ def write_particles(url: str, rows: Rows) -> None:
         Makes the positions, (m, 3) float32, comoving Mpc/h in [0, box), and the velocities, km/s,
         of the particles from one index to another; only one shard of them is held at a time.
     """
-    group = open_group_for_writing(url)
-    ledger = Ledger(group, LEDGER)
-    target = {name: group[name] for name in ("position", "velocity")}
-    count, size = target["position"].shape[0], target["position"].shards[0]  # type: ignore[union-attr,index]
+    for shard, start, stop in unfinished_rows(url):
+        write_shard(url, shard, start, Particles(*rows(start, stop)))
+
+
+def unfinished_rows(url: str) -> list[tuple[int, int, int]]:
+    """Return shard, first particle and the one after the last of what is not written yet."""
+    group = open_group(url)
     with storage_errors(url):
-        for shard in (~ledger.finished()).nonzero()[0].tolist():
-            start, stop = shard * size, min((shard + 1) * size, count)
-            position, velocity = rows(start, stop)
-            target["position"][start:stop] = position  # type: ignore[index]
-            target["velocity"][start:stop] = velocity  # type: ignore[index]
-            ledger.mark(shard)
+        finished = Ledger(group, LEDGER).finished()
+    position: Any = group["position"]
+    count, size = int(position.shape[0]), int(position.shards[0])
+    return [
+        (shard, shard * size, min((shard + 1) * size, count))
+        for shard in (~finished).nonzero()[0].tolist()
+    ]
+
+
+def write_shard(url: str, shard: int, start: int, particles: Particles) -> None:
+    """Write one whole shard of a particle store, then mark it finished.
+
+    Parameters
+    ----------
+    url : str
+        Of a store that :func:`create_particles` made.
+    shard, start : int
+        As :func:`unfinished_rows` gives them.
+    particles : Particles
+        All of the shard, with masses where the store has them.
+    """
+    group = open_group_for_writing(url)
+    part = slice(start, start + len(particles.position))
+    columns: dict[str, NDArray[Any]] = {
+        "position": particles.position,
+        "velocity": particles.velocity,
+    }
+    if particles.mass is not None:
+        columns["mass"] = particles.mass
+    with storage_errors(url):
+        for name, values in columns.items():
+            array: Any = group[name]
+            array[part] = values
+        Ledger(group, LEDGER).mark(shard)
 
 
 def store_particles(

@@ -180,8 +180,8 @@ def test_bad_noise_is_refused(tmp_path, cosmoflow, cube, words):
         (["--mesh-factor=5"], ("mesh_factor",)),
         (["--count=3", "--set=simulate.paired=1"], ("even", "3")),
         (["--count=2", "--set=simulate.white_noise=x.npy"], ("one cube",)),
-        (["--memory=1MB"], ("memory", "--memory", "fewer particles")),
-        (["--particles=8192"], ("memory", "available")),
+        (["--memory=1MB"], ("memory", "--memory", "fewer simulate.particles")),
+        (["--particles=8192"], ("memory", "worker can have")),
     ],
 )
 @pytest.mark.parametrize("count", [[], ["--count=2"]])

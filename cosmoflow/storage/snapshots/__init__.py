@@ -6,7 +6,7 @@ in a bucket, and gives something with the interface of our own particle store.
 
 from __future__ import annotations
 
-from cosmoflow.storage.snapshots.hints import SnapshotHints
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.storage.snapshots.opening import describe_snapshot, open_particles
 from cosmoflow.storage.snapshots.source import ParticleSource, Snapshot
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
 from cosmoflow.storage.snapshots.asdf_files import AsdfArray, read_tree
 from cosmoflow.storage.snapshots.building import (
@@ -27,7 +28,6 @@ from cosmoflow.storage.snapshots.conventions import (
     hinted_length,
 )
 from cosmoflow.storage.snapshots.files import SourceFile, list_files
-from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 
 _PACKED_BITS: Final = 12

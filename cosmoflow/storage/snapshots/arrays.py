@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.snapshots.building import (
     SnapshotFacts,
@@ -22,7 +23,6 @@ from cosmoflow.storage.snapshots.building import (
 )
 from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion, hinted_length
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly
-from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 
 _NAMES: Final = {

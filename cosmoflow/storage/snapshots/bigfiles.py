@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmoflow.config.snapshot import SnapshotHints, VelocityConvention
 from cosmoflow.errors import DataError
 from cosmoflow.storage.snapshots.building import (
     SnapshotFacts,
@@ -32,7 +33,6 @@ from cosmoflow.storage.snapshots.gadget import (
     resolve_box,
     resolve_units,
 )
-from cosmoflow.storage.snapshots.hints import SnapshotHints, VelocityConvention
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 from cosmoflow.storage.urls import has_file, join, read_bytes
 

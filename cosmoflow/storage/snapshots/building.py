@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from cosmoflow.config.base import digest
 from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.snapshots.conventions import Conversion, mean_density
 from cosmoflow.storage.snapshots.files import SourceFile
-from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.source import Part, Reader, Snapshot
 
 _DARK_MATTER: Final = 1

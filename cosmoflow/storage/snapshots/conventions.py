@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmoflow.config.snapshot import SnapshotHints, VelocityConvention
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.storage.snapshots.hints import SnapshotHints, VelocityConvention
 from cosmoflow.units import CRITICAL_DENSITY
 
 CM_PER_KPC: Final = 3.0856775814913673e21

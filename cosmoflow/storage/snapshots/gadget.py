@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.snapshots.building import (
     SnapshotFacts,
@@ -26,7 +27,6 @@ from cosmoflow.storage.snapshots.conventions import (
     mean_density,
 )
 from cosmoflow.storage.snapshots.facts import FileFacts
-from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type, total_counts
 from cosmoflow.storage.snapshots.source import Reader, Snapshot
 

@@ -10,11 +10,11 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
 from cosmoflow.storage.snapshots.facts import FileFacts, TypeFacts
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly
 from cosmoflow.storage.snapshots.gadget import open_gadget
-from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.parts import gather_files
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.snapshots.abacus import open_abacus
@@ -16,7 +17,6 @@ from cosmoflow.storage.snapshots.bigfiles import is_bigfile, open_bigfile
 from cosmoflow.storage.snapshots.files import SourceFile, base_name, find_files, open_file
 from cosmoflow.storage.snapshots.gadget import open_gadget
 from cosmoflow.storage.snapshots.gadget_binary import byte_order, open_gadget_binary
-from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.parts import gather_files
 from cosmoflow.storage.snapshots.source import ParticleSource, Snapshot
 from cosmoflow.storage.urls import absolute, has_file

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
 from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.files import SourceFile, stat_file, whole_set
-from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.source import Part
 
 _SHARED: Final = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.snapshots.building import (
     SnapshotFacts,
@@ -24,7 +25,6 @@ from cosmoflow.storage.snapshots.conventions import (
 from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.gadget import resolve_box
 from cosmoflow.storage.snapshots.hdf5 import Hdf5Reader
-from cosmoflow.storage.snapshots.hints import SnapshotHints
 from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type
 from cosmoflow.storage.snapshots.source import Snapshot
 

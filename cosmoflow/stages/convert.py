@@ -1,0 +1,100 @@
+"""From a snapshot of another code to a particle store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cosmoflow.engine import TaskGraph
+from cosmoflow.events import StageFinished
+from cosmoflow.stages.run import Plan, Progress, Run, start_engine
+from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.outputs import check_output, finish_group
+from cosmoflow.storage.particles import (
+    ROWS_PER_SHARD,
+    ParticleStore,
+    create_particles,
+    unfinished_rows,
+    write_shard,
+)
+from cosmoflow.storage.snapshots import ParticleSource, open_particles
+from cosmoflow.storage.urls import absolute, open_group_for_writing
+
+_BYTES_PER_PARTICLE = 24
+_PARTICLES_PER_SECOND = 4e6
+
+
+def plan_convert(snapshot: str, run: Run) -> Plan:
+    """Say what :func:`convert` would do."""
+    return _plan(open_particles(snapshot, run.settings.snapshot))
+
+
+def _plan(source: ParticleSource) -> Plan:
+    row = _BYTES_PER_PARTICLE + 8 * int(source.has_mass)
+    return Plan(
+        stage="convert",
+        tasks=-(-source.count // ROWS_PER_SHARD),
+        unit="shards",
+        # What is read in the file's own (double) precision, its conversion, and the encoded chunks.
+        worker_memory=4 * row * min(source.count, ROWS_PER_SHARD),
+        read=source.count * row,
+        written=source.count * row,
+        cpu_seconds=source.count / _PARTICLES_PER_SECOND,
+        details={
+            "particles": source.count,
+            "box_size": source.metadata.box_size,
+            "redshift": source.metadata.redshift,
+        },
+    )
+
+
+def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
+    """Write the particles of a snapshot as a particle store, piece by piece.
+
+    Painting takes snapshots as they are; a store of its own is for who paints often, or wants the
+    particles elsewhere.
+
+    Parameters
+    ----------
+    snapshot : str
+        URL of a snapshot in any format that ``storage.snapshots`` reads.
+    out : str
+        URL of the store to write.
+    run : Run, optional
+        Settings (section ``snapshot``), engine, progress.
+
+    Raises
+    ------
+    DataError
+        The snapshot is damaged, or not what its header says.
+    OutputExistsError, StorageError, ConfigError
+    """
+    run = run or Run()
+    snapshot, out = absolute(snapshot), absolute(out)
+    check_output(out, run.existing, [snapshot])
+    source = open_particles(snapshot, run.settings.snapshot)
+    plan = _plan(source)
+    engine = start_engine(run, plan, remedy="a worker with more memory")
+    metadata = replace(
+        source.metadata,
+        provenance=make_provenance(
+            "convert",
+            run.settings.resolved("snapshot"),
+            {"snapshot": source.digest},
+        ),
+    )
+    create_particles(out, source.count, metadata, run.existing, mass=source.has_mass)
+    todo = unfinished_rows(out)
+    progress = Progress(run.listener, "convert", plan.tasks, "shards", plan.tasks - len(todo))
+    graph = TaskGraph()
+    for shard, start, stop in todo:
+        graph.add(("convert", shard), convert_shard, source, out, shard, start, stop, output=True)
+    engine.run(graph, lambda key, result: progress.advance())
+    finish_group(open_group_for_writing(out))
+    run.listener(StageFinished("convert", {"out": out, **plan.details}))
+    return ParticleStore(out)
+
+
+def convert_shard(source: ParticleSource, out: str, shard: int, start: int, stop: int) -> int:
+    """Read one shard's particles and write them."""
+    write_shard(out, shard, start, source.read(start, stop))
+    return shard
