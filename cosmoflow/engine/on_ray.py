@@ -102,17 +102,17 @@ class RayEngine:
     def share(self, tasks: int, *, most: int, memory: int) -> Resources:
         """Return what each of some equal tasks should ask for.
 
-        On a node with GPUs a task gets one, and its share of the cores. Elsewhere a node takes as
-        many tasks as it has places of ``most`` cores and room in memory; with few tasks each gets
-        more cores, up to a whole node.
+        Where there are nodes with GPUs a task gets one, and its share of the cores beside it.
+        Elsewhere a node takes as many tasks as it has places of ``most`` cores and room in memory;
+        with few tasks each gets more cores, up to a whole node.
         """
         nodes = [node for node in _worker_nodes() if node.get("memory", 0) >= memory]
-        gpus = min((int(node.get("GPU", 0)) for node in nodes), default=0)
-        cores = min((int(node["CPU"]) for node in nodes), default=1)
-        if gpus:
-            return Resources(max(1, cores // gpus), 1, memory)
-        room = max(1, min(int(node.get("memory", 0)) // max(memory, 1) for node in nodes))
-        places = max(1, min(-(-cores // most), room, -(-tasks // max(len(nodes), 1))))
+        if with_gpus := [node for node in nodes if node.get("GPU", 0) >= 1]:
+            cores = min(int(node["CPU"]) // int(node["GPU"]) for node in with_gpus)
+            return Resources(max(1, cores), 1, memory)
+        cores = min(int(node["CPU"]) for node in nodes)
+        room = min(int(node.get("memory", 0)) for node in nodes) // max(memory, 1)
+        places = max(1, min(-(-cores // most), room, -(-tasks // len(nodes))))
         return Resources(max(1, cores // places), 0, memory)
 
     def channel(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.engine import TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
+from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.painting import BlockSums, bucket_particles
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
@@ -32,8 +33,8 @@ VARIABLES = ("density", "momentum", "velocity")
 _BYTES_PER_PARTICLE = 24
 _PARTICLES_PER_SECOND = 3e6
 
-Totals = NDArray[np.float64]
-"""Sum of masses, then of momenta x, y, z: shape (4,)."""
+Totals = tuple[ExactSum, ...]
+"""Sum of masses, then of momenta x, y, z."""
 
 
 def plan_paint(particles: str, run: Run) -> Plan:
@@ -186,10 +187,6 @@ def bucket_task(
         particles.position, config.grid, box_size, config.shard_cells, config.scheme
     )
     mass = particles.mass
-    weight = np.ones(stop - start) if mass is None else mass
-    # A velocity summed as float32 would lose the mean flow of a large box.
-    momentum = (particles.velocity.astype(np.float64) * weight[:, None]).sum(axis=0)
-    totals = np.concatenate([[weight.sum()], momentum])
     parts: list[Any] = [
         Particles(
             particles.position[buckets[shard]],
@@ -198,21 +195,30 @@ def bucket_task(
         )
         for shard in todo
     ]
-    return [*parts, totals]
+    return [*parts, _totals(particles)]
 
 
-def add_totals(*totals: Totals) -> Totals:
-    """Add up the totals of all pieces, in their order.
+def _totals(particles: Particles) -> Totals:
+    """Add up masses (1 each if there are none) and momenta, exactly: no order of them matters."""
+    mass, velocity = particles.mass, particles.velocity.T.astype(np.float64)
+    if mass is None:
+        return (ExactSum(Fraction(len(particles.position))), *map(ExactSum.of, velocity))
+    return (ExactSum.of(mass), *(ExactSum.of(component * mass) for component in velocity))
+
+
+def add_totals(*totals: Totals) -> tuple[float, float, float, float]:
+    """Add up the totals of all pieces.
 
     Raises
     ------
     DataError
         The particles have no mass.
     """
-    result: Totals = np.sum(totals, axis=0)
-    if not result[0] > 0.0:
-        raise DataError("the particles have no mass", value=float(result[0]), limit="above 0")
-    return result
+    mass, *momentum = (float(sum(column, ExactSum())) for column in zip(*totals, strict=True))
+    if not mass > 0.0:
+        raise DataError("the particles have no mass", value=mass, limit="above 0")
+    x, y, z = momentum
+    return mass, x, y, z
 
 
 def paint_task(
@@ -221,7 +227,7 @@ def paint_task(
     count: int,
     box_size: float,
     config: PaintConfig,
-    totals: Totals,
+    totals: tuple[float, float, float, float],
     *buckets: Particles,
 ) -> int:
     """Paint one shard from its own particles and write it."""
@@ -231,7 +237,7 @@ def paint_task(
     for bucket in buckets:
         mass = None if bucket.mass is None else bucket.mass / mean_mass
         sums.add(bucket.position, bucket.velocity, mass)
-    fields = sums.fields(count, totals[1:] / totals[0])
+    fields = sums.fields(count, np.array(totals[1:]) / totals[0])
     write_block(
         out,
         block,

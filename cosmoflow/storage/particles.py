@@ -23,7 +23,7 @@ LEDGER = "particles"
 Rows = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """From the first particle and the one after the last to their positions and velocities."""
 
-ROWS_PER_SHARD = 1 << 22
+ROWS_PER_SHARD = 1 << 20
 ROWS_PER_CHUNK = 1 << 19
 
 
