@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from cosmoflow.numerics import calculus, cola, initial, lpt, mesh, spectra
 from cosmoflow.numerics.painting import Block, BlockSums, PaintedFields
 
 VELOCITY_CELL = 2.0
-"""Side of the cells, Mpc/h, on which velocity is momentum over density, as in the paper."""
+"""Side of the cells, Mpc/h, on which velocity is momentum over density, as in the paper; no less
+than two particle spacings though, since an empty cell has no velocity."""
 CHUNK = 1 << 20
 """Particles that are painted at once."""
 
@@ -49,7 +51,8 @@ def density_power(snapshot: cola.Snapshot, cells: int) -> spectra.Spectrum:
 
 def paint_flow(snapshot: cola.Snapshot) -> PaintedFields:
     """Paint density, momentum and velocity on cells of ``VELOCITY_CELL``, cloud-in-cell."""
-    cells = 2 * round(snapshot.box_size / VELOCITY_CELL / 2.0)
+    side = max(VELOCITY_CELL, 2.0 * snapshot.box_size / round(math.cbrt(snapshot.count)))
+    cells = 2 * round(snapshot.box_size / side / 2.0)
     sums = BlockSums(Block((0, 0, 0), (cells,) * 3), cells, snapshot.box_size)
     for start in range(0, snapshot.count, CHUNK):
         position, velocity = snapshot.rows(start, min(start + CHUNK, snapshot.count))

@@ -117,7 +117,7 @@ def convert(
     ],
     out: Out,
 ) -> None:
-    """Write a snapshot of another code as a particle store. (paint takes snapshots as they are.)"""
+    """Write a snapshot of another code as a particle store; paint takes snapshots as they are."""
     from cosmoflow.stages.convert import convert as run_convert
     from cosmoflow.stages.convert import plan_convert
 

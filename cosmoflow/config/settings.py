@@ -93,6 +93,9 @@ class PaintConfig(Section):
 
     grid: int = Field(128, ge=2, description="cells per axis")
     scheme: Scheme = Field("cic", description="mass-assignment scheme")
+    redshift_space: Literal["x", "y", "z"] | None = Field(
+        None, description="axis along which velocities displace the particles, as redshifts do"
+    )
     shard: int | None = Field(None, ge=1, description="cells per axis that one task owns")
     chunk: int | None = Field(None, ge=1, description="cells per axis that one read needs")
     particles_per_task: int = Field(

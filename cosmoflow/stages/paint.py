@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from cosmoflow.config.settings import PaintConfig
+from cosmoflow.cosmology.background import Background
 from cosmoflow.engine import TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
@@ -23,11 +24,12 @@ from cosmoflow.storage.fields import (
     open_fields,
     write_block,
 )
-from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.particles import Particles
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
 from cosmoflow.storage.urls import absolute, open_group_for_writing
+from cosmoflow.units import COMPONENTS, H0_KM_S_PER_MPC_H
 
 VARIABLES = ("density", "momentum", "velocity")
 _BYTES_PER_PARTICLE = 24
@@ -183,6 +185,8 @@ def bucket_task(
 ) -> list[Any]:
     """Read a range of particles; return those of each wanted shard, and the totals of all."""
     particles = store.read(start, stop)
+    if config.redshift_space is not None:
+        particles = _in_redshift_space(particles, store.metadata, config.redshift_space)
     buckets = bucket_particles(
         particles.position, config.grid, box_size, config.shard_cells, config.scheme
     )
@@ -196,6 +200,19 @@ def bucket_task(
         for shard in todo
     ]
     return [*parts, _totals(particles)]
+
+
+def _in_redshift_space(particles: Particles, metadata: BoxMetadata, axis: str) -> Particles:
+    """Move particles to where their redshifts put them, ``s = x + v / (a H)`` along one axis."""
+    background, a = Background(metadata.cosmology), metadata.scale_factor
+    column, size = COMPONENTS.index(axis), metadata.box_size
+    rate = a * H0_KM_S_PER_MPC_H * background.hubble_ratio(a)
+    position = particles.position.copy()
+    moved = position[:, column] + particles.velocity[:, column].astype(np.float64) / rate
+    position[:, column] = moved % size
+    # Just below the side rounds to it, which is the same place as 0.
+    position[position[:, column] >= np.float32(size), column] = 0.0
+    return replace(particles, position=position)
 
 
 def _totals(particles: Particles) -> Totals:

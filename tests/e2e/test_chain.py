@@ -138,7 +138,8 @@ def test_dry_run_plans_and_writes_nothing(chain, tmp_path, cosmoflow, command):
 
 def test_every_command_has_help_with_an_example(capsys):
     for command in (
-        "simulate", "convert", "paint", "train", "infer", "evaluate", "spectra", "models", "info", "demo",
+        "simulate", "convert", "paint", "train", "infer", "evaluate", "spectra", "models", "info",
+        "demo",
     ):  # fmt: skip
         assert run_app([command, "--help"]) == 0
         assert f"Example: cosmoflow {command}" in capsys.readouterr().out
