@@ -61,11 +61,12 @@ def paint_flow(snapshot: cola.Snapshot) -> PaintedFields:
     return sums.fields(snapshot.count, np.zeros(3))
 
 
-def flow_powers(snapshot: cola.Snapshot) -> dict[str, spectra.Spectrum]:
-    """Return the spectra of the flow on cells of ``VELOCITY_CELL``, no window undone.
+def flow_powers(snapshot: cola.Snapshot, *, window: int = 0) -> dict[str, spectra.Spectrum]:
+    """Return the spectra of the flow on cells of ``VELOCITY_CELL``.
 
     ``theta`` is the divergence of v = p / rho, ``p`` the scalar ``|v| delta`` of the paper's
-    tables, ``p vector`` the momentum ``rho v`` itself, ``div p`` its divergence.
+    tables, ``p vector`` the momentum ``rho v`` itself, ``div p`` its divergence. A ``window`` of 2
+    undoes the painting's, which for v holds at low k only.
     """
     painted, box_size = paint_flow(snapshot), snapshot.box_size
     density, velocity, momentum = (
@@ -77,4 +78,6 @@ def flow_powers(snapshot: cola.Snapshot) -> dict[str, spectra.Spectrum]:
         "p vector": momentum,
         "div p": calculus.divergence(momentum, box_size),
     }
-    return {name: spectra.auto_power(field, box_size) for name, field in fields.items()}
+    return {
+        name: spectra.auto_power(field, box_size, window=window) for name, field in fields.items()
+    }

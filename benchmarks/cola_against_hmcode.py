@@ -17,12 +17,13 @@ undone.
 
 No shot noise is subtracted. Particles that start from a lattice are no Poisson sample of a field:
 while the lattice lasts they have no noise below the wavenumber of its spacing at all, and where it
-has been erased, in haloes, 1/n is an upper bound. The table gives 1/(n P) for that.
+has been erased, in haloes, it is of the order of 1/n. The table gives 1/(n P) for the size of that.
 
-The second table is of the flow, on cells of 2 Mpc/h (two particle spacings where that is more),
-without window: P_theta of the divergence of v = p / rho and P of the divergence of the momentum p,
-both over (f a H)^2 P_lin. Linear theory is their limit at low k; at 0.05 h/Mpc the divergence of
-the velocity has lost some 5 % to nonlinear evolution.
+The second table is of the flow, on cells of 2 Mpc/h (two particle spacings where that is more), the
+window undone: P_theta of the divergence of v = p / rho and P of the divergence of the momentum p,
+both over (f a H)^2 P_lin. Linear theory is their limit at low k, and a slow one: where P_delta is
+1 - e of the linear, div p = -d delta / dt is 1 - 3 e (the first loop, P_13, grows as D^4, while
+P_22 is still small). The last column, P_div p - 3 P_delta + 3, is free of P_13: 1 + P_22 / P_lin.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def simulate(options: Options, power: LinearPower, *, inverted: bool) -> Measure
     )  # fmt: skip
     snapshot = next(run)
     taken = time.perf_counter() - start
-    measured = Measured(linear, density_power(snapshot, 2 * options.cells), flow_powers(snapshot))
+    measured = Measured(
+        linear, density_power(snapshot, 2 * options.cells), flow_powers(snapshot, window=2)
+    )
     print(f"run: {taken:.1f} s; measuring: {time.perf_counter() - start - taken:.1f} s", flush=True)
     return measured
 
@@ -153,6 +156,7 @@ def print_density(options: Options, runs: list[Measured], cosmology: CosmologyCo
     mead, takahashi = (boost(cosmology, v, k) for v in ("mead2020", "takahashi"))
     count = runs[0].linear.k.size
     shot = (options.box_size / options.cells) ** 3
+    wide: dict[tuple[float, float], float] = {}
     print(f"| {'k, h/Mpc':<13} | {'P':>8} | 1/(n P) | P/HMcode | one run | Halofit/HMcode |")
     for low, high in pairwise(EDGES):
         inside = np.flatnonzero((k >= low) & (k < high) & (np.arange(k.size) < count))
@@ -167,30 +171,32 @@ def print_density(options: Options, runs: list[Measured], cosmology: CosmologyCo
         linear = [r.linear.auto_a[inside] for r in runs]
         expected = [total(mead[inside] * p) for p in linear]
         other = sum(total(takahashi[inside] * p) for p in linear) / sum(expected)
-        ratio, mean = sum(totals) / sum(expected), sum(totals) / len(runs) / weight.sum()
+        wide[low, high] = ratio = sum(totals) / sum(expected)
+        mean = sum(totals) / len(runs) / weight.sum()
         print(
             f"| {low:5.2f} to {high:4.2f} | {mean:8.1f} | {shot / mean:7.4f} | {ratio:8.4f} "
             f"| {totals[0] / expected[0]:7.4f} | {other:14.4f} |"
         )
     for low, high, limit in GOALS:
+        bins = [r for (a, b), r in wide.items() if low <= a and b <= high]
         inside = np.flatnonzero((k >= low) & (k <= high) & (np.arange(k.size) < count))
-        if inside.size == 0:
+        if not bins or inside.size == 0:
             continue
         found = np.sum([r.density.auto_a[inside] for r in runs], axis=0)
-        ratios = found / np.sum([mead[inside] * r.linear.auto_a[inside] for r in runs], axis=0)
-        worst = ratios[np.abs(ratios - 1.0).argmax()]
+        single = found / np.sum([mead[inside] * r.linear.auto_a[inside] for r in runs], axis=0)
+        worst, worst_single = (max(v, key=lambda r: abs(r - 1.0)) for v in (bins, single))
         verdict = "met" if abs(worst - 1.0) < limit else "missed"
         print(
-            f"{low} <= k <= {high}: mean {ratios.mean():.4f}, worst bin of one fundamental mode "
-            f"{worst:.4f}; goal {limit:.0%} {verdict}"
+            f"{low} <= k <= {high}: mean {single.mean():.4f}; worst bin {worst:.4f}, "
+            f"goal {limit:.0%} {verdict}; worst bin of one fundamental mode {worst_single:.4f}"
         )
 
 
 def print_flow(runs: list[Measured], cosmology: CosmologyConfig) -> None:
     """Print the spectra of the flow and of the density over linear theory's at the lowest k."""
     unit = Background(cosmology).growth_rate_hubble(1.0) ** 2
-    print("| k, h/Mpc | modes | P_theta | P_div p | P_delta |  (each over linear theory)")
-    for b in range(FLOW_BINS):
+    print("| k, h/Mpc | modes | P_theta | P_div p | P_delta | loop-free |  (over linear theory)")
+    for b in range(min(FLOW_BINS, runs[0].flow["theta"].k.size)):
         linear = sum(r.linear.auto_a[b] for r in runs)
         theta, momentum = (
             sum(r.flow[q].auto_a[b] for r in runs) / linear / unit for q in ("theta", "div p")
@@ -199,7 +205,7 @@ def print_flow(runs: list[Measured], cosmology: CosmologyConfig) -> None:
         first = runs[0].linear
         print(
             f"| {first.k[b]:8.4f} | {first.modes[b]:5.0f} | {theta:7.4f} | {momentum:7.4f} "
-            f"| {density:7.4f} |"
+            f"| {density:7.4f} | {momentum - 3.0 * density + 3.0:9.4f} |"
         )
 
 

@@ -66,7 +66,8 @@ SETTINGS = (
     Setting(2, 15),
     Setting(2, 15, compensate=True),
     Setting(2, 30),
-    Setting(2, 30, a_start=Z20),
+    Setting(2, 30, compensate=True),
+    Setting(2, 30, compensate=True, a_start=Z20),
 )
 
 PAPER: Mapping[str, Mapping[str, tuple[float, ...]]] = {

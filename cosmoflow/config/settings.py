@@ -27,8 +27,8 @@ class SimulateConfig(Section):
     start_redshift: float = Field(9.0, gt=0.0, description="redshift of the first step")
     spacing: Literal["linear", "log"] = Field("linear", description="of the steps, in a")
     mesh_factor: int = Field(1, ge=1, le=4, description="force mesh cells per particle and axis")
-    compensate: Literal["auto", "cic", "none"] = Field(
-        "auto", description="divide the force by the painting's window; auto: at mesh_factor 1"
+    compensate: Literal["auto", "none"] = Field(
+        "auto", description="undo the smoothing of the force by the painting of the particles"
     )
     count: int = Field(1, ge=1, le=100_000, description="boxes, seeded seed, seed + 1, ...")
     fixed_amplitude: bool = Field(False, description="no scatter in the modes' amplitudes")
@@ -50,11 +50,6 @@ class SimulateConfig(Section):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(","))
         return (value,) if isinstance(value, int | float) else value
-
-    @property
-    def compensates(self) -> bool:
-        """Whether forces are divided by the window of the painting."""
-        return self.compensate == "cic" or (self.compensate == "auto" and self.mesh_factor == 1)
 
     @property
     def snapshots(self) -> tuple[float, ...]:
@@ -127,6 +122,20 @@ class PaintConfig(Section):
         return self
 
 
+class DeriveConfig(Section):
+    """How fields are derived from other fields."""
+
+    method: Literal["difference", "spectral"] = Field(
+        "difference", description="rule for derivatives and smoothing; spectral: box in memory"
+    )
+    smoothing: float | None = Field(
+        None, gt=0.0, description="radius of the Gaussian of smoothed_ fields, Mpc/h"
+    )
+    shard: int | None = Field(
+        None, ge=1, description="cells per axis that one task writes; none means the input's"
+    )
+
+
 class TrainConfig(Section):
     """What is trained, on what crops, and for how long."""
 
@@ -194,6 +203,7 @@ class Settings(Section):
     simulate: SimulateConfig = SimulateConfig()
     snapshot: SnapshotHints = SnapshotHints()
     paint: PaintConfig = PaintConfig()
+    derive: DeriveConfig = DeriveConfig()
     train: TrainConfig = TrainConfig()
     infer: InferConfig = InferConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

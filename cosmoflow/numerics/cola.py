@@ -105,9 +105,10 @@ def evolve(
     mesh_factor : int
         Cells of the force mesh per particle and axis, 1 to 4.
     compensate : bool
-        Divide the density by the window of its painting. On a mesh as coarse as the particles that
-        brings small scales closer to the converged run; on a finer one, whose cells are mostly
-        empty, it feeds noise (``benchmarks/cola_convergence.py``).
+        Divide the density by the window of its painting. On a mesh finer than the particles, whose
+        cells are mostly empty, that alone would feed noise, so forces are then four-point
+        differences of the potential. Both bring small scales closer to the converged run
+        (``benchmarks/cola_convergence.py``).
     progress : callable, optional
         Called with (steps done, steps) after each.
 
@@ -144,9 +145,8 @@ def evolve(
             value=mesh_factor,
             limit="1, 2, 3 or 4",
         )
-    window = CIC_WINDOW if compensate else 0
     simulation = _Simulation(
-        Operators(background), psi1, psi2, box_size, cells * mesh_factor, window
+        Operators(background), psi1, psi2, box_size, cells * mesh_factor, compensate=compensate
     )
     return simulation.run(legs, progress)
 
@@ -187,14 +187,16 @@ class _Simulation:
         psi2: Tensor,
         box_size: float,
         mesh_cells: int,
-        window: int,
+        *,
+        compensate: bool,
     ) -> None:
         self._operators = operators
         self._psi1, self._psi2 = psi1, psi2
         self._c1 = self._c2 = 0.0
         self._box_size = box_size
         self._mesh_cells = mesh_cells
-        self._window = window
+        self._window = CIC_WINDOW if compensate else 0
+        self._differences = compensate and mesh_cells > _cells(psi1, psi2)
 
     def run(
         self, legs: list[list[float]], progress: Callable[[int, int], None] | None
@@ -236,7 +238,11 @@ class _Simulation:
         scale = kick * self._operators.gravity(centre)
         mesh.paint_contrast(self._x, self._box_size, self._mesh_cells, out=density, scratch=work)
         for axis, force in fourier.inverse_gradient(
-            density, self._box_size, work=work, window=self._window
+            density,
+            self._box_size,
+            work=work,
+            window=self._window,
+            differences=self._differences,
         ):
             mesh.interpolate(
                 force, self._x, self._box_size, self._v[:, axis], scale=scale, accumulate=True

@@ -156,7 +156,12 @@ def linear_velocity(
 
 
 def inverse_gradient(
-    source: Tensor, box_size: float, *, work: Tensor | None = None, window: int = 0
+    source: Tensor,
+    box_size: float,
+    *,
+    work: Tensor | None = None,
+    window: int = 0,
+    differences: bool = False,
 ) -> Iterator[tuple[int, Tensor]]:
     r"""Yield, one component at a time, ``g = -grad (inverse Laplacian of source)``.
 
@@ -176,6 +181,9 @@ def inverse_gradient(
     window : int
         Power of ``sinc(k_i h / 2)`` per axis, h the side of a cell, to divide the modes by: 2
         undoes the smoothing of a cloud-in-cell density.
+    differences : bool
+        Differentiate by four-point differences, ``k -> (8 sin kh - sin 2kh) / 6h``, which leave out
+        the waves that the mesh barely holds, instead of exactly.
 
     Yields
     ------
@@ -217,7 +225,12 @@ def inverse_gradient(
         if window:
             k2 *= sx * (sy[:, y] * sz)
         modes[:, y] = torch.fft.ifft(block * k2.reciprocal_(), dim=0)
-    ikx, iky, ikz = (1j * k for k in wavenumbers(cells, box_size, odd=True, device=modes.device))
+    odd = wavenumbers(cells, box_size, odd=True, device=modes.device)
+    h = box_size / cells
+    ikx, iky, ikz = (
+        1j * ((8.0 * torch.sin(k * h) - torch.sin(2.0 * k * h)) / (6.0 * h) if differences else k)
+        for k in odd
+    )
     for axis, ik in ((1, iky), (2, ikz)):
         for x in _plane_blocks(modes):
             field[x] = torch.fft.irfft2(modes[x] * ik, s=(cells, cells))

@@ -237,7 +237,7 @@ def _evolve(
             a_start=1.0 / (1.0 + config.start_redshift),
             spacing=config.spacing,
             mesh_factor=config.mesh_factor,
-            compensate=config.compensates,
+            compensate=config.compensate == "auto",
             progress=lambda done, total: report(done, f"step {done} of {total}"),
         )
 
