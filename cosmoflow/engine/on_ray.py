@@ -21,6 +21,9 @@ from cosmoflow.errors import ConfigError, IncompleteError, StorageError
 T = TypeVar("T")
 R = TypeVar("R")
 
+LEAST_STORE = 80 << 20
+"""Bytes below which Ray starts no object store."""
+
 ACTOR_REPLACEMENTS = 100
 """Workers that may die and be replaced in one map before it gives up."""
 
@@ -48,6 +51,9 @@ class RayEngine:
     ----------
     address : str, optional
         Of a running cluster; none starts an instance on this machine, which ends with the engine.
+    memory : int, optional
+        Most that a worker may have, bytes. An instance of its own gets an object store of that
+        size too, and keeps the rest of what tasks hand on on disk.
 
     Raises
     ------
@@ -57,13 +63,14 @@ class RayEngine:
 
     name = "ray"
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, memory: int | None = None) -> None:
         self._owner = not ray.is_initialized()
         if self._owner:
             try:
                 ray.init(
                     address=address or "local",
                     include_dashboard=None if address else False,
+                    object_store_memory=max(memory, LEAST_STORE) if memory and not address else None,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )

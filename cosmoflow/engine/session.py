@@ -36,7 +36,7 @@ class Session:
         if self._ray is None:
             from cosmoflow.engine.on_ray import RayEngine
 
-            self._ray = RayEngine(self.config.address)
+            self._ray = RayEngine(self.config.address, self.config.memory)
         return self._ray
 
     def _wants_ray(self, cpu_seconds: float, workers: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cosmoflow.engine import TaskGraph
+from cosmoflow.engine import Resources, TaskGraph
 from cosmoflow.events import StageFinished
 from cosmoflow.stages.run import Plan, Progress, Run, start_engine
 from cosmoflow.storage.metadata import make_provenance
@@ -88,7 +88,8 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
     graph = TaskGraph()
     for shard, start, stop in todo:
         graph.add(("convert", shard), convert_shard, source, out, shard, start, stop, output=True)
-    engine.run(graph, lambda key, result: progress.advance())
+    needs = Resources(memory=plan.worker_memory)
+    engine.run(graph, lambda key, result: progress.advance(), needs=needs)
     finish_group(open_group_for_writing(out))
     run.listener(StageFinished("convert", {"out": out, **plan.details}))
     return ParticleStore(out)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.cosmology.background import Background
-from cosmoflow.engine import TaskGraph
+from cosmoflow.engine import Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics.exact_sums import ExactSum
@@ -127,7 +127,8 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             engine = start_engine(
                 run, plan, remedy="a smaller paint.shard or paint.particles_per_task"
             )
-            engine.run(graph, lambda key, result: progress.advance())
+            needs = Resources(memory=plan.worker_memory)
+            engine.run(graph, lambda key, result: progress.advance(), needs=needs)
     if not finished_shards(out).all():
         raise RuntimeError(f"{out}: the graph ended with unfinished shards")
     finish_group(open_group_for_writing(out))
