@@ -106,7 +106,7 @@ def row(name: str, seconds: str, columns: Mapping[str, list[float]]) -> str:
         values = columns.get(quantity, [])
         text = " ".join(f"{v:.3f}" for v in values)
         cells.append(f"{text:>{6 * len(WAVENUMBERS) - 1}}")
-    return f"| {name:<21} | {seconds:>7} | {' | '.join(cells)} |"
+    return f"| {name:<27} | {seconds:>7} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def main() -> None:
     print(f"{cells}^3 particles in {box_size:g} Mpc/h, seed {seed}, z = 0;", end=" ")
     print(f"{torch.get_num_threads()} threads; ratios at k = {WAVENUMBERS} h/Mpc")
     titles = " | ".join(f"P_{q:<{6 * len(WAVENUMBERS) - 3}}" for q in QUANTITIES)
-    print(f"| {'setting':<21} | {'time, s':>7} | {titles} |", flush=True)
+    print(f"| {'setting':<27} | {'time, s':>7} | {titles} |", flush=True)
     reference, taken = measure(REFERENCE, psi, box_size)
     own = {q: ratios(reference[q], reference[q]) for q in QUANTITIES}
     print(row(f"{REFERENCE} (reference)", f"{taken:.1f}", own), flush=True)

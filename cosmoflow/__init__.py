@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cosmoflow.config import Settings, load_settings
     from cosmoflow.engine import Session
     from cosmoflow.stages.convert import convert
+    from cosmoflow.stages.derive import derive
     from cosmoflow.stages.evaluate import evaluate
     from cosmoflow.stages.infer import infer
     from cosmoflow.stages.inspect import inspect
@@ -32,6 +33,7 @@ _HOMES = {
     "Session": "cosmoflow.engine",
     "Settings": "cosmoflow.config",
     "convert": "cosmoflow.stages.convert",
+    "derive": "cosmoflow.stages.derive",
     "evaluate": "cosmoflow.stages.evaluate",
     "infer": "cosmoflow.stages.infer",
     "inspect": "cosmoflow.stages.inspect",
@@ -57,6 +59,7 @@ __all__ = [
     "Settings",
     "__version__",
     "convert",
+    "derive",
     "evaluate",
     "infer",
     "inspect",

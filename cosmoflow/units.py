@@ -28,15 +28,32 @@ MASS: Final = "M_sun/h"
 DIMENSIONLESS: Final = "1"
 DIVERGENCE: Final = "km/s/(Mpc/h)"
 
-FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
+EIGENVALUES: Final = (1, 2, 3)
+"""Labels of the leading ``eigenvalue`` dimension of a tensor's eigenvalues, in ascending order."""
+
+_FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
     "density": (DIMENSIONLESS, "matter density over its mean"),
     "momentum": (VELOCITY, "matter momentum (1 + delta) v"),
     "velocity": (VELOCITY, "mass-weighted peculiar velocity"),
     "linear_velocity": (VELOCITY, "linear-theory velocity of the Gaussian-smoothed density"),
     "divergence": (DIVERGENCE, "velocity divergence"),
     "vorticity": (DIVERGENCE, "velocity curl"),
+    "velocity_shear": (DIVERGENCE, "eigenvalues of (d_i v_j + d_j v_i) / 2, ascending"),
     "linear_density": (DIMENSIONLESS, "linear density contrast, extrapolated to z = 0"),
     "displacement": (LENGTH, "first-order displacement, extrapolated to z = 0"),
+}
+
+SMOOTHED: Final = "smoothed_"
+"""What the name of a Gaussian-smoothed field begins with."""
+
+FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
+    **_FIELD_UNITS,
+    **{
+        f"{SMOOTHED}{name}": (unit, f"{long_name}, after Gaussian smoothing")
+        for name, (unit, long_name) in _FIELD_UNITS.items()
+        # It comes smoothed at any radius that is asked for.
+        if name != "linear_velocity"
+    },
 }
 """``(unit, long name)`` of every variable that a fields store may hold."""
 

@@ -157,6 +157,43 @@ def paint(
     _show_dataset(call, "painted", out, dataset)
 
 
+@app.command(epilog="Example: cosmoflow derive fields.zarr web.zarr --field velocity_shear")
+@common_options
+def derive(
+    call: Invocation,
+    fields: Fields,
+    out: Out,
+    names: Annotated[
+        list[str],
+        typer.Option(
+            "--field",
+            metavar="NAME",
+            help="velocity, momentum, divergence, vorticity, velocity_shear, or smoothed_ and the "
+            "name of any field. Give it again for more.",
+        ),
+    ],
+    method: Annotated[
+        Literal["difference", "spectral"] | None,
+        typer.Option(help="Differences, shard by shard, or FFTs of the box in memory."),
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Radius of the Gaussian of smoothed_ fields, Mpc/h.")
+    ] = None,
+) -> None:
+    """Derive fields from fields: divergence, vorticity, shear, smoothed versions, velocity."""
+    from cosmoflow.stages.derive import derive as run_derive
+    from cosmoflow.stages.derive import plan_derive
+
+    settings = call.settings({"derive": {"method": method, "smoothing": smoothing}})
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_derive(fields, names, run))
+            return
+        dataset = run_derive(fields, out, names, run)
+    _show_dataset(call, "derived", out, dataset)
+
+
 @app.command(epilog="Example: cosmoflow train a.zarr b.zarr --out model --set train.steps=2000")
 @common_options
 def train(

@@ -70,7 +70,7 @@ class RayEngine:
                 ray.init(
                     address=address or "local",
                     include_dashboard=None if address else False,
-                    object_store_memory=max(memory, LEAST_STORE) if memory and not address else None,
+                    object_store_memory=_store_memory(memory) if not address else None,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
@@ -188,6 +188,11 @@ class RayEngine:
             run_torch_trainer(
                 loop, workers=workers, cpus=cpus, use_gpu=use_gpu, on_report=on_report
             )
+
+
+def _store_memory(memory: int | None) -> int | None:
+    """Return the size of an object store beside workers of some memory; None leaves it to Ray."""
+    return None if memory is None else max(memory, LEAST_STORE)
 
 
 def _worker_nodes() -> list[dict[str, float]]:

@@ -3,11 +3,15 @@
 Two rules. ``spectral`` multiplies the modes of a periodic field by ``i k``, exact for every wave
 that the grid holds, the Nyquist wave set to zero because the sign of its derivative is undefined.
 ``difference`` is second-order central differences, as the paper uses them: around the corner in a
-periodic box, one-sided at the faces of a cut-out cube, as :func:`numpy.gradient` has it.
+periodic box, one-sided at the faces of a cut-out cube, as :func:`numpy.gradient` has it. A block
+that comes with a halo of one cell has both neighbours of every cell, and so the very differences of
+the box that it was cut from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,6 +20,9 @@ from torch import Tensor
 from cosmoflow.numerics import fourier
 
 Method = Literal["spectral", "difference"]
+
+Differentiate = Callable[[Tensor, int], Tensor]
+"""From a field ``(..., nx, ny, nz)`` and an axis, -3, -2 or -1, to a new tensor."""
 
 # curl_i = d_j v_k - d_k v_j, for the even permutations (i, j, k).
 _CYCLIC = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
@@ -36,6 +43,89 @@ def _difference(field: Tensor, axis: int, cell: float, periodic: bool) -> Tensor
     if periodic:
         return (torch.roll(field, -1, axis) - torch.roll(field, 1, axis)) / (2.0 * cell)
     return torch.gradient(field, spacing=cell, dim=axis)[0]
+
+
+def inner_difference(field: Tensor, axis: int, cell: float) -> Tensor:
+    """Differentiate a block that has a halo of one cell, where its own cells are.
+
+    Parameters
+    ----------
+    field : Tensor
+        Shape ``(..., nx + 2, ny + 2, nz + 2)``.
+    axis : int
+        -3, -2 or -1.
+    cell : float
+        Side of a cell, Mpc/h.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(..., nx, ny, nz)``, field unit per Mpc/h: to the last bit what the whole periodic
+        box gives for these cells.
+    """
+
+    def shifted(step: int) -> Tensor:
+        part = field
+        for other in fourier.AXES:
+            first = 1 + step * (other == axis)
+            part = part.narrow(other, first, field.shape[other] - 2)
+        return part
+
+    return (shifted(1) - shifted(-1)).div_(2.0 * cell)
+
+
+def _add_slopes(v: Tensor, differentiate: Differentiate) -> Tensor:
+    """Return ``d_x v_x + d_y v_y + d_z v_z``."""
+    x, y, z = v.unbind(-4)
+    return differentiate(x, -3).add_(differentiate(y, -2)).add_(differentiate(z, -1))
+
+
+def _fill_curl(v: Tensor, differentiate: Differentiate, result: Tensor) -> Tensor:
+    """Write the curl of ``v`` into ``result`` and return it."""
+    parts = v.unbind(-4)
+    for i, j, k in _CYCLIC:
+        part = differentiate(parts[k], j - 3)
+        result.select(-4, i).copy_(part.sub_(differentiate(parts[j], k - 3)))
+    return result
+
+
+def inner_divergence(v: Tensor, cell: float) -> Tensor:
+    """Return the divergence in a block that has a halo of one cell, by differences.
+
+    Parameters
+    ----------
+    v : Tensor
+        Shape ``(3, nx + 2, ny + 2, nz + 2)``, real.
+    cell : float
+        Side of a cell, Mpc/h.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(nx, ny, nz)``, the unit of ``v`` per Mpc/h.
+    """
+    _require_vector(v)
+    return _add_slopes(v, partial(inner_difference, cell=cell))
+
+
+def inner_curl(v: Tensor, cell: float) -> Tensor:
+    """Return the curl in a block that has a halo of one cell, by differences.
+
+    Parameters
+    ----------
+    v : Tensor
+        Shape ``(3, nx + 2, ny + 2, nz + 2)``, real.
+    cell : float
+        Side of a cell, Mpc/h.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(3, nx, ny, nz)``, the unit of ``v`` per Mpc/h.
+    """
+    _require_vector(v)
+    result = v.new_empty((*v.shape[:-3], *(cells - 2 for cells in v.shape[-3:])))
+    return _fill_curl(v, partial(inner_difference, cell=cell), result)
 
 
 def _odd_wavenumbers(modes: Tensor, box_size: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,11 +234,7 @@ def divergence(
     cells = v.shape[-1]
     if method == "spectral":
         return fourier.inverse(divergence_modes(fourier.forward(v), box_size), cells)
-    parts = v.unbind(-4)
-    result = _difference(parts[0], -3, box_size / cells, periodic)
-    for axis, part in zip((-2, -1), parts[1:], strict=True):
-        result = result.add_(_difference(part, axis, box_size / cells, periodic))
-    return result
+    return _add_slopes(v, partial(_difference, cell=box_size / cells, periodic=periodic))
 
 
 def curl(
@@ -177,10 +263,5 @@ def curl(
     cells = v.shape[-1]
     if method == "spectral":
         return fourier.inverse(curl_modes(fourier.forward(v), box_size), cells)
-    cell = box_size / cells
-    parts = v.unbind(-4)
-    result = torch.empty_like(v)
-    for i, j, k in _CYCLIC:
-        part = _difference(parts[k], j - 3, cell, periodic)
-        result.select(-4, i).copy_(part.sub_(_difference(parts[j], k - 3, cell, periodic)))
-    return result
+    differentiate = partial(_difference, cell=box_size / cells, periodic=periodic)
+    return _fill_curl(v, differentiate, torch.empty_like(v))

@@ -13,7 +13,7 @@ from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics.spectra import WINDOWS, auto_power, cross_power
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory
-from cosmoflow.storage.fields import VECTORS, FieldStore
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE, STATUS, make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.urls import (
@@ -25,6 +25,7 @@ from cosmoflow.storage.urls import (
     write_bytes,
     zarr_store,
 )
+from cosmoflow.storage.variables import count_parts, leading_dimension
 from cosmoflow.units import DIMENSIONLESS, FIELD_UNITS, WAVENUMBER
 
 PAINTED = frozenset({"density", "momentum"})
@@ -36,7 +37,7 @@ def plan_spectra(fields: str, field: str, cross: str | None) -> Plan:
     store = FieldStore(fields)
     names = [field] if cross is None else [field, cross]
     store.require(*names)
-    parts = sum(3 if name in VECTORS else 1 for name in names)
+    parts = sum(count_parts(name) for name in names)
     cells = store.grid**3
     return Plan(
         stage="spectra",
@@ -93,9 +94,9 @@ def spectra(
     check_output(out, "error" if run.existing == "resume" else run.existing, [fields])
     store = FieldStore(fields)
     plan = plan_spectra(fields, field, cross)
-    if cross is not None and (cross in VECTORS) != (field in VECTORS):
+    if cross is not None and leading_dimension(cross) != leading_dimension(field):
         raise ConfigError(
-            "a scalar and a vector have no cross spectrum", where="--cross",
+            "a scalar, a vector and eigenvalues have no cross spectra", where="--cross",
             value=f"{field} and {cross}",
         )  # fmt: skip
     require_memory(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import Block
@@ -25,11 +24,10 @@ from cosmoflow.storage.urls import (
     storage_errors,
     zarr_store,
 )
-from cosmoflow.units import COMPONENTS, FIELD_UNITS, LENGTH
+from cosmoflow.storage.variables import LABELS, SMOOTHING, create_variable, write_coordinates
+from cosmoflow.units import FIELD_UNITS, LENGTH
 
-VECTORS = frozenset({"momentum", "velocity", "linear_velocity", "vorticity", "displacement"})
 LEDGER = "fields"
-SMOOTHING = "smoothing"
 
 
 class FieldStore:
@@ -178,7 +176,10 @@ def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
     """
     store = FieldStore(url)
     size = store.shard
-    chunks: dict[str, int] = {"x": size, "y": size, "z": size, "component": 3} if shards else {}
+    chunks: dict[str, int] = {}
+    if shards:
+        chunks = {"x": size, "y": size, "z": size}
+        chunks |= {dimension: len(labels) for dimension, labels in LABELS.items()}
     dataset: xr.Dataset = xr.open_zarr(
         zarr_store(url, read_only=True), consolidated=False, chunks=chunks
     )
@@ -194,6 +195,7 @@ def create_fields(
     shard: int,
     chunk: int,
     existing: Existing = "error",
+    attributes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> NDArray[np.bool_]:
     """Create an empty fields store, marked incomplete, or reopen one of the same run.
 
@@ -209,6 +211,8 @@ def create_fields(
         Names from :data:`cosmoflow.units.FIELD_UNITS`.
     existing : {"error", "resume", "overwrite"}
         What to do with an output that is there already.
+    attributes : mapping of str to mapping, optional
+        What the variables say of themselves beside their units.
 
     Returns
     -------
@@ -219,9 +223,10 @@ def create_fields(
         group, resumed = begin_group(url, metadata.to_attributes("fields"), existing)
         if resumed and _is_as_begun(group, variables, grid, shard):
             return Ledger(group, LEDGER).finished()
-        write_coordinates(group, grid, metadata.box_size)
+        write_coordinates(group, grid, metadata.box_size, variables)
         for name in variables:
-            create_variable(group, name, grid, shard, chunk)
+            own = (attributes or {}).get(name)
+            create_variable(group, name, grid, shard, chunk, attributes=own)
         ledger = Ledger.create(group, LEDGER, len(grid_blocks(grid, shard)))
         return ledger.finished()
 
@@ -238,46 +243,6 @@ def _is_as_begun(group: zarr.Group, variables: tuple[str, ...], grid: int, shard
         if array.shards is None or array.shards[-1] != shard:
             return False
     return True
-
-
-def write_coordinates(group: zarr.Group, grid: int, box_size: float) -> None:
-    """Write the cell centres and the labels of the components."""
-    centres = (np.arange(grid) + 0.5) * (box_size / grid)
-    for axis in ("x", "y", "z"):
-        coordinate = group.create_array(
-            axis, shape=(grid,), dtype="float64", dimension_names=(axis,), overwrite=True,
-            attributes={"units": LENGTH, "long_name": f"comoving {axis} of the cell's centre"},
-        )  # fmt: skip
-        coordinate[:] = centres
-    labels = group.create_array(
-        "component", shape=(3,), dtype="str", dimension_names=("component",), overwrite=True
-    )
-    labels[:] = np.array(COMPONENTS, dtype=object)
-
-
-def create_variable(
-    group: zarr.Group, name: str, grid: int, shard: int, chunk: int, scales: int = 0
-) -> zarr.Array[Any]:
-    """Create one empty variable; ``scales`` gives it a leading smoothing dimension."""
-    units, long_name = FIELD_UNITS[name]
-    lead: list[tuple[str, int, int, int]] = []
-    if scales:
-        lead.append((SMOOTHING, scales, 1, 1))
-    if name in VECTORS:
-        lead.append(("component", 3, 3, 1))
-    dims = [*lead, *((axis, grid, shard, chunk) for axis in ("x", "y", "z"))]
-    return group.create_array(
-        name,
-        shape=tuple(dim[1] for dim in dims),
-        shards=tuple(dim[2] for dim in dims),
-        chunks=tuple(dim[3] for dim in dims),
-        dtype="float32",
-        fill_value=float("nan"),
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
-        dimension_names=tuple(dim[0] for dim in dims),
-        attributes={"units": units, "long_name": long_name},
-        overwrite=True,
-    )
 
 
 def write_block(url: str, block: Block, shard: int, fields: dict[str, NDArray[np.float32]]) -> None:

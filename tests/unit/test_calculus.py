@@ -132,3 +132,26 @@ def test_what_cannot_be_differentiated_is_refused():
         calculus.divergence(torch.zeros(3, 4, 4, 4), BOX, periodic=False)
     with pytest.raises(ValueError, match=r"\(2, 4, 4, 4\)"):
         calculus.curl(torch.zeros(2, 4, 4, 4), BOX)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_block_with_a_halo_has_the_differences_of_its_box(dtype):
+    """To the last bit, also across the border of the box and in blocks that are no cubes."""
+    cells, shape = 11, (4, 7, 11)
+    v = noise((3, cells, cells, cells), seed=4).to(dtype)
+    origin = (9, 6, 0)
+    rows = [torch.arange(o - 1, o + n + 1) % cells for o, n in zip(origin, shape, strict=True)]
+    block = v[:, rows[0]][:, :, rows[1]][:, :, :, rows[2]]
+
+    def cut(field):
+        x, y, z = (row[1:-1] for row in rows)
+        return field[..., x, :, :][..., y, :][..., z]
+
+    cell = BOX / cells
+    found = calculus.inner_divergence(block, cell)
+    assert torch.equal(found, cut(calculus.divergence(v, BOX, "difference")))
+    assert torch.equal(calculus.inner_curl(block, cell), cut(calculus.curl(v, BOX, "difference")))
+    slopes = calculus.gradient(v[0], BOX, "difference")
+    for axis in (0, 1, 2):
+        found = calculus.inner_difference(block[0], axis - 3, cell)
+        assert torch.equal(found, cut(slopes[axis]))

@@ -1,0 +1,131 @@
+"""How a flow deforms: the symmetric part of its gradient and the eigenvalues of that.
+
+The sign and the unit are those of the gradient itself: ``s_ij = (d_i v_j + d_j v_i) / 2``, in km/s
+per Mpc/h, trace included, so the three eigenvalues add up to the divergence, and a negative one is
+an axis along which matter comes together. The tensor of Hoffman et al. (2012), their equation 1, is
+``-s_ij / H0``, H0 = 100 km/s per Mpc/h; our eigenvalues ascend and theirs descend, so that
+``lambda_1 = -eigenvalue_1 / H0`` and so on.
+
+References
+----------
+Hoffman, Y. et al. 2012, MNRAS 425, 2049, "A kinematic classification of the cosmic web".
+Smith, O. K. 1961, Communications of the ACM 4, 168, "Eigenvalues of a symmetric 3 x 3 matrix".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.numerics import fourier
+from cosmoflow.numerics.calculus import inner_difference
+
+PAIRS: Final = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+"""The components of a symmetric tensor in the order in which they are kept: xx yy zz xy xz yz."""
+
+
+def inner_strain(v: Tensor, cell: float) -> Tensor:
+    """Return the symmetric velocity gradient in a block with a halo of one cell, by differences.
+
+    Parameters
+    ----------
+    v : Tensor
+        Shape ``(3, nx + 2, ny + 2, nz + 2)``, float32, km/s.
+    cell : float
+        Side of a cell, Mpc/h.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(6, nx, ny, nz)``, in the order of :data:`PAIRS`, km/s/(Mpc/h): to the last bit what
+        the whole periodic box gives for these cells.
+    """
+    result = v.new_empty((len(PAIRS), *(cells - 2 for cells in v.shape[-3:])))
+    for row, (i, j) in zip(result, PAIRS, strict=True):
+        row.copy_(inner_difference(v[i], j - 3, cell))
+        if i != j:
+            row.add_(inner_difference(v[j], i - 3, cell)).mul_(0.5)
+    return result
+
+
+def spectral_strain(modes: Tensor, box_size: float) -> Tensor:
+    """Return the symmetric velocity gradient of a periodic box from the modes of the velocity.
+
+    Parameters
+    ----------
+    modes : Tensor
+        Shape ``(3, n, n, n // 2 + 1)``, complex64, km/s.
+    box_size : float
+        Mpc/h.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(6, n, n, n)``, in the order of :data:`PAIRS`, km/s/(Mpc/h).
+    """
+    cells = modes.shape[-3]
+    ks = fourier.wavenumbers(cells, box_size, odd=True, dtype=modes.real.dtype, device=modes.device)
+    result = torch.empty((len(PAIRS), cells, cells, cells), dtype=modes.real.dtype)
+    for row, (i, j) in zip(result, PAIRS, strict=True):
+        slope = modes[i] * ks[j]
+        if i != j:
+            slope.add_(modes[j] * ks[i]).mul_(0.5)
+        row.copy_(fourier.inverse(slope.mul_(1j), cells))
+    return result
+
+
+def symmetric_eigenvalues(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the eigenvalues of a field of symmetric tensors.
+
+    Parameters
+    ----------
+    tensor : (6, ...) float32
+        xx yy zz xy xz yz, any unit.
+
+    Returns
+    -------
+    (3, ...) float32
+        Ascending, in the same unit. The closed form is evaluated in float64, where it is good to
+        1e-8 of the largest eigenvalue even where two of them are equal.
+
+    Notes
+    -----
+    One cell after the other, so that a value does not depend on where a block was cut: vectorised
+    cosines treat the last few numbers of an array in another way.
+    """
+    components = np.ascontiguousarray(tensor).reshape(len(PAIRS), -1)
+    result = np.empty((3, components.shape[1]), np.float32)
+    _solve(components, result)
+    return result.reshape(3, *tensor.shape[1:])
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _solve(tensor: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    """Smith's closed form: the tensor is ``q + p B``, and B has the eigenvalues of a cosine."""
+    row = np.empty(6)
+    for cell in range(tensor.shape[1]):
+        for i in range(6):
+            # Into float64, which numba's float() would not do.
+            row[i] = tensor[i, cell]
+        xx, yy, zz, xy, xz, yz = row[0], row[1], row[2], row[3], row[4], row[5]
+        q = (xx + yy + zz) / 3.0
+        a, b, c = xx - q, yy - q, zz - q
+        p = math.sqrt((a * a + b * b + c * c + 2.0 * (xy * xy + xz * xz + yz * yz)) / 6.0)
+        if p == 0.0:
+            result[:, cell] = q
+            continue
+        a, b, c, d, e, f = a / p, b / p, c / p, xy / p, xz / p, yz / p
+        half = 0.5 * (a * (b * c - f * f) - d * (d * c - f * e) + e * (d * f - b * e))
+        angle = math.acos(min(max(half, -1.0), 1.0)) / 3.0
+        high = q + 2.0 * p * math.cos(angle)
+        low = q + 2.0 * p * math.cos(angle + 2.0 * math.pi / 3.0)
+        result[0, cell] = low
+        # By the trace; rounding must not carry it past its neighbours.
+        result[1, cell] = min(max(3.0 * q - low - high, low), high)
+        result[2, cell] = high

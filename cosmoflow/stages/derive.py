@@ -1,0 +1,225 @@
+"""From fields to fields: velocity, momentum, divergence, vorticity, shear, smoothed versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from cosmoflow.config.settings import DeriveConfig
+from cosmoflow.engine import Resources, TaskGraph
+from cosmoflow.errors import DataError
+from cosmoflow.events import StageFinished
+from cosmoflow.numerics.exact_sums import ExactSum
+from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.derive_plan import Work, check_work, plan_work
+from cosmoflow.stages.derived import derive_block, derive_box, recipe_of
+from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
+from cosmoflow.storage.fields import (
+    FieldStore,
+    create_fields,
+    finished_shards,
+    open_fields,
+    write_block,
+)
+from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.outputs import check_output, finish_group
+from cosmoflow.storage.urls import absolute, open_group_for_writing
+
+_USEFUL_CORES = 8
+_NO_BACKGROUND = (0.0, 0.0, 0.0)
+
+
+def plan_derive(fields: str, names: Sequence[str], run: Run) -> Plan:
+    """Say what :func:`derive` would do."""
+    store = FieldStore(fields)
+    return plan_work(store, check_work(store, names, run.settings.derive))
+
+
+def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) -> xr.Dataset:
+    """Derive fields from those of a store.
+
+    Parameters
+    ----------
+    fields : str
+        URL of a fields store: painted, predicted or derived.
+    out : str
+        URL of the fields store to write.
+    names : sequence of str
+        Among
+
+        - ``velocity``, km/s: momentum over density, the mean flow where there is no mass;
+        - ``momentum``, km/s: density times velocity;
+        - ``divergence``, ``vorticity`` and ``velocity_shear`` (the eigenvalues of
+          ``(d_i v_j + d_j v_i) / 2``, ascending) of the velocity, km/s/(Mpc/h);
+        - ``smoothed_X``: the same derivatives of the Gaussian-smoothed velocity, or any other
+          stored variable X smoothed.
+    run : Run, optional
+        Settings (section ``derive``), engine, progress.
+
+    Returns
+    -------
+    xr.Dataset
+        The fields, lazy.
+
+    Raises
+    ------
+    DataError
+        The store lacks a variable or is damaged.
+    OutputExistsError, StorageError, ConfigError
+
+    Notes
+    -----
+    By differences every shard is a task of its own, and the result is the same to the last bit
+    whatever the shards. Spectral derivatives are one task that holds the box.
+    """
+    run = run or Run()
+    fields, out = absolute(fields), absolute(out)
+    check_output(out, run.existing, [fields])
+    store = FieldStore(fields)
+    work = check_work(store, names, run.settings.derive)
+    plan = plan_work(store, work)
+    metadata = replace(
+        store.metadata,
+        provenance=make_provenance(
+            "derive",
+            {"derive": work.config.model_dump(mode="json"), "fields": list(work.names)},
+            {"fields": store.digest},
+        ),
+    )
+    # Before anything is written: a run that is refused leaves an older output as it is.
+    engine = start_engine(
+        run,
+        plan,
+        remedy="fewer fields at once, or --method difference"
+        if work.spectral
+        else "a smaller derive.shard, fewer fields at once or a smaller radius",
+        # Transforms of one box in memory are one task: Ray would not make it faster.
+        cpu_seconds=0.0 if work.spectral else None,
+    )
+    blocks = grid_blocks(store.grid, work.shard)
+    finished = create_fields(
+        out,
+        metadata,
+        store.grid,
+        work.names,
+        shard=work.shard,
+        chunk=max(size for size in range(1, 65) if work.shard % size == 0),
+        existing=run.existing,
+        attributes={name: _attributes(name, work.config) for name in work.names},
+    )
+    todo = np.flatnonzero(~finished).tolist()
+    progress = Progress(run.listener, "derive", len(blocks), "shards", len(blocks) - len(todo))
+    if todo:
+        needs = Resources(memory=plan.worker_memory)
+        if work.spectral:
+            most = engine.share(1, most=_USEFUL_CORES, memory=plan.worker_memory)
+            needs = replace(most, gpus=0)
+        graph = _build_graph(work, out, blocks, todo)
+        with discarding_failures(out, begun_before=run.existing == "resume"):
+            engine.run(graph, lambda key, result: progress.advance(result), needs=needs)
+    if not finished_shards(out).all():
+        raise RuntimeError(f"{out}: the graph ended with unfinished shards")
+    finish_group(open_group_for_writing(out))
+    run.listener(StageFinished("derive", {"out": out, **plan.details}))
+    return open_fields(out)
+
+
+def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:
+    """Return what a variable says of itself beside its unit."""
+    recipe = recipe_of(name)
+    attributes: dict[str, Any] = {}
+    if recipe.slopes:
+        attributes["derivatives"] = config.method
+    if recipe.smoothed:
+        attributes["smoothing_radius"] = config.smoothing
+    return attributes
+
+
+def _build_graph(work: Work, out: str, blocks: list[Block], todo: list[int]) -> TaskGraph:
+    """Find the mean flow where it is needed, then derive shard by shard, or all in one task."""
+    graph = TaskGraph()
+    background: Any = _NO_BACKGROUND
+    if work.needs_background:
+        for shard, block in enumerate(blocks):
+            graph.add(("sum", shard), sum_task, work.fields, block)
+        sums = (graph.result(("sum", shard)) for shard in range(len(blocks)))
+        graph.add(("background", 0), background_task, work.fields, *sums)
+        background = graph.result(("background", 0))
+    if work.spectral:
+        graph.add(("derive", 0), derive_box_task, work, out, todo, background, output=True)
+        return graph
+    for shard in todo:
+        graph.add(
+            ("derive", shard),
+            derive_task,
+            work,
+            out,
+            shard,
+            blocks[shard],
+            background,
+            output=True,
+        )
+    return graph
+
+
+def sum_task(fields: str, block: Block) -> tuple[ExactSum, ...]:
+    """Add up density, then momenta x, y, z, of a block: exactly, so no order of blocks matters."""
+    store = FieldStore(fields)
+    momenta = (store.read_block("momentum", block, lead=(axis,)) for axis in range(3))
+    density = store.read_block("density", block)
+    return tuple(ExactSum.of(values.astype(np.float64)) for values in (density, *momenta))
+
+
+def background_task(fields: str, *sums: tuple[ExactSum, ...]) -> tuple[float, float, float]:
+    """Return mean momentum over mean density of the box, km/s.
+
+    Raises
+    ------
+    DataError
+        There is no mass.
+    """
+    mass, x, y, z = (float(sum(column, ExactSum())) for column in zip(*sums, strict=True))
+    if not mass > 0.0:
+        raise DataError("the density has no mass", where=fields, value=mass, limit="above 0")
+    return x / mass, y / mass, z / mass
+
+
+def derive_task(
+    work: Work,
+    out: str,
+    shard: int,
+    block: Block,
+    background: tuple[float, float, float],
+) -> int:
+    """Derive one shard and write it; return how many shards that were."""
+    store = FieldStore(work.fields)
+    write_block(
+        out,
+        block,
+        shard,
+        derive_block(store, block, work.names, work.config.smoothing, background),
+    )
+    return 1
+
+
+def derive_box_task(
+    work: Work, out: str, todo: list[int], background: tuple[float, float, float]
+) -> int:
+    """Derive the whole box and write the shards that are to do; return how many."""
+    store = FieldStore(work.fields)
+    values = derive_box(store, work.names, work.config.smoothing, background)
+    blocks = grid_blocks(store.grid, work.shard)
+    for shard in todo:
+        x, y, z = (
+            slice(origin, origin + length)
+            for origin, length in zip(blocks[shard].origin, blocks[shard].shape, strict=True)
+        )
+        write_block(
+            out, blocks[shard], shard, {name: field[..., x, y, z] for name, field in values.items()}
+        )
+    return len(todo)

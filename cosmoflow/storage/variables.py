@@ -1,0 +1,105 @@
+"""The variables of a fields store: their dimensions, their coordinates, their arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+
+from cosmoflow.units import COMPONENTS, EIGENVALUES, FIELD_UNITS, LENGTH, SMOOTHED
+
+SMOOTHING = "smoothing"
+"""The dimension of the radii of ``linear_velocity``, and their coordinate."""
+
+LABELS: dict[str, Sequence[str | int]] = {"component": COMPONENTS, "eigenvalue": EIGENVALUES}
+"""The dimensions that a variable may have before x, y and z, and the names along them."""
+
+_LEADING = {
+    **dict.fromkeys(
+        ("momentum", "velocity", "linear_velocity", "vorticity", "displacement"), "component"
+    ),
+    "velocity_shear": "eigenvalue",
+}
+
+
+def leading_dimension(name: str) -> str | None:
+    """Return which of :data:`LABELS` a variable has, None for a scalar."""
+    return _LEADING.get(name.removeprefix(SMOOTHED))
+
+
+def count_parts(name: str) -> int:
+    """Return how many numbers a variable has in each cell (at each smoothing scale)."""
+    dimension = leading_dimension(name)
+    return 1 if dimension is None else len(LABELS[dimension])
+
+
+def write_coordinates(
+    group: zarr.Group, grid: int, box_size: float, variables: Iterable[str]
+) -> None:
+    """Write the cell centres and the labels along the variables' leading dimensions."""
+    centres = (np.arange(grid) + 0.5) * (box_size / grid)
+    for axis in ("x", "y", "z"):
+        coordinate = group.create_array(
+            axis, shape=(grid,), dtype="float64", dimension_names=(axis,), overwrite=True,
+            attributes={"units": LENGTH, "long_name": f"comoving {axis} of the cell's centre"},
+        )  # fmt: skip
+        coordinate[:] = centres
+    # Components always: any store may get a linear velocity later.
+    for dimension in sorted({"component", *filter(None, map(leading_dimension, variables))}):
+        labels = LABELS[dimension]
+        text = isinstance(labels[0], str)
+        names = group.create_array(
+            dimension, shape=(len(labels),), dtype="str" if text else "int64",
+            dimension_names=(dimension,), overwrite=True,
+        )  # fmt: skip
+        names[:] = np.array(labels, dtype=object if text else np.int64)
+
+
+def create_variable(
+    group: zarr.Group,
+    name: str,
+    grid: int,
+    shard: int,
+    chunk: int,
+    *,
+    scales: int = 0,
+    attributes: Mapping[str, Any] | None = None,
+) -> zarr.Array[Any]:
+    """Create one empty variable.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Open for writing.
+    name : str
+        One of :data:`cosmoflow.units.FIELD_UNITS`.
+    grid, shard, chunk : int
+        Cells per axis of the grid, of what one task writes, and of what one read needs.
+    scales : int
+        Length of a leading smoothing dimension; 0 for none.
+    attributes : mapping, optional
+        What it says of itself beside its unit.
+    """
+    units, long_name = FIELD_UNITS[name]
+    lead: list[tuple[str, int, int, int]] = []
+    if scales:
+        lead.append((SMOOTHING, scales, 1, 1))
+    if (dimension := leading_dimension(name)) is not None:
+        length = len(LABELS[dimension])
+        lead.append((dimension, length, length, 1))
+    dims = [*lead, *((axis, grid, shard, chunk) for axis in ("x", "y", "z"))]
+    return group.create_array(
+        name,
+        shape=tuple(dim[1] for dim in dims),
+        shards=tuple(dim[2] for dim in dims),
+        chunks=tuple(dim[3] for dim in dims),
+        dtype="float32",
+        fill_value=float("nan"),
+        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+        dimension_names=tuple(dim[0] for dim in dims),
+        attributes={"units": units, "long_name": long_name, **(attributes or {})},
+        overwrite=True,
+    )
