@@ -52,6 +52,11 @@ class SimulateConfig(Section):
         return (value,) if isinstance(value, int | float) else value
 
     @property
+    def time_steps(self) -> int:
+        """Steps that a box takes: 2LPT goes to each snapshot in one."""
+        return self.steps if self.method == "cola" else len(self.redshift)
+
+    @property
     def snapshots(self) -> tuple[float, ...]:
         """The redshifts in order of time."""
         return tuple(sorted(self.redshift, reverse=True))

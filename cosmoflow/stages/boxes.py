@@ -212,7 +212,7 @@ def simulate_box(box: Box, settings: Settings, given: Initial, report: Report) -
         strict=True,
     ):
         _write_snapshot(url, snapshot)
-    report(1 + _steps_of(config), "written")
+    report(1 + config.time_steps, "written")
     return box.name
 
 
@@ -292,7 +292,3 @@ def _is_whole(url: str) -> bool:
 def _layout(cells: int) -> PaintConfig:
     """Return how a grid of the particles' lattice is cut: as painting would cut it."""
     return PaintConfig(grid=cells)
-
-
-def _steps_of(config: SimulateConfig) -> int:
-    return config.steps if config.method == "cola" else len(config.redshift)

@@ -26,7 +26,7 @@ def plan_simulate(run: Run) -> Plan:
     """Say what :func:`simulate` would do."""
     config = run.settings.simulate
     particles = config.particles**3
-    steps = _steps(run.settings)
+    steps = config.time_steps
     return Plan(
         stage="simulate",
         tasks=config.count,
@@ -94,7 +94,7 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
     )
     if is_folder(settings):
         _begin_folder(out, run)
-    ticks = _steps(settings) + 1
+    ticks = settings.simulate.time_steps + 1
     progress = _BoxProgress(run, len(boxes), ticks)
     todo: list[tuple[int, Box]] = []
     for index, box in enumerate(boxes):
@@ -158,9 +158,3 @@ def _begin_folder(out: str, run: Run) -> None:
     if run.existing == "overwrite" and exists(out):
         remove(out)
     mark_folder(out, "boxes")
-
-
-def _steps(settings: Settings) -> int:
-    """Return the time steps of a box; 2LPT goes to each snapshot in one."""
-    config = settings.simulate
-    return config.steps if config.method == "cola" else len(config.redshift)
