@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.numerics import calculus, cola, initial, lpt, mesh, spectra
-from cosmoflow.numerics.painting import Block, BlockSums, PaintedFields
+from cosmoflow.numerics.painting import Block, Piece, paint_block
 
 VELOCITY_CELL = 2.0
 """Side of the cells, Mpc/h, on which velocity is momentum over density, as in the paper; no less
@@ -49,16 +50,17 @@ def density_power(snapshot: cola.Snapshot, cells: int) -> spectra.Spectrum:
     return spectra.auto_power(contrast, snapshot.box_size, window=2)
 
 
-def paint_flow(snapshot: cola.Snapshot) -> PaintedFields:
+def paint_flow(snapshot: cola.Snapshot) -> dict[str, NDArray[np.float32]]:
     """Paint density, momentum and velocity on cells of ``VELOCITY_CELL``, cloud-in-cell."""
     side = max(VELOCITY_CELL, 2.0 * snapshot.box_size / round(math.cbrt(snapshot.count)))
     cells = 2 * round(snapshot.box_size / side / 2.0)
-    sums = BlockSums(Block((0, 0, 0), (cells,) * 3), cells, snapshot.box_size)
+    pieces: list[Piece] = []
     for start in range(0, snapshot.count, CHUNK):
         position, velocity = snapshot.rows(start, min(start + CHUNK, snapshot.count))
-        sums.add(position.numpy(), velocity.numpy())
+        pieces.append((position.numpy(), velocity.numpy(), None))
     # The mean velocity of the box, which empty cells get, is zero.
-    return sums.fields(snapshot.count, np.zeros(3))
+    whole = Block((0, 0, 0), (cells,) * 3)
+    return paint_block(pieces, whole, cells, snapshot.box_size, count=snapshot.count)
 
 
 def flow_powers(snapshot: cola.Snapshot, *, window: int = 0) -> dict[str, spectra.Spectrum]:
@@ -70,7 +72,7 @@ def flow_powers(snapshot: cola.Snapshot, *, window: int = 0) -> dict[str, spectr
     """
     painted, box_size = paint_flow(snapshot), snapshot.box_size
     density, velocity, momentum = (
-        torch.from_numpy(f) for f in (painted.density, painted.velocity, painted.momentum)
+        torch.from_numpy(f) for f in (painted["density"], painted["velocity"], painted["momentum"])
     )
     fields: dict[str, Any] = {
         "theta": calculus.divergence(velocity, box_size),

@@ -36,12 +36,17 @@ _FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
     "momentum": (VELOCITY, "matter momentum (1 + delta) v"),
     "velocity": (VELOCITY, "mass-weighted peculiar velocity"),
     "linear_velocity": (VELOCITY, "linear-theory velocity of the Gaussian-smoothed density"),
+    "interlaced_density": (DIMENSIONLESS, "density on the grid moved back by half a cell"),
+    "interlaced_momentum": (VELOCITY, "momentum on the grid moved back by half a cell"),
     "divergence": (DIVERGENCE, "velocity divergence"),
     "vorticity": (DIVERGENCE, "velocity curl"),
     "velocity_shear": (DIVERGENCE, "eigenvalues of (d_i v_j + d_j v_i) / 2, ascending"),
     "linear_density": (DIMENSIONLESS, "linear density contrast, extrapolated to z = 0"),
     "displacement": (LENGTH, "first-order displacement, extrapolated to z = 0"),
 }
+
+INTERLACED: Final = "interlaced_"
+"""What the name of the second grid of an interlaced pair begins with."""
 
 SMOOTHED: Final = "smoothed_"
 """What the name of a Gaussian-smoothed field begins with."""
@@ -51,8 +56,8 @@ FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
     **{
         f"{SMOOTHED}{name}": (unit, f"{long_name}, after Gaussian smoothing")
         for name, (unit, long_name) in _FIELD_UNITS.items()
-        # It comes smoothed at any radius that is asked for.
-        if name != "linear_velocity"
+        # A linear velocity comes smoothed at any radius; an interlaced grid is for spectra.
+        if name != "linear_velocity" and not name.startswith(INTERLACED)
     },
 }
 """``(unit, long name)`` of every variable that a fields store may hold."""

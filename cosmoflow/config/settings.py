@@ -11,6 +11,7 @@ from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 
 Scheme = Literal["ngp", "cic", "tsc", "pcs"]
+Painted = Literal["density", "momentum", "velocity"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -93,13 +94,19 @@ class PaintConfig(Section):
 
     grid: int = Field(128, ge=2, description="cells per axis")
     scheme: Scheme = Field("cic", description="mass-assignment scheme")
+    fields: tuple[Painted, ...] = Field(
+        ("density", "momentum", "velocity"), min_length=1, description="fields to paint"
+    )
+    interlaced: bool = Field(
+        False, description="paint density and momentum on a second grid too, half a cell away"
+    )
     redshift_space: Literal["x", "y", "z"] | None = Field(
         None, description="axis along which velocities displace the particles, as redshifts do"
     )
     shard: int | None = Field(None, ge=1, description="cells per axis that one task owns")
     chunk: int | None = Field(None, ge=1, description="cells per axis that one read needs")
-    particles_per_task: int = Field(
-        1 << 24, ge=1, description="particles that one bucketing task reads"
+    particles_per_task: int | None = Field(
+        None, ge=1, description="particles that one task reads; none lets memory decide"
     )
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,10 +10,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_MANTISSA_BITS = 53
+# Layout of a float64: a number is (-1)^sign * significand * 2^(exponent - 1075), where the leading
+# bit of a significand is not stored, and exponent 0 means 1 without that bit.
+_STORED_BITS = 52
+_EXPONENTS = 2048
+_LEAST_EXPONENT = 1075
 _LOW_BITS = 27
-_LOWEST = -1074
-"""Exponents of float64 numbers, as ``frexp`` counts them, are above this and up to 1024."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,13 @@ class ExactSum:
     value: Fraction = Fraction(0)
 
     @classmethod
-    def of(cls, values: NDArray[np.float64]) -> ExactSum:
+    def of(cls, values: NDArray[np.floating[Any]]) -> ExactSum:
         """Return the sum of an array of any shape, whose numbers are finite."""
-        high, low = _tally(np.ascontiguousarray(values, np.float64).reshape(-1))
+        high, low = _tally(values.reshape(-1))
         total = 0
-        for index in np.flatnonzero(high | low).tolist():
-            total += ((int(high[index]) << _LOW_BITS) + int(low[index])) << index
-        return cls(Fraction(total, 1 << (_MANTISSA_BITS - _LOWEST)))
+        for exponent in np.flatnonzero(high | low).tolist():
+            total += ((int(high[exponent]) << _LOW_BITS) + int(low[exponent])) << exponent
+        return cls(Fraction(total, 1 << _LEAST_EXPONENT))
 
     def __add__(self, other: ExactSum) -> ExactSum:
         return ExactSum(self.value + other.value)
@@ -46,16 +47,22 @@ class ExactSum:
 
 
 @numba.njit(cache=True, nogil=True)
-def _tally(values: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Add up the mantissas as integers, those of each exponent on their own.
+def _tally(values):  # type: ignore[no-untyped-def]
+    """Add up the significands as integers, those of each exponent on their own.
 
     In two halves, so that 2^36 of them fit into 64 bits.
     """
-    high = np.zeros(1024 - _LOWEST + 1, np.int64)
-    low = np.zeros(1024 - _LOWEST + 1, np.int64)
+    high = np.zeros(_EXPONENTS, np.int64)
+    low = np.zeros(_EXPONENTS, np.int64)
     for value in values:
-        mantissa, exponent = math.frexp(value)
-        whole = np.int64(mantissa * float(1 << _MANTISSA_BITS))
-        high[exponent - _LOWEST] += whole >> _LOW_BITS
-        low[exponent - _LOWEST] += whole & ((1 << _LOW_BITS) - 1)
+        bits = np.float64(value).view(np.int64)
+        stored: Any = (bits >> _STORED_BITS) & (_EXPONENTS - 1)
+        significand: Any = bits & ((1 << _STORED_BITS) - 1)
+        if stored > 0:
+            significand |= 1 << _STORED_BITS
+        exponent = max(stored, 1)
+        if bits < 0:
+            significand = -significand
+        high[exponent] += significand >> _LOW_BITS
+        low[exponent] += significand & ((1 << _LOW_BITS) - 1)
     return high, low

@@ -260,6 +260,31 @@ def _real_product(left: Tensor, right: Tensor) -> Tensor:
     return result
 
 
+def join_interlaced(first: Tensor, second: Tensor) -> Tensor:
+    """Return the modes of an interlaced pair of grids: without the nearest aliases.
+
+    What a grid takes for a mode is the sum of that mode and of its images, whole numbers of
+    sampling frequencies away. On the second grid images that are an odd number away have the
+    opposite sign, and the mean of both is rid of them (Sefusatti et al. 2016, section 3.1).
+
+    Parameters
+    ----------
+    first : Tensor
+        Shape ``(..., n, n, n // 2 + 1)``, complex: half-complex transform of a painted field. Its
+        memory is used for the result.
+    second : Tensor
+        The same of the field painted with particles moved by half a cell along every axis. It is
+        overwritten.
+    """
+    cells = first.shape[-2]
+    mx, my, mz = _integer_wavevectors(first, cells, (0, 0, 0))
+    # What moved the particles is undone: exp(i k h / 2), axis by axis.
+    for m in (mx, my, mz):
+        angle = math.pi / cells * m.double()
+        second *= torch.complex(angle.cos(), angle.sin()).to(first.dtype)
+    return first.add_(second).mul_(0.5)
+
+
 def auto_power(field: Tensor, box_size: float, *, window: int = 0) -> Spectrum:
     """Return the power spectrum of a scalar or vector field.
 

@@ -172,7 +172,7 @@ def sum_task(fields: str, block: Block) -> tuple[ExactSum, ...]:
     store = FieldStore(fields)
     momenta = (store.read_block("momentum", block, lead=(axis,)) for axis in range(3))
     density = store.read_block("density", block)
-    return tuple(ExactSum.of(values.astype(np.float64)) for values in (density, *momenta))
+    return tuple(ExactSum.of(values) for values in (density, *momenta))
 
 
 def background_task(fields: str, *sums: tuple[ExactSum, ...]) -> tuple[float, float, float]:

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from cosmoflow.config.settings import PaintConfig
-from cosmoflow.cosmology.background import Background
 from cosmoflow.engine import Resources, TaskGraph
-from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
-from cosmoflow.numerics.exact_sums import ExactSum
-from cosmoflow.numerics.painting import BlockSums, bucket_particles
+from cosmoflow.numerics.painting import SCHEME_ORDER
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.painted import add_totals, bucket_task, paint_task, painted_variables
 from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
-from cosmoflow.storage.fields import (
-    create_fields,
-    finished_shards,
-    open_fields,
-    write_block,
-)
-from cosmoflow.storage.metadata import BoxMetadata, make_provenance
+from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
+from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
-from cosmoflow.storage.particles import Particles
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
 from cosmoflow.storage.urls import absolute, open_group_for_writing
-from cosmoflow.units import COMPONENTS, H0_KM_S_PER_MPC_H
+from cosmoflow.storage.variables import count_parts
 
-VARIABLES = ("density", "momentum", "velocity")
+PIECES = 64
+"""Pieces that the particles are cut into, unless that makes them too small or too large."""
+SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
+
 _BYTES_PER_PARTICLE = 24
-_PARTICLES_PER_SECOND = 3e6
-
-Totals = tuple[ExactSum, ...]
-"""Sum of masses, then of momenta x, y, z."""
+_BYTES_PER_MASS = 8
+_PARTICLES_PER_SECOND = 5e6
+_OVERHEAD = 160 << 20
+"""Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
 
 
 def plan_paint(particles: str, run: Run) -> Plan:
@@ -47,28 +40,75 @@ def plan_paint(particles: str, run: Run) -> Plan:
 def _plan(store: ParticleSource, run: Run) -> Plan:
     config = run.settings.paint
     shards = len(grid_blocks(config.grid, config.shard_cells))
-    share = min(store.count, config.particles_per_task)
-    fields = 7 * 4
+    piece = _piece(store, config, run.settings.engine.memory)
+    numbers = sum(count_parts(name) for name in painted_variables(config))
+    row = _row_bytes(store)
     return Plan(
         stage="paint",
-        tasks=len(store.ranges(config.particles_per_task)) + shards,
+        tasks=len(store.ranges(piece)) + shards,
         unit="tasks",
-        # A bucketing task holds its particles, their indices and their sorted copy; a painting task
-        # its shard's int64 sums and the float64 and float32 fields made of them.
-        worker_memory=max(
-            share * (2 * _BYTES_PER_PARTICLE + 16), config.shard_cells**3 * (4 * 8 + 7 * 12)
-        ),
-        read=store.count * _BYTES_PER_PARTICLE,
-        written=config.grid**3 * fields,
+        worker_memory=_OVERHEAD
+        + max(round(_bucketing_bytes(store, config) * piece), _painting_bytes(store, config)),
+        read=store.count * row,
+        written=config.grid**3 * 4 * numbers,
         cpu_seconds=store.count / _PARTICLES_PER_SECOND,
         details={
             "particles": store.count,
+            "particles_per_task": piece,
             "grid": config.grid,
             "shard": config.shard_cells,
             "shards": shards,
             "cell_size": store.metadata.box_size / config.grid,
+            # What tasks hand to one another, through memory or over the disk.
+            "exchanged": round(store.count * row * _copies(config)),
         },
     )
+
+
+def _row_bytes(store: ParticleSource) -> int:
+    return _BYTES_PER_PARTICLE + _BYTES_PER_MASS * int(store.has_mass)
+
+
+def _copies(config: PaintConfig) -> float:
+    """Return how many shards a particle's cloud touches on average."""
+    reach = SCHEME_ORDER[config.scheme] - 1 + int(config.interlaced)
+    return float((1.0 + reach / config.shard_cells) ** 3)
+
+
+def _bucketing_bytes(store: ParticleSource, config: PaintConfig) -> float:
+    """Return the bytes that a bucketing task needs for each of its particles.
+
+    It holds them as they were read, and as they are sorted; then these and the copies that it hands
+    on.
+    """
+    return 2.0 * _row_bytes(store) * _copies(config)
+
+
+def _painting_bytes(store: ParticleSource, config: PaintConfig) -> int:
+    """Return the bytes that a painting task needs.
+
+    It holds its particles and a sorted copy of them, then its fields and the shard of one of them
+    as it is encoded.
+    """
+    cells = config.shard_cells
+    numbers = [count_parts(name) for name in painted_variables(config)]
+    # What a crowded shard holds more than the mean one: an allowance that grows as shards shrink,
+    # several times the scatter of the mass in cubes of this side, Mpc/h, at z = 0.
+    side = store.metadata.box_size * cells / config.grid
+    crowding = 1.0 + (30.0 / side) ** 1.2
+    particles = store.count * (cells / config.grid) ** 3 * _copies(config) * crowding
+    fields = 4 * cells**3 * (sum(numbers) + 2 * max(numbers))
+    return int(2.5 * _row_bytes(store) * min(particles, store.count)) + fields
+
+
+def _piece(store: ParticleSource, config: PaintConfig, allowed: int | None) -> int:
+    """Return how many particles a bucketing task reads."""
+    if config.particles_per_task is not None:
+        return min(config.particles_per_task, store.count)
+    piece = min(max(-(-store.count // PIECES), SMALLEST_PIECE), LARGEST_PIECE)
+    if allowed is not None:
+        piece = min(piece, int((allowed - _OVERHEAD) / _bucketing_bytes(store, config)))
+    return min(max(piece, SMALLEST_PIECE), store.count)
 
 
 def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
@@ -114,7 +154,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         out,
         metadata,
         config.grid,
-        VARIABLES,
+        painted_variables(config),
         shard=config.shard_cells,
         chunk=config.chunk_cells,
         existing=run.existing,
@@ -122,7 +162,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     todo = np.flatnonzero(~finished).tolist()
     progress = Progress(run.listener, "paint", len(blocks), "shards", len(blocks) - len(todo))
     if todo:
-        graph = _build_graph(store, out, config, todo)
+        graph = _build_graph(store, out, config, todo, plan.details["particles_per_task"])
         with discarding_failures(out, begun_before=run.existing == "resume"):
             engine = start_engine(
                 run, plan, remedy="a smaller paint.shard or paint.particles_per_task"
@@ -137,15 +177,16 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
 
 
 def _build_graph(
-    store: ParticleSource, out: str, config: PaintConfig, todo: list[int]
+    store: ParticleSource, out: str, config: PaintConfig, todo: list[int], piece: int
 ) -> TaskGraph:
     """Bucket every piece of the particles, add up the totals, paint every shard that is to do."""
     graph = TaskGraph()
-    ranges = store.ranges(config.particles_per_task)
+    ranges = store.ranges(piece)
+    buckets = [("bucket", index) for index in range(len(ranges))]
     size = store.metadata.box_size
-    for piece, (start, stop) in enumerate(ranges):
+    for bucket, (start, stop) in zip(buckets, ranges, strict=True):
         graph.add(
-            ("bucket", piece),
+            bucket,
             bucket_task,
             store,
             start,
@@ -158,7 +199,7 @@ def _build_graph(
     graph.add(
         ("totals", 0),
         add_totals,
-        *(graph.part(("bucket", piece), len(todo)) for piece in range(len(ranges))),
+        *(graph.part(bucket, len(todo)) for bucket in buckets),
     )
     for index, shard in enumerate(todo):
         graph.add(
@@ -170,96 +211,7 @@ def _build_graph(
             size,
             config,
             graph.result(("totals", 0)),
-            *(graph.part(("bucket", piece), index) for piece in range(len(ranges))),
+            *(graph.part(bucket, index) for bucket in buckets),
             output=True,
         )
     return graph
-
-
-def bucket_task(
-    store: ParticleSource,
-    start: int,
-    stop: int,
-    box_size: float,
-    config: PaintConfig,
-    todo: list[int],
-) -> list[Any]:
-    """Read a range of particles; return those of each wanted shard, and the totals of all."""
-    particles = store.read(start, stop)
-    if config.redshift_space is not None:
-        particles = _in_redshift_space(particles, store.metadata, config.redshift_space)
-    buckets = bucket_particles(
-        particles.position, config.grid, box_size, config.shard_cells, config.scheme
-    )
-    mass = particles.mass
-    parts: list[Any] = [
-        Particles(
-            particles.position[buckets[shard]],
-            particles.velocity[buckets[shard]],
-            None if mass is None else mass[buckets[shard]],
-        )
-        for shard in todo
-    ]
-    return [*parts, _totals(particles)]
-
-
-def _in_redshift_space(particles: Particles, metadata: BoxMetadata, axis: str) -> Particles:
-    """Move particles to where their redshifts put them, ``s = x + v / (a H)`` along one axis."""
-    background, a = Background(metadata.cosmology), metadata.scale_factor
-    column, size = COMPONENTS.index(axis), metadata.box_size
-    rate = a * H0_KM_S_PER_MPC_H * background.hubble_ratio(a)
-    position = particles.position.copy()
-    moved = position[:, column] + particles.velocity[:, column].astype(np.float64) / rate
-    position[:, column] = moved % size
-    # Just below the side rounds to it, which is the same place as 0.
-    position[position[:, column] >= np.float32(size), column] = 0.0
-    return replace(particles, position=position)
-
-
-def _totals(particles: Particles) -> Totals:
-    """Add up masses (1 each if there are none) and momenta, exactly: no order of them matters."""
-    mass, velocity = particles.mass, particles.velocity.T.astype(np.float64)
-    if mass is None:
-        return (ExactSum(Fraction(len(particles.position))), *map(ExactSum.of, velocity))
-    return (ExactSum.of(mass), *(ExactSum.of(component * mass) for component in velocity))
-
-
-def add_totals(*totals: Totals) -> tuple[float, float, float, float]:
-    """Add up the totals of all pieces.
-
-    Raises
-    ------
-    DataError
-        The particles have no mass.
-    """
-    mass, *momentum = (float(sum(column, ExactSum())) for column in zip(*totals, strict=True))
-    if not mass > 0.0:
-        raise DataError("the particles have no mass", value=mass, limit="above 0")
-    x, y, z = momentum
-    return mass, x, y, z
-
-
-def paint_task(
-    out: str,
-    shard: int,
-    count: int,
-    box_size: float,
-    config: PaintConfig,
-    totals: tuple[float, float, float, float],
-    *buckets: Particles,
-) -> int:
-    """Paint one shard from its own particles and write it."""
-    block = grid_blocks(config.grid, config.shard_cells)[shard]
-    sums = BlockSums(block, config.grid, box_size, config.scheme)
-    mean_mass = totals[0] / count
-    for bucket in buckets:
-        mass = None if bucket.mass is None else bucket.mass / mean_mass
-        sums.add(bucket.position, bucket.velocity, mass)
-    fields = sums.fields(count, np.array(totals[1:]) / totals[0])
-    write_block(
-        out,
-        block,
-        shard,
-        {"density": fields.density, "momentum": fields.momentum, "velocity": fields.velocity},
-    )
-    return shard

@@ -11,7 +11,8 @@ import xarray as xr
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import StageFinished
-from cosmoflow.numerics.spectra import WINDOWS, auto_power, cross_power
+from cosmoflow.numerics import fourier
+from cosmoflow.numerics.spectra import WINDOWS, join_interlaced, sum_modes
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE, STATUS, make_provenance
@@ -26,7 +27,7 @@ from cosmoflow.storage.urls import (
     zarr_store,
 )
 from cosmoflow.storage.variables import count_parts, leading_dimension
-from cosmoflow.units import DIMENSIONLESS, FIELD_UNITS, WAVENUMBER
+from cosmoflow.units import DIMENSIONLESS, FIELD_UNITS, INTERLACED, WAVENUMBER
 
 PAINTED = frozenset({"density", "momentum"})
 """Variables that are linear in the particles: only these are convolved with the window."""
@@ -38,13 +39,14 @@ def plan_spectra(fields: str, field: str, cross: str | None) -> Plan:
     names = [field] if cross is None else [field, cross]
     store.require(*names)
     parts = sum(count_parts(name) for name in names)
+    second = max(count_parts(name) * int(INTERLACED + name in store.variables) for name in names)
     cells = store.grid**3
     return Plan(
         stage="spectra",
         tasks=1,
         unit="spectrum",
-        worker_memory=cells * 4 * (2 * parts + 4),
-        read=cells * 4 * parts,
+        worker_memory=cells * 4 * (2 * parts + 4 + 3 * second),
+        read=cells * 4 * (parts + second),
         written=4 * 8 * store.grid,
         cpu_seconds=cells * parts * 1e-7,
         details={"grid": store.grid, "bins": store.grid // 2, "field": field, "cross": cross},
@@ -61,6 +63,8 @@ def spectra(
     compensate: str = "auto",
 ) -> xr.Dataset:
     """Measure the power spectrum of a field, or the cross spectrum of two.
+
+    Where a store has the second grid of an interlaced pair, its spectrum is that of the pair.
 
     Parameters
     ----------
@@ -106,21 +110,31 @@ def spectra(
     size = store.metadata.box_size
     scheme = _scheme(store)
 
-    def load(name: str) -> torch.Tensor:
-        return torch.from_numpy(store.read(name, lead=(0,) if name == "linear_velocity" else ()))
+    def transform(name: str) -> torch.Tensor:
+        values = store.read(name, lead=(0,) if name == "linear_velocity" else ())
+        return fourier.forward(torch.from_numpy(values))
+
+    def modes(name: str) -> torch.Tensor:
+        found = transform(name)
+        if INTERLACED + name in store.variables:
+            found = join_interlaced(found, transform(INTERLACED + name))
+        return found
 
     def window(name: str) -> int:
         if compensate == "none" or name not in PAINTED or scheme is None:
             return 0
         return WINDOWS[scheme]
 
-    first = load(field)
-    if cross is None:
-        result = auto_power(first, size, window=window(field))
-        power, extra = result.auto_a, {}
-    else:
-        result = cross_power(first, load(cross), size, window=(window(field), window(cross)))
-        power, extra = result.cross, {"correlation": ("k", result.correlation)}
+    result = sum_modes(
+        modes(field),
+        None if cross is None else modes(cross),
+        cells=store.grid,
+        box_size=size,
+        window=(window(field), window(cross or field)),
+    ).spectrum()
+    power, extra = result.cross, {}
+    if cross is not None:
+        extra = {"correlation": ("k", result.correlation)}
     unit = FIELD_UNITS[field][0] if cross in (None, field) else f"{field} {cross}"
     dataset = xr.Dataset(
         {"power": ("k", power), "modes": ("k", result.modes), **extra},
@@ -132,6 +146,7 @@ def spectra(
             "redshift": store.metadata.redshift,
             "field": field,
             "cross": cross or field,
+            "interlaced": INTERLACED + field in store.variables,
             "window": f"{scheme} divided out" if window(field) else "none divided out",
             "smoothing": store.smoothing_scales()[:1],
             "nyquist": math.pi * store.grid / size,

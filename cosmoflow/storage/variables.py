@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
-from cosmoflow.units import COMPONENTS, EIGENVALUES, FIELD_UNITS, LENGTH, SMOOTHED
+from cosmoflow.units import COMPONENTS, EIGENVALUES, FIELD_UNITS, INTERLACED, LENGTH, SMOOTHED
 
 SMOOTHING = "smoothing"
 """The dimension of the radii of ``linear_velocity``, and their coordinate."""
@@ -27,7 +27,7 @@ _LEADING = {
 
 def leading_dimension(name: str) -> str | None:
     """Return which of :data:`LABELS` a variable has, None for a scalar."""
-    return _LEADING.get(name.removeprefix(SMOOTHED))
+    return _LEADING.get(name.removeprefix(SMOOTHED).removeprefix(INTERLACED))
 
 
 def count_parts(name: str) -> int:

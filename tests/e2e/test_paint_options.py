@@ -6,6 +6,8 @@ import xarray as xr
 
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.cosmology.background import Background
+from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.particles import store_particles
 
 pytestmark = pytest.mark.e2e
 
@@ -45,3 +47,38 @@ def test_redshift_space_squashes_as_kaiser_says(particles, tmp_path, cosmoflow, 
         ratio /= (np.abs(real[chosen]) ** 2).sum()
         expected = 1.0 + f * (along[chosen] ** 2).mean()
         assert ratio == pytest.approx(expected, abs=0.03)
+
+
+def test_interlacing_removes_the_nearest_aliases(tmp_path, cosmoflow):
+    """A plane wave two modes beyond the sampling frequency folds onto mode 2 of a single grid."""
+    grid, box, waves = 16, 32.0, 18
+    k = 2.0 * np.pi * waves / box
+    lines = [(np.arange(count) + 0.5) * (box / count) for count in (512, grid, grid)]
+    position = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 3)
+    position[:, 0] = (position[:, 0] + 0.05 * np.sin(k * position[:, 0])) % box
+    metadata = BoxMetadata(box, 0.0, CosmologyConfig(), 1e10, {"digest": "a wave"})
+    particles = str(tmp_path / "wave.zarr")
+    store_particles(
+        particles, position.astype(np.float32), np.ones_like(position, np.float32), metadata
+    )
+    powers = {}
+    for interlaced in ("false", "true"):
+        out = tmp_path / f"{interlaced}.zarr"
+        code, _, err = cosmoflow(
+            "paint", particles, out, f"--grid={grid}", "--engine=serial",
+            "--set=paint.fields=[density]", f"--set=paint.interlaced={interlaced}",
+        )  # fmt: skip
+        assert code == 0, err
+        spectrum = tmp_path / f"{interlaced}.nc"
+        code, _, err = cosmoflow("spectra", out, "--out", spectrum, "--field=density")
+        assert code == 0, err
+        found = xr.open_dataset(spectrum, engine="scipy")
+        assert found.attrs["interlaced"] == (interlaced == "true")
+        powers[interlaced] = found["power"].values[1]
+    assert set(xr.open_zarr(tmp_path / "true.zarr", consolidated=False)) == {
+        "density", "interlaced_density",
+    }  # fmt: skip
+    amplitude = k * 0.05 / 2.0 * np.sinc(waves / grid) ** 2  # of the mode, in linear theory
+    expected = box**3 * amplitude**2 * 2.0 / found["modes"].values[1] / np.sinc(2 / grid) ** 4
+    assert powers["false"] == pytest.approx(expected, rel=0.05)
+    assert powers["true"] < 1e-4 * powers["false"]

@@ -1,5 +1,6 @@
 """Mass assignment against the textbook, and exact in any order."""
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import j1
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.painting import BlockSums, bucket_particles, check_particles
+from cosmoflow.numerics.painting import bucket_particles, check_particles, paint_block, streams
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.paint import paint
 from tests.conftest import cut, displaced_lattice
@@ -17,25 +18,35 @@ NAMES = ("density", "momentum", "velocity")
 quick = settings(max_examples=40, deadline=None)
 
 
-def paint_in_pieces(position, velocity, grid, box, scheme, *, mass=None, shard=None, chunks=1):
-    """Paint a box as the stage does: bucket every chunk, sum every shard; return whole fields."""
+def paint_in_pieces(
+    position, velocity, grid, box, scheme, *, mass=None, shard=None, chunks=1, **options
+):
+    """Paint a box as the stage does: bucket every chunk, paint every shard; return whole fields."""
     shard = shard or grid
-    if mass is not None:
-        mass = mass / mass.mean()
     weight = np.ones(len(position)) if mass is None else mass
     background = (velocity * weight[:, None]).sum(axis=0, dtype=np.float64) / weight.sum()
-    pieces = np.array_split(np.arange(len(position)), chunks)
-    buckets = [bucket_particles(position[p], grid, box, shard, scheme) for p in pieces]
+    pieces = [
+        (position[rows], velocity[rows], None if mass is None else mass[rows])
+        for rows in np.array_split(np.arange(len(position)), chunks)
+    ]
+    interlaced = "shift" in options
+    buckets = [bucket_particles(p, grid, box, shard, scheme, interlaced=interlaced) for p in pieces]
     lead = {"density": (), "momentum": (3,), "velocity": (3,)}
     whole = {name: np.full((*lead[name], grid, grid, grid), np.nan, np.float32) for name in NAMES}
     for index, block in enumerate(grid_blocks(grid, shard)):
-        sums = BlockSums(block, grid, box, scheme)
-        for piece, bucket in zip(pieces, buckets, strict=True):
-            chosen = piece[bucket[index]]
-            sums.add(position[chosen], velocity[chosen], None if mass is None else mass[chosen])
-        fields = sums.fields(len(position), background)
+        fields = paint_block(
+            [bucket[index] for bucket in buckets],
+            block,
+            grid,
+            box,
+            scheme,
+            count=len(position),
+            mean_mass=weight.mean(),
+            background=background,
+            **options,
+        )
         for name in NAMES:
-            cut(whole[name], block)[:] = getattr(fields, name)
+            cut(whole[name], block)[:] = fields[name]
     return whole
 
 
@@ -159,19 +170,93 @@ def test_no_bit_depends_on_shards_chunks_or_order(scheme, unequal):
                     np.testing.assert_array_equal(found[name], expected[name])
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("least_run", [0.0, np.inf], ids=["in place", "sorted"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_bit_depends_on_the_way_through_memory(scheme, least_run, threads, monkeypatch):
+    grid, box = 70, 50.0
+    position, velocity = displaced_lattice(40, box, seed=1)
+    mass = np.random.default_rng(2).lognormal(0.0, 1.0, len(position))
+    expected = paint_in_pieces(position, velocity, grid, box, scheme, mass=mass, shard=19)
+    monkeypatch.setattr(streams, "LEAST_RUN", least_run)
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, before))
+    try:
+        found = paint_in_pieces(position, velocity, grid, box, scheme, mass=mass, chunks=3)
+    finally:
+        numba.set_num_threads(before)
+    for name in NAMES:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@quick
+@given(st.integers(0, 2**32), st.sampled_from(SCHEMES), st.integers(2, 9), st.integers(1, 9))
+def test_a_shift_is_moving_the_particles(seed, scheme, grid, shard):
+    """With positions on multiples of 1/64 cell, so that both ways are free of rounding."""
+    box = float(grid)
+    rng = np.random.default_rng(seed)
+    position = (rng.integers(0, 64 * grid, (40, 3)) / 64.0).astype(np.float32)
+    moved = ((position + 0.5) % box).astype(np.float32)
+    velocity = rng.normal(0.0, 300.0, (40, 3)).astype(np.float32)
+    found = paint_in_pieces(position, velocity, grid, box, scheme, shard=shard, shift=0.5)
+    expected = paint_in_pieces(moved, velocity, grid, box, scheme)
+    for name in NAMES:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_only_the_fields_that_are_asked_for_are_painted_where_they_are_wanted():
+    position, velocity = displaced_lattice(8, 20.0)
+    block = grid_blocks(10, 10)[0]
+    every = paint_block([(position, velocity, None)], block, 10, 20.0, count=len(position))
+    assert set(every) == set(NAMES)
+    without = [(position, None, None)]
+    alone = paint_block(without, block, 10, 20.0, count=len(position), fields=("density",))
+    assert set(alone) == {"density"}
+    np.testing.assert_array_equal(alone["density"], every["density"])
+    out = {"momentum": np.full((3, 10, 10, 10), np.nan, np.float32)}
+    given_ = paint_block(
+        [(position, velocity, None)], block, 10, 20.0,
+        count=len(position), fields=("momentum",), out=out,
+    )  # fmt: skip
+    assert given_["momentum"] is out["momentum"]
+    np.testing.assert_array_equal(out["momentum"], every["momentum"])
+
+
+def test_masses_may_differ_by_ten_orders_of_magnitude():
+    """Heavy particles are counted in larger units."""
+    grid, box = 6, 12.0
+    position, velocity = displaced_lattice(5, box, seed=6)
+    mass = np.geomspace(1e-6, 1e4, len(position))
+    fields = paint_in_pieces(position, velocity, grid, box, "tsc", mass=mass)
+    density, momentum = brute_force(position, velocity, grid, box, "tsc", mass)
+    np.testing.assert_allclose(fields["density"], density, rtol=1e-6, atol=1e-8 * grid**3)
+    scale = np.abs(momentum).max()
+    np.testing.assert_allclose(fields["momentum"], momentum, rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_a_cell_with_more_mass_than_can_be_added_up_is_refused():
+    position = np.full((1, 3), 5.0, np.float32)
+    heavy = [(position, np.zeros_like(position), np.array([2.0e8]))]
+    with pytest.raises(DataError, match="more mass"):
+        paint_block(heavy, grid_blocks(4, 4)[0], 4, 8.0, "ngp", count=10**9)
+
+
 @quick
 @given(boxes(), st.sampled_from(SCHEMES), st.integers(1, 7))
 def test_buckets_list_every_particle_that_a_shard_needs_once(particles, scheme, shard):
     position, velocity, _, grid, box = particles
-    buckets = bucket_particles(position, grid, box, shard, scheme)
+    velocity[:, 0] = np.arange(len(position))  # to tell the particles apart
+    buckets = bucket_particles((position, velocity, None), grid, box, shard, scheme)
     blocks = grid_blocks(grid, shard)
     assert len(buckets) == len(blocks)
     for index in range(len(position)):
         one = slice(index, index + 1)
         density, _ = brute_force(position[one], velocity[one], grid, box, scheme)
-        for block, bucket in zip(blocks, buckets, strict=True):
-            listed = np.count_nonzero(bucket == index)
+        for block, (positions, velocities, _) in zip(blocks, buckets, strict=True):
+            listed = np.count_nonzero(velocities[:, 0] == index)
             assert listed <= 1
+            if listed:
+                np.testing.assert_array_equal(positions[velocities[:, 0] == index], position[one])
             if cut(density, block).max() > 1e-12:
                 assert listed == 1
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cosmoflow.cosmology.background import Background
-from cosmoflow.numerics.painting import Block, BlockSums
+from cosmoflow.numerics.painting import Block, paint_block
 from cosmoflow.storage.snapshots import SnapshotHints, describe_snapshot, open_particles
 from tests import snapshot_files as files
 
@@ -189,16 +189,18 @@ def write(tmp_path_factory, box):
 
 def velocity_ratio(position, velocity, size, rate):
     """Return P_theta / (f a H)^2 P_delta of the largest modes; momentum for the velocity."""
-    sums = BlockSums(Block((0, 0, 0), (GRID,) * 3), GRID, size)
-    sums.add(position, velocity)
-    painted = sums.fields(len(position), np.zeros(3))
+    whole = Block((0, 0, 0), (GRID,) * 3)
+    painted = paint_block(
+        [(position, velocity, None)], whole, GRID, size,
+        count=len(position), fields=("density", "momentum"),
+    )  # fmt: skip
     m = np.fft.fftfreq(GRID, 1.0 / GRID)
     k = 2.0 * np.pi / size * np.stack(np.meshgrid(m, m, m[: GRID // 2 + 1], indexing="ij"))
     low = (np.linalg.norm(k, axis=0) < 3.5 * 2.0 * np.pi / size) & (k.any(axis=0))
-    delta = np.fft.rfftn(painted.density.astype(np.float64))[low]
+    delta = np.fft.rfftn(painted["density"].astype(np.float64))[low]
     theta = sum(
         1j * q[low] * np.fft.rfftn(p.astype(np.float64))[low]
-        for q, p in zip(k, painted.momentum, strict=True)
+        for q, p in zip(k, painted["momentum"], strict=True)
     )
     assert np.real(np.vdot(delta, theta)) < 0.0  # matter flows towards the overdense
     return float((abs(theta) ** 2).sum() / (abs(rate * delta) ** 2).sum())

@@ -1,0 +1,23 @@
+"""Mass assignment of density and momentum in one pass, exact in any order.
+
+Every contribution is rounded once to a fixed-point integer and the sums are integer sums. Integer
+addition is associative, so a grid does not depend on the order of the particles, on how they were
+cut into chunks, on the shards of the grid or on the number of workers and threads: not to rounding,
+but to the last bit.
+"""
+
+from cosmoflow.numerics.painting.blocks import SCHEME_ORDER, Block, Piece
+from cosmoflow.numerics.painting.checks import check_particles
+from cosmoflow.numerics.painting.fields import FIELDS, divide_momentum, paint_block
+from cosmoflow.numerics.painting.sorting import bucket_particles
+
+__all__ = [
+    "FIELDS",
+    "SCHEME_ORDER",
+    "Block",
+    "Piece",
+    "bucket_particles",
+    "check_particles",
+    "divide_momentum",
+    "paint_block",
+]

@@ -1,0 +1,134 @@
+"""Refusal of particles that cannot be real, before they spoil a field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cosmoflow.errors import DataError
+from cosmoflow.units import SPEED_OF_LIGHT
+
+_FASTEST = np.float32(SPEED_OF_LIGHT)
+
+
+@njit(cache=True, nogil=True)
+def _all_real(position, velocity, size, fastest):  # type: ignore[no-untyped-def]
+    """Tell whether all coordinates are in [0, size) and all velocities below the speed of light.
+
+    Not a number is neither. Counting instead of leaving at the first lets the loops be vectorised.
+    """
+    good = 0
+    for x in position:
+        good += (x >= 0.0) & (x < size)
+    for v in velocity:
+        good += (v >= -fastest) & (v <= fastest)
+    return good == position.shape[0] + velocity.shape[0]
+
+
+@njit(cache=True, nogil=True)
+def _all_masses(mass):  # type: ignore[no-untyped-def]
+    good = 0
+    for m in mass:
+        good += (m >= 0.0) & (m < np.inf)
+    return good == mass.shape[0]
+
+
+def _flat(values: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(values).reshape(-1)
+
+
+def check_particles(
+    position: NDArray[np.float32],
+    velocity: NDArray[np.float32],
+    box_size: float,
+    where: str,
+    first: int = 0,
+    mass: NDArray[np.float64] | None = None,
+) -> None:
+    """Refuse particles that are not finite, lie outside the box, or cannot be real.
+
+    Parameters
+    ----------
+    position, velocity : (n, 3) float32
+        Comoving Mpc/h; km/s.
+    box_size : float
+        Mpc/h.
+    where : str
+        Named in the error.
+    first : int
+        Index of the first particle in its store, for the error.
+    mass : (n,) float64, optional
+        Any unit; must not be negative.
+
+    Raises
+    ------
+    DataError
+        Naming the first offending particle.
+    """
+    if _all_real(_flat(position), _flat(velocity), np.float32(box_size), _FASTEST) and (
+        mass is None or _all_masses(mass)
+    ):
+        return
+    # Something is wrong; what it is may take its time.
+    for name, values in (("position", position), ("velocity", velocity)):
+        _refuse(
+            ~np.isfinite(values).all(axis=1),
+            values,
+            f"a particle's {name} is not finite",
+            where,
+            first,
+            remedy="the snapshot is damaged or was converted wrongly; write it anew",
+        )
+    if mass is not None:
+        _refuse(
+            ~(np.isfinite(mass) & (mass >= 0.0)),
+            mass,
+            "a particle's mass is no mass",
+            where,
+            first,
+            limit="finite, 0 or more",
+        )
+    # Beside being absurd, such speeds would overflow the fixed-point sums.
+    _refuse(
+        (np.abs(velocity) > SPEED_OF_LIGHT).any(axis=1),
+        velocity,
+        "a particle is faster than light",
+        where,
+        first,
+        limit=f"{SPEED_OF_LIGHT:.0f} km/s",
+        remedy="check the unit of the velocities: km/s, not cm/s or m/s",
+    )
+    _refuse(
+        ((position < 0.0) | (position >= np.float32(box_size))).any(axis=1),
+        position,
+        "a particle lies outside the box",
+        where,
+        first,
+        limit=f"[0, {box_size}) Mpc/h on every axis",
+        remedy="check the box size and the length unit (kpc?), or wrap the positions",
+    )
+
+
+def _refuse(
+    bad: NDArray[np.bool_] | np.bool_,
+    values: NDArray[Any],
+    what: str,
+    where: str,
+    first: int,
+    *,
+    limit: str | None = None,
+    remedy: str | None = None,
+) -> None:
+    """Raise a DataError that names the first bad particle, if there is one."""
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise DataError(
+            what,
+            where=f"{where}, particle {first + index} ({int(bad.sum())} in this chunk)",
+            value=values[index].tolist(),
+            limit=limit,
+            remedy=remedy,
+        )

@@ -1,0 +1,216 @@
+"""The particles of every tile, where they lie in memory: what the tiles' kernels read.
+
+Particles that come in spatial order, as from a lattice, are read where they are: long runs of them
+touch the same tiles, and only the runs are sorted. Others are copied into the order of the tiles
+first; read in place, every one would cost several misses of the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cosmoflow.numerics.painting.blocks import (
+    Piece,
+    cut_pieces,
+    flat_rows,
+    row_masses,
+    run_threads,
+    shared_places,
+)
+from cosmoflow.numerics.painting.sorting import sort_particles
+from cosmoflow.numerics.painting.tables import BATCH, CLASS_BITS, TouchTables, first_cells, slot
+
+LEAST_RUN: Final = 2.5
+"""Mean length of runs from which on they are read in place; a matter of speed only."""
+_SAMPLES: Final = 16
+_SAMPLE: Final = 2048
+"""Number of places where the length of runs is sampled, and particles of each."""
+_RUN: Final = (np.int64, np.int32)
+"""Types of a run's class and of its first particle."""
+_ONE, _TWO = np.uint64(1), np.uint64(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Where the particles of every tile are.
+
+    Parameters
+    ----------
+    starts : (tiles + 1,) int64
+        Where the runs of every tile begin, and the number of all.
+    runs : (n, 3) int64
+        Source, first row and the one after the last.
+    sources : (sources, 3) int64
+        Addresses of positions, velocities and masses.
+    stride, mass_stride : int
+        Length of their rows, in numbers.
+    arrays : tuple
+        What keeps the addresses valid.
+    """
+
+    starts: NDArray[np.int64]
+    runs: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    stride: int
+    mass_stride: int
+    arrays: tuple[Any, ...]
+
+
+@njit(cache=True, nogil=True)
+def _find_runs(x, scale, offset, cells, classes, keys, firsts):  # type: ignore[no-untyped-def]
+    """List the class and the first particle of runs of one class; return their number."""
+    count, size = x.shape[0] // 3, classes.shape[1]
+    along_x, along_y, along_z = classes[0], classes[1], classes[2]
+    first = np.empty(3 * BATCH, np.int32)
+    runs, last = 0, np.int64(-1)
+    for start in range(0, count, BATCH):
+        batch = min(BATCH, count - start)
+        first_cells(x[3 * start : 3 * (start + batch)], scale, offset, first)
+        for k in range(batch):
+            q = np.uint64(3 * k)
+            key = (
+                along_x[slot(first[q], cells, size)]
+                + along_y[slot(first[q + _ONE], cells, size)]
+                + along_z[slot(first[q + _TWO], cells, size)]
+            )
+            # Every particle is written where the next run would begin: no branch to mispredict.
+            keys[np.uint64(runs)] = key
+            firsts[np.uint64(runs)] = start + k
+            runs += key != last
+            last = key
+    return runs
+
+
+@njit(cache=True, nogil=True)
+def _place_runs(keys, firsts, source, base, end, tiles_x, tiles_y, tiles_z, cursor, runs):  # type: ignore[no-untyped-def]
+    """Count the runs of every tile in ``cursor``, or write them from there on."""
+    width, mask = tiles_x.shape[0], (1 << CLASS_BITS) - 1
+    for r in range(keys.shape[0]):
+        i, j, k = keys[r] >> (2 * CLASS_BITS), (keys[r] >> CLASS_BITS) & mask, keys[r] & mask
+        first = base + firsts[r]
+        last = base + firsts[r + 1] if r + 1 < keys.shape[0] else end
+        for a in range(width):
+            if tiles_x[a, i] < 0:
+                break
+            for b in range(width):
+                if tiles_y[b, j] < 0:
+                    break
+                for c in range(width):
+                    if tiles_z[c, k] < 0:
+                        break
+                    tile = tiles_x[a, i] + tiles_y[b, j] + tiles_z[c, k]
+                    place = cursor[tile]
+                    cursor[tile] = place + 1
+                    if runs is not None:
+                        runs[place, 0] = source
+                        runs[place, 1] = first
+                        runs[place, 2] = last
+
+
+def make_streams(
+    pieces: Sequence[Piece],
+    tables: TouchTables,
+    scale: float,
+    offset: float,
+    *,
+    velocities: bool,
+    masses: bool,
+    default_mass: float,
+) -> Streams:
+    """Find the particles of every tile, in place or in a sorted copy.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        Gone through twice.
+    tables : TouchTables
+        The tiles.
+    scale, offset : float
+        The first cell of a cloud is ``floor(x scale + offset)``.
+    velocities, masses : bool
+        Whether these are needed.
+    default_mass : float
+        Mass of the particles of a piece that has none, in the unit of the other pieces.
+    """
+    if _mean_run(pieces, tables, scale, offset) >= LEAST_RUN:
+        return _streams_in_place(pieces, tables, scale, offset, velocities, masses, default_mass)
+    found = sort_particles(
+        pieces, tables, scale, offset,
+        velocities=velocities, masses=masses, records=True, default_mass=default_mass,
+    )  # fmt: skip
+    rows = np.column_stack([np.zeros_like(found.starts[1:]), found.starts[:-1], found.starts[1:]])
+    arrays = found.position, found.velocity, found.mass
+    return Streams(
+        np.arange(tables.count + 1),
+        rows,
+        np.array([_addresses(arrays)]),
+        found.stride,
+        found.mass_stride,
+        arrays,
+    )
+
+
+def _mean_run(pieces: Sequence[Piece], tables: TouchTables, scale: float, offset: float) -> float:
+    """Return the mean length of runs in some samples of the particles; 0 without particles."""
+    segments = cut_pieces(pieces)
+    particles = runs = 0
+    for piece, rows in segments[:: max(1, len(segments) // _SAMPLES)]:
+        x = flat_rows(pieces[piece][0], slice(rows.start, min(rows.stop, rows.start + _SAMPLE)))
+        keys, firsts = (np.empty(len(x) // 3 + 1, kind) for kind in _RUN)
+        particles += len(x) // 3
+        runs += _find_runs(x, scale, offset, tables.cells, tables.classes, keys, firsts)
+    return particles / max(1, runs)
+
+
+def _streams_in_place(
+    pieces: Sequence[Piece],
+    tables: TouchTables,
+    scale: float,
+    offset: float,
+    velocities: bool,
+    masses: bool,
+    default_mass: float,
+) -> Streams:
+    """Find the runs of every tile in the particles as they are."""
+    whole = [slice(0, len(position)) for position, _, _ in pieces]
+    arrays = tuple(
+        (
+            flat_rows(position, rows),
+            flat_rows(velocity, rows) if velocities else None,
+            row_masses(mass, rows, default_mass) if masses else None,
+        )
+        for (position, velocity, mass), rows in zip(pieces, whole, strict=True)
+    )
+    segments = cut_pieces(pieces)
+    counts = np.zeros((len(segments), tables.count), np.int64)
+    tiles = [t[:, s] for t, s in zip(tables.touched, tables.samples, strict=True)]
+
+    def find(segment: tuple[int, slice], count: NDArray[np.int64]) -> tuple[Any, ...]:
+        piece, rows = segment
+        x = arrays[piece][0][3 * rows.start : 3 * rows.stop]
+        keys, firsts = (np.empty(len(x) // 3 + 1, kind) for kind in _RUN)
+        number = _find_runs(x, scale, offset, tables.cells, tables.classes, keys, firsts)
+        found = keys[:number].copy(), firsts[:number].copy(), piece, rows.start, rows.stop
+        _place_runs(*found, *tiles, count, None)
+        return found
+
+    found = run_threads(find, zip(segments, counts, strict=True))
+    cursors, starts = shared_places(counts)
+    runs = np.empty((int(starts[-1]), 3), np.int64)
+    run_threads(
+        _place_runs,
+        ((*some, *tiles, cursor, runs) for some, cursor in zip(found, cursors, strict=True)),
+    )
+    sources = np.array([_addresses(piece) for piece in arrays])
+    return Streams(starts, runs, sources, 3, 1, arrays)
+
+
+def _addresses(arrays: Sequence[NDArray[Any] | None]) -> list[int]:
+    """Return where arrays begin in memory, 0 for none."""
+    return [0 if array is None else array.ctypes.data for array in arrays]

@@ -1,0 +1,129 @@
+"""The tasks of `paint`: particles to the shards that they touch, shards to their fields."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from cosmoflow.config.settings import PaintConfig
+from cosmoflow.cosmology.background import Background
+from cosmoflow.errors import DataError
+from cosmoflow.numerics.exact_sums import ExactSum
+from cosmoflow.numerics.painting import Piece, bucket_particles, paint_block
+from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.storage.fields import write_block
+from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.particles import Particles
+from cosmoflow.storage.snapshots import ParticleSource
+from cosmoflow.units import COMPONENTS, H0_KM_S_PER_MPC_H, INTERLACED
+
+INTERLACEABLE = ("density", "momentum")
+"""Fields that are linear in the particles: a second grid makes their spectra better."""
+
+Totals = tuple[ExactSum, ...]
+"""Sum of masses, then of momenta x, y, z."""
+
+
+def painted_variables(config: PaintConfig) -> tuple[str, ...]:
+    """Return the variables that painting writes."""
+    second = [name for name in config.fields if name in INTERLACEABLE and config.interlaced]
+    return (*config.fields, *(INTERLACED + name for name in second))
+
+
+def bucket_task(
+    store: ParticleSource,
+    start: int,
+    stop: int,
+    box_size: float,
+    config: PaintConfig,
+    todo: list[int],
+) -> list[Any]:
+    """Read a range of particles; return those of each wanted shard, and the totals of all."""
+    particles = store.read(start, stop)
+    if config.redshift_space is not None:
+        particles = _in_redshift_space(particles, store.metadata, config.redshift_space)
+    totals = _totals(particles)
+    moving = set(config.fields) != {"density"}
+    buckets = bucket_particles(
+        (particles.position, particles.velocity if moving else None, particles.mass),
+        config.grid,
+        box_size,
+        config.shard_cells,
+        config.scheme,
+        interlaced=config.interlaced,
+    )
+    return [*(buckets[shard] for shard in todo), totals]
+
+
+def _in_redshift_space(particles: Particles, metadata: BoxMetadata, axis: str) -> Particles:
+    """Move particles to where their redshifts put them, ``s = x + v / (a H)`` along one axis."""
+    background, a = Background(metadata.cosmology), metadata.scale_factor
+    column, size = COMPONENTS.index(axis), metadata.box_size
+    rate = a * H0_KM_S_PER_MPC_H * background.hubble_ratio(a)
+    position = particles.position.copy()
+    moved = position[:, column] + particles.velocity[:, column].astype(np.float64) / rate
+    position[:, column] = moved % size
+    # Just below the side rounds to it, which is the same place as 0.
+    position[position[:, column] >= np.float32(size), column] = 0.0
+    return replace(particles, position=position)
+
+
+def _totals(particles: Particles) -> Totals:
+    """Add up masses (1 each if there are none) and momenta, exactly: no order of them matters."""
+    mass, velocity = particles.mass, particles.velocity.T
+    if mass is None:
+        return (ExactSum(Fraction(len(particles.position))), *map(ExactSum.of, velocity))
+    return (ExactSum.of(mass), *(ExactSum.of(component * mass) for component in velocity))
+
+
+def add_totals(*totals: Totals) -> tuple[float, float, float, float]:
+    """Add up the totals of all pieces.
+
+    Raises
+    ------
+    DataError
+        The particles have no mass.
+    """
+    mass, *momentum = (float(sum(column, ExactSum())) for column in zip(*totals, strict=True))
+    if not mass > 0.0:
+        raise DataError("the particles have no mass", value=mass, limit="above 0")
+    x, y, z = momentum
+    return mass, x, y, z
+
+
+def paint_task(
+    out: str,
+    shard: int,
+    count: int,
+    box_size: float,
+    config: PaintConfig,
+    totals: tuple[float, float, float, float],
+    *buckets: Piece,
+) -> int:
+    """Paint one shard from its own particles and write it."""
+    block = grid_blocks(config.grid, config.shard_cells)[shard]
+
+    def painted(names: tuple[str, ...], shift: float) -> dict[str, Any]:
+        return paint_block(
+            buckets,
+            block,
+            config.grid,
+            box_size,
+            config.scheme,
+            count=count,
+            mean_mass=totals[0] / count,
+            background=np.array(totals[1:]) / totals[0],
+            fields=names,
+            shift=shift,
+        )
+
+    fields = painted(config.fields, 0.0)
+    if config.interlaced:
+        names = tuple(name for name in config.fields if name in INTERLACEABLE)
+        second = painted(names, 0.5)
+        fields |= {INTERLACED + name: values for name, values in second.items()}
+    write_block(out, block, shard, fields)
+    return shard
