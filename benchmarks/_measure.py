@@ -1,4 +1,4 @@
-"""What the COLA benchmarks share: initial displacements, and the spectra of a snapshot."""
+"""What the benchmarks share: particles, initial displacements, and the spectra of a snapshot."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.numerics import calculus, cola, initial, lpt, mesh, spectra
 from cosmoflow.numerics.painting import Block, Piece, paint_block
@@ -19,6 +20,21 @@ VELOCITY_CELL = 2.0
 than two particle spacings though, since an empty cell has no velocity."""
 CHUNK = 1 << 20
 """Particles that are painted at once."""
+VELOCITY = 53.0
+"""km/s per Mpc/h of displacement at z = 0, for particles that are only to be painted."""
+
+
+def make_particles(
+    per_axis: int, box_size: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return 2LPT positions and velocities, (n, 3), in Lagrangian order."""
+    power = LinearPower.from_cosmology(CosmologyConfig())
+    modes = initial.linear_density_modes(initial.white_noise_modes(per_axis, 1), box_size, power)
+    psi1, psi2 = lpt.displacements(modes, box_size)
+    position = lpt.lattice_positions(per_axis, box_size) + psi1 - 3.0 / 7.0 * psi2
+    x = position.remainder_(box_size).numpy()
+    x[x >= np.float32(box_size)] = 0.0
+    return x, (VELOCITY * psi1).numpy()
 
 
 def displacements(

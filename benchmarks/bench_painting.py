@@ -21,28 +21,13 @@ from typing import Any
 
 import numba
 import numpy as np
+from _measure import make_particles
 from numpy.typing import NDArray
 
-from cosmoflow.config.cosmology import CosmologyConfig
-from cosmoflow.cosmology.linear_power import LinearPower
-from cosmoflow.numerics import initial, lpt
 from cosmoflow.numerics.painting import Block, paint_block
 
 ROUNDS = 5
-VELOCITY = 53.0
-"""km/s per Mpc/h of displacement at z = 0; its value does not matter here."""
 Floats = NDArray[np.float32]
-
-
-def make_particles(per_axis: int, box_size: float) -> tuple[Floats, Floats]:
-    """Return positions and velocities, (n, 3), in Lagrangian order."""
-    power = LinearPower.from_cosmology(CosmologyConfig())
-    modes = initial.linear_density_modes(initial.white_noise_modes(per_axis, 1), box_size, power)
-    psi1, psi2 = lpt.displacements(modes, box_size)
-    position = lpt.lattice_positions(per_axis, box_size) + psi1 - 3.0 / 7.0 * psi2
-    x = position.remainder_(box_size).numpy()
-    x[x >= np.float32(box_size)] = 0.0
-    return x, (VELOCITY * psi1).numpy()
 
 
 class Contest:

@@ -152,6 +152,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("memory of a worker", f"{format_bytes(plan.worker_memory)}")
     table.add_row("read", format_bytes(plan.read))
     table.add_row("written", format_bytes(plan.written))
+    if plan.exchanged:
+        table.add_row("handed between tasks", format_bytes(plan.exchanged))
     table.add_row("about", f"{plan.cpu_seconds:.0f} CPU seconds")
     for key, value in plan.details.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))

@@ -7,6 +7,8 @@ graph that holds a zarr 3 array.
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,47 +16,76 @@ import ray
 from dask._task_spec import Alias, DataNode, GraphNode, convert_legacy_graph
 from dask.core import flatten, toposort
 from ray.exceptions import RayTaskError
+from ray.experimental import internal_kv
 
 from cosmoflow.engine.base import ONE_CORE, Resources
+from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.threads import use_threads
+
+_LOOK = 1.0
+"""Seconds between two looks at which tasks have ended."""
+
+_PATIENCE = 10.0
+"""Seconds that running tasks have to end after one of them has failed."""
 
 RETRIES = 5
 """How often a task is run again whose worker or node died."""
 
 
 @ray.remote(max_retries=RETRIES)  # type: ignore[untyped-decorator]
-def _run_node(node: GraphNode, threads: int, inputs: list[Hashable], *values: Any) -> Any:
+def _run_node(
+    flag: bytes, node: GraphNode, threads: int, inputs: list[Hashable], *values: Any
+) -> Any:
     """Run one node. Ray has resolved the values, which lie in shared memory, by now."""
+    if internal_kv._internal_kv_exists(flag):
+        raise RuntimeError("another task of this graph has failed")
     use_threads(threads)
+    return_freed_buffers()
     return node(dict(zip(inputs, values, strict=True)))
 
 
-def submit(
+def run(
     graph: Mapping[Any, Any],
+    wanted: Sequence[Any],
+    on_done: Callable[[Any, Any], None] | None = None,
+    *,
     parts: Mapping[Any, int] | None = None,
     needs: Resources = ONE_CORE,
-) -> dict[Any, ray.ObjectRef]:
-    """Submit a graph to Ray.
+) -> dict[Any, Any]:
+    """Run a graph on Ray.
 
     Parameters
     ----------
     graph : mapping
         Dask graph.
+    wanted : sequence
+        Keys of the results to return.
+    on_done : callable, optional
+        Hears of each wanted key and result as soon as it is there.
     parts : mapping, optional
         Number of parts of the results that are to be shipped part by part; the node ``(key, i)`` is
         then part i of ``key``.
     needs : Resources
         What Ray reserves for each task.
-
-    Returns
-    -------
-    dict
-        A reference for every node that has not been replaced by a part.
     """
+    flag = b"cosmoflow stop " + uuid.uuid4().bytes
+    refs, tasks = _submit(graph, parts or {}, needs, flag)
+    wanted_refs = {refs[key]: key for key in wanted}
+    # What is not referred to here goes as soon as the tasks that need it are done, from the object
+    # store and from the disk.
+    del refs
+    return _collect(wanted_refs, tasks, flag, on_done)
+
+
+def _submit(
+    graph: Mapping[Any, Any], parts: Mapping[Any, int], needs: Resources, flag: bytes
+) -> tuple[dict[Any, ray.ObjectRef], set[ray.ObjectRef]]:
+    """Submit a graph; return a reference for every node, and one for every task."""
     # A single part is Ray's single return value, the sequence itself: getitem takes it out.
-    parts = {key: count for key, count in (parts or {}).items() if count > 1}
+    parts = {key: count for key, count in parts.items() if count > 1}
     nodes = convert_legacy_graph(dict(graph))
     refs: dict[Any, Any] = {}
+    tasks: set[Any] = set()
     for key in toposort(nodes, {name: node.dependencies for name, node in nodes.items()}):
         if key in refs:
             continue
@@ -74,23 +105,25 @@ def submit(
                 memory=needs.memory or None,
             )
             # Values travel as top-level arguments: Ray resolves only those.
-            result = task.remote(node, needs.cpus, inputs, *(refs[name] for name in inputs))
+            result = task.remote(flag, node, needs.cpus, inputs, *(refs[name] for name in inputs))
             if key in parts:
                 refs.update({(key, index): piece for index, piece in enumerate(result)})
                 refs[key] = result[0]
             else:
                 refs[key] = result
-    return refs
+            tasks.add(refs[key])
+    return refs, tasks
 
 
-def collect(
-    refs: Mapping[Any, ray.ObjectRef],
-    wanted: Sequence[Any],
-    on_done: Callable[[Any, Any], None] | None = None,
+def _collect(
+    waiting: dict[ray.ObjectRef, Any],
+    tasks: set[ray.ObjectRef],
+    flag: bytes,
+    on_done: Callable[[Any, Any], None] | None,
 ) -> dict[Any, Any]:
-    """Wait for some references, telling of each as it comes; cancel everything on an error."""
-    waiting = {refs[key]: key for key in wanted}
+    """Wait for some references, telling of each as it comes; stop everything on an error."""
     results: dict[Any, Any] = {}
+    looked = time.monotonic()
     try:
         while waiting:
             # A timeout keeps the interpreter responsive to Ctrl-C.
@@ -100,26 +133,43 @@ def collect(
                 results[key] = ray.get(ref)
                 if on_done is not None:
                     on_done(key, results[key])
+            del ready
+            if time.monotonic() - looked > _LOOK:
+                tasks -= set(_finished(tasks))
+                looked = time.monotonic()
     except RayTaskError as error:
-        _cancel(refs)
+        _stop(tasks, flag)
         raise error.cause if isinstance(error.cause, Exception) else error from error
     except BaseException:
-        _cancel(refs)
+        _stop(tasks, flag)
         raise
     return results
 
 
-def _cancel(refs: Mapping[Any, ray.ObjectRef]) -> None:
-    for ref in set(refs.values()):
-        ray.cancel(ref, force=False)
+def _finished(tasks: set[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    """Return the tasks that have ended, leaving their results where they are."""
+    if not tasks:
+        return []
+    done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=0, fetch_local=False)
+    return list(done)
+
+
+def _stop(tasks: set[ray.ObjectRef], flag: bytes) -> None:
+    """Have tasks that have not begun end at once, and wait for those that run.
+
+    ``ray.cancel`` is not to be used: Ray 2.60 aborts the whole driver ("Tried to complete task that
+    was not pending") when a task that is cancelled is just being handed to a worker.
+    """
+    internal_kv._internal_kv_put(flag, b"stop")
+    if tasks:
+        ray.wait(list(tasks), num_returns=len(tasks), timeout=_PATIENCE, fetch_local=False)
 
 
 def get(dsk: Any, keys: Any, **_: Any) -> Any:
     """Compute keys of a Dask graph on Ray: the ``scheduler=`` of any Dask collection."""
     if hasattr(dsk, "__dask_graph__"):
         dsk = dsk.__dask_graph__()
-    refs = submit(dsk)
-    results = collect(refs, list(set(flatten([keys]))))
+    results = run(dsk, list(set(flatten([keys]))))
     return _repack(keys, results)
 
 

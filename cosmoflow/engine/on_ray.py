@@ -15,6 +15,7 @@ from cosmoflow.engine import dask_on_ray
 from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
 from cosmoflow.engine.channel import open_channel
 from cosmoflow.engine.graph import Key, TaskGraph
+from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.threads import use_threads
 from cosmoflow.errors import ConfigError, IncompleteError, StorageError
 
@@ -142,8 +143,9 @@ class RayEngine:
     ) -> dict[Key, Any]:
         """Run a graph with one Ray task a node."""
         with _cluster_errors():
-            refs = dask_on_ray.submit(graph.tasks, graph.parts, needs)
-            return dask_on_ray.collect(refs, graph.outputs, on_done)
+            return dask_on_ray.run(
+                graph.tasks, graph.outputs, on_done, parts=graph.parts, needs=needs
+            )
 
     def map(
         self,
@@ -207,6 +209,7 @@ class _Worker:
     def __init__(self, make_worker: Callable[[], Callable[[Any], Any]], threads: int) -> None:
         # Before make_worker, whose libraries read the environment; and after, for what it loaded.
         use_threads(threads)
+        return_freed_buffers()
         # An actor whose constructor raises counts as dead and would be replaced for ever: the error
         # waits for the first task, which carries it back.
         self._failure: Exception | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine.base import Engine
+from cosmoflow.engine.memory import available_memory
 from cosmoflow.engine.serial import SerialEngine
 
 if TYPE_CHECKING:
@@ -29,9 +30,19 @@ class Session:
         self.config = config or EngineConfig()
         self._ray: RayEngine | None = None
 
-    def engine(self, cpu_seconds: float, *, workers: int = 1) -> Engine:
-        """Return the engine for a job of about ``cpu_seconds`` that needs ``workers`` processes."""
-        if not self._wants_ray(cpu_seconds, workers):
+    def engine(self, cpu_seconds: float, *, workers: int = 1, memory: int = 0) -> Engine:
+        """Return the engine for a job.
+
+        Parameters
+        ----------
+        cpu_seconds : float
+            What it takes, roughly.
+        workers : int
+            Processes that it needs.
+        memory : int
+            Bytes that it needs when everything stays in this process.
+        """
+        if not self._wants_ray(cpu_seconds, workers, memory):
             return SerialEngine()
         if self._ray is None:
             from cosmoflow.engine.on_ray import RayEngine
@@ -39,12 +50,15 @@ class Session:
             self._ray = RayEngine(self.config.address, self.config.memory)
         return self._ray
 
-    def _wants_ray(self, cpu_seconds: float, workers: int) -> bool:
+    def _wants_ray(self, cpu_seconds: float, workers: int, memory: int) -> bool:
         if self.config.choice != "auto":
             return self.config.choice == "ray"
         if self._ray is not None or self.config.address is not None or workers > 1:
             return True
-        return cpu_seconds > SERIAL_SECONDS
+        # Half of what there is: a person at a laptop has other things open. Ray keeps on disk what
+        # exceeds its store.
+        room = self.config.memory or available_memory() // 2
+        return cpu_seconds > SERIAL_SECONDS or memory > room
 
     def close(self) -> None:
         """Stop Ray if this session started it."""

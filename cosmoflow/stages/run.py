@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cosmoflow.config.settings import Settings
@@ -71,6 +71,9 @@ class Plan:
         Bytes moved from and to storage, before compression.
     cpu_seconds : float
         Rough cost; it decides whether Ray is worth starting.
+    exchanged : int
+        Bytes that tasks hand to one another: through Ray's object store, which keeps on disk what
+        exceeds it, or in the memory of this process.
     details : dict
         Whatever else helps to judge the run.
     """
@@ -82,6 +85,7 @@ class Plan:
     read: int
     written: int
     cpu_seconds: float
+    exchanged: int = 0
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,9 +112,13 @@ def start_engine(
     ConfigError
         A worker would need more memory than it can have.
     """
+    in_one = plan.worker_memory + plan.exchanged
     engine = run.session.engine(
-        plan.cpu_seconds if cpu_seconds is None else cpu_seconds, workers=workers
+        plan.cpu_seconds if cpu_seconds is None else cpu_seconds, workers=workers, memory=in_one
     )
+    if engine.name == "serial":
+        plan = replace(plan, worker_memory=in_one)
+        remedy += ", or --engine ray" if plan.exchanged else ""
     require_memory(run, plan, engine.memory, remedy=remedy)
     return engine
 

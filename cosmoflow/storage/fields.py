@@ -267,7 +267,8 @@ def write_block(url: str, block: Block, shard: int, fields: dict[str, NDArray[np
     with storage_errors(url):
         for name, values in fields.items():
             array: Any = group[name]
-            array[(..., *cells)] = values
+            # Looking for chunks that need not be written takes as long as writing them.
+            array.with_config({"write_empty_chunks": True})[(..., *cells)] = values
         Ledger(group, LEDGER).mark(shard)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import check_particles
@@ -17,6 +16,7 @@ from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import BoxMetadata, check_group
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
+from cosmoflow.storage.variables import COMPRESSOR
 from cosmoflow.units import LENGTH, MASS, VELOCITY
 
 LEDGER = "particles"
@@ -171,7 +171,7 @@ def create_particles(
                 dtype="float32" if row else "float64",
                 # A chunk that went missing must not read as particles at rest in the corner.
                 fill_value=float("nan"),
-                compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+                compressors=COMPRESSOR,
                 dimension_names=("particle", "component")[: 1 + len(row)],
                 attributes={"units": units},
                 overwrite=True,
@@ -231,7 +231,7 @@ def write_shard(url: str, shard: int, start: int, particles: Particles) -> None:
     with storage_errors(url):
         for name, values in columns.items():
             array: Any = group[name]
-            array[part] = values
+            array.with_config({"write_empty_chunks": True})[part] = values
         Ledger(group, LEDGER).mark(shard)
 
 

@@ -1,0 +1,93 @@
+"""Painting while workers die, and on a disk that is full."""
+
+import resource
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import xarray as xr
+
+from tests.chaos.test_killed_runs import start
+
+pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
+
+OPTIONS = ["--grid=96", "--set=paint.shard=24", "--set=paint.particles_per_task=8000", "--quiet"]
+"""64 shards and 33 pieces of 64^3 particles: enough tasks for some to be running at any time."""
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory):
+    from cosmoflow.cli.app import run_app
+
+    path = tmp_path_factory.mktemp("chaos") / "particles.zarr"
+    arguments = ["--box=128", "--particles=64", "--method=2lpt", "--quiet", "--engine=serial"]
+    assert run_app(["simulate", str(path), *arguments]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(particles):
+    out = particles.parent / "undisturbed.zarr"
+    finish(start(["paint", particles, out, *OPTIONS, "--engine=serial"]))
+    return xr.open_zarr(out, consolidated=False).load()
+
+
+def finish(process):
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err.decode()
+
+
+def kill_workers(process, task, times):
+    """SIGKILL workers of Ray while they run a kind of task; return how many were."""
+    killed, deadline = 0, time.monotonic() + 120.0
+    while killed < times and process.poll() is None and time.monotonic() < deadline:
+        for worker in workers_at(process.pid, task)[:1]:
+            worker.kill()
+            killed += 1
+            time.sleep(0.3)
+        time.sleep(0.002)
+    return killed
+
+
+def workers_at(driver, task):
+    """Return the processes below a driver that bear a task's name, as Ray's workers do."""
+    found = []
+    for child in psutil.Process(driver).children(recursive=True):
+        try:
+            if child.name().startswith("ray::") and task in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("task", ["bucket", "paint"])
+def test_workers_killed_in_a_task_change_nothing(task, particles, undisturbed, tmp_path):
+    out = tmp_path / "fields.zarr"
+    process = start(["paint", particles, out, *OPTIONS, "--engine=ray"])
+    assert kill_workers(process, task, times=3) == 3
+    finish(process)
+    xr.testing.assert_identical(
+        xr.open_zarr(out, consolidated=False).load().drop_attrs(), undisturbed.drop_attrs()
+    )
+
+
+def test_full_disk_is_told_and_resumed(particles, undisturbed, tmp_path):
+    """No file may grow beyond some size: what a full disk or a quota does to a writer."""
+    out = tmp_path / "fields.zarr"
+    arguments = ["paint", str(particles), str(out), *OPTIONS, "--engine=serial"]
+    refused = subprocess.run(
+        [sys.executable, "-m", "cosmoflow", *arguments],
+        capture_output=True, text=True, timeout=240, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)),
+    )  # fmt: skip
+    assert refused.returncode == 4, refused.stderr
+    assert "fields.zarr" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    finish(start([*arguments, "--resume"] if out.exists() else arguments))
+    xr.testing.assert_identical(
+        xr.open_zarr(out, consolidated=False).load().drop_attrs(), undisturbed.drop_attrs()
+    )
