@@ -13,8 +13,16 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from cosmoflow.engine.base import Engine, Resources, TrainingContext
-from cosmoflow.engine.graph import TaskGraph
+from cosmoflow.engine.graph import Key, TaskGraph
 from cosmoflow.engine.memory import available_memory
 from cosmoflow.engine.session import Session
 
-__all__ = ["Engine", "Resources", "Session", "TaskGraph", "TrainingContext", "available_memory"]
+__all__ = [
+    "Engine",
+    "Key",
+    "Resources",
+    "Session",
+    "TaskGraph",
+    "TrainingContext",
+    "available_memory",
+]

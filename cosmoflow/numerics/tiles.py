@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -28,6 +29,31 @@ def split_block(block: Block, size: int) -> list[Block]:
         for start, extent in zip(block.origin, block.shape, strict=True)
     ]
     return [Block((x[0], y[0], z[0]), (x[1], y[1], z[1])) for x, y, z in itertools.product(*axes)]
+
+
+def shards_near(covered: NDArray[np.bool_], cells: int, size: int, reach: int) -> NDArray[np.bool_]:
+    """Return which shards along an axis are within ``reach`` cells of covered bins.
+
+    Parameters
+    ----------
+    covered : (bins,) bool
+        Which of equal bins of the periodic axis are covered.
+    cells, size : int
+        Cells of the axis, and of a shard.
+    reach : int
+        Cells.
+
+    Returns
+    -------
+    (shards,) bool
+    """
+    bins, shards = len(covered), -(-cells // size)
+    near = np.zeros(shards, np.bool_)
+    for one in np.flatnonzero(covered).tolist():
+        first = math.floor(one * cells / bins) - reach
+        last = math.ceil((one + 1) * cells / bins) + reach
+        near[(np.arange(first, min(last, first + cells)) % cells) // size] = True
+    return near
 
 
 def grow(block: Block, halo: int) -> Block:

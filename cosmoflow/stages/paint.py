@@ -3,113 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from cosmoflow.config.settings import PaintConfig
-from cosmoflow.engine import Resources, TaskGraph
+from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics.painting import SCHEME_ORDER
-from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.painted import add_totals, bucket_task, paint_task, painted_variables
+from cosmoflow.numerics.tiles import grid_blocks, shards_near
+from cosmoflow.stages.paint_plan import make_plan
+from cosmoflow.stages.painted import (
+    BoxTotals,
+    add_totals,
+    bucket_task,
+    paint_task,
+    painted_variables,
+)
 from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
-from cosmoflow.storage.urls import absolute, open_group_for_writing
-from cosmoflow.storage.variables import count_parts
+from cosmoflow.storage.urls import absolute, open_group, open_group_for_writing, storage_errors
+from cosmoflow.units import COMPONENTS
 
-PIECES = 16
-"""Pieces that the particles are cut into, unless that makes them too small or too large.
-
-Every piece hands something to almost every shard, and Ray takes a millisecond for each (measured).
-"""
-SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
-
-_BYTES_PER_PARTICLE = 24
-_BYTES_PER_MASS = 8
-_PARTICLES_PER_SECOND = 5e6
-_OVERHEAD = 160 << 20
-"""Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
+TOTALS: Key = ("totals", 0)
+"""Key of the task that adds up masses and momenta; its name is that of the attribute."""
 
 
 def plan_paint(particles: str, run: Run) -> Plan:
     """Say what :func:`paint` would do."""
-    return _plan(open_particles(particles, run.settings.snapshot), run)
-
-
-def _plan(store: ParticleSource, run: Run) -> Plan:
-    config = run.settings.paint
-    shards = len(grid_blocks(config.grid, config.shard_cells))
-    piece = _piece(store, config, run.settings.engine.memory)
-    numbers = sum(count_parts(name) for name in painted_variables(config))
-    row = _row_bytes(store)
-    return Plan(
-        stage="paint",
-        tasks=len(store.ranges(piece)) + shards,
-        unit="tasks",
-        worker_memory=_OVERHEAD
-        + max(round(_bucketing_bytes(store, config) * piece), _painting_bytes(store, config)),
-        read=store.count * row,
-        written=config.grid**3 * 4 * numbers,
-        cpu_seconds=store.count / _PARTICLES_PER_SECOND,
-        exchanged=round(store.count * row * _copies(config)),
-        details={
-            "particles": store.count,
-            "particles_per_task": piece,
-            "grid": config.grid,
-            "shard": config.shard_cells,
-            "shards": shards,
-            "cell_size": store.metadata.box_size / config.grid,
-        },
-    )
-
-
-def _row_bytes(store: ParticleSource) -> int:
-    return _BYTES_PER_PARTICLE + _BYTES_PER_MASS * int(store.has_mass)
-
-
-def _copies(config: PaintConfig) -> float:
-    """Return how many shards a particle's cloud touches on average."""
-    reach = SCHEME_ORDER[config.scheme] - 1 + int(config.interlaced)
-    return float((1.0 + reach / config.shard_cells) ** 3)
-
-
-def _bucketing_bytes(store: ParticleSource, config: PaintConfig) -> float:
-    """Return the bytes that a bucketing task needs for each of its particles.
-
-    It holds them as they were read, and as they are sorted.
-    """
-    return 2.0 * _row_bytes(store) * _copies(config)
-
-
-def _painting_bytes(store: ParticleSource, config: PaintConfig) -> int:
-    """Return the bytes that a painting task needs.
-
-    It holds a sorted copy of its particles, some of them twice, its fields, and the shard of one of
-    them as it is encoded; the particles themselves lie in the object store.
-    """
-    cells = config.shard_cells
-    numbers = [count_parts(name) for name in painted_variables(config)]
-    # What a crowded shard holds more than the mean one: an allowance that grows as shards shrink,
-    # several times the scatter of the mass in cubes of this side, Mpc/h, at z = 0.
-    side = store.metadata.box_size * cells / config.grid
-    crowding = 1.0 + (30.0 / side) ** 1.2
-    particles = store.count * (cells / config.grid) ** 3 * _copies(config) * crowding
-    fields = 4 * cells**3 * (sum(numbers) + 2 * max(numbers))
-    return int(1.5 * _row_bytes(store) * min(particles, store.count)) + fields
-
-
-def _piece(store: ParticleSource, config: PaintConfig, allowed: int | None) -> int:
-    """Return how many particles a bucketing task reads."""
-    if config.particles_per_task is not None:
-        return min(config.particles_per_task, store.count)
-    piece = min(max(-(-store.count // PIECES), SMALLEST_PIECE), LARGEST_PIECE)
-    if allowed is not None:
-        piece = min(piece, int((allowed - _OVERHEAD) / _bucketing_bytes(store, config)))
-    return min(max(piece, SMALLEST_PIECE), store.count)
+    return make_plan(open_particles(particles, run.settings.snapshot), run)
 
 
 def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
@@ -140,7 +66,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     particles, out = absolute(particles), absolute(out)
     check_output(out, run.existing, [particles])
     store = open_particles(particles, run.settings.snapshot)
-    plan = _plan(store, run)
+    plan = make_plan(store, run)
     blocks = grid_blocks(config.grid, config.shard_cells)
     metadata = replace(
         store.metadata,
@@ -163,13 +89,21 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     todo = np.flatnonzero(~finished).tolist()
     progress = Progress(run.listener, "paint", len(blocks), "shards", len(blocks) - len(todo))
     if todo:
-        graph = _build_graph(store, out, config, todo, plan.details["particles_per_task"])
+        totals = _read_totals(out)
+        graph = _build_graph(store, out, config, todo, plan.details["particles_per_task"], totals)
+
+        def note(key: Key, result: Any) -> None:
+            if key == TOTALS:
+                _write_totals(out, result)
+            else:
+                progress.advance()
+
         with discarding_failures(out, begun_before=run.existing == "resume"):
             engine = start_engine(
                 run, plan, remedy="a smaller paint.shard or paint.particles_per_task"
             )
             needs = Resources(memory=plan.worker_memory)
-            engine.run(graph, lambda key, result: progress.advance(), needs=needs)
+            engine.run(graph, note, needs=needs)
     if not finished_shards(out).all():
         raise RuntimeError(f"{out}: the graph ended with unfinished shards")
     finish_group(open_group_for_writing(out))
@@ -177,32 +111,52 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     return open_fields(out)
 
 
+def _read_totals(out: str) -> BoxTotals | None:
+    """Return the totals that an earlier run noted."""
+    with storage_errors(out):
+        noted: Any = open_group(out).attrs.get(TOTALS[0])
+    return None if noted is None else (noted["mass"], *noted["momentum"])
+
+
+def _write_totals(out: str, totals: BoxTotals) -> None:
+    """Note the totals, so that who resumes the run need not read all particles again."""
+    mass, *momentum = totals
+    group = open_group_for_writing(out)
+    with storage_errors(out):
+        group.attrs[TOTALS[0]] = {"mass": mass, "momentum": momentum}
+
+
 def _build_graph(
-    store: ParticleSource, out: str, config: PaintConfig, todo: list[int], piece: int
+    store: ParticleSource,
+    out: str,
+    config: PaintConfig,
+    todo: list[int],
+    piece: int,
+    totals: BoxTotals | None,
 ) -> TaskGraph:
-    """Bucket every piece of the particles, add up the totals, paint every shard that is to do."""
+    """Bucket the pieces of the particles, add up the totals, paint every shard that is to do.
+
+    A shard waits for the pieces that may touch it and no others; pieces that touch none are not
+    read once the totals are known.
+    """
     graph = TaskGraph()
-    ranges = store.ranges(piece)
-    buckets = [("bucket", index) for index in range(len(ranges))]
     size = store.metadata.box_size
-    for bucket, (start, stop) in zip(buckets, ranges, strict=True):
-        graph.add(
-            bucket,
-            bucket_task,
-            store,
-            start,
-            stop,
-            size,
-            config,
-            todo,
-            parts=len(todo) + 1,
-        )
-    graph.add(
-        ("totals", 0),
-        add_totals,
-        *(graph.part(bucket, len(todo)) for bucket in buckets),
-    )
-    for index, shard in enumerate(todo):
+    buckets: dict[int, list[Any]] = {shard: [] for shard in todo}
+    sums: list[Any] = []
+    for index, (start, stop) in enumerate(store.ranges(piece)):
+        near = _shards_near(store, start, stop, config, todo)
+        if totals is not None and not near:
+            continue
+        key = ("bucket", index)
+        parts = len(near) + 1
+        graph.add(key, bucket_task, store, start, stop, size, config, near, parts=parts)
+        for part, shard in enumerate(near):
+            buckets[shard].append(graph.part(key, part))
+        sums.append(graph.part(key, len(near)))
+    if totals is None:
+        graph.add(TOTALS, add_totals, *sums, output=True)
+    known = graph.result(TOTALS) if totals is None else totals
+    for shard, parts_of_it in buckets.items():
         graph.add(
             ("paint", shard),
             paint_task,
@@ -211,8 +165,25 @@ def _build_graph(
             store.count,
             size,
             config,
-            graph.result(("totals", 0)),
-            *(graph.part(bucket, index) for bucket in buckets),
+            known,
+            *parts_of_it,
             output=True,
         )
     return graph
+
+
+def _shards_near(
+    store: ParticleSource, start: int, stop: int, config: PaintConfig, todo: list[int]
+) -> list[int]:
+    """Return which shards that are to do the particles ``start`` to ``stop`` may touch."""
+    covered = store.coverage(start, stop)
+    if covered is None:
+        return todo
+    if config.redshift_space is not None:
+        covered = covered.copy()
+        covered[COMPONENTS.index(config.redshift_space)] = True
+    # A cell more than a cloud spans, for the rounding of positions to bins and to cells.
+    reach = SCHEME_ORDER[config.scheme] + int(config.interlaced) + 1
+    x, y, z = (shards_near(bins, config.grid, config.shard_cells, reach) for bins in covered)
+    near = (x[:, None, None] & y[:, None] & z).reshape(-1)
+    return [shard for shard in todo if near[shard]]

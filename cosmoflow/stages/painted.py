@@ -24,7 +24,9 @@ INTERLACEABLE = ("density", "momentum")
 """Fields that are linear in the particles: a second grid makes their spectra better."""
 
 Totals = tuple[ExactSum, ...]
-"""Sum of masses, then of momenta x, y, z."""
+"""Sum of masses, then of momenta x, y, z, of some particles."""
+BoxTotals = tuple[float, float, float, float]
+"""The same of all particles."""
 
 
 def painted_variables(config: PaintConfig) -> tuple[str, ...]:
@@ -39,9 +41,9 @@ def bucket_task(
     stop: int,
     box_size: float,
     config: PaintConfig,
-    todo: list[int],
+    shards: list[int],
 ) -> list[Any]:
-    """Read a range of particles; return those of each wanted shard, and the totals of all."""
+    """Read a range of particles; return those of each of some shards, and the totals of all."""
     particles = store.read(start, stop)
     if config.redshift_space is not None:
         particles = _in_redshift_space(particles, store.metadata, config.redshift_space)
@@ -55,7 +57,7 @@ def bucket_task(
         config.scheme,
         interlaced=config.interlaced,
     )
-    return [*(buckets[shard] for shard in todo), totals]
+    return [*(buckets[shard] for shard in shards), totals]
 
 
 def _in_redshift_space(particles: Particles, metadata: BoxMetadata, axis: str) -> Particles:
@@ -79,7 +81,7 @@ def _totals(particles: Particles) -> Totals:
     return (ExactSum.of(mass), *(ExactSum.of(component * mass) for component in velocity))
 
 
-def add_totals(*totals: Totals) -> tuple[float, float, float, float]:
+def add_totals(*totals: Totals) -> BoxTotals:
     """Add up the totals of all pieces.
 
     Raises
@@ -100,7 +102,7 @@ def paint_task(
     count: int,
     box_size: float,
     config: PaintConfig,
-    totals: tuple[float, float, float, float],
+    totals: BoxTotals,
     *buckets: Piece,
 ) -> int:
     """Paint one shard from its own particles and write it."""

@@ -20,6 +20,10 @@ from cosmoflow.storage.variables import COMPRESSOR
 from cosmoflow.units import LENGTH, MASS, VELOCITY
 
 LEDGER = "particles"
+COVERAGE = f"{LEDGER_GROUP}/coverage"
+"""Where in the box the particles of every shard are: who wants a place reads only these."""
+COVERAGE_BINS = 256
+"""Bins of the coverage along every axis."""
 Rows = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """From the first particle and the one after the last to their positions and velocities."""
 
@@ -109,6 +113,20 @@ class ParticleStore:
         step = max(1, rows // chunk) * chunk if rows >= chunk else rows
         return [(start, min(start + step, self.count)) for start in range(0, self.count, step)]
 
+    def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
+        """Return which of equal bins along x, y and z have particles ``start`` to ``stop``.
+
+        Shape (3, COVERAGE_BINS), with some particles more: whole shards. None when nobody noted it.
+        """
+        noted: Any = self._group.get(COVERAGE)
+        if noted is None:
+            return None
+        rows = int(self._position.shards[0] if self._position.shards else self._position.chunks[0])
+        with storage_errors(self.url), damage(f"{self.url}, {COVERAGE}"):
+            found = np.asarray(noted[start // rows : -(-stop // rows)], np.bool_)
+        covered: NDArray[np.bool_] = np.any(found, axis=0)
+        return covered
+
     def read(self, start: int, stop: int) -> Particles:
         """Read the particles ``start`` to ``stop``.
 
@@ -177,6 +195,11 @@ def create_particles(
                 overwrite=True,
             )
         Ledger.create(group, LEDGER, -(-count // shard))
+        group.create_array(
+            COVERAGE, shape=(-(-count // shard), 3, COVERAGE_BINS), chunks=(1, 3, COVERAGE_BINS),
+            dtype="uint8", fill_value=1, dimension_names=("shard", "component", "bin"),
+            overwrite=True,
+        )  # fmt: skip
     return False
 
 
@@ -232,7 +255,21 @@ def write_shard(url: str, shard: int, start: int, particles: Particles) -> None:
         for name, values in columns.items():
             array: Any = group[name]
             array.with_config({"write_empty_chunks": True})[part] = values
+        if COVERAGE in group:
+            covered: Any = group[COVERAGE]
+            size = BoxMetadata.from_attributes(group.attrs, url).box_size
+            covered[shard] = _coverage(particles.position, size)
         Ledger(group, LEDGER).mark(shard)
+
+
+def _coverage(position: NDArray[np.float32], box_size: float) -> NDArray[np.uint8]:
+    """Return which of equal bins along x, y and z hold particles, (3, COVERAGE_BINS)."""
+    covered = np.zeros((3, COVERAGE_BINS), np.uint8)
+    for axis, column in zip(covered, position.T, strict=True):
+        axis[
+            (column * np.float32(COVERAGE_BINS / box_size)).astype(np.int16).clip(0, len(axis) - 1)
+        ] = 1
+    return covered
 
 
 def store_particles(

@@ -1,11 +1,12 @@
 """Blocks of a periodic grid."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grid_blocks, grow, read_periodic, split_block
+from cosmoflow.numerics.tiles import grid_blocks, grow, read_periodic, shards_near, split_block
 from tests.conftest import cut
 
 quick = settings(max_examples=60, deadline=None)
@@ -76,3 +77,20 @@ def test_a_haloed_block_holds_the_block_in_its_middle():
     haloed = read_periodic(read, (), grow(block, 7), 5)
     assert haloed.shape == (16, 17, 15)
     np.testing.assert_array_equal(haloed[7:-7, 7:-7, 7:-7], cut(grid, block))
+
+
+@pytest.mark.parametrize(("cells", "size", "bins"), [(12, 4, 256), (13, 5, 8), (100, 7, 16)])
+@pytest.mark.parametrize("reach", [0, 2])
+def test_shards_near_bins_are_those_that_their_cells_reach(cells, size, bins, reach):
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        covered = rng.random(bins) < 0.2
+        near = shards_near(covered, cells, size, reach)
+        assert near.shape == (-(-cells // size),)
+        u = np.linspace(0.0, 1.0, 2001, endpoint=False)
+        inside = np.floor(u[covered[(u * bins).astype(int)]] * cells).astype(int)
+        reached = (inside[:, None] + np.arange(-reach, reach + 1)) % cells // size
+        assert set(np.unique(reached)) <= set(np.flatnonzero(near))
+        # No more than a cell beyond: bins and cells have no common borders.
+        wider = (inside[:, None] + np.arange(-reach - 1, reach + 2)) % cells // size
+        assert set(np.flatnonzero(near)) <= set(np.unique(wider))

@@ -46,6 +46,12 @@ class ParticleSource(Protocol):
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
 
+    def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
+        """Return which of equal bins along x, y and z may hold the particles ``start`` to ``stop``.
+
+        Shape (3, bins); None when nobody knows.
+        """
+
     def read(self, start: int, stop: int) -> Particles:
         """Read the particles ``start`` to ``stop``."""
 
@@ -142,6 +148,10 @@ class Snapshot:
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of ``rows`` particles."""
         return [(start, min(start + rows, self.count)) for start in range(0, self.count, rows)]
+
+    def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
+        """Return None: the formats do not tell where particles are."""
+        return None
 
     def read(self, start: int, stop: int) -> Particles:
         """Read the particles ``start`` to ``stop``, opening only the files that hold them.

@@ -1,0 +1,97 @@
+"""What `paint` is going to do: pieces of the particles, memory, bytes."""
+
+from __future__ import annotations
+
+from cosmoflow.config.settings import PaintConfig
+from cosmoflow.numerics.painting import SCHEME_ORDER
+from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.painted import painted_variables
+from cosmoflow.stages.run import Plan, Run
+from cosmoflow.storage.snapshots import ParticleSource
+from cosmoflow.storage.variables import count_parts
+
+PIECES = 16
+"""Pieces that the particles are cut into, unless that makes them too small or too large.
+
+Every piece hands something to almost every shard, and Ray takes a millisecond for each (measured).
+"""
+SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
+
+_BYTES_PER_PARTICLE = 24
+_BYTES_PER_MASS = 8
+_PARTICLES_PER_SECOND = 5e6
+_OVERHEAD = 160 << 20
+"""Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
+
+
+def make_plan(store: ParticleSource, run: Run) -> Plan:
+    """Say what painting would do."""
+    config = run.settings.paint
+    shards = len(grid_blocks(config.grid, config.shard_cells))
+    piece = _piece(store, config, run.settings.engine.memory)
+    numbers = sum(count_parts(name) for name in painted_variables(config))
+    row = _row_bytes(store)
+    return Plan(
+        stage="paint",
+        tasks=len(store.ranges(piece)) + shards,
+        unit="tasks",
+        worker_memory=_OVERHEAD
+        + max(round(_bucketing_bytes(store, config) * piece), _painting_bytes(store, config)),
+        read=store.count * row,
+        written=config.grid**3 * 4 * numbers,
+        cpu_seconds=store.count / _PARTICLES_PER_SECOND,
+        exchanged=round(store.count * row * _copies(config)),
+        details={
+            "particles": store.count,
+            "particles_per_task": piece,
+            "grid": config.grid,
+            "shard": config.shard_cells,
+            "shards": shards,
+            "cell_size": store.metadata.box_size / config.grid,
+        },
+    )
+
+
+def _row_bytes(store: ParticleSource) -> int:
+    return _BYTES_PER_PARTICLE + _BYTES_PER_MASS * int(store.has_mass)
+
+
+def _copies(config: PaintConfig) -> float:
+    """Return how many shards a particle's cloud touches on average."""
+    reach = SCHEME_ORDER[config.scheme] - 1 + int(config.interlaced)
+    return float((1.0 + reach / config.shard_cells) ** 3)
+
+
+def _bucketing_bytes(store: ParticleSource, config: PaintConfig) -> float:
+    """Return the bytes that a bucketing task needs for each of its particles.
+
+    It holds them as they were read, and as they are sorted.
+    """
+    return 2.0 * _row_bytes(store) * _copies(config)
+
+
+def _painting_bytes(store: ParticleSource, config: PaintConfig) -> int:
+    """Return the bytes that a painting task needs.
+
+    It holds a sorted copy of its particles, some of them twice, its fields, and the shard of one of
+    them as it is encoded; the particles themselves lie in the object store.
+    """
+    cells = config.shard_cells
+    numbers = [count_parts(name) for name in painted_variables(config)]
+    # What a crowded shard holds more than the mean one: an allowance that grows as shards shrink,
+    # several times the scatter of the mass in cubes of this side, Mpc/h, at z = 0.
+    side = store.metadata.box_size * cells / config.grid
+    crowding = 1.0 + (30.0 / side) ** 1.2
+    particles = store.count * (cells / config.grid) ** 3 * _copies(config) * crowding
+    fields = 4 * cells**3 * (sum(numbers) + 2 * max(numbers))
+    return int(1.5 * _row_bytes(store) * min(particles, store.count)) + fields
+
+
+def _piece(store: ParticleSource, config: PaintConfig, allowed: int | None) -> int:
+    """Return how many particles a bucketing task reads."""
+    if config.particles_per_task is not None:
+        return min(config.particles_per_task, store.count)
+    piece = min(max(-(-store.count // PIECES), SMALLEST_PIECE), LARGEST_PIECE)
+    if allowed is not None:
+        piece = min(piece, int((allowed - _OVERHEAD) / _bucketing_bytes(store, config)))
+    return min(max(piece, SMALLEST_PIECE), store.count)

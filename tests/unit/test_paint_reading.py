@@ -1,0 +1,85 @@
+"""What of the particles painting reads."""
+
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from cosmoflow.config import CosmologyConfig
+from cosmoflow.stages.paint import paint
+from cosmoflow.storage import particles as storage
+from cosmoflow.storage.metadata import BoxMetadata
+
+ROWS = 512
+"""Particles of a shard of the store: a sixteenth of the box, two planes of the lattice."""
+BOX = 64.0
+
+
+@pytest.fixture
+def ordered(tmp_path, monkeypatch):
+    """A store in Lagrangian order: every piece of it is a slab across x."""
+    monkeypatch.setattr(storage, "ROWS_PER_SHARD", ROWS)
+    monkeypatch.setattr(storage, "ROWS_PER_CHUNK", ROWS)
+    rng = np.random.default_rng(8)
+    lattice = np.indices((16,) * 3).reshape(3, -1).T + rng.uniform(0.3, 0.7, (16**3, 3))
+    position = (lattice * (BOX / 16)).astype(np.float32)
+    velocity = rng.normal(50.0, 300.0, position.shape).astype(np.float32)
+    metadata = BoxMetadata(BOX, 0.0, CosmologyConfig(), 1e10, {"digest": "ordered"})
+    return storage.store_particles(str(tmp_path / "particles.zarr"), position, velocity, metadata)
+
+
+@pytest.fixture
+def pieces_read(monkeypatch):
+    """The first particles of the pieces that are read, as they are."""
+    read, found = storage.ParticleStore.read, []
+
+    def noting(self, start, stop):
+        found.append(start)
+        return read(self, start, stop)
+
+    monkeypatch.setattr(storage.ParticleStore, "read", noting)
+    return found
+
+
+def test_the_store_knows_where_its_particles_are(ordered):
+    for start in range(0, ordered.count, ROWS):
+        covered = ordered.coverage(start, start + ROWS)
+        position = ordered.read(start, start + ROWS).position
+        for axis in range(3):
+            bins = np.unique((position[:, axis] * (storage.COVERAGE_BINS / BOX)).astype(int))
+            np.testing.assert_array_equal(np.flatnonzero(covered[axis]), bins)
+
+
+@pytest.mark.parametrize("options", [{}, {"redshift_space": "x"}, {"interlaced": True}])
+def test_a_resumed_run_reads_what_the_missing_shards_need(
+    ordered, serial_run, pieces_read, tmp_path, options
+):
+    out = tmp_path / "fields.zarr"
+    cut = {"grid": 32, "shard": 8, "particles_per_task": ROWS, **options}
+    paint(ordered.url, str(out), serial_run(paint=cut))
+    assert len(pieces_read) == ordered.count // ROWS
+    whole = xr.open_zarr(out, consolidated=False).load()
+
+    # The same without a coverage: every shard is offered every piece.
+    shutil.rmtree(f"{ordered.url}/{storage.COVERAGE}")
+    blind = paint(ordered.url, str(tmp_path / "blind.zarr"), serial_run(paint=cut))
+    xr.testing.assert_equal(blind.load(), whole)
+
+    every = ordered.read(0, ordered.count)
+    storage.store_particles(
+        ordered.url, every.position, every.velocity, ordered.metadata, "overwrite"
+    )
+    group = zarr.open_group(out)
+    group.attrs["status"] = "incomplete"
+    group["ledger/fields"][:16] = 0  # the slab from 0 to 16 Mpc/h
+    pieces_read.clear()
+    resumed = serial_run(existing="resume", paint=cut)
+    again = paint(ordered.url, str(out), resumed)
+    xr.testing.assert_equal(again.load(), whole)
+    if "redshift_space" in options:
+        assert len(pieces_read) == ordered.count // ROWS
+    else:
+        # Of the eight slabs the two that are missing, and one on either side.
+        assert sorted(set(pieces_read)) == [0, ROWS, 2 * ROWS, 7 * ROWS]
