@@ -1,5 +1,6 @@
 """Ray gives what this process gives, and outlives its workers."""
 
+import itertools
 import os
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Run
+from cosmoflow.storage import particles as storage
+from tests.conftest import displaced_lattice, make_metadata
 
 pytestmark = [
     pytest.mark.cluster,
@@ -291,3 +294,35 @@ def test_bad_particles_are_named_across_ray(ray_session, particle_store, tmp_pat
         paint(particles.url, str(tmp_path / "out.zarr"), run)
     assert "particle 300 " in caught.value.where
     assert not (tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["ordered", "shuffled"])
+def test_no_decomposition_changes_a_bit(ray_session, serial_run, tmp_path, order):
+    """Workers x pieces x shards: 1 or 2, 1 or 7 or 64, 1 or 8 or 27."""
+    grid = 24
+    position, velocity = displaced_lattice(32, seed=3)
+    first = storage.store_particles(
+        str(tmp_path / "first.zarr"), position, velocity, make_metadata()
+    )
+    rows = np.random.default_rng(4).permutation(len(position))
+    rows = np.arange(len(position)) if order == "ordered" else rows
+    store = storage.store_particles(
+        str(tmp_path / "store.zarr"), position[rows], velocity[rows], make_metadata()
+    )
+    expected = None
+    for pieces, shards in itertools.product((1, 7, 64), (1, 2, 3)):
+        cut = {
+            "grid": grid,
+            "shard": grid // shards,
+            "chunk": 8 if shards != 2 else 12,
+            "particles_per_task": -(-store.count // pieces),
+        }
+        for session in (serial_run().session, ray_session):
+            run = Run(load_settings(options={"paint": cut}), session, "overwrite")
+            found = paint(store.url, str(tmp_path / "fields.zarr"), run).load()
+            if expected is None:
+                ordered = Run(load_settings(options={"paint": cut}), serial_run().session)
+                expected = paint(first.url, str(tmp_path / "expected.zarr"), ordered).load()
+            for name in ("density", "momentum", "velocity"):
+                np.testing.assert_array_equal(found[name].values, expected[name].values)
