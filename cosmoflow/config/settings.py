@@ -161,6 +161,9 @@ class TrainConfig(Section):
     warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps to warm up over")
     gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")
     average: float = Field(0.99, ge=0.0, lt=1.0, description="decay of the averaged weights")
+    density_weight: float = Field(
+        0.0, ge=0.0, description="weight of the velocity's loss per mass beside that per volume"
+    )
     augment: bool = Field(True, description="apply the 48 symmetries of the cube")
     precision: Precision = Field("auto", description="of the network's arithmetic")
     workers: int = Field(1, ge=1, description="data-parallel workers")
@@ -170,6 +173,12 @@ class TrainConfig(Section):
     validate_every: int = Field(200, ge=1, description="steps between validations")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.density_weight and self.target == "momentum":
+            raise ValueError("density_weight is for velocities: momenta have the density in them")
+        return self
 
 
 class InferConfig(Section):

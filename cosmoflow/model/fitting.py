@@ -205,7 +205,9 @@ class Fitting:
         with autocast(config.precision, self.device):
             output = parallel(inputs)
         wanted = self.model.normalised_target(target, density, linear)
-        loss = nn.functional.mse_loss(output.float(), wanted)
+        loss = mean_square(
+            output.float() - wanted, self.model.inner(density), config.density_weight
+        )
         value = loss.item()
         if not math.isfinite(value):
             raise DataError(
@@ -242,6 +244,26 @@ class Fitting:
         return validate(
             self.averaged_model(), self.job.validation, self.job.config.precision, self.device
         )
+
+
+def mean_square(residual: Tensor, density: Tensor, weight: float) -> Tensor:
+    """Return the mean square of a residual, by volume and by mass.
+
+    Parameters
+    ----------
+    residual : Tensor
+        Shape ``(batch, 3, n, n, n)``.
+    density : Tensor
+        Shape ``(batch, n, n, n)``, over its mean.
+    weight : float
+        Of the mean over mass; that over volume has 1. Mass is what is observed, and most of it is
+        in few cells.
+    """
+    squares = residual.square()
+    loss = squares.mean()
+    if weight > 0.0:
+        loss = (loss + weight * (squares * density.unsqueeze(1)).mean()) / (1.0 + weight)
+    return loss
 
 
 @torch.inference_mode()

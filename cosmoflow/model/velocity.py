@@ -109,16 +109,20 @@ class VelocityModel(nn.Module):
         flows = linear.flatten(1, 2) / constants.velocity_scale
         return torch.cat([log_density.unsqueeze(1), flows], dim=1)
 
+    def inner(self, field: Tensor) -> Tensor:
+        """Return the output cells of a field ``(..., nx, ny, nz)`` on the input cells."""
+        halo = self.geometry.halo
+        x, y, z = (slice(halo, cells - halo) for cells in field.shape[-3:])
+        return field[..., x, y, z]
+
     def baseline(self, density: Tensor, linear: Tensor) -> Tensor | None:
         """Return what linear theory says of the target on the output cells, km/s, or None."""
         if not self.smoothing:
             return None
-        halo = self.geometry.halo
-        inner = slice(halo, -halo)
-        velocity = linear[:, 0, :, inner, inner, inner]
+        velocity = self.inner(linear[:, 0])
         if self.spec.target == "velocity":
             return velocity
-        return velocity * density[:, None, inner, inner, inner]
+        return velocity * self.inner(density).unsqueeze(1)
 
     def normalised_target(self, target: Tensor, density: Tensor, linear: Tensor) -> Tensor:
         """Return what the network should put out for a target in km/s."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cosmoflow.config.settings import TrainConfig
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError
-from cosmoflow.model.fitting import Fitting, TrainingJob, make_loop
+from cosmoflow.model.fitting import Fitting, TrainingJob, make_loop, mean_square
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.samples import (
     MemoryFields,
@@ -332,3 +332,25 @@ def test_the_stage_does_not_learn_from_its_validation_slab(fields_store, serial_
         for name in ("as it is", "spoilt")
     ]
     assert rms[1] > 2.0 * rms[0]
+
+
+def test_the_loss_is_by_volume_and_by_mass():
+    rng = np.random.default_rng(0)
+    residual, density = rng.normal(size=(2, 3, 4, 4, 4)), rng.lognormal(size=(2, 4, 4, 4))
+    volume = (residual**2).mean()
+    mass = (residual**2 * density[:, None]).mean()
+    tensors = torch.from_numpy(residual), torch.from_numpy(density)
+    assert float(mean_square(*tensors, 0.0)) == pytest.approx(volume)
+    assert float(mean_square(*tensors, 0.5)) == pytest.approx((volume + 0.5 * mass) / 1.5)
+
+
+def test_weighting_by_mass_changes_what_is_learned(synthetic_box):
+    spec = make_spec(synthetic_box)
+    one, same, other = (
+        fit(make_job(synthetic_box, steps=2, density_weight=weight), spec)[0].network.state_dict()
+        for weight in (0.0, 0.0, 2.0)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["output.weight"], other["output.weight"])
+    with pytest.raises(ValueError, match="density_weight"):
+        TrainConfig(target="momentum", density_weight=1.0)
