@@ -88,8 +88,9 @@ class Invocation:
 
     def session(self, settings: Settings) -> Session:
         """Return the session in which the stage finds its engine."""
-        from cosmoflow.engine import Session
+        from cosmoflow.engine import Session, return_freed_buffers
 
+        return_freed_buffers()
         return Session(settings.engine)
 
 

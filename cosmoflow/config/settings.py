@@ -131,6 +131,10 @@ class PaintConfig(Section):
             raise ValueError(
                 f"shard {self.shard_cells} is not a multiple of chunk {self.chunk_cells}"
             )
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"fields has one twice: {', '.join(self.fields)}")
+        if self.interlaced and set(self.fields) == {"velocity"}:
+            raise ValueError("interlaced is for density and momentum, and fields has neither")
         return self
 
 

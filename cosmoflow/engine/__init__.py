@@ -14,7 +14,7 @@ if "ray" not in sys.modules:
 
 from cosmoflow.engine.base import Engine, Resources, TrainingContext
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.memory import available_memory
+from cosmoflow.engine.memory import available_memory, return_freed_buffers
 from cosmoflow.engine.session import Session
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "TaskGraph",
     "TrainingContext",
     "available_memory",
+    "return_freed_buffers",
 ]

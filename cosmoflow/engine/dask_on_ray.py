@@ -69,23 +69,34 @@ def run(
         What Ray reserves for each task.
     """
     flag = b"cosmoflow stop " + uuid.uuid4().bytes
-    refs, tasks = _submit(graph, parts or {}, needs, flag)
-    wanted_refs = {refs[key]: key for key in wanted}
-    # What is not referred to here goes as soon as the tasks that need it are done, from the object
-    # store and from the disk.
-    del refs
-    return _collect(wanted_refs, tasks, flag, on_done)
+    tasks: set[ray.ObjectRef] = set()
+    try:
+        refs = _submit(graph, parts or {}, needs, flag, tasks)
+        waiting = {refs[key]: key for key in wanted}
+        # What is not referred to goes as soon as the tasks that need it are done, from the object
+        # store and from the disk.
+        del refs
+        return _collect(waiting, tasks, on_done)
+    except RayTaskError as error:
+        _stop(tasks, flag)
+        raise error.cause if isinstance(error.cause, Exception) else error from error
+    except BaseException:
+        _stop(tasks, flag)
+        raise
 
 
 def _submit(
-    graph: Mapping[Any, Any], parts: Mapping[Any, int], needs: Resources, flag: bytes
-) -> tuple[dict[Any, ray.ObjectRef], set[ray.ObjectRef]]:
-    """Submit a graph; return a reference for every node, and one for every task."""
+    graph: Mapping[Any, Any],
+    parts: Mapping[Any, int],
+    needs: Resources,
+    flag: bytes,
+    tasks: set[ray.ObjectRef],
+) -> dict[Any, ray.ObjectRef]:
+    """Submit a graph; return a reference for every node, and note one for every task."""
     # A single part is Ray's single return value, the sequence itself: getitem takes it out.
     parts = {key: count for key, count in parts.items() if count > 1}
     nodes = convert_legacy_graph(dict(graph))
     refs: dict[Any, Any] = {}
-    tasks: set[Any] = set()
     for key in toposort(nodes, {name: node.dependencies for name, node in nodes.items()}):
         if key in refs:
             continue
@@ -112,37 +123,29 @@ def _submit(
             else:
                 refs[key] = result
             tasks.add(refs[key])
-    return refs, tasks
+    return refs
 
 
 def _collect(
     waiting: dict[ray.ObjectRef, Any],
     tasks: set[ray.ObjectRef],
-    flag: bytes,
     on_done: Callable[[Any, Any], None] | None,
 ) -> dict[Any, Any]:
-    """Wait for some references, telling of each as it comes; stop everything on an error."""
+    """Wait for some references, telling of each as it comes; forget tasks that have ended."""
     results: dict[Any, Any] = {}
     looked = time.monotonic()
-    try:
-        while waiting:
-            # A timeout keeps the interpreter responsive to Ctrl-C.
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
-            for ref in ready:
-                key = waiting.pop(ref)
-                results[key] = ray.get(ref)
-                if on_done is not None:
-                    on_done(key, results[key])
-            del ready
-            if time.monotonic() - looked > _LOOK:
-                tasks -= set(_finished(tasks))
-                looked = time.monotonic()
-    except RayTaskError as error:
-        _stop(tasks, flag)
-        raise error.cause if isinstance(error.cause, Exception) else error from error
-    except BaseException:
-        _stop(tasks, flag)
-        raise
+    while waiting:
+        # A timeout keeps the interpreter responsive to Ctrl-C.
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
+        for ref in ready:
+            key = waiting.pop(ref)
+            results[key] = ray.get(ref)
+            if on_done is not None:
+                on_done(key, results[key])
+        del ready
+        if time.monotonic() - looked > _LOOK:
+            tasks -= set(_finished(tasks))
+            looked = time.monotonic()
     return results
 
 

@@ -12,7 +12,7 @@ from dask.local import get_sync
 
 from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.memory import available_memory, return_freed_buffers
+from cosmoflow.engine.memory import available_memory
 from cosmoflow.errors import ConfigError
 
 T = TypeVar("T")
@@ -23,9 +23,6 @@ class SerialEngine:
     """Runs one thing after the other; numerical libraries may still use every core."""
 
     name = "serial"
-
-    def __init__(self) -> None:
-        return_freed_buffers()
 
     @property
     def cpus(self) -> int:

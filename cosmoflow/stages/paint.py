@@ -11,8 +11,7 @@ import xarray as xr
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished
-from cosmoflow.numerics.painting import SCHEME_ORDER
-from cosmoflow.numerics.tiles import grid_blocks, shards_near
+from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.paint_plan import make_plan
 from cosmoflow.stages.painted import (
     BoxTotals,
@@ -20,6 +19,7 @@ from cosmoflow.stages.painted import (
     bucket_task,
     paint_task,
     painted_variables,
+    shards_near_piece,
 )
 from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
@@ -27,7 +27,6 @@ from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
 from cosmoflow.storage.urls import absolute, open_group, open_group_for_writing, storage_errors
-from cosmoflow.units import COMPONENTS
 
 TOTALS: Key = ("totals", 0)
 """Key of the task that adds up masses and momenta; its name is that of the attribute."""
@@ -67,6 +66,8 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     check_output(out, run.existing, [particles])
     store = open_particles(particles, run.settings.snapshot)
     plan = make_plan(store, run)
+    # Before anything that is there already is given up.
+    engine = start_engine(run, plan, remedy="a smaller paint.shard or paint.particles_per_task")
     blocks = grid_blocks(config.grid, config.shard_cells)
     metadata = replace(
         store.metadata,
@@ -99,11 +100,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
                 progress.advance()
 
         with discarding_failures(out, begun_before=run.existing == "resume"):
-            engine = start_engine(
-                run, plan, remedy="a smaller paint.shard or paint.particles_per_task"
-            )
-            needs = Resources(memory=plan.worker_memory)
-            engine.run(graph, note, needs=needs)
+            engine.run(graph, note, needs=Resources(memory=plan.worker_memory))
     if not finished_shards(out).all():
         raise RuntimeError(f"{out}: the graph ended with unfinished shards")
     finish_group(open_group_for_writing(out))
@@ -144,7 +141,8 @@ def _build_graph(
     buckets: dict[int, list[Any]] = {shard: [] for shard in todo}
     sums: list[Any] = []
     for index, (start, stop) in enumerate(store.ranges(piece)):
-        near = _shards_near(store, start, stop, config, todo)
+        nearby = shards_near_piece(store, start, stop, config)
+        near = [shard for shard in todo if nearby[shard]]
         if totals is not None and not near:
             continue
         key = ("bucket", index)
@@ -170,20 +168,3 @@ def _build_graph(
             output=True,
         )
     return graph
-
-
-def _shards_near(
-    store: ParticleSource, start: int, stop: int, config: PaintConfig, todo: list[int]
-) -> list[int]:
-    """Return which shards that are to do the particles ``start`` to ``stop`` may touch."""
-    covered = store.coverage(start, stop)
-    if covered is None:
-        return todo
-    if config.redshift_space is not None:
-        covered = covered.copy()
-        covered[COMPONENTS.index(config.redshift_space)] = True
-    # A cell more than a cloud spans, for the rounding of positions to bins and to cells.
-    reach = SCHEME_ORDER[config.scheme] + int(config.interlaced) + 1
-    x, y, z = (shards_near(bins, config.grid, config.shard_cells, reach) for bins in covered)
-    near = (x[:, None, None] & y[:, None] & z).reshape(-1)
-    return [shard for shard in todo if near[shard]]

@@ -58,6 +58,8 @@ def _row_bytes(store: ParticleSource) -> int:
 
 def _copies(config: PaintConfig) -> float:
     """Return how many shards a particle's cloud touches on average."""
+    if config.shard_cells == config.grid:
+        return 1.0
     reach = SCHEME_ORDER[config.scheme] - 1 + int(config.interlaced)
     return float((1.0 + reach / config.shard_cells) ** 3)
 

@@ -7,13 +7,14 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.cosmology.background import Background
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.exact_sums import ExactSum
-from cosmoflow.numerics.painting import Piece, bucket_particles, paint_block
-from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.painting import SCHEME_ORDER, Piece, bucket_particles, paint_block
+from cosmoflow.numerics.tiles import grid_blocks, shards_near
 from cosmoflow.storage.fields import write_block
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import Particles
@@ -43,7 +44,13 @@ def bucket_task(
     config: PaintConfig,
     shards: list[int],
 ) -> list[Any]:
-    """Read a range of particles; return those of each of some shards, and the totals of all."""
+    """Read a range of particles; return those of each of some shards, and the totals of all.
+
+    Raises
+    ------
+    DataError
+        A particle is not where the store says that its particles are.
+    """
     particles = store.read(start, stop)
     if config.redshift_space is not None:
         particles = _in_redshift_space(particles, store.metadata, config.redshift_space)
@@ -57,7 +64,33 @@ def bucket_task(
         config.scheme,
         interlaced=config.interlaced,
     )
+    near = shards_near_piece(store, start, stop, config)
+    strays = sum(len(buckets[shard][0]) for shard in np.flatnonzero(~near))
+    if strays:
+        raise DataError(
+            "particles are not where the store says that they are",
+            where=f"{store.url}, particles {start} to {stop}",
+            value=f"{strays} of them",
+            remedy="delete ledger/coverage of the store; it works without it",
+        )
     return [*(buckets[shard] for shard in shards), totals]
+
+
+def shards_near_piece(
+    store: ParticleSource, start: int, stop: int, config: PaintConfig
+) -> NDArray[np.bool_]:
+    """Return which shards of the grid the particles ``start`` to ``stop`` may touch, in C order."""
+    covered = store.coverage(start, stop)
+    if covered is None:
+        return np.ones(len(grid_blocks(config.grid, config.shard_cells)), np.bool_)
+    if config.redshift_space is not None:
+        covered = covered.copy()
+        covered[COMPONENTS.index(config.redshift_space)] = True
+    # A cell more than a cloud spans, for the rounding of positions to bins and to cells.
+    reach = SCHEME_ORDER[config.scheme] + int(config.interlaced) + 1
+    x, y, z = (shards_near(bins, config.grid, config.shard_cells, reach) for bins in covered)
+    near: NDArray[np.bool_] = (x[:, None, None] & y[:, None] & z).reshape(-1)
+    return near
 
 
 def _in_redshift_space(particles: Particles, metadata: BoxMetadata, axis: str) -> Particles:

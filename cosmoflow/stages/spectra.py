@@ -146,7 +146,10 @@ def spectra(
             "redshift": store.metadata.redshift,
             "field": field,
             "cross": cross or field,
-            "interlaced": INTERLACED + field in store.variables,
+            "interlaced": ", ".join(
+                sorted({n for n in (field, cross) if n and INTERLACED + n in store.variables})
+            )
+            or "none",
             "window": f"{scheme} divided out" if window(field) else "none divided out",
             "smoothing": store.smoothing_scales()[:1],
             "nyquist": math.pi * store.grid / size,

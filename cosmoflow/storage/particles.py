@@ -72,6 +72,7 @@ class ParticleStore:
         self._position = self._column("position", (3,))
         self._velocity = self._column("velocity", (3,), self.count)
         self._mass = self._column("mass", (), self.count) if "mass" in self._group else None
+        self._coverage = self._noted_coverage()
         if self.count == 0:
             raise DataError("the particle store holds no particles", where=url)
 
@@ -118,14 +119,34 @@ class ParticleStore:
 
         Shape (3, COVERAGE_BINS), with some particles more: whole shards. None when nobody noted it.
         """
-        noted: Any = self._group.get(COVERAGE)
-        if noted is None:
+        if self._coverage is None:
             return None
-        rows = int(self._position.shards[0] if self._position.shards else self._position.chunks[0])
+        rows = self._shard_rows
         with storage_errors(self.url), damage(f"{self.url}, {COVERAGE}"):
-            found = np.asarray(noted[start // rows : -(-stop // rows)], np.bool_)
+            found = np.asarray(self._coverage[start // rows : -(-stop // rows)], np.bool_)
         covered: NDArray[np.bool_] = np.any(found, axis=0)
         return covered
+
+    @property
+    def _shard_rows(self) -> int:
+        return int((self._position.shards or self._position.chunks)[0])
+
+    def _noted_coverage(self) -> Any:
+        """Return the array of the coverage, or None; refuse one that is of other particles."""
+        with storage_errors(self.url), damage(f"{self.url}, {COVERAGE}"):
+            noted = self._group.get(COVERAGE)
+        if noted is None:
+            return None
+        expected = (-(-self.count // self._shard_rows), 3, COVERAGE_BINS)
+        if not isinstance(noted, zarr.Array) or noted.shape != expected:
+            raise DataError(
+                "what the store says of where its particles are does not fit them",
+                where=f"{self.url}, {COVERAGE}",
+                value=getattr(noted, "shape", "no array"),
+                limit=expected,
+                remedy=f"delete {COVERAGE}; the store works without it",
+            )
+        return noted
 
     def read(self, start: int, stop: int) -> Particles:
         """Read the particles ``start`` to ``stop``.

@@ -73,7 +73,7 @@ def test_interlacing_removes_the_nearest_aliases(tmp_path, cosmoflow):
         code, _, err = cosmoflow("spectra", out, "--out", spectrum, "--field=density")
         assert code == 0, err
         found = xr.open_dataset(spectrum, engine="scipy")
-        assert found.attrs["interlaced"] == (interlaced == "true")
+        assert found.attrs["interlaced"] == ("density" if interlaced == "true" else "none")
         powers[interlaced] = found["power"].values[1]
     assert set(xr.open_zarr(tmp_path / "true.zarr", consolidated=False)) == {
         "density", "interlaced_density",

@@ -234,11 +234,44 @@ def test_masses_may_differ_by_ten_orders_of_magnitude():
     np.testing.assert_allclose(fields["momentum"], momentum, rtol=1e-6, atol=1e-6 * scale)
 
 
-def test_a_cell_with_more_mass_than_can_be_added_up_is_refused():
-    position = np.full((1, 3), 5.0, np.float32)
-    heavy = [(position, np.zeros_like(position), np.array([2.0e8]))]
+@pytest.mark.parametrize("masses", [[2.0e8], [2.0**26] * 4, [2.0**26] * 5, [6.0e8], [3e7] * 3])
+@pytest.mark.parametrize("fields", [("density",), NAMES])
+def test_a_cell_with_more_mass_than_can_be_added_up_is_refused(masses, fields):
+    position = np.full((len(masses), 3), 5.0, np.float32)
+    heavy = [(position, np.zeros_like(position), np.array(masses))]
     with pytest.raises(DataError, match="more mass"):
-        paint_block(heavy, grid_blocks(4, 4)[0], 4, 8.0, "ngp", count=10**9)
+        paint_block(heavy, grid_blocks(4, 4)[0], 4, 8.0, "ngp", count=10**9, fields=fields)
+    apart = np.linspace(0.0, 7.9, 8)[:, None].repeat(3, axis=1).astype(np.float32)
+    light = [(apart, np.zeros_like(apart), np.full(8, 3e7))]
+    found = paint_block(light, grid_blocks(8, 8)[0], 8, 8.0, "ngp", count=8, mean_mass=3e7)
+    assert found["density"].sum(dtype=float) == 512.0
+
+
+@pytest.mark.parametrize("least_run", [0.0, np.inf], ids=["in place", "sorted"])
+def test_equal_particles_that_are_too_many_for_a_cell_are_refused(least_run, monkeypatch):
+    """2^28 in one cell add up to zero, modulo 2^64; the particles are one array, offered often."""
+    monkeypatch.setattr(streams, "LEAST_RUN", least_run)
+    position = np.full((1 << 22, 3), 5.0, np.float32)
+    pieces = [(position, None, None)] * 17
+    with pytest.raises(DataError, match="more mass"):
+        paint_block(pieces, grid_blocks(4, 4)[0], 4, 8.0, "ngp", count=1 << 28, fields=("density",))
+    once = paint_block(
+        pieces[:1], grid_blocks(4, 4)[0], 4, 8.0, "ngp", count=1 << 22, fields=("density",)
+    )
+    assert once["density"].max() == 64.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_positions_that_are_none_are_left_out(value):
+    """Checked particles have none of these; others must not end up in some cell."""
+    position, velocity = displaced_lattice(6, 20.0)
+    block = grid_blocks(8, 8)[0]
+    good = [(position[1:], velocity[1:], None)]
+    expected = paint_block(good, block, 8, 20.0, count=len(position))
+    position[0, 1] = value
+    found = paint_block([(position, velocity, None)], block, 8, 20.0, count=len(position))
+    for name in NAMES:
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 @quick

@@ -201,3 +201,11 @@ def test_engine_does_not_touch_the_digest_of_an_output(particle_store, serial_ru
         assert "engine" not in str(store.metadata.provenance["config"])
         digests.append(store.digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(
+    "paint", [{"fields": ["density", "density"]}, {"fields": ["velocity"], "interlaced": True}]
+)
+def test_fields_that_make_no_sense_together(paint):
+    with pytest.raises(ConfigError, match="fields"):
+        load_settings(options={"paint": paint})

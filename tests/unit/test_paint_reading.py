@@ -7,8 +7,11 @@ import pytest
 import xarray as xr
 import zarr
 
-from cosmoflow.config import CosmologyConfig
+from cosmoflow.config import CosmologyConfig, load_settings
+from cosmoflow.engine import Session
+from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.stages.paint import paint
+from cosmoflow.stages.run import Run
 from cosmoflow.storage import particles as storage
 from cosmoflow.storage.metadata import BoxMetadata
 
@@ -52,7 +55,9 @@ def test_the_store_knows_where_its_particles_are(ordered):
             np.testing.assert_array_equal(np.flatnonzero(covered[axis]), bins)
 
 
-@pytest.mark.parametrize("options", [{}, {"redshift_space": "x"}, {"interlaced": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"redshift_space": "x"}, {"redshift_space": "z"}, {"interlaced": True}]
+)
 def test_a_resumed_run_reads_what_the_missing_shards_need(
     ordered, serial_run, pieces_read, tmp_path, options
 ):
@@ -78,8 +83,33 @@ def test_a_resumed_run_reads_what_the_missing_shards_need(
     resumed = serial_run(existing="resume", paint=cut)
     again = paint(ordered.url, str(out), resumed)
     xr.testing.assert_equal(again.load(), whole)
-    if "redshift_space" in options:
+    if options.get("redshift_space") == "x":
         assert len(pieces_read) == ordered.count // ROWS
     else:
         # Of the eight slabs the two that are missing, and one on either side.
         assert sorted(set(pieces_read)) == [0, ROWS, 2 * ROWS, 7 * ROWS]
+
+
+@pytest.mark.parametrize("wrong", ["short", "elsewhere"])
+def test_a_coverage_of_other_particles_is_refused(ordered, serial_run, tmp_path, wrong):
+    group = zarr.open_group(ordered.url)
+    if wrong == "short":
+        group[storage.COVERAGE].resize((4, 3, storage.COVERAGE_BINS))
+    else:
+        group[storage.COVERAGE][3, 0] = np.roll(group[storage.COVERAGE][3, 0], 100)
+    cut = {"grid": 32, "shard": 8, "particles_per_task": ROWS}
+    with pytest.raises(DataError) as caught:
+        paint(ordered.url, str(tmp_path / "out.zarr"), serial_run(paint=cut))
+    assert storage.COVERAGE in caught.value.remedy
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_refused_run_leaves_what_it_was_to_overwrite(ordered, serial_run, tmp_path):
+    out = tmp_path / "out.zarr"
+    paint(ordered.url, str(out), serial_run(paint={"grid": 8}))
+    settings = load_settings(
+        options={"paint": {"grid": 16}, "engine": {"choice": "serial", "memory": 1 << 20}}
+    )
+    with pytest.raises(ConfigError, match="more memory"):
+        paint(ordered.url, str(out), Run(settings, Session(settings.engine), "overwrite"))
+    assert xr.open_zarr(out, consolidated=False)["density"].shape == (8, 8, 8)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
+from cosmoflow.numerics.compiled import compiled
 from cosmoflow.units import SPEED_OF_LIGHT
 
 _FASTEST = np.float32(SPEED_OF_LIGHT)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _all_real(position, velocity, size, fastest):  # type: ignore[no-untyped-def]
     """Tell whether all coordinates are in [0, size) and all velocities below the speed of light.
 
@@ -28,7 +28,7 @@ def _all_real(position, velocity, size, fastest):  # type: ignore[no-untyped-def
     return good == position.shape[0] + velocity.shape[0]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _all_masses(mass):  # type: ignore[no-untyped-def]
     good = 0
     for m in mass:

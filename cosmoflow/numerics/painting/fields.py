@@ -19,7 +19,7 @@ from cosmoflow.numerics.painting.blocks import (
     first_cell_offset,
     run_threads,
 )
-from cosmoflow.numerics.painting.shares import MASS_UNITS
+from cosmoflow.numerics.painting.shares import MOST_MASS
 from cosmoflow.numerics.painting.streams import Streams, make_streams
 from cosmoflow.numerics.painting.tables import TouchTables
 from cosmoflow.numerics.painting.tiles import tile_painter
@@ -77,7 +77,7 @@ def paint_block(
     ----------
     pieces : sequence of Piece
         Positions, (n, 3) float32, comoving Mpc/h in [0, box), with their velocities and masses: all
-        that touch the block, and any others. Gone through twice. Checked by
+        that touch the block, and any others. Gone through several times. Checked by
         :func:`check_particles` before: what is not finite is left out.
     block : Block
         The cells; inside the grid.
@@ -112,13 +112,13 @@ def paint_block(
     Raises
     ------
     DataError
-        A cell holds more than 1.3e8 mean masses.
+        A cell holds more than 6.7e7 mean masses.
 
     Notes
     -----
     Every contribution is rounded to a multiple of 2**-36 mean masses, or 2**-26 mean masses times
-    km/s, and summed as int64. A net momentum above 1.4e11 mean masses times km/s in one cell, 1.3e8
-    particles at 1000 km/s, would overflow unnoticed.
+    km/s, and summed as int64. A net momentum above 1.4e11 mean masses times km/s in one cell, 6.7e7
+    particles at 2000 km/s, would overflow unnoticed.
 
     Particles in spatial order are read in place, at 8 bytes each for the runs of them. Others are
     sorted by tiles of some 16 000 cells into a copy of 24 bytes each (12 without velocities, 32 and
@@ -151,7 +151,7 @@ def paint_block(
     if overflown:
         raise DataError(
             "a cell holds more mass than its sum can",
-            limit=f"{2.0**63 / MASS_UNITS:.3g} mean particle masses",
+            limit=f"{MOST_MASS:.3g} mean particle masses",
             remedy="check the length unit of the positions, and the masses",
         )
     return painted

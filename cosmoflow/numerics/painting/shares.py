@@ -9,9 +9,15 @@ from numba import njit
 MASS_UNITS: Final = float(2**36)
 """Units of a mean particle mass, which make a weight good to 1.5e-11.
 
-A cell can hold 2**27 = 1.3e8 mean masses before int64 overflows; then its sum is negative and is
-refused.
+A cell can hold 2**27 = 1.3e8 mean masses before int64 overflows.
 """
+MOST_MASS: Final = 2**26
+"""Mean masses from which on a cell is refused, and after which sums are looked at again.
+
+What is below it before as much is added cannot overflow.
+"""
+LONGEST_RUN: Final = 2**20
+"""Particles between two looks at how much has been added."""
 MOMENTUM_UNITS: Final = float(2**26)
 """Units of a mean particle mass at 1 km/s; a cell can hold a net momentum of 1.4e11 of these."""
 LEAST_MASS: Final = MASS_UNITS / MOMENTUM_UNITS

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cosmoflow.numerics.compiled import compiled
 from cosmoflow.numerics.painting.blocks import (
     SCHEME_ORDER,
     Piece,
@@ -54,7 +55,7 @@ def _place(tile, p, x, v, m, cursor, x_out, v_out, m_out, stride, m_stride):  # 
             m_out[np.uint64(m_stride) * np.uint64(row)] = m[np.uint64(p)]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _distribute(  # type: ignore[no-untyped-def]
     x, v, m, scale, offset, cells, single, touched, cursor, x_out, v_out, m_out, stride, m_stride
 ):

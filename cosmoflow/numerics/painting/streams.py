@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cosmoflow.numerics.compiled import compiled
 from cosmoflow.numerics.painting.blocks import (
     Piece,
     cut_pieces,
@@ -23,6 +23,7 @@ from cosmoflow.numerics.painting.blocks import (
     run_threads,
     shared_places,
 )
+from cosmoflow.numerics.painting.shares import LONGEST_RUN
 from cosmoflow.numerics.painting.sorting import sort_particles
 from cosmoflow.numerics.painting.tables import BATCH, CLASS_BITS, TouchTables, first_cells, slot
 
@@ -62,7 +63,7 @@ class Streams:
     arrays: tuple[Any, ...]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _find_runs(x, scale, offset, cells, classes, keys, firsts):  # type: ignore[no-untyped-def]
     """List the class and the first particle of runs of one class; return their number."""
     count, size = x.shape[0] // 3, classes.shape[1]
@@ -72,6 +73,8 @@ def _find_runs(x, scale, offset, cells, classes, keys, firsts):  # type: ignore[
     for start in range(0, count, BATCH):
         batch = min(BATCH, count - start)
         first_cells(x[3 * start : 3 * (start + batch)], scale, offset, first)
+        if start % LONGEST_RUN == 0:
+            last = np.int64(-1)  # begin a new run
         for k in range(batch):
             q = np.uint64(3 * k)
             key = (
@@ -87,7 +90,7 @@ def _find_runs(x, scale, offset, cells, classes, keys, firsts):  # type: ignore[
     return runs
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _place_runs(keys, firsts, source, base, end, tiles_x, tiles_y, tiles_z, cursor, runs):  # type: ignore[no-untyped-def]
     """Count the runs of every tile in ``cursor``, or write them from there on."""
     width, mask = tiles_x.shape[0], (1 << CLASS_BITS) - 1
@@ -144,16 +147,22 @@ def make_streams(
         pieces, tables, scale, offset,
         velocities=velocities, masses=masses, records=True, default_mass=default_mass,
     )  # fmt: skip
-    rows = np.column_stack([np.zeros_like(found.starts[1:]), found.starts[:-1], found.starts[1:]])
+    starts, runs = _split_rows(found.starts)
     arrays = found.position, found.velocity, found.mass
     return Streams(
-        np.arange(tables.count + 1),
-        rows,
-        np.array([_addresses(arrays)]),
-        found.stride,
-        found.mass_stride,
-        arrays,
+        starts, runs, np.array([_addresses(arrays)]), found.stride, found.mass_stride, arrays
     )
+
+
+def _split_rows(starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the runs of particles sorted by tile, and where those of every tile begin."""
+    lengths = np.diff(starts)
+    counts = np.maximum(1, -(-lengths // LONGEST_RUN))
+    ends = np.cumsum(counts)
+    index = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    first = np.repeat(starts[:-1], counts) + LONGEST_RUN * index
+    last = np.minimum(first + LONGEST_RUN, np.repeat(starts[1:], counts))
+    return np.append(0, ends), np.column_stack([np.zeros_like(first), first, last])
 
 
 def _mean_run(pieces: Sequence[Piece], tables: TouchTables, scale: float, offset: float) -> float:

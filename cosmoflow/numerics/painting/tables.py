@@ -9,8 +9,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cosmoflow.numerics.compiled import compiled
+
 MARGIN: Final = 4
-"""Cells before the first and after the last one for which tables are kept; wider than a cloud."""
+"""Cells beyond both ends of an axis for which tables are kept: few clouds begin further out."""
 SEVERAL: Final = 1 << 29
 """Marks, in a table, a first cell whose cloud does not touch just one tile; adds up thrice."""
 CLASS_BITS: Final = 20
@@ -91,7 +93,7 @@ def slot(first, cells, size):  # type: ignore[no-untyped-def]
     return np.uint64(slot)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def first_cells(x, scale, offset, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with the first cells of clouds, for all coordinates alike."""
     for k in range(x.shape[0]):

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from cosmoflow.numerics.compiled import compiled
 from cosmoflow.numerics.painting.shares import (
     COARSE,
     COARSE_BITS,
@@ -16,6 +17,7 @@ from cosmoflow.numerics.painting.shares import (
     LEAST_MASS,
     MASS_UNITS,
     MOMENTUM_UNITS,
+    MOST_MASS,
     cic_shares,
     ngp_shares,
     pcs_shares,
@@ -39,7 +41,16 @@ _AHEAD: Final = 4
 _ONE, _TWO, _LINE = np.uint64(1), np.uint64(2), np.uint64(LINE)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
+def _too_heavy(sums, size, channels):  # type: ignore[no-untyped-def]
+    """Tell whether a cell holds so much mass that adding as much again might overflow."""
+    heaviest = np.int64(0)
+    for cell in range(0, size, channels):
+        heaviest = max(heaviest, sums[cell])
+    return heaviest >= MOST_MASS * MASS_UNITS
+
+
+@compiled()
 def _fold(sums, shape, channels, margin, cells, folds):  # type: ignore[no-untyped-def]
     """Add the margins of axes that are whole periods to the cells that they are images of."""
     for i in range(shape[0]):
@@ -76,7 +87,7 @@ def _divide(momentum, inverse, count, empty):  # type: ignore[no-untyped-def]
         momentum[k] = speed if inverse[k] != 0.0 else empty
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _store_tile(  # type: ignore[no-untyped-def]
     sums,
     shape,
@@ -91,7 +102,7 @@ def _store_tile(  # type: ignore[no-untyped-def]
     momentum,
     velocity,
 ):
-    """Turn the sums of a tile into fields; return how many sums of masses have overflown.
+    """Turn the sums of a tile into fields; return how many cells hold too much mass.
 
     ``shape`` is that of the sums, ``first`` and ``last`` are the tile's corners in the block. The
     fields are flat, which is much quicker here than slices: these are counted references.
@@ -112,7 +123,7 @@ def _store_tile(  # type: ignore[no-untyped-def]
                 else:
                     unpack(sums, start + 4 * k, (mass, px, py, pz), k)
             for k in range(count):
-                overflown += mass[k] < 0.0
+                overflown += mass[k] >= MOST_MASS * MASS_UNITS
             if density.shape[0] > 0:
                 _write(mass, count, scale / MASS_UNITS, density, at)
             if momentum.shape[0] > 0:
@@ -152,12 +163,12 @@ def tile_painter(  # noqa: PLR0915
     Returns
     -------
     callable
-        See the source for what it takes; it returns the number of cells whose sums of masses have
-        overflown, which is seen from their sign.
+        See the source for what it takes; it returns the number of cells that hold too much mass,
+        or the first one at which it has stopped.
     """
     margin = order - 1
 
-    @njit(cache=True, nogil=True)
+    @compiled()
     def paint_tiles(  # type: ignore[no-untyped-def] # noqa: PLR0912, PLR0915
         first_tile,  # of the range
         last_tile,  # and the one after its last
@@ -203,6 +214,7 @@ def tile_painter(  # noqa: PLR0915
             step_y = shape[2] * step_z
             step_x = shape[1] * step_y
             sums[: shape[0] * step_x] = 0
+            added = 0.0  # mean masses since the sums were looked at
             for r in range(starts[tile], starts[tile + 1]):
                 x, v, m = sources[runs[r, 0], 0], sources[runs[r, 0], 1], sources[runs[r, 0], 2]
                 # A run is too short for the processor to see where it leads.
@@ -213,6 +225,12 @@ def tile_painter(  # noqa: PLR0915
                 if moving:
                     prefetch(sources[runs[ahead, 0], 1], row)
                     prefetch(sources[runs[ahead, 0], 1], row + _LINE)
+                if not weighted:
+                    added += runs[r, 2] - runs[r, 1]
+                    if added >= MOST_MASS:
+                        if _too_heavy(sums, shape[0] * step_x, step_z):
+                            return overflown + 1
+                        added = float(runs[r, 2] - runs[r, 1])
                 for p in range(runs[r, 1], runs[r, 2]):
                     q = np.uint64(p) * np.uint64(stride)
                     ux = float32_at(x, q) * scale + offset
@@ -227,7 +245,13 @@ def tile_painter(  # noqa: PLR0915
                         or np.uint64(j) > np.uint64(end_y)
                         or np.uint64(k) > np.uint64(end_z)
                     ):
-                        # Around the periodic box. What is still outside then is not a number.
+                        # Around the periodic box, unless it is not a number or far outside.
+                        if not (
+                            abs(low_x) <= 2 * cells
+                            and abs(low_y) <= 2 * cells
+                            and abs(low_z) <= 2 * cells
+                        ):
+                            continue
                         i, j, k = i % cells, j % cells, k % cells
                         if i > end_x or j > end_y or k > end_z:
                             continue
@@ -245,6 +269,11 @@ def tile_painter(  # noqa: PLR0915
                     if weighted:
                         mass = float64_at(m, np.uint64(p) * np.uint64(m_stride)) / mean_mass
                         a, u = mass * MASS_UNITS, mass * MOMENTUM_UNITS
+                        added += mass
+                        if added >= MOST_MASS:
+                            if mass >= MOST_MASS or _too_heavy(sums, shape[0] * step_x, step_z):
+                                return overflown + 1
+                            added = mass
                     if not moving:
                         if not weighted:
                             spread(sums, start, step_x, step_y, (a,), wx, wy, wz, None)
