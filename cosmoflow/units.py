@@ -36,6 +36,8 @@ _FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
     "momentum": (VELOCITY, "matter momentum (1 + delta) v"),
     "velocity": (VELOCITY, "mass-weighted peculiar velocity"),
     "linear_velocity": (VELOCITY, "linear-theory velocity of the Gaussian-smoothed density"),
+    "restored_velocity": (VELOCITY, "velocity with the power of small scales restored"),
+    "wiener_velocity": (VELOCITY, "velocity by a Wiener filter of the density and its functions"),
     "interlaced_density": (DIMENSIONLESS, "density on the grid moved back by half a cell"),
     "interlaced_momentum": (VELOCITY, "momentum on the grid moved back by half a cell"),
     "divergence": (DIVERGENCE, "velocity divergence"),

@@ -10,9 +10,12 @@ from cosmoflow.config import CosmologyConfig, load_settings
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine import Session
 from cosmoflow.events import ignore
-from cosmoflow.model.samples import MemoryFields
+from cosmoflow.model.sources import (
+    MemoryFields,
+)
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import create_fields, write_block
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
@@ -23,6 +26,13 @@ from cosmoflow.storage.urls import open_group_for_writing
 BOX = 64.0
 RATE = 53.0
 """Growth rate a f H of the synthetic boxes, km/s per Mpc/h."""
+
+
+UNIT_FILTER = WienerFilter(("contrast",), 0.1, ((1.0,),) * 3)
+"""A Wiener filter that is linear theory."""
+
+FLOWS = ("wiener_velocity",)
+"""The global velocities of the residual networks, as they are in a synthetic box."""
 
 
 def displaced_lattice(per_axis, box_size=BOX, seed=0):
@@ -58,10 +68,12 @@ def synthetic_fields(grid, cell=2.0, radii=(2.0, 6.0), seed=0, nonlinear=0.4):
     density = np.exp(0.7 * gaussian / gaussian.std())
     density = torch.from_numpy((density / density.mean()).astype(np.float32))
     flows = torch.stack([linear_velocity(density, box_size, RATE, radius) for radius in radii])
+    wiener = UNIT_FILTER.velocity(density, box_size, RATE)
     velocity = flows[0] * (1.0 + nonlinear * torch.tanh(density - 1.0))
     return {
         "density": density.numpy(),
         "linear_velocity": flows.numpy(),
+        "wiener_velocity": wiener.numpy(),
         "velocity": velocity.numpy(),
         "momentum": (velocity * density).numpy(),
     }

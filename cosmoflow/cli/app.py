@@ -36,7 +36,10 @@ Particles = Annotated[
 ]
 Fields = Annotated[str, typer.Argument(metavar="FIELDS", help="A fields store.")]
 Truth = Annotated[str, typer.Argument(metavar="TRUTH", help="Fields with density and velocity.")]
-Prediction = Annotated[str, typer.Argument(metavar="PREDICTION", help="Fields from `infer`.")]
+Predictions = Annotated[
+    list[str],
+    typer.Argument(metavar="PREDICTION...", help="Fields from `infer`, or NAME=FIELDS."),
+]
 Url = Annotated[str, typer.Argument(metavar="URL", help="Any store, model or snapshot.")]
 Out = Annotated[
     str, typer.Argument(metavar="OUT", help="The output: a path, s3://, gs:// or file://.")
@@ -223,19 +226,28 @@ def train(
     call.reporter.result(facts, lambda console: show_facts(console, "trained", facts))
 
 
-@app.command(epilog="Example: cosmoflow infer fields.zarr velocity.zarr --model model")
+@app.command(epilog="Example: cosmoflow infer fields.zarr velocity.zarr")
 @common_options
 def infer(
     call: Invocation,
     fields: Fields,
     out: Out,
-    model: Annotated[str, typer.Option("--model", help="A model folder.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="A model folder, the name of one that ships (see `cosmoflow models`), linear, or "
+            "linear:R for linear theory smoothed at R Mpc/h.",
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Actors; one a CPU or GPU if none.")] = None,
 ) -> None:
     """Predict the velocity field of a whole box, tile by tile."""
     from cosmoflow.stages.infer import infer as run_infer
     from cosmoflow.stages.infer import plan_infer
+    from cosmoflow.stages.models import DEFAULT_MODEL
 
+    model = model or DEFAULT_MODEL
     settings = call.settings({}, workers=workers)
     with call.session(settings) as session:
         run = call.run(settings, session)
@@ -251,10 +263,10 @@ def infer(
 def evaluate(
     call: Invocation,
     truth: Truth,
-    prediction: Prediction,
+    predictions: Predictions,
     out: Annotated[str, typer.Option("--out", help="Folder for the report.")],
 ) -> None:
-    """Compare a prediction and linear theory with the truth; write a report to open."""
+    """Compare predictions and linear theory with the truth; write a report to open."""
     from cosmoflow.stages.evaluate import METRICS, REPORT, plan_evaluate
     from cosmoflow.stages.evaluate import evaluate as run_evaluate
 
@@ -262,9 +274,9 @@ def evaluate(
     with call.session(settings) as session:
         run = call.run(settings, session)
         if call.dry_run:
-            call.reporter.plan(plan_evaluate(truth, prediction, run))
+            call.reporter.plan(plan_evaluate(truth, predictions, run))
             return
-        comparison = run_evaluate(truth, prediction, out, run)
+        comparison = run_evaluate(truth, predictions, out, run)
     paths = {"report": f"{out}/{REPORT}", "metrics": f"{out}/{METRICS}"}
     call.reporter.result(
         {**paths, "residual": comparison.metrics["residual"]},

@@ -158,10 +158,14 @@ class TrainConfig(Section):
     model: str = Field("residual-small", description="architecture, see `cosmoflow models`")
     target: Literal["velocity", "momentum"] = Field("velocity", description="field to predict")
     steps: int = Field(2000, ge=1, description="optimiser steps")
-    batch: int = Field(2, ge=1, description="crops per step and worker")
+    batch: int = Field(2, ge=1, description="crops per step, shared among the workers")
     crop: int | None = Field(None, ge=1, description="output cells per axis of a crop")
+    optimiser: Literal["muon", "adamw"] = Field(
+        "muon", description="Muon for hidden kernels and AdamW for the rest, or AdamW for all"
+    )
     learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(1e-4, ge=0.0, description="of AdamW")
+    muon_rate: float = Field(0.02, gt=0.0, description="peak learning rate of Muon")
+    weight_decay: float = Field(1e-4, ge=0.0, description="of weights, each step, times the rate")
     warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps to warm up over")
     gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")
     average: float = Field(0.99, ge=0.0, lt=1.0, description="decay of the averaged weights")
@@ -170,18 +174,34 @@ class TrainConfig(Section):
     )
     augment: bool = Field(True, description="apply the 48 symmetries of the cube")
     precision: Precision = Field("auto", description="of the network's arithmetic")
+    compile: bool = Field(
+        False, description="let torch.compile fuse the network; needs a C++ compiler on CPUs"
+    )
     workers: int = Field(1, ge=1, description="data-parallel workers")
+    data: Literal["auto", "memory", "stream"] = Field(
+        "auto", description="hold the fields in memory, or stream blocks of them if they do not fit"
+    )
+    prefetch: int = Field(2, ge=1, description="batches drawn ahead, each by a thread of its own")
     validation_fraction: float = Field(
         0.125, gt=0.0, lt=0.5, description="share of a lone box, a slab, kept for validation"
     )
     validate_every: int = Field(200, ge=1, description="steps between validations")
+    patience: int | None = Field(
+        None, ge=1, description="validations without gain that end the training early"
+    )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    measure_gain: bool = Field(
+        True, description="measure at the end, in whole validation boxes, what restores their power"
+    )
+    tensorboard: bool = Field(False, description="write metrics for TensorBoard too")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.density_weight and self.target == "momentum":
             raise ValueError("density_weight is for velocities: momenta have the density in them")
+        if self.batch % self.workers:
+            raise ValueError(f"batch {self.batch} does not divide among {self.workers} workers")
         return self
 
 
@@ -191,6 +211,9 @@ class InferConfig(Section):
     tile: int | None = Field(None, ge=1, description="output cells per axis of a tile")
     batch: int = Field(1, ge=1, description="tiles per forward pass")
     precision: Precision = Field("float32", description="of the network's arithmetic")
+    restore_power: bool = Field(
+        False, description="add restored_velocity, which has the power of the true one"
+    )
     shard: int | None = Field(None, ge=1, description="cells per axis that one task writes")
 
 

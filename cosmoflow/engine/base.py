@@ -43,6 +43,9 @@ class TrainingContext(Protocol):
     def wrap(self, module: Any) -> Any:
         """Return the module with its gradients averaged over the workers."""
 
+    def total(self, value: float) -> float:
+        """Return the sum of a value over the workers. Every worker must call it."""
+
     def report(self, metrics: dict[str, float]) -> None:
         """Tell the driver how the training goes. Every worker must call it."""
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context, report
-from ray.train.torch import TorchTrainer, prepare_model
+from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -33,6 +34,14 @@ class _RayContext:
 
     def wrap(self, module: Any) -> Any:
         return prepare_model(module) if self.world_size > 1 else module
+
+    def total(self, value: float) -> float:
+        if self.world_size == 1:
+            return value
+        # nccl adds tensors on GPUs only, gloo on CPUs.
+        total = torch.tensor(value, dtype=torch.float64, device=get_device())
+        torch.distributed.all_reduce(total)
+        return float(total)
 
     def report(self, metrics: dict[str, float]) -> None:
         report(metrics)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from cosmoflow.config.settings import TrainConfig
 from cosmoflow.errors import DataError
+from cosmoflow.model.loss import mean_square
+from cosmoflow.model.optimiser import Optimiser
 from cosmoflow.model.precision import autocast, best_device
+from cosmoflow.model.prefetch import Prefetcher
 from cosmoflow.model.samples import Sample, TrainingBox, draw_batch, read_sample, stack
+from cosmoflow.model.streams import StreamedBoxes
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.painting import Block
 
@@ -31,6 +35,9 @@ class Workers(Protocol):
 
     def wrap(self, module: Any) -> Any:
         """Return the module with gradients averaged over the workers."""
+
+    def total(self, value: float) -> float:
+        """Return the sum of a value over the workers; every worker must call it."""
 
     def report(self, metrics: Metrics) -> None:
         """Tell the driver how it goes; every worker must call it."""
@@ -58,8 +65,8 @@ class TrainingJob:
         Decides weights and batches.
     crop : int
         Output cells per axis of a training crop.
-    training : sequence of TrainingBox
-        Boxes to learn from.
+    training : sequence of TrainingBox, or StreamedBoxes
+        Boxes to learn from, in memory or read block by block.
     validation : sequence of (TrainingBox, Block)
         Blocks never learned from.
     """
@@ -67,8 +74,37 @@ class TrainingJob:
     config: TrainConfig
     seed: int
     crop: int
-    training: Sequence[TrainingBox]
+    training: Sequence[TrainingBox] | StreamedBoxes
     validation: Sequence[tuple[TrainingBox, Block]]
+
+
+@dataclass
+class Best:
+    """The averaged weights that validated best, and how many validations came after them."""
+
+    rms: float
+    average: dict[str, Tensor]
+    stale: int = 0
+
+
+class _Clock:
+    """Measures steps per second and the share of the time that they waited for data."""
+
+    def __init__(self, step: int) -> None:
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self._step, self._start, self._waited = step, time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def read(self, step: int) -> tuple[float, float]:
+        seconds = time.perf_counter() - self._start
+        return (step - self._step) / seconds, self._waited / seconds
 
 
 class Fitting:
@@ -82,10 +118,19 @@ class Fitting:
         What to fit.
     workers : Workers
         The workers beside this one.
+    on_history : callable
+        Called by rank 0 with all metrics so far, after each validation.
     """
 
-    def __init__(self, model: VelocityModel, job: TrainingJob, workers: Workers) -> None:
+    def __init__(
+        self,
+        model: VelocityModel,
+        job: TrainingJob,
+        workers: Workers,
+        on_history: Callable[[list[Metrics]], None] = lambda history: None,
+    ) -> None:
         self.job = job
+        self._on_history = on_history
         self.workers = workers
         self.device = best_device()
         self.model = model.to(self.device)
@@ -93,16 +138,13 @@ class Fitting:
         self.average = {
             name: value.detach().clone() for name, value in self.network.state_dict().items()
         }
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=job.config.learning_rate,
-            weight_decay=job.config.weight_decay,
-        )
+        self.optimiser = Optimiser(self.network, job.config)
         self.step = 0
         self.history: list[Metrics] = []
         # Losses since the last report: they belong to the checkpoint, so that a resumed run
         # reports what the uninterrupted one would have reported.
         self.losses: list[float] = []
+        self.best: Best | None = None
 
     def restore(self, content: bytes) -> None:
         """Continue from a checkpoint."""
@@ -113,6 +155,7 @@ class Fitting:
         self.step = state["step"]
         self.history = state["history"]
         self.losses = state["losses"]
+        self.best = None if state["best"] is None else Best(**state["best"])
 
     def checkpoint(self) -> bytes:
         """Return all that :meth:`restore` needs."""
@@ -125,19 +168,18 @@ class Fitting:
                 "step": self.step,
                 "history": self.history,
                 "losses": self.losses,
+                "best": None if self.best is None else vars(self.best),
             },
             buffer,
         )
         return buffer.getvalue()
 
-    def learning_rate(self, step: int) -> float:
-        """Return the rate of a step: linear warm-up, then half a cosine to zero."""
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or validation has not got better for too long."""
         config = self.job.config
-        warmup = max(1, round(config.warmup * config.steps))
-        if step < warmup:
-            return config.learning_rate * (step + 1) / warmup
-        done = (step - warmup) / max(1, config.steps - warmup)
-        return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+        stale = self.best is not None and self.best.stale >= (config.patience or math.inf)
+        return self.step >= config.steps or stale
 
     def run(self, checkpoints: Checkpoints) -> None:
         """Train to the last step.
@@ -152,59 +194,77 @@ class Fitting:
         if content is not None:
             self.restore(content)
         parallel: nn.Module = self.workers.wrap(self.network)
-        since, started = self.step, time.perf_counter()
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            following = reader.submit(self._draw, self.step)
-            while self.step < config.steps:
-                batch = following.result()
-                if self.step + 1 < config.steps:
-                    following = reader.submit(self._draw, self.step + 1)
+        if config.compile:
+            parallel = torch.compile(parallel)  # type: ignore[assignment]
+        clock = _Clock(self.step)
+        with Prefetcher(self._draw, self.step, config.steps, config.prefetch) as batches:
+            while not self.finished:
+                with clock.waiting():
+                    batch = next(batches)
                 self.losses.append(self._advance(parallel, batch))
                 self.step += 1
                 last = self.step == config.steps
                 if self.step % config.validate_every == 0 or last:
-                    samples = (self.step - since) * config.batch * self.workers.world_size
-                    metrics = {
-                        "step": float(self.step),
-                        "loss": sum(self.losses) / len(self.losses),
-                        "learning_rate": self.learning_rate(self.step - 1),
-                        "samples_per_second": samples / (time.perf_counter() - started),
-                    }
-                    if self.workers.rank == 0:
-                        metrics["validation_rms"] = self.validate()
-                    self.history.append(metrics)
-                    self.workers.report(metrics)
-                    self.losses = []
-                    since, started = self.step, time.perf_counter()
-                if (self.step % config.checkpoint_every == 0 or last) and self.workers.rank == 0:
+                    self._report(clock)
+                due = self.step % config.checkpoint_every == 0 or self.finished
+                if due and self.workers.rank == 0:
                     checkpoints.save(self.step, self.checkpoint())
 
+    def _report(self, clock: _Clock) -> None:
+        """Validate, and tell how it goes."""
+        config, total = self.job.config, self.workers.total
+        rate = config.learning_rate * self.optimiser.schedule(self.step - 1)
+        speed, waited = clock.read(self.step)
+        rms = self.validate()
+        metrics = {
+            "step": float(self.step),
+            "loss": total(sum(self.losses)) / total(float(len(self.losses))),
+            "validation_rms": rms,
+            "learning_rate": rate,
+            "samples_per_second": speed * config.batch,
+            "waiting": waited,
+        }
+        self.losses = []
+        if config.patience is not None:
+            if self.best is None or rms < self.best.rms:
+                kept = {name: value.clone() for name, value in self.average.items()}
+                self.best = Best(rms, kept)
+            else:
+                self.best.stale += 1
+        self.history.append(metrics)
+        if self.workers.rank == 0:
+            self._on_history(self.history)
+        self.workers.report(metrics)
+        clock.restart(self.step)
+
     def _draw(self, step: int) -> Sample:
-        config = self.job.config
+        """Draw this worker's share of a batch."""
+        config, job = self.job.config, self.job
+        boxes = job.training.at(step) if isinstance(job.training, StreamedBoxes) else job.training
+        share = config.batch // self.workers.world_size
+        first = share * self.workers.rank
         return draw_batch(
-            self.job.training,
+            boxes,
             config.target,
             self.model.geometry,
-            crop=self.job.crop,
-            batch=config.batch,
+            crop=job.crop,
+            crops=range(first, first + share),
             augment=config.augment,
-            key=(self.job.seed, step, self.workers.rank),
+            key=(job.seed, step),
         )
 
     def _advance(self, parallel: nn.Module, batch: Sample) -> float:
         """Take one optimiser step and return its loss."""
         config = self.job.config
-        density, linear, target = (
+        density, flows, target = (
             part.to(self.device, non_blocking=True)
-            for part in (batch.density, batch.linear, batch.target)
+            for part in (batch.density, batch.flows, batch.target)
         )
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(self.step)
         parallel.train()
-        inputs = self.model.channels(density, linear).to(memory_format=torch.channels_last_3d)
+        inputs = self.model.channels(density, flows).to(memory_format=torch.channels_last_3d)
         with autocast(config.precision, self.device):
             output = parallel(inputs)
-        wanted = self.model.normalised_target(target, density, linear)
+        wanted = self.model.normalised_target(target, density, flows)
         loss = mean_square(
             output.float() - wanted, self.model.inner(density), config.density_weight
         )
@@ -217,10 +277,9 @@ class Fitting:
                 remedy="checkpoints up to here are kept; train with --overwrite and a smaller "
                 "train.learning_rate, or with train.precision=float32",
             )
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
-        self.optimiser.step()
+        self.optimiser.step(self.step)
         self._update_average()
         return value
 
@@ -239,57 +298,53 @@ class Fitting:
         model.network.load_state_dict(self.average)
         return model.eval()
 
+    def best_model(self) -> VelocityModel:
+        """Return the averaged model; with a patience, as it was when it validated best."""
+        model = self.averaged_model()
+        if self.best is not None:
+            model.network.load_state_dict(self.best.average)
+        return model
+
     def validate(self) -> float:
-        """Return the rms of the 3-D residual over the validation blocks, km/s."""
-        return validate(
-            self.averaged_model(), self.job.validation, self.job.config.precision, self.device
+        """Return the rms of the 3-D residual over the validation blocks, km/s.
+
+        The workers share the blocks.
+        """
+        job, workers = self.job, self.workers
+        squares, cells = sum_squares(
+            self.averaged_model(),
+            job.validation[workers.rank :: workers.world_size],
+            job.config.precision,
+            self.device,
         )
-
-
-def mean_square(residual: Tensor, density: Tensor, weight: float) -> Tensor:
-    """Return the mean square of a residual, by volume and by mass.
-
-    Parameters
-    ----------
-    residual : Tensor
-        Shape ``(batch, 3, n, n, n)``.
-    density : Tensor
-        Shape ``(batch, n, n, n)``, over its mean.
-    weight : float
-        Of the mean over mass; that over volume has 1. Mass is what is observed, and most of it is
-        in few cells.
-    """
-    squares = residual.square()
-    loss = squares.mean()
-    if weight > 0.0:
-        loss = (loss + weight * (squares * density.unsqueeze(1)).mean()) / (1.0 + weight)
-    return loss
+        return math.sqrt(workers.total(squares) / workers.total(cells))
 
 
 @torch.inference_mode()
-def validate(
+def sum_squares(
     model: VelocityModel,
     blocks: Sequence[tuple[TrainingBox, Block]],
     precision: str,
     device: torch.device,
-) -> float:
-    """Return the rms 3-D residual of a model over some blocks, km/s."""
+) -> tuple[float, float]:
+    """Return the sum of a model's squared 3-D residuals over some blocks, and their cells."""
     total, cells = 0.0, 0
     for box, block in blocks:
         sample = stack([read_sample(box, model.spec.target, block, model.geometry.halo)])
         with autocast(precision, device):
-            predicted = model(sample.density.to(device), sample.linear.to(device))
+            predicted = model(sample.density.to(device), sample.flows.to(device))
         residual: Tensor = predicted - sample.target.to(device)
         total += float(residual.double().square().sum())
         cells += residual[0, 0].numel()
-    return math.sqrt(total / cells)
+    return total, float(cells)
 
 
 def make_loop(
     make_model: Callable[[], VelocityModel],
     make_job: Callable[[], TrainingJob],
     checkpoints: Checkpoints,
-    on_finished: Callable[[VelocityModel, list[Metrics]], None],
+    on_history: Callable[[list[Metrics]], None],
+    on_finished: Callable[[VelocityModel], None],
 ) -> Callable[[Workers], None]:
     """Return the function that every worker runs.
 
@@ -299,16 +354,19 @@ def make_loop(
         Called in each worker, so that only stores' names travel.
     checkpoints : Checkpoints
         Shared by the workers.
+    on_history : callable
+        Called by rank 0 with all metrics so far, after each validation and at the end.
     on_finished : callable
-        Called by rank 0 with the averaged model and the history.
+        Called by rank 0 with the best averaged model.
     """
 
     def loop(workers: Workers) -> None:
         job = make_job()
         torch.manual_seed(job.seed)
-        fitting = Fitting(make_model(), job, workers)
+        fitting = Fitting(make_model(), job, workers, on_history)
         fitting.run(checkpoints)
         if workers.rank == 0:
-            on_finished(fitting.averaged_model(), fitting.history)
+            on_history(fitting.history)
+            on_finished(fitting.best_model())
 
     return loop

@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.model.velocity import ModelSpec, Normalisation, Target, VelocityModel
+from cosmoflow.numerics.restoration import PowerGain
+from cosmoflow.numerics.wiener import WienerFilter
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 FORMAT = "cosmoflow/model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def to_files(model: VelocityModel) -> dict[str, bytes]:
@@ -67,6 +69,19 @@ def read_description(content: bytes, where: str) -> dict[str, Any]:
     return dict(description)
 
 
+def read_filter(content: dict[str, Any]) -> WienerFilter:
+    """Build a filter from what ``dataclasses.asdict`` made of one."""
+    return WienerFilter(
+        tuple(content["fields"]), float(content["width"]), tuple(map(tuple, content["weights"]))
+    )
+
+
+def _read_gain(content: dict[str, Any]) -> PowerGain:
+    return PowerGain(
+        float(content["width"]), tuple(content["potential"]), tuple(content["rotational"])
+    )
+
+
 def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
     """Build a model from its files.
 
@@ -102,6 +117,8 @@ def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
             cosmology=dict(description["cosmology"]),
             normalisation=Normalisation(**description["normalisation"]),
             provenance=dict(description["provenance"]),
+            filter=None if description["filter"] is None else read_filter(description["filter"]),
+            gain=None if description["gain"] is None else _read_gain(description["gain"]),
         )
         if spec.target not in get_args(Target):
             raise ValueError(f"unknown target {spec.target!r}")

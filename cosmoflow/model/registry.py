@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cosmoflow.errors import ConfigError
+from cosmoflow.model.baseline import Baseline
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.paper import PaperNetwork
 from cosmoflow.model.residual import ResidualUNet
@@ -27,8 +29,11 @@ class Architecture:
     build : callable
         Makes the network.
     smoothing : tuple of float
-        Gaussian radii of the global linear velocities among its inputs, Mpc/h. The network learns
-        the residual from the first; without any it learns the target itself.
+        Gaussian radii of the global linear velocities among its inputs, Mpc/h.
+    filter : str or None
+        The set of fields (:data:`cosmoflow.numerics.wiener.SETS`) of the Wiener filter whose flow
+        is among its inputs too, before the linear ones. The network learns the residual from the
+        first of its flows; without any it learns the target itself.
     offset : float
         The density channel is ``ln(rho + offset)``.
     """
@@ -36,13 +41,24 @@ class Architecture:
     name: str
     summary: str
     build: Callable[[], nn.Module]
-    smoothing: tuple[float, ...]
-    offset: float
+    smoothing: tuple[float, ...] = ()
+    filter: str | None = None
+    offset: float = 1.0
+
+    @property
+    def flows(self) -> int:
+        """Global velocities among the inputs."""
+        return len(self.smoothing) + (self.filter is not None)
 
     @property
     def channels(self) -> int:
         """Input channels."""
-        return 1 + 3 * len(self.smoothing)
+        return 1 + 3 * self.flows
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is a network to train; a baseline is its first flow alone."""
+        return self.build is not Baseline
 
 
 def _residual(
@@ -52,52 +68,76 @@ def _residual(
     encoder: tuple[int, int, int],
     decoder: tuple[int, int],
 ) -> Architecture:
-    smoothing = (2.0, 6.0)
-    channels = 1 + 3 * len(smoothing)
+    # Linear velocities smoothed at 2 and 6 Mpc/h beside the filtered one gained nothing.
     return Architecture(
-        name, summary, lambda: ResidualUNet(channels, widths, encoder, decoder), smoothing, 0.1
+        name, summary, lambda: ResidualUNet(4, widths, encoder, decoder), (), "wiener", 0.1
     )
 
 
+def _linear(radius: float) -> Architecture:
+    name = LINEAR if radius == 0.0 else f"{LINEAR}:{radius:g}"
+    return Architecture(name, "linear theory, smoothed at R of linear:R Mpc/h", Baseline, (radius,))
+
+
+LINEAR = "linear"
 _SHALLOW = ((1, 1, 2), (1, 2))
 _DEEP = ((2, 2, 2), (2, 2))
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
-        Architecture("paper", "Wu et al. 2021, 48,690,307 parameters", PaperNetwork, (), 1.0),
+        _linear(0.0),
+        Architecture("wiener-linear", "Wiener filter of delta", Baseline, filter="wiener-linear"),
+        Architecture("wiener-log", "of delta and ln rho", Baseline, filter="wiener-log"),
+        Architecture(
+            "wiener", "of these, squared delta and squared tide", Baseline, filter="wiener"
+        ),
+        Architecture("paper", "Wu et al. 2021, 48,690,307 parameters", PaperNetwork),
         Architecture(
             "paper-text",
             "the same with the 3^3 output kernel of the paper's text",
             lambda: PaperNetwork(output_kernel=3),
-            (),
-            1.0,
         ),
-        _residual("residual-tiny", "for tests and first tries", (8, 16, 32), *_SHALLOW),
-        _residual("residual-small", "for CPUs", (16, 32, 64), *_SHALLOW),
-        _residual("residual-medium", "for one GPU", (32, 64, 128), *_DEEP),
-        _residual("residual-large", "for many GPUs", (64, 128, 256), *_DEEP),
+        _residual("residual-tiny", "for tests and first tries", (8, 24, 48), *_SHALLOW),
+        _residual("residual-small", "for CPUs", (16, 48, 96), *_SHALLOW),
+        _residual("residual-medium", "for one GPU", (32, 96, 192), *_DEEP),
+        _residual("residual-large", "for many GPUs", (64, 192, 384), *_DEEP),
     )
 }
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return an architecture by its name.
+    """Return an architecture by its name; ``linear:R`` is linear theory smoothed at R Mpc/h.
 
     Raises
     ------
     ConfigError
         There is none of that name.
     """
-    try:
+    if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    except KeyError:
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+    if name.startswith(f"{LINEAR}:"):
+        return _linear(_radius(name))
+    near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+    raise ConfigError(
+        f"unknown model {name!r}",
+        where="model",
+        remedy=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(ARCHITECTURES)}",
+    )
+
+
+def _radius(name: str) -> float:
+    text = name.removeprefix(f"{LINEAR}:")
+    try:
+        radius = float(text)
+    except ValueError:
+        radius = math.nan
+    if not 0.0 <= radius < math.inf:
         raise ConfigError(
-            f"unknown model {name!r}",
-            where="train.model",
-            remedy=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(ARCHITECTURES)}",
-        ) from None
+            "linear theory is smoothed at a radius in Mpc/h",
+            where="model", value=name, limit="a number, 0 or more", remedy="linear:4, for example",
+        )  # fmt: skip
+    return radius
 
 
 def geometry_of(network: nn.Module) -> Geometry:
@@ -113,6 +153,11 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
     trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     statistics = sum(b.numel() for b in network.buffers() if b.is_floating_point())
     return trainable + statistics, trainable
+
+
+def widest_layer(network: nn.Module) -> int:
+    """Return the most features of a layer; a baseline has none."""
+    return max((p.shape[0] for p in network.parameters() if p.dim() == 5), default=0)
 
 
 @dataclass(frozen=True, slots=True)

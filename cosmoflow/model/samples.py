@@ -5,60 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.errors import DataError
 from cosmoflow.model.geometry import Geometry
+from cosmoflow.model.sources import FieldSource, Flow, read_flow, read_inputs, read_tensor
 from cosmoflow.model.velocity import Normalisation, Target
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
-from cosmoflow.numerics.tiles import grow, read_periodic, split_block
+from cosmoflow.numerics.tiles import split_block
 
 _LEAST_VARIATION = 1e-6
 """Below this, in units of the fields, a standard deviation is rounding."""
-
-
-class FieldSource(Protocol):
-    """A periodic box to read blocks of; a fields store is one."""
-
-    @property
-    def grid(self) -> int:
-        """Cells per axis."""
-
-    def read_block(
-        self, name: str, block: Block, *, lead: tuple[int, ...] = ()
-    ) -> NDArray[np.float32]:
-        """Return a periodic block of a variable."""
-
-
-class MemoryFields:
-    """A box whose fields are in memory.
-
-    Parameters
-    ----------
-    fields : dict of str to array
-        Shapes ``(..., n, n, n)``, float32.
-    """
-
-    def __init__(self, fields: dict[str, NDArray[np.float32]]) -> None:
-        self._fields = fields
-
-    @property
-    def grid(self) -> int:
-        """Cells per axis."""
-        return int(next(iter(self._fields.values())).shape[-1])
-
-    def read_block(
-        self, name: str, block: Block, *, lead: tuple[int, ...] = ()
-    ) -> NDArray[np.float32]:
-        """Return a periodic block of a variable."""
-        field = self._fields[name][lead]
-        return read_periodic(lambda part: field[(..., *part)], field.shape[:-3], block, self.grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,69 +29,71 @@ class TrainingBox:
     Parameters
     ----------
     source : FieldSource
-        Holds ``density``, the target and, for networks that want it, ``linear_velocity``.
-    scales : tuple of int
-        Which of the stored linear velocities are the network's inputs.
-    first, cells : int
-        The targets' cells along x: a lone box keeps the others for validation.
+        Holds ``density``, the target and, for networks that want them, the global flows.
+    flows : tuple of Flow
+        Which of the stored global velocities are the network's inputs.
+    region : Block
+        The targets' cells.
+    periodic : bool
+        Whether crops may wrap around the border along axes that the region covers whole; the
+        source of a box that was cut out knows nothing beyond.
     """
 
     source: FieldSource
-    scales: tuple[int, ...]
-    first: int
-    cells: int
+    flows: tuple[Flow, ...]
+    region: Block
+    periodic: bool = True
+
+    @classmethod
+    def slab(
+        cls, source: FieldSource, flows: tuple[Flow, ...], first: int, cells: int
+    ) -> TrainingBox:
+        """Return a box of which only ``cells`` along x, from ``first`` on, are learned from."""
+        grid = source.grid
+        return cls(source, flows, Block((first, 0, 0), (cells, grid, grid)))
+
+    def place_crop(self, crop: int, rng: np.random.Generator) -> Block:
+        """Return a random crop of ``crop`` cells per axis."""
+        grid = self.source.grid
+
+        def origins(cells: int) -> int:
+            return grid if self.periodic and cells == grid else cells - crop + 1
+
+        x, y, z = (
+            first + int(rng.integers(0, origins(cells)))
+            for first, cells in zip(self.region.origin, self.region.shape, strict=True)
+        )
+        return Block((x, y, z), (crop, crop, crop))
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Tensors of one crop: density and linear velocity with halo, target without."""
+    """Tensors of one crop: density and global flows with halo, target without."""
 
     density: Tensor
-    linear: Tensor
+    flows: Tensor
     target: Tensor
 
     def turn(self, symmetry: Symmetry) -> Sample:
         """Return the crop seen in a turned frame."""
         return Sample(
             symmetry.apply(self.density, vector=False),
-            symmetry.apply(self.linear, vector=True),
+            symmetry.apply(self.flows, vector=True),
             symmetry.apply(self.target, vector=True),
         )
 
 
-def read_inputs(
-    source: FieldSource, scales: Sequence[int], block: Block, halo: int
-) -> tuple[Tensor, Tensor]:
-    """Read what a network needs to predict a block.
-
-    Returns
-    -------
-    density : Tensor
-        Shape ``(nx + 2 halo, ...)``.
-    linear : Tensor
-        Shape ``(scales, 3, nx + 2 halo, ...)``, km/s.
-    """
-    haloed = grow(block, halo)
-    density = torch.from_numpy(source.read_block("density", haloed))
-    flows = [
-        torch.from_numpy(source.read_block("linear_velocity", haloed, lead=(scale,)))
-        for scale in scales
-    ]
-    linear = torch.stack(flows) if flows else density.new_empty((0, 3, *haloed.shape))
-    return density, linear
-
-
 def read_sample(box: TrainingBox, target: str, block: Block, halo: int) -> Sample:
     """Read one crop."""
-    density, linear = read_inputs(box.source, box.scales, block, halo)
-    return Sample(density, linear, torch.from_numpy(box.source.read_block(target, block)))
+    density, flows = read_inputs(box.source, box.flows, block, halo)
+    return Sample(density, flows, read_tensor(box.source, target, block))
 
 
 def stack(samples: Sequence[Sample]) -> Sample:
     """Make a batch."""
     return Sample(
         torch.stack([sample.density for sample in samples]),
-        torch.stack([sample.linear for sample in samples]),
+        torch.stack([sample.flows for sample in samples]),
         torch.stack([sample.target for sample in samples]),
     )
 
@@ -141,11 +104,11 @@ def draw_batch(
     geometry: Geometry,
     *,
     crop: int,
-    batch: int,
+    crops: Sequence[int],
     augment: bool,
-    key: tuple[int, int, int],
+    key: tuple[int, int],
 ) -> Sample:
-    """Draw a random batch.
+    """Draw some crops of a random batch.
 
     Parameters
     ----------
@@ -155,25 +118,22 @@ def draw_batch(
         Variable to predict.
     geometry : Geometry
         Of the network.
-    crop, batch : int
-        Output cells per axis of a crop, and crops.
+    crop : int
+        Output cells per axis of a crop.
+    crops : sequence of int
+        Which crops of the batch: workers share one, whatever their number.
     augment : bool
         Turn every crop by one of the 48 symmetries of the cube.
-    key : (int, int, int)
-        Seed, step and rank: they alone decide the batch, so a resumed run draws what the
+    key : (int, int)
+        Seed and step: they and a crop's number alone decide it, so a resumed run draws what the
         uninterrupted one would have drawn.
     """
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    weights = np.array([box.cells * box.source.grid**2 for box in boxes], float)
+    weights = np.array([math.prod(box.region.shape) for box in boxes], float)
     samples = []
-    for _ in range(batch):
+    for number in crops:
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*key, number))))
         box = boxes[int(rng.choice(len(boxes), p=weights / weights.sum()))]
-        grid = box.source.grid
-        # Crops of a whole box may wrap around its border; those of a part must stay inside it.
-        origins = grid if box.cells == grid else box.cells - crop + 1
-        x = box.first + int(rng.integers(0, origins))
-        y, z = (int(v) for v in rng.integers(0, grid, 2))
-        sample = read_sample(box, target, Block((x, y, z), (crop, crop, crop)), geometry.halo)
+        sample = read_sample(box, target, box.place_crop(crop, rng), geometry.halo)
         symmetry = CUBE_GROUP[int(rng.integers(0, len(CUBE_GROUP)))]
         samples.append(sample.turn(symmetry) if augment else sample)
     return stack(samples)
@@ -219,19 +179,20 @@ def validation_blocks(
 def measure_normalisation(
     boxes: Sequence[TrainingBox], target: Target, offset: float
 ) -> Normalisation:
-    """Measure the constants of a model over its training boxes, slab by slab, in float64."""
+    """Measure the constants of a model over its training slabs, plane by plane, in float64."""
     sums = np.zeros(5)
     for box in boxes:
         grid = box.source.grid
         step = max(1, 2**22 // grid**2)
-        for x in range(box.first, box.first + box.cells, step):
-            block = Block((x, 0, 0), (min(step, box.first + box.cells - x), grid, grid))
+        first, end = box.region.origin[0], box.region.origin[0] + box.region.shape[0]
+        for x in range(first, end, step):
+            block = Block((x, 0, 0), (min(step, end - x), grid, grid))
             rho = box.source.read_block("density", block)
             log_density = np.log(rho + np.float32(offset), dtype=np.float64)
             residual = box.source.read_block(target, block)
             flow = residual
-            if box.scales:
-                flow = box.source.read_block("linear_velocity", block, lead=(box.scales[0],))
+            if box.flows:
+                flow = read_flow(box.source, box.flows[0], block)
                 residual = residual - (flow if target == "velocity" else flow * rho)
             sums += (
                 rho.size,

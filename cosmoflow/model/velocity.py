@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.registry import find_architecture, geometry_of
+from cosmoflow.numerics.restoration import PowerGain
+from cosmoflow.numerics.wiener import WienerFilter
 
 Target = Literal["velocity", "momentum"]
 
@@ -34,6 +36,10 @@ class Normalisation:
     target_scale: float
 
 
+UNIT = Normalisation(0.0, 1.0, 1.0, 1.0)
+"""Of a model that has no network to feed."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What a model is and what it was trained on.
@@ -54,6 +60,10 @@ class ModelSpec:
         Constants of its inputs and outputs.
     provenance : dict
         How it was made.
+    filter : WienerFilter, optional
+        Makes the first of its flows, if its architecture wants one.
+    gain : PowerGain, optional
+        Restores the power that its velocities lack on small scales.
     """
 
     architecture: str
@@ -63,10 +73,12 @@ class ModelSpec:
     cosmology: dict[str, float]
     normalisation: Normalisation
     provenance: dict[str, Any] = field(default_factory=dict)
+    filter: WienerFilter | None = None
+    gain: PowerGain | None = None
 
 
 class VelocityModel(nn.Module):
-    """Maps tiles of density, and of global linear velocity, to velocity or momentum in km/s.
+    """Maps tiles of density, and of global flows, to velocity or momentum in km/s.
 
     Parameters
     ----------
@@ -78,7 +90,10 @@ class VelocityModel(nn.Module):
         super().__init__()
         self.spec = spec
         architecture = find_architecture(spec.architecture)
+        if (architecture.filter is None) != (spec.filter is None):
+            raise ValueError(f"{architecture.name} takes the filter {architecture.filter}")
         self.smoothing = architecture.smoothing
+        self.flows = architecture.flows
         self.offset = architecture.offset
         self.network = architecture.build()
 
@@ -87,15 +102,16 @@ class VelocityModel(nn.Module):
         """How output cells lie in input cells."""
         return geometry_of(self.network)
 
-    def channels(self, density: Tensor, linear: Tensor) -> Tensor:
+    def channels(self, density: Tensor, flows: Tensor) -> Tensor:
         """Return the network's input.
 
         Parameters
         ----------
         density : Tensor
             Shape ``(batch, nx, ny, nz)``, over its mean.
-        linear : Tensor
-            Shape ``(batch, scales, 3, nx, ny, nz)``, km/s; no scales for a network without them.
+        flows : Tensor
+            Shape ``(batch, flows, 3, nx, ny, nz)``, km/s: the global velocities, none for a network
+            without them.
 
         Returns
         -------
@@ -106,8 +122,8 @@ class VelocityModel(nn.Module):
         log_density = (torch.log(density + self.offset) - constants.density_mean) / (
             constants.density_std
         )
-        flows = linear.flatten(1, 2) / constants.velocity_scale
-        return torch.cat([log_density.unsqueeze(1), flows], dim=1)
+        velocities = flows.flatten(1, 2) / constants.velocity_scale
+        return torch.cat([log_density.unsqueeze(1), velocities], dim=1)
 
     def inner(self, field: Tensor) -> Tensor:
         """Return the output cells of a field ``(..., nx, ny, nz)`` on the input cells."""
@@ -115,27 +131,27 @@ class VelocityModel(nn.Module):
         x, y, z = (slice(halo, cells - halo) for cells in field.shape[-3:])
         return field[..., x, y, z]
 
-    def baseline(self, density: Tensor, linear: Tensor) -> Tensor | None:
-        """Return what linear theory says of the target on the output cells, km/s, or None."""
-        if not self.smoothing:
+    def baseline(self, density: Tensor, flows: Tensor) -> Tensor | None:
+        """Return what the first flow says of the target on the output cells, km/s, or None."""
+        if not self.flows:
             return None
-        velocity = self.inner(linear[:, 0])
+        velocity = self.inner(flows[:, 0])
         if self.spec.target == "velocity":
             return velocity
         return velocity * self.inner(density).unsqueeze(1)
 
-    def normalised_target(self, target: Tensor, density: Tensor, linear: Tensor) -> Tensor:
+    def normalised_target(self, target: Tensor, density: Tensor, flows: Tensor) -> Tensor:
         """Return what the network should put out for a target in km/s."""
-        baseline = self.baseline(density, linear)
+        baseline = self.baseline(density, flows)
         residual = target if baseline is None else target - baseline
         return residual / self.spec.normalisation.target_scale
 
-    def forward(self, density: Tensor, linear: Tensor) -> Tensor:
+    def forward(self, density: Tensor, flows: Tensor) -> Tensor:
         """Predict the target.
 
         Parameters
         ----------
-        density, linear : Tensor
+        density, flows : Tensor
             See :meth:`channels`; tiles with the geometry's halo.
 
         Returns
@@ -143,7 +159,7 @@ class VelocityModel(nn.Module):
         Tensor
             Shape ``(batch, 3, nx - 2 halo, ...)``, km/s, float32.
         """
-        inputs = self.channels(density, linear).to(memory_format=torch.channels_last_3d)
+        inputs = self.channels(density, flows).to(memory_format=torch.channels_last_3d)
         result: Tensor = self.network(inputs).float() * self.spec.normalisation.target_scale
-        baseline = self.baseline(density, linear)
+        baseline = self.baseline(density, flows)
         return result if baseline is None else result + baseline

@@ -154,6 +154,31 @@ def divergence_modes(modes: Tensor, box_size: float) -> Tensor:
     return (kx * x).add_(ky * y).add_(kz * z).mul_(1j)
 
 
+def potential_part(modes: Tensor, box_size: float) -> Tensor:
+    """Return the modes of the part of a vector field that has a potential, ``k (k.v) / k^2``.
+
+    Parameters
+    ----------
+    modes : Tensor
+        Shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit.
+    box_size : float
+        Mpc/h.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit; what is left of the field has no
+        divergence.
+    """
+    _require_vector(modes)
+    ks = _odd_wavenumbers(modes, box_size)
+    square = ks[0] ** 2 + ks[1] ** 2 + ks[2] ** 2
+    # The mean has no potential, nor have Nyquist waves, whose sign of k is undefined.
+    square[square == 0.0] = torch.inf
+    along = divergence_modes(modes, box_size).mul_(-1j).div_(square)
+    return torch.stack([along * k for k in ks], dim=-4)
+
+
 def curl_modes(modes: Tensor, box_size: float) -> Tensor:
     """Return the modes of the curl from those of a vector field.
 

@@ -124,8 +124,8 @@ def compare(
     truth : ndarray
         Shape ``(3, n, n, n)``, float32, km/s.
     predictions : mapping of str to ndarray
-        Fields like ``truth`` by method; by convention names that start with ``linear theory`` are
-        baselines and all others are networks.
+        Fields like ``truth`` by method; by convention names that start with ``linear`` or
+        ``wiener`` are baselines and all others are networks.
     box_size : float
         Side of the periodic box, Mpc/h.
     subbox : float

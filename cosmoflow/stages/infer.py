@@ -2,180 +2,61 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 
 from cosmoflow.config.settings import InferConfig
-from cosmoflow.events import StageFinished
-from cosmoflow.model.geometry import Geometry
-from cosmoflow.model.precision import autocast, best_device
-from cosmoflow.model.registry import count_flops
-from cosmoflow.model.samples import FieldSource, read_inputs
+from cosmoflow.engine import available_memory
+from cosmoflow.errors import ConfigError
+from cosmoflow.events import Message, StageFinished
+from cosmoflow.model.precision import best_device
+from cosmoflow.model.registry import count_flops, widest_layer
+from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.linear import ensure_linear_velocity
-from cosmoflow.stages.models import check_fits, load_model, model_digest
-from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
+from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.models import (
+    DEFAULT_MODEL,
+    check_fits,
+    find_model,
+    is_linear,
+    model_digest,
+    open_model,
+)
+from cosmoflow.stages.prediction import Layout, predict_block
+from cosmoflow.stages.run import (
+    Plan,
+    Progress,
+    Run,
+    discarding_failures,
+    require_memory,
+    start_engine,
+)
 from cosmoflow.storage.fields import (
+    RESTORED,
     FieldStore,
     create_fields,
     finished_shards,
     open_fields,
     write_block,
+    write_whole,
 )
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 
 _FLOPS_PER_SECOND = 1.5e11
-_LARGEST_DEFAULT_TILE = 96
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a box is cut for inference, in cells per axis.
-
-    Parameters
-    ----------
-    shard : int
-        What one task writes.
-    tile : int
-        Output of one forward pass; tiles are anchored at cell 0 of the box.
-    """
-
-    shard: int
-    tile: int
-
-    @classmethod
-    def choose(cls, config: InferConfig, geometry: Geometry, store: FieldStore) -> Layout:
-        """Choose shard and tile from the settings, the network and the store.
-
-        Raises
-        ------
-        ConfigError
-            The tile does not divide into the network's stride.
-        """
-        shard = min(config.shard or store.shard, store.grid)
-        if geometry.fixed_output is not None:
-            tile = geometry.check_output(config.tile or geometry.fixed_output, "infer.tile")
-            return cls(shard, tile)
-        tile = min(config.tile or _default_tile(shard, geometry.stride), store.grid)
-        return cls(shard, geometry.check_output(tile, "infer.tile"))
-
-
-def _default_tile(shard: int, stride: int) -> int:
-    """Return the largest tile that cuts the shard evenly and that memory takes easily."""
-    # A shard off the lattice is covered by tiles that reach past it.
-    covered = -(-shard // stride) * stride
-    sizes = range(stride, min(covered, _LARGEST_DEFAULT_TILE) + 1, stride)
-    return max(size for size in sizes if covered % size == 0)
-
-
-def covering_tiles(block: Block, tile: int) -> list[Block]:
-    """Return the tiles of the lattice anchored at cell 0 that touch a block, in C order."""
-    axes = [
-        range(origin // tile * tile, origin + length, tile)
-        for origin, length in zip(block.origin, block.shape, strict=True)
-    ]
-    return [Block((x, y, z), (tile, tile, tile)) for x, y, z in itertools.product(*axes)]
-
-
-def overlap(block: Block, tile: Block) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return where a tile lies in a block: slices into the block and into the tile."""
-    inside, source = [], []
-    for start, length, first, size in zip(
-        block.origin, block.shape, tile.origin, tile.shape, strict=True
-    ):
-        low, high = max(start, first), min(start + length, first + size)
-        inside.append(slice(low - start, high - start))
-        source.append(slice(low - first, high - first))
-    return tuple(inside), tuple(source)
-
-
-@torch.inference_mode()
-def predict_block(
-    model: VelocityModel,
-    source: FieldSource,
-    scales: tuple[int, ...],
-    block: Block,
-    tile: int,
-    config: InferConfig,
-    device: torch.device,
-) -> NDArray[np.float32]:
-    """Predict one block of a periodic box, tile by tile.
-
-    Parameters
-    ----------
-    model : VelocityModel
-        On ``device``, in evaluation mode.
-    source : FieldSource
-        The box.
-    scales : tuple of int
-        Which stored linear velocities the model takes.
-    block : Block
-        Cells to predict.
-    tile : int
-        Output cells per axis of one forward pass.
-    config : InferConfig
-        Batch and precision.
-    device : torch.device
-        Where the model is.
-
-    Returns
-    -------
-    (3, nx, ny, nz) float32
-        km/s.
-    """
-    out = np.empty((3, *block.shape), np.float32)
-    tiles = covering_tiles(block, tile)
-    # Neighbouring tiles share most of their halos, so what all of them need is read once.
-    region = bounding_block(tiles)
-    density, linear = read_inputs(source, scales, region, model.geometry.halo)
-    for group in _batches(tiles, config.batch):
-        parts = [_haloed_part(one, region, model.geometry.halo) for one in group]
-        with autocast(config.precision, device):
-            predicted = model(
-                torch.stack([density[x, y, z] for x, y, z in parts]).to(device),
-                torch.stack([linear[..., x, y, z] for x, y, z in parts]).to(device),
-            )
-        for one, values in zip(group, predicted.cpu().numpy(), strict=True):
-            inside, part = overlap(block, one)
-            out[(slice(None), *inside)] = values[(slice(None), *part)]
-    return out
-
-
-def bounding_block(blocks: Sequence[Block]) -> Block:
-    """Return the smallest block that holds all of some blocks."""
-    low = np.min([block.origin for block in blocks], axis=0)
-    high = np.max([np.add(block.origin, block.shape) for block in blocks], axis=0)
-    (x, y, z), (nx, ny, nz) = low.tolist(), (high - low).tolist()
-    return Block((x, y, z), (nx, ny, nz))
-
-
-def _haloed_part(tile: Block, region: Block, halo: int) -> tuple[slice, slice, slice]:
-    """Return where a tile and its halo lie in the cells read for a region and its halo."""
-    x, y, z = (
-        slice(first - start, first - start + length + 2 * halo)
-        for first, length, start in zip(tile.origin, tile.shape, region.origin, strict=True)
-    )
-    return x, y, z
-
-
-def _batches(tiles: list[Block], size: int) -> list[list[Block]]:
-    return [tiles[start : start + size] for start in range(0, len(tiles), size)]
-
-
-def plan_infer(fields: str, model_url: str, run: Run) -> Plan:
+def plan_infer(fields: str, model: str, run: Run) -> Plan:
     """Say what :func:`infer` would do."""
-    return _plan(FieldStore(fields), load_model(model_url), model_url, run)
+    store, found = FieldStore(fields), find_model(model)
+    return _plan(store, open_model(found, store), found, run)
 
 
 def _plan(store: FieldStore, model: VelocityModel, model_url: str, run: Run) -> Plan:
@@ -187,9 +68,9 @@ def _plan(store: FieldStore, model: VelocityModel, model_url: str, run: Run) -> 
     tiles = shards * per_axis**3
     cells = model.geometry.input_cells(layout.tile) ** 3
     region = model.geometry.input_cells(per_axis * layout.tile) ** 3
-    channels = 1 + 3 * len(model.smoothing)
+    channels = 1 + 3 * model.flows
     flops = count_flops(model.spec.architecture, layout.tile)
-    widest = max(p.shape[0] for p in model.network.parameters() if p.dim() == 5)
+    widest = widest_layer(model.network)
     return Plan(
         stage="infer",
         tasks=shards,
@@ -214,7 +95,7 @@ def _plan(store: FieldStore, model: VelocityModel, model_url: str, run: Run) -> 
     )
 
 
-def infer(fields: str, out: str, model: str, run: Run | None = None) -> xr.Dataset:
+def infer(fields: str, out: str, model: str = DEFAULT_MODEL, run: Run | None = None) -> xr.Dataset:
     """Predict the velocity (or momentum) of a whole box.
 
     Parameters
@@ -224,7 +105,8 @@ def infer(fields: str, out: str, model: str, run: Run | None = None) -> xr.Datas
     out : str
         URL of the fields store to write.
     model : str
-        URL of a model folder.
+        The name of a model that comes with cosmoflow, by default its best network; ``linear`` or
+        ``linear:R`` for linear theory smoothed at R Mpc/h; or the URL of a model folder.
     run : Run, optional
         Settings (section ``infer``), engine, progress.
 
@@ -241,22 +123,28 @@ def infer(fields: str, out: str, model: str, run: Run | None = None) -> xr.Datas
     """
     run = run or Run()
     config = run.settings.infer
-    fields, out, model = absolute(fields), absolute(out), absolute(model)
-    check_output(out, run.existing, [fields, model])
-    store, network = FieldStore(fields), load_model(model)
+    fields, out, model = absolute(fields), absolute(out), find_model(model)
+    check_output(out, run.existing, [fields] if is_linear(model) else [fields, model])
+    store = FieldStore(fields)
+    network = open_model(model, store)
     store.require("density")
     check_fits(network, model, store, run.listener)
+    if config.restore_power:
+        _check_restorable(network, model, store, run)
     plan = _plan(store, network, model, run)
     target = network.spec.target
     layout = Layout.choose(config, network.geometry, store)
-    scales = ensure_linear_velocity(fields, network.smoothing, run.listener)
+    flows = ensure_flows(fields, network.smoothing, network.spec.filter, run.listener)
     metadata = replace(
         store.metadata,
         provenance=make_provenance(
             "infer",
             # Tiles and batches change a result by rounding alone: a run that did not fit into
             # memory may be resumed with smaller ones.
-            {"infer": config.model_dump(mode="json", exclude={"tile", "batch"})},
+            {
+                "infer": config.model_dump(mode="json", exclude={"tile", "batch"}),
+                "model": network.spec.architecture,
+            },
             {"fields": store.digest, "model": model_digest(model)},
         ),
     )
@@ -266,7 +154,7 @@ def infer(fields: str, out: str, model: str, run: Run | None = None) -> xr.Datas
         out,
         metadata,
         store.grid,
-        (target,),
+        (target, RESTORED) if config.restore_power else (target,),
         shard=layout.shard,
         chunk=chunk,
         existing=run.existing,
@@ -279,35 +167,65 @@ def infer(fields: str, out: str, model: str, run: Run | None = None) -> xr.Datas
                 run, plan, remedy="a smaller infer.tile, infer.shard or infer.batch"
             )
             engine.map(
-                partial(make_predictor, fields, model, scales, out, layout, config),
+                partial(make_predictor, fields, model, flows, out, layout, config),
                 todo,
                 lambda shard, result: progress.advance(),
                 workers=run.settings.engine.workers,
             )
     if not finished_shards(out).all():
         raise RuntimeError(f"{out}: the actors ended with unfinished shards")
+    if config.restore_power:
+        _restore(out, network, run)
     finish_group(open_group_for_writing(out))
     run.listener(StageFinished("infer", {"out": out, **plan.details}))
     return open_fields(out)
 
 
+def _check_restorable(network: VelocityModel, model: str, store: FieldStore, run: Run) -> None:
+    """Refuse to restore power without gains, or without the memory for it.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if network.spec.gain is None or network.spec.target != "velocity":
+        raise ConfigError(
+            "the model has no gains to restore power with",
+            where="infer.restore_power", value=model,
+            remedy="leave it out, or train a velocity model on two boxes or more",
+        )  # fmt: skip
+    cells = store.grid**3
+    plan = Plan("restoring power", 1, "box", 64 * cells, 12 * cells, 12 * cells, 0.0)
+    require_memory(run, plan, available_memory(), remedy="leave infer.restore_power out")
+
+
+def _restore(out: str, network: VelocityModel, run: Run) -> None:
+    """Add the velocity with the power of the true one beside the predicted one."""
+    gain = network.spec.gain
+    assert gain is not None
+    run.listener(Message("restoring the power of small scales"))
+    store = FieldStore(out, unfinished=True)
+    velocity = torch.from_numpy(store.read("velocity"))
+    write_whole(out, RESTORED, gain.restore(velocity, store.metadata.box_size).numpy())
+
+
 def make_predictor(
     fields: str,
     model_url: str,
-    scales: tuple[int, ...],
+    flows: tuple[Flow, ...],
     out: str,
     layout: Layout,
     config: InferConfig,
 ) -> Callable[[int], int]:
     """Load the model in a worker and return what predicts and writes one shard there."""
     device = best_device()
-    model = load_model(model_url).to(device)
-    model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     store = FieldStore(fields)
+    model = open_model(model_url, store).to(device)
+    model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     blocks = grid_blocks(store.grid, layout.shard)
 
     def predict_shard(shard: int) -> int:
-        values = predict_block(model, store, scales, blocks[shard], layout.tile, config, device)
+        values = predict_block(model, store, flows, blocks[shard], layout.tile, config, device)
         write_block(out, blocks[shard], shard, {model.spec.target: values})
         return shard
 

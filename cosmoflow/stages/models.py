@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 from cosmoflow.errors import DataError, IncompleteError
 from cosmoflow.events import Listener, Message, ignore
 from cosmoflow.model.folder import (
@@ -11,12 +15,19 @@ from cosmoflow.model.folder import (
     read_description,
     to_files,
 )
-from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.model.registry import LINEAR
+from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.urls import has_file, read_bytes, write_bytes
+from cosmoflow.storage.urls import absolute, has_file, read_bytes, write_bytes
 
 RUN = "run.json"
 """Says which run a model folder belongs to, from its first step on."""
+
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+"""The folders of the models that come with cosmoflow."""
+
+DEFAULT_MODEL = "residual-small"
+"""Of them, the one that `infer` takes when none is named."""
 
 CELL_SIZE_TOLERANCE = 1e-3
 
@@ -42,9 +53,66 @@ def load_model(url: str) -> VelocityModel:
     return from_files({name: read_bytes(url, name) for name in (DESCRIPTION, WEIGHTS)}, url)
 
 
-def model_digest(url: str) -> str:
-    """Return the digest of a model's weights: the same settings need not give the same weights."""
-    return str(read_description(read_bytes(url, DESCRIPTION), url)["weights_sha256"])[:16]
+def find_model(name: str) -> str:
+    """Return where a model is: a name of :func:`pretrained_models`, linear theory, or a URL.
+
+    A folder of the same name as a model that ships is meant by ``./NAME``.
+    """
+    if name in pretrained_models():
+        return str(PRETRAINED / name)
+    return name if is_linear(name) else absolute(name)
+
+
+def pretrained_models() -> list[str]:
+    """Return the names of the models that come with cosmoflow."""
+    return sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())
+
+
+def is_linear(name: str) -> bool:
+    """Tell whether a model is linear theory, which there is nothing to load of."""
+    return name == LINEAR or name.startswith(f"{LINEAR}:")
+
+
+def open_model(name: str, fields: FieldStore) -> VelocityModel:
+    """Open a model for some fields.
+
+    Parameters
+    ----------
+    name : str
+        Of :func:`find_model`.
+    fields : FieldStore
+        What it is to be applied to; linear theory fits all.
+
+    Raises
+    ------
+    StorageError, IncompleteError, DataError, ConfigError
+        As :func:`load_model` and :func:`cosmoflow.model.registry.find_architecture`.
+    """
+    if not is_linear(name):
+        return load_model(name)
+    metadata = fields.metadata
+    return VelocityModel(
+        ModelSpec(
+            architecture=name,
+            target="velocity",
+            cell_size=fields.cell_size,
+            redshift=metadata.redshift,
+            cosmology=metadata.cosmology.model_dump(mode="json"),
+            normalisation=UNIT,
+        )
+    ).eval()
+
+
+def model_digest(name: str) -> str:
+    """Return the digest of a model's weights: the same settings need not give the same weights.
+
+    Of linear theory it is the name, of a filter that of its weights.
+    """
+    if is_linear(name):
+        return name
+    description = read_description(read_bytes(name, DESCRIPTION), name)
+    content = json.dumps([description["weights_sha256"], description["filter"]])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def save_model(url: str, model: VelocityModel) -> None:

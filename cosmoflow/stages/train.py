@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from cosmoflow.config.settings import Settings
-from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.errors import ConfigError, CosmoflowError, DataError
 from cosmoflow.events import Message, StageFinished
-from cosmoflow.model.fitting import Metrics, TrainingJob, make_loop
-from cosmoflow.model.folder import DESCRIPTION, WEIGHTS
+from cosmoflow.model.fitting import Metrics, make_loop
+from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, read_filter
 from cosmoflow.model.geometry import Geometry
-from cosmoflow.model.registry import count_flops, count_parameters, find_architecture, geometry_of
-from cosmoflow.model.samples import (
-    FieldSource,
-    MemoryFields,
-    TrainingBox,
-    measure_normalisation,
-    split_lone_box,
-    validation_blocks,
+from cosmoflow.model.registry import (
+    Architecture,
+    count_flops,
+    count_parameters,
+    find_architecture,
+    geometry_of,
+    widest_layer,
 )
-from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
-from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.linear import ensure_linear_velocity
+from cosmoflow.model.velocity import ModelSpec, VelocityModel
+from cosmoflow.numerics.wiener import SETS, WienerFilter
+from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.gains import measure_gain
 from cosmoflow.stages.models import RUN, load_model, save_model
 from cosmoflow.stages.run import Plan, Progress, Run, start_engine
+from cosmoflow.stages.tensorboard import open_board
+from cosmoflow.stages.training_data import Split, choose_split, fit_filter, make_job, normalise
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import make_provenance
@@ -37,27 +41,14 @@ from cosmoflow.storage.outputs import check_output
 from cosmoflow.storage.urls import absolute, exists, has_file, join, read_bytes, remove, write_bytes
 
 HISTORY = "history.csv"
-VALIDATION_BLOCKS = 8
-MEMORY_SHARE = 0.25
-"""Fields up to this share of the free memory are held in it; larger ones are read crop by crop."""
+FILTER = "filter.json"
+"""Holds the Wiener filter of a run from its start, so that a resumed run goes on with the same."""
+
+_NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "tensorboard"}
+"""Settings that change nothing of a model: a run may be resumed with others, on more workers."""
 
 _FLOPS_PER_SECOND = 1.5e11
 _DEFAULT_CROP = 48
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """Which cells of which stores are learned from, and which are not."""
-
-    fields: tuple[str, ...]
-    scales: tuple[tuple[int, ...], ...]
-    validation: int
-    slab: int
-
-    def training(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Return the stores to learn from, with the indices of their smoothing scales."""
-        every = list(zip(self.fields, self.scales, strict=True))
-        return every[: len(every) - self.validation]
 
 
 def _crop_cells(settings: Settings, geometry: Geometry) -> int:
@@ -75,9 +66,9 @@ def plan_train(fields: Sequence[str], run: Run) -> Plan:
     stores = [_open(url, config.target) for url in fields]
     flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
     cells = geometry.input_cells(crop) ** 3
-    held = sum(store.grid**3 * 4 * (4 + 3 * len(architecture.smoothing)) for store in stores)
+    held = sum(store.grid**3 * 4 * (4 + 3 * architecture.flows) for store in stores)
     parameters, _ = count_parameters(network)
-    widest = max(p.shape[0] for p in network.parameters() if p.dim() == 5)
+    widest = widest_layer(network)
     return Plan(
         stage="train",
         tasks=config.steps,
@@ -93,9 +84,9 @@ def plan_train(fields: Sequence[str], run: Run) -> Plan:
             "target": config.target,
             "crop": crop,
             "batch": config.batch,
-            "samples": config.batch * config.steps * config.workers,
+            "samples": config.batch * config.steps,
             "workers": config.workers,
-            "flops": flops * config.workers,
+            "flops": flops,
         },
     )
 
@@ -152,36 +143,16 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
                 limit=f"train.crop {crop}",
                 remedy="a smaller train.crop",
             )
-    validation = 0 if len(stores) == 1 else max(1, round(len(stores) * config.validation_fraction))
-    slab = 0
-    if validation == 0:
-        slab = split_lone_box(stores[0].grid, config.validation_fraction, crop, geometry)
+    split = choose_split(fields, stores[0].grid, config.validation_fraction, crop, geometry)
     provenance = make_provenance(
         "train",
         {
             "seed": settings.seed,
-            "train": config.model_dump(
-                mode="json", exclude={"checkpoint_every", "keep_checkpoints"}
-            ),
+            "train": config.model_dump(mode="json", exclude=_NO_MATTER),
         },
         {f"fields {index}": store.digest for index, store in enumerate(stores)},
     )
     plan = plan_train(fields, run)
-    split = _Split(
-        tuple(fields),
-        tuple(ensure_linear_velocity(url, architecture.smoothing, run.listener) for url in fields),
-        validation,
-        slab,
-    )
-    spec = ModelSpec(
-        architecture=architecture.name,
-        target=config.target,
-        cell_size=stores[0].cell_size,
-        redshift=stores[0].metadata.redshift,
-        cosmology=stores[0].metadata.cosmology.model_dump(mode="json"),
-        normalisation=_normalise(split, settings, architecture.offset),
-        provenance=provenance,
-    )
     engine = start_engine(
         run, plan, remedy="a smaller train.batch or train.crop", workers=config.workers
     )
@@ -189,24 +160,41 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
         run.listener(Message(f"{out} is trained already"))
         return load_model(out)
+    with _discarding(out, unless=resumed):
+        wiener = _filter(out, split, architecture, run)
+        flows = [ensure_flows(url, architecture.smoothing, wiener, run.listener) for url in fields]
+        split = replace(split, flows=tuple(flows))
+        spec = ModelSpec(
+            architecture=architecture.name,
+            target=config.target,
+            cell_size=stores[0].cell_size,
+            redshift=stores[0].metadata.redshift,
+            cosmology=stores[0].metadata.cosmology.model_dump(mode="json"),
+            normalisation=normalise(split, config.target, architecture.offset),
+            provenance=provenance,
+            filter=wiener,
+        )
+    if not architecture.learns:
+        save_model(out, VelocityModel(spec))
+        run.listener(StageFinished("train", {"out": out, **plan.details}))
+        return load_model(out)
     progress = Progress(run.listener, "train", config.steps, "steps")
-    done = 0
+    board = open_board(out, config.tensorboard)
 
     def on_report(metrics: Metrics) -> None:
-        nonlocal done
-        step = int(metrics["step"])
         note = f"validation residual {metrics['validation_rms']:.1f} km/s"
-        progress.advance(step - done, note)
-        done = step
+        progress.reach(int(metrics["step"]), note)
+        board(metrics)
 
     checkpoints = CheckpointFolder(join(out, "checkpoints"), config.keep_checkpoints)
     if resumed:
         _announce_checkpoint(checkpoints, run)
     loop = make_loop(
         partial(VelocityModel, spec),
-        partial(_make_job, split, settings, crop),
+        partial(make_job, split, settings, crop),
         checkpoints,
-        partial(_finish, out),
+        partial(_write_history, out),
+        partial(_finish, out, split if config.measure_gain else None),
     )
     engine.train(loop, workers=config.workers, on_report=on_report)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
@@ -250,6 +238,29 @@ def _begin(out: str, digest: str, run: Run) -> bool:
     return False
 
 
+@contextmanager
+def _discarding(out: str, *, unless: bool) -> Iterator[None]:
+    """Delete a model folder whose run was refused before it began, ``unless`` it is an old one."""
+    try:
+        yield
+    except CosmoflowError:
+        if not unless:
+            remove(out)
+        raise
+
+
+def _filter(out: str, split: Split, architecture: Architecture, run: Run) -> WienerFilter | None:
+    """Fit the filter whose flow an architecture wants, or read that of the run to go on with."""
+    if architecture.filter is None:
+        return None
+    if has_file(out, FILTER):
+        return read_filter(json.loads(read_bytes(out, FILTER)))
+    run.listener(Message("fitting the Wiener filter"))
+    wiener = fit_filter(split, SETS[architecture.filter])
+    write_bytes(out, FILTER, json.dumps(asdict(wiener)).encode())
+    return wiener
+
+
 def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
     """Say where a resumed run goes on, and which checkpoints it has to pass over."""
     damaged: list[str] = []
@@ -260,66 +271,16 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
     run.listener(Message(f"{text} in {checkpoints.url}"))
 
 
-def _normalise(split: _Split, settings: Settings, offset: float) -> Normalisation:
-    boxes = [_training_box(FieldStore(url), scales, split.slab) for url, scales in split.training()]
-    return measure_normalisation(boxes, settings.train.target, offset)
-
-
-def _training_box(source: FieldSource, scales: tuple[int, ...], slab: int) -> TrainingBox:
-    return TrainingBox(source, scales, 0, source.grid - slab)
-
-
-def _make_job(split: _Split, settings: Settings, crop: int) -> TrainingJob:
-    """Open the fields, in the worker that learns from them."""
-    config = settings.train
-    geometry = geometry_of(find_architecture(config.model).build())
-    boxes = [
-        TrainingBox(_source(url, config.target, scales), scales, 0, FieldStore(url).grid)
-        for url, scales in zip(split.fields, split.scales, strict=True)
-    ]
-    validation: list[tuple[TrainingBox, Block]] = []
-    if split.slab:
-        box = boxes[0]
-        first = box.source.grid - split.slab
-        blocks = validation_blocks(
-            box.source.grid, first, split.slab, crop, geometry, VALIDATION_BLOCKS
-        )
-        validation = [(box, block) for block in blocks]
-        boxes = [_training_box(box.source, box.scales, split.slab)]
-    else:
-        held_out = boxes[len(boxes) - split.validation :]
-        boxes = boxes[: len(boxes) - split.validation]
-        for box in held_out:
-            grid = box.source.grid
-            share = max(1, VALIDATION_BLOCKS // len(held_out))
-            blocks = validation_blocks(grid, 0, grid, crop, geometry, share)
-            validation += [(box, block) for block in blocks]
-    return TrainingJob(config, settings.seed, crop, boxes, validation)
-
-
-def _source(url: str, target: str, scales: tuple[int, ...]) -> FieldSource:
-    """Hold a box's fields in memory when they fit, else read each crop from the store."""
-    import psutil
-
-    store = FieldStore(url)
-    size = store.grid**3 * 4 * (4 + 3 * len(store.smoothing_scales()))
-    if size > MEMORY_SHARE * psutil.virtual_memory().available:
-        return store
-    fields = {name: store.read(name) for name in ("density", target)}
-    if scales:
-        import numpy as np
-
-        every = range(max(scales) + 1)
-        fields["linear_velocity"] = np.stack(
-            [store.read("linear_velocity", lead=(scale,)) for scale in every]
-        )
-    return MemoryFields(fields)
-
-
-def _finish(out: str, model: VelocityModel, history: list[Metrics]) -> None:
-    """Save the model and its history; runs in the worker of rank 0."""
-    write_bytes(out, HISTORY, _to_csv(history).encode())
+def _finish(out: str, split: Split | None, model: VelocityModel) -> None:
+    """Save the model, with the gains that restore its power; runs in the worker of rank 0."""
+    if split is not None and split.validation and model.spec.target == "velocity":
+        model.spec = replace(model.spec, gain=measure_gain(model, split))
     save_model(out, model)
+
+
+def _write_history(out: str, history: list[Metrics]) -> None:
+    """Write the history so far; runs in the worker of rank 0."""
+    write_bytes(out, HISTORY, _to_csv(history).encode())
 
 
 def _to_csv(history: list[Metrics]) -> str:

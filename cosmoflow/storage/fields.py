@@ -28,6 +28,10 @@ from cosmoflow.storage.variables import LABELS, SMOOTHING, create_variable, writ
 from cosmoflow.units import FIELD_UNITS, LENGTH
 
 LEDGER = "fields"
+WIENER = "wiener_velocity"
+RESTORED = "restored_velocity"
+FILTER = "filter"
+"""The attribute that says which filter a ``wiener_velocity`` is of."""
 
 
 class FieldStore:
@@ -37,6 +41,8 @@ class FieldStore:
     ----------
     url : str
         Where it is.
+    unfinished : bool
+        Open a store that is not whole yet, in the run that makes it.
 
     Raises
     ------
@@ -44,10 +50,10 @@ class FieldStore:
         It cannot be reached, is no fields store, or is not whole.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, unfinished: bool = False) -> None:
         self.url = url
         self._group = open_group(url)
-        check_group(self._group, "fields", url)
+        check_group(self._group, "fields", url, unfinished=unfinished)
         self.metadata = BoxMetadata.from_attributes(self._group.attrs, url)
         with damage(url):
             names = set(self._group.array_keys())
@@ -272,6 +278,14 @@ def write_block(url: str, block: Block, shard: int, fields: dict[str, NDArray[np
         Ledger(group, LEDGER).mark(shard)
 
 
+def write_whole(url: str, name: str, values: NDArray[np.float32]) -> None:
+    """Write all of a variable at once, in the one process that writes to the store."""
+    group = open_group_for_writing(url)
+    with storage_errors(url):
+        array: Any = group[name]
+        array[:] = values
+
+
 def finished_shards(url: str) -> NDArray[np.bool_]:
     """Return which shards of an output are finished."""
     with storage_errors(url):
@@ -326,3 +340,41 @@ def add_linear_velocity(url: str, radius: float, make: Callable[[], NDArray[np.f
         array[index] = values
         listing[index] = radius
     return index
+
+
+def filter_digest(store: FieldStore) -> str:
+    """Return which filter made the stored ``wiener_velocity``, or "" if none did."""
+    if WIENER not in store.variables:
+        return ""
+    return str(store._array(WIENER).attrs.get(FILTER, ""))
+
+
+def add_wiener_velocity(url: str, digest: str, make: Callable[[], NDArray[np.float32]]) -> None:
+    """Store the velocity of a Wiener filter in a fields store, unless it is there.
+
+    Parameters
+    ----------
+    url : str
+        Of a whole fields store.
+    digest : str
+        Of the filter. The store keeps one filter's velocity, the newest's.
+    make : callable
+        Returns the velocity, shape (3, n, n, n), km/s.
+
+    Notes
+    -----
+    The digest is noted only after the velocities are written: a run that dies half way leaves one
+    that no model asks for.
+    """
+    store = FieldStore(url)
+    if filter_digest(store) == digest:
+        return
+    values = make()
+    group = open_group_for_writing(url)
+    with storage_errors(url):
+        like = store._array(store.variables[0])
+        array: Any = create_variable(
+            group, WIENER, store.grid, store.shard, int(like.chunks[-1]), attributes={FILTER: ""}
+        )
+        array[:] = values
+        array.attrs[FILTER] = digest

@@ -103,8 +103,10 @@ def attributes_of(group: zarr.Group) -> dict[str, Any]:
     return dict(group.attrs)
 
 
-def check_group(group: zarr.Group, kind: str, where: str) -> None:
+def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = False) -> None:
     """Refuse a group that is of another kind, of a newer format, or whose run did not finish.
+
+    ``unfinished`` lets the last one pass, for the run itself.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def check_group(group: zarr.Group, kind: str, where: str) -> None:
             where=where, value=version, limit=f"1 to {FORMAT_VERSION}",
             remedy="upgrade cosmoflow",
         )  # fmt: skip
-    if group.attrs.get(STATUS, COMPLETE) != COMPLETE:
+    if not unfinished and group.attrs.get(STATUS, COMPLETE) != COMPLETE:
         raise IncompleteError(
             "the run that writes this store did not finish",
             where=where,

@@ -22,7 +22,16 @@ LABELS: dict[str, Sequence[str | int]] = {"component": COMPONENTS, "eigenvalue":
 
 _LEADING = {
     **dict.fromkeys(
-        ("momentum", "velocity", "linear_velocity", "vorticity", "displacement"), "component"
+        (
+            "momentum",
+            "velocity",
+            "linear_velocity",
+            "wiener_velocity",
+            "restored_velocity",
+            "vorticity",
+            "displacement",
+        ),
+        "component",
     ),
     "velocity_shear": "eigenvalue",
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosmoflow.numerics import calculus
+from cosmoflow.numerics import calculus, fourier
 
 BOX = 50.0
 
@@ -155,3 +155,19 @@ def test_a_block_with_a_halo_has_the_differences_of_its_box(dtype):
     for axis in (0, 1, 2):
         found = calculus.inner_difference(block[0], axis - 3, cell)
         assert torch.equal(found, cut(slopes[axis]))
+
+
+def test_potential_part_is_a_projection_that_keeps_the_divergence() -> None:
+    cells, side = 12, 30.0
+    field = torch.randn((3, cells, cells, cells), generator=torch.Generator().manual_seed(3))
+    modes = fourier.forward(field)
+    part = calculus.potential_part(modes, side)
+    scale = float(modes.abs().max())
+    torch.testing.assert_close(calculus.potential_part(part, side), part, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(
+        calculus.divergence_modes(part, side),
+        calculus.divergence_modes(modes, side),
+        rtol=0,
+        atol=1e-5 * scale,
+    )
+    assert float(calculus.curl_modes(part, side).abs().max()) < 1e-5 * scale

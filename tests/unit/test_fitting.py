@@ -1,5 +1,6 @@
 """The training loop: it learns, it can be cut in two, and it stops when it should."""
 
+import csv
 import itertools
 from functools import partial
 
@@ -16,17 +17,19 @@ from cosmoflow.errors import CosmoflowError, DataError
 from cosmoflow.model.fitting import Fitting, TrainingJob, make_loop, mean_square
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.samples import (
-    MemoryFields,
     TrainingBox,
     draw_batch,
     measure_normalisation,
     split_lone_box,
     validation_blocks,
 )
+from cosmoflow.model.sources import (
+    MemoryFields,
+)
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.stages.train import train
-from tests.conftest import synthetic_fields
+from tests.conftest import FLOWS, UNIT_FILTER, synthetic_fields
 
 CROP = 8
 GEOMETRY = Geometry(halo=3, stride=4, fixed_output=None, default_output=8)
@@ -34,6 +37,9 @@ BASE = {
     "model": "residual-tiny", "batch": 1, "precision": "float32", "steps": 8,
     "validate_every": 3, "checkpoint_every": 4,
 }  # fmt: skip
+
+
+TIMES = ("samples_per_second", "waiting")
 
 
 class Kept:
@@ -72,33 +78,34 @@ class Watched:
 def make_job(source, *, seed=1, **changes):
     config = TrainConfig(**{**BASE, **changes})
     slab = 8
-    box = TrainingBox(source, (0, 1), 0, source.grid - slab)
+    box = TrainingBox.slab(source, FLOWS, 0, source.grid - slab)
     blocks = validation_blocks(source.grid, source.grid - slab, slab, CROP, GEOMETRY, 2)
     return TrainingJob(config, seed, CROP, [box], [(box, block) for block in blocks])
 
 
 def make_spec(source, target="velocity"):
-    box = TrainingBox(source, (0, 1), 0, source.grid)
+    box = TrainingBox.slab(source, FLOWS, 0, source.grid)
     constants = measure_normalisation([box], target, 0.1)
-    return ModelSpec("residual-tiny", target, 2.0, 0.0, {}, constants)
+    return ModelSpec("residual-tiny", target, 2.0, 0.0, {}, constants, filter=UNIT_FILTER)
 
 
 def fit(job, spec, checkpoints=None, on_report=None):
     """Run a whole training in this process; return the averaged model and its history."""
-    results = []
+    histories, models = [], []
     loop = make_loop(
         partial(VelocityModel, spec),
         lambda: job,
         checkpoints or Kept(),
-        lambda model, history: results.append((model, history)),
+        lambda history: histories.append(list(history)),
+        models.append,
     )
     SerialEngine().train(loop, workers=1, on_report=on_report or (lambda metrics: None))
-    (result,) = results
-    return result
+    (model,) = models
+    return model, histories[-1]
 
 
 def timeless(history):
-    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in history]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in history]
 
 
 def test_the_loss_falls_and_the_model_beats_linear_theory():
@@ -107,7 +114,7 @@ def test_the_loss_falls_and_the_model_beats_linear_theory():
     flow = np.array([30.0, -20.0, 10.0], np.float32).reshape(3, 1, 1, 1)
     source = MemoryFields({**fields, "velocity": fields["velocity"] + flow})
     spec = make_spec(source)
-    box = TrainingBox(source, (0, 1), 0, 8)
+    box = TrainingBox.slab(source, FLOWS, 0, 8)
     config = TrainConfig(
         **{**BASE, "steps": 30, "validate_every": 10, "learning_rate": 4e-3, "average": 0.8},
         augment=False,
@@ -185,32 +192,36 @@ def test_a_loss_that_is_not_finite_names_its_step(synthetic_box):
     assert np.isfinite(history[-1]["loss"])
 
 
-def batch(source, key=(1, 0, 0), **changes):
-    options = {"crop": CROP, "batch": 3, "augment": True, **changes}
-    boxes = [TrainingBox(source, (0,), 0, 24)]
+def batch(source, key=(1, 0), crops=range(3), **changes):
+    options = {"crop": CROP, "crops": crops, "augment": True, **changes}
+    boxes = [TrainingBox.slab(source, (0,), 0, 24)]
     return draw_batch(boxes, "velocity", GEOMETRY, key=key, **options)
 
 
 def same(one, other):
     return all(
         torch.equal(getattr(one, name), getattr(other, name))
-        for name in ("density", "linear", "target")
+        for name in ("density", "flows", "target")
     )
 
 
-def test_seed_step_and_rank_alone_decide_the_batch(synthetic_box):
+def test_seed_step_and_number_alone_decide_a_crop(synthetic_box):
     assert same(batch(synthetic_box), batch(synthetic_box))
-    for key in ((2, 0, 0), (1, 1, 0), (1, 0, 1)):
+    for key in ((2, 0), (1, 1)):
         assert not same(batch(synthetic_box), batch(synthetic_box, key))
-    keys = list(itertools.product(range(3), repeat=3))
+    keys = list(itertools.product(range(3), repeat=2))
     drawn = {batch(synthetic_box, key).target.numpy().tobytes() for key in keys}
     assert len(drawn) == len(keys)
+    # Workers share a batch: whatever their number, its crops are the same.
+    whole = batch(synthetic_box, crops=range(4)).target
+    shares = [batch(synthetic_box, crops=range(r, r + 2)).target for r in (0, 2)]
+    assert torch.equal(torch.cat(shares), whole)
 
 
 def test_shapes_of_a_batch(synthetic_box):
     drawn = batch(synthetic_box)
     assert drawn.density.shape == (3, 14, 14, 14)
-    assert drawn.linear.shape == (3, 1, 3, 14, 14, 14)
+    assert drawn.flows.shape == (3, 1, 3, 14, 14, 14)
     assert drawn.target.shape == (3, 3, 8, 8, 8)
 
 
@@ -224,13 +235,13 @@ def test_a_crop_keeps_input_and_target_together(augment):
     )
     for step in range(10):
         drawn = draw_batch(
-            [TrainingBox(source, (0,), 0, 16)], "velocity", GEOMETRY,
-            crop=4, batch=2, augment=augment, key=(0, step, 0),
+            [TrainingBox.slab(source, (0,), 0, 16)], "velocity", GEOMETRY,
+            crop=4, crops=range(2), augment=augment, key=(0, step),
         )  # fmt: skip
-        inner = drawn.linear[:, 0, :, 3:-3, 3:-3, 3:-3]
+        inner = drawn.flows[:, 0, :, 3:-3, 3:-3, 3:-3]
         assert torch.equal(inner, drawn.target)
         if not augment:
-            assert torch.equal(drawn.density, drawn.linear[:, 0, 0] ** 2)
+            assert torch.equal(drawn.density, drawn.flows[:, 0, 0] ** 2)
 
 
 def uniform(grid, density=1.0):
@@ -240,8 +251,10 @@ def uniform(grid, density=1.0):
 
 
 def test_boxes_are_drawn_in_proportion_to_their_cells():
-    boxes = [TrainingBox(uniform(n, float(n)), (), 0, n) for n in (8, 16)]
-    drawn = draw_batch(boxes, "velocity", GEOMETRY, crop=4, batch=900, augment=False, key=(0, 0, 0))
+    boxes = [TrainingBox.slab(uniform(n, float(n)), (), 0, n) for n in (8, 16)]
+    drawn = draw_batch(
+        boxes, "velocity", GEOMETRY, crop=4, crops=range(900), augment=False, key=(0, 0)
+    )
     share = float((drawn.density[:, 0, 0, 0] == 16.0).float().mean())
     assert share == pytest.approx(8.0 / 9.0, abs=0.04)
 
@@ -264,8 +277,10 @@ def test_a_lone_box_never_validates_on_what_it_learns_from(grid, fraction, crop)
         assert crop > grid - grid * fraction - GEOMETRY.stride
         return
     source = Watched(uniform(grid))
-    box = TrainingBox(source, (), 0, grid - slab)
-    draw_batch([box], "velocity", GEOMETRY, crop=crop, batch=12, augment=False, key=(grid, crop, 0))
+    box = TrainingBox.slab(source, (), 0, grid - slab)
+    draw_batch(
+        [box], "velocity", GEOMETRY, crop=crop, crops=range(12), augment=False, key=(grid, crop)
+    )
     learned = set()
     for name, block in source.read:
         if name == "velocity":
@@ -293,14 +308,14 @@ def test_validation_blocks_of_whole_boxes_lie_apart():
 
 
 def test_the_rate_warms_up_and_decays_to_nothing(synthetic_box):
-    job = make_job(synthetic_box, steps=100, warmup=0.1, learning_rate=1e-2)
+    job = make_job(synthetic_box, steps=100, warmup=0.1)
     fitting = Fitting(VelocityModel(make_spec(synthetic_box)), job, None)
-    rates = [fitting.learning_rate(step) for step in range(101)]
-    assert rates[0] == pytest.approx(1e-3)
-    assert max(rates) == pytest.approx(1e-2)
+    rates = [fitting.optimiser.schedule(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
     assert all(a < b for a, b in itertools.pairwise(rates[:10]))
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[55] == pytest.approx(5e-3)
+    assert rates[55] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
 
 
@@ -310,7 +325,7 @@ def test_fields_that_do_not_vary_are_refused():
     for density, velocity in ((np.ones_like(flow[0]), flow), (flow[0] ** 2, np.zeros_like(flow))):
         source = MemoryFields({"density": density, "velocity": velocity})
         with pytest.raises(DataError, match="vary"):
-            measure_normalisation([TrainingBox(source, (), 0, 8)], "velocity", 0.1)
+            measure_normalisation([TrainingBox.slab(source, (), 0, 8)], "velocity", 0.1)
 
 
 def test_the_stage_does_not_learn_from_its_validation_slab(fields_store, serial_run, tmp_path):
@@ -328,7 +343,7 @@ def test_the_stage_does_not_learn_from_its_validation_slab(fields_store, serial_
     assert models[0].spec.normalisation == models[1].spec.normalisation
     assert all(torch.equal(one[name], other[name]) for name in one)
     rms = [
-        float((tmp_path / name / "history.csv").read_text().splitlines()[-1].split(",")[-1])
+        float(list(csv.DictReader((tmp_path / name / "history.csv").open()))[-1]["validation_rms"])
         for name in ("as it is", "spoilt")
     ]
     assert rms[1] > 2.0 * rms[0]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.infer import bounding_block, covering_tiles, overlap
+from cosmoflow.stages.prediction import bounding_block, covering_tiles, overlap
 
 quick = settings(max_examples=100, deadline=None)
 origins = st.tuples(*[st.integers(0, 25)] * 3)

@@ -1,5 +1,7 @@
 """The networks: their size, their reach, their symmetry and their units."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +18,21 @@ from cosmoflow.model.registry import (
     summarise,
 )
 from cosmoflow.model.residual import ResidualUNet
-from cosmoflow.model.samples import MemoryFields, TrainingBox, measure_normalisation, read_inputs
+from cosmoflow.model.samples import (
+    TrainingBox,
+    measure_normalisation,
+)
+from cosmoflow.model.sources import (
+    MemoryFields,
+    read_inputs,
+)
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
+from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.infer import predict_block
-from cosmoflow.stages.linear import ensure_linear_velocity
+from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
+from cosmoflow.stages.prediction import predict_block
 from cosmoflow.storage.fields import FieldStore
-from tests.conftest import synthetic_fields
+from tests.conftest import FLOWS, UNIT_FILTER, synthetic_fields
 
 RESIDUAL = sorted(name for name in ARCHITECTURES if name.startswith("residual"))
 CPU = torch.device("cpu")
@@ -32,7 +42,8 @@ DEPTHS = {"shallow": ((1, 1, 2), (1, 2)), "deep": ((2, 2, 2), (2, 2))}
 def make_spec(architecture="residual-tiny", target="velocity", **changes):
     constants = {"density_mean": -0.2, "density_std": 0.6, "velocity_scale": 210.0}
     normalisation = Normalisation(**{**constants, "target_scale": 80.0, **changes})
-    return ModelSpec(architecture, target, 2.0, 0.0, {"h": 0.7}, normalisation)
+    wiener = None if find_architecture(architecture).filter is None else UNIT_FILTER
+    return ModelSpec(architecture, target, 2.0, 0.0, {"h": 0.7}, normalisation, filter=wiener)
 
 
 def make_model(architecture="residual-tiny", target="velocity", *, trained=True, seed=0):
@@ -49,16 +60,17 @@ def random_inputs(model, output=4, batch=1, seed=0):
     cells = model.geometry.input_cells(output)
     generator = torch.Generator().manual_seed(seed)
     density = torch.rand((batch, *(cells,) * 3), generator=generator) * 3.0
-    linear = torch.randn((batch, len(model.smoothing), 3, *(cells,) * 3), generator=generator)
-    return density, linear * 200.0
+    flows = torch.randn((batch, model.flows, 3, *(cells,) * 3), generator=generator)
+    return density, flows * 200.0
 
 
 def predict(model, fields, tile=8, block=None, **config):
     source = MemoryFields(fields)
     grid = source.grid
     block = block or Block((0, 0, 0), (grid, grid, grid))
-    scales = tuple(range(len(model.smoothing)))
-    return predict_block(model, source, scales, block, tile, InferConfig(**config), CPU)
+    return predict_block(
+        model, source, FLOWS[: model.flows], block, tile, InferConfig(**config), CPU
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +120,13 @@ def test_what_the_summary_says_of_cells_is_so(name):
         output = network(torch.empty(1, summary.channels, *(summary.input_cells,) * 3))
     assert output.shape == (1, 3, *(summary.output_cells,) * 3)
     assert summary.input_cells == summary.output_cells + 2 * summary.halo
-    assert summary.parameters >= summary.trainable > 0
+    assert summary.parameters >= summary.trainable >= 0
+    assert bool(summary.trainable) == ARCHITECTURES[name].learns
 
 
 def test_flops_grow_with_the_square_of_the_widths():
     small, tiny = summarise("residual-small"), summarise("residual-tiny")
-    # Twice the widths: four times the work, less where the seven input channels enter.
+    # Twice the widths: four times the work, less where the four input channels enter.
     assert 3.0 < small.flops_per_output_cell / tiny.flops_per_output_cell < 4.0
 
 
@@ -165,7 +178,7 @@ def test_depths_that_do_not_fit_the_lattice_are_refused():
 
 @pytest.mark.parametrize("shift", [(4, 0, 0), (-4, 8, 12)])
 def test_shifts_by_the_stride_commute_with_the_network(periodic, predicted, shift):
-    assert np.abs(predicted - periodic["linear_velocity"][0]).max() > 10.0
+    assert np.abs(predicted - periodic["wiener_velocity"]).max() > 10.0
     rolled = {name: np.roll(field, shift, axis=(-3, -2, -1)) for name, field in periodic.items()}
     np.testing.assert_allclose(
         predict(make_model(), rolled),
@@ -190,39 +203,57 @@ def test_a_block_of_the_box_is_cut_from_the_whole(periodic, predicted, origin, s
     np.testing.assert_array_equal(found, predicted[part])
 
 
-def test_an_untrained_network_is_linear_theory_at_2_mpc():
-    for name in ("residual-tiny", "residual-small"):
-        model = make_model(name, trained=False)
-        assert model.smoothing[0] == 2.0
-        density, linear = random_inputs(model)
-        halo = model.geometry.halo
-        with torch.inference_mode():
-            found = model(density, linear)
-        expected = linear[:, 0, :, halo:-halo, halo:-halo, halo:-halo]
-        assert torch.equal(found, expected)
-
-
-def test_an_untrained_network_of_momentum_is_linear_theory_times_density():
-    model = make_model(target="momentum", trained=False)
-    density, linear = random_inputs(model)
-    inner = (..., *(slice(model.geometry.halo, -model.geometry.halo),) * 3)
+@pytest.mark.parametrize("name", ["residual-tiny", "residual-small", "wiener", "linear:4"])
+def test_an_untrained_network_is_its_first_flow(name):
+    model = make_model(name, trained=False)
+    density, flows = random_inputs(model)
     with torch.inference_mode():
-        found = model(density, linear)
+        found = model(density, flows)
+    assert torch.equal(found, model.inner(flows[:, 0]))
+
+
+@pytest.mark.parametrize("name", ["residual-tiny", "wiener-log"])
+def test_an_untrained_network_of_momentum_is_its_first_flow_times_density(name):
+    model = make_model(name, target="momentum", trained=False)
+    density, flows = random_inputs(model)
+    with torch.inference_mode():
+        found = model(density, flows)
     for axis in range(3):
-        assert torch.equal(found[:, axis], linear[:, 0, axis][inner] * density[inner])
+        assert torch.equal(found[:, axis], model.inner(flows[:, 0, axis] * density))
 
 
-def test_untrained_prediction_of_a_box_is_its_2_mpc_linear_velocity(fields_store):
-    store = FieldStore(fields_store(12).url)
+def test_a_model_that_wants_a_filter_must_have_one_and_no_other():
+    for name, wiener in (("residual-tiny", None), ("paper", UNIT_FILTER)):
+        with pytest.raises(ValueError, match="filter"):
+            VelocityModel(replace(make_spec(name), filter=wiener))
+
+
+def test_untrained_prediction_of_a_box_is_its_wiener_filtered_velocity(fields_store):
+    url = fields_store(12).url
     model = make_model(trained=False)
     # The other radius first, so that the order in the store is not the network's.
-    ensure_linear_velocity(store.url, (6.0,), ignore)
-    scales = ensure_linear_velocity(store.url, model.smoothing, ignore)
-    assert scales == (1, 0)
-    store = FieldStore(store.url)
+    ensure_flows(url, (6.0,), None, ignore)
+    flows = ensure_flows(url, (2.0, 6.0), model.spec.filter, ignore)
+    assert flows == ("wiener_velocity", 1, 0)
+    store = FieldStore(url)
     block = Block((0, 0, 0), (12, 12, 12))
-    found = predict_block(model, store, scales, block, 4, InferConfig(), CPU)
-    np.testing.assert_array_equal(found, store.read("linear_velocity", lead=(1,)))
+    found = predict_block(model, store, flows[:1], block, 4, InferConfig(), CPU)
+    rate = growth_rate_hubble(store.metadata)
+    expected = linear_velocity(torch.from_numpy(store.read("density")), 24.0, rate).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_store_keeps_the_velocity_of_the_newest_filter(fields_store):
+    url = fields_store(12).url
+    double = replace(UNIT_FILTER, weights=((2.0,),) * 3)
+    told = []
+    found = []
+    for wiener in (UNIT_FILTER, double, double):
+        assert ensure_flows(url, (), wiener, told.append) == ("wiener_velocity",)
+        found.append(FieldStore(url).read("wiener_velocity"))
+    assert len(told) == 2
+    np.testing.assert_allclose(found[1], 2.0 * found[0], rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(found[2], found[1])
 
 
 class Stub(nn.Module):
@@ -241,13 +272,13 @@ def test_normalisation_undoes_itself(architecture, target):
     with torch.device("meta"):
         model = VelocityModel(make_spec(architecture, target))
     model.network = Stub()
-    density, linear = random_inputs(model, output=5, batch=2)
-    wanted = model.network(model.channels(density, linear))
-    predicted = model(density, linear)
-    found = model.normalised_target(predicted, density, linear)
+    density, flows = random_inputs(model, output=5, batch=2)
+    wanted = model.network(model.channels(density, flows))
+    predicted = model(density, flows)
+    found = model.normalised_target(predicted, density, flows)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
     if architecture == "paper":
-        # No linear theory: km/s are the output times its scale, and log(1 + rho) goes in.
+        # No global flow: km/s are the output times its scale, and log(1 + rho) goes in.
         expected = 80.0 * (torch.log1p(density) + 0.2) / 0.6
         torch.testing.assert_close(
             predicted[:, 0], expected[:, 1:-1, 1:-1, 1:-1], rtol=1e-5, atol=1e-3
@@ -255,18 +286,18 @@ def test_normalisation_undoes_itself(architecture, target):
 
 
 def test_measured_constants_make_inputs_and_targets_of_order_one(periodic):
-    box = TrainingBox(MemoryFields(periodic), (0, 1), 0, 16)
+    box = TrainingBox.slab(MemoryFields(periodic), FLOWS, 0, 16)
     architecture = find_architecture("residual-tiny")
     constants = measure_normalisation([box], "velocity", architecture.offset)
-    model = VelocityModel(ModelSpec("residual-tiny", "velocity", 2.0, 0.0, {}, constants))
+    model = VelocityModel(replace(make_spec(), normalisation=constants))
     model.network = Stub()
-    density, linear = read_inputs(box.source, (0, 1), Block((0, 0, 0), (16, 16, 16)), 0)
-    channels = model.channels(density[None], linear[None]).double()
-    assert channels.shape == (1, 7, 16, 16, 16)
+    density, flows = read_inputs(box.source, FLOWS, Block((0, 0, 0), (16, 16, 16)), 0)
+    channels = model.channels(density[None], flows[None]).double()
+    assert channels.shape == (1, 4, 16, 16, 16)
     assert channels[:, 0].mean().item() == pytest.approx(0.0, abs=1e-4)
     assert channels[:, 0].std().item() == pytest.approx(1.0, abs=1e-3)
     assert channels[:, 1:4].square().mean().item() == pytest.approx(1.0, abs=1e-4)
-    haloed, flows = read_inputs(box.source, (0, 1), Block((0, 0, 0), (16, 16, 16)), 1)
+    haloed, flows = read_inputs(box.source, FLOWS, Block((0, 0, 0), (16, 16, 16)), 1)
     target = torch.from_numpy(periodic["velocity"])[None]
     residual = model.normalised_target(target, haloed[None], flows[None])
     assert residual.square().mean().item() == pytest.approx(1.0, abs=1e-4)

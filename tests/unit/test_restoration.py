@@ -1,0 +1,100 @@
+"""Restored power: the truth's, with every correlation as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from cosmoflow.numerics import calculus, fourier
+from cosmoflow.numerics.radial import RadialBins
+from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
+from tests.conftest import BOX
+
+GRID = 24
+BINS = RadialBins.covering(GRID, BOX)
+
+
+def noise(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((3, GRID, GRID, GRID), generator=generator)
+
+
+@pytest.fixture(scope="module")
+def fields():
+    """A true velocity, and one that has lost power and gained error on small scales."""
+    true = noise(0)
+    k2 = fourier.squared_wavenumber(GRID, BOX)
+    modes = fourier.forward(true) * torch.exp(-0.5 * k2 * 2.0**2)
+    predicted = fourier.inverse(modes, GRID) + 0.2 * noise(1) + 1.5
+    return true, predicted
+
+
+def powers(velocity):
+    return sum_powers(velocity, velocity, BOX, BINS).true
+
+
+def correlations(true, predicted):
+    index = BINS.index(GRID, BOX)
+    parts = []
+    for velocity in (true, predicted):
+        modes = fourier.forward(velocity)
+        potential = calculus.potential_part(modes, BOX)
+        parts.append((potential, modes - potential))
+    inside = slice(1, GRID // 2 + 1)
+    return [
+        BINS.sum_product(a, b, index)[inside]
+        / np.sqrt(BINS.sum_product(a, a, index) * BINS.sum_product(b, b, index))[inside]
+        for a, b in zip(*parts, strict=True)
+    ]
+
+
+def test_power_is_restored_and_correlation_kept(fields):
+    true, predicted = fields
+    restored = sum_powers(true, predicted, BOX, BINS).solve().restore(predicted, BOX)
+    inside = slice(1, GRID // 2 + 1)
+    ratio = powers(restored)[:, inside] / powers(true)[:, inside]
+    before = powers(predicted)[:, inside] / powers(true)[:, inside]
+    assert np.abs(before - 1.0).max() > 0.5
+    np.testing.assert_allclose(ratio, 1.0, rtol=1e-4)
+    for found, expected in zip(
+        correlations(true, restored), correlations(true, predicted), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_unit_gains_change_nothing(fields):
+    ones = (1.0,) * BINS.count
+    found = PowerGain(BINS.width, ones, ones).restore(fields[1], BOX)
+    torch.testing.assert_close(found, fields[1], rtol=0, atol=1e-4)
+
+
+def test_a_prediction_that_is_right_has_unit_gains(fields):
+    gain = sum_powers(fields[0], fields[0], BOX, BINS).solve()
+    np.testing.assert_allclose([gain.potential, gain.rotational], 1.0)
+
+
+def test_the_two_parts_have_gains_of_their_own(fields):
+    true = fields[0]
+    modes = fourier.forward(true)
+    potential = calculus.potential_part(modes, BOX)
+    halved = fourier.inverse(0.5 * potential + 0.25 * (modes - potential), GRID)
+    gain = sum_powers(true, halved, BOX, BINS).solve()
+    inside = slice(1, GRID // 2)
+    np.testing.assert_allclose(gain.potential[inside], 2.0, rtol=1e-4)
+    np.testing.assert_allclose(gain.rotational[inside], 4.0, rtol=1e-4)
+
+
+def test_the_mean_velocity_is_kept(fields):
+    gain = sum_powers(*fields, BOX, BINS).solve()
+    restored = gain.restore(fields[1], BOX)
+    torch.testing.assert_close(
+        restored.mean((1, 2, 3)), fields[1].mean((1, 2, 3)), rtol=1e-4, atol=0
+    )
+
+
+def test_sums_of_boxes_add_up(fields):
+    one = sum_powers(*fields, BOX, BINS)
+    both = GainSum.zero(BINS) + one + one
+    np.testing.assert_allclose(both.true, 2.0 * one.true)
+    np.testing.assert_allclose(both.solve().potential, one.solve().potential)
+    with pytest.raises(ValueError, match="unlike"):
+        one + GainSum.zero(RadialBins(1.0, 3))
