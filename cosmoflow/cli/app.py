@@ -315,16 +315,18 @@ def spectra(
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
-    """List the architectures: parameters, cells in and out, halo, FLOPs."""
+    """List the architectures (parameters, cells in and out, halo, FLOPs) and what ships."""
     from cosmoflow.model.registry import ARCHITECTURES, summarise
+    from cosmoflow.stages.models import pretrained_models
 
-    summaries = [summarise(name) for name in ARCHITECTURES]
+    summaries, ships = [summarise(name) for name in ARCHITECTURES], pretrained_models()
     if as_json:
         import json
 
-        typer.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
+        rows = [asdict(one) | {"ships": one.name in ships} for one in summaries]
+        typer.echo(json.dumps(rows, indent=2))
     else:
-        show_models(Console(highlight=False), summaries)
+        show_models(Console(highlight=False), summaries, ships)
 
 
 @app.command(epilog="Example: cosmoflow info fields.zarr")

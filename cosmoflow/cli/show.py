@@ -30,8 +30,10 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return rows
 
 
-def show_models(console: Console, summaries: Sequence[ArchitectureSummary]) -> None:
-    """Print the architectures."""
+def show_models(
+    console: Console, summaries: Sequence[ArchitectureSummary], ships: Sequence[str]
+) -> None:
+    """Print the architectures, and those of which a trained model ships."""
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "parameters", "in", "out", "halo", "stride", "kFLOP/cell"):
         table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
@@ -48,6 +50,7 @@ def show_models(console: Console, summaries: Sequence[ArchitectureSummary]) -> N
     console.print(table)
     for one in summaries:
         console.print(f"{one.name}: {one.summary}")
+    console.print(f"trained, for `cosmoflow infer --model NAME`: {', '.join(ships)}")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -164,7 +164,7 @@ class TrainConfig(Section):
         "muon", description="Muon for hidden kernels and AdamW for the rest, or AdamW for all"
     )
     learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
-    muon_rate: float = Field(0.02, gt=0.0, description="peak learning rate of Muon")
+    muon_rate: float = Field(0.04, gt=0.0, description="peak learning rate of Muon")
     weight_decay: float = Field(1e-4, ge=0.0, description="of weights, each step, times the rate")
     warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps to warm up over")
     gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
-_MMAP_THRESHOLD = -3
-"""glibc's M_MMAP_THRESHOLD."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+"""glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX."""
+_DEFAULT_TRIM, _DEFAULT_MMAPS = 128 << 10, 65536
+_ALL = (1 << 31) - 1
 
 
 def available_memory() -> int:
@@ -38,9 +42,38 @@ def return_freed_buffers() -> None:
     and keeps what is smaller: after reading 200 MB of particles a worker held 300 MB more, in
     pieces that suited nothing else. A size that is set stays.
     """
+    _tune(_MMAP_THRESHOLD, 1 << 20)
+
+
+def keep_freed_buffers() -> None:
+    """Have buffers that this process frees stay with it, where libc can do that.
+
+    A network needs the same large buffers step after step. Handing them back and asking for them
+    again has the kernel clear each page anew, which cost a third of a training step and far more
+    beside another busy process.
+    """
+    _tune(_MMAP_MAX, 0)
+    _tune(_TRIM_THRESHOLD, _ALL)
+
+
+@contextmanager
+def keeping_freed_buffers() -> Iterator[None]:
+    """:func:`keep_freed_buffers` for a while, then hand all of them back."""
+    keep_freed_buffers()
+    try:
+        yield
+    finally:
+        _tune(_MMAP_MAX, _DEFAULT_MMAPS)
+        _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _tune(parameter: int, value: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 1 << 20)
+        mallopt(parameter, value)
 
 
 def _meminfo(key: str) -> int:

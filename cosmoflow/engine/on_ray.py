@@ -15,7 +15,7 @@ from cosmoflow.engine import dask_on_ray
 from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
 from cosmoflow.engine.channel import open_channel
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.memory import return_freed_buffers
+from cosmoflow.engine.memory import keep_freed_buffers
 from cosmoflow.engine.threads import use_threads
 from cosmoflow.errors import ConfigError, IncompleteError, StorageError
 
@@ -209,7 +209,7 @@ class _Worker:
     def __init__(self, make_worker: Callable[[], Callable[[Any], Any]], threads: int) -> None:
         # Before make_worker, whose libraries read the environment; and after, for what it loaded.
         use_threads(threads)
-        return_freed_buffers()
+        keep_freed_buffers()
         # An actor whose constructor raises counts as dead and would be replaced for ever: the error
         # waits for the first task, which carries it back.
         self._failure: Exception | None = None

@@ -12,7 +12,7 @@ from dask.local import get_sync
 
 from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.memory import available_memory
+from cosmoflow.engine.memory import available_memory, keeping_freed_buffers
 from cosmoflow.errors import ConfigError
 
 T = TypeVar("T")
@@ -71,9 +71,10 @@ class SerialEngine:
         workers: int | None = None,
     ) -> None:
         """Handle the tasks in order with one worker."""
-        worker = make_worker()
-        for task in tasks:
-            on_done(task, worker(task))
+        with keeping_freed_buffers():
+            worker = make_worker()
+            for task in tasks:
+                on_done(task, worker(task))
 
     def train(
         self,
@@ -97,7 +98,8 @@ class SerialEngine:
                 limit=1,
                 remedy="--engine ray, or one worker with a larger train.batch",
             )
-        loop(_Alone(on_report))
+        with keeping_freed_buffers():
+            loop(_Alone(on_report))
 
 
 class _Alone:

@@ -17,6 +17,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cosmoflow.engine.base import TrainingContext
 from cosmoflow.engine.channel import open_channel
+from cosmoflow.engine.memory import keeping_freed_buffers
 from cosmoflow.engine.threads import use_threads
 from cosmoflow.errors import CosmoflowError, IncompleteError
 
@@ -100,7 +101,8 @@ def run_torch_trainer(
             # This is the restart after an error that no restart mends: end, and let it be told.
             return
         try:
-            loop(_RayContext())
+            with keeping_freed_buffers():
+                loop(_RayContext())
         except CosmoflowError as error:
             ray.get(verdict.fail.remote(error))
             # The others wait for this worker for ever unless it fails; they are started once more,

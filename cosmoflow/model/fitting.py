@@ -206,9 +206,17 @@ class Fitting:
                 last = self.step == config.steps
                 if self.step % config.validate_every == 0 or last:
                     self._report(clock)
-                due = self.step % config.checkpoint_every == 0 or self.finished
-                if due and self.workers.rank == 0:
-                    checkpoints.save(self.step, self.checkpoint())
+                if self.step % config.checkpoint_every == 0 or self.finished:
+                    self._share_losses()
+                    if self.workers.rank == 0:
+                        checkpoints.save(self.step, self.checkpoint())
+
+    def _share_losses(self) -> None:
+        """Give every worker the mean of all workers' losses: a checkpoint is one worker's."""
+        if self.workers.world_size > 1:
+            count = len(self.losses)
+            mean = self.workers.total(sum(self.losses)) / (self.workers.world_size * max(1, count))
+            self.losses = [mean] * count
 
     def _report(self, clock: _Clock) -> None:
         """Validate, and tell how it goes."""

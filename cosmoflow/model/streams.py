@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,6 +51,12 @@ class Streaming:
     target: str
 
 
+def pool_bytes(crop: int, halo: int, flows: int) -> int:
+    """Return the memory of the blocks that a stream holds: used, next, and being let go."""
+    side = max(BLOCK_CELLS, crop) + 2 * halo
+    return 3 * POOL * side**3 * 4 * (1 + 3 * (1 + flows))
+
+
 class StreamedBoxes:
     """Gives out random blocks of boxes, and reads the next ones meanwhile.
 
@@ -69,16 +76,20 @@ class StreamedBoxes:
         self.steps = max(1, round(crops / streaming.batch))
         self._reader = ThreadPoolExecutor(max_workers=1)
         self._windows: dict[int, Future[list[TrainingBox]]] = {}
+        self._lock = threading.Lock()
 
     def at(self, step: int) -> list[TrainingBox]:
         """Return the blocks that a step learns from, as boxes in memory."""
         window = step // self.steps
-        # Steps ask in order; what lies behind them is let go.
-        self._windows = {w: found for w, found in self._windows.items() if w >= window}
-        for wanted in (window, window + 1):
-            if wanted not in self._windows:
-                self._windows[wanted] = self._reader.submit(self._read, wanted)
-        return self._windows[window].result()
+        with self._lock:
+            # Steps ask in order, or a few at once: what lies farther behind is let go.
+            for old in [w for w in self._windows if w < window - 1]:
+                del self._windows[old]
+            for wanted in (window, window + 1):
+                if wanted not in self._windows:
+                    self._windows[wanted] = self._reader.submit(self._read, wanted)
+            found = self._windows[window]
+        return found.result()
 
     def _read(self, window: int) -> list[TrainingBox]:
         streaming = self._streaming

@@ -10,14 +10,17 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.evaluate import METRICS, REPORT, evaluate
 from cosmoflow.stages.infer import infer
+from cosmoflow.stages.models import CELL_SIZE_TOLERANCE, find_model, load_model
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.stages.simulate import plan_simulate, simulate
 from cosmoflow.stages.train import train
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.urls import exists, local_path, remove
 
 PRESET = "quickstart"
+SHIPPED = {"residual-small": "network that ships", "wiener": "wiener filter that ships"}
 HELD_OUT_SEED_OFFSET = 1000
 """Added to the seed of the training box."""
 
@@ -77,7 +80,6 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
             "train-fields.zarr",
             "test-fields.zarr",
             "model",
-            "prediction.zarr",
             "report",
         )
     }
@@ -91,12 +93,14 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
             paint(paths[f"{role}-particles.zarr"], paths[f"{role}-fields.zarr"], run)
     with _timed(seconds, "train"):
         train([paths["train-fields.zarr"]], paths["model"], run)
+    predictions = []
     with _timed(seconds, "infer"):
-        infer(paths["test-fields.zarr"], paths["prediction.zarr"], paths["model"], run)
+        for name, model in _models(paths["model"], paths["test-fields.zarr"]).items():
+            prediction = str(folder / f"prediction-{model if model in SHIPPED else 'own'}.zarr")
+            infer(paths["test-fields.zarr"], prediction, model, run)
+            predictions.append(f"{name}={prediction}")
     with _timed(seconds, "evaluate"):
-        comparison = evaluate(
-            paths["test-fields.zarr"], paths["prediction.zarr"], paths["report"], run
-        )
+        comparison = evaluate(paths["test-fields.zarr"], predictions, paths["report"], run)
     report = folder / "report"
     summary = {
         "out": out,
@@ -105,6 +109,20 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     return comparison, summary
+
+
+def _models(trained: str, fields: str) -> dict[str, str]:
+    """Return the models to compare by the name that the report gives them.
+
+    What ships takes part where it fits: it was made for cells of one size.
+    """
+    models = {"trained here": trained}
+    store = FieldStore(fields)
+    for name, label in SHIPPED.items():
+        expected = load_model(find_model(name)).spec.cell_size
+        if abs(store.cell_size / expected - 1.0) < CELL_SIZE_TOLERANCE:
+            models[label] = name
+    return models
 
 
 class _timed:  # noqa: N801 - reads as a verb at its only use

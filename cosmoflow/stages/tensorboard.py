@@ -23,7 +23,7 @@ def open_board(out: str, wanted: bool) -> Callable[[Mapping[str, float]], None]:
     Raises
     ------
     ConfigError
-        TensorBoard is not installed, or the folder is not on this machine.
+        The folder is not on this machine.
     """
     if not wanted:
         return lambda metrics: None
@@ -34,14 +34,8 @@ def open_board(out: str, wanted: bool) -> Callable[[Mapping[str, float]], None]:
             where="train.tensorboard", value=out,
             remedy="leave it out: history.csv has the same numbers",
         )  # fmt: skip
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "TensorBoard is not installed",
-            where="train.tensorboard",
-            remedy="pip install 'cosmoflow[tensorboard]'",
-        ) from None
+    from tensorboardX import SummaryWriter
+
     writer = SummaryWriter(str(folder / FOLDER))
 
     def note(metrics: Mapping[str, float]) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from cosmoflow.config.settings import Settings
-from cosmoflow.errors import ConfigError, CosmoflowError, DataError
+from cosmoflow.engine import available_memory
+from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import Message, StageFinished
 from cosmoflow.model.fitting import Metrics, make_loop
 from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, read_filter
@@ -26,14 +26,23 @@ from cosmoflow.model.registry import (
     geometry_of,
     widest_layer,
 )
+from cosmoflow.model.streams import pool_bytes
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.gains import measure_gain
 from cosmoflow.stages.models import RUN, load_model, save_model
-from cosmoflow.stages.run import Plan, Progress, Run, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
 from cosmoflow.stages.tensorboard import open_board
-from cosmoflow.stages.training_data import Split, choose_split, fit_filter, make_job, normalise
+from cosmoflow.stages.training_data import (
+    Split,
+    choose_split,
+    field_bytes,
+    fit_filter,
+    make_job,
+    memory_for_fields,
+    normalise,
+)
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import make_provenance
@@ -66,17 +75,19 @@ def plan_train(fields: Sequence[str], run: Run) -> Plan:
     stores = [_open(url, config.target) for url in fields]
     flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
     cells = geometry.input_cells(crop) ** 3
-    held = sum(store.grid**3 * 4 * (4 + 3 * architecture.flows) for store in stores)
+    needed = sum(field_bytes(store.grid, architecture.flows) for store in stores)
+    streamed = config.data == "stream" or (config.data == "auto" and needed > memory_for_fields())
+    held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
     parameters, _ = count_parameters(network)
     widest = widest_layer(network)
     return Plan(
         stage="train",
         tasks=config.steps,
         unit="steps",
-        # Fields held in memory; weights, gradients, average and two moments; activations, of which
-        # backpropagation keeps about a dozen of the widest at full resolution.
+        # Fields, or blocks of them, held in memory; weights, gradients, average and two moments;
+        # activations, of which backpropagation keeps about a dozen of the widest at full size.
         worker_memory=held + 20 * parameters + 12 * 4 * min(widest, 64) * cells * config.batch,
-        read=held,
+        read=needed,
         written=4 * parameters * (1 + 4 * config.keep_checkpoints),
         cpu_seconds=flops / _FLOPS_PER_SECOND,
         details={
@@ -86,6 +97,7 @@ def plan_train(fields: Sequence[str], run: Run) -> Plan:
             "batch": config.batch,
             "samples": config.batch * config.steps,
             "workers": config.workers,
+            "data": "streamed" if streamed else "in memory",
             "flops": flops,
         },
     )
@@ -156,24 +168,28 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     engine = start_engine(
         run, plan, remedy="a smaller train.batch or train.crop", workers=config.workers
     )
-    resumed = _begin(out, provenance["digest"], run)
+    if architecture.filter is not None:
+        _require_memory_for_filter(max(store.grid for store in stores), run)
+    resumed = _can_resume(out, provenance["digest"], run)
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
         run.listener(Message(f"{out} is trained already"))
         return load_model(out)
-    with _discarding(out, unless=resumed):
-        wiener = _filter(out, split, architecture, run)
-        flows = [ensure_flows(url, architecture.smoothing, wiener, run.listener) for url in fields]
-        split = replace(split, flows=tuple(flows))
-        spec = ModelSpec(
-            architecture=architecture.name,
-            target=config.target,
-            cell_size=stores[0].cell_size,
-            redshift=stores[0].metadata.redshift,
-            cosmology=stores[0].metadata.cosmology.model_dump(mode="json"),
-            normalisation=normalise(split, config.target, architecture.offset),
-            provenance=provenance,
-            filter=wiener,
-        )
+    wiener = _find_filter(out, resumed, split, architecture, run)
+    flows = [ensure_flows(url, architecture.smoothing, wiener, run.listener) for url in fields]
+    split = replace(split, flows=tuple(flows))
+    spec = ModelSpec(
+        architecture=architecture.name,
+        target=config.target,
+        cell_size=stores[0].cell_size,
+        redshift=stores[0].metadata.redshift,
+        cosmology=stores[0].metadata.cosmology.model_dump(mode="json"),
+        normalisation=normalise(split, config.target, architecture.offset),
+        provenance=provenance,
+        filter=wiener,
+    )
+    # Only now: a run that is refused has not deleted what was there.
+    if not resumed:
+        _begin(out, provenance["digest"], wiener)
     if not architecture.learns:
         save_model(out, VelocityModel(spec))
         run.listener(StageFinished("train", {"out": out, **plan.details}))
@@ -219,46 +235,58 @@ def _check_alike(stores: list[FieldStore]) -> None:
                 )
 
 
-def _begin(out: str, digest: str, run: Run) -> bool:
-    """Start the model folder, or check that the one there belongs to the same run."""
-    if run.existing == "resume" and exists(out):
-        found = read_bytes(out, RUN).decode().strip() if has_file(out, RUN) else "none"
-        if found != digest:
-            raise ConfigError(
-                "the model was begun with other settings or fields",
-                where=out,
-                value=f"digest {found}",
-                limit=f"digest {digest}",
-                remedy="resume with the settings it was begun with, or --overwrite it",
-            )
-        return True
-    if exists(out):
-        remove(out)
-    write_bytes(out, RUN, f"{digest}\n".encode())
-    return False
+def _can_resume(out: str, digest: str, run: Run) -> bool:
+    """Tell whether there is a model folder to go on with.
+
+    Raises
+    ------
+    ConfigError
+        It belongs to another run.
+    """
+    if run.existing != "resume" or not exists(out):
+        return False
+    found = read_bytes(out, RUN).decode().strip() if has_file(out, RUN) else "none"
+    if found != digest:
+        raise ConfigError(
+            "the model was begun with other settings or fields",
+            where=out,
+            value=f"digest {found}",
+            limit=f"digest {digest}",
+            remedy="resume with the settings it was begun with, or --overwrite it",
+        )
+    return True
 
 
-@contextmanager
-def _discarding(out: str, *, unless: bool) -> Iterator[None]:
-    """Delete a model folder whose run was refused before it began, ``unless`` it is an old one."""
-    try:
-        yield
-    except CosmoflowError:
-        if not unless:
-            remove(out)
-        raise
-
-
-def _filter(out: str, split: Split, architecture: Architecture, run: Run) -> WienerFilter | None:
+def _find_filter(
+    out: str, resumed: bool, split: Split, architecture: Architecture, run: Run
+) -> WienerFilter | None:
     """Fit the filter whose flow an architecture wants, or read that of the run to go on with."""
     if architecture.filter is None:
         return None
-    if has_file(out, FILTER):
+    if resumed and has_file(out, FILTER):
         return read_filter(json.loads(read_bytes(out, FILTER)))
     run.listener(Message("fitting the Wiener filter"))
-    wiener = fit_filter(split, SETS[architecture.filter])
-    write_bytes(out, FILTER, json.dumps(asdict(wiener)).encode())
-    return wiener
+    return fit_filter(split, SETS[architecture.filter])
+
+
+def _begin(out: str, digest: str, wiener: WienerFilter | None) -> None:
+    """Start the model folder."""
+    if exists(out):
+        remove(out)
+    write_bytes(out, RUN, f"{digest}\n".encode())
+    if wiener is not None:
+        write_bytes(out, FILTER, json.dumps(asdict(wiener)).encode())
+
+
+def _require_memory_for_filter(grid: int, run: Run) -> None:
+    """Refuse boxes whose transforms this process has no memory for."""
+    cells = grid**3
+    # Density, velocity and its modes, the modes of four fields, float64 products of two.
+    plan = Plan("fitting the Wiener filter", 1, "box", 72 * cells, 16 * cells, 0, 0.0)
+    require_memory(
+        run, plan, available_memory(),
+        remedy="train on smaller boxes: a model serves boxes of any size",
+    )  # fmt: skip
 
 
 def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cosmoflow.config.settings import Settings, TrainConfig
+from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.fitting import TrainingJob
 from cosmoflow.model.geometry import Geometry
@@ -161,6 +162,16 @@ def make_job(split: Split, settings: Settings, crop: int) -> TrainingJob:
     return TrainingJob(config, settings.seed, crop, training, validation)
 
 
+def field_bytes(grid: int, flows: int) -> int:
+    """Return the memory of a box's density, target and global velocities."""
+    return grid**3 * 4 * (1 + 3 * (1 + flows))
+
+
+def memory_for_fields() -> int:
+    """Return the bytes of fields that are held in memory; more are streamed."""
+    return int(MEMORY_SHARE * available_memory())
+
+
 def _holder(
     split: Split, config: TrainConfig, device: torch.device
 ) -> Callable[[str, tuple[Flow, ...]], FieldSource]:
@@ -171,13 +182,9 @@ def _holder(
     ConfigError
         The fields were to be in memory and do not fit.
     """
-    import psutil
-
-    needed = sum(
-        FieldStore(url).grid ** 3 * 4 * (1 + 3 * (1 + len(flows)))
-        for url, flows in zip(split.fields, split.flows, strict=True)
-    )
-    available = int(MEMORY_SHARE * psutil.virtual_memory().available)
+    count = len(split.flows[0])
+    needed = sum(field_bytes(FieldStore(url).grid, count) for url in split.fields)
+    available = memory_for_fields()
     if config.data == "memory" and needed > available:
         raise ConfigError(
             "the training fields do not fit into memory",

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize(
     ("name", "variables"),
     [
-        ("fields.zarr", {"density", "momentum", "velocity", "linear_velocity"}),
+        ("fields.zarr", {"density", "momentum", "velocity", "wiener_velocity"}),
         ("prediction.zarr", {"velocity"}),
     ],
 )
@@ -98,8 +98,14 @@ def test_models_lists_the_architectures():
     assert models["paper"]["trainable"] == 48_680_067
     assert (models["paper"]["input_cells"], models["paper"]["output_cells"]) == (32, 20)
     for model in models.values():
-        assert model["halo"] > 0
-        assert model["flops_per_output_cell"] > 1000
+        # A baseline is its flow alone: there is no network to see or to reckon.
+        learns = model["parameters"] > 0
+        assert (model["halo"] > 0) == learns
+        assert (model["flops_per_output_cell"] > 1000) == learns
+    assert {name for name, model in models.items() if model["ships"]} == {
+        "residual-small",
+        "wiener",
+    }
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_shift_by_the_stride_shifts_the_output(chain, copy_of, tmp_path, cosmo
     fields, out = copy_of("fields.zarr"), tmp_path / "out.zarr"
     group = zarr.open_group(fields, mode="r+")
     shift = (4, -8, 20)
-    for name in ("density", "linear_velocity"):
+    for name in ("density", "wiener_velocity"):
         group[name][:] = np.roll(group[name][:], shift, axis=(-3, -2, -1))
     code, _, err = cosmoflow("infer", fields, out, "--model", chain / "model", *SMALL)
     assert code == 0, err
@@ -46,18 +46,23 @@ def test_a_shift_by_the_stride_shifts_the_output(chain, copy_of, tmp_path, cosmo
     np.testing.assert_allclose(velocity(out), expected, atol=2e-6 * np.abs(expected).max())
 
 
-def test_a_box_that_is_turned_gives_the_turned_linear_velocity(chain, copy_of, cosmoflow, tmp_path):
-    """The linear velocity that `infer` adds to a store does not prefer an axis."""
-    fields = copy_of("fields.zarr")
+@pytest.mark.parametrize("kind", ["linear", "wiener"])
+def test_a_box_that_is_turned_gives_the_turned_flow(chain, copy_of, cosmoflow, tmp_path, kind):
+    """The global velocity that `infer` adds to a store does not prefer an axis."""
+    fields, out = copy_of("fields.zarr"), tmp_path / "out.zarr"
+    model = {"linear": "linear:2", "wiener": chain / "model"}[kind]
+    infer = ["infer", fields, out, "--model", model, "--overwrite", *SMALL]
+    assert cosmoflow(*infer)[0] == 0
     group = zarr.open_group(fields, mode="r+")
-    before = group["linear_velocity"][:]
+    before = group[f"{kind}_velocity"][:]
     group["density"][:] = group["density"][:].transpose(2, 0, 1)
-    del group["linear_velocity"]
-    del group["smoothing"]
-    out = tmp_path / "out.zarr"
-    assert cosmoflow("infer", fields, out, "--model", chain / "model", *SMALL)[0] == 0
-    turned = before.transpose(0, 1, 4, 2, 3)[:, [2, 0, 1]]
-    found = zarr.open_group(fields)["linear_velocity"][:]
+    for name in (f"{kind}_velocity", "smoothing"):
+        if name in group:
+            del group[name]
+    assert cosmoflow(*infer)[0] == 0
+    found = zarr.open_group(fields)[f"{kind}_velocity"][:]
+    spatial = tuple(before.ndim - 3 + axis for axis in (2, 0, 1))
+    turned = before.transpose(*range(before.ndim - 3), *spatial)[..., [2, 0, 1], :, :, :]
     np.testing.assert_allclose(found, turned, atol=1e-4 * np.abs(turned).max())
 
 

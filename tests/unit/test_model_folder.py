@@ -11,6 +11,8 @@ from safetensors.torch import load, save
 from cosmoflow.errors import DataError, IncompleteError, StorageError
 from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, from_files, to_files
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
+from cosmoflow.numerics.restoration import PowerGain
+from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.models import RUN, load_model, save_model
 
 
@@ -21,6 +23,8 @@ def model():
         "residual-tiny", "momentum", 1.95, 0.5, {"h": 0.7, "Omega_m": 0.3},
         Normalisation(-0.123456789, 0.6, 210.0, 80.0),
         {"digest": "abc", "config": {"train": {"steps": 3}}},
+        WienerFilter(("contrast", "log_density"), 0.1, ((0.0, 0.0), (1 / 3, 0.25), (1e-17, -2.0))),
+        PowerGain(0.1, (1.0, 1.5, 1 / 3), (1.0, 2.0, 2.5)),
     )  # fmt: skip
     made = VelocityModel(spec)
     torch.nn.init.normal_(made.network.output.weight)
@@ -53,9 +57,9 @@ def refused(files, *words):
 def predict(model):
     generator = torch.Generator().manual_seed(3)
     density = torch.rand((1, 34, 34, 34), generator=generator)
-    linear = 100.0 * torch.randn((1, 2, 3, 34, 34, 34), generator=generator)
+    flows = 100.0 * torch.randn((1, 1, 3, 34, 34, 34), generator=generator)
     with torch.inference_mode():
-        return model(density, linear)
+        return model(density, flows)
 
 
 def test_a_model_comes_back_the_same(model, files):
@@ -110,7 +114,7 @@ def test_wrong_format_is_refused(files):
     refused(described(files, format="cosmoflow/fields"), "cosmoflow/fields", "cosmoflow/model")
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [1, 3, "2", None])
 def test_another_format_version_is_refused(files, version):
     refused(described(files, format_version=version), "version")
 
