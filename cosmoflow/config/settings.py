@@ -190,9 +190,11 @@ class TrainConfig(Section):
         None, ge=1, description="validations without gain that end the training early"
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
-    measure_gain: bool = Field(
-        True, description="measure at the end, in whole validation boxes, what restores their power"
-    )
+    measure_gain: int = Field(
+        1, ge=0, le=48,
+        description="measure at the end, in whole validation boxes, what restores the power of "
+        "predictions averaged over so many symmetries; 0 for not",
+    )  # fmt: skip
     tensorboard: bool = Field(False, description="write metrics for TensorBoard too")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
 
@@ -211,6 +213,9 @@ class InferConfig(Section):
     tile: int | None = Field(None, ge=1, description="output cells per axis of a tile")
     batch: int = Field(1, ge=1, description="tiles per forward pass")
     precision: Precision = Field("float32", description="of the network's arithmetic")
+    symmetries: int = Field(
+        1, ge=1, le=48, description="turned frames to average over; each costs as much as one"
+    )
     restore_power: bool = Field(
         False, description="add restored_velocity, which has the power of the true one"
     )

@@ -78,7 +78,10 @@ def read_filter(content: dict[str, Any]) -> WienerFilter:
 
 def _read_gain(content: dict[str, Any]) -> PowerGain:
     return PowerGain(
-        float(content["width"]), tuple(content["potential"]), tuple(content["rotational"])
+        float(content["width"]),
+        tuple(content["potential"]),
+        tuple(content["rotational"]),
+        int(content["symmetries"]),
     )
 
 

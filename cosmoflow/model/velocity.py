@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.registry import find_architecture, geometry_of
 from cosmoflow.numerics.restoration import PowerGain
+from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
 from cosmoflow.numerics.wiener import WienerFilter
 
 Target = Literal["velocity", "momentum"]
@@ -163,3 +164,32 @@ class VelocityModel(nn.Module):
         result: Tensor = self.network(inputs).float() * self.spec.normalisation.target_scale
         baseline = self.baseline(density, flows)
         return result if baseline is None else result + baseline
+
+    def average(self, density: Tensor, flows: Tensor, symmetries: tuple[Symmetry, ...]) -> Tensor:
+        """Predict the target as the mean over turned frames, each turned back.
+
+        The true answer turns with the frame and a network's does so in the mean only: what it errs
+        in one frame and not in the others averages out.
+
+        Parameters
+        ----------
+        density, flows : Tensor
+            As of :meth:`forward`, for cubic tiles.
+        symmetries : tuple of Symmetry
+            The frames.
+
+        Returns
+        -------
+        Tensor
+            As of :meth:`forward`.
+        """
+        if symmetries == CUBE_GROUP[:1]:
+            alone: Tensor = self(density, flows)
+            return alone
+        total: Tensor | None = None
+        for symmetry in symmetries:
+            turned = self(symmetry.apply(density, vector=False), symmetry.apply(flows, vector=True))
+            found = symmetry.inverse().apply(turned, vector=True)
+            total = found if total is None else total.add_(found)
+        assert total is not None
+        return total.div_(len(symmetries))

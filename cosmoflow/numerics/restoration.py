@@ -38,11 +38,14 @@ class PowerGain:
         Of a bin, h/Mpc; bin ``b`` is centred on ``b`` widths.
     potential, rotational : tuple of float
         Of every bin, for the part of the velocity that has a potential and for the other.
+    symmetries : int
+        Turned frames that the predictions were averaged over: more of them have less power.
     """
 
     width: float
     potential: tuple[float, ...]
     rotational: tuple[float, ...]
+    symmetries: int = 1
 
     def restore(self, velocity: Tensor, box_size: float) -> Tensor:
         """Return a predicted velocity with the power of the true one.

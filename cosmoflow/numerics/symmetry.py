@@ -62,3 +62,15 @@ CUBE_GROUP: tuple[Symmetry, ...] = tuple(
     for signs in itertools.product((1, -1), repeat=3)
 )
 """All 48 symmetries; the first is the identity."""
+
+
+def spread_symmetries(count: int) -> tuple[Symmetry, ...]:
+    """Return some of the group, unlike one another, the identity first; each set holds the last.
+
+    Parameters
+    ----------
+    count : int
+        1 to 48.
+    """
+    # 7 and 48 have no common divisor: all 48 come before any comes again.
+    return tuple(CUBE_GROUP[7 * i % len(CUBE_GROUP)] for i in range(count))

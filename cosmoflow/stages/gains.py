@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from cosmoflow.config.settings import InferConfig
@@ -14,7 +16,7 @@ from cosmoflow.stages.training_data import Split
 from cosmoflow.storage.fields import FieldStore
 
 
-def measure_gain(model: VelocityModel, split: Split) -> PowerGain:
+def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGain:
     """Measure the gains of a velocity model in the whole boxes that validate it.
 
     Parameters
@@ -23,8 +25,10 @@ def measure_gain(model: VelocityModel, split: Split) -> PowerGain:
         In evaluation mode.
     split : Split
         At least one of its stores validates.
+    symmetries : int
+        Turned frames to average predictions over.
     """
-    device, config = best_device(), InferConfig(precision="auto")
+    device, config = best_device(), InferConfig(precision="auto", symmetries=symmetries)
     total: GainSum | None = None
     for url, flows in zip(
         split.fields[split.training :], split.flows[split.training :], strict=True
@@ -37,4 +41,4 @@ def measure_gain(model: VelocityModel, split: Split) -> PowerGain:
         found = sum_powers(torch.from_numpy(true), torch.from_numpy(predicted), size, bins)
         total = found if total is None else total + found
     assert total is not None
-    return total.solve()
+    return replace(total.solve(), symmetries=symmetries)

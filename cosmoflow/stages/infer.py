@@ -69,7 +69,7 @@ def _plan(store: FieldStore, model: VelocityModel, model_url: str, run: Run) -> 
     cells = model.geometry.input_cells(layout.tile) ** 3
     region = model.geometry.input_cells(per_axis * layout.tile) ** 3
     channels = 1 + 3 * model.flows
-    flops = count_flops(model.spec.architecture, layout.tile)
+    flops = config.symmetries * count_flops(model.spec.architecture, layout.tile)
     widest = widest_layer(model.network)
     return Plan(
         stage="infer",
@@ -188,11 +188,18 @@ def _check_restorable(network: VelocityModel, model: str, store: FieldStore, run
     ------
     ConfigError
     """
+    config = run.settings.infer
     if network.spec.gain is None or network.spec.target != "velocity":
         raise ConfigError(
             "the model has no gains to restore power with",
             where="infer.restore_power", value=model,
             remedy="leave it out, or train a velocity model on two boxes or more",
+        )  # fmt: skip
+    if network.spec.gain.symmetries != config.symmetries:
+        raise ConfigError(
+            "the gains were measured with another number of symmetries",
+            where="infer.symmetries", value=config.symmetries, limit=network.spec.gain.symmetries,
+            remedy=f"--set infer.symmetries={network.spec.gain.symmetries}",
         )  # fmt: skip
     cells = store.grid**3
     plan = Plan("restoring power", 1, "box", 64 * cells, 12 * cells, 12 * cells, 0.0)

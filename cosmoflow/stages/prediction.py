@@ -16,6 +16,7 @@ from cosmoflow.model.precision import autocast
 from cosmoflow.model.sources import FieldSource, Flow, read_inputs
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.symmetry import spread_symmetries
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.storage.fields import FieldStore
 
@@ -110,7 +111,7 @@ def predict_block(
     tile : int
         Output cells per axis of one forward pass.
     config : InferConfig
-        Batch and precision.
+        Batch, precision and symmetries.
     device : torch.device
         Where the model is.
 
@@ -127,9 +128,10 @@ def predict_block(
     for group in _batches(tiles, config.batch):
         parts = [_haloed_part(one, region, model.geometry.halo) for one in group]
         with autocast(config.precision, device):
-            predicted = model(
+            predicted = model.average(
                 torch.stack([density[x, y, z] for x, y, z in parts]).to(device),
                 torch.stack([velocities[..., x, y, z] for x, y, z in parts]).to(device),
+                spread_symmetries(config.symmetries),
             )
         for one, values in zip(group, predicted.cpu().numpy(), strict=True):
             inside, part = overlap(block, one)

@@ -210,7 +210,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         partial(make_job, split, settings, crop),
         checkpoints,
         partial(_write_history, out),
-        partial(_finish, out, split if config.measure_gain else None),
+        partial(_finish, out, split, config.measure_gain),
     )
     engine.train(loop, workers=config.workers, on_report=on_report)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
@@ -299,10 +299,10 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
     run.listener(Message(f"{text} in {checkpoints.url}"))
 
 
-def _finish(out: str, split: Split | None, model: VelocityModel) -> None:
+def _finish(out: str, split: Split, symmetries: int, model: VelocityModel) -> None:
     """Save the model, with the gains that restore its power; runs in the worker of rank 0."""
-    if split is not None and split.validation and model.spec.target == "velocity":
-        model.spec = replace(model.spec, gain=measure_gain(model, split))
+    if symmetries and split.validation and model.spec.target == "velocity":
+        model.spec = replace(model.spec, gain=measure_gain(model, split, symmetries))
     save_model(out, model)
 
 

@@ -29,6 +29,7 @@ from cosmoflow.model.sources import (
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.symmetry import CUBE_GROUP
 from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
 from cosmoflow.stages.prediction import predict_block
 from cosmoflow.storage.fields import FieldStore
@@ -169,6 +170,28 @@ def test_tiles_off_the_lattice_are_refused(name):
         geometry.check_output(22, "train.crop")
     assert caught.value.where == "train.crop"
     assert "4" in caught.value.limit
+
+
+def test_an_average_over_all_symmetries_turns_with_the_box(periodic):
+    """Exactly what a network does in the mean only."""
+    turn = CUBE_GROUP[29]
+    turned = {
+        name: turn.apply(torch.from_numpy(field), vector=name != "density").contiguous().numpy()
+        for name, field in periodic.items()
+    }
+    for count, agree in ((48, True), (1, False)):
+        whole = torch.from_numpy(predict(make_model(), periodic, symmetries=count))
+        found = torch.from_numpy(predict(make_model(), turned, symmetries=count))
+        difference = (found - turn.apply(whole, vector=True)).abs().max()
+        assert bool(difference < 5e-6 * whole.abs().max()) == agree
+
+
+def test_an_average_does_not_depend_on_the_tiling(periodic):
+    whole = predict(make_model(), periodic, tile=16, symmetries=5)
+    for tile in (4, 12):
+        found = predict(make_model(), periodic, tile=tile, symmetries=5)
+        np.testing.assert_allclose(found, whole, rtol=0, atol=3e-6 * np.abs(whole).max())
+    assert np.abs(whole - predict(make_model(), periodic, tile=16)).max() > 0.1
 
 
 def test_depths_that_do_not_fit_the_lattice_are_refused():

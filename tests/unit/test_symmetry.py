@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cosmoflow.numerics import calculus
-from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
+from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry, spread_symmetries
 
 IDENTITY = Symmetry((0, 1, 2), (1, 1, 1))
 BOX = 30.0
@@ -84,3 +84,11 @@ def test_derivatives_commute_with_every_symmetry(method, cells):
             ),
         ):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 48])
+def test_spread_symmetries_are_all_different_and_begin_with_none(count):
+    found = spread_symmetries(count)
+    assert len(set(found)) == count
+    assert found[0] == CUBE_GROUP[0]
+    assert spread_symmetries(48)[:count] == found
