@@ -247,7 +247,7 @@ def infer(
     from cosmoflow.stages.infer import plan_infer
     from cosmoflow.stages.models import DEFAULT_MODEL
 
-    model = model or DEFAULT_MODEL
+    model = DEFAULT_MODEL if model is None else model
     settings = call.settings({}, workers=workers)
     with call.session(settings) as session:
         run = call.run(settings, session)

@@ -36,6 +36,11 @@ _CONDITION: Final = 1e-6
 """Combinations of fields with less than this share of the power are left out of a solution."""
 
 
+_ROUNDING: Final = 1e-7
+"""Share of a field's power below which that in a bin is not used: float32 transforms leave 1e-14 of
+rounding in it, which is then a thousandth of the bin's waves."""
+
+
 def _contrast(density: Tensor, box_size: float) -> Tensor:
     return density - 1.0
 
@@ -183,17 +188,22 @@ class WienerSum:
     def solve(self) -> WienerFilter:
         """Return the filter that leaves the smallest residual flow.
 
-        A bin without modes has the weights of the nearest one below that has any.
+        Where a smoothed field has nothing left but rounding its weight is 0: one fitted to rounding
+        would multiply that of the next box. A bin without modes has the weights of the one below.
         """
         bins, fields = self.flow.shape
         weights = np.zeros((bins, fields))
+        power = np.diagonal(self.products, axis1=1, axis2=2)
+        floor = _ROUNDING * power.sum(axis=0)
         for b in range(bins):
-            size = np.sqrt(np.diagonal(self.products[b]))
-            if not (size > 0.0).all():
+            kept = np.flatnonzero(power[b] > floor)
+            if not power[b].any():
                 weights[b] = weights[b - 1] if b else 0.0
                 continue
-            matrix = self.products[b] / np.outer(size, size)
-            weights[b] = np.linalg.lstsq(matrix, self.flow[b] / size, rcond=_CONDITION)[0] / size
+            size = np.sqrt(power[b, kept])
+            matrix = self.products[b][np.ix_(kept, kept)] / np.outer(size, size)
+            found = np.linalg.lstsq(matrix, self.flow[b, kept] / size, rcond=_CONDITION)[0]
+            weights[b, kept] = found / size
         return WienerFilter(self.fields, self.bins.width, tuple(map(tuple, weights.tolist())))
 
 

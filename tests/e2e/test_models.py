@@ -29,7 +29,7 @@ def test_linear_theory_is_a_model(chain, copy_of, cosmoflow, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("linear:much", "Mpc/h"), ("linear:-1", "Mpc/h"), ("residual-smal", "no such"), ("", "model")],
+    [("linear:much", "Mpc/h"), ("linear:-1", "Mpc/h"), ("residual-smal", "no such")],
 )
 def test_a_model_that_there_is_not_is_refused(chain, cosmoflow, tmp_path, name, words):
     out = tmp_path / "out.zarr"
@@ -44,8 +44,13 @@ def test_what_ships_is_used_without_a_model_and_says_what_it_is(
     chain, copy_of, cosmoflow, tmp_path
 ):
     fields, out = copy_of("fields.zarr"), tmp_path / "out.zarr"
-    restore = "--set=infer.restore_power=true"
-    code, _, err = cosmoflow("infer", fields, out, *SMALL, restore)
+    restore = ["--set=infer.restore_power=true"]
+    code, _, err = cosmoflow("infer", fields, out, *SMALL, *restore)
+    assert code == 2
+    assert "--set infer.symmetries=8" in err
+    assert not out.exists()
+    restore.append("--set=infer.symmetries=8")
+    code, _, err = cosmoflow("infer", fields, out, *SMALL, *restore)
     assert code == 0, err
     found = opened(out)
     config = zarr.open_group(out).attrs["provenance"]["config"]

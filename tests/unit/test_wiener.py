@@ -63,6 +63,22 @@ def test_the_weight_of_a_smoothed_linear_flow_is_its_window(density):
     np.testing.assert_allclose(found[inside], np.exp(-0.5 * (k * radius) ** 2)[inside], atol=0.03)
 
 
+def test_rounding_is_given_no_weight():
+    """A field smoothed away on small scales has weight 0 there, whatever its rounding says."""
+    noise = np.random.default_rng(4).normal(size=(2, GRID, GRID, GRID)).astype(np.float32)
+    density, source = torch.from_numpy(np.exp(0.7 * noise))
+    # In cells of 1 Mpc/h the squares of what is smoothed at 4 Mpc/h end before the grid does.
+    velocity = linear_velocity(density + 0.3 * source, GRID, RATE)
+    bins = RadialBins.covering(GRID, GRID)
+    weights = np.array(
+        sum_products(density, velocity, GRID, RATE, SETS["wiener"], bins).solve().weights
+    )
+    last = GRID // 2
+    assert (weights[1 : last + 1, :2] != 0.0).all()
+    assert (weights[2, 2:] != 0.0).all()
+    assert (weights[last:, 2:] == 0.0).all()
+
+
 def test_more_fields_leave_less(density):
     velocity = torch.from_numpy(synthetic_fields(GRID)["velocity"])
     residuals = [
