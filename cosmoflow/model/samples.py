@@ -98,6 +98,12 @@ def stack(samples: Sequence[Sample]) -> Sample:
     )
 
 
+def choose_box(boxes: Sequence[TrainingBox], rng: np.random.Generator) -> TrainingBox:
+    """Return a random one of some boxes, in proportion to the cells that are learned from."""
+    weights = np.array([math.prod(box.region.shape) for box in boxes], float)
+    return boxes[int(rng.choice(len(boxes), p=weights / weights.sum()))]
+
+
 def draw_batch(
     boxes: Sequence[TrainingBox],
     target: str,
@@ -128,11 +134,10 @@ def draw_batch(
         Seed and step: they and a crop's number alone decide it, so a resumed run draws what the
         uninterrupted one would have drawn.
     """
-    weights = np.array([math.prod(box.region.shape) for box in boxes], float)
     samples = []
     for number in crops:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*key, number))))
-        box = boxes[int(rng.choice(len(boxes), p=weights / weights.sum()))]
+        box = choose_box(boxes, rng)
         sample = read_sample(box, target, box.place_crop(crop, rng), geometry.halo)
         symmetry = CUBE_GROUP[int(rng.integers(0, len(CUBE_GROUP)))]
         samples.append(sample.turn(symmetry) if augment else sample)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cosmoflow.model.samples import TrainingBox
+from cosmoflow.model.samples import TrainingBox, choose_box
 from cosmoflow.model.sources import BlockFields, variable_of
 from cosmoflow.numerics.tiles import grow
 
@@ -93,12 +92,11 @@ class StreamedBoxes:
 
     def _read(self, window: int) -> list[TrainingBox]:
         streaming = self._streaming
-        weights = np.array([math.prod(box.region.shape) for box in self._boxes], float)
         found = []
         for number in range(POOL):
             key = (streaming.seed, window, number, _STREAM)
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-            box = self._boxes[int(rng.choice(len(self._boxes), p=weights / weights.sum()))]
+            box = choose_box(self._boxes, rng)
             side = min(self._side, *box.region.shape)
             region = box.place_crop(side, rng)
             variables = [("density", ()), (streaming.target, ()), *map(variable_of, box.flows)]
