@@ -355,7 +355,7 @@ def demo(
     out: Annotated[str, typer.Option("--out", help="Folder for everything.")] = "demo-output",
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
 ) -> None:
-    """Run the whole chain on two small boxes and write a report: about five minutes."""
+    """Run the whole chain on two small boxes and write a report: minutes."""
     from cosmoflow.stages.demo import PRESET, plan_demo
     from cosmoflow.stages.demo import demo as run_demo
 
