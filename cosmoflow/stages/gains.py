@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from cosmoflow.config.settings import InferConfig
+from cosmoflow.engine import available_memory
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.radial import RadialBins
@@ -15,8 +16,11 @@ from cosmoflow.stages.prediction import predict_box
 from cosmoflow.stages.training_data import Split
 from cosmoflow.storage.fields import FieldStore
 
+_BYTES_PER_CELL = 72
+"""True and predicted velocity, the modes of one and of its potential part, float64 products."""
 
-def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGain:
+
+def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGain | None:
     """Measure the gains of a velocity model in the whole boxes that validate it.
 
     Parameters
@@ -27,6 +31,12 @@ def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGa
         At least one of its stores validates.
     symmetries : int
         Turned frames to average predictions over.
+
+    Returns
+    -------
+    PowerGain or None
+        None where a box and its transforms do not fit into memory: a training is not to fail for
+        that at its very end.
     """
     device, config = best_device(), InferConfig(precision="auto", symmetries=symmetries)
     total: GainSum | None = None
@@ -34,6 +44,8 @@ def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGa
         split.fields[split.training :], split.flows[split.training :], strict=True
     ):
         store = FieldStore(url)
+        if _BYTES_PER_CELL * store.grid**3 > available_memory():
+            return None
         size = store.metadata.box_size
         predicted = predict_box(model.to(device), store, flows, config, device)
         true = store.read("velocity")

@@ -24,7 +24,7 @@ from cosmoflow.stages.models import (
     DEFAULT_MODEL,
     check_fits,
     find_model,
-    is_linear,
+    is_named,
     model_digest,
     open_model,
 )
@@ -81,7 +81,7 @@ def _plan(store: FieldStore, model: VelocityModel, model_url: str, run: Run) -> 
         + 4 * channels * region
         + config.batch * cells * 4 * (2 * channels + 3 * min(widest, 64)),
         read=shards * region * channels * 4,
-        written=store.grid**3 * 12,
+        written=store.grid**3 * 12 * (1 + config.restore_power),
         cpu_seconds=tiles * flops / _FLOPS_PER_SECOND,
         details={
             "grid": store.grid,
@@ -124,7 +124,7 @@ def infer(fields: str, out: str, model: str = DEFAULT_MODEL, run: Run | None = N
     run = run or Run()
     config = run.settings.infer
     fields, out, model = absolute(fields), absolute(out), find_model(model)
-    check_output(out, run.existing, [fields] if is_linear(model) else [fields, model])
+    check_output(out, run.existing, [fields] if is_named(model) else [fields, model])
     store = FieldStore(fields)
     network = open_model(model, store)
     store.require("density")

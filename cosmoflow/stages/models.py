@@ -54,13 +54,21 @@ def load_model(url: str) -> VelocityModel:
 
 
 def find_model(name: str) -> str:
-    """Return where a model is: a name of :func:`pretrained_models`, linear theory, or a URL.
+    """Return what a model is known by on every node: its name, or the absolute URL of a folder.
 
     A folder of the same name as a model that ships is meant by ``./NAME``.
     """
-    if name in pretrained_models():
-        return str(PRETRAINED / name)
-    return name if is_linear(name) else absolute(name)
+    return name if is_named(name) else absolute(name)
+
+
+def is_named(name: str) -> bool:
+    """Tell whether a model is linear theory or ships, rather than a folder of somebody's."""
+    return is_linear(name) or name in pretrained_models()
+
+
+def model_folder(name: str) -> str:
+    """Return the folder of a model; of one that ships, in the installation of this node."""
+    return str(PRETRAINED / name) if name in pretrained_models() else name
 
 
 def pretrained_models() -> list[str]:
@@ -89,7 +97,7 @@ def open_model(name: str, fields: FieldStore) -> VelocityModel:
         As :func:`load_model` and :func:`cosmoflow.model.registry.find_architecture`.
     """
     if not is_linear(name):
-        return load_model(name)
+        return load_model(model_folder(name))
     metadata = fields.metadata
     return VelocityModel(
         ModelSpec(
@@ -110,7 +118,8 @@ def model_digest(name: str) -> str:
     """
     if is_linear(name):
         return name
-    description = read_description(read_bytes(name, DESCRIPTION), name)
+    folder = model_folder(name)
+    description = read_description(read_bytes(folder, DESCRIPTION), folder)
     content = json.dumps([description["weights_sha256"], description["filter"]])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -39,8 +39,8 @@ from cosmoflow.stages.training_data import (
     choose_split,
     field_bytes,
     fit_filter,
+    is_streamed,
     make_job,
-    memory_for_fields,
     normalise,
 )
 from cosmoflow.storage.checkpoints import CheckpointFolder
@@ -76,7 +76,7 @@ def plan_train(fields: Sequence[str], run: Run) -> Plan:
     flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
     cells = geometry.input_cells(crop) ** 3
     needed = sum(field_bytes(store.grid, architecture.flows) for store in stores)
-    streamed = config.data == "stream" or (config.data == "auto" and needed > memory_for_fields())
+    streamed = is_streamed(config.data, needed)
     held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
     parameters, _ = count_parameters(network)
     widest = widest_layer(network)
@@ -300,10 +300,13 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
 
 
 def _finish(out: str, split: Split, symmetries: int, model: VelocityModel) -> None:
-    """Save the model, with the gains that restore its power; runs in the worker of rank 0."""
-    if symmetries and split.validation and model.spec.target == "velocity":
-        model.spec = replace(model.spec, gain=measure_gain(model, split, symmetries))
+    """Save the model, then the gains that restore its power; runs in the worker of rank 0."""
     save_model(out, model)
+    if symmetries and split.validation and model.spec.target == "velocity":
+        gain = measure_gain(model, split, symmetries)
+        if gain is not None:
+            model.spec = replace(model.spec, gain=gain)
+            save_model(out, model)
 
 
 def _write_history(out: str, history: list[Metrics]) -> None:

@@ -172,6 +172,11 @@ def memory_for_fields() -> int:
     return int(MEMORY_SHARE * available_memory())
 
 
+def is_streamed(data: str, needed: int) -> bool:
+    """Tell whether fields of so many bytes are streamed, given the setting ``train.data``."""
+    return data == "stream" or (data == "auto" and needed > memory_for_fields())
+
+
 def _holder(
     split: Split, config: TrainConfig, device: torch.device
 ) -> Callable[[str, tuple[Flow, ...]], FieldSource]:
@@ -184,16 +189,15 @@ def _holder(
     """
     count = len(split.flows[0])
     needed = sum(field_bytes(FieldStore(url).grid, count) for url in split.fields)
-    available = memory_for_fields()
-    if config.data == "memory" and needed > available:
+    if config.data == "memory" and needed > memory_for_fields():
         raise ConfigError(
             "the training fields do not fit into memory",
             where="train.data",
             value=format_bytes(needed),
-            limit=f"{format_bytes(available)}, a share of {MEMORY_SHARE:g} of what is free",
+            limit=f"{format_bytes(memory_for_fields())}, {MEMORY_SHARE:.0%} of what is free",
             remedy="train.data=stream",
         )
-    if config.data == "stream" or needed > available:
+    if is_streamed(config.data, needed):
         return lambda url, flows: FieldStore(url)
     if device.type == "cuda" and needed < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return lambda url, flows: DeviceFields(_read(url, config.target, flows), device)

@@ -7,6 +7,9 @@ import torch
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
+from cosmoflow.stages.gains import measure_gain
+from cosmoflow.stages.train import train
+from cosmoflow.stages.training_data import Split
 from tests.conftest import BOX
 
 GRID = 24
@@ -98,3 +101,23 @@ def test_sums_of_boxes_add_up(fields):
     np.testing.assert_allclose(both.solve().potential, one.solve().potential)
     with pytest.raises(ValueError, match="unlike"):
         one + GainSum.zero(RadialBins(1.0, 3))
+
+
+def test_training_measures_gains_in_boxes_that_validate(fields_store, serial_run, tmp_path):
+    urls = [fields_store(16, shard=16, seed=seed).url for seed in (1, 2)]
+    options = {
+        "model": "residual-tiny", "steps": 2, "batch": 1, "crop": 8, "precision": "float32",
+        "measure_gain": 2,
+    }  # fmt: skip
+    one = train(urls[:1], str(tmp_path / "one"), serial_run(train=options))
+    two = train(urls, str(tmp_path / "two"), serial_run(train=options))
+    assert one.spec.gain is None
+    assert two.spec.gain is not None
+    assert two.spec.gain.symmetries == 2
+    assert min(two.spec.gain.potential) > 0.0
+
+
+def test_gains_are_left_out_for_lack_of_memory(fields_store, monkeypatch):
+    monkeypatch.setattr("cosmoflow.stages.gains.available_memory", lambda: 1000)
+    urls = (fields_store(12).url, fields_store(12).url)
+    assert measure_gain(object(), Split(urls, ((), ()), 1, 0), 1) is None
