@@ -26,7 +26,6 @@ from torch import nn
 
 from cosmoflow.config.settings import TrainConfig
 from cosmoflow.engine.serial import SerialEngine
-from cosmoflow.events import ignore
 from cosmoflow.model.fitting import Metrics, TrainingJob, make_loop
 from cosmoflow.model.precision import has_fast_bfloat16
 from cosmoflow.model.registry import count_flops, find_architecture
@@ -36,6 +35,7 @@ from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.run import Run
 from cosmoflow.stages.training_data import Split, fit_filter
 from cosmoflow.storage.fields import FieldStore
 
@@ -58,7 +58,7 @@ def prepare(url: str, name: str) -> tuple[TrainingBox, ModelSpec]:
     wiener = None
     if architecture.filter is not None:
         wiener = fit_filter(Split((url,), ((),), 0, 0), SETS[architecture.filter])
-    flows = ensure_flows(url, architecture.smoothing, wiener, ignore)
+    flows = ensure_flows(url, architecture.smoothing, wiener, Run())
     store = FieldStore(url)
     names = ["density", "velocity", *(flow for flow in flows if isinstance(flow, str))]
     source = MemoryFields({field: store.read(field) for field in names})

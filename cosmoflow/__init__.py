@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cosmoflow.stages.derive import derive
     from cosmoflow.stages.evaluate import evaluate
     from cosmoflow.stages.infer import infer
+    from cosmoflow.stages.infer_arrays import infer_array
     from cosmoflow.stages.inspect import inspect
     from cosmoflow.stages.paint import paint
     from cosmoflow.stages.run import Run
@@ -36,6 +37,7 @@ _HOMES = {
     "derive": "cosmoflow.stages.derive",
     "evaluate": "cosmoflow.stages.evaluate",
     "infer": "cosmoflow.stages.infer",
+    "infer_array": "cosmoflow.stages.infer_arrays",
     "inspect": "cosmoflow.stages.inspect",
     "load_settings": "cosmoflow.config",
     "open_fields": "cosmoflow.storage.fields",
@@ -62,6 +64,7 @@ __all__ = [
     "derive",
     "evaluate",
     "infer",
+    "infer_array",
     "inspect",
     "load_settings",
     "open_fields",

@@ -87,6 +87,12 @@ class OutputExistsError(ConfigError):
     kind = "output-exists"
 
 
+class BusyError(ConfigError):
+    """Another run is writing the output."""
+
+    kind = "busy"
+
+
 class DataError(CosmoflowError):
     """An input that is not what it claims to be (exit code 3)."""
 
@@ -106,3 +112,9 @@ class IncompleteError(CosmoflowError):
 
     exit_code = 5
     kind = "incomplete"
+
+
+class SupersededError(IncompleteError):
+    """A run that slept for so long that another one has taken over its output."""
+
+    kind = "superseded"

@@ -35,6 +35,14 @@ _FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
     "density": (DIMENSIONLESS, "matter density over its mean"),
     "momentum": (VELOCITY, "matter momentum (1 + delta) v"),
     "velocity": (VELOCITY, "mass-weighted peculiar velocity"),
+    "velocity_std": (
+        VELOCITY,
+        "standard deviation of the predictions that velocity is the mean of",
+    ),
+    "momentum_std": (
+        VELOCITY,
+        "standard deviation of the predictions that momentum is the mean of",
+    ),
     "linear_velocity": (VELOCITY, "linear-theory velocity of the Gaussian-smoothed density"),
     "restored_velocity": (VELOCITY, "velocity with the power of small scales restored"),
     "wiener_velocity": (VELOCITY, "velocity by a Wiener filter of the density and its functions"),
@@ -58,8 +66,11 @@ FIELD_UNITS: Final[dict[str, tuple[str, str]]] = {
     **{
         f"{SMOOTHED}{name}": (unit, f"{long_name}, after Gaussian smoothing")
         for name, (unit, long_name) in _FIELD_UNITS.items()
-        # A linear velocity comes smoothed at any radius; an interlaced grid is for spectra.
-        if name != "linear_velocity" and not name.startswith(INTERLACED)
+        # A linear velocity comes smoothed at any radius; an interlaced grid is for spectra; and
+        # a spread smoothed is not the spread of what is smoothed.
+        if name != "linear_velocity"
+        and not name.startswith(INTERLACED)
+        and not name.endswith("_std")
     },
 }
 """``(unit, long name)`` of every variable that a fields store may hold."""

@@ -232,23 +232,41 @@ def infer(
     call: Invocation,
     fields: Fields,
     out: Out,
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         typer.Option(
             "--model",
             help="A model folder, the name of one that ships (see `cosmoflow models`), linear, or "
-            "linear:R for linear theory smoothed at R Mpc/h.",
+            "linear:R for linear theory smoothed at R Mpc/h. Give it again to average over more.",
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Actors; one a CPU or GPU if none.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            metavar="NAME",
+            help="What to derive in the same pass: momentum, divergence, vorticity, "
+            "velocity_shear. Give it again for more.",
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X0:X1,Y0:Y1,Z0:Z1", help="The part of the box to predict, Mpc/h; all if none."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Actors; one a GPU, or one for 8 cores, if none.")
+    ] = None,
 ) -> None:
-    """Predict the velocity field of a whole box, tile by tile."""
+    """Predict the velocity field of a box, or of a part of it, tile by tile."""
     from cosmoflow.stages.infer import infer as run_infer
     from cosmoflow.stages.infer import plan_infer
     from cosmoflow.stages.models import DEFAULT_MODEL
 
-    model = DEFAULT_MODEL if model is None else model
-    settings = call.settings({}, workers=workers)
+    model = models or [DEFAULT_MODEL]
+    own = {"fields": names or None, "region": region}
+    settings = call.settings({"infer": own}, workers=workers)
     with call.session(settings) as session:
         run = call.run(settings, session)
         if call.dry_run:

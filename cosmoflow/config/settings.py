@@ -13,6 +13,7 @@ from cosmoflow.config.snapshot import SnapshotHints
 Scheme = Literal["ngp", "cic", "tsc", "pcs"]
 Painted = Literal["density", "momentum", "velocity"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Derivable = Literal["momentum", "divergence", "vorticity", "velocity_shear"]
 
 
 class SimulateConfig(Section):
@@ -208,18 +209,65 @@ class TrainConfig(Section):
 
 
 class InferConfig(Section):
-    """How a model is run over a box."""
+    """How models are run over a box, and what is written."""
 
-    tile: int | None = Field(None, ge=1, description="output cells per axis of a tile")
-    batch: int = Field(1, ge=1, description="tiles per forward pass")
-    precision: Precision = Field("float32", description="of the network's arithmetic")
+    tile: int | None = Field(
+        None, ge=1, description="most output cells per axis of a forward pass; none: by memory"
+    )
+    batch: int | None = Field(None, ge=1, description="tiles per forward pass; none: by their size")
+    overlap: int = Field(
+        0, ge=0, description="cells that tiles of a padded network share, to blend their seams"
+    )
+    precision: Precision = Field("auto", description="of the network's arithmetic")
     symmetries: int = Field(
         1, ge=1, le=48, description="turned frames to average over; each costs as much as one"
+    )
+    spread: bool = Field(
+        False, description="write the standard deviation over models and turned frames too"
+    )
+    fields: tuple[Derivable, ...] = Field((), description="what to derive in the same pass")
+    region: tuple[tuple[float, float], ...] | None = Field(
+        None, description="x, y and z from and to, Mpc/h, e.g. 0:128,0:128,64:96; none: all"
+    )
+    rounding: float | None = Field(
+        None, gt=0.0, description="rounding error that velocities may have, km/s, to write less"
     )
     restore_power: bool = Field(
         False, description="add restored_velocity, which has the power of the true one"
     )
-    shard: int | None = Field(None, ge=1, description="cells per axis that one task writes")
+    shard: int | None = Field(None, ge=1, description="cells per axis of what one write covers")
+
+    @field_validator("region", mode="before")
+    @classmethod
+    def _read_region(cls, value: Any) -> Any:
+        """Take text such as "0:128,0:128,64:96"."""
+        if not isinstance(value, str):
+            return value
+        ranges = [tuple(part.split(":")) for part in value.split(",")]
+        if len(ranges) != 3 or any(len(part) != 2 for part in ranges):
+            raise ValueError(
+                f"region is from:to for x, y and z, such as 0:128,0:128,64:96, not {value}"
+            )
+        return ranges
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        """Take text such as "momentum,divergence"."""
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"fields has one twice: {', '.join(self.fields)}")
+        if self.region is not None:
+            if len(self.region) != 3:
+                raise ValueError("region needs three ranges, of x, y and z")
+            if any(not low < high for low, high in self.region):
+                raise ValueError(f"region has an empty range: {self.region}")
+            if self.restore_power:
+                raise ValueError("restore_power takes the whole box, region a part of it")
+        return self
 
 
 class EvaluateConfig(Section):

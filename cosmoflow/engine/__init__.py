@@ -15,11 +15,13 @@ if "ray" not in sys.modules:
 from cosmoflow.engine.base import Engine, Resources, TrainingContext
 from cosmoflow.engine.graph import Key, TaskGraph
 from cosmoflow.engine.memory import available_memory, return_freed_buffers
+from cosmoflow.engine.pipeline import Pipeline
 from cosmoflow.engine.session import Session
 
 __all__ = [
     "Engine",
     "Key",
+    "Pipeline",
     "Resources",
     "Session",
     "TaskGraph",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from cosmoflow.engine.graph import Key, TaskGraph
+from cosmoflow.engine.pipeline import Pipeline
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -93,16 +94,19 @@ class Engine(Protocol):
 
     def map(
         self,
-        make_worker: Callable[[], Callable[[T], R]],
+        make_worker: Callable[[], Callable[[T], R] | Pipeline[T, R]],
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
         workers: int | None = None,
+        memory: int = 0,
     ) -> None:
         """Send tasks to a pool of long-lived workers.
 
-        ``make_worker`` is called once in every worker and returns what handles a task there. Tasks
-        must be idempotent: the tasks of a worker that dies go to another one.
+        ``make_worker`` is called once in every worker and returns what handles a task there, at
+        once or in overlapping steps. Tasks must be idempotent: those of a worker that dies go to
+        another one. ``workers`` limits their number, and each has ``memory`` bytes where the engine
+        counts it.
         """
 
     def train(

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from cosmoflow.engine import dask_on_ray
+from cosmoflow.engine.actors import ActorPool
 from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
 from cosmoflow.engine.channel import open_channel
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.memory import keep_freed_buffers
-from cosmoflow.engine.threads import use_threads
+from cosmoflow.engine.pipeline import Pipeline
 from cosmoflow.errors import ConfigError, IncompleteError, StorageError
 
 T = TypeVar("T")
@@ -25,8 +24,8 @@ R = TypeVar("R")
 LEAST_STORE = 80 << 20
 """Bytes below which Ray starts no object store."""
 
-ACTOR_REPLACEMENTS = 100
-"""Workers that may die and be replaced in one map before it gives up."""
+USEFUL_CORES = 8
+"""Cores that a worker makes good use of; a larger node has several workers."""
 
 
 @contextmanager
@@ -149,22 +148,29 @@ class RayEngine:
 
     def map(
         self,
-        make_worker: Callable[[], Callable[[T], R]],
+        make_worker: Callable[[], Callable[[T], R] | Pipeline[T, R]],
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
         workers: int | None = None,
+        memory: int = 0,
     ) -> None:
-        """Send tasks to a pool of actors, one a GPU or one a CPU."""
+        """Send tasks to a pool of actors: one a GPU, or one a node or group of cores."""
         if not tasks:
             return
-        gpus = self.gpus
-        # More actors than places for them would wait for ever, tasks in hand.
-        size = min(workers or self.cpus, gpus or self.cpus, len(tasks))
-        cpus = self.cpus_for_each(size)
-        pool = _ActorPool(make_worker, cpus=cpus, gpus=1 if gpus else 0)
+        needs = self.worker_share(len(tasks), workers, memory)
+
+        def places() -> int:
+            return min(_places(needs), workers or len(tasks))
+
         with _cluster_errors():
-            pool.run(size, tasks, on_done)
+            ActorPool(make_worker, needs, places).run(tasks, on_done)
+
+    def worker_share(self, tasks: int, workers: int | None = None, memory: int = 0) -> Resources:
+        """Return what each worker of :meth:`map` gets."""
+        if workers is None or self.gpus:
+            return self.share(tasks, most=USEFUL_CORES, memory=memory)
+        return Resources(self.cpus_for_each(min(workers, tasks)), 0, memory)
 
     def train(
         self,
@@ -203,88 +209,14 @@ def _worker_nodes() -> list[dict[str, float]]:
     return [node for node in nodes if node.get("CPU", 0) >= 1]
 
 
-class _Worker:
-    """Holds what ``make_worker`` made, for as long as the pool lives."""
-
-    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]], threads: int) -> None:
-        # Before make_worker, whose libraries read the environment; and after, for what it loaded.
-        use_threads(threads)
-        keep_freed_buffers()
-        # An actor whose constructor raises counts as dead and would be replaced for ever: the error
-        # waits for the first task, which carries it back.
-        self._failure: Exception | None = None
-        try:
-            self._handle = make_worker()
-            use_threads(threads)
-        except Exception as error:
-            self._failure = error
-
-    def handle(self, task: Any) -> Any:
-        if self._failure is not None:
-            raise self._failure
-        return self._handle(task)
-
-
-class _ActorPool:
-    """A pool of actors that outlives the death of any of them."""
-
-    def __init__(
-        self, make_worker: Callable[[], Callable[[Any], Any]], *, cpus: int, gpus: int
-    ) -> None:
-        self._make = ray.put(make_worker)
-        self._cpus = cpus
-        self._gpus = gpus
-        self._replaced = 0
-
-    def _start(self) -> Any:
-        # A dead actor is replaced by the pool, which knows what it was doing; Ray restarts none.
-        actor = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=0)(_Worker)
-        return actor.remote(self._make, self._cpus)
-
-    def run(self, size: int, tasks: Sequence[T], on_done: Callable[[T, Any], None]) -> None:
-        """Keep every actor busy with one task and one waiting, until all tasks are done."""
-        waiting = deque(tasks)
-        running: dict[Any, tuple[Any, T]] = {}
-        actors = [self._start() for _ in range(size)]
-        try:
-            for actor in actors * 2:
-                self._submit(actor, waiting, running)
-            while running:
-                ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
-                for ref in ready:
-                    actor, task = running.pop(ref)
-                    try:
-                        result = ray.get(ref)
-                    except RayActorError as error:
-                        waiting.appendleft(task)
-                        if actor in actors:
-                            actors.remove(actor)
-                            actors.append(self._replace(error))
-                        for other in actors:
-                            if not any(busy is other for busy, _ in running.values()):
-                                self._submit(other, waiting, running)
-                        continue
-                    on_done(task, result)
-                    self._submit(actor, waiting, running)
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, Exception) else error from error
-        finally:
-            for actor in actors:
-                ray.kill(actor)
-
-    def _replace(self, error: Exception) -> Any:
-        self._replaced += 1
-        if self._replaced > ACTOR_REPLACEMENTS:
-            raise IncompleteError(
-                "workers keep dying",
-                value=str(error).splitlines()[0],
-                limit=f"{ACTOR_REPLACEMENTS} replacements",
-                remedy="look at the workers' memory and logs, then run again with --resume",
-            ) from error
-        return self._start()
-
-    @staticmethod
-    def _submit(actor: Any, waiting: deque[T], running: dict[Any, tuple[Any, T]]) -> None:
-        if waiting:
-            task = waiting.popleft()
-            running[actor.handle.remote(task)] = (actor, task)
+def _places(needs: Resources) -> int:
+    """Return how many workers the nodes that are up have room for."""
+    places = 0
+    for node in _worker_nodes():
+        room = [int(node["CPU"]) // needs.cpus]
+        if needs.gpus:
+            room.append(int(node.get("GPU", 0)) // needs.gpus)
+        if needs.memory:
+            room.append(int(node.get("memory", 0)) // needs.memory)
+        places += min(room)
+    return places

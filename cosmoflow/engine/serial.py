@@ -13,6 +13,7 @@ from dask.local import get_sync
 from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
 from cosmoflow.engine.graph import Key, TaskGraph
 from cosmoflow.engine.memory import available_memory, keeping_freed_buffers
+from cosmoflow.engine.pipeline import Pipeline, run_pipeline
 from cosmoflow.errors import ConfigError
 
 T = TypeVar("T")
@@ -64,15 +65,21 @@ class SerialEngine:
 
     def map(
         self,
-        make_worker: Callable[[], Callable[[T], R]],
+        make_worker: Callable[[], Callable[[T], R] | Pipeline[T, R]],
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
         workers: int | None = None,
+        memory: int = 0,
     ) -> None:
         """Handle the tasks in order with one worker."""
+        if not tasks:
+            return
         with keeping_freed_buffers():
             worker = make_worker()
+            if isinstance(worker, Pipeline):
+                run_pipeline(worker, tasks, on_done)
+                return
             for task in tasks:
                 on_done(task, worker(task))
 

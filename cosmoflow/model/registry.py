@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -97,6 +98,11 @@ ARCHITECTURES: dict[str, Architecture] = {
             "paper-text",
             "the same with the 3^3 output kernel of the paper's text",
             lambda: PaperNetwork(output_kernel=3),
+        ),
+        Architecture(
+            "paper-narrow",
+            "the same with an eighth of the features, for CPUs",
+            lambda: PaperNetwork(narrowing=8),
         ),
         _residual("residual-tiny", "for tests and first tries", (8, 24, 48), *_SHALLOW),
         _residual("residual-small", "for CPUs", (16, 48, 96), *_SHALLOW),
@@ -203,6 +209,7 @@ def summarise(name: str) -> ArchitectureSummary:
     )
 
 
+@cache
 def count_flops(name: str, output: int) -> int:
     """Return the floating-point operations of one tile of ``output`` cells per axis."""
     architecture = find_architecture(name)

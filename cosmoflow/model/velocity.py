@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.registry import find_architecture, geometry_of
 from cosmoflow.numerics.restoration import PowerGain
-from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
+from cosmoflow.numerics.symmetry import Symmetry
 from cosmoflow.numerics.wiener import WienerFilter
 
 Target = Literal["velocity", "momentum"]
@@ -165,31 +166,26 @@ class VelocityModel(nn.Module):
         baseline = self.baseline(density, flows)
         return result if baseline is None else result + baseline
 
-    def average(self, density: Tensor, flows: Tensor, symmetries: tuple[Symmetry, ...]) -> Tensor:
-        """Predict the target as the mean over turned frames, each turned back.
+    def members(
+        self, density: Tensor, flows: Tensor, symmetries: tuple[Symmetry, ...]
+    ) -> Iterator[Tensor]:
+        """Yield the prediction made in each of some turned frames, turned back.
 
         The true answer turns with the frame and a network's does so in the mean only: what it errs
-        in one frame and not in the others averages out.
+        in one frame and not in the others goes away in the mean of these.
 
         Parameters
         ----------
         density, flows : Tensor
-            As of :meth:`forward`, for cubic tiles.
+            As of :meth:`forward`.
         symmetries : tuple of Symmetry
             The frames.
 
-        Returns
-        -------
+        Yields
+        ------
         Tensor
-            As of :meth:`forward`.
+            As :meth:`forward` returns it, in memory of its own.
         """
-        if symmetries == CUBE_GROUP[:1]:
-            alone: Tensor = self(density, flows)
-            return alone
-        total: Tensor | None = None
         for symmetry in symmetries:
             turned = self(symmetry.apply(density, vector=False), symmetry.apply(flows, vector=True))
-            found = symmetry.inverse().apply(turned, vector=True)
-            total = found if total is None else total.add_(found)
-        assert total is not None
-        return total.div_(len(symmetries))
+            yield symmetry.inverse().apply(turned, vector=True)

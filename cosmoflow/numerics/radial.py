@@ -35,13 +35,13 @@ class RadialBins:
         count = int(np.ceil(np.sqrt(3.0) * (cells // 2))) + 2
         return cls(2.0 * np.pi / box_size, count)
 
-    def place(self, cells: int, box_size: float) -> Tensor:
-        """Return ``|k|`` in widths on the modes of a grid, shape ``(n, n, n // 2 + 1)``."""
-        return fourier.squared_wavenumber(cells, box_size).sqrt_().div_(self.width)
+    def place(self, squared: Tensor) -> Tensor:
+        """Return ``|k|`` in widths, of squared wavenumbers."""
+        return squared.sqrt().div_(self.width)
 
     def index(self, cells: int, box_size: float) -> Tensor:
         """Return the bin of every mode, flat; ``count`` means none."""
-        place = self.place(cells, box_size).add_(0.5)
+        place = self.place(fourier.squared_wavenumber(cells, box_size)).add_(0.5)
         return place.long().clamp_(max=self.count).reshape(-1)
 
     def sum_product(self, left: Tensor, right: Tensor, index: Tensor) -> Floats:
@@ -74,24 +74,24 @@ class RadialBins:
         total[0] = 0.0
         return total
 
-    def spread(self, tables: Tensor, cells: int, box_size: float) -> list[Tensor]:
-        """Return values at the bins' centres, interpolated linearly in k to the modes of a grid.
+    def spread(self, tables: Tensor, squared: Tensor) -> list[Tensor]:
+        """Return values at the bins' centres, interpolated linearly in k to some modes.
 
         Parameters
         ----------
         tables : Tensor
             Shape ``(count, columns)``, float32. The value of bin 0 is never used: both ends are
             constant.
-        cells, box_size : int, float
-            Of the grid, Mpc/h.
+        squared : Tensor
+            ``k^2`` of the modes, float32: of a grid, or of the slab of one, (h/Mpc)^2.
 
         Returns
         -------
         list of Tensor
-            A grid ``(n, n, n // 2 + 1)``, float32, of each column.
+            Of the shape of ``squared``, float32, one of each column.
         """
         last = self.count - 1
-        place = self.place(cells, box_size).clamp_(1.0, float(last))
+        place = self.place(squared).clamp_(1.0, float(last))
         below = place.floor().clamp_(max=last - 1.0)
         share = place.sub_(below)
         index = below.long()

@@ -27,8 +27,10 @@ class Symmetry:
         """Turn a field ``(..., nx, ny, nz)``, or a vector field ``(..., 3, nx, ny, nz)``.
 
         The components of a vector are turned along with the grid, so that the result is the field
-        that an observer in the turned frame sees.
+        that an observer in the turned frame sees. The identity returns the field itself.
         """
+        if self == CUBE_GROUP[0]:
+            return field
         lead = field.dim() - 3
         order = [*range(lead), *(lead + axis for axis in self.axes)]
         turned = field.permute(order)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -59,9 +59,14 @@ def _squared_contrast(density: Tensor, box_size: float) -> Tensor:
 
 def _squared_tide(density: Tensor, box_size: float) -> Tensor:
     """Return ``sum_ij K_ij^2``, K_ij the tide ``d_i d_j (inverse Laplacian of delta)``."""
-    total = torch.zeros_like(density)
-    for (i, j), tide in fourier.tidal_components(_smoothed_modes(density, box_size), box_size):
-        total.addcmul_(tide, tide, value=1.0 if i == j else 2.0)
+    tides = fourier.tidal_components(_smoothed_modes(density, box_size), box_size)
+    return add_squares(torch.zeros_like(density), tides)
+
+
+def add_squares(total: Tensor, components: Iterable[tuple[tuple[int, int], Tensor]]) -> Tensor:
+    """Add ``sum_ij K_ij^2`` of a symmetric tensor's components (i, j), i <= j, and return it."""
+    for (i, j), component in components:
+        total.addcmul_(component, component, value=1.0 if i == j else 2.0)
     return total
 
 
@@ -79,6 +84,10 @@ FIELDS: Final[dict[str, Callable[[Tensor, float], Tensor]]] = {
     "squared_tide": _squared_tide,
 }
 """The scalar fields by name: of the density over its mean, and the box size in Mpc/h."""
+
+
+POINTWISE: Final = ("contrast", "log_density")
+"""Of them, those that the density of a cell gives, whatever is around it."""
 
 
 def field_modes(density: Tensor, box_size: float, names: Sequence[str]) -> Iterator[Tensor]:
@@ -140,16 +149,26 @@ class WienerFilter:
             Shape ``(3, n, n, n)``, float32, km/s.
         """
         cells = density.shape[-1]
-        bins = RadialBins(self.width, len(self.weights))
-        weights = torch.tensor(self.weights, dtype=torch.float32)
-        source = torch.zeros((cells, cells, cells // 2 + 1), dtype=torch.complex64)
-        for column, modes in zip(
-            bins.spread(weights, cells, box_size),
-            field_modes(density, box_size, self.fields),
-            strict=True,
-        ):
-            source.addcmul_(modes, column)
+        squared = fourier.squared_wavenumber(cells, box_size)
+        source = self.combine(field_modes(density, box_size, self.fields), squared)
         return fourier.linear_velocity(fourier.inverse(source, cells), box_size, growth_rate_hubble)
+
+    def combine(self, modes: Iterable[Tensor], squared: Tensor) -> Tensor:
+        """Return ``sum_a W_a phi_a`` on some modes.
+
+        Parameters
+        ----------
+        modes : iterable of Tensor
+            Of the fields, in their order, complex64: of the whole grid or of a slab.
+        squared : Tensor
+            ``k^2`` of these modes, float32, (h/Mpc)^2.
+        """
+        weights = torch.tensor(self.weights, dtype=torch.float32)
+        columns = RadialBins(self.width, len(self.weights)).spread(weights, squared)
+        source = torch.zeros(squared.shape, dtype=torch.complex64)
+        for column, field in zip(columns, modes, strict=True):
+            source.addcmul_(field, column)
+        return source
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cosmoflow.engine import Resources, TaskGraph
 from cosmoflow.events import StageFinished
-from cosmoflow.stages.run import Plan, Progress, Run, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.particles import (
@@ -82,15 +82,19 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
             {"snapshot": source.digest},
         ),
     )
-    create_particles(out, source.count, metadata, run.existing, mass=source.has_mass)
-    todo = unfinished_rows(out)
-    progress = Progress(run.listener, "convert", plan.tasks, "shards", plan.tasks - len(todo))
-    graph = TaskGraph()
-    for shard, start, stop in todo:
-        graph.add(("convert", shard), convert_shard, source, out, shard, start, stop, output=True)
-    needs = Resources(memory=plan.worker_memory)
-    engine.run(graph, lambda key, result: progress.advance(), needs=needs)
-    finish_group(open_group_for_writing(out))
+    with claiming(out, run) as claim:
+        create_particles(out, source.count, metadata, run.existing, mass=source.has_mass)
+        todo = unfinished_rows(out)
+        done = plan.tasks - len(todo)
+        progress = Progress(run.listener, "convert", plan.tasks, "shards", done, claim=claim)
+        graph = TaskGraph()
+        for shard, start, stop in todo:
+            graph.add(
+                ("convert", shard), convert_shard, source, out, shard, start, stop, output=True
+            )
+        needs = Resources(memory=plan.worker_memory)
+        engine.run(graph, lambda key, result: progress.advance(), needs=needs)
+        finish_group(open_group_for_writing(out))
     run.listener(StageFinished("convert", {"out": out, **plan.details}))
     return ParticleStore(out)
 

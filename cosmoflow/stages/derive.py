@@ -18,7 +18,7 @@ from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.derive_plan import Work, check_work, plan_work
 from cosmoflow.stages.derived import derive_block, derive_box, recipe_of
-from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.fields import (
     FieldStore,
     create_fields,
@@ -102,29 +102,30 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         cpu_seconds=0.0 if work.spectral else None,
     )
     blocks = grid_blocks(store.grid, work.shard)
-    finished = create_fields(
-        out,
-        metadata,
-        store.grid,
-        work.names,
-        shard=work.shard,
-        chunk=max(size for size in range(1, 65) if work.shard % size == 0),
-        existing=run.existing,
-        attributes={name: _attributes(name, work.config) for name in work.names},
-    )
-    todo = np.flatnonzero(~finished).tolist()
-    progress = Progress(run.listener, "derive", len(blocks), "shards", len(blocks) - len(todo))
-    if todo:
-        needs = Resources(memory=plan.worker_memory)
-        if work.spectral:
-            most = engine.share(1, most=_USEFUL_CORES, memory=plan.worker_memory)
-            needs = replace(most, gpus=0)
-        graph = _build_graph(work, out, blocks, todo)
-        with discarding_failures(out, begun_before=run.existing == "resume"):
+    with claiming(out, run) as claim:
+        finished = create_fields(
+            out,
+            metadata,
+            store.grid,
+            work.names,
+            shard=work.shard,
+            chunk=max(size for size in range(1, 65) if work.shard % size == 0),
+            existing=run.existing,
+            attributes={name: _attributes(name, work.config) for name in work.names},
+        )
+        todo = np.flatnonzero(~finished).tolist()
+        done = len(blocks) - len(todo)
+        progress = Progress(run.listener, "derive", len(blocks), "shards", done, claim=claim)
+        if todo:
+            needs = Resources(memory=plan.worker_memory)
+            if work.spectral:
+                most = engine.share(1, most=_USEFUL_CORES, memory=plan.worker_memory)
+                needs = replace(most, gpus=0)
+            graph = _build_graph(work, out, blocks, todo)
             engine.run(graph, lambda key, result: progress.advance(result), needs=needs)
-    if not finished_shards(out).all():
-        raise RuntimeError(f"{out}: the graph ended with unfinished shards")
-    finish_group(open_group_for_writing(out))
+        if not finished_shards(out).all():
+            raise RuntimeError(f"{out}: the graph ended with unfinished shards")
+        finish_group(open_group_for_writing(out))
     run.listener(StageFinished("derive", {"out": out, **plan.details}))
     return open_fields(out)
 

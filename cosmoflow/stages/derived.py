@@ -119,6 +119,17 @@ def recipe_of(name: str) -> Recipe:
     )
 
 
+class Box(Protocol):
+    """A box, or a part of it, to derive fields from; a fields store is one."""
+
+    @property
+    def cell_size(self) -> float:
+        """Side of a cell, Mpc/h."""
+
+    def read_block(self, name: str, block: Block, *, lead: tuple[int, ...] = ()) -> Floats:
+        """Return some cells of a variable."""
+
+
 class BlockSource:
     """A block of a store, with derivatives by differences and smoothing in real space.
 
@@ -126,7 +137,7 @@ class BlockSource:
 
     Parameters
     ----------
-    store : FieldStore
+    store : Box
         The box.
     block : Block
         The cells that are wanted, inside the grid.
@@ -140,7 +151,7 @@ class BlockSource:
 
     def __init__(
         self,
-        store: FieldStore,
+        store: Box,
         block: Block,
         background: tuple[float, float, float],
         *,
@@ -260,7 +271,7 @@ class BoxSource:
 
 
 def derive_block(
-    store: FieldStore,
+    store: Box,
     block: Block,
     names: Sequence[str],
     radius: float | None,
@@ -270,7 +281,7 @@ def derive_block(
 
     Parameters
     ----------
-    store : FieldStore
+    store : Box
         The box.
     block : Block
         Cells, inside the grid.

@@ -85,8 +85,8 @@ def _open_prediction(given: str) -> tuple[str, FieldStore]:
         label, url = "", given
     store = FieldStore(url)
     config = store.metadata.provenance.get("config")
-    model = config.get("model") if isinstance(config, dict) else None
-    return label or str(model or PurePosixPath(url).stem), store
+    models = config.get("models") if isinstance(config, dict) else None
+    return label or " + ".join(models or [PurePosixPath(url).stem]), store
 
 
 def _check_comparable(true: FieldStore, found: FieldStore) -> None:

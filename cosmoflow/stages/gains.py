@@ -12,7 +12,7 @@ from cosmoflow.model.precision import best_device
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
-from cosmoflow.stages.prediction import predict_box
+from cosmoflow.stages.prediction import Member, predict_box
 from cosmoflow.stages.training_data import Split
 from cosmoflow.storage.fields import FieldStore
 
@@ -47,7 +47,7 @@ def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGa
         if _BYTES_PER_CELL * store.grid**3 > available_memory():
             return None
         size = store.metadata.box_size
-        predicted = predict_box(model.to(device), store, flows, config, device)
+        predicted = predict_box([Member(model.to(device), flows)], store, config, device).mean
         true = store.read("velocity")
         bins = RadialBins.covering(store.grid, size) if total is None else total.bins
         found = sum_powers(torch.from_numpy(true), torch.from_numpy(predicted), size, bins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Protocol
 
 from cosmoflow.errors import DataError, IncompleteError
 from cosmoflow.events import Listener, Message, ignore
@@ -17,7 +18,7 @@ from cosmoflow.model.folder import (
 )
 from cosmoflow.model.registry import LINEAR
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
-from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.urls import absolute, has_file, read_bytes, write_bytes
 
 RUN = "run.json"
@@ -30,6 +31,26 @@ DEFAULT_MODEL = "residual-small"
 """Of them, the one that `infer` takes when none is named."""
 
 CELL_SIZE_TOLERANCE = 1e-3
+
+
+class Box(Protocol):
+    """A box that models are applied to; a fields store is one."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, for messages."""
+
+    @property
+    def grid(self) -> int:
+        """Cells per axis."""
+
+    @property
+    def cell_size(self) -> float:
+        """Side of a cell, Mpc/h."""
+
+    @property
+    def metadata(self) -> BoxMetadata:
+        """Its size, redshift and cosmology."""
 
 
 def load_model(url: str) -> VelocityModel:
@@ -81,14 +102,14 @@ def is_linear(name: str) -> bool:
     return name == LINEAR or name.startswith(f"{LINEAR}:")
 
 
-def open_model(name: str, fields: FieldStore) -> VelocityModel:
+def open_model(name: str, fields: Box) -> VelocityModel:
     """Open a model for some fields.
 
     Parameters
     ----------
     name : str
         Of :func:`find_model`.
-    fields : FieldStore
+    fields : Box
         What it is to be applied to; linear theory fits all.
 
     Raises
@@ -132,7 +153,7 @@ def save_model(url: str, model: VelocityModel) -> None:
 
 
 def check_fits(
-    model: VelocityModel, model_url: str, fields: FieldStore, listener: Listener = ignore
+    model: VelocityModel, model_url: str, fields: Box, listener: Listener = ignore
 ) -> None:
     """Refuse fields that a model was not made for; warn of those that it has not seen the like of.
 

@@ -21,7 +21,7 @@ from cosmoflow.stages.painted import (
     painted_variables,
     shards_near_piece,
 )
-from cosmoflow.stages.run import Plan, Progress, Run, discarding_failures, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
@@ -78,32 +78,34 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             {"particles": store.digest},
         ),
     )
-    finished = create_fields(
-        out,
-        metadata,
-        config.grid,
-        painted_variables(config),
-        shard=config.shard_cells,
-        chunk=config.chunk_cells,
-        existing=run.existing,
-    )
-    todo = np.flatnonzero(~finished).tolist()
-    progress = Progress(run.listener, "paint", len(blocks), "shards", len(blocks) - len(todo))
-    if todo:
-        totals = _read_totals(out)
-        graph = _build_graph(store, out, config, todo, plan.details["particles_per_task"], totals)
+    with claiming(out, run) as claim:
+        finished = create_fields(
+            out,
+            metadata,
+            config.grid,
+            painted_variables(config),
+            shard=config.shard_cells,
+            chunk=config.chunk_cells,
+            existing=run.existing,
+        )
+        todo = np.flatnonzero(~finished).tolist()
+        done = len(blocks) - len(todo)
+        progress = Progress(run.listener, "paint", len(blocks), "shards", done, claim=claim)
+        if todo:
+            totals = _read_totals(out)
+            piece = plan.details["particles_per_task"]
+            graph = _build_graph(store, out, config, todo, piece, totals)
 
-        def note(key: Key, result: Any) -> None:
-            if key == TOTALS:
-                _write_totals(out, result)
-            else:
-                progress.advance()
+            def note(key: Key, result: Any) -> None:
+                if key == TOTALS:
+                    _write_totals(out, result)
+                else:
+                    progress.advance()
 
-        with discarding_failures(out, begun_before=run.existing == "resume"):
             engine.run(graph, note, needs=Resources(memory=plan.worker_memory))
-    if not finished_shards(out).all():
-        raise RuntimeError(f"{out}: the graph ended with unfinished shards")
-    finish_group(open_group_for_writing(out))
+        if not finished_shards(out).all():
+            raise RuntimeError(f"{out}: the graph ended with unfinished shards")
+        finish_group(open_group_for_writing(out))
     run.listener(StageFinished("paint", {"out": out, **plan.details}))
     return open_fields(out)
 

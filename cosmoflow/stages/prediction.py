@@ -1,191 +1,282 @@
-"""A network run over a periodic box, tile by tile, in memory."""
+"""Models run over blocks of a periodic box, tile by tile, in memory."""
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cosmoflow.config.settings import InferConfig
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.precision import autocast
-from cosmoflow.model.sources import FieldSource, Flow, read_inputs
+from cosmoflow.model.sources import FieldSource, Flow, read_tensor, variable_of
 from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.moments import Moments
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.symmetry import spread_symmetries
-from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.storage.fields import FieldStore
+from cosmoflow.numerics.tiles import grid_blocks, grow
+from cosmoflow.stages.tiling import (
+    Layout,
+    Slices,
+    batches,
+    blending_weights,
+    bounding_block,
+    cut_tiles,
+    overlap,
+    place,
+)
 
-_LARGEST_DEFAULT_TILE = 96
+Floats = NDArray[np.float32]
+
 _BLOCK_CELLS = 128
-"""Per axis of what is read at once of a box that is predicted in memory."""
+"""Per axis of what is predicted at once of a box in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How a box is cut for inference, in cells per axis.
-
-    Parameters
-    ----------
-    shard : int
-        What one task writes.
-    tile : int
-        Output of one forward pass; tiles are anchored at cell 0 of the box.
-    """
-
-    shard: int
-    tile: int
-
-    @classmethod
-    def choose(cls, config: InferConfig, geometry: Geometry, store: FieldStore) -> Layout:
-        """Choose shard and tile from the settings, the network and the store.
-
-        Raises
-        ------
-        ConfigError
-            The tile does not divide into the network's stride.
-        """
-        shard = min(config.shard or store.shard, store.grid)
-        if geometry.fixed_output is not None:
-            tile = geometry.check_output(config.tile or geometry.fixed_output, "infer.tile")
-            return cls(shard, tile)
-        tile = min(config.tile or _default_tile(shard, geometry.stride), store.grid)
-        return cls(shard, geometry.check_output(tile, "infer.tile"))
-
-
-def _default_tile(shard: int, stride: int) -> int:
-    """Return the largest tile that cuts the shard evenly and that memory takes easily."""
-    # A shard off the lattice is covered by tiles that reach past it.
-    covered = -(-shard // stride) * stride
-    sizes = range(stride, min(covered, _LARGEST_DEFAULT_TILE) + 1, stride)
-    return max(size for size in sizes if covered % size == 0)
-
-
-def covering_tiles(block: Block, tile: int) -> list[Block]:
-    """Return the tiles of the lattice anchored at cell 0 that touch a block, in C order."""
-    axes = [
-        range(origin // tile * tile, origin + length, tile)
-        for origin, length in zip(block.origin, block.shape, strict=True)
-    ]
-    return [Block((x, y, z), (tile, tile, tile)) for x, y, z in itertools.product(*axes)]
-
-
-def overlap(block: Block, tile: Block) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return where a tile lies in a block: slices into the block and into the tile."""
-    inside, source = [], []
-    for start, length, first, size in zip(
-        block.origin, block.shape, tile.origin, tile.shape, strict=True
-    ):
-        low, high = max(start, first), min(start + length, first + size)
-        inside.append(slice(low - start, high - start))
-        source.append(slice(low - first, high - first))
-    return tuple(inside), tuple(source)
-
-
-@torch.inference_mode()
-def predict_block(
-    model: VelocityModel,
-    source: FieldSource,
-    flows: tuple[Flow, ...],
-    block: Block,
-    tile: int,
-    config: InferConfig,
-    device: torch.device,
-) -> NDArray[np.float32]:
-    """Predict one block of a periodic box, tile by tile.
+class Member:
+    """A model of an ensemble, and the global velocities that it takes of the box.
 
     Parameters
     ----------
     model : VelocityModel
-        On ``device``, in evaluation mode.
+        In evaluation mode, on the ensemble's device.
+    flows : tuple of Flow
+        Which, in the order of its inputs.
+    """
+
+    model: VelocityModel
+    flows: tuple[Flow, ...]
+
+    @property
+    def geometry(self) -> Geometry:
+        """How output cells lie in input cells."""
+        return self.model.geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What some models need to predict a block, read.
+
+    Parameters
+    ----------
+    block : Block
+        The cells to predict.
+    region : Block
+        The cells that were read, halo included.
+    density : Tensor
+        Shape ``(*region.shape)``, over its mean.
+    flows : dict of Flow to Tensor
+        Shapes ``(3, *region.shape)``, km/s.
+    """
+
+    block: Block
+    region: Block
+    density: Tensor
+    flows: dict[Flow, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The target over a block.
+
+    Parameters
+    ----------
+    mean : ndarray
+        Shape ``(3, nx, ny, nz)``, float32, km/s: the mean over models and turned frames.
+    std : ndarray or None
+        Standard deviation of the predictions that the mean is of, of the same shape.
+    """
+
+    mean: Floats
+    std: Floats | None
+
+
+class Ensemble:
+    """Models whose predictions are averaged; mostly there is one.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        With one target.
+    layout : Layout
+        Tiles, batches, overlap.
+    config : InferConfig
+        Precision, symmetries and spread.
+    device : torch.device
+        Where the models are.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        layout: Layout,
+        config: InferConfig,
+        device: torch.device,
+    ) -> None:
+        self.members = tuple(members)
+        self._layout = layout
+        self._config = config
+        self._device = device
+        self._symmetries = spread_symmetries(config.symmetries)
+
+    def read(self, source: FieldSource, block: Block) -> Inputs:
+        """Read what all members need to predict a block."""
+        needed = [
+            grow(bounding_block(cut_tiles(block, one.geometry, self._layout)), one.geometry.halo)
+            for one in self.members
+        ]
+        # Neighbouring tiles share most of their halos, so what all of them need is read once.
+        region = bounding_block(needed)
+        flows = {flow: variable_of(flow) for one in self.members for flow in one.flows}
+        return Inputs(
+            block,
+            region,
+            read_tensor(source, "density", region),
+            {flow: read_tensor(source, name, region, lead) for flow, (name, lead) in flows.items()},
+        )
+
+    @torch.inference_mode()
+    def predict(self, inputs: Inputs) -> Prediction:
+        """Predict a block.
+
+        Where tiles overlap, their predictions and variances are averaged with the same weights.
+        """
+        spread = self._config.spread
+        shape = (3, *inputs.block.shape)
+        total = Moments(spread=spread)
+        squares: Tensor | None = None
+        for member in self.members:
+            mean = torch.zeros(shape)
+            within = torch.zeros(shape) if spread else None
+            self._predict_member(member, inputs, mean, within)
+            total.add(mean)
+            if within is not None:
+                squares = within if squares is None else squares.add_(within)
+        if squares is None:
+            return Prediction(total.mean.numpy(), None)
+        frames = len(self._symmetries)
+        squares.add_(total.squares, alpha=frames)
+        count = frames * len(self.members)
+        return Prediction(total.mean.numpy(), squares.div_(count - 1).sqrt_().numpy())
+
+    def _predict_member(
+        self, member: Member, inputs: Inputs, mean: Tensor, squares: Tensor | None
+    ) -> None:
+        """Add one model's mean over turned frames, and its squared deviations, to the block's."""
+        geometry = member.geometry
+        tiles = cut_tiles(inputs.block, geometry, self._layout)
+        weights = blending_weights(tiles[0].shape[0], self._layout.overlap)
+        for group in batches(tiles, self._layout.batch):
+            parts = [place(grow(tile, geometry.halo), inputs.region) for tile in group]
+            density = torch.stack([inputs.density[part] for part in parts])
+            flows = _stack_flows(inputs, member.flows, parts, density)
+            found = Moments(spread=squares is not None)
+            with autocast(self._config.precision, self._device):
+                for values in member.model.members(
+                    density.to(self._device), flows.to(self._device), self._symmetries
+                ):
+                    found.add(values)
+            _place_tiles(inputs.block, group, found.mean, weights, mean)
+            if squares is not None:
+                _place_tiles(inputs.block, group, found.squares, weights, squares)
+
+
+def _stack_flows(
+    inputs: Inputs, flows: tuple[Flow, ...], parts: Sequence[Slices], density: Tensor
+) -> Tensor:
+    """Return the global velocities of some tiles, shape ``(tiles, flows, 3, nx, ny, nz)``."""
+    if not flows:
+        return density.new_empty((len(parts), 0, 3, *density.shape[1:]))
+    return torch.stack(
+        [torch.stack([inputs.flows[flow][(..., *part)] for flow in flows]) for part in parts]
+    )
+
+
+def _place_tiles(
+    block: Block,
+    tiles: Sequence[Block],
+    values: Tensor,
+    weights: Floats | None,
+    out: Tensor,
+) -> None:
+    """Put tiles into the block that they cover, or add them with their weights."""
+    for tile, cells in zip(tiles, values.cpu(), strict=True):
+        inside, part = overlap(block, tile)
+        if weights is None:
+            out[(..., *inside)] = cells[(..., *part)]
+        else:
+            out[(..., *inside)] += cells[(..., *part)] * torch.from_numpy(weights[part])
+
+
+def default_tile(block: int, geometry: Geometry) -> int:
+    """Return a tile that is small beside any memory: for boxes that are in memory anyway."""
+    cells = min(block, _BLOCK_CELLS)
+    return geometry.fixed_output or -(-cells // geometry.stride) * geometry.stride
+
+
+def predict_block(
+    members: Sequence[Member],
+    source: FieldSource,
+    block: Block,
+    layout: Layout,
+    config: InferConfig,
+    device: torch.device,
+) -> Floats:
+    """Predict one block of a periodic box, tile by tile.
+
+    Parameters
+    ----------
+    members, layout, config, device
+        See :class:`Ensemble`.
     source : FieldSource
         The box.
-    flows : tuple of Flow
-        Which stored global velocities the model takes.
     block : Block
         Cells to predict.
-    tile : int
-        Output cells per axis of one forward pass.
-    config : InferConfig
-        Batch, precision and symmetries.
-    device : torch.device
-        Where the model is.
 
     Returns
     -------
     (3, nx, ny, nz) float32
         km/s.
     """
-    out = np.empty((3, *block.shape), np.float32)
-    tiles = covering_tiles(block, tile)
-    # Neighbouring tiles share most of their halos, so what all of them need is read once.
-    region = bounding_block(tiles)
-    density, velocities = read_inputs(source, flows, region, model.geometry.halo)
-    for group in _batches(tiles, config.batch):
-        parts = [_haloed_part(one, region, model.geometry.halo) for one in group]
-        with autocast(config.precision, device):
-            predicted = model.average(
-                torch.stack([density[x, y, z] for x, y, z in parts]).to(device),
-                torch.stack([velocities[..., x, y, z] for x, y, z in parts]).to(device),
-                spread_symmetries(config.symmetries),
-            )
-        for one, values in zip(group, predicted.cpu().numpy(), strict=True):
-            inside, part = overlap(block, one)
-            out[(slice(None), *inside)] = values[(slice(None), *part)]
-    return out
+    ensemble = Ensemble(members, layout, config, device)
+    return ensemble.predict(ensemble.read(source, block)).mean
 
 
 def predict_box(
-    model: VelocityModel,
+    members: Sequence[Member],
     source: FieldSource,
-    flows: tuple[Flow, ...],
     config: InferConfig,
     device: torch.device,
-) -> NDArray[np.float32]:
+) -> Prediction:
     """Predict a whole periodic box in memory.
 
     Parameters
     ----------
-    model, source, flows, config, device
+    members, source, config, device
         See :func:`predict_block`.
 
     Returns
     -------
-    (3, n, n, n) float32
-        km/s.
+    Prediction
+        Of the box, shapes ``(3, n, n, n)``.
     """
-    grid, geometry = source.grid, model.geometry
-    tile = min(grid, config.tile or geometry.fixed_output or _default_tile(grid, geometry.stride))
-    out = np.empty((3, grid, grid, grid), np.float32)
-    for block in grid_blocks(grid, max(tile, _BLOCK_CELLS // tile * tile)):
-        x, y, z = (
-            slice(first, first + length)
-            for first, length in zip(block.origin, block.shape, strict=True)
-        )
-        out[:, x, y, z] = predict_block(model, source, flows, block, tile, config, device)
-    return out
-
-
-def bounding_block(blocks: Sequence[Block]) -> Block:
-    """Return the smallest block that holds all of some blocks."""
-    low = np.min([block.origin for block in blocks], axis=0)
-    high = np.max([np.add(block.origin, block.shape) for block in blocks], axis=0)
-    (x, y, z), (nx, ny, nz) = low.tolist(), (high - low).tolist()
-    return Block((x, y, z), (nx, ny, nz))
-
-
-def _haloed_part(tile: Block, region: Block, halo: int) -> tuple[slice, slice, slice]:
-    """Return where a tile and its halo lie in the cells read for a region and its halo."""
-    x, y, z = (
-        slice(first - start, first - start + length + 2 * halo)
-        for first, length, start in zip(tile.origin, tile.shape, region.origin, strict=True)
-    )
-    return x, y, z
-
-
-def _batches(tiles: list[Block], size: int) -> list[list[Block]]:
-    return [tiles[start : start + size] for start in range(0, len(tiles), size)]
+    grid = source.grid
+    stride = math.lcm(*(one.geometry.stride for one in members))
+    block = min(-(-_BLOCK_CELLS // stride) * stride, grid)
+    tile = config.tile or max(default_tile(block, one.geometry) for one in members)
+    layout = Layout(block, block, tile, config.batch or 1, config.overlap)
+    ensemble = Ensemble(members, layout, config, device)
+    mean = np.empty((3, grid, grid, grid), np.float32)
+    std = np.empty_like(mean) if config.spread else None
+    for one in grid_blocks(grid, block):
+        x, y, z = place(one, Block((0, 0, 0), (grid, grid, grid)))
+        found = ensemble.predict(ensemble.read(source, one))
+        mean[:, x, y, z] = found.mean
+        if std is not None and found.std is not None:
+            std[:, x, y, z] = found.std
+    return Prediction(mean, std)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import Engine, Session
-from cosmoflow.errors import ConfigError, CosmoflowError
+from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
 from cosmoflow.events import Listener, StageAdvanced, StageStarted, ignore
-from cosmoflow.storage.fields import finished_shards
-from cosmoflow.storage.outputs import Existing
-from cosmoflow.storage.urls import remove
+from cosmoflow.storage.claims import Claim, claim
+from cosmoflow.storage.outputs import Existing, is_barely_begun
+from cosmoflow.storage.urls import exists, remove
 from cosmoflow.units import format_bytes
 
 
@@ -41,18 +41,40 @@ class Run:
 
 
 @contextmanager
-def discarding_failures(out: str, *, begun_before: bool) -> Iterator[None]:
-    """Delete an output whose run was refused before it finished anything.
+def claiming(out: str, run: Run) -> Iterator[Claim]:
+    """Hold an output from before a run's first write to it until its last.
 
-    A person who mends the input then runs the same command again, with nothing in its way. What an
-    earlier run began, or what has a finished shard, stays.
+    When the run is refused before it has finished any part of an output that it began, the output
+    is deleted: a person who mends the input then runs the same command again, with nothing in its
+    way. What an earlier run began, or what has a finished shard, stays.
+
+    Parameters
+    ----------
+    out : str
+        URL of the output.
+    run : Run
+        Says whether the output may have been begun before.
+
+    Yields
+    ------
+    Claim
+        For the run's :class:`Progress`, which stops a run that has lost its output.
+
+    Raises
+    ------
+    BusyError
+        Another run is writing the output.
     """
-    try:
-        yield
-    except CosmoflowError:
-        if not begun_before and not finished_shards(out).any():
-            remove(out)
-        raise
+    with claim(out) as held:
+        begun_before = run.existing != "overwrite" and exists(out)
+        try:
+            yield held
+        except CosmoflowError:
+            # Storage that fails here as well is no news, and would hide what is.
+            with suppress(StorageError):
+                if not begun_before and held.holds() and is_barely_begun(out):
+                    remove(out)
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +170,25 @@ class Progress:
         For people.
     total, done : int
         Steps in all, and those that an earlier run finished.
+    claim : Claim, optional
+        On the output: at every step the run makes sure that it is still held.
     """
 
     def __init__(
-        self, listener: Listener, stage: str, total: int, unit: str, done: int = 0
+        self,
+        listener: Listener,
+        stage: str,
+        total: int,
+        unit: str,
+        done: int = 0,
+        *,
+        claim: Claim | None = None,
     ) -> None:
         self._listener = listener
         self._stage = stage
         self._total = total
         self._done = done
+        self._claim = claim
         # Messages of running tasks come in a thread of their own.
         self._lock = threading.Lock()
         listener(StageStarted(stage, total, unit))
@@ -168,6 +200,8 @@ class Progress:
         with self._lock:
             self._done += steps
             self._listener(StageAdvanced(self._stage, self._done, self._total, note))
+        if self._claim is not None:
+            self._claim.check()
 
     def reach(self, done: int, note: str = "") -> None:
         """Note that ``done`` steps in all are done."""

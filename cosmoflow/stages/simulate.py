@@ -11,7 +11,8 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics import cola
 from cosmoflow.stages.boxes import Box, Initial, is_folder, plan_boxes, read_initial, simulate_box
-from cosmoflow.stages.run import Plan, Progress, Run, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.urls import absolute, exists, has_file, remove
@@ -92,18 +93,19 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
         # One box has all cores in this process; several are spread.
         cpu_seconds=plan.cpu_seconds if len(boxes) > 1 else 0.0,
     )
-    if is_folder(settings):
-        _begin_folder(out, run)
-    ticks = settings.simulate.time_steps + 1
-    progress = _BoxProgress(run, len(boxes), ticks)
-    todo: list[tuple[int, Box]] = []
-    for index, box in enumerate(boxes):
-        if box.begin(settings, initial, run.existing):
-            progress.hear((index, ticks, f"{box.name} was finished before"))
-        else:
-            todo.append((index, box))
-    if todo:
-        _run_boxes(engine, todo, settings, initial, plan.worker_memory, progress)
+    with claiming(out, run) as claim:
+        if is_folder(settings):
+            _begin_folder(out, run)
+        ticks = settings.simulate.time_steps + 1
+        progress = _BoxProgress(run, len(boxes), ticks)
+        todo: list[tuple[int, Box]] = []
+        for index, box in enumerate(boxes):
+            if box.begin(settings, initial, run.existing):
+                progress.hear((index, ticks, f"{box.name} was finished before"))
+            else:
+                todo.append((index, box))
+        if todo:
+            _run_boxes(engine, todo, settings, initial, plan.worker_memory, progress, claim)
     run.listener(StageFinished("simulate", {"out": out, **plan.details}))
     return [ParticleStore(url) for box in boxes for url in box.snapshots.values()]
 
@@ -115,16 +117,25 @@ def _run_boxes(
     initial: Initial,
     memory: int,
     progress: _BoxProgress,
+    claim: Claim,
 ) -> None:
     """Simulate boxes, each as one task."""
-    with engine.channel(progress.hear) as send:
+
+    def hear(message: tuple[int, int, str]) -> None:
+        progress.hear(message)
+        # What is heard of Ray's tasks comes in a thread where an error would stop nothing.
+        if engine.name == "serial":
+            claim.check()
+
+    with engine.channel(hear) as send:
         graph = TaskGraph()
         for index, box in todo:
             report = partial(_report, send, index, box.name)
             graph.add(
                 ("simulate", index), simulate_box, box, settings, initial, report, output=True
             )
-        engine.run(graph, needs=engine.share(len(todo), most=USEFUL_CORES, memory=memory))
+        needs = engine.share(len(todo), most=USEFUL_CORES, memory=memory)
+        engine.run(graph, lambda key, result: claim.check(), needs=needs)
 
 
 def _report(

@@ -26,7 +26,7 @@ from cosmoflow.storage.urls import (
     write_bytes,
     zarr_store,
 )
-from cosmoflow.storage.variables import count_parts, leading_dimension
+from cosmoflow.storage.variables import COMPRESSORS, count_parts, leading_dimension
 from cosmoflow.units import DIMENSIONLESS, FIELD_UNITS, INTERLACED, WAVENUMBER
 
 PAINTED = frozenset({"density", "momentum"})
@@ -187,6 +187,7 @@ def _write(dataset: xr.Dataset, out: str, provenance: dict[str, object]) -> None
             write_bytes(str(path.parent), path.name, content)
         else:
             dataset.assign_attrs(provenance=provenance).to_zarr(
-                zarr_store(out, read_only=False), mode="w", consolidated=False, zarr_format=3
-            )
+                zarr_store(out, read_only=False), mode="w", consolidated=False, zarr_format=3,
+                encoding={name: {"compressors": COMPRESSORS} for name in dataset.variables},
+            )  # fmt: skip
             finish_group(open_group_for_writing(out))

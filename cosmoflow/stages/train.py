@@ -175,7 +175,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         run.listener(Message(f"{out} is trained already"))
         return load_model(out)
     wiener = _find_filter(out, resumed, split, architecture, run)
-    flows = [ensure_flows(url, architecture.smoothing, wiener, run.listener) for url in fields]
+    flows = [ensure_flows(url, architecture.smoothing, wiener, run) for url in fields]
     split = replace(split, flows=tuple(flows))
     spec = ModelSpec(
         architecture=architecture.name,

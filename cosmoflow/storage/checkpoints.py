@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cosmoflow.errors import StorageError
-from cosmoflow.storage.urls import join, list_names, read_bytes, remove, write_bytes
+from cosmoflow.storage.files import remove_file
+from cosmoflow.storage.urls import join, list_names, read_bytes, write_bytes
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -34,7 +35,7 @@ class CheckpointFolder:
         """Keep a checkpoint and drop the oldest beyond ``keep``."""
         write_bytes(self.url, _name(step), hashlib.sha256(content).digest() + content)
         for name in self._names()[: -self.keep]:
-            remove(join(self.url, name))
+            remove_file(self.url, name)
 
     def newest(self) -> bytes | None:
         """Return the newest checkpoint that is whole, or None."""
@@ -50,7 +51,7 @@ class CheckpointFolder:
     def clear(self) -> None:
         """Delete every checkpoint."""
         for name in self._names():
-            remove(join(self.url, name))
+            remove_file(self.url, name)
 
     def _names(self) -> list[str]:
         try:

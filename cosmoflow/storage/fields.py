@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,12 @@ from cosmoflow.storage.urls import (
     zarr_store,
 )
 from cosmoflow.storage.variables import LABELS, SMOOTHING, create_variable, write_coordinates
-from cosmoflow.units import FIELD_UNITS, LENGTH
+from cosmoflow.units import FIELD_UNITS
 
 LEDGER = "fields"
-WIENER = "wiener_velocity"
 RESTORED = "restored_velocity"
-FILTER = "filter"
-"""The attribute that says which filter a ``wiener_velocity`` is of."""
+REGION = "region"
+"""The group attribute that says, in cells ``[from, to]`` of each axis, what a store holds."""
 
 
 class FieldStore:
@@ -83,6 +81,12 @@ class FieldStore:
         return array
 
     @property
+    def region(self) -> Block | None:
+        """The cells that the store holds, None if it holds all."""
+        found = self._group.attrs.get(REGION)
+        return None if found is None else _region_block(found)  # type: ignore[arg-type]
+
+    @property
     def cell_size(self) -> float:
         """Side of a cell, Mpc/h."""
         return self.metadata.box_size / self.grid
@@ -97,6 +101,15 @@ class FieldStore:
         """Cells per axis that one write of the store covers."""
         array = self._array(self.variables[0])
         return int((array.shards or array.chunks)[-1])
+
+    @property
+    def chunk(self) -> int:
+        """Cells per axis that one read of the store needs."""
+        return int(self._array(self.variables[0]).chunks[-1])
+
+    def attributes(self, name: str) -> Mapping[str, Any]:
+        """Return what a variable says of itself."""
+        return self._array(name).attrs
 
     def smoothing_scales(self) -> list[float]:
         """Return the Gaussian radii of the stored ``linear_velocity``, Mpc/h.
@@ -147,17 +160,32 @@ class FieldStore:
         def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
             return np.asarray(array[(*lead, ..., *part)], np.float32)
 
-        place = f"{self.url}, {name}, cells from {block.origin}"
+        place = f"{self.url}, {name}, block of {block.shape} cells from {block.origin}"
         with storage_errors(self.url), damage(place):
             values = read_periodic(read, shape, block, self.grid)
         if not np.isfinite(values).all():
+            self._check_region(block, place)
             raise DataError(
                 "the field holds values that are not finite",
-                where=f"{self.url}, {name}, block of {block.shape} cells from {block.origin}",
+                where=place,
                 value=f"{int((~np.isfinite(values)).sum())} cells",
                 remedy="paint it anew",
             )
         return values
+
+    def _check_region(self, block: Block, place: str) -> None:
+        """Refuse cells outside of the region that the store holds."""
+        region = self.region
+        if region is None:
+            return
+        low, high = np.array(region.origin), np.add(region.origin, region.shape)
+        if (low > block.origin).any() or (np.add(block.origin, block.shape) > high).any():
+            raise DataError(
+                "the store holds a region of the box only",
+                where=place,
+                limit=f"cells from {region.origin} to {tuple(high.tolist())}",
+                remedy="predict the whole box: run infer without --region",
+            )
 
     def read(self, name: str, *, lead: tuple[int, ...] = ()) -> NDArray[np.float32]:
         """Read a whole variable."""
@@ -166,7 +194,7 @@ class FieldStore:
 
 
 def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
-    """Open a fields store as a lazy xarray dataset.
+    """Open a fields store as a lazy xarray dataset; of its region, if it holds no more.
 
     Parameters
     ----------
@@ -189,7 +217,15 @@ def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
     dataset: xr.Dataset = xr.open_zarr(
         zarr_store(url, read_only=True), consolidated=False, chunks=chunks
     )
-    return dataset
+    if (region := store.region) is None:
+        return dataset
+    axes = zip("xyz", region.origin, region.shape, strict=True)
+    return dataset.isel({axis: slice(first, first + length) for axis, first, length in axes})
+
+
+def _region_block(ranges: Sequence[Sequence[int]]) -> Block:
+    (x, x1), (y, y1), (z, z1) = ranges
+    return Block((x, y, z), (x1 - x, y1 - y, z1 - z))
 
 
 def create_fields(
@@ -202,6 +238,7 @@ def create_fields(
     chunk: int,
     existing: Existing = "error",
     attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    region: Block | None = None,
 ) -> NDArray[np.bool_]:
     """Create an empty fields store, marked incomplete, or reopen one of the same run.
 
@@ -219,20 +256,26 @@ def create_fields(
         What to do with an output that is there already.
     attributes : mapping of str to mapping, optional
         What the variables say of themselves beside their units.
+    region : Block, optional
+        The cells that it is to hold; none means all.
 
     Returns
     -------
     (shards,) bool
         Which shards, in the order of ``grid_blocks``, are finished already.
     """
+    own = metadata.to_attributes("fields")
+    if region is not None:
+        axes = zip(region.origin, region.shape, strict=True)
+        own[REGION] = [[first, first + length] for first, length in axes]
     with storage_errors(url):
-        group, resumed = begin_group(url, metadata.to_attributes("fields"), existing)
+        group, resumed = begin_group(url, own, existing)
         if resumed and _is_as_begun(group, variables, grid, shard):
             return Ledger(group, LEDGER).finished()
         write_coordinates(group, grid, metadata.box_size, variables)
         for name in variables:
-            own = (attributes or {}).get(name)
-            create_variable(group, name, grid, shard, chunk, attributes=own)
+            said = (attributes or {}).get(name)
+            create_variable(group, name, grid, shard, chunk, attributes=said)
         ledger = Ledger.create(group, LEDGER, len(grid_blocks(grid, shard)))
         return ledger.finished()
 
@@ -290,91 +333,3 @@ def finished_shards(url: str) -> NDArray[np.bool_]:
     """Return which shards of an output are finished."""
     with storage_errors(url):
         return Ledger(open_group(url), LEDGER).finished()
-
-
-def add_linear_velocity(url: str, radius: float, make: Callable[[], NDArray[np.float32]]) -> int:
-    """Add the linear velocity at one more smoothing scale to a fields store, unless it is there.
-
-    Parameters
-    ----------
-    url : str
-        Of a whole fields store.
-    radius : float
-        Gaussian radius, Mpc/h.
-    make : callable
-        Returns the velocity, shape (3, n, n, n), km/s.
-
-    Returns
-    -------
-    int
-        Index of the scale along ``smoothing``.
-
-    Notes
-    -----
-    The radius is listed only after its velocities are written: a run that dies half way leaves a
-    scale of NaN, which no reader asks for and the next run fills.
-    """
-    store = FieldStore(url)
-    scales = store.smoothing_scales()
-    if radius in scales:
-        return scales.index(radius)
-    values = make()
-    index = next((i for i, found in enumerate(scales) if math.isnan(found)), len(scales))
-    group = open_group_for_writing(url)
-    with storage_errors(url):
-        if not scales:
-            like = store._array(store.variables[0])
-            create_variable(
-                group, "linear_velocity", store.grid, store.shard, int(like.chunks[-1]), scales=1
-            )
-            group.create_array(
-                SMOOTHING, shape=(1,), chunks=(1,), dtype="float64", fill_value=float("nan"),
-                dimension_names=(SMOOTHING,), overwrite=True,
-                attributes={"units": LENGTH, "long_name": "radius of the Gaussian window"},
-            )  # fmt: skip
-        array: Any = group["linear_velocity"]
-        listing: Any = group[SMOOTHING]
-        if index == len(scales) > 0:
-            array.resize((index + 1, *array.shape[1:]))
-            listing.resize((index + 1,))
-        array[index] = values
-        listing[index] = radius
-    return index
-
-
-def filter_digest(store: FieldStore) -> str:
-    """Return which filter made the stored ``wiener_velocity``, or "" if none did."""
-    if WIENER not in store.variables:
-        return ""
-    return str(store._array(WIENER).attrs.get(FILTER, ""))
-
-
-def add_wiener_velocity(url: str, digest: str, make: Callable[[], NDArray[np.float32]]) -> None:
-    """Store the velocity of a Wiener filter in a fields store, unless it is there.
-
-    Parameters
-    ----------
-    url : str
-        Of a whole fields store.
-    digest : str
-        Of the filter. The store keeps one filter's velocity, the newest's.
-    make : callable
-        Returns the velocity, shape (3, n, n, n), km/s.
-
-    Notes
-    -----
-    The digest is noted only after the velocities are written: a run that dies half way leaves one
-    that no model asks for.
-    """
-    store = FieldStore(url)
-    if filter_digest(store) == digest:
-        return
-    values = make()
-    group = open_group_for_writing(url)
-    with storage_errors(url):
-        like = store._array(store.variables[0])
-        array: Any = create_variable(
-            group, WIENER, store.grid, store.shard, int(like.chunks[-1]), attributes={FILTER: ""}
-        )
-        array[:] = values
-        array.attrs[FILTER] = digest

@@ -46,3 +46,13 @@ class Ledger:
     def finished(self) -> NDArray[np.bool_]:
         """Return one flag a shard."""
         return np.asarray(self._flags[:], np.uint8).astype(np.bool_)
+
+
+def has_finished_shards(group: zarr.Group) -> bool:
+    """Tell whether any ledger of an output has a finished shard."""
+    ledgers = group.get(LEDGER_GROUP)
+    if not isinstance(ledgers, zarr.Group):
+        return False
+    # What else is kept beside the flags has more dimensions than the shards.
+    names = [name for name, array in ledgers.arrays() if array.ndim == 1]
+    return any(Ledger(group, name).finished().any() for name in names)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import zarr
 
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
+from cosmoflow.storage.ledger import has_finished_shards
 from cosmoflow.storage.metadata import (
     COMPLETE,
     FORMAT_VERSION,
@@ -17,6 +18,7 @@ from cosmoflow.storage.metadata import (
     attributes_of,
 )
 from cosmoflow.storage.urls import (
+    damage,
     exists,
     has_file,
     holds_only_partial_files,
@@ -160,6 +162,16 @@ def mark_folder(url: str, stage: str) -> None:
     """Mark a folder as an output of a stage, which ``--overwrite`` may replace."""
     content = json.dumps({"format": f"cosmoflow/{stage}", "format_version": FORMAT_VERSION})
     write_bytes(url, OUTPUT_MARKS[0], f"{content}\n".encode())
+
+
+def is_barely_begun(url: str) -> bool:
+    """Tell whether an output is one that a run has created and finished nothing of."""
+    try:
+        group = open_group(url)
+        with storage_errors(url), damage(url):
+            return group.attrs.get(STATUS) == INCOMPLETE and not has_finished_shards(group)
+    except (DataError, StorageError):
+        return False
 
 
 def finish_group(group: zarr.Group) -> None:

@@ -16,7 +16,7 @@ from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import BoxMetadata, check_group
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
-from cosmoflow.storage.variables import COMPRESSOR
+from cosmoflow.storage.variables import COMPRESSORS
 from cosmoflow.units import LENGTH, MASS, VELOCITY
 
 LEDGER = "particles"
@@ -156,12 +156,17 @@ class ParticleStore:
         DataError
             A chunk is damaged or missing, or a particle is not finite or outside the box.
         """
-        with storage_errors(self.url), damage(f"{self.url}, particles {start} to {stop}"):
-            found = Particles(
-                np.asarray(self._position[start:stop], np.float32),
-                np.asarray(self._velocity[start:stop], np.float32),
-                None if self._mass is None else np.asarray(self._mass[start:stop], np.float64),
-            )
+
+        def rows(array: Any, dtype: type) -> NDArray[Any]:
+            place = f"{self.url}, {array.basename}, particles {start} to {stop}"
+            with storage_errors(self.url), damage(place):
+                return np.asarray(array[start:stop], dtype)
+
+        found = Particles(
+            rows(self._position, np.float32),
+            rows(self._velocity, np.float32),
+            None if self._mass is None else rows(self._mass, np.float64),
+        )
         size = self.metadata.box_size
         check_particles(found.position, found.velocity, size, self.url, start, found.mass)
         return found
@@ -210,7 +215,7 @@ def create_particles(
                 dtype="float32" if row else "float64",
                 # A chunk that went missing must not read as particles at rest in the corner.
                 fill_value=float("nan"),
-                compressors=COMPRESSOR,
+                compressors=COMPRESSORS,
                 dimension_names=("particle", "component")[: 1 + len(row)],
                 attributes={"units": units},
                 overwrite=True,
@@ -219,7 +224,7 @@ def create_particles(
         group.create_array(
             COVERAGE, shape=(-(-count // shard), 3, COVERAGE_BINS), chunks=(1, 3, COVERAGE_BINS),
             dtype="uint8", fill_value=1, dimension_names=("shard", "component", "bin"),
-            overwrite=True,
+            compressors=COMPRESSORS, overwrite=True,
         )  # fmt: skip
     return False
 

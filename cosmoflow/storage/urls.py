@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,9 @@ from zarr.errors import GroupNotFoundError
 from cosmoflow.errors import CosmoflowError, DataError, StorageError
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
+
+CLAIMS = ".claims"
+"""The folder of the claims on a place (``storage.claims``): no part of what is stored there."""
 
 
 def local_path(url: str) -> Path | None:
@@ -62,7 +66,7 @@ def join(url: str, name: str) -> str:
     return f"{url.rstrip('/')}/{name}"
 
 
-def _bucket(url: str) -> Any:
+def open_bucket(url: str) -> Any:
     """Open a remote URL; credentials and endpoint come from the usual environment variables."""
     from obstore.store import from_url
 
@@ -74,7 +78,7 @@ def zarr_store(url: str, *, read_only: bool) -> Any:
     path = local_path(url)
     if path is not None:
         return zarr.storage.LocalStore(path, read_only=read_only)
-    return zarr.storage.ObjectStore(_bucket(url), read_only=read_only)
+    return zarr.storage.ObjectStore(open_bucket(url), read_only=read_only)
 
 
 def _first_line(error: Exception) -> str:
@@ -148,9 +152,19 @@ def exists(url: str) -> bool:
     path = local_path(url)
     if path is not None:
         with storage_errors(url):
-            return path.exists() and (path.is_file() or any(path.iterdir()))
+            if not path.is_dir():
+                return path.exists()
+            # Another run may be clearing the folder away.
+            with suppress(FileNotFoundError):
+                return any(entry.name != CLAIMS for entry in path.iterdir())
+            return False
     with storage_errors(url):
-        return any(True for page in _bucket(url).list(chunk_size=1) for _ in page)
+        pages = open_bucket(url).list(chunk_size=1)
+        return any(not _is_claim(item["path"]) for page in pages for item in page)
+
+
+def _is_claim(path: str) -> bool:
+    return path.startswith(f"{CLAIMS}/")
 
 
 def holds_only_partial_files(url: str) -> bool:
@@ -158,22 +172,66 @@ def holds_only_partial_files(url: str) -> bool:
     path = local_path(url)
     if path is None:
         return False
-    files = [entry for entry in path.rglob("*") if entry.is_file()]
-    return all(entry.name.endswith(".partial") for entry in files)
+    # Unlike Path.rglob, os.walk takes it that another run is clearing the folder away.
+    found = ((Path(folder).relative_to(path), files) for folder, _, files in os.walk(path))
+    return all(
+        CLAIMS in folder.parts[:1] or all(name.endswith(".partial") for name in files)
+        for folder, files in found
+    )
 
 
 def remove(url: str) -> None:
-    """Delete everything stored under a URL."""
+    """Delete everything stored under a URL; a run that holds a claim on it keeps it.
+
+    The files directly inside it, which tell what it is, go last: a store that is half deleted still
+    counts as ours.
+    """
     path = local_path(url)
     with storage_errors(url):
         if path is None:
-            bucket = _bucket(url)
+            bucket = open_bucket(url)
+            marks: list[str] = []
             for page in bucket.list():
-                bucket.delete([item["path"] for item in page])
+                paths = [item["path"] for item in page if not _is_claim(item["path"])]
+                marks += [name for name in paths if "/" not in name]
+                bucket.delete([name for name in paths if "/" in name])
+            bucket.delete(marks)
         elif path.is_dir():
-            shutil.rmtree(path)
+            for entry in sorted(path.iterdir(), key=lambda entry: not entry.is_dir()):
+                if entry.is_symlink() or not entry.is_dir():
+                    entry.unlink()
+                elif entry.name != CLAIMS:
+                    shutil.rmtree(entry)
+            prune(url)
         else:
             path.unlink(missing_ok=True)
+
+
+def prune(url: str) -> None:
+    """Delete a local folder if it is empty; object stores have none."""
+    path = local_path(url)
+    if path is not None:
+        with suppress(OSError):
+            path.rmdir()
+
+
+def find_bytes(url: str, name: str) -> bytes | None:
+    """Read the small file ``name`` in the folder ``url``; None if it is not there.
+
+    Raises
+    ------
+    StorageError
+        It cannot be read.
+    """
+    path = local_path(url)
+    try:
+        if path is not None:
+            return (path / name).read_bytes()
+        return bytes(open_bucket(url).get(name).bytes())
+    except (FileNotFoundError, NotADirectoryError, NotFoundError):
+        return None
+    except (OSError, ObstoreError) as error:
+        raise StorageError(f"cannot read: {_first_line(error)}", where=join(url, name)) from error
 
 
 def read_bytes(url: str, name: str) -> bytes:
@@ -184,15 +242,10 @@ def read_bytes(url: str, name: str) -> bytes:
     StorageError
         It is missing or cannot be read.
     """
-    path = local_path(url)
-    try:
-        if path is not None:
-            return (path / name).read_bytes()
-        return bytes(_bucket(url).get(name).bytes())
-    except (FileNotFoundError, NotADirectoryError, NotFoundError) as error:
-        raise StorageError("no such file", where=join(url, name)) from error
-    except (OSError, ObstoreError) as error:
-        raise StorageError(f"cannot read: {_first_line(error)}", where=join(url, name)) from error
+    content = find_bytes(url, name)
+    if content is None:
+        raise StorageError("no such file", where=join(url, name))
+    return content
 
 
 def has_file(url: str, name: str) -> bool:
@@ -201,7 +254,7 @@ def has_file(url: str, name: str) -> bool:
     if path is not None:
         return (path / name).is_file()
     try:
-        _bucket(url).head(name)
+        open_bucket(url).head(name)
     except (NotFoundError, FileNotFoundError):
         return False
     except ObstoreError as error:
@@ -214,7 +267,7 @@ def write_bytes(url: str, name: str, content: bytes) -> None:
     path = local_path(url)
     with storage_errors(join(url, name)):
         if path is None:
-            _bucket(url).put(name, content)
+            open_bucket(url).put(name, content)
             return
         path.mkdir(parents=True, exist_ok=True)
         partial = path / f".{name}.partial"
@@ -234,6 +287,6 @@ def list_names(url: str) -> list[str]:
     with storage_errors(url):
         if path is not None:
             return sorted(entry.name for entry in path.iterdir())
-        listing = _bucket(url).list_with_delimiter()
+        listing = open_bucket(url).list_with_delimiter()
         inside = [*listing["common_prefixes"], *(item["path"] for item in listing["objects"])]
         return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in inside)

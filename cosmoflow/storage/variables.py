@@ -7,12 +7,22 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from cosmoflow.units import COMPONENTS, EIGENVALUES, FIELD_UNITS, INTERLACED, LENGTH, SMOOTHED
 
-COMPRESSOR = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle")
-"""Of floating-point arrays: three times as fast as zstd for 2 to 5 % more bytes (measured)."""
+COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"), Crc32cCodec())
+"""Of floating-point arrays. LZ4 is three times as fast as zstd for 2 to 5 % more bytes (measured),
+but decodes flipped bits to other numbers without a word: the checksum finds them."""
+
+ROUNDED_COMPRESSORS = (
+    BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"),
+    Crc32cCodec(),
+)
+"""Of variables whose last bits are zeros: a fifth smaller than by shuffled bytes (measured)."""
+
+ROUNDED = "rounded_to_multiples_of"
+"""The attribute of a variable that was rounded: the step, in the variable's unit."""
 
 SMOOTHING = "smoothing"
 """The dimension of the radii of ``linear_velocity``, and their coordinate."""
@@ -25,6 +35,8 @@ _LEADING = {
         (
             "momentum",
             "velocity",
+            "momentum_std",
+            "velocity_std",
             "linear_velocity",
             "wiener_velocity",
             "restored_velocity",
@@ -56,6 +68,7 @@ def write_coordinates(
     for axis in ("x", "y", "z"):
         coordinate = group.create_array(
             axis, shape=(grid,), dtype="float64", dimension_names=(axis,), overwrite=True,
+            compressors=COMPRESSORS,
             attributes={"units": LENGTH, "long_name": f"comoving {axis} of the cell's centre"},
         )  # fmt: skip
         coordinate[:] = centres
@@ -110,7 +123,7 @@ def create_variable(
         chunks=tuple(dim[3] for dim in dims),
         dtype="float32",
         fill_value=float("nan"),
-        compressors=COMPRESSOR,
+        compressors=ROUNDED_COMPRESSORS if ROUNDED in (attributes or {}) else COMPRESSORS,
         dimension_names=tuple(dim[0] for dim in dims),
         attributes={"units": units, "long_name": long_name, **(attributes or {})},
         overwrite=True,

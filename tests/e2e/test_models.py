@@ -60,7 +60,7 @@ def test_what_ships_is_used_without_a_model_and_says_what_it_is(
     assert code == 0, err
     found = opened(out)
     config = zarr.open_group(out).attrs["provenance"]["config"]
-    assert config["model"] == "residual-small"
+    assert config["models"] == ["residual-small"]
     true, predicted = opened(fields)["velocity"], found["velocity"]
     wiener = opened(fields)["wiener_velocity"]
 

@@ -6,21 +6,25 @@ import pickle
 import pytest
 
 from cosmoflow.errors import (
+    BusyError,
     ConfigError,
     CosmoflowError,
     DataError,
     IncompleteError,
     OutputExistsError,
     StorageError,
+    SupersededError,
 )
 
 EXIT_CODES = {
     CosmoflowError: 1,
     ConfigError: 2,
     OutputExistsError: 2,
+    BusyError: 2,
     DataError: 3,
     StorageError: 4,
     IncompleteError: 5,
+    SupersededError: 5,
 }
 KINDS = sorted(EXIT_CODES, key=lambda kind: kind.__name__)
 PARTS = {"where": "a.zarr, particle 7", "value": [1.5, None], "limit": (0, 8), "remedy": "mend it"}

@@ -11,7 +11,8 @@ from cosmoflow.model.sources import (
 )
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.prediction import predict_block
+from cosmoflow.stages.prediction import Member, predict_block
+from cosmoflow.stages.tiling import Layout
 from tests.conftest import FLOWS, UNIT_FILTER
 
 NAMES = ("residual-tiny", "residual-medium")
@@ -94,9 +95,11 @@ def predict(name, fields, tile, block=None):
     ).eval()
     randomise(model.network)
     block = block or Block((0, 0, 0), (16, 16, 16))
-    config = InferConfig(precision="float32", batch=2)
-    source = MemoryFields(fields)
-    return predict_block(model, source, FLOWS, block, tile, config, torch.device("cpu"))
+    layout = Layout(16, 16, tile, batch=2)
+    config, device = InferConfig(precision="float32"), torch.device("cpu")
+    return predict_block(
+        [Member(model, FLOWS)], MemoryFields(fields), block, layout, config, device
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

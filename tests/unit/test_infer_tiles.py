@@ -1,16 +1,46 @@
-"""The tiles of a block: they cover it, and each of its cells is written by one tile."""
+"""The tiles of a block: they cover it, each of its cells once, or with weights that add up to 1."""
+
+import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cosmoflow.model.geometry import Geometry
 from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.prediction import bounding_block, covering_tiles, overlap
+from cosmoflow.stages.tiling import (
+    Layout,
+    blending_weights,
+    bounding_block,
+    cut_tiles,
+    intersect,
+    overlap,
+    place,
+)
 
 quick = settings(max_examples=100, deadline=None)
-origins = st.tuples(*[st.integers(0, 25)] * 3)
+origins = st.tuples(*[st.integers(-5, 25)] * 3)
 shapes = st.tuples(*[st.integers(1, 9)] * 3)
 blocks = st.builds(Block, origins, shapes)
+strides = st.integers(1, 4)
+
+
+def unpadded(stride):
+    return Geometry(halo=3, stride=stride, fixed_output=None, default_output=8)
+
+
+def padded(size):
+    return Geometry(halo=2, stride=2, fixed_output=size, default_output=size)
+
+
+@st.composite
+def cuts(draw):
+    """A block, a geometry and a layout that suit one another."""
+    if draw(st.booleans()):
+        stride = draw(strides)
+        return draw(blocks), unpadded(stride), Layout(9, 9, stride * draw(st.integers(1, 4)))
+    return draw(blocks), padded(draw(st.integers(1, 11))), Layout(9, 9, 1)
 
 
 def cells(block):
@@ -19,11 +49,12 @@ def cells(block):
 
 
 @quick
-@given(blocks, st.integers(1, 11))
-def test_each_cell_of_a_block_is_written_once_and_from_its_own_place(block, size):
+@given(cuts())
+def test_each_cell_of_a_block_is_written_once_and_from_its_own_place(cut):
+    block, geometry, layout = cut
     count = np.zeros(block.shape, int)
-    where = np.full((3, *block.shape), -1)
-    for tile in covering_tiles(block, size):
+    where = np.full((3, *block.shape), -99)
+    for tile in cut_tiles(block, geometry, layout):
         inside, source = overlap(block, tile)
         count[inside] += 1
         lattice = np.indices(tile.shape) + np.reshape(tile.origin, (3, 1, 1, 1))
@@ -34,15 +65,25 @@ def test_each_cell_of_a_block_is_written_once_and_from_its_own_place(block, size
 
 
 @quick
-@given(blocks, st.integers(1, 11))
-def test_tiles_lie_on_the_lattice_of_cell_0_and_all_are_needed(block, size):
-    tiles = covering_tiles(block, size)
-    for tile in tiles:
-        assert tile.shape == (size, size, size)
-        assert all(origin % size == 0 for origin in tile.origin)
-        assert cells(tile) & cells(block)
+@given(cuts())
+def test_tiles_are_alike_all_needed_and_no_larger_than_asked_for(cut):
+    block, geometry, layout = cut
+    tiles = cut_tiles(block, geometry, layout)
+    assert len({tile.shape for tile in tiles}) == 1
     assert len({tile.origin for tile in tiles}) == len(tiles)
-    assert [tile.origin for tile in tiles] == sorted(tile.origin for tile in tiles)
+    assert all(cells(tile) & cells(block) for tile in tiles)
+    if geometry.fixed_output is None:
+        assert max(tiles[0].shape) <= layout.tile
+
+
+@quick
+@given(cuts())
+def test_tiles_lie_on_the_lattice_of_cell_0(cut):
+    block, geometry, layout = cut
+    lattice = geometry.fixed_output or geometry.stride
+    for tile in cut_tiles(block, geometry, layout):
+        assert all(origin % lattice == 0 for origin in tile.origin)
+        assert all(side % geometry.stride == 0 for side in tile.shape) or geometry.fixed_output
 
 
 @quick
@@ -58,9 +99,56 @@ def test_a_bounding_block_is_the_smallest_that_holds_all(parts):
 
 
 @quick
-@given(blocks, st.integers(1, 11))
-def test_the_tiles_of_a_block_fill_their_bounding_block(block, size):
-    tiles = covering_tiles(block, size)
-    region = bounding_block(tiles)
-    assert set().union(*(cells(tile) for tile in tiles)) == cells(region)
-    assert sum(size**3 for _ in tiles) == np.prod(region.shape)
+@given(blocks, blocks)
+def test_an_intersection_holds_the_shared_cells(first, second):
+    shared = intersect(first, second)
+    assert (cells(shared) if shared else set()) == cells(first) & cells(second)
+    if shared:
+        numbers = np.arange(math.prod(first.shape)).reshape(first.shape)
+        part = numbers[place(shared, first)]
+        assert part.shape == shared.shape
+        corner = np.subtract(shared.origin, first.origin)
+        assert part[0, 0, 0] == numbers[tuple(corner)]
+
+
+@quick
+@given(blocks, st.integers(2, 11), st.data())
+def test_blending_weights_of_all_tiles_add_up_to_1(block, size, data):
+    shared = data.draw(st.integers(1, size // 2))
+    weights = blending_weights(size, shared)
+    total = np.zeros(block.shape)
+    for tile in cut_tiles(block, padded(size), Layout(9, 9, 1, overlap=shared)):
+        assert tile.shape == (size,) * 3
+        inside, part = overlap(block, tile)
+        total[inside] += weights[part]
+    np.testing.assert_allclose(total, 1.0, atol=1e-6)
+
+
+@quick
+@given(st.integers(2, 11), st.data())
+def test_the_tiles_of_a_cell_do_not_depend_on_the_block(size, data):
+    shared = data.draw(st.integers(0, size // 2))
+    layout, cell = Layout(9, 9, 1, overlap=shared), data.draw(origins)
+    alone = cut_tiles(Block(cell, (1, 1, 1)), padded(size), layout)
+    around = data.draw(shapes)
+    block = Block(tuple(np.subtract(cell, np.array(around) // 2).tolist()), around)
+    among = [tile for tile in cut_tiles(block, padded(size), layout) if cell in cells(tile)]
+    assert among == alone
+
+
+def test_nothing_shared_needs_no_weights():
+    assert blending_weights(20, 0) is None
+
+
+def test_weights_rise_and_fall_over_what_is_shared():
+    axis = blending_weights(5, 2)[2, 2] * 1.0
+    np.testing.assert_allclose(axis, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_equal_tiles_waste_less_than_a_stride_each(stride):
+    for length in range(1, 60):
+        block = Block((0, 0, 0), (length,) * 3)
+        tiles = cut_tiles(block, unpadded(stride), Layout(60, 60, 16))
+        per_axis = round(len(tiles) ** (1 / 3))
+        assert per_axis * tiles[0].shape[0] - length < stride * (per_axis + 1)

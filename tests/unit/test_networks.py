@@ -9,7 +9,6 @@ from torch import nn
 
 from cosmoflow.config.settings import InferConfig
 from cosmoflow.errors import ConfigError
-from cosmoflow.events import ignore
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.registry import (
     ARCHITECTURES,
@@ -31,7 +30,9 @@ from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.symmetry import CUBE_GROUP
 from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
-from cosmoflow.stages.prediction import predict_block
+from cosmoflow.stages.prediction import Member, predict_block
+from cosmoflow.stages.run import Run
+from cosmoflow.stages.tiling import Layout
 from cosmoflow.storage.fields import FieldStore
 from tests.conftest import FLOWS, UNIT_FILTER, synthetic_fields
 
@@ -69,9 +70,10 @@ def predict(model, fields, tile=8, block=None, **config):
     source = MemoryFields(fields)
     grid = source.grid
     block = block or Block((0, 0, 0), (grid, grid, grid))
-    return predict_block(
-        model, source, FLOWS[: model.flows], block, tile, InferConfig(**config), CPU
-    )
+    members = [Member(model, FLOWS[: model.flows])]
+    layout = Layout(grid, grid, tile, config.pop("batch", 1))
+    config = InferConfig(**{"precision": "float32"} | config)
+    return predict_block(members, source, block, layout, config, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -255,12 +257,13 @@ def test_untrained_prediction_of_a_box_is_its_wiener_filtered_velocity(fields_st
     url = fields_store(12).url
     model = make_model(trained=False)
     # The other radius first, so that the order in the store is not the network's.
-    ensure_flows(url, (6.0,), None, ignore)
-    flows = ensure_flows(url, (2.0, 6.0), model.spec.filter, ignore)
+    ensure_flows(url, (6.0,), None, Run())
+    flows = ensure_flows(url, (2.0, 6.0), model.spec.filter, Run())
     assert flows == ("wiener_velocity", 1, 0)
     store = FieldStore(url)
     block = Block((0, 0, 0), (12, 12, 12))
-    found = predict_block(model, store, flows[:1], block, 4, InferConfig(), CPU)
+    members, layout = [Member(model, flows[:1])], Layout(12, 12, 4)
+    found = predict_block(members, store, block, layout, InferConfig(), CPU)
     rate = growth_rate_hubble(store.metadata)
     expected = linear_velocity(torch.from_numpy(store.read("density")), 24.0, rate).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -272,7 +275,7 @@ def test_a_store_keeps_the_velocity_of_the_newest_filter(fields_store):
     told = []
     found = []
     for wiener in (UNIT_FILTER, double, double):
-        assert ensure_flows(url, (), wiener, told.append) == ("wiener_velocity",)
+        assert ensure_flows(url, (), wiener, Run(listener=told.append)) == ("wiener_velocity",)
         found.append(FieldStore(url).read("wiener_velocity"))
     assert len(told) == 2
     np.testing.assert_allclose(found[1], 2.0 * found[0], rtol=1e-5, atol=1e-3)

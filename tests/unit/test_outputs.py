@@ -17,11 +17,11 @@ from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import (
     FieldStore,
-    add_linear_velocity,
     create_fields,
     finished_shards,
     write_block,
 )
+from cosmoflow.storage.flows import add_linear_velocity
 from cosmoflow.storage.outputs import check_output
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
 from tests.conftest import cut, make_metadata, refused, rows_of

@@ -1,11 +1,6 @@
 """Where snapshots lie, which particles are read, and what hints and notes say."""
 
-import os
 import shutil
-import socket
-import subprocess
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +14,7 @@ from cosmoflow.storage.snapshots.files import SourceFile
 from cosmoflow.storage.snapshots.parts import total_counts
 from tests import snapshot_files as files
 from tests.conftest import refused
+from tests.object_store import s3_bucket
 
 
 @pytest.fixture(scope="module")
@@ -175,36 +171,9 @@ def test_high_words_of_the_counts():
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
+def bucket():
     """Return a function that puts files into a bucket of a stand-in for S3, and its URL."""
-    python = shutil.which("python3", path=os.environ["PATH"].split(":", 1)[-1]) or "python3"
-    found = subprocess.run([python, "-c", "import moto.server"], capture_output=True, check=False)
-    if found.returncode:
-        pytest.skip("moto is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    endpoint = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
-        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false", "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-    }  # fmt: skip
-    before = dict(os.environ)
-    os.environ.update(settings)
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(
-                    urllib.request.Request(f"{endpoint}/snapshots", method="PUT"), timeout=5
-                )
-                break
-            except OSError:
-                time.sleep(0.1)
+    with s3_bucket("snapshots"):
 
         def put(folder):
             from obstore.store import from_url
@@ -216,11 +185,6 @@ def bucket(tmp_path_factory):
             return f"s3://snapshots/{folder.name}"
 
         yield put
-    finally:
-        server.terminate()
-        server.wait(10)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def test_hdf5_set_in_a_bucket(bucket, tmp_path, box):

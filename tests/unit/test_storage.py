@@ -19,9 +19,9 @@ from cosmoflow.stages.paint import paint
 from cosmoflow.storage import urls
 from cosmoflow.storage.fields import (
     FieldStore,
-    add_linear_velocity,
     open_fields,
 )
+from cosmoflow.storage.flows import add_linear_velocity
 from cosmoflow.storage.particles import ParticleStore, create_particles
 from tests.conftest import make_metadata, refused
 

@@ -12,11 +12,11 @@ from cosmoflow.errors import StorageError
 from cosmoflow.numerics.painting import Block
 from cosmoflow.storage.fields import (
     FieldStore,
-    add_linear_velocity,
     create_fields,
     open_fields,
     write_block,
 )
+from cosmoflow.storage.flows import add_linear_velocity
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import ParticleStore

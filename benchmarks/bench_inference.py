@@ -1,0 +1,146 @@
+"""Time inference beside the bare network and beside MONAI's sliding window.
+
+Usage: python benchmarks/bench_inference.py FIELDS FOLDER [MODEL] [TIMES]
+
+FIELDS is a fields store of 128^3 cells; it is repeated TIMES (2: 256^3 cells) along each axis in
+FOLDER. The contestants predict that box with the same network:
+
+bare      one forward pass over the largest tile that memory takes, its halo in place: no stores, no
+          periodic border. The rate of its output cells is the goal.
+engine    cosmoflow.infer from store to store, model loading, reading and writing included
+MONAI     SlidingWindowInferer over the periodically padded box in memory, windows that overlap
+          by the halo, weights of 1 in the middle of a window and 0 in its halo: the same numbers,
+          and neither reading nor writing. Needs `pip install --no-deps monai`.
+
+The error of each is its largest and its rms difference from a float32 prediction of the small box.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from _boxes import make_flows, open_shipped, repeat_box, wrap_block
+from torch import Tensor
+
+from cosmoflow.config import load_settings
+from cosmoflow.config.settings import InferConfig
+from cosmoflow.engine.memory import keep_freed_buffers
+from cosmoflow.engine.threads import use_threads
+from cosmoflow.model.precision import autocast
+from cosmoflow.model.registry import count_flops
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.painting import Block
+from cosmoflow.stages.infer import infer
+from cosmoflow.stages.prediction import Member, predict_box
+from cosmoflow.stages.run import Run
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.flows import WIENER
+
+CPU = torch.device("cpu")
+BARE_TILES = (128, 192, 256)
+WINDOWS = (32, 64, 128)
+PRECISIONS = ("bfloat16", "float32")
+
+
+def report(name: str, cells: int, seconds: float, error: str = "") -> float:
+    """Print a line of the table; return the rate, million cells a second."""
+    rate = cells / seconds / 1e6
+    print(f"{name:42s} {seconds:8.2f} s {rate:7.3f} Mcell/s  {error}", flush=True)
+    return rate
+
+
+def time_bare(model: VelocityModel, precision: str, tile: int) -> float:
+    """Return the seconds of a forward pass over one tile, the better of two."""
+    cells = model.geometry.input_cells(tile)
+    density = torch.ones((1, cells, cells, cells))
+    flows = torch.zeros((1, model.flows, 3, cells, cells, cells))
+    best = np.inf
+    with torch.inference_mode(), autocast(precision, CPU):
+        for _ in range(2):
+            begun = time.perf_counter()
+            model(density, flows)
+            best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def run_monai(
+    model: VelocityModel, density: Tensor, flow: Tensor, precision: str, window: int
+) -> tuple[Tensor, float]:
+    """Predict a box with MONAI's sliding window; return the velocity and the seconds."""
+    from monai.inferers import SlidingWindowInferer
+
+    halo = model.geometry.halo
+    size = window + 2 * halo
+    weights = functional.pad(torch.ones((window,) * 3), (halo,) * 6)
+
+    def predict(part: Tensor) -> Tensor:
+        found = model(part[:, 0], part[:, None, 1:])
+        return functional.pad(found, (halo,) * 6)
+
+    begun = time.perf_counter()
+    padded = functional.pad(torch.cat([density[None], flow])[None], (halo,) * 6, mode="circular")
+    inferer = SlidingWindowInferer(
+        roi_size=size,
+        sw_batch_size=4 if window < 64 else 1,
+        overlap=(2 * halo + 0.5) / size,
+        roi_weight_map=weights,
+    )
+    with torch.inference_mode(), autocast(precision, CPU):
+        found = inferer(padded, predict)
+    inner = found[0][..., halo:-halo, halo:-halo, halo:-halo]
+    return inner, time.perf_counter() - begun
+
+
+def main(fields: str, folder: str, name: str = "residual-small", times: int = 2) -> None:
+    """Run all contestants in turn."""
+    use_threads(torch.get_num_threads())
+    keep_freed_buffers()
+    model = open_shipped(name)
+    model.network.to(memory_format=torch.channels_last_3d)
+    flows = make_flows(fields, model)
+    store = FieldStore(fields)
+    exact = predict_box([Member(model, flows)], store, InferConfig(precision="float32"), CPU).mean
+    box = str(Path(folder) / f"box-{store.grid * times}.zarr")
+    repeat_box(fields, box, times)
+    cells = (store.grid * times) ** 3
+    truth = wrap_block(exact, Block((0, 0, 0), (store.grid * times,) * 3))
+
+    def errors(found: np.ndarray) -> str:
+        difference = found - truth
+        rms = float(np.sqrt(np.mean(difference.astype(np.float64) ** 2)))
+        return f"worst {np.abs(difference).max():.3g}, rms {rms:.2g} km/s"
+
+    for precision in PRECISIONS:
+        print(f"{precision}, {torch.get_num_threads()} threads, {store.grid * times}^3 cells")
+        for tile in BARE_TILES:
+            seconds = time_bare(model, precision, tile)
+            flops = count_flops(name, tile) / seconds / 1e9
+            report(f"bare network, one tile of {tile}", tile**3, seconds, f"{flops:.0f} GFLOP/s")
+        out = str(Path(folder) / "velocity.zarr")
+        settings = load_settings(overrides=("engine.choice=serial", f"infer.precision={precision}"))
+        told: list[object] = []
+        begun = time.perf_counter()
+        found = infer(box, out, name, Run(settings, existing="overwrite", listener=told.append))
+        seconds = time.perf_counter() - begun
+        report("engine, store to store", cells, seconds, errors(found["velocity"].values))
+        try:
+            import monai  # noqa: F401
+        except ImportError:
+            print("MONAI is not installed")
+            continue
+        density = torch.from_numpy(FieldStore(box).read("density"))
+        flow = torch.from_numpy(FieldStore(box).read(WIENER))
+        for window in WINDOWS:
+            velocity, seconds = run_monai(model, density, flow, precision, window)
+            label = f"MONAI, windows of {window + 2 * model.geometry.halo}"
+            report(label, cells, seconds, errors(velocity.numpy()))
+            del velocity
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3], *sys.argv[3:4], *map(int, sys.argv[4:5]))

@@ -1,0 +1,199 @@
+"""A pool of Ray actors that grows, shrinks and outlives the death of any of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from cosmoflow.engine.base import Resources
+from cosmoflow.engine.memory import keep_freed_buffers
+from cosmoflow.engine.pipeline import STEPS, Pipeline, PipelineThreads
+from cosmoflow.engine.threads import use_threads
+from cosmoflow.errors import IncompleteError
+
+T = TypeVar("T")
+
+FRUITLESS_DEATHS = 20
+"""Workers that may die one after the other while no task is finished, before the pool gives up."""
+
+PATIENCE = 600.0
+"""Seconds that the pool waits for a first worker to come up, with none at work."""
+
+_LOOK = 1.0
+"""Seconds between two looks at what the cluster has room for."""
+
+
+class _Worker:
+    """Holds what ``make_worker`` made, for as long as the pool lives."""
+
+    def __init__(self, make_worker: Callable[[], Any], threads: int) -> None:
+        # Before make_worker, whose libraries read the environment; and after, for what it loaded.
+        use_threads(threads)
+        keep_freed_buffers()
+        self._lock = threading.Lock()
+        # An actor whose constructor raises counts as dead and would be replaced for ever: the error
+        # waits for the first task, which carries it back.
+        self._failure: Exception | None = None
+        try:
+            handler = make_worker()
+            use_threads(threads)
+        except Exception as error:
+            self._failure = error
+            return
+        self._handle: Callable[[Any], Any] = (
+            PipelineThreads(handler, partial(use_threads, threads))
+            if isinstance(handler, Pipeline)
+            else partial(self._one_by_one, handler)
+        )
+
+    def _one_by_one(self, handler: Callable[[Any], Any], task: Any) -> Any:
+        with self._lock:
+            return handler(task)
+
+    def ready(self) -> None:
+        """Answer as soon as the worker is up."""
+
+    def handle(self, task: Any) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        return self._handle(task)
+
+
+class ActorPool:
+    """Actors that work on tasks.
+
+    Only an actor that is up gets tasks, so one for which the cluster has no room yet delays
+    nothing: it joins when a node does. The tasks of an actor that dies, alone or with its node, go
+    to the others, and a new one is asked for.
+
+    Parameters
+    ----------
+    make_worker : callable
+        Called once in every actor; see :meth:`cosmoflow.engine.base.Engine.map`.
+    needs : Resources
+        What Ray reserves for each actor.
+    places : callable
+        Returns how many actors the cluster has room for now.
+    """
+
+    def __init__(
+        self, make_worker: Callable[[], Any], needs: Resources, places: Callable[[], int]
+    ) -> None:
+        self._make = ray.put(make_worker)
+        self._needs = needs
+        self._places = places
+        self._starting: dict[Any, Any] = {}
+        self._running: dict[Any, tuple[Any, Any]] = {}
+        self._actors: list[Any] = []
+        self._fruitless = 0
+
+    def run(self, tasks: Sequence[T], on_done: Callable[[T, Any], None]) -> None:
+        """Work on all tasks; every actor has a few in hand so that it never waits for the driver.
+
+        Raises
+        ------
+        IncompleteError
+            Workers die one after the other, or none comes up.
+        """
+        waiting = deque(tasks)
+        idle_since = looked = time.monotonic()
+        self._grow(len(waiting))
+        try:
+            while waiting or self._running:
+                refs = [*self._running, *self._starting]
+                ready, _ = ray.wait(refs, num_returns=1, timeout=_LOOK)
+                for ref in ready:
+                    self._hear(ref, waiting, on_done)
+                now = time.monotonic()
+                if now - looked > _LOOK:
+                    self._grow(len(waiting) + len(self._running))
+                    looked = now
+                if self._actors or not waiting:
+                    idle_since = now
+                elif now - idle_since > PATIENCE:
+                    raise IncompleteError(
+                        "no worker came up",
+                        value=f"{len(self._starting)} asked for, {PATIENCE:g} s ago",
+                        limit=f"{self._needs.cpus} CPUs and {self._needs.gpus} GPUs on one node",
+                        remedy="see `ray status`; then run again with --resume",
+                    )
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from error
+        finally:
+            for actor in (*self._actors, *self._starting.values()):
+                ray.kill(actor)
+
+    def _grow(self, unfinished: int) -> None:
+        """Ask for as many actors as the cluster has room for and the tasks have use for."""
+        missing = min(self._places(), unfinished) - len(self._actors) - len(self._starting)
+        for _ in range(missing):
+            self._start()
+
+    def _start(self) -> None:
+        # A dead actor is replaced by the pool, which knows what it was doing; Ray restarts none.
+        actor = (
+            ray.remote(_Worker)
+            .options(
+                num_cpus=self._needs.cpus,
+                num_gpus=self._needs.gpus,
+                memory=self._needs.memory or None,
+                max_restarts=0,
+                max_concurrency=STEPS,
+            )
+            .remote(self._make, self._needs.cpus)
+        )
+        self._starting[actor.ready.remote()] = actor
+
+    def _hear(self, ref: Any, waiting: deque[T], on_done: Callable[[T, Any], None]) -> None:
+        """Act on what came back: an actor that is up, a result, or a death."""
+        actor, task = self._running.pop(ref, (self._starting.pop(ref, None), None))
+        up = actor not in self._actors
+        try:
+            result = ray.get(ref)
+        except RayActorError as error:
+            if task is not None:
+                waiting.appendleft(task)
+            self._bury(actor, waiting, error)
+            return
+        if up:
+            self._actors.append(actor)
+        else:
+            self._fruitless = 0
+            on_done(task, result)
+        self._feed(actor, waiting)
+
+    def _feed(self, actor: Any, waiting: deque[T]) -> None:
+        """Give an actor tasks until it has enough, but none that another could begin at once."""
+        in_hand = sum(1 for busy, _ in self._running.values() if busy is actor)
+        idle = len(self._actors) + len(self._starting)
+        while waiting and in_hand < STEPS and (in_hand == 0 or len(waiting) >= idle):
+            task = waiting.popleft()
+            self._running[actor.handle.remote(task)] = (actor, task)
+            in_hand += 1
+
+    def _bury(self, actor: Any, waiting: deque[T], error: RayActorError) -> None:
+        """Take a dead actor's tasks back, ask for another one, and feed those that live."""
+        for ref in [ref for ref, (busy, _) in self._running.items() if busy is actor]:
+            waiting.appendleft(self._running.pop(ref)[1])
+        if actor in self._actors:
+            self._actors.remove(actor)
+        # One that is only out of reach might go on writing.
+        ray.kill(actor)
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS_DEATHS:
+            raise IncompleteError(
+                "workers keep dying",
+                value=str(error).strip().splitlines()[0],
+                limit=f"{FRUITLESS_DEATHS} in a row, with no task finished between them",
+                remedy="look at the workers' memory and logs, then run again with --resume",
+            ) from error
+        self._grow(len(waiting) + len(self._running))
+        for other in self._actors:
+            self._feed(other, waiting)

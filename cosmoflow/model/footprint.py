@@ -1,0 +1,65 @@
+"""The memory that a forward pass takes, found without computing anything."""
+
+from __future__ import annotations
+
+import weakref
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cosmoflow.model.registry import find_architecture, geometry_of
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that are alive, and the most that ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._watch(tensor.untyped_storage())
+        self.peak = max(self.peak, sum(self._alive.values()))
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            weakref.finalize(storage, self._alive.pop, key, None)
+
+
+@cache
+def count_activation_bytes(name: str, output: int, precision: str) -> int:
+    """Return the most bytes of activations that live at once in a forward pass of one tile.
+
+    Parameters
+    ----------
+    name : str
+        Architecture.
+    output : int
+        Output cells per axis of the tile.
+    precision : {"float32", "bfloat16"}
+        Of the arithmetic.
+    """
+    architecture = find_architecture(name)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    # Tensors of the meta device have shapes and no values: nothing is computed.
+    with torch.device("meta"):
+        network = architecture.build().eval().to(dtype)
+        cells = geometry_of(network).input_cells(output)
+        tile = torch.empty((1, architecture.channels, cells, cells, cells), dtype=dtype)
+    counter = _LiveBytes()
+    with torch.inference_mode(), counter:
+        result = network(tile)
+    del result
+    return counter.peak

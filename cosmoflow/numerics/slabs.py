@@ -1,0 +1,325 @@
+r"""The Fourier transform of a periodic cube in slabs, of which no process holds more than one.
+
+A real transform of a cube is one of its planes along y and z, then one along x:
+
+1. *x-slab*, planes ``(p, n, n)``: :func:`forward_planes` transforms them along y and z and cuts the
+   result ``(p, n, n // 2 + 1)`` into parts along y, one for every y-slab;
+2. *y-slab*, rows of modes: :func:`forward_rows` joins the parts of all x-slabs along x and
+   transforms them, which gives all modes ``(n, r, n // 2 + 1)`` of these rows. Whatever is done
+   with modes is done here: :func:`filter_rows` multiplies them by functions of k, transforms the
+   products back along x and cuts them into parts along x;
+3. *x-slab*: :func:`join_rows` joins the parts of all y-slabs along y, and the inverse transform
+   along y and z, :func:`inverse_planes`, gives real planes.
+
+What needs the transform along y and z only, such as a derivative along y, is done in step 3: the
+components of a gradient or a tidal tensor share what travels.
+
+Parts are numpy arrays, in one piece each: those travel from process to process without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.numerics import fourier
+from cosmoflow.numerics.tiles import axis_blocks
+
+Modes = NDArray[np.complex64]
+
+
+def cut_axis(cells: int, shard: int, thickness: int) -> list[slice]:
+    """Cut an axis into slabs as equal as can be, none of which lies in two shards.
+
+    Parameters
+    ----------
+    cells, shard : int
+        Cells of the axis, and of a shard.
+    thickness : int
+        Most cells of a slab.
+    """
+    slabs: list[slice] = []
+    for origin, length in axis_blocks(cells, shard):
+        even = -(-length // -(-length // thickness))
+        slabs += [
+            slice(origin + start, origin + start + size)
+            for start, size in axis_blocks(length, even)
+        ]
+    return slabs
+
+
+@dataclass(frozen=True, slots=True)
+class RowWaves:
+    """Wavenumbers of some rows of modes, shape ``(n, r, n // 2 + 1)``.
+
+    Parameters
+    ----------
+    cells : int
+        Cells per axis of the grid.
+    box_size : float
+        Side of the box, Mpc/h.
+    rows : slice
+        Which of the n frequencies along y.
+    """
+
+    cells: int
+    box_size: float
+    rows: slice
+
+    def along_x(self) -> Tensor:
+        """Return kx with the Nyquist frequency set to zero, as odd filters need it."""
+        return fourier.wavenumbers(self.cells, self.box_size, odd=True)[0]
+
+    def squared(self) -> Tensor:
+        """Return ``k^2``, (h/Mpc)^2."""
+        kx, ky, kz = fourier.wavenumbers(self.cells, self.box_size)
+        return kx**2 + ky[:, self.rows] ** 2 + kz**2
+
+    def inverse_squared(self) -> Tensor:
+        """Return ``1 / k^2``, and 0 for the mean, which has no potential."""
+        squared = self.squared()
+        if self.rows.start == 0:
+            squared[0, 0, 0] = torch.inf
+        return squared.reciprocal_()
+
+
+class Parts:
+    """An array in parts along an axis, filled block by block.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array.
+    axis : int
+        Counted from the last, so negative.
+    cuts : sequence of slice
+        Where along it the parts lie.
+    dtype : type
+        Of a number.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], axis: int, cuts: Sequence[slice], dtype: type[Any]
+    ) -> None:
+        self._axis, self._cuts = axis, list(cuts)
+        self.arrays: list[NDArray[Any]] = []
+        for cut in cuts:
+            own = list(shape)
+            own[axis] = cut.stop - cut.start
+            self.arrays.append(np.empty(own, dtype))
+
+    def put(self, place: tuple[Any, ...], values: Tensor) -> None:
+        """Set ``array[place]``; the place must take in the whole of the axis that is cut."""
+        for array, cut in zip(self.arrays, self._cuts, strict=True):
+            own = values.narrow(self._axis, cut.start, cut.stop - cut.start)
+            array[place] = own.numpy()
+
+
+def forward_planes(
+    blocks: Iterable[tuple[slice, Tensor]], shape: tuple[int, int], rows: Sequence[slice]
+) -> list[Modes]:
+    """Transform planes along y and z, and cut the result along y.
+
+    Parameters
+    ----------
+    blocks : iterable of (slice, Tensor)
+        Planes, counted from the slab's first, and their values ``(b, n, n)``, float32.
+    shape : (int, int)
+        Planes of the slab, cells per axis of the grid.
+    rows : sequence of slice
+        The y-slabs.
+
+    Returns
+    -------
+    list of (p, r, n // 2 + 1) complex64
+        One for every y-slab.
+    """
+    planes, cells = shape
+    parts = Parts((planes, cells, cells // 2 + 1), -2, rows, np.complex64)
+    for x, field in blocks:
+        parts.put((x,), torch.fft.rfft2(field))
+    return parts.arrays
+
+
+def plane_blocks(planes: int, cells: int) -> Iterator[slice]:
+    """Cut planes (or rows) of modes into blocks that stay in the cache."""
+    step = max(1, fourier.BLOCK_BYTES_CPU // block_bytes(cells))
+    for start in range(0, planes, step):
+        yield slice(start, min(start + step, planes))
+
+
+def block_bytes(cells: int) -> int:
+    """Return the bytes of one plane of modes, the least that is worked on at once."""
+    return 8 * cells * (cells // 2 + 1)
+
+
+def forward_rows(parts: Sequence[Modes], rows: slice) -> Iterator[tuple[slice, Tensor]]:
+    """Join the parts of a y-slab along x and transform them along x, block after block.
+
+    Parameters
+    ----------
+    parts : sequence of (p, r, n // 2 + 1) complex64
+        Of all x-slabs, in their order.
+    rows : slice
+        Which rows the y-slab has.
+
+    Yields
+    ------
+    rows : slice
+        Which rows of the grid the block has.
+    modes : Tensor
+        Shape ``(n, b, n // 2 + 1)``, complex64: what ``torch.fft.rfftn`` gives.
+    """
+    cells = sum(part.shape[0] for part in parts)
+    for block in plane_blocks(rows.stop - rows.start, cells):
+        joined = torch.from_numpy(np.concatenate([part[:, block] for part in parts]))
+        yield (
+            slice(rows.start + block.start, rows.start + block.stop),
+            torch.fft.fft(joined, dim=0),
+        )
+
+
+def filter_rows(
+    fields: Sequence[Sequence[Modes]],
+    waves: RowWaves,
+    slabs: Sequence[slice],
+    count: int,
+    multiply: Callable[[list[Tensor], RowWaves], Iterable[Tensor]],
+) -> list[Modes]:
+    """Make products of the modes of fields, transform them back along x and cut them along x.
+
+    Parameters
+    ----------
+    fields : sequence of sequence of (p, r, n // 2 + 1) complex64
+        The parts of each field, of all x-slabs in their order.
+    waves : RowWaves
+        Of the y-slab.
+    slabs : sequence of slice
+        The x-slabs.
+    count : int
+        How many products there are.
+    multiply : callable
+        Takes the modes of every field, and the wavenumbers, of some rows; returns the products.
+
+    Returns
+    -------
+    list of (count, p, r, n // 2 + 1) complex64
+        One for every x-slab.
+    """
+    cells, rows = waves.cells, waves.rows
+    shape = (count, cells, rows.stop - rows.start, cells // 2 + 1)
+    parts = Parts(shape, -3, slabs, np.complex64)
+    for blocks in zip(*(forward_rows(one, rows) for one in fields), strict=True):
+        block = blocks[0][0]
+        own = slice(block.start - rows.start, block.stop - rows.start)
+        products = multiply([modes for _, modes in blocks], RowWaves(cells, waves.box_size, block))
+        for index, product in enumerate(products):
+            parts.put((index, slice(None), own), torch.fft.ifft(product, dim=0))
+    return parts.arrays
+
+
+def join_rows(parts: Sequence[Modes]) -> Iterator[tuple[slice, Tensor]]:
+    """Join the parts of an x-slab along y, block of planes after block.
+
+    Parameters
+    ----------
+    parts : sequence of (count, p, r, n // 2 + 1) complex64
+        Of all y-slabs, in their order.
+
+    Yields
+    ------
+    planes : slice
+        Which planes of the slab the block has.
+    modes : Tensor
+        Shape ``(count, b, n, n // 2 + 1)``, complex64: real along x, modes along y and z.
+    """
+    cells = sum(part.shape[2] for part in parts)
+    for x in plane_blocks(parts[0].shape[1], cells):
+        yield x, torch.from_numpy(np.concatenate([part[:, x] for part in parts], axis=2))
+
+
+def inverse_planes(modes: Tensor) -> Tensor:
+    """Transform ``(..., n, n // 2 + 1)`` back along y and z."""
+    cells = modes.shape[-2]
+    planes: Tensor = torch.fft.irfft2(modes, s=(cells, cells))
+    return planes
+
+
+def gradient_rows(source: Tensor, waves: RowWaves) -> Iterator[Tensor]:
+    """Yield what travels for ``g = -grad (inverse Laplacian of s)``: ``s/k^2`` and ``kx s/k^2``.
+
+    Parameters
+    ----------
+    source : Tensor
+        Modes of s, of the rows that ``waves`` tells of.
+    waves : RowWaves
+        Their wavenumbers.
+    """
+    potential = source * waves.inverse_squared()
+    yield potential
+    yield potential * waves.along_x()
+
+
+def gradient_planes(travelled: Tensor, box_size: float) -> Iterator[tuple[int, Tensor]]:
+    """Yield the components of what :func:`gradient_rows` sent.
+
+    Parameters
+    ----------
+    travelled : Tensor
+        Shape ``(2, b, n, n // 2 + 1)``.
+    box_size : float
+        Mpc/h.
+
+    Yields
+    ------
+    axis : int
+        0, 1, 2.
+    component : Tensor
+        Shape ``(b, n, n)``, in the unit of s times Mpc/h.
+    """
+    potential, along_x = travelled
+    _, ky, kz = fourier.wavenumbers(travelled.shape[-2], box_size, odd=True)
+    yield 0, inverse_planes(along_x * 1j)
+    yield 1, inverse_planes(potential * (1j * ky))
+    yield 2, inverse_planes(potential * (1j * kz))
+
+
+def tide_rows(modes: Tensor, waves: RowWaves) -> Iterator[Tensor]:
+    """Yield what travels for the tidal tensor of s: ``kx^p s/k^2`` for p = 0, 1, 2."""
+    power = modes * waves.inverse_squared()
+    yield power
+    for _ in range(2):
+        power = power * waves.along_x()
+        yield power
+
+
+def tide_planes(travelled: Tensor, box_size: float) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Yield the six ``d_i d_j (inverse Laplacian)``, as :func:`fourier.tidal_components` does.
+
+    Parameters
+    ----------
+    travelled : Tensor
+        Shape ``(3, b, n, n // 2 + 1)``: of :func:`tide_rows`.
+    box_size : float
+        Mpc/h.
+
+    Yields
+    ------
+    (i, j) : tuple of int
+        Axes, i <= j.
+    component : Tensor
+        Shape ``(b, n, n)``, in the unit of s.
+    """
+    _, ky, kz = fourier.wavenumbers(travelled.shape[-2], box_size, odd=True)
+    one = torch.ones(())
+    for (i, j), power, factor in (
+        ((1, 1), 0, ky * ky), ((2, 2), 0, kz * kz), ((1, 2), 0, ky * kz),
+        ((0, 1), 1, ky), ((0, 2), 1, kz), ((0, 0), 2, one),
+    ):  # fmt: skip
+        yield (i, j), inverse_planes(travelled[power] * factor)

@@ -1,0 +1,196 @@
+"""Inference on arrays in memory, for notebooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.errors import DataError
+from cosmoflow.model.precision import best_device
+from cosmoflow.model.sources import Flow, MemoryFields
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.fourier import linear_velocity
+from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.derived import Floats
+from cosmoflow.stages.flows import growth_rate_hubble
+from cosmoflow.stages.infer import Models, listed
+from cosmoflow.stages.infer_plan import choose_layout
+from cosmoflow.stages.infer_work import Work, check_work, wanted_block
+from cosmoflow.stages.infer_worker import predict_fields
+from cosmoflow.stages.models import DEFAULT_MODEL, find_model, open_model
+from cosmoflow.stages.prediction import Ensemble, Member
+from cosmoflow.stages.run import Run
+from cosmoflow.stages.tiling import place
+from cosmoflow.storage.flows import WIENER
+from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.variables import LABELS, leading_dimension
+from cosmoflow.units import FIELD_UNITS, LENGTH
+
+SHARD = 128
+"""Cells per axis of what is predicted at once, at least."""
+
+MEAN_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayBox:
+    """A periodic box whose density is an array.
+
+    Parameters
+    ----------
+    metadata : BoxMetadata
+        Its size, redshift and cosmology.
+    grid : int
+        Cells per axis.
+    """
+
+    metadata: BoxMetadata
+    grid: int
+    url: str = "the density array"
+
+    @property
+    def cell_size(self) -> float:
+        """Side of a cell, Mpc/h."""
+        return self.metadata.box_size / self.grid
+
+    @property
+    def shard(self) -> int:
+        """Cells per axis of what is predicted at once, at least."""
+        return min(SHARD, self.grid)
+
+
+def infer_array(
+    density: ArrayLike,
+    box_size: float,
+    model: Models = DEFAULT_MODEL,
+    *,
+    redshift: float = 0.0,
+    cosmology: CosmologyConfig | None = None,
+    run: Run | None = None,
+) -> xr.Dataset:
+    """Predict the velocity (or momentum) of a box whose density is in memory.
+
+    Parameters
+    ----------
+    density : array_like
+        Shape ``(n, n, n)``: the matter density of a periodic box over its mean.
+    box_size : float
+        Side of the box, Mpc/h.
+    model : str or sequence of str
+        As of :func:`cosmoflow.infer`.
+    redshift : float
+        Of the density.
+    cosmology : CosmologyConfig, optional
+        Of the box; by default that of the simulations that the shipped models come from.
+    run : Run, optional
+        Settings (section ``infer``).
+
+    Returns
+    -------
+    xr.Dataset
+        As :func:`cosmoflow.infer` returns it, in memory.
+
+    Raises
+    ------
+    DataError
+        The array is no density over its mean on a cubic grid, or a model was made for other cells.
+    ConfigError
+    """
+    run = run or Run()
+    field = _check_density(np.asarray(density))
+    metadata = BoxMetadata(box_size, redshift, cosmology or CosmologyConfig())
+    box = ArrayBox(metadata, field.shape[0])
+    names = tuple(find_model(name) for name in listed(model))
+    models = [open_model(name, box) for name in names]
+    work = check_work(box, names, models, run)
+    work = replace(work, layout=choose_layout(work, box, models, run))
+    source, flows = _add_flows(field, box, models)
+    device = best_device()
+    members = []
+    for one, used in zip(models, flows, strict=True):
+        one.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        members.append(Member(one.to(device), used))
+    ensemble = Ensemble(members, work.layout, work.config, device)
+    return _to_dataset(_predict_region(ensemble, source, work, box), work, box)
+
+
+def _check_density(density: np.ndarray) -> Floats:
+    """Return the density as float32.
+
+    Raises
+    ------
+    DataError
+    """
+    if density.ndim != 3 or len(set(density.shape)) != 1:
+        raise DataError("a density has shape (n, n, n)", value=density.shape)
+    field = np.ascontiguousarray(density, np.float32)
+    mean = float(field.mean(dtype=np.float64))
+    if not np.isfinite(field).all() or (field < 0.0).any():
+        raise DataError("the density holds values below 0 or that are not finite")
+    if abs(mean - 1.0) > MEAN_TOLERANCE:
+        raise DataError(
+            "the density is to be in units of its mean",
+            value=f"a mean of {mean:g}", limit=1, remedy="divide it by its mean",
+        )  # fmt: skip
+    return field
+
+
+def _add_flows(
+    density: Floats, box: ArrayBox, models: list[VelocityModel]
+) -> tuple[MemoryFields, list[tuple[Flow, ...]]]:
+    """Make the global velocities that the models want; return the box, and which each takes."""
+    size, rate = box.metadata.box_size, growth_rate_hubble(box.metadata)
+    fields: dict[str, Floats] = {"density": density}
+    source = torch.from_numpy(density)
+    radii = sorted({radius for model in models for radius in model.smoothing})
+    if radii:
+        linear = [linear_velocity(source, size, rate, radius).numpy() for radius in radii]
+        fields["linear_velocity"] = np.stack(linear)
+    flows: list[tuple[Flow, ...]] = []
+    for model in models:
+        wiener = model.spec.filter
+        if wiener is not None and WIENER not in fields:
+            fields[WIENER] = wiener.velocity(source, size, rate).numpy()
+        first: tuple[Flow, ...] = () if wiener is None else (WIENER,)
+        flows.append((*first, *(radii.index(radius) for radius in model.smoothing)))
+    return MemoryFields(fields), flows
+
+
+def _predict_region(
+    ensemble: Ensemble, source: MemoryFields, work: Work, box: ArrayBox
+) -> dict[str, Floats]:
+    """Predict the blocks of the region, one after the other."""
+    fields: dict[str, Floats] = {}
+    blocks = grid_blocks(box.grid, work.layout.shard)
+    for shards in work.tasks(box.grid, [True] * len(blocks)):
+        block = wanted_block([blocks[shard] for shard in shards], work.region, 0)
+        inputs = ensemble.read(source, wanted_block([block], work.region, work.halo))
+        found = predict_fields(ensemble, inputs, block, work, box.cell_size)
+        for name, values in found.items():
+            if name not in fields:
+                fields[name] = np.empty((*values.shape[:-3], *work.region.shape), np.float32)
+            fields[name][(..., *place(block, work.region))] = values
+    return fields
+
+
+def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Dataset:
+    """Return fields of the region as a dataset like that of a store."""
+    coordinates: dict[str, Any] = {}
+    for axis, first, length in zip("xyz", work.region.origin, work.region.shape, strict=True):
+        centres = (np.arange(first, first + length) + 0.5) * box.cell_size
+        coordinates[axis] = (axis, centres, {"units": LENGTH})
+    variables = {}
+    for name, values in fields.items():
+        lead = leading_dimension(name)
+        units, long_name = FIELD_UNITS[name]
+        dims = ("x", "y", "z") if lead is None else (lead, "x", "y", "z")
+        variables[name] = (dims, values, {"units": units, "long_name": long_name})
+    used = {lead for name in fields if (lead := leading_dimension(name)) is not None}
+    coordinates |= {lead: (lead, list(LABELS[lead])) for lead in used}
+    return xr.Dataset(variables, coordinates, box.metadata.to_attributes("fields"))

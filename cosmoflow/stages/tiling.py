@@ -1,0 +1,142 @@
+"""How a box is cut for inference: shards into blocks, blocks into tiles, tiles blended or not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.model.geometry import Geometry
+from cosmoflow.numerics.painting import Block
+
+Slices = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a box is cut for inference, in cells per axis.
+
+    Parameters
+    ----------
+    shard : int
+        What one write covers.
+    block : int
+        What one task predicts and writes: one shard or several.
+    tile : int
+        Most output of one forward pass.
+    batch : int
+        Tiles of a forward pass.
+    overlap : int
+        Cells that neighbouring tiles share, for networks whose answer depends on the tile.
+    """
+
+    shard: int
+    block: int
+    tile: int
+    batch: int = 1
+    overlap: int = 0
+
+
+def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> list[Block]:
+    """Return the tiles that a block is predicted by, all of one size, in C order.
+
+    A network without padding gives every cell the same value from any tile whose origin lies on the
+    lattice of its stride, so its tiles fit the block. One with padding does not: its tiles have one
+    size and lie on one lattice from cell 0 on, whatever the block.
+    """
+    axes = [
+        _cut_axis(origin, length, geometry, layout)
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    ]
+    (xs, nx), (ys, ny), (zs, nz) = axes
+    return [Block((x, y, z), (nx, ny, nz)) for x, y, z in itertools.product(xs, ys, zs)]
+
+
+def _cut_axis(
+    origin: int, length: int, geometry: Geometry, layout: Layout
+) -> tuple[Sequence[int], int]:
+    """Return the origins and the size of the tiles along an axis."""
+    if geometry.fixed_output is not None:
+        size = geometry.fixed_output
+        step = size - layout.overlap
+        first = (origin - size) // step + 1
+        return range(first * step, origin + length, step), size
+    stride = geometry.stride
+    low = origin // stride * stride
+    cells = -(-(origin + length - low) // stride)
+    count = -(-cells * stride // layout.tile)
+    size = -(-cells // count) * stride
+    return range(low, low + cells * stride, size), size
+
+
+def overlap(block: Block, tile: Block) -> tuple[Slices, Slices]:
+    """Return where a tile lies in a block: slices into the block and into the tile."""
+    inside, source = [], []
+    for start, length, first, size in zip(
+        block.origin, block.shape, tile.origin, tile.shape, strict=True
+    ):
+        low, high = max(start, first), min(start + length, first + size)
+        inside.append(slice(low - start, high - start))
+        source.append(slice(low - first, high - first))
+    return (inside[0], inside[1], inside[2]), (source[0], source[1], source[2])
+
+
+def bounding_block(blocks: Sequence[Block]) -> Block:
+    """Return the smallest block that holds all of some blocks."""
+    low = np.min([block.origin for block in blocks], axis=0)
+    high = np.max([np.add(block.origin, block.shape) for block in blocks], axis=0)
+    (x, y, z), (nx, ny, nz) = low.tolist(), (high - low).tolist()
+    return Block((x, y, z), (nx, ny, nz))
+
+
+def intersect(first: Block, second: Block) -> Block | None:
+    """Return the cells that two blocks share, None if there are none."""
+    low = np.maximum(first.origin, second.origin)
+    high = np.minimum(np.add(first.origin, first.shape), np.add(second.origin, second.shape))
+    if (high <= low).any():
+        return None
+    (x, y, z), (nx, ny, nz) = low.tolist(), (high - low).tolist()
+    return Block((x, y, z), (nx, ny, nz))
+
+
+def place(part: Block, whole: Block) -> Slices:
+    """Return where a block lies in another one that holds it."""
+    x, y, z = (
+        slice(first - start, first - start + length)
+        for first, length, start in zip(part.origin, part.shape, whole.origin, strict=True)
+    )
+    return x, y, z
+
+
+def batches(tiles: Sequence[Block], size: int) -> Iterator[Sequence[Block]]:
+    """Cut a sequence of tiles into batches."""
+    for start in range(0, len(tiles), size):
+        yield tiles[start : start + size]
+
+
+def blending_weights(size: int, shared: int) -> NDArray[np.float32] | None:
+    """Return the weight of each cell of a tile among the tiles that cover the cell.
+
+    Along an axis it rises linearly over the cells that a tile shares with the one before and falls
+    over those shared with the next, so that the weights of all tiles add up to 1 everywhere.
+
+    Parameters
+    ----------
+    size : int
+        Cells of a tile, per axis.
+    shared : int
+        Cells that neighbouring tiles share, at most half of them.
+
+    Returns
+    -------
+    (size, size, size) float32, or None
+        None where nothing is shared, and every weight is 1.
+    """
+    if shared == 0:
+        return None
+    rise = np.arange(1, shared + 1) / (shared + 1)
+    axis = np.concatenate([rise, np.ones(size - 2 * shared), rise[::-1]])
+    return np.asarray(np.einsum("i,j,k->ijk", axis, axis, axis), np.float32)

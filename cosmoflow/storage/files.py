@@ -1,0 +1,96 @@
+"""Small files that just one of several writers creates."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from obstore.exceptions import AlreadyExistsError, NotFoundError, NotSupportedError
+
+from cosmoflow.storage.urls import (
+    find_bytes,
+    has_file,
+    join,
+    local_path,
+    open_bucket,
+    storage_errors,
+)
+
+
+def create_bytes(url: str, name: str, content: bytes) -> bool:
+    """Write the small file ``name`` unless it is there; of several writers just one succeeds.
+
+    Parameters
+    ----------
+    url, name : str
+        The folder, which is made when it is missing, and the file.
+    content : bytes
+        Not what any other writer would write.
+
+    Returns
+    -------
+    bool
+        Whether this call has written it.
+    """
+    path = local_path(url)
+    with storage_errors(join(url, name)):
+        if path is not None:
+            return _link_bytes(path, name, content)
+        bucket = open_bucket(url)
+        try:
+            bucket.put(name, content, mode="create")
+        except AlreadyExistsError:
+            # A request that was sent again, its answer lost, meets its own object.
+            return find_bytes(url, name) == content
+        except NotSupportedError:
+            # Stores without conditional writes: who comes second is seen afterwards, mostly.
+            if has_file(url, name):
+                return False
+            bucket.put(name, content)
+            return find_bytes(url, name) == content
+        return True
+
+
+def _link_bytes(path: Path, name: str, content: bytes) -> bool:
+    # Linked when it is whole: a reader never sees half of it.
+    partial = path / f".{name}.{secrets.token_hex(4)}.partial"
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            (path / name).hardlink_to(partial)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            # Whoever was here last has just cleared the empty folder away.
+            continue
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            return _create_bytes(path / name, content)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+        return True
+
+
+def _create_bytes(path: Path, content: bytes) -> bool:
+    """Create a file where the file system has no hard links."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def remove_file(url: str, name: str) -> None:
+    """Delete the small file ``name`` in the folder ``url``, if it is there."""
+    path = local_path(url)
+    with storage_errors(join(url, name)), suppress(FileNotFoundError, NotFoundError):
+        if path is None:
+            open_bucket(url).delete(name)
+        else:
+            (path / name).unlink()

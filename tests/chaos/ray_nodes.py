@@ -1,0 +1,84 @@
+"""A Ray cluster of several nodes on this machine, whose nodes and workers can be killed."""
+
+import os
+import secrets
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray.cluster_utils import Cluster
+
+
+class Nodes:
+    """A head without CPUs, and nodes of one CPU each.
+
+    Parameters
+    ----------
+    count : int
+        Nodes beside the head.
+    """
+
+    def __init__(self, count):
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self._nodes = []
+        for _ in range(count):
+            self.join()
+
+    @property
+    def address(self):
+        return self._cluster.address
+
+    def join(self):
+        """Add a node."""
+        self._nodes.append(self._cluster.add_node(num_cpus=1, wait=False))
+
+    def kill_node(self):
+        """Kill a node with all that runs on it, and let another one join."""
+        node = self._nodes.pop(0)
+        self._cluster.remove_node(node, allow_graceful=False)
+        self.join()
+
+    def workers(self):
+        """Return the processes of actors of a pool that are up."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal():
+                continue
+            try:
+                title = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if title.startswith(b"ray::_Worker"):
+                found.append(int(folder.name))
+        return found
+
+    def close(self):
+        self._cluster.shutdown()
+
+
+@contextmanager
+def ray_nodes(count):
+    """Yield a cluster, and see to it that this process and those it starts can speak to it."""
+    before = dict(os.environ)
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    nodes = Nodes(count)
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def kill_process(pid, how=signal.SIGKILL):
+    """Send a signal to a process, which may just have ended."""
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        time.sleep(0.0)

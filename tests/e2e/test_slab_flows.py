@@ -1,0 +1,221 @@
+"""Global velocities made slab by slab: the same as in memory, on every engine, or nothing."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.events import StageAdvanced, StageStarted
+from cosmoflow.numerics import calculus
+from cosmoflow.numerics.fourier import forward, linear_velocity
+from cosmoflow.numerics.wiener import SETS, WienerFilter
+from cosmoflow.stages import flows, slab_flows
+from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
+from cosmoflow.stages.slab_flows import LinearTheory, add_flow
+from cosmoflow.stages.slab_plan import plan_slabs
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.flows import (
+    WIENER,
+    adding_linear_velocity,
+    adding_wiener_velocity,
+    filter_digest,
+)
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
+]
+
+GRID, SHARD = 28, 12
+RADIUS = 3.0
+
+
+def make_filter(name):
+    """A filter whose weights vary with k, all fields having a say in the flow."""
+    rng = np.random.default_rng(3)
+    weights = np.cumsum(rng.normal(0.0, 0.05, (20, len(SETS[name]))), axis=0) + 1.0
+    return WienerFilter(SETS[name], 0.12, tuple(map(tuple, weights.tolist())))
+
+
+@pytest.fixture
+def store(fields_store):
+    """A store of cells so large that the squares' window reaches the Nyquist frequency."""
+    return FieldStore(fields_store(GRID, shard=SHARD, chunk=6, cell=5.0).url)
+
+
+def facts(store):
+    """Return density, box size, f a H."""
+    density = torch.from_numpy(store.read("density"))
+    return density, store.metadata.box_size, growth_rate_hubble(store.metadata)
+
+
+def add_linear(store, run, **how):
+    adding = adding_linear_velocity(store.url, RADIUS)
+    add_flow(store, LinearTheory(RADIUS), facts(store)[2], adding, run, **how)
+
+
+def add_filtered(store, wiener, run, **how):
+    adding = adding_wiener_velocity(store.url, wiener.digest)
+    add_flow(store, wiener, facts(store)[2], adding, run, **how)
+
+
+def assert_same(found, expected):
+    expected = expected.numpy()
+    assert np.abs(found - expected).max() < 1e-5 * expected.std()
+
+
+@pytest.mark.parametrize("thickness", [1, 5, 12, None])
+def test_linear_velocity_is_that_of_the_whole_box(store, serial_run, thickness):
+    add_linear(store, serial_run(), thickness=thickness)
+    found = FieldStore(store.url)
+    assert found.smoothing_scales() == [RADIUS]
+    assert_same(found.read("linear_velocity", lead=(0,)), linear_velocity(*facts(store), RADIUS))
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("thickness", [5, 12])
+def test_wiener_velocity_is_that_of_the_whole_box(store, serial_run, name, thickness):
+    wiener = make_filter(name)
+    add_filtered(store, wiener, serial_run(), thickness=thickness)
+    found = FieldStore(store.url)
+    assert filter_digest(found) == wiener.digest
+    assert_same(found.read(WIENER), wiener.velocity(*facts(store)))
+
+
+@pytest.mark.parametrize("squares", [("squared_tide",), ("squared_contrast", "log_density")])
+def test_filters_of_any_fields(store, serial_run, squares):
+    """The contrast is needed for its squares, whether or not the filter has it."""
+    wiener = WienerFilter(squares, 0.1, ((1.0,) * len(squares),) * 3)
+    add_filtered(store, wiener, serial_run(), thickness=6)
+    assert_same(FieldStore(store.url).read(WIENER), wiener.velocity(*facts(store)))
+
+
+def test_divergence_is_the_contrast(fields_store, serial_run):
+    """Linear theory is continuity: div v = -f a H delta, but for waves at the Nyquist frequency."""
+    store = FieldStore(fields_store(27, shard=9, chunk=9).url)
+    add_flow(
+        store, LinearTheory(0.0), 50.0, adding_linear_velocity(store.url, 0.0), serial_run(),
+        thickness=4,
+    )  # fmt: skip
+    velocity = torch.from_numpy(FieldStore(store.url).read("linear_velocity", lead=(0,)))
+    divergence = calculus.divergence_modes(forward(velocity), store.metadata.box_size)
+    contrast = forward(facts(store)[0])
+    contrast[0, 0, 0] = 0.0
+    torch.testing.assert_close(
+        divergence, -50.0 * contrast, rtol=0, atol=50.0 * 1e-5 * float(contrast.abs().max())
+    )
+
+
+def test_progress_counts_every_task(store, serial_run):
+    told = []
+    add_filtered(store, make_filter("wiener"), serial_run(listener=told.append), thickness=6)
+    started = [event for event in told if isinstance(event, StageStarted)]
+    advanced = [event for event in told if isinstance(event, StageAdvanced)]
+    # Slabs of 6, 6 | 6, 6 | 4 planes: five passes over them, and three by three bars to write.
+    assert [event.total for event in started] == [5 * 5 + 9]
+    assert [event.done for event in advanced] == list(range(1, started[0].total + 1))
+    assert advanced[0].note == "planes"
+    assert advanced[-1].note == "write"
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("which", ["linear", "wiener"])
+def test_ray_gives_the_same(store, serial_run, ray_session, which):
+    run = replace(serial_run(), session=ray_session)
+    if which == "linear":
+        add_linear(store, run, thickness=5)
+        found = FieldStore(store.url).read("linear_velocity", lead=(0,))
+        assert_same(found, linear_velocity(*facts(store), RADIUS))
+    else:
+        wiener = make_filter("wiener")
+        add_filtered(store, wiener, run, thickness=5)
+        assert_same(FieldStore(store.url).read(WIENER), wiener.velocity(*facts(store)))
+
+
+@pytest.mark.cluster
+def test_a_box_larger_than_memory_goes_to_the_engine(store, serial_run, ray_session, monkeypatch):
+    """With the same results, and what is there is not made again."""
+    wiener = make_filter("wiener")
+    told = []
+    run = replace(serial_run(listener=told.append), session=ray_session)
+    monkeypatch.setattr(flows, "available_memory", lambda: 100 << 10)
+    for _ in range(2):
+        assert ensure_flows(store.url, (RADIUS, 0.0), wiener, run) == (WIENER, 0, 1)
+    assert sum(isinstance(event, StageStarted) for event in told) == 3
+    found = FieldStore(store.url)
+    for index, radius in enumerate((RADIUS, 0.0)):
+        expected = linear_velocity(*facts(store), radius)
+        assert_same(found.read("linear_velocity", lead=(index,)), expected)
+    assert_same(found.read(WIENER), wiener.velocity(*facts(store)))
+
+
+def test_a_box_that_fits_stays_in_memory(store, serial_run, monkeypatch):
+    monkeypatch.setattr(flows, "add_flow", None)
+    ensure_flows(store.url, (RADIUS,), make_filter("wiener-log"), serial_run())
+
+
+def allow(run, memory):
+    """Return a run whose workers may have so many bytes."""
+    engine = run.settings.engine.model_copy(update={"memory": memory})
+    return replace(run, settings=run.settings.model_copy(update={"engine": engine}))
+
+
+def test_less_memory_means_thinner_slabs(store, serial_run):
+    fields = SETS["wiener"]
+    plans = [
+        plan_slabs(store, fields, allow(serial_run(), (184 << 20) + kilobytes * 1000), None)
+        for kilobytes in (0, 60, 120, 10000)
+    ]
+    planes = [plan.details["planes"] for plan, _ in plans]
+    assert planes == sorted(planes)
+    assert planes[0] == 1
+    assert planes[-1] == SHARD
+    for plan, cut in plans:
+        assert sum(slab.stop - slab.start for slab in cut.slabs) == GRID
+        assert plan.tasks == 5 * len(cut.slabs) + 9
+
+
+def test_too_little_memory_is_refused_and_nothing_is_begun(store, serial_run):
+    before = sorted(path.name for path in Path(store.url).iterdir())
+    run = allow(serial_run(), 100 << 10)
+    with pytest.raises(ConfigError, match="memory"):
+        ensure_flows(store.url, (RADIUS,), None, run)
+    assert sorted(path.name for path in Path(store.url).iterdir()) == before
+
+
+def test_what_a_failed_run_leaves_passes_for_nothing(store, serial_run, monkeypatch):
+    """It dies while the last shards are written; the next run makes all of it."""
+    wiener = make_filter("wiener-log")
+    real = slab_flows.write_task
+    calls = []
+
+    def die(*arguments):
+        calls.append(arguments)
+        if len(calls) % 9 == 0:
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(slab_flows, "write_task", die)
+    for add in (add_linear, lambda *to: add_filtered(to[0], wiener, to[1])):
+        with pytest.raises(MemoryError):
+            add(store, serial_run())
+    monkeypatch.undo()
+    left = FieldStore(store.url)
+    assert [np.isnan(scale) for scale in left.smoothing_scales()] == [True]
+    assert filter_digest(left) == ""
+    assert ensure_flows(store.url, (RADIUS,), wiener, serial_run()) == (WIENER, 0)
+    found = FieldStore(store.url)
+    assert found.smoothing_scales() == [RADIUS]
+    assert_same(found.read("linear_velocity", lead=(0,)), linear_velocity(*facts(store), RADIUS))
+    assert_same(found.read(WIENER), wiener.velocity(*facts(store)))
+
+
+def test_a_damaged_density_is_reported(store, serial_run):
+    shutil.rmtree(Path(store.url, "density", "c", "2"))
+    with pytest.raises(DataError, match="density"):
+        add_linear(store, serial_run(), thickness=5)
+    assert not any(scale == RADIUS for scale in FieldStore(store.url).smoothing_scales())

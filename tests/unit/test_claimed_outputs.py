@@ -1,0 +1,164 @@
+"""Stores that a run holds: what readers see of it, and how outputs begin and end under a claim."""
+
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import xarray as xr
+import zarr
+
+from cosmoflow.errors import BusyError, DataError
+from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.run import Run, claiming
+from cosmoflow.storage import urls
+from cosmoflow.storage.claims import claim
+from cosmoflow.storage.fields import FieldStore, create_fields, finished_shards, write_block
+from cosmoflow.storage.outputs import check_output, is_ours
+from cosmoflow.storage.urls import CLAIMS, exists, holds_only_partial_files, remove
+from tests.conftest import cut, make_metadata
+
+pytestmark = pytest.mark.usefixtures("quick_claims")
+
+
+@pytest.fixture
+def claimed(fields_store):
+    made = fields_store(12)
+    with claim(made.url):
+        yield made
+
+
+def test_readers_see_no_claims(claimed):
+    assert sorted(zarr.open_group(claimed.url, mode="r").array_keys()) == [
+        "component", "density", "velocity", "x", "y", "z",
+    ]  # fmt: skip
+    zarr.open_group(claimed.url, mode="r")[CLAIMS]
+    opened = xr.open_zarr(claimed.url, consolidated=False)
+    assert set(opened.data_vars) == {"density", "velocity"}
+    assert FieldStore(claimed.url).variables == ["density", "velocity"]
+
+
+def test_a_claim_alone_is_no_output(place):
+    with claim(place):
+        assert not exists(place)
+        check_output(place, "error")
+        check_output(place, "overwrite")
+        if "://" not in place:
+            assert holds_only_partial_files(place)
+            assert is_ours(place)
+
+
+def test_a_claim_outlives_what_is_overwritten(claimed):
+    remove(claimed.url)
+    assert not exists(claimed.url)
+    with pytest.raises(BusyError), claim(claimed.url):
+        pass
+
+
+@pytest.mark.parametrize("existing", ["error", "resume", "overwrite"])
+def test_an_output_is_created_under_a_claim(tmp_path, existing):
+    place = str(tmp_path / "out.zarr")
+    arguments = (place, make_metadata(), 8, ("density",))
+    with claim(place):
+        create_fields(*arguments, shard=8, chunk=4, existing=existing)
+        assert exists(place)
+    assert not any(CLAIMS in name for name in urls.list_names(place))
+
+
+@pytest.mark.parametrize("repetition", range(3))
+def test_one_of_many_fresh_runs_creates_the_output(tmp_path, repetition):
+    url, start = str(tmp_path / "out.zarr"), threading.Barrier(6)
+    over = threading.Event()
+
+    def attempt(seed):
+        start.wait()
+        check_output(url, "error")
+        with claiming(url, Run()):
+            create_fields(url, make_metadata(seed=seed), 8, ("density",), shard=8, chunk=4)
+            over.wait(20.0)
+        return seed
+
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(attempt, seed) for seed in range(6)]
+        deadline = time.monotonic() + 20.0
+        while sum(future.done() for future in futures) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        over.set()
+        won = [future.result() for future in futures if future.exception() is None]
+        codes = [future.exception().exit_code for future in futures if future.exception()]
+    assert len(won) == 1
+    assert codes == [2] * 5
+    found = zarr.open_group(url, mode="r").attrs["provenance"]["digest"]
+    assert found == make_metadata(seed=won[0]).provenance["digest"]
+
+
+def begin(made, url, existing="error"):
+    """Begin an output as a stage does, finish one shard if there is a second, then fail."""
+    create_fields(url, made.metadata, 12, ("density",), shard=8, chunk=4, existing=existing)
+
+
+def fail(url, existing, *, made, shards=(), lost=False):
+    with claiming(url, Run(existing=existing)) as held:
+        begin(made, url, existing)
+        for shard, block in shards:
+            write_block(url, block, shard, {"density": cut(made.density, block)})
+        if lost:
+            held._lost = True
+        raise DataError("bad input")
+
+
+def test_a_run_that_is_refused_deletes_what_it_began(tmp_path, fields_store):
+    made, url = fields_store(12), str(tmp_path / "out.zarr")
+    for existing in ("error", "resume", "overwrite"):
+        with pytest.raises(DataError):
+            fail(url, existing, made=made)
+        assert not Path(url).exists()
+
+
+def test_what_is_finished_begun_before_or_lost_stays(tmp_path, fields_store):
+    made = fields_store(12)
+    block = grid_blocks(12, 8)[3]
+    one, two, three = (str(tmp_path / name) for name in ("one.zarr", "two.zarr", "three.zarr"))
+    with pytest.raises(DataError):
+        fail(one, "error", made=made, shards=[(3, block)])
+    assert finished_shards(one).sum() == 1
+    begin(made, two)
+    with pytest.raises(DataError):
+        fail(two, "resume", made=made)
+    assert exists(two)
+    with pytest.raises(DataError):
+        fail(three, "error", made=made, lost=True)
+    assert exists(three)
+
+
+def test_a_refused_run_leaves_a_whole_output_alone(fields_store):
+    made = fields_store(12)
+    for existing in ("error", "overwrite"):
+        with pytest.raises(DataError), claiming(made.url, Run(existing=existing)):
+            raise DataError("refused before anything was begun")
+        assert FieldStore(made.url).variables == ["density", "velocity"]
+
+
+def test_a_store_that_is_half_deleted_is_still_ours(fields_store, monkeypatch):
+    """Another run may look at it just then, or find it after a kill."""
+    made, seen = fields_store(12), []
+    rmtree = shutil.rmtree
+
+    def watch(path):
+        rmtree(path)
+        seen.append(is_ours(made.url))
+
+    monkeypatch.setattr(shutil, "rmtree", watch)
+    remove(made.url)
+    assert seen == [True] * len(seen) != []
+    assert not Path(made.url).exists()
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_not_there(tmp_path, monkeypatch):
+    def vanish(self):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "iterdir", vanish)
+    assert not exists(str(tmp_path))

@@ -1,0 +1,117 @@
+"""Reading, working and writing overlap, in order, with few tasks in hand."""
+
+import threading
+import time
+
+import pytest
+
+from cosmoflow.engine.pipeline import STEPS, Pipeline, PipelineThreads, run_pipeline
+
+
+class Recorder:
+    """Notes which task is in which step, and the threads of the steps."""
+
+    def __init__(self, fail=None):
+        self.lock = threading.Lock()
+        self.now = {"read": None, "work": None, "write": None}
+        self.alive = self.most = 0
+        self.together = set()
+        self.threads = {}
+        self.order = {"read": [], "work": [], "write": []}
+        self.fail = fail
+
+    def step(self, name):
+        def run(task):
+            with self.lock:
+                assert self.now[name] is None, "a step has two tasks at once"
+                self.now[name] = task
+                self.order[name].append(task)
+                self.threads.setdefault(name, set()).add(threading.current_thread())
+                self.alive += name == "read"
+                self.most = max(self.most, self.alive)
+                if all(value is not None for value in self.now.values()):
+                    self.together.add(tuple(self.now.values()))
+            time.sleep(0.01)
+            with self.lock:
+                self.now[name] = None
+                self.alive -= name == "write"
+            if self.fail == (name, task):
+                raise ValueError(f"{name} {task} failed")
+            return task
+
+        return run
+
+    def pipeline(self):
+        return Pipeline(self.step("read"), self.step("work"), self.step("write"))
+
+
+def test_steps_of_different_tasks_overlap_in_order():
+    seen, done = Recorder(), []
+    run_pipeline(seen.pipeline(), range(1, 9), lambda task, result: done.append((task, result)))
+    assert done == [(task, task) for task in range(1, 9)]
+    for order in seen.order.values():
+        assert order == list(range(1, 9))
+    # Mostly the task in work lies between the one that is read and the one that is written.
+    assert (3, 2, 1) in seen.together or (4, 3, 2) in seen.together or (5, 4, 3) in seen.together
+    assert seen.most <= STEPS
+    assert seen.threads["work"] == {threading.main_thread()}
+    assert all(len(threads) == 1 for threads in seen.threads.values())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_tasks(count):
+    seen, done = Recorder(), []
+    run_pipeline(seen.pipeline(), range(count), lambda task, result: done.append(task))
+    assert done == list(range(count))
+
+
+@pytest.mark.parametrize("step", ["read", "work", "write"])
+def test_an_error_ends_it_and_what_was_written_before_is_told(step):
+    seen, done = Recorder(fail=(step, 3)), []
+    with pytest.raises(ValueError, match=f"{step} 3 failed"):
+        run_pipeline(seen.pipeline(), range(1, 9), lambda task, result: done.append(task))
+    assert done == [1, 2][: len(done)]
+    assert 4 not in seen.order["write"]
+
+
+def in_threads(handle, tasks):
+    """Hand tasks to a worker as its actor does: so many at once as it may have in hand."""
+    results, waiting = {}, list(tasks)
+
+    def call():
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                task = waiting.pop(0)
+            try:
+                results[task] = handle(task)
+            except ValueError as error:
+                results[task] = error
+
+    lock = threading.Lock()
+    callers = [threading.Thread(target=call) for _ in range(STEPS)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=20)
+    return results
+
+
+def test_an_actor_overlaps_the_steps_of_its_tasks():
+    seen, prepared = Recorder(), []
+    handle = PipelineThreads(seen.pipeline(), lambda: prepared.append(threading.current_thread()))
+    assert in_threads(handle, range(1, 9)) == {task: task for task in range(1, 9)}
+    assert seen.together
+    assert seen.most <= STEPS
+    threads = [seen.threads[name] for name in ("read", "work", "write")]
+    assert all(len(one) == 1 for one in threads)
+    assert set(prepared) == set.union(*threads)
+
+
+@pytest.mark.parametrize("step", ["read", "work", "write"])
+def test_an_actor_goes_on_after_a_task_that_failed(step):
+    handle = PipelineThreads(Recorder(fail=(step, 3)).pipeline(), lambda: None)
+    results = in_threads(handle, range(1, 7))
+    assert str(results.pop(3)) == f"{step} 3 failed"
+    assert results == {task: task for task in (1, 2, 4, 5, 6)}
