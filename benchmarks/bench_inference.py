@@ -8,7 +8,8 @@ FOLDER. The contestants predict that box with the same network:
 bare      one forward pass over the largest tile that memory takes, its halo in place: no stores, no
           periodic border. The rate of its output cells is the goal.
 engine    cosmoflow.infer from store to store, model loading, reading and writing included
-MONAI     SlidingWindowInferer over the periodically padded box in memory, windows that overlap
+in memory the same without stores: fields in memory, the velocity in memory
+MONAI     sliding_window_inference over the periodically padded box in memory, windows that overlap
           by the halo, weights of 1 in the middle of a window and 0 in its halo: the same numbers,
           and neither reading nor writing. Needs `pip install --no-deps monai`.
 
@@ -33,6 +34,7 @@ from cosmoflow.engine.memory import keep_freed_buffers
 from cosmoflow.engine.threads import use_threads
 from cosmoflow.model.precision import autocast
 from cosmoflow.model.registry import count_flops
+from cosmoflow.model.sources import MemoryFields
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.stages.infer import infer
@@ -72,7 +74,7 @@ def run_monai(
     model: VelocityModel, density: Tensor, flow: Tensor, precision: str, window: int
 ) -> tuple[Tensor, float]:
     """Predict a box with MONAI's sliding window; return the velocity and the seconds."""
-    from monai.inferers import SlidingWindowInferer
+    from monai.inferers import sliding_window_inference
 
     halo = model.geometry.halo
     size = window + 2 * halo
@@ -84,14 +86,16 @@ def run_monai(
 
     begun = time.perf_counter()
     padded = functional.pad(torch.cat([density[None], flow])[None], (halo,) * 6, mode="circular")
-    inferer = SlidingWindowInferer(
-        roi_size=size,
-        sw_batch_size=4 if window < 64 else 1,
-        overlap=(2 * halo + 0.5) / size,
-        roi_weight_map=weights,
-    )
     with torch.inference_mode(), autocast(precision, CPU):
-        found = inferer(padded, predict)
+        found = sliding_window_inference(
+            padded,
+            roi_size=size,
+            sw_batch_size=4 if window < 64 else 1,
+            predictor=predict,
+            # Half a cell less than the halo, lest rounding makes the step a cell short.
+            overlap=(2 * halo - 0.5) / size,
+            roi_weight_map=weights,
+        )
     inner = found[0][..., halo:-halo, halo:-halo, halo:-halo]
     return inner, time.perf_counter() - begun
 
@@ -128,6 +132,14 @@ def main(fields: str, folder: str, name: str = "residual-small", times: int = 2)
         found = infer(box, out, name, Run(settings, existing="overwrite", listener=told.append))
         seconds = time.perf_counter() - begun
         report("engine, store to store", cells, seconds, errors(found["velocity"].values))
+        source = MemoryFields({n: FieldStore(box).read(n) for n in ("density", WIENER)})
+        # The engine has handed its buffers back.
+        keep_freed_buffers()
+        begun = time.perf_counter()
+        config = InferConfig(precision=precision)
+        memory = predict_box([Member(model, flows)], source, config, CPU).mean
+        report("engine, in memory", cells, time.perf_counter() - begun, errors(memory))
+        del memory, source
         try:
             import monai  # noqa: F401
         except ImportError:

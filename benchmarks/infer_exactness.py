@@ -27,7 +27,7 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
 from cosmoflow.stages.infer import infer
-from cosmoflow.stages.prediction import Member, predict_block
+from cosmoflow.stages.prediction import Ensemble, Member
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import Layout
 from cosmoflow.storage.fields import FieldStore
@@ -46,9 +46,10 @@ def predict(
     """Predict a whole box in memory."""
     source = MemoryFields(fields)
     whole = Block((0, 0, 0), (source.grid,) * 3)
-    layout = Layout(source.grid, source.grid, tile, batch)
+    layout = Layout(source.grid, whole.shape, tile, batch)
     config = InferConfig(precision=precision)
-    return predict_block([Member(model, (WIENER,))], source, whole, layout, config, CPU)
+    ensemble = Ensemble([Member(model, (WIENER,))], layout, config, CPU)
+    return ensemble.predict(ensemble.read(source, whole)).mean
 
 
 def shift(fields: Fields, cells: tuple[int, int, int]) -> Fields:

@@ -29,7 +29,7 @@ import torch
 from _boxes import make_flows, open_shipped, repeat_box, worst_difference
 
 from cosmoflow.config.settings import InferConfig
-from cosmoflow.stages.infer_work import resolve_precision
+from cosmoflow.stages.infer_work import Device
 from cosmoflow.stages.prediction import Member, predict_box
 from cosmoflow.storage.fields import FieldStore
 
@@ -116,7 +116,7 @@ def main() -> None:
     model = open_shipped(MODEL)
     model.network.to(memory_format=torch.channels_last_3d)
     flows = make_flows(given.fields, model)
-    config = InferConfig(precision=resolve_precision("auto"))
+    config = InferConfig(precision=Device.here().precision)
     small = FieldStore(given.fields)
     exact = predict_box([Member(model, flows)], small, config, torch.device("cpu")).mean
     idle = measure([sys.executable, "-c", IMPORTS])

@@ -290,7 +290,9 @@ class EngineConfig(Section):
 
     choice: Literal["auto", "serial", "ray"] = Field("auto", description="serial, or on Ray")
     address: str | None = Field(None, description="Ray cluster; none means this machine")
-    workers: int | None = Field(None, ge=1, description="inference actors; none means one a CPU")
+    workers: int | None = Field(
+        None, ge=1, description="inference actors; none: one a GPU, or for 8 cores"
+    )
     memory: ByteSize | None = Field(
         None, gt=0, description="most that a worker may need, e.g. 8GiB; none means what there is"
     )

@@ -12,13 +12,18 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-from cosmoflow.engine.base import Engine, Resources, TrainingContext
+from cosmoflow.engine.base import USEFUL_CORES, Engine, Resources, TrainingContext
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.memory import available_memory, return_freed_buffers
+from cosmoflow.engine.memory import (
+    available_memory,
+    keeping_freed_buffers,
+    return_freed_buffers,
+)
 from cosmoflow.engine.pipeline import Pipeline
 from cosmoflow.engine.session import Session
 
 __all__ = [
+    "USEFUL_CORES",
     "Engine",
     "Key",
     "Pipeline",
@@ -27,5 +32,6 @@ __all__ = [
     "TaskGraph",
     "TrainingContext",
     "available_memory",
+    "keeping_freed_buffers",
     "return_freed_buffers",
 ]

@@ -23,6 +23,10 @@ T = TypeVar("T")
 FRUITLESS_DEATHS = 20
 """Workers that may die one after the other while no task is finished, before the pool gives up."""
 
+DEATHS_OF_EACH = 3
+"""The same for each of the workers that were up at once: many nodes may be taken back together, and
+more than once while one long task runs."""
+
 PATIENCE = 600.0
 """Seconds that the pool waits for a first worker to come up, with none at work."""
 
@@ -93,6 +97,7 @@ class ActorPool:
         self._running: dict[Any, tuple[Any, Any]] = {}
         self._actors: list[Any] = []
         self._fruitless = 0
+        self._most = 0
 
     def run(self, tasks: Sequence[T], on_done: Callable[[T, Any], None]) -> None:
         """Work on all tasks; every actor has a few in hand so that it never waits for the driver.
@@ -107,10 +112,13 @@ class ActorPool:
         self._grow(len(waiting))
         try:
             while waiting or self._running:
-                refs = [*self._running, *self._starting]
-                ready, _ = ray.wait(refs, num_returns=1, timeout=_LOOK)
-                for ref in ready:
-                    self._hear(ref, waiting, on_done)
+                if refs := [*self._running, *self._starting]:
+                    ready, _ = ray.wait(refs, num_returns=1, timeout=_LOOK)
+                    for ref in ready:
+                        self._hear(ref, waiting, on_done)
+                else:
+                    # No node has room: Ray would not wait for nothing.
+                    time.sleep(_LOOK)
                 now = time.monotonic()
                 if now - looked > _LOOK:
                     self._grow(len(waiting) + len(self._running))
@@ -120,7 +128,7 @@ class ActorPool:
                 elif now - idle_since > PATIENCE:
                     raise IncompleteError(
                         "no worker came up",
-                        value=f"{len(self._starting)} asked for, {PATIENCE:g} s ago",
+                        value=f"{len(self._starting)} asked for, none up for {PATIENCE:g} s",
                         limit=f"{self._needs.cpus} CPUs and {self._needs.gpus} GPUs on one node",
                         remedy="see `ray status`; then run again with --resume",
                     )
@@ -164,6 +172,7 @@ class ActorPool:
             return
         if up:
             self._actors.append(actor)
+            self._most = max(self._most, len(self._actors))
         else:
             self._fruitless = 0
             on_done(task, result)
@@ -187,11 +196,12 @@ class ActorPool:
         # One that is only out of reach might go on writing.
         ray.kill(actor)
         self._fruitless += 1
-        if self._fruitless > FRUITLESS_DEATHS:
+        limit = max(FRUITLESS_DEATHS, DEATHS_OF_EACH * self._most)
+        if self._fruitless > limit:
             raise IncompleteError(
                 "workers keep dying",
                 value=str(error).strip().splitlines()[0],
-                limit=f"{FRUITLESS_DEATHS} in a row, with no task finished between them",
+                limit=f"{limit} in a row, with no task finished between them",
                 remedy="look at the workers' memory and logs, then run again with --resume",
             ) from error
         self._grow(len(waiting) + len(self._running))

@@ -31,8 +31,14 @@ class Resources:
     memory: int = 0
 
 
+USEFUL_CORES = 8
+"""Cores that one task or worker makes good use of."""
+
 ONE_CORE = Resources()
 """What a task needs that says nothing."""
+
+USEFUL_CORES = 8
+"""Cores that one task or worker makes good use of; a larger node has several side by side."""
 
 
 class TrainingContext(Protocol):
@@ -63,6 +69,10 @@ class Engine(Protocol):
     @property
     def memory(self) -> int:
         """Bytes that one worker can have."""
+
+    @property
+    def memory_per_core(self) -> int:
+        """Bytes that each of as many workers as there are cores can have."""
 
     def share(self, tasks: int, *, most: int, memory: int) -> Resources:
         """Return what each of some equal tasks should ask for so that the nodes are used well.

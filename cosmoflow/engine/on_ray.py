@@ -12,20 +12,18 @@ from ray.exceptions import RayError, RayTaskError
 
 from cosmoflow.engine import dask_on_ray
 from cosmoflow.engine.actors import ActorPool
-from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
+from cosmoflow.engine.base import ONE_CORE, USEFUL_CORES, Resources, TrainingContext
 from cosmoflow.engine.channel import open_channel
 from cosmoflow.engine.graph import Key, TaskGraph
 from cosmoflow.engine.pipeline import Pipeline
 from cosmoflow.errors import ConfigError, IncompleteError, StorageError
+from cosmoflow.units import format_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 LEAST_STORE = 80 << 20
 """Bytes below which Ray starts no object store."""
-
-USEFUL_CORES = 8
-"""Cores that a worker makes good use of; a larger node has several workers."""
 
 
 @contextmanager
@@ -98,13 +96,18 @@ class RayEngine:
         A worker lives on one node: asking for more CPUs than the smallest node has would leave some
         of them waiting for a node that never comes.
         """
-        smallest = min(int(node["CPU"]) for node in _worker_nodes())
+        smallest = min(int(node["CPU"]) for node in _nodes_with())
         return max(1, min(self.cpus // workers, smallest))
 
     @property
     def memory(self) -> int:
         """Bytes that one worker can have: those of the largest node beside its object store."""
-        return max(int(node.get("memory", 0)) for node in _worker_nodes())
+        return max(int(node.get("memory", 0)) for node in _nodes_with())
+
+    @property
+    def memory_per_core(self) -> int:
+        """Bytes of a worker of one core, on the node that has least for each of its cores."""
+        return min(int(node.get("memory", 0)) // int(node["CPU"]) for node in _nodes_with())
 
     def share(self, tasks: int, *, most: int, memory: int) -> Resources:
         """Return what each of some equal tasks should ask for.
@@ -113,7 +116,7 @@ class RayEngine:
         Elsewhere a node takes as many tasks as it has places of ``most`` cores and room in memory;
         with few tasks each gets more cores, up to a whole node.
         """
-        nodes = [node for node in _worker_nodes() if node.get("memory", 0) >= memory]
+        nodes = _nodes_with(memory)
         if with_gpus := [node for node in nodes if node.get("GPU", 0) >= 1]:
             cores = min(int(node["CPU"]) // int(node["GPU"]) for node in with_gpus)
             return Resources(max(1, cores), 1, memory)
@@ -207,6 +210,28 @@ def _worker_nodes() -> list[dict[str, float]]:
     """Return the resources of the nodes that are up and have a core to give."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [node for node in nodes if node.get("CPU", 0) >= 1]
+
+
+def _nodes_with(memory: int = 0) -> list[dict[str, float]]:
+    """Return the worker nodes with so many bytes.
+
+    Raises
+    ------
+    IncompleteError
+        There is none: they have not joined yet, or are gone.
+    """
+    nodes = _worker_nodes()
+    if fitting := [node for node in nodes if node.get("memory", 0) >= memory]:
+        return fitting
+    largest = max((int(node.get("memory", 0)) for node in nodes), default=0)
+    raise IncompleteError(
+        f"no node is up with {f'{format_bytes(memory)} for a worker' if memory else 'a CPU'}",
+        where="the Ray cluster",
+        value=f"{len(nodes)} nodes with CPUs"
+        + (f", the largest with {format_bytes(largest)}" if nodes else ""),
+        remedy="see `ray status`; when nodes have joined, run the same command again (--resume "
+        "continues what was begun)",
+    )
 
 
 def _places(needs: Resources) -> int:

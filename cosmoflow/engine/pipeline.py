@@ -61,6 +61,9 @@ def run_pipeline(
 class PipelineThreads(Generic[T, R]):
     """A pipeline whose tasks come from several threads.
 
+    A task keeps its place in a step until there is room in the next one. So a worker holds the
+    inputs of two tasks at most, and the outputs of two, however slow a step is.
+
     Parameters
     ----------
     pipeline : Pipeline
@@ -70,25 +73,25 @@ class PipelineThreads(Generic[T, R]):
     """
 
     def __init__(self, pipeline: Pipeline[T, R], prepare: Callable[[], None]) -> None:
-        self._pipeline = pipeline
-        self._reader, self._worker, self._writer = (
-            ThreadPoolExecutor(1, initializer=prepare) for _ in range(STEPS)
-        )
-        self._ahead = threading.Semaphore(1)
+        self._steps = [
+            (step, ThreadPoolExecutor(1, initializer=prepare), threading.Lock())
+            for step in (pipeline.read, pipeline.work, pipeline.write)
+        ]
 
     def __call__(self, task: T) -> R:
         """Put one task through, and wait for it."""
-        self._ahead.acquire()
+        value: Any = task
+        held: threading.Lock | None = None
         try:
-            inputs = self._reader.submit(self._pipeline.read, task).result()
-        except BaseException:
-            self._ahead.release()
-            raise
-        outputs = self._worker.submit(self._begin, inputs).result()
-        del inputs
-        return self._writer.submit(self._pipeline.write, outputs).result()
-
-    def _begin(self, inputs: Any) -> Any:
-        # The next task may be read as soon as this one is in work.
-        self._ahead.release()
-        return self._pipeline.work(inputs)
+            for step, thread, place in self._steps:
+                place.acquire()
+                if held is not None:
+                    held.release()
+                held = place
+                # What the step was given goes before its place does.
+                value = thread.submit(step, value).result()
+        finally:
+            if held is not None:
+                held.release()
+        result: R = value
+        return result

@@ -35,6 +35,11 @@ class SerialEngine:
         """Bytes that this process can still have."""
         return available_memory()
 
+    @property
+    def memory_per_core(self) -> int:
+        """Bytes of each of as many processes as there are CPUs at hand."""
+        return self.memory // self.cpus
+
     def share(self, tasks: int, *, most: int, memory: int) -> Resources:
         """Give everything to every task: they run one after the other."""
         return Resources(self.cpus, 0, memory)

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cosmoflow.model.geometry import Sides
 from cosmoflow.model.registry import find_architecture, geometry_of
 
 
@@ -39,15 +40,15 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @cache
-def count_activation_bytes(name: str, output: int, precision: str) -> int:
+def count_activation_bytes(name: str, output: int | Sides, precision: str) -> int:
     """Return the most bytes of activations that live at once in a forward pass of one tile.
 
     Parameters
     ----------
     name : str
         Architecture.
-    output : int
-        Output cells per axis of the tile.
+    output : int or (int, int, int)
+        Output cells of the tile, per axis or of each axis.
     precision : {"float32", "bfloat16"}
         Of the arithmetic.
     """
@@ -56,8 +57,8 @@ def count_activation_bytes(name: str, output: int, precision: str) -> int:
     # Tensors of the meta device have shapes and no values: nothing is computed.
     with torch.device("meta"):
         network = architecture.build().eval().to(dtype)
-        cells = geometry_of(network).input_cells(output)
-        tile = torch.empty((1, architecture.channels, cells, cells, cells), dtype=dtype)
+        shape = geometry_of(network).input_shape(output)
+        tile = torch.empty((1, architecture.channels, *shape), dtype=dtype)
     counter = _LiveBytes()
     with torch.inference_mode(), counter:
         result = network(tile)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from cosmoflow.errors import ConfigError
 
+Sides = tuple[int, int, int]
+"""Cells of each axis."""
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -32,6 +35,11 @@ class Geometry:
     def input_cells(self, output: int) -> int:
         """Return the input cells that give ``output`` cells."""
         return output + 2 * self.halo
+
+    def input_shape(self, output: int | Sides) -> Sides:
+        """Return the input cells of each axis that give ``output`` cells, per axis or of each."""
+        x, y, z = (output, output, output) if isinstance(output, int) else output
+        return self.input_cells(x), self.input_cells(y), self.input_cells(z)
 
     def check_output(self, output: int, where: str) -> int:
         """Return ``output`` if the network can make that many cells.

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.baseline import Baseline
-from cosmoflow.model.geometry import Geometry
+from cosmoflow.model.geometry import Geometry, Sides
 from cosmoflow.model.paper import PaperNetwork
 from cosmoflow.model.residual import ResidualUNet
 
@@ -210,14 +210,14 @@ def summarise(name: str) -> ArchitectureSummary:
 
 
 @cache
-def count_flops(name: str, output: int) -> int:
-    """Return the floating-point operations of one tile of ``output`` cells per axis."""
+def count_flops(name: str, output: int | Sides) -> int:
+    """Return the floating-point operations of one tile of ``output`` cells, per axis or of each."""
     architecture = find_architecture(name)
     # Tensors of the meta device have shapes and no values: nothing is computed.
     with torch.device("meta"):
         network = architecture.build().eval()
-        cells = geometry_of(network).input_cells(output)
-        tile = torch.empty((1, architecture.channels, cells, cells, cells))
+        shape = geometry_of(network).input_shape(output)
+        tile = torch.empty((1, architecture.channels, *shape))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network(tile)

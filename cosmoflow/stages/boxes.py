@@ -129,7 +129,7 @@ class Box:
     def begin(self, settings: Settings, initial: Initial, existing: Existing) -> bool:
         """Create the stores of this box; tell whether an earlier run finished them all."""
         config = settings.simulate
-        provenance = make_provenance("simulate", self._content(settings), initial.digests)
+        provenance = self.provenance(settings, initial)
         mass = settings.cosmology.Omega_m * CRITICAL_DENSITY * config.box_size**3
         mass /= config.particles**3
 
@@ -150,6 +150,10 @@ class Box:
     def stores(self) -> list[str]:
         """Return the URLs of all stores of this box."""
         return [*self.snapshots.values(), *([self.initial_fields] if self.initial_fields else [])]
+
+    def provenance(self, settings: Settings, initial: Initial) -> dict[str, Any]:
+        """Return what the stores of this box say of how they are made."""
+        return make_provenance("simulate", self._content(settings), initial.digests)
 
     def _content(self, settings: Settings) -> dict[str, Any]:
         """Return the settings that decide what is in this box."""
@@ -198,20 +202,21 @@ def simulate_box(box: Box, settings: Settings, given: Initial, report: Report) -
     """Simulate one box into stores that are there already, and mark them whole."""
     config = settings.simulate
     device = best_device()
+    digest = box.provenance(settings, given)["digest"]
     modes = _linear_modes(box, config, given).to(device)
     if box.initial_fields is not None:
         density = fourier.inverse(modes, config.particles)
     psi1, psi2 = lpt.displacements(modes, config.box_size)
     del modes
     if box.initial_fields is not None:
-        _write_initial(box.initial_fields, config.particles, density, psi1)
+        _write_initial(box.initial_fields, digest, config.particles, density, psi1)
         del density
     for snapshot, url in zip(
         _evolve(config, Background(settings.cosmology), psi1, psi2, report),
         box.snapshots.values(),
         strict=True,
     ):
-        _write_snapshot(url, snapshot)
+        _write_snapshot(url, digest, snapshot)
     report(1 + config.time_steps, "written")
     return box.name
 
@@ -257,17 +262,17 @@ def _linear_modes(box: Box, config: SimulateConfig, given: Initial) -> Tensor:
     )
 
 
-def _write_snapshot(url: str, snapshot: cola.Snapshot) -> None:
+def _write_snapshot(url: str, digest: str, snapshot: cola.Snapshot) -> None:
     def rows(start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         position, velocity = snapshot.rows(start, stop)
         return position.cpu().numpy(), velocity.cpu().numpy()
 
     if not _is_whole(url):
-        write_particles(url, rows)
+        write_particles(url, rows, digest=digest)
         finish_group(open_group_for_writing(url))
 
 
-def _write_initial(url: str, cells: int, density: Tensor, psi1: Tensor) -> None:
+def _write_initial(url: str, digest: str, cells: int, density: Tensor, psi1: Tensor) -> None:
     """Write the linear density and displacement; the lattice points are the centres of cells."""
     displacement = psi1.view(cells, cells, cells, 3).movedim(-1, 0)
     finished = finished_shards(url)
@@ -281,7 +286,7 @@ def _write_initial(url: str, cells: int, density: Tensor, psi1: Tensor) -> None:
                 "linear_density": density[part].cpu().numpy(),
                 "displacement": displacement[:, *part].cpu().numpy(),
             }
-            write_block(url, block, shard, fields)
+            write_block(url, block, shard, fields, digest=digest)
     finish_group(open_group_for_writing(url))
 
 

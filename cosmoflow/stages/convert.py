@@ -88,9 +88,10 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
         done = plan.tasks - len(todo)
         progress = Progress(run.listener, "convert", plan.tasks, "shards", done, claim=claim)
         graph = TaskGraph()
-        for shard, start, stop in todo:
+        digest = metadata.provenance["digest"]
+        for shard, *rows in todo:
             graph.add(
-                ("convert", shard), convert_shard, source, out, shard, start, stop, output=True
+                ("convert", shard), convert_shard, source, out, digest, shard, *rows, output=True
             )
         needs = Resources(memory=plan.worker_memory)
         engine.run(graph, lambda key, result: progress.advance(), needs=needs)
@@ -99,7 +100,9 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
     return ParticleStore(out)
 
 
-def convert_shard(source: ParticleSource, out: str, shard: int, start: int, stop: int) -> int:
+def convert_shard(
+    source: ParticleSource, out: str, digest: str, shard: int, start: int, stop: int
+) -> int:
     """Read one shard's particles and write them."""
-    write_shard(out, shard, start, source.read(start, stop))
+    write_shard(out, shard, start, source.read(start, stop), digest=digest)
     return shard

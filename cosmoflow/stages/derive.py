@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from cosmoflow.config.settings import DeriveConfig
-from cosmoflow.engine import Resources, TaskGraph
+from cosmoflow.engine import USEFUL_CORES, Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics.exact_sums import ExactSum
@@ -30,7 +30,6 @@ from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 
-_USEFUL_CORES = 8
 _NO_BACKGROUND = (0.0, 0.0, 0.0)
 
 
@@ -119,9 +118,10 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         if todo:
             needs = Resources(memory=plan.worker_memory)
             if work.spectral:
-                most = engine.share(1, most=_USEFUL_CORES, memory=plan.worker_memory)
+                most = engine.share(1, most=USEFUL_CORES, memory=plan.worker_memory)
                 needs = replace(most, gpus=0)
-            graph = _build_graph(work, out, blocks, todo)
+            digest = metadata.provenance["digest"]
+            graph = _build_graph(work, out, digest, blocks, todo)
             engine.run(graph, lambda key, result: progress.advance(result), needs=needs)
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
@@ -141,7 +141,9 @@ def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:
     return attributes
 
 
-def _build_graph(work: Work, out: str, blocks: list[Block], todo: list[int]) -> TaskGraph:
+def _build_graph(
+    work: Work, out: str, digest: str, blocks: list[Block], todo: list[int]
+) -> TaskGraph:
     """Find the mean flow where it is needed, then derive shard by shard, or all in one task."""
     graph = TaskGraph()
     background: Any = _NO_BACKGROUND
@@ -152,7 +154,7 @@ def _build_graph(work: Work, out: str, blocks: list[Block], todo: list[int]) -> 
         graph.add(("background", 0), background_task, work.fields, *sums)
         background = graph.result(("background", 0))
     if work.spectral:
-        graph.add(("derive", 0), derive_box_task, work, out, todo, background, output=True)
+        graph.add(("derive", 0), derive_box_task, work, out, digest, todo, background, output=True)
         return graph
     for shard in todo:
         graph.add(
@@ -160,6 +162,7 @@ def _build_graph(work: Work, out: str, blocks: list[Block], todo: list[int]) -> 
             derive_task,
             work,
             out,
+            digest,
             shard,
             blocks[shard],
             background,
@@ -193,6 +196,7 @@ def background_task(fields: str, *sums: tuple[ExactSum, ...]) -> tuple[float, fl
 def derive_task(
     work: Work,
     out: str,
+    digest: str,
     shard: int,
     block: Block,
     background: tuple[float, float, float],
@@ -204,12 +208,13 @@ def derive_task(
         block,
         shard,
         derive_block(store, block, work.names, work.config.smoothing, background),
+        digest=digest,
     )
     return 1
 
 
 def derive_box_task(
-    work: Work, out: str, todo: list[int], background: tuple[float, float, float]
+    work: Work, out: str, digest: str, todo: list[int], background: tuple[float, float, float]
 ) -> int:
     """Derive the whole box and write the shards that are to do; return how many."""
     store = FieldStore(work.fields)
@@ -220,7 +225,6 @@ def derive_box_task(
             slice(origin, origin + length)
             for origin, length in zip(blocks[shard].origin, blocks[shard].shape, strict=True)
         )
-        write_block(
-            out, blocks[shard], shard, {name: field[..., x, y, z] for name, field in values.items()}
-        )
+        part = {name: field[..., x, y, z] for name, field in values.items()}
+        write_block(out, blocks[shard], shard, part, digest=digest)
     return len(todo)

@@ -15,13 +15,13 @@ from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import Message, StageFinished
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.numerics.rounding import round_to, rounding_step
+from cosmoflow.numerics.rounding import round_to
 from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.derived import recipe_of
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.infer_plan import choose_layout, one_local_worker, plan_work
+from cosmoflow.stages.infer_layout import choose_layout, one_local_worker
+from cosmoflow.stages.infer_plan import plan_work
 from cosmoflow.stages.infer_work import Work, check_work
-from cosmoflow.stages.infer_worker import is_velocity, make_predictor
+from cosmoflow.stages.infer_worker import describe_variables, make_predictor
 from cosmoflow.stages.models import (
     DEFAULT_MODEL,
     find_model,
@@ -47,9 +47,8 @@ from cosmoflow.storage.fields import (
     write_whole,
 )
 from cosmoflow.storage.metadata import make_provenance
-from cosmoflow.storage.outputs import check_output, finish_group
-from cosmoflow.storage.urls import absolute, open_group_for_writing
-from cosmoflow.storage.variables import ROUNDED
+from cosmoflow.storage.outputs import begun_config, check_output, finish_group
+from cosmoflow.storage.urls import absolute, exists, open_group_for_writing
 
 Models = str | Sequence[str]
 
@@ -96,10 +95,11 @@ def infer(
     inputs = [fields, *(name for name in names if not is_named(name))]
     check_output(out, run.existing, inputs)
     store = FieldStore(fields)
+    run = _keep_precision(out, run)
     work, models = _prepare(store, names, run)
     if work.config.restore_power:
         _check_restorable(work, models, store, run)
-    plan = plan_work(work, store, models)
+    plan = plan_work(work, store, models, measured=False)
     # Before anything is written: a run that is refused leaves an older output as it is.
     engine = start_engine(
         run,
@@ -109,25 +109,26 @@ def infer(
     )
     flows = tuple(ensure_flows(fields, m.smoothing, m.spec.filter, run) for m in models)
     work = replace(work, flows=flows)
+    provenance = _provenance(work, models, store)
     blocks = grid_blocks(store.grid, work.layout.shard)
     wanted = np.array([intersect(block, work.region) is not None for block in blocks])
     with claiming(out, run) as claim:
         finished = create_fields(
             out,
-            replace(store.metadata, provenance=_provenance(work, models, store)),
+            replace(store.metadata, provenance=provenance),
             store.grid,
             (*work.variables, RESTORED) if work.config.restore_power else work.variables,
             shard=work.layout.shard,
             chunk=max(size for size in range(1, 65) if work.layout.shard % size == 0),
             existing=run.existing,
-            attributes=_attributes(work),
+            attributes=describe_variables(work),
             region=None if work.config.region is None else work.region,
         )
         done = int((finished & wanted).sum())
         progress = Progress(run.listener, "infer", int(wanted.sum()), "shards", done, claim=claim)
         if tasks := work.tasks(store.grid, (~finished).tolist()):
             engine.map(
-                partial(make_predictor, fields, work, out),
+                partial(make_predictor, fields, work, out, provenance["digest"]),
                 tasks,
                 lambda task, result: progress.advance(len(task)),
                 workers=run.settings.engine.workers,
@@ -135,12 +136,22 @@ def infer(
             )
         if not finished_shards(out)[wanted].all():
             raise RuntimeError(f"{out}: the actors ended with unfinished shards")
+        claim.check()
         if work.config.restore_power:
             _restore(out, models[0], run)
         claim.check()
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("infer", {"out": out, **plan.details}))
     return open_fields(out)
+
+
+def _keep_precision(out: str, run: Run) -> Run:
+    """Return a run that goes on in the arithmetic it was begun in, on whichever machine."""
+    if run.existing != "resume" or run.settings.infer.precision != "auto" or not exists(out):
+        return run
+    config = begun_config(out).get("infer", {})
+    infer = run.settings.infer.model_copy(update={"precision": config.get("precision", "auto")})
+    return replace(run, settings=run.settings.model_copy(update={"infer": infer}))
 
 
 def listed(model: Models) -> tuple[str, ...]:
@@ -167,21 +178,6 @@ def _provenance(work: Work, models: Sequence[VelocityModel], store: FieldStore) 
         {"infer": config, "models": [model.spec.architecture for model in models]},
         {"fields": store.digest, "models": " ".join(digests)},
     )
-
-
-def _attributes(work: Work) -> dict[str, dict[str, Any]]:
-    """Return what the variables say of themselves beside their units."""
-    attributes: dict[str, dict[str, Any]] = {name: {} for name in (*work.variables, RESTORED)}
-    for derived in work.config.fields:
-        if recipe_of(derived).slopes:
-            attributes[derived]["derivatives"] = "difference"
-    if work.config.spread:
-        count = len(work.models) * work.config.symmetries
-        attributes[f"{work.target}_std"]["predictions"] = count
-    if work.config.rounding is not None:
-        for name in filter(is_velocity, attributes):
-            attributes[name][ROUNDED] = rounding_step(work.config.rounding)
-    return attributes
 
 
 def _check_restorable(

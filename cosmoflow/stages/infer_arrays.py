@@ -11,8 +11,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from cosmoflow.config.cosmology import CosmologyConfig
-from cosmoflow.errors import DataError
-from cosmoflow.model.precision import best_device
+from cosmoflow.engine import keeping_freed_buffers
+from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.model.sources import Flow, MemoryFields
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.fourier import linear_velocity
@@ -20,11 +20,11 @@ from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.derived import Floats
 from cosmoflow.stages.flows import growth_rate_hubble
 from cosmoflow.stages.infer import Models, listed
-from cosmoflow.stages.infer_plan import choose_layout
+from cosmoflow.stages.infer_layout import choose_layout
 from cosmoflow.stages.infer_work import Work, check_work, wanted_block
-from cosmoflow.stages.infer_worker import predict_fields
+from cosmoflow.stages.infer_worker import describe_variables, make_ensemble, predict_fields
 from cosmoflow.stages.models import DEFAULT_MODEL, find_model, open_model
-from cosmoflow.stages.prediction import Ensemble, Member
+from cosmoflow.stages.prediction import Ensemble
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import place
 from cosmoflow.storage.flows import WIENER
@@ -63,6 +63,11 @@ class ArrayBox:
     def shard(self) -> int:
         """Cells per axis of what is predicted at once, at least."""
         return min(SHARD, self.grid)
+
+    @property
+    def chunk(self) -> int:
+        """Cells per axis of what is decoded at once: nothing is."""
+        return self.grid
 
 
 def infer_array(
@@ -106,18 +111,22 @@ def infer_array(
     field = _check_density(np.asarray(density))
     metadata = BoxMetadata(box_size, redshift, cosmology or CosmologyConfig())
     box = ArrayBox(metadata, field.shape[0])
+    if run.settings.infer.restore_power:
+        raise ConfigError(
+            "power is restored in stores only",
+            where="infer.restore_power",
+            remedy="leave it out, or use cosmoflow.infer",
+        )
     names = tuple(find_model(name) for name in listed(model))
     models = [open_model(name, box) for name in names]
     work = check_work(box, names, models, run)
     work = replace(work, layout=choose_layout(work, box, models, run))
     source, flows = _add_flows(field, box, models)
-    device = best_device()
-    members = []
-    for one, used in zip(models, flows, strict=True):
-        one.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        members.append(Member(one.to(device), used))
-    ensemble = Ensemble(members, work.layout, work.config, device)
-    return _to_dataset(_predict_region(ensemble, source, work, box), work, box)
+    work = replace(work, flows=tuple(flows))
+    ensemble = make_ensemble(models, work)
+    with keeping_freed_buffers():
+        fields = _predict_region(ensemble, source, work, box)
+    return _to_dataset(fields, work, box)
 
 
 def _check_density(density: np.ndarray) -> Floats:
@@ -186,11 +195,13 @@ def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Data
         centres = (np.arange(first, first + length) + 0.5) * box.cell_size
         coordinates[axis] = (axis, centres, {"units": LENGTH})
     variables = {}
+    own = describe_variables(work)
     for name, values in fields.items():
         lead = leading_dimension(name)
         units, long_name = FIELD_UNITS[name]
         dims = ("x", "y", "z") if lead is None else (lead, "x", "y", "z")
-        variables[name] = (dims, values, {"units": units, "long_name": long_name})
+        said = {"units": units, "long_name": long_name, **own[name]}
+        variables[name] = (dims, values, said)
     used = {lead for name in fields if (lead := leading_dimension(name)) is not None}
     coordinates |= {lead: (lead, list(LABELS[lead])) for lead in used}
     return xr.Dataset(variables, coordinates, box.metadata.to_attributes("fields"))

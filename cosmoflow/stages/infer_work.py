@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
 
 from cosmoflow.config.settings import InferConfig
-from cosmoflow.engine import TaskGraph
+from cosmoflow.engine import Resources, TaskGraph
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.precision import best_device, has_fast_bfloat16
 from cosmoflow.model.sources import Flow
@@ -17,7 +21,7 @@ from cosmoflow.numerics.tiles import grid_blocks, grow
 from cosmoflow.stages.derived import recipe_of
 from cosmoflow.stages.models import Box, check_fits
 from cosmoflow.stages.run import Run
-from cosmoflow.stages.tiling import Layout, bounding_block, intersect
+from cosmoflow.stages.tiling import Layout, Sides, bounding_block, intersect
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Work:
         The cells that are wanted.
     flows : tuple of tuple of Flow
         Of each model; empty until they are made.
+    device_memory : int or None
+        Bytes of a worker's GPU; None where workers compute on CPUs.
     """
 
     models: tuple[str, ...]
@@ -46,6 +52,13 @@ class Work:
     layout: Layout
     region: Block
     flows: tuple[tuple[Flow, ...], ...] = ()
+    device_memory: int | None = None
+
+    @property
+    def extent(self) -> Sides:
+        """The most cells that a task predicts, of each axis, derivatives' halo not counted."""
+        x, y, z = map(min, self.layout.block, self.region.shape)
+        return x, y, z
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -62,12 +75,13 @@ class Work:
         """Return the shards of each task: those of a block that are wanted and not finished."""
         shards = grid_blocks(grid, self.layout.shard)
         per_axis = -(-grid // self.layout.shard)
-        span = self.layout.block // self.layout.shard
+        spans = [side // self.layout.shard for side in self.layout.block]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, block in enumerate(shards):
             if unfinished[index] and intersect(block, self.region) is not None:
-                place = (index // per_axis**2, index // per_axis % per_axis, index % per_axis)
-                groups.setdefault(tuple(axis // span for axis in place), []).append(index)
+                place = np.unravel_index(index, (per_axis,) * 3)
+                group = tuple(int(axis) // span for axis, span in zip(place, spans, strict=True))
+                groups.setdefault(group, []).append(index)
         return [tuple(group) for group in groups.values()]
 
 
@@ -99,9 +113,14 @@ def check_work(box: Box, names: Sequence[str], models: Sequence[VelocityModel], 
             where="--field", value=", ".join(config.fields), limit=f"this model predicts {target}",
             remedy="cosmoflow derive makes them from the output",
         )  # fmt: skip
-    config = config.model_copy(update={"precision": _settle_precision(run)})
-    whole = Layout(box.grid, box.grid, box.grid)
-    return Work(tuple(names), target, config, whole, _region_cells(box, config))
+    if config.fields and any(model.geometry.fixed_output is not None for model in models):
+        _refuse_slopes(config)
+    device = _ask_device(run)
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": device.precision})
+    whole = Layout(box.grid, (box.grid, box.grid, box.grid), box.grid)
+    region = _region_cells(box, config)
+    return Work(tuple(names), target, config, whole, region, device_memory=device.memory)
 
 
 def _check_together(names: Sequence[str], models: Sequence[VelocityModel]) -> None:
@@ -157,23 +176,50 @@ def _region_cells(box: Box, config: InferConfig) -> Block:
     return Block((origin[0], origin[1], origin[2]), (shape[0], shape[1], shape[2]))
 
 
-def resolve_precision(precision: str) -> str:
-    """Return the arithmetic that "auto" means on this machine."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if has_fast_bfloat16(best_device()) else "float32"
+def _refuse_slopes(config: InferConfig) -> None:
+    """Refuse derivatives of a padded network: beside a block its lattice of tiles is another."""
+    slopes = [name for name in config.fields if recipe_of(name).slopes]
+    if slopes:
+        raise ConfigError(
+            "derivatives in the same pass are for networks without padding",
+            where="--field", value=", ".join(slopes),
+            remedy="cosmoflow derive makes them from the output",
+        )  # fmt: skip
 
 
-def _settle_precision(run: Run) -> str:
-    """Return the arithmetic of all workers, whichever nodes they are on; ask one of a cluster."""
-    precision = run.settings.infer.precision
-    if precision != "auto" or run.settings.engine.address is None:
-        return resolve_precision(precision)
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What workers compute on.
+
+    Parameters
+    ----------
+    precision : {"float32", "bfloat16"}
+        The faster arithmetic.
+    memory : int or None
+        Bytes that are free on the GPU; None for a CPU.
+    """
+
+    precision: Literal["float32", "bfloat16"]
+    memory: int | None
+
+    @classmethod
+    def here(cls) -> Device:
+        """Return the device of this process."""
+        device = best_device()
+        memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+        return cls("bfloat16" if has_fast_bfloat16(device) else "float32", memory)
+
+
+def _ask_device(run: Run) -> Device:
+    """Return the device of the workers; of a cluster, that of one of them, for all alike."""
+    if run.settings.engine.address is None:
+        return Device.here()
     engine = run.session.engine(0.0)
     graph = TaskGraph()
-    graph.add(("precision", 0), resolve_precision, precision, output=True)
-    found = engine.run(graph, needs=engine.share(1, most=1, memory=0))
-    return str(found["precision", 0])
+    graph.add(("device", 0), Device.here, output=True)
+    needs = Resources(gpus=engine.share(1, most=1, memory=0).gpus)
+    found: Device = engine.run(graph, needs=needs)["device", 0]
+    return found
 
 
 def wanted_block(shards: Sequence[Block], region: Block, halo: int) -> Block:

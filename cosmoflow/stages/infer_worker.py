@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from cosmoflow.engine import Pipeline
+from cosmoflow.errors import ConfigError
+from cosmoflow.model.caching import CachedFields
 from cosmoflow.model.precision import best_device
+from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.rounding import round_to
+from cosmoflow.numerics.rounding import round_to, rounding_step
 from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.derived import derive_block
+from cosmoflow.stages.derived import derive_block, recipe_of
 from cosmoflow.stages.infer_work import Work, wanted_block
 from cosmoflow.stages.models import open_model
 from cosmoflow.stages.prediction import Ensemble, Floats, Inputs, Member
 from cosmoflow.stages.tiling import intersect, place
-from cosmoflow.storage.fields import FieldStore, write_block
+from cosmoflow.storage.fields import RESTORED, FieldStore, write_block
+from cosmoflow.storage.flows import check_filter
+from cosmoflow.storage.variables import ROUNDED
 from cosmoflow.units import FIELD_UNITS, VELOCITY
 
 
@@ -49,21 +55,36 @@ class PredictedBlock:
         return part
 
 
-def make_predictor(fields: str, work: Work, out: str) -> Pipeline[tuple[int, ...], tuple[int, ...]]:
-    """Load the models in a worker and return what predicts and writes the shards of a task."""
-    device = best_device()
+def make_predictor(
+    fields: str, work: Work, out: str, digest: str
+) -> Pipeline[tuple[int, ...], tuple[int, ...]]:
+    """Load the models in a worker and return what predicts and writes the shards of a task.
+
+    Parameters
+    ----------
+    fields, out : str
+        URLs of the stores to read and to write.
+    work : Work
+        What is asked for.
+    digest : str
+        Of the run, whose output it must still be.
+    """
     store = FieldStore(fields)
-    members = []
-    for name, flows in zip(work.models, work.flows, strict=True):
-        model = open_model(name, store).to(device)
-        model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        members.append(Member(model, flows))
-    ensemble = Ensemble(members, work.layout, work.config, device)
+    models = [open_model(name, store) for name in work.models]
+    ensemble = make_ensemble(models, work)
+    wiener = next((m.spec.filter for m in models if m.spec.filter is not None), None)
     blocks = grid_blocks(store.grid, work.layout.shard)
+    source = CachedFields(store, store.chunk, work.layout.cache) if work.layout.cache else store
 
     def read(shards: tuple[int, ...]) -> tuple[tuple[int, ...], Inputs]:
         block = wanted_block([blocks[shard] for shard in shards], work.region, work.halo)
-        return shards, ensemble.read(store, block)
+        try:
+            return shards, ensemble.read(source, block)
+        finally:
+            # Another run may have put another filter's velocity there, or be about to: that is what
+            # to tell, whatever came of reading.
+            if wiener is not None:
+                check_filter(fields, wiener.digest)
 
     def predict(
         task: tuple[tuple[int, ...], Inputs],
@@ -76,10 +97,21 @@ def make_predictor(fields: str, work: Work, out: str) -> Pipeline[tuple[int, ...
         shards, predicted = task
         whole = wanted_block([blocks[shard] for shard in shards], work.region, 0)
         for shard in shards:
-            write_block(out, blocks[shard], shard, _cut_shard(predicted, whole, blocks[shard]))
+            cut = _cut_shard(predicted, whole, blocks[shard])
+            write_block(out, blocks[shard], shard, cut, digest=digest)
         return shards
 
     return Pipeline(read, predict, write)
+
+
+def make_ensemble(models: Sequence[VelocityModel], work: Work) -> Ensemble:
+    """Put models on this process's device, ready to predict."""
+    device = best_device()
+    members = []
+    for model, flows in zip(models, work.flows, strict=True):
+        model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        members.append(Member(model.to(device), flows))
+    return Ensemble(members, work.layout, work.config, device)
 
 
 def predict_fields(
@@ -104,8 +136,21 @@ def predict_fields(
     -------
     dict of str to array
         Shapes ``(..., *block.shape)``, float32.
+
+    Raises
+    ------
+    ConfigError
+        The device has too little memory.
     """
-    found = ensemble.predict(inputs)
+    try:
+        found = ensemble.predict(inputs)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            "the device has too little memory for a forward pass",
+            where="infer.tile and infer.batch",
+            value=f"tiles of {work.layout.tile} cells, {work.layout.batch} at once",
+            remedy="ask for smaller ones, then run again with --resume",
+        ) from error
     cells = (..., *place(block, inputs.block))
     fields = {work.target: found.mean[cells]}
     if found.std is not None:
@@ -136,3 +181,18 @@ def _cut_shard(fields: Mapping[str, Floats], whole: Block, shard: Block) -> dict
 def is_velocity(name: str) -> bool:
     """Tell whether a variable is in km/s, so that it may be rounded."""
     return FIELD_UNITS[name][0] == VELOCITY
+
+
+def describe_variables(work: Work) -> dict[str, dict[str, Any]]:
+    """Return what the variables of an output say of themselves beside their units."""
+    attributes: dict[str, dict[str, Any]] = {name: {} for name in (*work.variables, RESTORED)}
+    for derived in work.config.fields:
+        if recipe_of(derived).slopes:
+            attributes[derived]["derivatives"] = "difference"
+    if work.config.spread:
+        count = len(work.models) * work.config.symmetries
+        attributes[f"{work.target}_std"]["predictions"] = count
+    if work.config.rounding is not None:
+        for name in filter(is_velocity, attributes):
+            attributes[name][ROUNDED] = rounding_step(work.config.rounding)
+    return attributes

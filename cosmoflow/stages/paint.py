@@ -94,10 +94,12 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         if todo:
             totals = _read_totals(out)
             piece = plan.details["particles_per_task"]
-            graph = _build_graph(store, out, config, todo, piece, totals)
+            digest = metadata.provenance["digest"]
+            graph = _build_graph(store, out, digest, config, todo, piece, totals)
 
             def note(key: Key, result: Any) -> None:
                 if key == TOTALS:
+                    claim.check()
                     _write_totals(out, result)
                 else:
                     progress.advance()
@@ -128,6 +130,7 @@ def _write_totals(out: str, totals: BoxTotals) -> None:
 def _build_graph(
     store: ParticleSource,
     out: str,
+    digest: str,
     config: PaintConfig,
     todo: list[int],
     piece: int,
@@ -161,6 +164,7 @@ def _build_graph(
             ("paint", shard),
             paint_task,
             out,
+            digest,
             shard,
             store.count,
             size,

@@ -131,6 +131,7 @@ def add_totals(*totals: Totals) -> BoxTotals:
 
 def paint_task(
     out: str,
+    digest: str,
     shard: int,
     count: int,
     box_size: float,
@@ -160,5 +161,5 @@ def paint_task(
         names = tuple(name for name in config.fields if name in INTERLACEABLE)
         second = painted(names, 0.5)
         fields |= {INTERLACED + name: values for name, values in second.items()}
-    write_block(out, block, shard, fields)
+    write_block(out, block, shard, fields, digest=digest)
     return shard

@@ -127,7 +127,7 @@ class Ensemble:
     def read(self, source: FieldSource, block: Block) -> Inputs:
         """Read what all members need to predict a block."""
         needed = [
-            grow(bounding_block(cut_tiles(block, one.geometry, self._layout)), one.geometry.halo)
+            grow(cut_tiles(block, one.geometry, self._layout).bounds, one.geometry.halo)
             for one in self.members
         ]
         # Neighbouring tiles share most of their halos, so what all of them need is read once.
@@ -170,7 +170,7 @@ class Ensemble:
         """Add one model's mean over turned frames, and its squared deviations, to the block's."""
         geometry = member.geometry
         tiles = cut_tiles(inputs.block, geometry, self._layout)
-        weights = blending_weights(tiles[0].shape[0], self._layout.overlap)
+        weights = blending_weights(tiles.shape[0], self._layout.overlap)
         for group in batches(tiles, self._layout.batch):
             parts = [place(grow(tile, geometry.halo), inputs.region) for tile in group]
             density = torch.stack([inputs.density[part] for part in parts])
@@ -219,34 +219,6 @@ def default_tile(block: int, geometry: Geometry) -> int:
     return geometry.fixed_output or -(-cells // geometry.stride) * geometry.stride
 
 
-def predict_block(
-    members: Sequence[Member],
-    source: FieldSource,
-    block: Block,
-    layout: Layout,
-    config: InferConfig,
-    device: torch.device,
-) -> Floats:
-    """Predict one block of a periodic box, tile by tile.
-
-    Parameters
-    ----------
-    members, layout, config, device
-        See :class:`Ensemble`.
-    source : FieldSource
-        The box.
-    block : Block
-        Cells to predict.
-
-    Returns
-    -------
-    (3, nx, ny, nz) float32
-        km/s.
-    """
-    ensemble = Ensemble(members, layout, config, device)
-    return ensemble.predict(ensemble.read(source, block)).mean
-
-
 def predict_box(
     members: Sequence[Member],
     source: FieldSource,
@@ -257,8 +229,10 @@ def predict_box(
 
     Parameters
     ----------
-    members, source, config, device
-        See :func:`predict_block`.
+    members, config, device
+        See :class:`Ensemble`.
+    source : FieldSource
+        The box.
 
     Returns
     -------
@@ -269,7 +243,7 @@ def predict_box(
     stride = math.lcm(*(one.geometry.stride for one in members))
     block = min(-(-_BLOCK_CELLS // stride) * stride, grid)
     tile = config.tile or max(default_tile(block, one.geometry) for one in members)
-    layout = Layout(block, block, tile, config.batch or 1, config.overlap)
+    layout = Layout(block, (block, block, block), tile, config.batch or 1, config.overlap)
     ensemble = Ensemble(members, layout, config, device)
     mean = np.empty((3, grid, grid, grid), np.float32)
     std = np.empty_like(mean) if config.spread else None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cosmoflow.config.settings import Settings
-from cosmoflow.engine import Engine, TaskGraph
+from cosmoflow.engine import USEFUL_CORES, Engine, TaskGraph
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics import cola
@@ -16,9 +16,6 @@ from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.urls import absolute, exists, has_file, remove
-
-USEFUL_CORES = 8
-"""Cores that one box makes good use of; on a node with more, several boxes run side by side."""
 
 _SECONDS_PER_PARTICLE_AND_STEP = 150e-9
 

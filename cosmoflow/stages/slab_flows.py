@@ -26,6 +26,7 @@ from cosmoflow.numerics.tiles import axis_blocks
 from cosmoflow.numerics.wiener import FIELDS, SQUARE_RADIUS, add_squares
 from cosmoflow.stages.run import Progress, Run, start_engine
 from cosmoflow.stages.slab_plan import Cut, plan_slabs
+from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import FlowArray
 
@@ -104,6 +105,7 @@ def add_flow(
     run: Run,
     *,
     thickness: int | None = None,
+    claim: Claim | None = None,
 ) -> None:
     """Make a global velocity slab by slab and write it to the store.
 
@@ -121,9 +123,13 @@ def add_flow(
         Settings, engine, progress.
     thickness : int, optional
         Most planes of a slab; none means what the memory of a worker allows.
+    claim : Claim, optional
+        On the store: the run makes sure that it is still held whenever shards are written.
 
     Raises
     ------
+    SupersededError
+        The claim is lost.
     DataError
         The density is damaged.
     ConfigError
@@ -141,9 +147,14 @@ def add_flow(
         done.add(key)
         progress.reach(len(done), key[0])
 
+    def check(key: Key, result: None) -> None:
+        # Not in note: what tasks tell comes in a thread where an error would stop nothing.
+        if claim is not None:
+            claim.check()
+
     with adding as array, engine.channel(note) as tell:
         graph = build_graph(work, array, tell)
-        engine.run(graph, needs=Resources(memory=plan.worker_memory))
+        engine.run(graph, check, needs=Resources(memory=plan.worker_memory))
 
 
 def build_graph(work: Work, array: FlowArray, tell: Tell) -> TaskGraph:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cosmoflow.engine import available_memory
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.numerics.tiles import axis_blocks
@@ -15,9 +13,16 @@ from cosmoflow.stages.run import Plan, Run
 from cosmoflow.storage.fields import FieldStore
 
 SLABS = 16
-"""Least slabs that a box is cut into, unless they would be thinner than :data:`THINNEST`."""
-THINNEST = 16
+"""Least slabs that a box is cut into, unless they would be thinner than :data:`WANTED_PLANES`."""
+WANTED_PLANES = 16
 """Planes that a slab has where memory allows: storage decodes whole chunks to read a plane."""
+LEAST_PLANES = 8
+"""Planes below which a slab is never cut for lack of memory: plans that need more are refused."""
+MOST_PARTS = 200_000
+"""Parts that tasks may hand on in all, where shards allow it: the driver keeps track of each.
+
+They grow as the square of the number of slabs.
+"""
 
 _OVERHEAD = 160 << 20
 """Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
@@ -62,6 +67,13 @@ class Cut:
         return passes * len(self.slabs) + len(axis_blocks(self.grid, self.shard)) ** 2
 
     @property
+    def parts(self) -> int:
+        """How many parts the tasks hand on in all: slab to slab, and slabs to bars of shards."""
+        squares = 1 + len(self.squares) if self.squares else 0
+        count, bars = len(self.slabs), len(axis_blocks(self.grid, self.shard))
+        return (len(self.pointwise) + squares + 1) * count**2 + count * bars
+
+    @property
     def most(self) -> int:
         """How many fields a task holds of its slab, at most: real ones, or modes, as large."""
         # Planes are read into one array and held while their modes are made; a velocity has three
@@ -97,15 +109,37 @@ def cut_box(store: FieldStore, fields: Sequence[str], thickness: int) -> Cut:
 def plan_slabs(
     store: FieldStore, fields: Sequence[str], run: Run, thickness: int | None
 ) -> tuple[Plan, Cut]:
-    """Choose the slabs, and say what making a flow in them takes."""
+    """Choose the slabs, and say what making a flow in them takes.
+
+    Slabs are so thin that every core has the memory for one, but no thinner than makes sense: then
+    workers need more, which the engine reserves, so that fewer of them run on a node.
+
+    Parameters
+    ----------
+    store : FieldStore
+        Of the density.
+    fields : sequence of str
+        Those that the source of the flow is made of.
+    run : Run
+        Its session knows the memory, its settings may allow less.
+    thickness : int, optional
+        Most planes of a slab; none means what suits the memory.
+
+    Returns
+    -------
+    plan : Plan
+        Its ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
+    cut : Cut
+        The slabs.
+    """
     plane = block_bytes(store.grid)
     whole = cut_box(store, fields, store.grid)
     blocks = _BLOCKS * max(plane, BLOCK_BYTES_CPU)
     if thickness is None:
-        allowed = run.settings.engine.memory or available_memory() // (os.cpu_count() or 1)
         # As much again lies in the object store, which may be no larger than a worker.
-        fitting = (allowed - _OVERHEAD - blocks) // (2 * whole.most * plane)
-        thickness = max(1, min(fitting, max(store.grid // SLABS, THINNEST)))
+        fitting = (_memory_allowed(run) - _OVERHEAD - blocks) // (2 * whole.most * plane)
+        wanted = min(fitting, max(store.grid // SLABS, WANTED_PLANES))
+        thickness = max(_least_thickness(store, fields), wanted)
     cut = cut_box(store, fields, thickness)
     planes = max(slab.stop - slab.start for slab in cut.slabs)
     writing = round(_ENCODING * 12 * cut.shard**3)
@@ -123,3 +157,20 @@ def plan_slabs(
         details={"grid": store.grid, "slabs": len(cut.slabs), "planes": planes},
     )
     return plan, cut
+
+
+def _memory_allowed(run: Run) -> int:
+    """Return the bytes of a worker with which all cores can be at work, or what settings allow."""
+    engine = run.session.engine(0.0)
+    allowed = run.settings.engine.memory
+    return engine.memory_per_core if allowed is None else min(int(allowed), engine.memory)
+
+
+def _least_thickness(store: FieldStore, fields: Sequence[str]) -> int:
+    """Return the fewest planes, from :data:`LEAST_PLANES` on, that keep parts few enough."""
+    # No slab lies in two shards, so one as thick as a shard is the thickest there is.
+    thickest = min(store.shard, store.grid)
+    for thickness in range(LEAST_PLANES, thickest):
+        if cut_box(store, fields, thickness).parts <= MOST_PARTS:
+            return thickness
+    return thickest

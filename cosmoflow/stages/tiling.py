@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.numerics.painting import Block
 
+Sides = tuple[int, int, int]
 Slices = tuple[slice, slice, slice]
 
 
@@ -23,7 +25,7 @@ class Layout:
     ----------
     shard : int
         What one write covers.
-    block : int
+    block : (int, int, int)
         What one task predicts and writes: one shard or several.
     tile : int
         Most output of one forward pass.
@@ -31,17 +33,51 @@ class Layout:
         Tiles of a forward pass.
     overlap : int
         Cells that neighbouring tiles share, for networks whose answer depends on the tile.
+    cache : int
+        Bytes of decoded chunks that a worker keeps for the next block.
     """
 
     shard: int
-    block: int
+    block: Sides
     tile: int
     batch: int = 1
     overlap: int = 0
+    cache: int = 0
 
 
-def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> list[Block]:
-    """Return the tiles that a block is predicted by, all of one size, in C order.
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """The tiles of a block, all of one size, in C order; there may be very many.
+
+    Parameters
+    ----------
+    origins : (range, range, range)
+        Of each axis.
+    shape : (int, int, int)
+        Cells of a tile.
+    """
+
+    origins: tuple[range, range, range]
+    shape: Sides
+
+    def __len__(self) -> int:
+        return math.prod(map(len, self.origins))
+
+    def __iter__(self) -> Iterator[Block]:
+        return (Block(origin, self.shape) for origin in itertools.product(*self.origins))
+
+    @property
+    def bounds(self) -> Block:
+        """The smallest block that holds all of them."""
+        x, y, z = self.origins
+        nx, ny, nz = (
+            axis[-1] - axis[0] + side for axis, side in zip(self.origins, self.shape, strict=True)
+        )
+        return Block((x[0], y[0], z[0]), (nx, ny, nz))
+
+
+def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> TileGrid:
+    """Return the tiles that a block is predicted by.
 
     A network without padding gives every cell the same value from any tile whose origin lies on the
     lattice of its stride, so its tiles fit the block. One with padding does not: its tiles have one
@@ -51,13 +87,11 @@ def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> list[Block]:
         _cut_axis(origin, length, geometry, layout)
         for origin, length in zip(block.origin, block.shape, strict=True)
     ]
-    (xs, nx), (ys, ny), (zs, nz) = axes
-    return [Block((x, y, z), (nx, ny, nz)) for x, y, z in itertools.product(xs, ys, zs)]
+    (x, nx), (y, ny), (z, nz) = axes
+    return TileGrid((x, y, z), (nx, ny, nz))
 
 
-def _cut_axis(
-    origin: int, length: int, geometry: Geometry, layout: Layout
-) -> tuple[Sequence[int], int]:
+def _cut_axis(origin: int, length: int, geometry: Geometry, layout: Layout) -> tuple[range, int]:
     """Return the origins and the size of the tiles along an axis."""
     if geometry.fixed_output is not None:
         size = geometry.fixed_output
@@ -111,10 +145,11 @@ def place(part: Block, whole: Block) -> Slices:
     return x, y, z
 
 
-def batches(tiles: Sequence[Block], size: int) -> Iterator[Sequence[Block]]:
-    """Cut a sequence of tiles into batches."""
-    for start in range(0, len(tiles), size):
-        yield tiles[start : start + size]
+def batches(tiles: Iterable[Block], size: int) -> Iterator[list[Block]]:
+    """Cut tiles into batches."""
+    remaining = iter(tiles)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch
 
 
 def blending_weights(size: int, shared: int) -> NDArray[np.float32] | None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import ClassVar
 
 from cosmoflow.errors import BusyError, StorageError, SupersededError
+from cosmoflow.events import Listener, Message, ignore
 from cosmoflow.storage.files import create_bytes, remove_file
 from cosmoflow.storage.holders import Holder
 from cosmoflow.storage.urls import (
@@ -76,13 +77,17 @@ class Claim:
                 remedy="let the other run finish; run again with --resume if there is none",
             )
 
-    def acquire(self, *, wait: bool) -> None:
+    def acquire(self, *, wait: bool, listener: Listener = ignore) -> None:
         """Become the last of the chain, or raise BusyError."""
+        told: Holder | None = None
         while True:
             last = _last(self._folder)
             if last is not None and not last.is_dead():
                 if self._shows_life(last):
                     if wait:
+                        if last != told:
+                            listener(Message(f"waiting for {last}, which is writing to {self.url}"))
+                        told = last
                         continue
                     raise BusyError(
                         "another run is writing this output",
@@ -164,7 +169,7 @@ class Claim:
 
 
 @contextmanager
-def claim(url: str, *, wait: bool = False) -> Iterator[Claim]:
+def claim(url: str, *, wait: bool = False, listener: Listener = ignore) -> Iterator[Claim]:
     """Hold a place, so that no other run writes to it meanwhile.
 
     Parameters
@@ -173,6 +178,8 @@ def claim(url: str, *, wait: bool = False) -> Iterator[Claim]:
         Of the output, or of the store that is added to.
     wait : bool
         Wait for a run that holds it instead of giving up.
+    listener : callable
+        Hears, once of each, which runs are waited for.
 
     Yields
     ------
@@ -193,7 +200,7 @@ def claim(url: str, *, wait: bool = False) -> Iterator[Claim]:
     """
     held = Claim(url)
     try:
-        held.acquire(wait=wait)
+        held.acquire(wait=wait, listener=listener)
         yield held
     finally:
         held.release()

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks, read_periodic
-from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
+from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, check_group
 from cosmoflow.storage.outputs import Existing, begin_group
 from cosmoflow.storage.urls import (
     damage,
+    join,
     open_group,
     open_group_for_writing,
     storage_errors,
@@ -169,9 +170,17 @@ class FieldStore:
                 "the field holds values that are not finite",
                 where=place,
                 value=f"{int((~np.isfinite(values)).sum())} cells",
-                remedy="paint it anew",
+                remedy=self._remedy(name),
             )
         return values
+
+    def _remedy(self, name: str) -> str:
+        """Return what to do about a variable that is damaged."""
+        if name in ("linear_velocity", "wiener_velocity"):
+            # Added to a store by whoever reads them; what else it holds is good.
+            return f"delete {join(self.url, name)}: who reads it next makes it anew"
+        stage = self.metadata.provenance.get("stage")
+        return f"make the store anew: run {stage} with --overwrite" if stage else "make it anew"
 
     def _check_region(self, block: Block, place: str) -> None:
         """Refuse cells outside of the region that the store holds."""
@@ -294,7 +303,14 @@ def _is_as_begun(group: zarr.Group, variables: tuple[str, ...], grid: int, shard
     return True
 
 
-def write_block(url: str, block: Block, shard: int, fields: dict[str, NDArray[np.float32]]) -> None:
+def write_block(
+    url: str,
+    block: Block,
+    shard: int,
+    fields: dict[str, NDArray[np.float32]],
+    *,
+    digest: str | None = None,
+) -> None:
     """Write one whole shard of some variables, then mark it finished.
 
     Parameters
@@ -307,18 +323,23 @@ def write_block(url: str, block: Block, shard: int, fields: dict[str, NDArray[np
         Its index in the ledger.
     fields : dict of str to array
         Values of shape ``(..., *block.shape)``.
+    digest : str, optional
+        Of the run whose shard it is: what another one has begun anew there is left alone.
+
+    Raises
+    ------
+    SupersededError
+        The store is another run's by now.
     """
     cells = tuple(
         slice(origin, origin + length)
         for origin, length in zip(block.origin, block.shape, strict=True)
     )
-    group = open_group_for_writing(url)
-    with storage_errors(url):
+    with writing_shard(url, LEDGER, shard, digest) as group:
         for name, values in fields.items():
             array: Any = group[name]
             # Looking for chunks that need not be written takes as long as writing them.
             array.with_config({"write_empty_chunks": True})[(..., *cells)] = values
-        Ledger(group, LEDGER).mark(shard)
 
 
 def write_whole(url: str, name: str, values: NDArray[np.float32]) -> None:

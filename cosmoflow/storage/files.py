@@ -9,6 +9,7 @@ from pathlib import Path
 
 from obstore.exceptions import AlreadyExistsError, NotFoundError, NotSupportedError
 
+from cosmoflow.errors import StorageError
 from cosmoflow.storage.urls import (
     find_bytes,
     has_file,
@@ -17,6 +18,10 @@ from cosmoflow.storage.urls import (
     open_bucket,
     storage_errors,
 )
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_TRIES = 100
+"""To make a folder that others clear away."""
 
 
 def create_bytes(url: str, name: str, content: bytes) -> bool:
@@ -57,8 +62,8 @@ def _link_bytes(path: Path, name: str, content: bytes) -> bool:
     # Linked when it is whole: a reader never sees half of it.
     partial = path / f".{name}.{secrets.token_hex(4)}.partial"
     while True:
+        _make_folder(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(content)
             (path / name).hardlink_to(partial)
         except FileExistsError:
@@ -67,13 +72,34 @@ def _link_bytes(path: Path, name: str, content: bytes) -> bool:
             # Whoever was here last has just cleared the empty folder away.
             continue
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            if error.errno not in _NO_HARD_LINKS:
                 raise
             return _create_bytes(path / name, content)
         finally:
             with suppress(OSError):
                 partial.unlink()
         return True
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there."""
+    for left in reversed(range(_TRIES)):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError):
+            for place in (path, *path.parents):
+                if place.is_symlink() and not place.exists():
+                    raise StorageError(
+                        "a symbolic link leads nowhere",
+                        where=str(place),
+                        value=f"it points to {place.readlink()}",
+                        remedy="make the folder that it points to, or delete the link",
+                    ) from None
+            # It was there, or one above it, when we looked, and was cleared away before the end.
+            if not left:
+                raise
+        else:
+            return
 
 
 def _create_bytes(path: Path, content: bytes) -> bool:

@@ -58,7 +58,10 @@ class Holder:
 
     def is_dead(self) -> bool:
         """Tell whether the process has certainly ended: it was on this machine, and is no more."""
-        return self.machine == _machine() and self.started != start_of_process(self.pid)
+        if self.machine != _machine():
+            return False
+        started = start_of_process(self.pid)
+        return started != self.started and not (started is None and _is_hidden(self.pid))
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
@@ -87,3 +90,20 @@ def start_of_process(pid: int) -> str | None:
         return repr(psutil.Process(pid).create_time())
     except psutil.Error:
         return None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Tell whether there is a process that /proc does not show, as those of others on some systems.
+
+    Whether it is the one that was meant nobody can say then: its signs of life will.
+    """
+    # Elsewhere than on POSIX, signal 0 is one that ends a process.
+    if os.name != "posix" or Path(f"/proc/{pid}/stat").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

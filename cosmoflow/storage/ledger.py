@@ -6,9 +6,16 @@ works on every store that zarr works on and no two tasks ever write to the same 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+
+from cosmoflow.errors import SupersededError
+from cosmoflow.storage.metadata import attributes_of
+from cosmoflow.storage.urls import open_group_for_writing, storage_errors
 
 LEDGER_GROUP = "ledger"
 
@@ -46,6 +53,55 @@ class Ledger:
     def finished(self) -> NDArray[np.bool_]:
         """Return one flag a shard."""
         return np.asarray(self._flags[:], np.uint8).astype(np.bool_)
+
+
+@contextmanager
+def writing_shard(url: str, name: str, shard: int, digest: str | None) -> Iterator[zarr.Group]:
+    """Open an output to write one of its shards, and note afterwards that it is whole.
+
+    Parameters
+    ----------
+    url : str
+        Of the output.
+    name : str
+        Of its ledger.
+    shard : int
+        Index in the ledger.
+    digest : str or None
+        Of the run whose task this is, if it may have lost its output meanwhile.
+
+    Yields
+    ------
+    zarr.Group
+        The output.
+
+    Raises
+    ------
+    SupersededError
+        The output is another run's by now. A driver that sleeps learns of it from its claim, but
+        its workers go on with what they have in hand.
+    """
+    group = open_group_for_writing(url)
+    _check_run(group, digest, url)
+    with storage_errors(url):
+        yield group
+        if digest is not None:
+            # Opened again, since a group keeps the attributes that it was opened with.
+            group = open_group_for_writing(url)
+            _check_run(group, digest, url)
+        Ledger(group, name).mark(shard)
+
+
+def _check_run(group: zarr.Group, digest: str | None, where: str) -> None:
+    found = attributes_of(group).get("provenance", {}).get("digest")
+    if digest not in (None, found):
+        raise SupersededError(
+            "another run has taken over the output of this one and made it anew",
+            where=where,
+            value=f"digest {found}",
+            limit=f"digest {digest}, of this run",
+            remedy="let the other run finish, or give this one an output of its own",
+        )
 
 
 def has_finished_shards(group: zarr.Group) -> bool:

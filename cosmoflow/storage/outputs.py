@@ -158,6 +158,15 @@ def _is_resumable(url: str, attributes: dict[str, Any]) -> bool:
     return True
 
 
+def begun_config(url: str) -> dict[str, Any]:
+    """Return the settings that an output was begun with; none when nothing can be read of it."""
+    try:
+        config = attributes_of(open_group(url)).get("provenance", {}).get("config", {})
+    except (DataError, StorageError):
+        return {}
+    return dict(config)
+
+
 def mark_folder(url: str, stage: str) -> None:
     """Mark a folder as an output of a stage, which ``--overwrite`` may replace."""
     content = json.dumps({"format": f"cosmoflow/{stage}", "format_version": FORMAT_VERSION})

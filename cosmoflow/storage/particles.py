@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import check_particles
-from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
+from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, check_group
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
@@ -229,7 +229,7 @@ def create_particles(
     return False
 
 
-def write_particles(url: str, rows: Rows) -> None:
+def write_particles(url: str, rows: Rows, *, digest: str | None = None) -> None:
     """Fill a store that :func:`create_particles` made, shard by shard, skipping finished ones.
 
     Parameters
@@ -239,9 +239,11 @@ def write_particles(url: str, rows: Rows) -> None:
     rows : callable
         Makes the positions, (m, 3) float32, comoving Mpc/h in [0, box), and the velocities, km/s,
         of the particles from one index to another; only one shard of them is held at a time.
+    digest : str, optional
+        As :func:`write_shard` takes it.
     """
     for shard, start, stop in unfinished_rows(url):
-        write_shard(url, shard, start, Particles(*rows(start, stop)))
+        write_shard(url, shard, start, Particles(*rows(start, stop)), digest=digest)
 
 
 def unfinished_rows(url: str) -> list[tuple[int, int, int]]:
@@ -257,7 +259,9 @@ def unfinished_rows(url: str) -> list[tuple[int, int, int]]:
     ]
 
 
-def write_shard(url: str, shard: int, start: int, particles: Particles) -> None:
+def write_shard(
+    url: str, shard: int, start: int, particles: Particles, *, digest: str | None = None
+) -> None:
     """Write one whole shard of a particle store, then mark it finished.
 
     Parameters
@@ -268,8 +272,14 @@ def write_shard(url: str, shard: int, start: int, particles: Particles) -> None:
         As :func:`unfinished_rows` gives them.
     particles : Particles
         All of the shard, with masses where the store has them.
+    digest : str, optional
+        Of the run whose shard it is: what another one has begun anew there is left alone.
+
+    Raises
+    ------
+    SupersededError
+        The store is another run's by now.
     """
-    group = open_group_for_writing(url)
     part = slice(start, start + len(particles.position))
     columns: dict[str, NDArray[Any]] = {
         "position": particles.position,
@@ -277,7 +287,7 @@ def write_shard(url: str, shard: int, start: int, particles: Particles) -> None:
     }
     if particles.mass is not None:
         columns["mass"] = particles.mass
-    with storage_errors(url):
+    with writing_shard(url, LEDGER, shard, digest) as group:
         for name, values in columns.items():
             array: Any = group[name]
             array.with_config({"write_empty_chunks": True})[part] = values
@@ -285,7 +295,6 @@ def write_shard(url: str, shard: int, start: int, particles: Particles) -> None:
             covered: Any = group[COVERAGE]
             size = BoxMetadata.from_attributes(group.attrs, url).box_size
             covered[shard] = _coverage(particles.position, size)
-        Ledger(group, LEDGER).mark(shard)
 
 
 def _coverage(position: NDArray[np.float32], box_size: float) -> NDArray[np.uint8]:

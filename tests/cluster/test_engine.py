@@ -13,10 +13,10 @@ import xarray as xr
 import zarr
 
 from cosmoflow.config import load_settings
-from cosmoflow.engine import Resources, TaskGraph
+from cosmoflow.engine import Resources, TaskGraph, on_ray
 from cosmoflow.engine.dask_on_ray import get
 from cosmoflow.engine.serial import SerialEngine
-from cosmoflow.errors import CosmoflowError, DataError
+from cosmoflow.errors import CosmoflowError, DataError, IncompleteError
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Run
 from cosmoflow.storage import particles as storage
@@ -156,6 +156,35 @@ def test_tasks_share_the_nodes(ray_engine):
     graph = TaskGraph()
     graph.add(("task", 0), int, output=True)
     assert ray_engine.run(graph, needs=ray_engine.share(1, most=8, memory=memory // 2))
+
+
+NO_NODES = {
+    "cpus": lambda engine: engine.cpus_for_each(2),
+    "memory": lambda engine: engine.memory,
+    "memory per core": lambda engine: engine.memory_per_core,
+    "share": lambda engine: engine.share(4, most=8, memory=0),
+    "mapping": lambda engine: engine.map(make_adder, [1], lambda task, result: None),
+}
+
+
+@pytest.mark.parametrize("ask", NO_NODES.values(), ids=NO_NODES)
+def test_a_cluster_whose_workers_have_not_joined_says_so(ray_engine, monkeypatch, ask):
+    head = {"Alive": True, "Resources": {"memory": 1e10, "node:__internal_head__": 1.0}}
+    gone = {"Alive": False, "Resources": {"CPU": 16.0, "memory": 1e11}}
+    monkeypatch.setattr(on_ray.ray, "nodes", lambda: [head, gone])
+    with pytest.raises(IncompleteError, match="no node is up with a CPU") as caught:
+        ask(ray_engine)
+    assert "ray status" in caught.value.remedy
+
+
+def test_nodes_with_too_little_memory_are_told(ray_engine, monkeypatch):
+    small, gone = ({"CPU": 4.0, "memory": gigabytes * 2.0**30} for gigabytes in (8, 64))
+    nodes = [{"Alive": True, "Resources": small}, {"Alive": False, "Resources": gone}]
+    monkeypatch.setattr(on_ray.ray, "nodes", lambda: nodes)
+    assert ray_engine.memory_per_core == 2 << 30
+    with pytest.raises(IncompleteError, match=r"no node is up with 16\.0 GiB") as caught:
+        ray_engine.share(4, most=8, memory=16 << 30)
+    assert "8.0 GiB" in caught.value.value
 
 
 def make_mortal_worker(folder):

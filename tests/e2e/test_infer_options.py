@@ -1,5 +1,7 @@
 """Regions, ensembles, derived fields, rounding, blending, arrays: each against a plain run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import zarr
 import cosmoflow as package
 from cosmoflow.config import load_settings
 from cosmoflow.errors import DataError
+from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.stages.models import load_model, save_model
 from cosmoflow.storage.fields import FieldStore, open_fields
 from tests.e2e.conftest import SMALL
@@ -208,6 +211,36 @@ def test_rounding_keeps_its_promise_and_pays(infer, tmp_path):
 # --- networks with padding ------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def padded_model(chain, tmp_path_factory):
+    """The paper's network, narrow and untrained: what it gives depends on the tile."""
+    spec = load_model(str(chain / "model")).spec
+    torch.manual_seed(2)
+    model = VelocityModel(replace(spec, architecture="paper-narrow", filter=None, gain=None))
+    url = str(tmp_path_factory.mktemp("models") / "padded")
+    save_model(url, model.eval())
+    return url
+
+
+@pytest.mark.parametrize("overlap", [0, 6])
+def test_seams_are_blended_alike_for_all_shards(infer, padded_model, overlap):
+    options = [f"--set=infer.overlap={overlap}", "--set=infer.precision=float32"]
+    whole = infer(*options, "--set=infer.shard=48", model=padded_model, name="whole.zarr")
+    cut = infer(*options, "--set=infer.shard=20", model=padded_model, name="cut.zarr")
+    close(cut["velocity"], whole["velocity"])
+    # On the lattice of cell 0: the first tile of the box, computed alone, is the stored one where
+    # no other tile reaches.
+    first = infer(*options, "--region=0:20,0:20,0:20", model=padded_model, name="first.zarr")
+    lone = slice(overlap, 20 - overlap)
+    close(first["velocity"][:, lone, lone, lone], whole["velocity"][:, lone, lone, lone])
+
+
+def test_what_a_padded_network_cannot_do_is_refused(infer, padded_model):
+    assert "more than half" in infer("--set=infer.overlap=11", model=padded_model, fails=2)
+    slopes = infer("--field=divergence", model=padded_model, fails=2)
+    assert "cosmoflow derive" in slopes
+
+
 def test_an_unpadded_network_has_nothing_to_blend(infer):
     assert "nothing to blend" in infer("--set=infer.overlap=4", fails=2)
 
@@ -260,3 +293,18 @@ def test_linear_theory_of_an_array_is_that_of_a_store(copy_of, tmp_path, cosmofl
 def test_arrays_that_are_no_density_are_refused(density, words):
     with pytest.raises(DataError, match=words):
         package.infer_array(density, 8.0, "linear")
+
+
+def test_a_resumed_run_keeps_its_arithmetic(chain, infer, tmp_path, cosmoflow):
+    """On a machine that is fast at another one it would be refused otherwise."""
+    found = infer("--set=infer.precision=float32")
+    expected = found["velocity"].values
+    group = zarr.open_group(tmp_path / "out.zarr", mode="r+")
+    group.attrs["status"] = "incomplete"
+    group["ledger/fields"][0] = 0
+    code, _, err = cosmoflow(
+        "infer", chain / "fields.zarr", tmp_path / "out.zarr", "--model", chain / "model", *SMALL,
+        "--resume",
+    )  # fmt: skip
+    assert code == 0, err
+    np.testing.assert_array_equal(group["velocity"][:], expected)

@@ -6,19 +6,30 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
-from cosmoflow.errors import BusyError, DataError
+from cosmoflow.errors import BusyError, DataError, SupersededError
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.convert import convert
+from cosmoflow.stages.derive import derive
+from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Run, claiming
-from cosmoflow.storage import urls
+from cosmoflow.stages.simulate import simulate
+from cosmoflow.storage import ledger, urls
 from cosmoflow.storage.claims import claim
 from cosmoflow.storage.fields import FieldStore, create_fields, finished_shards, write_block
 from cosmoflow.storage.outputs import check_output, is_ours
+from cosmoflow.storage.particles import (
+    ParticleStore,
+    create_particles,
+    unfinished_rows,
+    write_particles,
+)
 from cosmoflow.storage.urls import CLAIMS, exists, holds_only_partial_files, remove
-from tests.conftest import cut, make_metadata
+from tests.conftest import cut, make_metadata, rows_of
 
 pytestmark = pytest.mark.usefixtures("quick_claims")
 
@@ -139,6 +150,82 @@ def test_a_refused_run_leaves_a_whole_output_alone(fields_store):
         with pytest.raises(DataError), claiming(made.url, Run(existing=existing)):
             raise DataError("refused before anything was begun")
         assert FieldStore(made.url).variables == ["density", "velocity"]
+
+
+# Tasks that outlive their run's claim
+
+
+class Late(dict):
+    """Fields that take so long that another run has begun the output anew before they are there."""
+
+    def __init__(self, fields, begin_anew):
+        super().__init__(fields)
+        self.begin_anew = begin_anew
+
+    def items(self):
+        self.begin_anew()
+        return super().items()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_shard_of_a_superseded_run_is_not_marked(tmp_path, fields_store, late):
+    made, url = fields_store(12), str(tmp_path / "out.zarr")
+    mine, other = made.metadata.provenance["digest"], make_metadata(seed=9)
+    block = grid_blocks(12, 8)[3]
+    fields = {"density": cut(made.density, block)}
+    begin(made, url)
+    write_block(url, block, 3, fields, digest=mine)
+    assert finished_shards(url).sum() == 1
+
+    def begin_anew():
+        create_fields(url, other, 12, ("density",), shard=8, chunk=4, existing="overwrite")
+
+    if late:
+        fields = Late(fields, begin_anew)
+    else:
+        begin_anew()
+    with pytest.raises(SupersededError, match="another run") as caught:
+        write_block(url, block, 3, fields, digest=mine)
+    assert caught.value.exit_code == 5
+    assert not finished_shards(url).any()
+    if not late:
+        density = FieldStore(url, unfinished=True)._array("density")[:]
+        assert np.isnan(density).all()
+    write_block(url, block, 3, {"density": fields["density"]}, digest=other.provenance["digest"])
+    assert finished_shards(url).sum() == 1
+
+
+def test_particles_of_a_superseded_run_are_not_written(particle_store):
+    made = particle_store(8)
+    mine = ParticleStore(made.url).metadata.provenance["digest"]
+    create_particles(made.url, 512, make_metadata(seed=9), "overwrite")
+    with pytest.raises(SupersededError):
+        write_particles(made.url, rows_of(made.position, made.velocity), digest=mine)
+    assert len(unfinished_rows(made.url)) == 1
+
+
+def test_every_stage_says_whose_its_shards_are(tmp_path, particle_store, serial_run, monkeypatch):
+    seen = []
+
+    def listen(group, digest, where):
+        seen.append((where, digest))
+
+    particles = particle_store(8).url
+    monkeypatch.setattr(ledger, "_check_run", listen)
+    fields, out = str(tmp_path / "fields.zarr"), str(tmp_path / "derived.zarr")
+    paint(particles, fields, serial_run(paint={"grid": 16, "shard": 8, "chunk": 8}))
+    derive(fields, out, ["divergence"], serial_run(derive={"shard": 8}))
+    spectral = str(tmp_path / "spectral.zarr")
+    derive(fields, spectral, ["divergence"], serial_run(derive={"method": "spectral"}))
+    converted = str(tmp_path / "converted.zarr")
+    convert(particles, converted, serial_run())
+    boxes = str(tmp_path / "boxes")
+    few = {"particles": 16, "box_size": 64.0, "method": "2lpt", "initial_fields": True}
+    simulate(boxes, serial_run(simulate=few))
+    places = [fields, out, spectral, converted, f"{boxes}/particles.zarr", f"{boxes}/initial.zarr"]
+    assert {where for where, _ in seen} == set(places)
+    for where, digest in seen:
+        assert digest == urls.open_group(where).attrs["provenance"]["digest"]
 
 
 def test_a_store_that_is_half_deleted_is_still_ours(fields_store, monkeypatch):

@@ -1,5 +1,6 @@
 """Two runs and one output: who holds it, and who is refused."""
 
+import errno
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from obstore.exceptions import NotSupportedError
 
-from cosmoflow.errors import BusyError
+from cosmoflow.errors import BusyError, StorageError
 from cosmoflow.stages.run import Run, claiming
 from cosmoflow.storage import urls
 from cosmoflow.storage.checkpoints import CheckpointFolder
@@ -74,10 +75,10 @@ def test_a_live_holder_is_not_disturbed(place, call):
 
 
 def test_waiting_for_a_holder(place):
-    order = []
+    order, told = [], []
 
     def second():
-        with claim(place, wait=True):
+        with claim(place, wait=True, listener=told.append):
             order.append("second")
 
     with claim(place):
@@ -87,6 +88,15 @@ def test_waiting_for_a_holder(place):
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+    (message,) = told
+    assert f"waiting for process {Holder.here().pid} on" in message.text
+    assert place in message.text
+
+
+def test_nobody_is_told_of_a_place_that_is_free(place):
+    told = []
+    with claim(place, wait=True, listener=told.append):
+        assert not told
 
 
 # Races
@@ -174,9 +184,34 @@ def test_a_folder_that_vanishes_meanwhile_is_made_again(tmp_path, monkeypatch):
     assert not failures
 
 
-def test_file_systems_without_hard_links(tmp_path, monkeypatch):
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path, inside):
+    link = tmp_path / "out.zarr"
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(StorageError, match="leads nowhere") as caught, claim(str(link / inside)):
+        pass
+    assert caught.value.where == str(link)
+    assert str(tmp_path / "gone") in caught.value.value
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path):
+    (tmp_path / CLAIMS).touch()
+    with pytest.raises(StorageError), claim(str(tmp_path)):
+        pass
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "out.zarr"
+    link.symlink_to(tmp_path / "real")
+    with claim(str(link)):
+        assert (tmp_path / "real" / CLAIMS).is_dir()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_file_systems_without_hard_links(tmp_path, monkeypatch, number):
     def refuse(self, target):
-        raise PermissionError(1, "no hard links")
+        raise OSError(number, "no hard links")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     url = str(tmp_path / "out")

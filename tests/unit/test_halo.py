@@ -11,7 +11,7 @@ from cosmoflow.model.sources import (
 )
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.prediction import Member, predict_block
+from cosmoflow.stages.prediction import Ensemble, Member
 from cosmoflow.stages.tiling import Layout
 from tests.conftest import FLOWS, UNIT_FILTER
 
@@ -95,11 +95,10 @@ def predict(name, fields, tile, block=None):
     ).eval()
     randomise(model.network)
     block = block or Block((0, 0, 0), (16, 16, 16))
-    layout = Layout(16, 16, tile, batch=2)
+    layout = Layout(16, (16,) * 3, tile, batch=2)
     config, device = InferConfig(precision="float32"), torch.device("cpu")
-    return predict_block(
-        [Member(model, FLOWS)], MemoryFields(fields), block, layout, config, device
-    )
+    ensemble = Ensemble([Member(model, FLOWS)], layout, config, device)
+    return ensemble.predict(ensemble.read(MemoryFields(fields), block)).mean
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,8 +39,8 @@ def cuts(draw):
     """A block, a geometry and a layout that suit one another."""
     if draw(st.booleans()):
         stride = draw(strides)
-        return draw(blocks), unpadded(stride), Layout(9, 9, stride * draw(st.integers(1, 4)))
-    return draw(blocks), padded(draw(st.integers(1, 11))), Layout(9, 9, 1)
+        return draw(blocks), unpadded(stride), Layout(9, (9,) * 3, stride * draw(st.integers(1, 4)))
+    return draw(blocks), padded(draw(st.integers(1, 11))), Layout(9, (9,) * 3, 1)
 
 
 def cells(block):
@@ -68,12 +68,15 @@ def test_each_cell_of_a_block_is_written_once_and_from_its_own_place(cut):
 @given(cuts())
 def test_tiles_are_alike_all_needed_and_no_larger_than_asked_for(cut):
     block, geometry, layout = cut
-    tiles = cut_tiles(block, geometry, layout)
+    grid = cut_tiles(block, geometry, layout)
+    tiles = list(grid)
+    assert len(grid) == len(tiles)
+    assert grid.bounds == bounding_block(tiles)
     assert len({tile.shape for tile in tiles}) == 1
     assert len({tile.origin for tile in tiles}) == len(tiles)
     assert all(cells(tile) & cells(block) for tile in tiles)
     if geometry.fixed_output is None:
-        assert max(tiles[0].shape) <= layout.tile
+        assert max(grid.shape) <= layout.tile
 
 
 @quick
@@ -117,7 +120,7 @@ def test_blending_weights_of_all_tiles_add_up_to_1(block, size, data):
     shared = data.draw(st.integers(1, size // 2))
     weights = blending_weights(size, shared)
     total = np.zeros(block.shape)
-    for tile in cut_tiles(block, padded(size), Layout(9, 9, 1, overlap=shared)):
+    for tile in cut_tiles(block, padded(size), Layout(9, (9,) * 3, 1, overlap=shared)):
         assert tile.shape == (size,) * 3
         inside, part = overlap(block, tile)
         total[inside] += weights[part]
@@ -128,8 +131,8 @@ def test_blending_weights_of_all_tiles_add_up_to_1(block, size, data):
 @given(st.integers(2, 11), st.data())
 def test_the_tiles_of_a_cell_do_not_depend_on_the_block(size, data):
     shared = data.draw(st.integers(0, size // 2))
-    layout, cell = Layout(9, 9, 1, overlap=shared), data.draw(origins)
-    alone = cut_tiles(Block(cell, (1, 1, 1)), padded(size), layout)
+    layout, cell = Layout(9, (9,) * 3, 1, overlap=shared), data.draw(origins)
+    alone = list(cut_tiles(Block(cell, (1, 1, 1)), padded(size), layout))
     around = data.draw(shapes)
     block = Block(tuple(np.subtract(cell, np.array(around) // 2).tolist()), around)
     among = [tile for tile in cut_tiles(block, padded(size), layout) if cell in cells(tile)]
@@ -149,6 +152,6 @@ def test_weights_rise_and_fall_over_what_is_shared():
 def test_equal_tiles_waste_less_than_a_stride_each(stride):
     for length in range(1, 60):
         block = Block((0, 0, 0), (length,) * 3)
-        tiles = cut_tiles(block, unpadded(stride), Layout(60, 60, 16))
+        tiles = cut_tiles(block, unpadded(stride), Layout(60, (60,) * 3, 16))
         per_axis = round(len(tiles) ** (1 / 3))
-        assert per_axis * tiles[0].shape[0] - length < stride * (per_axis + 1)
+        assert per_axis * tiles.shape[0] - length < stride * (per_axis + 1)

@@ -1,5 +1,6 @@
 """Claims that change hands: of runs that have died, fell silent, or slept for too long."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -52,6 +53,20 @@ def test_a_process_with_the_number_of_a_dead_one_is_another(place, monkeypatch):
     leave(place, DEAD)
     with claim(place):
         pass
+
+
+def test_a_process_that_is_hidden_is_not_dead(monkeypatch):
+    """/proc does not show those of others under hidepid=2: os.kill alone says that they live."""
+    process, holder = dead_process()
+    process.wait()
+    assert holder.is_dead()
+
+    def refuse(pid, number):
+        assert (pid, number) == (holder.pid, 0)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not holder.is_dead()
 
 
 def test_a_silent_run_elsewhere_is_followed_after_the_lease(place):

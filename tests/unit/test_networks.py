@@ -30,7 +30,7 @@ from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.symmetry import CUBE_GROUP
 from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
-from cosmoflow.stages.prediction import Member, predict_block
+from cosmoflow.stages.prediction import Ensemble, Member
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import Layout
 from cosmoflow.storage.fields import FieldStore
@@ -71,9 +71,10 @@ def predict(model, fields, tile=8, block=None, **config):
     grid = source.grid
     block = block or Block((0, 0, 0), (grid, grid, grid))
     members = [Member(model, FLOWS[: model.flows])]
-    layout = Layout(grid, grid, tile, config.pop("batch", 1))
+    layout = Layout(grid, (grid,) * 3, tile, config.pop("batch", 1))
     config = InferConfig(**{"precision": "float32"} | config)
-    return predict_block(members, source, block, layout, config, CPU)
+    ensemble = Ensemble(members, layout, config, CPU)
+    return ensemble.predict(ensemble.read(source, block)).mean
 
 
 @pytest.fixture(scope="module")
@@ -262,8 +263,9 @@ def test_untrained_prediction_of_a_box_is_its_wiener_filtered_velocity(fields_st
     assert flows == ("wiener_velocity", 1, 0)
     store = FieldStore(url)
     block = Block((0, 0, 0), (12, 12, 12))
-    members, layout = [Member(model, flows[:1])], Layout(12, 12, 4)
-    found = predict_block(members, store, block, layout, InferConfig(), CPU)
+    members, layout = [Member(model, flows[:1])], Layout(12, (12,) * 3, 4)
+    ensemble = Ensemble(members, layout, InferConfig(), CPU)
+    found = ensemble.predict(ensemble.read(store, block)).mean
     rate = growth_rate_hubble(store.metadata)
     expected = linear_velocity(torch.from_numpy(store.read("density")), 24.0, rate).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -1,0 +1,88 @@
+"""A box of which the pieces that were read last are kept in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.model.sources import FieldSource, Lead
+from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.tiles import read_periodic
+
+Key = tuple[str, Lead, tuple[int, ...]]
+
+
+class CachedFields:
+    """A box that is read in whole pieces, of which the latest are kept.
+
+    Neighbouring blocks with halos touch the same chunks of a store: with blocks of two chunks and a
+    halo of less than one, every chunk is decoded eight times otherwise.
+
+    Parameters
+    ----------
+    source : FieldSource
+        The box.
+    piece : int
+        Cells per axis of what is read at once: a chunk of the store.
+    capacity : int
+        Bytes that may be kept.
+    """
+
+    def __init__(self, source: FieldSource, piece: int, capacity: int) -> None:
+        self._source = source
+        self._piece = piece
+        self._capacity = capacity
+        self._held: OrderedDict[Key, NDArray[np.float32]] = OrderedDict()
+        self._size = 0
+
+    @property
+    def grid(self) -> int:
+        """Cells per axis."""
+        return self._source.grid
+
+    def read_block(self, name: str, block: Block, *, lead: Lead = ()) -> NDArray[np.float32]:
+        """Return a periodic block of a variable."""
+        corner = tuple(origin % self.grid // self._piece for origin in block.origin)
+        shape = self._read_piece(name, lead, corner).shape[:-3]
+
+        def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
+            return self._join(name, lead, part, shape)
+
+        return read_periodic(read, shape, block, self.grid)
+
+    def _join(
+        self, name: str, lead: Lead, part: tuple[slice, ...], shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        """Put a part inside the grid together from pieces."""
+        out = np.empty((*shape, *(axis.stop - axis.start for axis in part)), np.float32)
+        low = [axis.start // self._piece for axis in part]
+        high = [-(-axis.stop // self._piece) for axis in part]
+        for place in np.ndindex(*np.subtract(high, low).tolist()):
+            index = tuple(np.add(place, low).tolist())
+            piece = self._read_piece(name, lead, index)
+            inside: list[Any] = [...]
+            source: list[Any] = [...]
+            for axis, number, length in zip(part, index, piece.shape[-3:], strict=True):
+                origin = number * self._piece
+                start, stop = max(axis.start, origin), min(axis.stop, origin + length)
+                inside.append(slice(start - axis.start, stop - axis.start))
+                source.append(slice(start - origin, stop - origin))
+            out[tuple(inside)] = piece[tuple(source)]
+        return out
+
+    def _read_piece(self, name: str, lead: Lead, index: tuple[int, ...]) -> NDArray[np.float32]:
+        key = (name, lead, index)
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        x, y, z = (number * self._piece for number in index)
+        nx, ny, nz = (min(self._piece, self.grid - origin) for origin in (x, y, z))
+        piece = self._source.read_block(name, Block((x, y, z), (nx, ny, nz)), lead=lead)
+        self._held[key] = piece
+        self._size += piece.nbytes
+        while self._size > self._capacity and len(self._held) > 1:
+            self._size -= self._held.popitem(last=False)[1].nbytes
+        return piece
