@@ -100,6 +100,7 @@ def test_fresh(chain, alone, tmp_path, stage):
     same(out, alone[stage])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_after_a_kill(chain, alone, tmp_path, stage, flag):

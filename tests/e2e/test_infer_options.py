@@ -230,7 +230,7 @@ def test_seams_are_blended_alike_for_all_shards(infer, padded_model, overlap):
     close(cut["velocity"], whole["velocity"])
     # On the lattice of cell 0: the first tile of the box, computed alone, is the stored one where
     # no other tile reaches.
-    first = infer(*options, "--region=0:20,0:20,0:20", model=padded_model, name="first.zarr")
+    first = infer(*options, "--region=0:40,0:40,0:40", model=padded_model, name="first.zarr")
     lone = slice(overlap, 20 - overlap)
     close(first["velocity"][:, lone, lone, lone], whole["velocity"][:, lone, lone, lone])
 
