@@ -286,7 +286,10 @@ class EvaluateConfig(Section):
 
 
 class EngineConfig(Section):
-    """Where the work runs. It never changes a result, so it is not part of any digest."""
+    """Where the work runs. It is not part of any digest: a result does not depend on it.
+
+    But for the arithmetic, which inference chooses for its workers and notes in its own settings.
+    """
 
     choice: Literal["auto", "serial", "ray"] = Field("auto", description="serial, or on Ray")
     address: str | None = Field(None, description="Ray cluster; none means this machine")

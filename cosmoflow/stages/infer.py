@@ -91,7 +91,7 @@ def infer(
     """
     run = run or Run()
     fields, out = absolute(fields), absolute(out)
-    names = tuple(find_model(name) for name in listed(model))
+    names = listed(model)
     inputs = [fields, *(name for name in names if not is_named(name))]
     check_output(out, run.existing, inputs)
     store = FieldStore(fields)
@@ -155,13 +155,13 @@ def _keep_precision(out: str, run: Run) -> Run:
 
 
 def listed(model: Models) -> tuple[str, ...]:
-    """Return the names of one model or several."""
-    return (model,) if isinstance(model, str) else tuple(model)
+    """Return what one model or several are known by on every node."""
+    names = (model,) if isinstance(model, str) else model
+    return tuple(map(find_model, names))
 
 
 def _prepare(store: FieldStore, names: Sequence[str], run: Run) -> tuple[Work, list[VelocityModel]]:
     """Open the models, check what is asked for, and cut the box."""
-    names = tuple(find_model(name) for name in names)
     models = [open_model(name, store) for name in names]
     store.require("density")
     work = check_work(store, names, models, run)

@@ -23,7 +23,7 @@ from cosmoflow.stages.infer import Models, listed
 from cosmoflow.stages.infer_layout import choose_layout
 from cosmoflow.stages.infer_work import Work, check_work, wanted_block
 from cosmoflow.stages.infer_worker import describe_variables, make_ensemble, predict_fields
-from cosmoflow.stages.models import DEFAULT_MODEL, find_model, open_model
+from cosmoflow.stages.models import DEFAULT_MODEL, open_model
 from cosmoflow.stages.prediction import Ensemble
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import place
@@ -117,7 +117,7 @@ def infer_array(
             where="infer.restore_power",
             remedy="leave it out, or use cosmoflow.infer",
         )
-    names = tuple(find_model(name) for name in listed(model))
+    names = listed(model)
     models = [open_model(name, box) for name in names]
     work = check_work(box, names, models, run)
     work = replace(work, layout=choose_layout(work, box, models, run))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -213,12 +212,6 @@ def _place_tiles(
             out[(..., *inside)] += cells[(..., *part)] * torch.from_numpy(weights[part])
 
 
-def default_tile(block: int, geometry: Geometry) -> int:
-    """Return a tile that is small beside any memory: for boxes that are in memory anyway."""
-    cells = min(block, _BLOCK_CELLS)
-    return geometry.fixed_output or -(-cells // geometry.stride) * geometry.stride
-
-
 def predict_box(
     members: Sequence[Member],
     source: FieldSource,
@@ -240,10 +233,9 @@ def predict_box(
         Of the box, shapes ``(3, n, n, n)``.
     """
     grid = source.grid
-    stride = math.lcm(*(one.geometry.stride for one in members))
-    block = min(-(-_BLOCK_CELLS // stride) * stride, grid)
-    tile = config.tile or max(default_tile(block, one.geometry) for one in members)
-    layout = Layout(block, (block, block, block), tile, config.batch or 1, config.overlap)
+    block = min(_BLOCK_CELLS, grid)
+    tile, batch = config.tile or block, config.batch or 1
+    layout = Layout(block, (block, block, block), tile, batch, config.overlap)
     ensemble = Ensemble(members, layout, config, device)
     mean = np.empty((3, grid, grid, grid), np.float32)
     std = np.empty_like(mean) if config.spread else None

@@ -4,8 +4,7 @@ import os
 import secrets
 import signal
 import sys
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
@@ -78,7 +77,5 @@ def ray_nodes(count):
 
 def kill_process(pid, how=signal.SIGKILL):
     """Send a signal to a process, which may just have ended."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, how)
-    except ProcessLookupError:
-        time.sleep(0.0)
