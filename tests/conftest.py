@@ -1,5 +1,6 @@
 """Small boxes, small stores and ready-made runs for every test."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,9 @@ from cosmoflow.config import CosmologyConfig, load_settings
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine import Session
 from cosmoflow.events import ignore
+from cosmoflow.model import registry
+from cosmoflow.model.footprint import count_activation_bytes
+from cosmoflow.model.residual import ResidualUNet
 from cosmoflow.model.sources import (
     MemoryFields,
 )
@@ -33,6 +37,23 @@ UNIT_FILTER = WienerFilter(("contrast",), 0.1, ((1.0,),) * 3)
 
 FLOWS = ("wiener_velocity",)
 """The global velocities of the residual networks, as they are in a synthetic box."""
+
+
+@contextmanager
+def narrow_networks():
+    """Make residual networks with few features: as deep as the registered ones, and quick."""
+
+    def make(channels, _, *depths):
+        return ResidualUNet(channels, (4, 8, 12), *depths)
+
+    kept = (registry.count_flops, count_activation_bytes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "ResidualUNet", make)
+        for function in kept:
+            function.cache_clear()
+        yield
+    for function in kept:
+        function.cache_clear()
 
 
 def displaced_lattice(per_axis, box_size=BOX, seed=0):

@@ -7,9 +7,12 @@ import threading
 import time
 from dataclasses import replace
 
+from cosmoflow.errors import BusyError
+from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.files import create_bytes
 from cosmoflow.storage.holders import Holder, start_of_process
 from cosmoflow.storage.urls import CLAIMS
+from tests.forks import fork
 
 FIRST = "first.claim"
 DEAD = replace(Holder.here(), started="12")
@@ -71,42 +74,34 @@ def wake_up(held):
     held._pulse.start()
 
 
-RACER = """
-import sys, time
-from pathlib import Path
-from cosmoflow.errors import BusyError
-from cosmoflow.storage.claims import Claim, claim
-Claim.PERIOD, Claim.LEASE = 0.1, 2.0
-ready, go = Path(sys.argv[2]), Path(sys.argv[3])
-ready.touch()
-while not go.exists():
-    time.sleep(0.001)
-try:
-    with claim(sys.argv[1]) as held:
-        print("won", flush=True)
-        time.sleep(float(sys.argv[4]))
-        held.check()
-except BusyError:
-    print("refused", flush=True)
-"""
-
-
 def race(tmp_path, url, count, hold=2.0):
     """Start processes, let them go for one place at the same time; return what each says."""
     go = tmp_path / "go"
-    ready = [tmp_path / f"ready-{index}" for index in range(count)]
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, url, str(path), str(go), str(hold)],
-            stdout=subprocess.PIPE, text=True,
-        )
-        for path in ready
-    ]  # fmt: skip
-    while not all(path.exists() for path in ready):
-        assert all(racer.poll() is None for racer in racers)
+    places = [tmp_path / f"racer-{index}" for index in range(count)]
+    racers = [fork(_claim_when_told, url, place, go, hold) for place in places]
+    while not all(place.exists() for place in places):
+        assert not any(racer.exitcode for racer in racers)
         time.sleep(0.01)
     go.touch()
-    said = [racer.communicate(timeout=60)[0].strip() for racer in racers]
-    assert not any(racer.returncode for racer in racers)
-    go.unlink()
+    for racer in racers:
+        racer.join(60)
+        assert racer.exitcode == 0
+    said = [place.read_text() for place in places]
+    for path in (go, *places):
+        path.unlink()
     return sorted(said)
+
+
+def _claim_when_told(url, place, go, hold):
+    """Say that this process is ready, wait, and say how it went."""
+    Claim.PERIOD, Claim.LEASE = 0.1, 2.0
+    place.touch()
+    while not go.exists():
+        time.sleep(0.001)
+    try:
+        with claim(url) as held:
+            place.write_text("won")
+            time.sleep(hold)
+            held.check()
+    except BusyError:
+        place.write_text("refused")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from cosmoflow.cli.options import Invocation
     from cosmoflow.model.registry import ArchitectureSummary
     from cosmoflow.numerics.comparison import Comparison
 
@@ -72,5 +73,49 @@ def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str
     for name, rms, cosine, relative in residual_rows(comparison):
         table.add_row(name, _number(rms, 1), _number(relative, 3), _number(cosine, 3))
     console.print(table)
+    console.print(_paper_table(comparison))
     for name, value in _flatten(facts):
         console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+
+
+def _paper_table(comparison: Comparison) -> Table:
+    """Return T(k) and r(k) at the wavenumbers of the paper's Tables 1 to 4, its values beside."""
+    from cosmoflow.numerics.comparison import SAMPLED_AT
+    from cosmoflow.stages.report import paper_tables
+
+    measured = comparison.metrics["spectra"]
+    box = measured["subbox"]
+    where = "the box" if box is None else f"{box['boxes']} sub-boxes of {box['side']:g} Mpc/h"
+    table = Table(
+        title=f"predicted over true power, T(k), and correlation, r(k), of {where}; k in h/Mpc",
+        title_justify="left",
+    )
+    table.add_column("table")
+    table.add_column("method")
+    at = [SAMPLED_AT.index(k) for k in paper_tables.TABLE_K]
+    for key in "Tr":
+        for k in paper_tables.TABLE_K:
+            table.add_column(f"{key}({k:g})", justify="right")
+    for quantity, number in paper_tables.TABLE_NUMBER.items():
+        methods = (box or measured["full"])["quantities"][quantity]["methods"]
+        name = f"{number}: {quantity}"
+        for method, found in methods.items():
+            values = [_number(found["sampled"][key][i], 3) for key in "Tr" for i in at]
+            table.add_row(name, method, *values)
+            name = ""
+        for method, ratios in paper_tables.TRANSFER[quantity].items():
+            row = ("", f"paper: {method}", *(f"{t:.3f}" for t in ratios), *"---")
+            table.add_row(*row, style="dim")
+        table.add_section()
+    return table
+
+
+def show_dataset(call: Invocation, what: str, out: str, dataset: Any) -> None:
+    """Print what a stage has written to a fields store, and how to open it."""
+    facts = {
+        "out": out,
+        "variables": ", ".join(sorted(dataset.data_vars)),
+        "grid": dataset.sizes["x"],
+        "open": f"xarray.open_zarr({out!r}, consolidated=False)",
+    }
+    call.reporter.result(facts, lambda console: show_facts(console, what, facts))

@@ -285,6 +285,23 @@ class EvaluateConfig(Section):
         return self
 
 
+class SpectraConfig(Section):
+    """How spectra are binned, and of what boxes."""
+
+    bins: Literal["linear", "log"] = Field(
+        "linear", description="of one fundamental mode each, or of equal width in log k"
+    )
+    per_decade: int = Field(
+        20, ge=1, le=1000, description="bins for each factor of ten in k, if log"
+    )
+    multipoles: Literal["x", "y", "z"] | None = Field(
+        None, description="axis about which quadrupole and hexadecapole are measured; none: neither"
+    )
+    subbox: float | None = Field(
+        None, gt=0.0, description="side of sub-boxes to average over, Mpc/h; none: the whole box"
+    )
+
+
 class EngineConfig(Section):
     """Where the work runs. It is not part of any digest: a result does not depend on it.
 
@@ -313,6 +330,7 @@ class Settings(Section):
     train: TrainConfig = TrainConfig()
     infer: InferConfig = InferConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    spectra: SpectraConfig = SpectraConfig()
     engine: EngineConfig = EngineConfig()
 
     def resolved(self, *sections: str) -> dict[str, Any]:

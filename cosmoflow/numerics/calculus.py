@@ -24,6 +24,9 @@ Method = Literal["spectral", "difference"]
 Differentiate = Callable[[Tensor, int], Tensor]
 """From a field ``(..., nx, ny, nz)`` and an axis, -3, -2 or -1, to a new tensor."""
 
+Waves = tuple[Tensor, Tensor, Tensor]
+"""Wavenumbers along x, y and z, h/Mpc, shaped to broadcast over modes."""
+
 # curl_i = d_j v_k - d_k v_j, for the even permutations (i, j, k).
 _CYCLIC = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 
@@ -134,7 +137,7 @@ def _odd_wavenumbers(modes: Tensor, box_size: float) -> tuple[Tensor, Tensor, Te
     )
 
 
-def divergence_modes(modes: Tensor, box_size: float) -> Tensor:
+def divergence_modes(modes: Tensor, box_size: float, waves: Waves | None = None) -> Tensor:
     """Return the modes of the divergence from those of a vector field.
 
     Parameters
@@ -143,13 +146,16 @@ def divergence_modes(modes: Tensor, box_size: float) -> Tensor:
         Shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit.
     box_size : float
         Mpc/h.
+    waves : (Tensor, Tensor, Tensor), optional
+        The modes' wavenumbers along each axis, Nyquist set to zero, shaped to broadcast over them:
+        where the modes are a block of the transform, not all of it.
 
     Returns
     -------
     Tensor
         Shape ``(..., n, n, n // 2 + 1)``, complex, field unit per Mpc/h.
     """
-    kx, ky, kz = _odd_wavenumbers(modes, box_size)
+    kx, ky, kz = waves or _odd_wavenumbers(modes, box_size)
     x, y, z = modes.unbind(-4)
     return (kx * x).add_(ky * y).add_(kz * z).mul_(1j)
 
@@ -179,7 +185,7 @@ def potential_part(modes: Tensor, box_size: float) -> Tensor:
     return torch.stack([along * k for k in ks], dim=-4)
 
 
-def curl_modes(modes: Tensor, box_size: float) -> Tensor:
+def curl_modes(modes: Tensor, box_size: float, waves: Waves | None = None) -> Tensor:
     """Return the modes of the curl from those of a vector field.
 
     Parameters
@@ -188,13 +194,15 @@ def curl_modes(modes: Tensor, box_size: float) -> Tensor:
         Shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit.
     box_size : float
         Mpc/h.
+    waves : (Tensor, Tensor, Tensor), optional
+        As :func:`divergence_modes` takes them.
 
     Returns
     -------
     Tensor
         The same shape, field unit per Mpc/h.
     """
-    ks = _odd_wavenumbers(modes, box_size)
+    ks = waves or _odd_wavenumbers(modes, box_size)
     parts = modes.unbind(-4)
     result = torch.empty_like(modes)
     for i, j, k in _CYCLIC:

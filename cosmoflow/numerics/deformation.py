@@ -15,6 +15,7 @@ Smith, O. K. 1961, Communications of the ACM 4, 168, "Eigenvalues of a symmetric
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import fourier
-from cosmoflow.numerics.calculus import inner_difference
+from cosmoflow.numerics.calculus import Waves, inner_difference
 
 PAIRS: Final = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """The components of a symmetric tensor in the order in which they are kept: xx yy zz xy xz yz."""
@@ -72,12 +73,31 @@ def spectral_strain(modes: Tensor, box_size: float) -> Tensor:
     cells = modes.shape[-3]
     ks = fourier.wavenumbers(cells, box_size, odd=True, dtype=modes.real.dtype, device=modes.device)
     result = torch.empty((len(PAIRS), cells, cells, cells), dtype=modes.real.dtype)
-    for row, (i, j) in zip(result, PAIRS, strict=True):
-        slope = modes[i] * ks[j]
-        if i != j:
-            slope.add_(modes[j] * ks[i]).mul_(0.5)
-        row.copy_(fourier.inverse(slope.mul_(1j), cells))
+    for row, slope in zip(result, strain_modes(modes, ks), strict=True):
+        row.copy_(fourier.inverse(slope, cells))
     return result
+
+
+def strain_modes(modes: Tensor, waves: Waves) -> Iterator[Tensor]:
+    """Yield the modes of the components of the symmetric velocity gradient, one at a time.
+
+    Parameters
+    ----------
+    modes : Tensor
+        Shape ``(3, ...)``, complex: of the velocity, all or a block of them.
+    waves : (Tensor, Tensor, Tensor)
+        Their wavenumbers along each axis, Nyquist set to zero, shaped to broadcast over them.
+
+    Yields
+    ------
+    Tensor
+        In the order of :data:`PAIRS`.
+    """
+    for i, j in PAIRS:
+        slope = modes[i] * waves[j]
+        if i != j:
+            slope.add_(modes[j] * waves[i]).mul_(0.5)
+        yield slope.mul_(1j)
 
 
 def symmetric_eigenvalues(tensor: NDArray[np.float32]) -> NDArray[np.float32]:

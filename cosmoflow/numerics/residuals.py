@@ -1,7 +1,4 @@
-"""Residual velocities as sums over cells, which slabs and boxes add up.
-
-Everything is accumulated in float64 in slabs along x, so that no temporary is as large as the box.
-"""
+"""Residual velocities as sums over cells, in float64, which blocks and boxes add up."""
 
 from __future__ import annotations
 
@@ -10,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from cosmoflow.numerics.compiled import compiled
 
 Floats = NDArray[np.float64]
 
@@ -39,9 +37,6 @@ _NAMES: Final = (
 LOG_DENSITY_EDGES: Final = (-2.0, 3.0)
 LOG_DENSITY_STEP: Final = 0.25
 _BINS: Final = round((LOG_DENSITY_EDGES[1] - LOG_DENSITY_EDGES[0]) / LOG_DENSITY_STEP)
-
-# Cells that are worked on at once: bounds the temporaries to some 100 MB.
-_BLOCK_CELLS: Final = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,51 +134,60 @@ def sum_residual(density: Tensor, truth: Tensor, prediction: Tensor) -> Residual
     truth, prediction : Tensor
         Shape ``(3, mx, my, mz)``, float32, km/s.
     """
-    mx, my, mz = density.shape
-    rows = max(1, _BLOCK_CELLS // (my * mz))
-    total = ResidualSum.zero()
-    for first in range(0, mx, rows):
-        part = slice(first, min(first + rows, mx))
-        total = total + _sum_slab(density[part], truth[:, part], prediction[:, part])
-    return total
+    totals, bins = np.zeros(len(_NAMES)), np.zeros((3, _BINS))
+    fields = (field.cpu().numpy() for field in (density, truth, prediction))
+    _add_cells(*fields, totals, bins)
+    return ResidualSum(totals, bins)
 
 
-def _sum_slab(density: Tensor, truth: Tensor, prediction: Tensor) -> ResidualSum:
-    rho, v, w = density.double(), truth.double(), prediction.double()
-    squares = (w - v).square_()
-    residual2 = squares.sum(dim=0)
-    truth2, prediction2 = v.square().sum(dim=0), w.square().sum(dim=0)
-    dot = (v * w).sum(dim=0)
-    product = (truth2 * prediction2).sqrt_()
-    # A cell at rest has no direction.
-    directed = product > 0.0
-    cosine = torch.where(directed, dot / product.clamp(min=1e-300), 0.0)
-    found: dict[str, Tensor | float] = {
-        "cells": float(rho.numel()),
-        "mass": rho.sum(),
-        "truth2": truth2.sum(),
-        "prediction2": prediction2.sum(),
-        "dot": dot.sum(),
-        "residual": residual2.sqrt().sum(),
-        "residual2": residual2.sum(),
-        "residual2_x": squares[0].sum(),
-        "residual2_y": squares[1].sum(),
-        "residual2_z": squares[2].sum(),
-        "mass_residual2": (rho * residual2).sum(),
-        "mass_truth2": (rho * truth2).sum(),
-        "truth_speed": truth2.sqrt().sum(),
-        "prediction_speed": prediction2.sqrt().sum(),
-        "directed": float(directed.sum()),
-        "cosine": cosine.sum(),
-        "cosine2": cosine.square().sum(),
-    }
-    place = (torch.log10(rho) - LOG_DENSITY_EDGES[0]) / LOG_DENSITY_STEP
-    # Empty cells have no logarithm: minus infinity belongs in the lowest bin.
-    index = place.clamp(0.0, _BINS - 1.0).nan_to_num(nan=0.0).long().reshape(-1)
-    bins = [
-        torch.bincount(index, weights=weights.reshape(-1), minlength=_BINS)
-        for weights in (torch.ones_like(rho), truth2, residual2)
-    ]
-    return ResidualSum(
-        np.array([float(found[name]) for name in _NAMES]), torch.stack(bins).cpu().numpy()
-    )
+# One pass, in which a cell's numbers never leave the registers: tensors of them, each a pass of its
+# own, took ten times as long.
+@compiled()
+def _add_cells(  # type: ignore[no-untyped-def]
+    density, truth, prediction, totals, bins
+):
+    """Add what the cells of a block give to the totals, named as in ``_NAMES``, and to the bins."""
+    low, step, last = LOG_DENSITY_EDGES[0], LOG_DENSITY_STEP, _BINS - 1
+    nx, ny, nz = density.shape
+    # Of a row first: sums of few numbers lose fewer digits.
+    row = np.empty(totals.size)
+    for i in range(nx):
+        for j in range(ny):
+            row[:] = 0.0
+            for k in range(nz):
+                rho = np.float64(density[i, j, k])
+                v0, w0 = np.float64(truth[0, i, j, k]), np.float64(prediction[0, i, j, k])
+                v1, w1 = np.float64(truth[1, i, j, k]), np.float64(prediction[1, i, j, k])
+                v2, w2 = np.float64(truth[2, i, j, k]), np.float64(prediction[2, i, j, k])
+                r0, r1, r2 = (w0 - v0) ** 2, (w1 - v1) ** 2, (w2 - v2) ** 2
+                truth2, prediction2 = v0 * v0 + v1 * v1 + v2 * v2, w0 * w0 + w1 * w1 + w2 * w2
+                dot, residual2 = v0 * w0 + v1 * w1 + v2 * w2, r0 + r1 + r2
+                row[1] += rho
+                row[2] += truth2
+                row[3] += prediction2
+                row[4] += dot
+                row[5] += math.sqrt(residual2)
+                row[6] += residual2
+                row[7] += r0
+                row[8] += r1
+                row[9] += r2
+                row[10] += rho * residual2
+                row[11] += rho * truth2
+                row[12] += math.sqrt(truth2)
+                row[13] += math.sqrt(prediction2)
+                product = math.sqrt(truth2 * prediction2)
+                # A cell at rest has no direction.
+                if product > 0.0:
+                    cosine = dot / product
+                    row[14] += 1.0
+                    row[15] += cosine
+                    row[16] += cosine * cosine
+                # Empty cells have no logarithm: minus infinity belongs in the lowest bin.
+                place = 0
+                if rho > 0.0:
+                    place = int(min(max((math.log10(rho) - low) / step, 0.0), float(last)))
+                bins[0, place] += 1.0
+                bins[1, place] += truth2
+                bins[2, place] += residual2
+            row[0] = nz
+            totals += row

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import fourier
+from cosmoflow.numerics.threads import map_ahead
 from cosmoflow.numerics.tiles import axis_blocks
 
 Modes = NDArray[np.complex64]
@@ -76,6 +77,11 @@ class RowWaves:
         """Return kx with the Nyquist frequency set to zero, as odd filters need it."""
         return fourier.wavenumbers(self.cells, self.box_size, odd=True)[0]
 
+    def odd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return kx, ky and kz with Nyquist frequencies set to zero, shaped to broadcast."""
+        kx, ky, kz = fourier.wavenumbers(self.cells, self.box_size, odd=True)
+        return kx, ky[:, self.rows], kz
+
     def squared(self) -> Tensor:
         """Return ``k^2``, (h/Mpc)^2."""
         kx, ky, kz = fourier.wavenumbers(self.cells, self.box_size)
@@ -122,28 +128,33 @@ class Parts:
 
 
 def forward_planes(
-    blocks: Iterable[tuple[slice, Tensor]], shape: tuple[int, int], rows: Sequence[slice]
+    blocks: Iterable[tuple[slice, Tensor]], shape: tuple[int, ...], rows: Sequence[slice]
 ) -> list[Modes]:
     """Transform planes along y and z, and cut the result along y.
 
     Parameters
     ----------
     blocks : iterable of (slice, Tensor)
-        Planes, counted from the slab's first, and their values ``(b, n, n)``, float32.
-    shape : (int, int)
-        Planes of the slab, cells per axis of the grid.
+        Planes, counted from the slab's first, and their values ``(..., b, n, n)``, float32.
+    shape : tuple of int
+        Components if there are any, planes of the slab, cells per axis of the grid.
     rows : sequence of slice
         The y-slabs.
 
     Returns
     -------
-    list of (p, r, n // 2 + 1) complex64
+    list of (..., p, r, n // 2 + 1) complex64
         One for every y-slab.
     """
-    planes, cells = shape
-    parts = Parts((planes, cells, cells // 2 + 1), -2, rows, np.complex64)
-    for x, field in blocks:
-        parts.put((x,), torch.fft.rfft2(field))
+    cells = shape[-1]
+    parts = Parts((*shape, cells // 2 + 1), -2, rows, np.complex64)
+
+    def transform(block: tuple[slice, Tensor]) -> None:
+        x, field = block
+        parts.put((..., x, slice(None), slice(None)), torch.fft.rfft2(field))
+
+    for _ in map_ahead(transform, blocks):
+        pass
     return parts.arrays
 
 
@@ -164,7 +175,7 @@ def forward_rows(parts: Sequence[Modes], rows: slice) -> Iterator[tuple[slice, T
 
     Parameters
     ----------
-    parts : sequence of (p, r, n // 2 + 1) complex64
+    parts : sequence of (..., p, r, n // 2 + 1) complex64
         Of all x-slabs, in their order.
     rows : slice
         Which rows the y-slab has.
@@ -174,15 +185,21 @@ def forward_rows(parts: Sequence[Modes], rows: slice) -> Iterator[tuple[slice, T
     rows : slice
         Which rows of the grid the block has.
     modes : Tensor
-        Shape ``(n, b, n // 2 + 1)``, complex64: what ``torch.fft.rfftn`` gives.
+        Shape ``(..., n, b, n // 2 + 1)``, complex64: what ``torch.fft.rfftn`` gives.
     """
-    cells = sum(part.shape[0] for part in parts)
+    cells = sum(part.shape[-3] for part in parts)
     for block in plane_blocks(rows.stop - rows.start, cells):
-        joined = torch.from_numpy(np.concatenate([part[:, block] for part in parts]))
         yield (
             slice(rows.start + block.start, rows.start + block.stop),
-            torch.fft.fft(joined, dim=0),
+            transform_rows(parts, block),
         )
+
+
+def transform_rows(parts: Sequence[Modes], block: slice) -> Tensor:
+    """Join some rows of a y-slab, counted from its first, along x and transform them along x."""
+    joined = np.concatenate([part[..., block, :] for part in parts], axis=-3)
+    modes: Tensor = torch.fft.fft(torch.from_numpy(joined), dim=-3)
+    return modes
 
 
 def filter_rows(

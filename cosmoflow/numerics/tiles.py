@@ -31,6 +31,19 @@ def split_block(block: Block, size: int) -> list[Block]:
     return [Block((x[0], y[0], z[0]), (x[1], y[1], z[1])) for x, y, z in itertools.product(*axes)]
 
 
+def central_boxes(cells: int, side: int) -> list[Block]:
+    """Return the cubes that fit side by side into the centre of a grid, in C order.
+
+    Parameters
+    ----------
+    cells, side : int
+        Cells per axis of the grid, and of a cube; none fits that is larger.
+    """
+    count = cells // side
+    margin = (cells - count * side) // 2
+    return split_block(Block((margin,) * 3, (count * side,) * 3), side)
+
+
 def shards_near(covered: NDArray[np.bool_], cells: int, size: int, reach: int) -> NDArray[np.bool_]:
     """Return which shards along an axis are within ``reach`` cells of covered bins.
 
@@ -78,6 +91,8 @@ def read_periodic(
     lead: tuple[int, ...],
     block: Block,
     cells: int,
+    *,
+    fresh: bool = False,
 ) -> NDArray[np.float32]:
     """Read a block of a periodic grid, wrapped as often as it needs.
 
@@ -91,16 +106,21 @@ def read_periodic(
         May start below 0, end past the grid and be larger than it.
     cells : int
         Cells per axis of the grid.
+    fresh : bool
+        What ``read`` returns is nobody else's: of a block that does not wrap it is returned as it
+        is, not copied.
 
     Returns
     -------
     (*lead, *block.shape) float32
     """
-    out = np.empty((*lead, *block.shape), np.float32)
     runs = [
         list(_axis_runs(origin, length, cells))
         for origin, length in zip(block.origin, block.shape, strict=True)
     ]
+    if fresh and all(len(run) == 1 for run in runs):
+        return read(tuple(run[0][0] for run in runs))
+    out = np.empty((*lead, *block.shape), np.float32)
     for pieces in itertools.product(*runs):
         source = tuple(piece[0] for piece in pieces)
         x, y, z = (piece[1] for piece in pieces)

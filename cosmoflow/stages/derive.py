@@ -10,15 +10,25 @@ import numpy as np
 import xarray as xr
 
 from cosmoflow.config.settings import DeriveConfig
-from cosmoflow.engine import USEFUL_CORES, Resources, TaskGraph
+from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph, available_memory
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.derive_plan import Work, check_work, plan_work
+from cosmoflow.stages.derive_slabs import (
+    DerivedShards,
+    SlabWork,
+    build_slabs,
+    plan_slabs,
+    whole_bars,
+)
 from cosmoflow.stages.derived import derive_block, derive_box, recipe_of
+from cosmoflow.stages.flows import FREE_SHARE
+from cosmoflow.stages.graphs import Tell, run_graph
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import (
     FieldStore,
     create_fields,
@@ -27,16 +37,38 @@ from cosmoflow.storage.fields import (
     write_block,
 )
 from cosmoflow.storage.metadata import make_provenance
-from cosmoflow.storage.outputs import check_output, finish_group
+from cosmoflow.storage.outputs import begun_config, check_output, finish_group
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 
 _NO_BACKGROUND = (0.0, 0.0, 0.0)
+
+IN_MEMORY, IN_SLABS = "memory", "slabs"
+"""How the transforms of a box were made, as its provenance has it."""
 
 
 def plan_derive(fields: str, names: Sequence[str], run: Run) -> Plan:
     """Say what :func:`derive` would do."""
     store = FieldStore(fields)
-    return plan_work(store, check_work(store, names, run.settings.derive))
+    return _plan(store, check_work(store, names, run.settings.derive), run)[0]
+
+
+def _plan(
+    store: FieldStore, work: Work, run: Run, begun: str | None = None
+) -> tuple[Plan, SlabWork | None]:
+    """Plan the work: in slabs, if it takes transforms of a box that one process has no room for.
+
+    A run that goes on does as it began: the two ways differ by the rounding of float32.
+    """
+    plan = plan_work(store, work)
+    if begun == IN_MEMORY:
+        return plan, None
+    allowed = run.settings.engine.memory
+    free = available_memory()
+    room = FREE_SHARE * free if allowed is None else min(allowed, free)
+    if not work.spectral or (plan.worker_memory <= room and begun != IN_SLABS):
+        return plan, None
+    slab_plan, slabs = plan_slabs(store, work, run)
+    return (slab_plan, slabs) if slabs.fields else (plan, None)
 
 
 def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) -> xr.Dataset:
@@ -74,21 +106,22 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
     Notes
     -----
     By differences every shard is a task of its own, and the result is the same to the last bit
-    whatever the shards. Spectral derivatives are one task that holds the box.
+    whatever the shards. Spectral derivatives are one task that holds the box; of a box that one
+    process has no room for they are filters between two transforms in slabs.
     """
     run = run or Run()
     fields, out = absolute(fields), absolute(out)
     check_output(out, run.existing, [fields])
     store = FieldStore(fields)
     work = check_work(store, names, run.settings.derive)
-    plan = plan_work(store, work)
+    begun = begun_config(out).get("transforms") if run.existing == "resume" else None
+    plan, slabs = _plan(store, work, run, begun)
+    config = {"derive": work.config.model_dump(mode="json"), "fields": list(work.names)}
+    if work.spectral:
+        config["transforms"] = IN_MEMORY if slabs is None else IN_SLABS
     metadata = replace(
         store.metadata,
-        provenance=make_provenance(
-            "derive",
-            {"derive": work.config.model_dump(mode="json"), "fields": list(work.names)},
-            {"fields": store.digest},
-        ),
+        provenance=make_provenance("derive", config, {"fields": store.digest}),
     )
     # Before anything is written: a run that is refused leaves an older output as it is.
     engine = start_engine(
@@ -98,7 +131,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         if work.spectral
         else "a smaller derive.shard, fewer fields at once or a smaller radius",
         # Transforms of one box in memory are one task: Ray would not make it faster.
-        cpu_seconds=0.0 if work.spectral else None,
+        cpu_seconds=0.0 if work.spectral and slabs is None else None,
     )
     blocks = grid_blocks(store.grid, work.shard)
     with claiming(out, run) as claim:
@@ -113,21 +146,49 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             attributes={name: _attributes(name, work.config) for name in work.names},
         )
         todo = np.flatnonzero(~finished).tolist()
-        done = len(blocks) - len(todo)
-        progress = Progress(run.listener, "derive", len(blocks), "shards", done, claim=claim)
-        if todo:
+        digest = metadata.provenance["digest"]
+        if todo and slabs is not None:
+            _derive_slabs(slabs, out, digest, todo, engine, plan, run, claim)
+        else:
+            done = len(blocks) - len(todo)
+            progress = Progress(run.listener, "derive", len(blocks), "shards", done, claim=claim)
             needs = Resources(memory=plan.worker_memory)
             if work.spectral:
                 most = engine.share(1, most=USEFUL_CORES, memory=plan.worker_memory)
                 needs = replace(most, gpus=0)
-            digest = metadata.provenance["digest"]
-            graph = _build_graph(work, out, digest, blocks, todo)
-            engine.run(graph, lambda key, result: progress.advance(result), needs=needs)
+            if todo:
+                graph = _build_graph(work, out, digest, blocks, todo)
+                engine.run(graph, lambda key, result: progress.advance(result), needs=needs)
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("derive", {"out": out, **plan.details}))
     return open_fields(out)
+
+
+def _derive_slabs(
+    slabs: SlabWork,
+    out: str,
+    digest: str,
+    todo: list[int],
+    engine: Engine,
+    plan: Plan,
+    run: Run,
+    claim: Claim,
+) -> None:
+    background = _NO_BACKGROUND
+    if slabs.work.needs_background:
+        first = TaskGraph()
+        _add_background(first, slabs.work, grid_blocks(slabs.grid, slabs.work.shard))
+        first.outputs.append(("background", 0))
+        background = engine.run(first)["background", 0]
+    writer = DerivedShards(slabs, out, digest, background)
+
+    def build(tell: Tell) -> TaskGraph:
+        return build_slabs(slabs, writer, todo, tell)
+
+    left = replace(plan, tasks=plan.tasks - len(whole_bars(slabs, todo)))
+    run_graph(build, engine, left, run, lambda key, result: claim.check())
 
 
 def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:
@@ -148,10 +209,7 @@ def _build_graph(
     graph = TaskGraph()
     background: Any = _NO_BACKGROUND
     if work.needs_background:
-        for shard, block in enumerate(blocks):
-            graph.add(("sum", shard), sum_task, work.fields, block)
-        sums = (graph.result(("sum", shard)) for shard in range(len(blocks)))
-        graph.add(("background", 0), background_task, work.fields, *sums)
+        _add_background(graph, work, blocks)
         background = graph.result(("background", 0))
     if work.spectral:
         graph.add(("derive", 0), derive_box_task, work, out, digest, todo, background, output=True)
@@ -169,6 +227,14 @@ def _build_graph(
             output=True,
         )
     return graph
+
+
+def _add_background(graph: TaskGraph, work: Work, blocks: list[Block]) -> None:
+    """Add the task ``("background", 0)`` that returns the mean flow, and those that it needs."""
+    for shard, block in enumerate(blocks):
+        graph.add(("sum", shard), sum_task, work.fields, block)
+    sums = (graph.result(("sum", shard)) for shard in range(len(blocks)))
+    graph.add(("background", 0), background_task, work.fields, *sums)
 
 
 def sum_task(fields: str, block: Block) -> tuple[ExactSum, ...]:

@@ -2,126 +2,68 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from cosmoflow.engine import available_memory
-from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
 from cosmoflow.events import Message, StageFinished
-from cosmoflow.numerics.comparison import Comparison, compare
-from cosmoflow.numerics.fourier import linear_velocity
-from cosmoflow.numerics.painting import divide_momentum
-from cosmoflow.stages.flows import growth_rate_hubble
+from cosmoflow.numerics.comparison import Comparison
+from cosmoflow.stages.evaluate_linear import SCRATCH
+from cosmoflow.stages.evaluate_measure import measure
+from cosmoflow.stages.evaluate_methods import Inputs, Predictions, open_inputs
+from cosmoflow.stages.evaluate_plan import plan_work
 from cosmoflow.stages.report.figures import make_figures
 from cosmoflow.stages.report.page import write_metrics, write_report
-from cosmoflow.stages.run import Plan, Progress, Run, require_memory
-from cosmoflow.storage.fields import RESTORED, FieldStore
-from cosmoflow.storage.metadata import make_provenance
-from cosmoflow.storage.outputs import check_output, mark_folder
-from cosmoflow.storage.urls import exists, local_path, remove, storage_errors
+from cosmoflow.stages.run import Plan, Run, claiming, start_engine
+from cosmoflow.storage.claims import Claim
+from cosmoflow.storage.curves import write_curves
+from cosmoflow.storage.metadata import (
+    COMPLETE,
+    FORMAT_VERSION,
+    INCOMPLETE,
+    STATUS,
+    attributes_of,
+    make_provenance,
+)
+from cosmoflow.storage.outputs import OUTPUT_MARKS, check_output
+from cosmoflow.storage.urls import (
+    absolute,
+    exists,
+    find_bytes,
+    has_file,
+    holds_only_partial_files,
+    join,
+    local_path,
+    open_group,
+    remove,
+    storage_errors,
+    write_bytes,
+)
 
 REPORT = "report.html"
 METRICS = "metrics.json"
-_STEPS = ("read", "linear theory", "statistics", "figures", "report")
+CURVES = "curves.zarr"
+FIGURES = "figures"
 
+_FORMAT = "cosmoflow/report"
 
-Predictions = str | Sequence[str]
-"""URLs of fields stores, each by itself or as ``NAME=URL``."""
+_REMEDY = "a smaller evaluate.subbox, fewer predictions at once, or more memory for a worker"
 
 
 def plan_evaluate(truth: str, predictions: Predictions, run: Run) -> Plan:
     """Say what :func:`evaluate` would do."""
-    true, found = _open(truth, predictions)
-    restored = sum(RESTORED in store.variables for store in found.values())
-    methods = len(found) + restored + len(run.settings.evaluate.smoothing)
-    cells = true.grid**3
-    return Plan(
-        stage="evaluate",
-        tasks=len(_STEPS),
-        unit="steps",
-        # Density, truth and every method's velocity, and the float64 modes of one quantity.
-        worker_memory=cells * (4 + 12 * (1 + methods) + 60),
-        read=cells * (16 + 12 * len(found)),
-        written=8 << 20,
-        cpu_seconds=cells * methods * 1e-6 + 20.0,
-        details={
-            "grid": true.grid,
-            "methods": methods,
-            "predictions": {name: store.url for name, store in found.items()},
-        },
-    )
-
-
-def _open(truth: str, predictions: Predictions) -> tuple[FieldStore, dict[str, FieldStore]]:
-    """Open all stores and refuse those that cannot be compared."""
-    true = FieldStore(truth)
-    true.require("density", "velocity")
-    found: dict[str, FieldStore] = {}
-    for given in [predictions] if isinstance(predictions, str) else predictions:
-        label, store = _open_prediction(given)
-        if label in found:
-            raise ConfigError(
-                "two predictions have one name",
-                where="PREDICTION", value=f"{found[label].url} and {store.url}, both {label!r}",
-                remedy="name them: first=URL second=URL",
-            )  # fmt: skip
-        _check_comparable(true, store)
-        found[label] = store
-    if not found:
-        raise ConfigError("there is nothing to compare", remedy="name a prediction")
-    return true, found
-
-
-def _open_prediction(given: str) -> tuple[str, FieldStore]:
-    """Open ``URL`` or ``NAME=URL``; a store without a name has that of its model, else its own."""
-    label, equals, url = given.partition("=")
-    if not equals or "/" in label:
-        label, url = "", given
-    store = FieldStore(url)
-    config = store.metadata.provenance.get("config")
-    models = config.get("models") if isinstance(config, dict) else None
-    return label or " + ".join(models or [PurePosixPath(url).stem]), store
-
-
-def _check_comparable(true: FieldStore, found: FieldStore) -> None:
-    pairs = {
-        "grid": (found.grid, true.grid),
-        "box_size": (found.metadata.box_size, true.metadata.box_size),
-        "redshift": (found.metadata.redshift, true.metadata.redshift),
-    }
-    for name, (value, expected) in pairs.items():
-        if value != expected:
-            raise DataError(
-                f"truth and prediction differ in {name}",
-                where=found.url,
-                value=value,
-                limit=f"{expected} as in {true.url}",
-            )
-
-
-def _predicted_velocity(store: FieldStore, density: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a prediction's velocity; that of a momentum follows from the density."""
-    if "velocity" in store.variables:
-        return store.read("velocity")
-    if "momentum" not in store.variables:
-        raise DataError(
-            "the prediction holds neither velocity nor momentum",
-            where=store.url,
-            value=", ".join(store.variables),
-        )
-    momentum = store.read("momentum")
-    mean = momentum.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)
-    return divide_momentum(momentum, density, mean)
+    return plan_work(open_inputs(truth, predictions, run.settings.evaluate.smoothing), run)[0]
 
 
 def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = None) -> Comparison:
     """Compare predictions, and linear theory, with the truth; write a report.
+
+    Nothing is read whole: tasks add up blocks, sub-boxes and slabs of the stores, on the run's
+    engine, and no figure depends on how a box is cut but in its last digits.
 
     Parameters
     ----------
@@ -131,9 +73,10 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         URLs of fields stores with ``velocity`` or ``momentum``, or ``NAME=URL``; without a name
         the report calls a prediction by its model.
     out : str
-        Local folder for ``report.html``, ``metrics.json`` and ``figures/``.
+        Local folder for ``report.html``, ``metrics.json``, ``curves.zarr`` and ``figures/``.
     run : Run, optional
-        Settings (section ``evaluate``), progress.
+        Settings (section ``evaluate``), engine, what to do with an existing report, progress. One
+        that is resumed is made again, if it was begun with the same settings and stores.
 
     Returns
     -------
@@ -143,69 +86,143 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     Raises
     ------
     DataError
-        They cannot be compared.
-    OutputExistsError, StorageError, ConfigError
+        They cannot be compared, or one is damaged. Then no report is there, and one that was there
+        before is as it was.
+    OutputExistsError
+        A report is there already, or something that is none.
+    ConfigError
+        The report that is to be resumed was begun with other settings or stores; there is too
+        little memory.
+    StorageError
+        The folder or a store cannot be reached.
+
+    Notes
+    -----
+    Linear theory is read from the truth where that has it, and otherwise made in a scratch store
+    inside the folder, 12 bytes a cell for each radius, which is deleted at the end.
     """
     run = run or Run()
-    config = run.settings.evaluate
     folder = local_path(out)
     if folder is None:
         raise ConfigError(
             "a report is written to a local folder", where="--out", value=out,
             remedy="write it here and copy it",
         )  # fmt: skip
-    true, found = _open(truth, predictions)
-    check_output(out, run.existing, [truth, *(store.url for store in found.values())])
-    require_memory(
-        run, plan_evaluate(truth, predictions, run), available_memory(),
-        remedy="a machine with more memory, or a coarser grid",
-    )  # fmt: skip
-    if run.existing == "overwrite" and exists(out):
-        remove(out)
-    mark_folder(out, "report")
-    progress = Progress(run.listener, "evaluate", len(_STEPS), "steps")
-    density, velocity = true.read("density"), true.read("velocity")
-    fields: dict[str, NDArray[np.float32]] = {}
-    for name, store in found.items():
-        fields[name] = _predicted_velocity(store, density)
-        if RESTORED in store.variables:
-            fields[f"{name}, power restored"] = store.read(RESTORED)
-    progress.advance(note=_STEPS[1])
-    rate = growth_rate_hubble(true.metadata)
-    contrast = torch.from_numpy(density)
-    for radius in config.smoothing:
-        fields[linear_name(radius)] = linear_velocity(
-            contrast, true.metadata.box_size, rate, radius
-        ).numpy()
-    progress.advance(note=_STEPS[2])
-    subbox = min(config.subbox, true.metadata.box_size)
-    if subbox < config.subbox:
-        run.listener(Message(f"sub-boxes are {subbox:g} Mpc/h: the box has no more"))
-    comparison = compare(density, velocity, fields, true.metadata.box_size, subbox)
-    progress.advance(note=_STEPS[3])
-    context = _context(true, found, run)
-    with storage_errors(out):
-        figures = make_figures(comparison, _made(folder / "figures"))
-        progress.advance(note=_STEPS[4])
-        write_metrics(comparison, context, folder / METRICS)
-        page = write_report(comparison, figures, context, folder)
-    progress.advance(note=str(page))
-    run.listener(StageFinished("evaluate", {"out": out, "report": str(page)}))
+    out = absolute(out)
+    inputs = open_inputs(truth, predictions, run.settings.evaluate.smoothing)
+    provenance = _provenance(inputs, run)
+    _check_folder(out, inputs, run, provenance)
+    plan, cut = plan_work(inputs, run)
+    # Before anything is made: a run that is refused leaves an older report as it is.
+    engine = start_engine(run, plan, remedy=_REMEDY)
+    size, subbox = inputs.box_size, run.settings.evaluate.subbox
+    if subbox > size:
+        run.listener(Message(f"sub-boxes are {size:g} Mpc/h: the box has no more"))
+    with _holding(out, run, provenance) as claim:
+        comparison = measure(inputs, out, cut, engine, run, claim)
+        _write(comparison, inputs, out, provenance)
+    page = folder / REPORT
+    run.listener(StageFinished("evaluate", {"out": str(folder), "report": str(page)}))
     return comparison
 
 
-def linear_name(radius: float) -> str:
-    """Return what the report calls linear theory with some smoothing."""
-    return "linear theory" if radius == 0.0 else f"linear theory {radius:g} Mpc/h"
+def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
+    """Return what a report is made with, and from which stores."""
+    stores = {name: store.digest for name, store in inputs.found.items()}
+    config = run.settings.resolved("evaluate")
+    return make_provenance("evaluate", config, {"truth": inputs.true.digest, **stores})
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]) -> None:
+    """Refuse a folder that is there and may not be replaced."""
+    stores = [inputs.true, *inputs.found.values()]
+    check_output(out, run.existing, [store.url for store in stores])
+    # A run that was killed before its first mark leaves a folder that tells nothing.
+    if not exists(out) or (Path(out).is_dir() and holds_only_partial_files(out)):
+        return
+    found = _read_mark(out)
+    if found.get("format") != _FORMAT:
+        # A report is written into its folder: another output there would be left half replaced.
+        raise OutputExistsError(
+            "what is there is no report, so it is neither resumed nor replaced",
+            where=out,
+            value=f"format: {found.get('format', 'not said')}",
+            limit=f"format: {_FORMAT}",
+            remedy="give the report another name",
+        )
+    before = found.get("provenance", {}).get("digest")
+    if run.existing == "resume" and before != provenance["digest"]:
+        raise ConfigError(
+            "the report was begun with other settings or stores",
+            where=out,
+            value=f"digest {before}",
+            limit=f"digest {provenance['digest']}",
+            remedy="resume with what it was begun with, --overwrite it, or give another name",
+        )
 
 
-def _context(true: FieldStore, found: dict[str, FieldStore], run: Run) -> dict[str, Any]:
-    metadata = true.metadata
+def _read_mark(out: str) -> dict[str, Any]:
+    """Return what a folder says of itself, at least its format; nothing if it says nothing."""
+    try:
+        content = find_bytes(out, OUTPUT_MARKS[0])
+        found = attributes_of(open_group(out)) if content is None else json.loads(content)
+    except (DataError, StorageError, ValueError):
+        found = {}
+    if isinstance(found, dict) and found:
+        return found
+    # Folders of models are told by the names of their files.
+    names = [name for name in OUTPUT_MARKS[1:] if has_file(out, name)]
+    return {"format": f"that of {' and '.join(names)}"} if names else {}
+
+
+@contextmanager
+def _holding(out: str, run: Run, provenance: dict[str, Any]) -> Iterator[Claim]:
+    """Hold the report's folder, and leave none behind where there was none when a run fails."""
+    with claiming(out, run) as claim:
+        begun_before = exists(out)
+        if not begun_before:
+            _mark(out, INCOMPLETE, provenance)
+        try:
+            yield claim
+        except BaseException:
+            # Storage that fails here as well is no news, and would hide what is.
+            with suppress(StorageError):
+                if not begun_before and claim.holds():
+                    remove(out)
+            raise
+
+
+def _mark(out: str, status: str, provenance: dict[str, Any]) -> None:
+    """Say that a folder is a report, which ``--overwrite`` may replace, of what, and if whole."""
+    content = {
+        "format": _FORMAT,
+        "format_version": FORMAT_VERSION,
+        STATUS: status,
+        "provenance": provenance,
+    }
+    write_bytes(out, OUTPUT_MARKS[0], f"{json.dumps(content)}\n".encode())
+
+
+def _write(comparison: Comparison, inputs: Inputs, out: str, provenance: dict[str, Any]) -> None:
+    """Write all that a report has in place of an older one, the page last."""
+    _mark(out, INCOMPLETE, provenance)
+    folder = Path(out)
+    for name in (REPORT, METRICS, CURVES, FIGURES, SCRATCH):
+        if exists(join(out, name)):
+            remove(join(out, name))
+    context = _context(inputs, provenance)
+    with storage_errors(out):
+        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        figures = make_figures(comparison, folder / FIGURES)
+        write_curves(comparison, join(out, CURVES), inputs.true.metadata, provenance)
+        write_metrics(comparison, context, folder / METRICS)
+        write_report(comparison, figures, context, folder)
+    _mark(out, COMPLETE, provenance)
+
+
+def _context(inputs: Inputs, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return what the report says of the run."""
+    true, metadata, found = inputs.true, inputs.true.metadata, inputs.found
     return {
         "truth": true.url,
         "predictions": {name: store.url for name, store in found.items()},
@@ -215,11 +232,7 @@ def _context(true: FieldStore, found: dict[str, FieldStore], run: Run) -> dict[s
         "redshift": metadata.redshift,
         "cosmology": metadata.cosmology.model_dump(mode="json"),
         "prediction_provenance": {name: store.metadata.provenance for name, store in found.items()},
-        "provenance": make_provenance(
-            "evaluate",
-            run.settings.resolved("evaluate"),
-            {"truth": true.digest, **{name: store.digest for name, store in found.items()}},
-        ),
+        "provenance": provenance,
     }
 
 

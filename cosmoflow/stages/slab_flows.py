@@ -8,7 +8,7 @@ task of the next kind its part. Last, the tasks that write join what x-slabs hav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -18,20 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.engine import Key, Resources, TaskGraph
+from cosmoflow.engine import Key, TaskGraph
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.slabs import Modes, Parts, RowWaves
-from cosmoflow.numerics.tiles import axis_blocks
 from cosmoflow.numerics.wiener import FIELDS, SQUARE_RADIUS, add_squares
-from cosmoflow.stages.run import Progress, Run, start_engine
+from cosmoflow.stages.graphs import Tell, run_graph
+from cosmoflow.stages.run import Run, start_engine
 from cosmoflow.stages.slab_plan import Cut, plan_slabs
+from cosmoflow.stages.slab_writing import add_writes, shard_bars
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import FlowArray
-
-Tell = Callable[[Key], None]
-"""What a task calls with its key when it is done."""
 
 
 class FlowSource(Protocol):
@@ -139,22 +137,14 @@ def add_flow(
     plan, cut = plan_slabs(store, source.fields, run, thickness)
     engine = start_engine(run, plan, remedy="more memory for a worker")
     work = Work(store.url, store.metadata.box_size, rate, source, cut)
-    progress = Progress(run.listener, plan.stage, plan.tasks, plan.unit)
-    # A task that is run again, since its worker died, counts once.
-    done: set[Key] = set()
-
-    def note(key: Key) -> None:
-        done.add(key)
-        progress.reach(len(done), key[0])
 
     def check(key: Key, result: None) -> None:
-        # Not in note: what tasks tell comes in a thread where an error would stop nothing.
+        # Not when a task tells: that comes in a thread where an error would stop nothing.
         if claim is not None:
             claim.check()
 
-    with adding as array, engine.channel(note) as tell:
-        graph = build_graph(work, array, tell)
-        engine.run(graph, check, needs=Resources(memory=plan.worker_memory))
+    with adding as array:
+        run_graph(lambda tell: build_graph(work, array, tell), engine, plan, run, check)
 
 
 def build_graph(work: Work, array: FlowArray, tell: Tell) -> TaskGraph:
@@ -185,19 +175,11 @@ def build_graph(work: Work, array: FlowArray, tell: Tell) -> TaskGraph:
     for y in indices:
         fields = (part for name in work.source.fields for part in handed[name][y])
         graph.add(("flow", y), flow_task, work, y, tell, *fields, parts=len(indices))
-    bars = axis_blocks(cut.grid, cut.shard)
+    bars = shard_bars(cut.grid, cut.shard)
     for x in indices:
         flows = (graph.part(("flow", y), x) for y in indices)
         graph.add(("velocity", x), velocity_task, work, x, tell, *flows, parts=len(bars))
-    for number, (begin, length) in enumerate(bars):
-        inside = [x for x in indices if begin <= cut.slabs[x].start < begin + length]
-        for other, bar in enumerate(bars):
-            velocities = (graph.part(("velocity", x), other) for x in inside)
-            key = ("write", number * len(bars) + other)
-            corner = (begin, bar[0])
-            graph.add(
-                key, write_task, array, cut.shard, corner, key, tell, *velocities, output=True
-            )
+    add_writes(graph, "velocity", cut.slabs, cut.grid, cut.shard, array, tell)
     return graph
 
 
@@ -275,25 +257,10 @@ def flow_task(work: Work, y: int, tell: Tell, *parts: Modes) -> list[Modes]:
 def velocity_task(work: Work, x: int, tell: Tell, *flows: Modes) -> list[NDArray[np.float32]]:
     """Return the velocity of planes, in parts as wide as shards along y."""
     cells = work.cut.grid
-    bars = [slice(start, start + size) for start, size in axis_blocks(cells, work.cut.shard)]
-    parts = Parts((3, flows[0].shape[1], cells, cells), -2, bars, np.float32)
+    shape = (3, flows[0].shape[1], cells, cells)
+    parts = Parts(shape, -2, shard_bars(cells, work.cut.shard), np.float32)
     for own, travelled in slabs.join_rows(flows):
         for axis, component in slabs.gradient_planes(travelled, work.box_size):
             parts.put((axis, own), component)
     tell(("velocity", x))
     return parts.arrays
-
-
-def write_task(
-    array: FlowArray,
-    shard: int,
-    corner: tuple[int, int],
-    key: Key,
-    tell: Tell,
-    *parts: NDArray[np.float32],
-) -> None:
-    """Write the shards that lie along z from a corner (x, y), given their parts along x."""
-    for start, size in axis_blocks(parts[0].shape[-1], shard):
-        values = np.concatenate([part[..., start : start + size] for part in parts], axis=1)
-        array.write(values, Block((*corner, start), values.shape[1:]))
-    tell(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
@@ -24,7 +24,7 @@ MOST_PARTS = 200_000
 They grow as the square of the number of slabs.
 """
 
-_OVERHEAD = 160 << 20
+OVERHEAD = 160 << 20
 """Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
 _BLOCKS = 24
 """Blocks of modes that a task has in hand while it transforms, filters and joins them."""
@@ -137,9 +137,13 @@ def plan_slabs(
     blocks = _BLOCKS * max(plane, BLOCK_BYTES_CPU)
     if thickness is None:
         # As much again lies in the object store, which may be no larger than a worker.
-        fitting = (_memory_allowed(run) - _OVERHEAD - blocks) // (2 * whole.most * plane)
+        fitting = (memory_allowed(run) - OVERHEAD - blocks) // (2 * whole.most * plane)
         wanted = min(fitting, max(store.grid // SLABS, WANTED_PLANES))
-        thickness = max(_least_thickness(store, fields), wanted)
+        # No slab lies in two shards, so one as thick as a shard is the thickest there is.
+        least = least_thickness(
+            min(store.shard, store.grid), lambda planes: cut_box(store, fields, planes).parts
+        )
+        thickness = max(least, wanted)
     cut = cut_box(store, fields, thickness)
     planes = max(slab.stop - slab.start for slab in cut.slabs)
     writing = round(_ENCODING * 12 * cut.shard**3)
@@ -149,7 +153,7 @@ def plan_slabs(
         stage="flow",
         tasks=cut.tasks,
         unit="tasks",
-        worker_memory=_OVERHEAD + max(writing, blocks + cut.most * planes * plane),
+        worker_memory=OVERHEAD + max(writing, blocks + cut.most * planes * plane),
         read=4 * cells,
         written=12 * cells,
         cpu_seconds=_SECONDS_PER_NUMBER * exchanged / 4,
@@ -159,18 +163,29 @@ def plan_slabs(
     return plan, cut
 
 
-def _memory_allowed(run: Run) -> int:
+def memory_allowed(run: Run) -> int:
     """Return the bytes of a worker with which all cores can be at work, or what settings allow."""
     engine = run.session.engine(0.0)
     allowed = run.settings.engine.memory
     return engine.memory_per_core if allowed is None else min(int(allowed), engine.memory)
 
 
-def _least_thickness(store: FieldStore, fields: Sequence[str]) -> int:
-    """Return the fewest planes, from :data:`LEAST_PLANES` on, that keep parts few enough."""
-    # No slab lies in two shards, so one as thick as a shard is the thickest there is.
-    thickest = min(store.shard, store.grid)
+def least_thickness(thickest: int, count_parts: Callable[[int], int]) -> int:
+    """Return the fewest planes of a slab that keep parts few enough.
+
+    Parameters
+    ----------
+    thickest : int
+        Planes of the thickest slab there can be.
+    count_parts : callable
+        From the planes of a slab to the parts that tasks hand on in all.
+
+    Returns
+    -------
+    int
+        From :data:`LEAST_PLANES` on.
+    """
     for thickness in range(LEAST_PLANES, thickest):
-        if cut_box(store, fields, thickness).parts <= MOST_PARTS:
+        if count_parts(thickness) <= MOST_PARTS:
             return thickness
     return thickest

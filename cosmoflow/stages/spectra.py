@@ -2,54 +2,134 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 import xarray as xr
 
-from cosmoflow.engine import available_memory
-from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.config.settings import SpectraConfig
+from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished
-from cosmoflow.numerics import fourier
-from cosmoflow.numerics.spectra import WINDOWS, join_interlaced, sum_modes
-from cosmoflow.stages.run import Plan, Progress, Run, require_memory
+from cosmoflow.numerics.spectra import PowerSum, Products, WaveBins
+from cosmoflow.stages.power import Source, sum_power
+from cosmoflow.stages.power_plan import Grid, plan_power
+from cosmoflow.stages.readers import check_same_box
+from cosmoflow.stages.run import Plan, Run, claiming, start_engine
+from cosmoflow.stages.spectra_boxes import plan_boxes, sum_boxes
+from cosmoflow.stages.spectra_fields import ChosenField, choose_field
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE, STATUS, make_provenance
-from cosmoflow.storage.outputs import check_output, finish_group
-from cosmoflow.storage.urls import (
-    exists,
-    local_path,
-    open_group_for_writing,
-    remove,
-    storage_errors,
-    write_bytes,
-    zarr_store,
+from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.outputs import check_output
+from cosmoflow.storage.spectra import (
+    begin_spectra,
+    describe_spectra,
+    is_netcdf,
+    write_netcdf,
+    write_spectra,
 )
-from cosmoflow.storage.variables import COMPRESSORS, count_parts, leading_dimension
-from cosmoflow.units import DIMENSIONLESS, FIELD_UNITS, INTERLACED, WAVENUMBER
-
-PAINTED = frozenset({"density", "momentum"})
-"""Variables that are linear in the particles: only these are convolved with the window."""
+from cosmoflow.storage.urls import absolute, exists
 
 
-def plan_spectra(fields: str, field: str, cross: str | None) -> Plan:
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, once it is known to be there.
+
+    Parameters
+    ----------
+    stores : tuple of FieldStore
+        Of the field, and of the one that it is crossed with if that lies elsewhere.
+    fields : tuple of ChosenField
+        One, or two to be crossed.
+    config : SpectraConfig
+        The bins, and the boxes.
+    """
+
+    stores: tuple[FieldStore, ...]
+    fields: tuple[ChosenField, ...]
+    config: SpectraConfig
+
+    @property
+    def grid(self) -> Grid:
+        """The box."""
+        return Grid.of(self.stores[0])
+
+    @property
+    def sources(self) -> list[Source]:
+        """What is transformed, each once."""
+        return list(dict.fromkeys(source for field in self.fields for source in field.sources))
+
+    def products(self, bins: WaveBins) -> Products:
+        """Return what is summed."""
+        place = {source: index for index, source in enumerate(self.sources)}
+        terms = tuple(
+            replace(field.term, transforms=tuple(place[source] for source in field.sources))
+            for field in self.fields
+        )
+        pairs = ((0, 0),) if len(terms) == 1 else ((0, 0), (1, 1), (0, 1))
+        axis = self.config.multipoles
+        return Products(terms, pairs, bins, None if axis is None else "xyz".index(axis))
+
+    def bins(self, cells: int, size: float) -> WaveBins:
+        """Return the bins of a cube."""
+        if self.config.bins == "linear":
+            return WaveBins.linear(cells, size)
+        return WaveBins.logarithmic(cells, size, self.config.per_decade)
+
+
+def request_spectra(
+    fields: str,
+    field: str,
+    run: Run,
+    *,
+    cross: str | None = None,
+    cross_fields: str | None = None,
+    compensate: str = "auto",
+) -> Request:
+    """Open the stores and find the fields.
+
+    Raises
+    ------
+    ConfigError
+        A field is not there, or a scalar was paired with a vector.
+    DataError
+        The stores hold different boxes.
+    """
+    # Workers open the stores too, in working folders of their own.
+    first = FieldStore(absolute(fields))
+    stores = [first]
+    chosen = [choose_field(first, field, compensate)]
+    if cross_fields is not None:
+        stores.append(FieldStore(absolute(cross_fields)))
+        check_same_box(*stores)
+    if cross is not None or cross_fields is not None:
+        chosen.append(choose_field(stores[-1], cross or field, compensate))
+        if chosen[0].components != chosen[1].components:
+            raise ConfigError(
+                "a scalar, a vector and eigenvalues have no cross spectra", where="--cross",
+                value=" and ".join(one.name for one in chosen),
+            )  # fmt: skip
+    config = run.settings.spectra
+    for one in chosen:
+        if config.subbox is not None and one.term.derive is not None:
+            raise ConfigError(
+                f"{one.name} takes spectral derivatives, and a sub-box is not periodic",
+                where="spectra.subbox", value=one.name,
+                remedy=f"store it first: cosmoflow derive FIELDS OUT --field {one.name}",
+            )  # fmt: skip
+    return Request(tuple(stores), tuple(chosen), config)
+
+
+def plan_spectra(request: Request, run: Run) -> Plan:
     """Say what :func:`spectra` would do."""
-    store = FieldStore(fields)
-    names = [field] if cross is None else [field, cross]
-    store.require(*names)
-    parts = sum(count_parts(name) for name in names)
-    second = max(count_parts(name) * int(INTERLACED + name in store.variables) for name in names)
-    cells = store.grid**3
-    return Plan(
-        stage="spectra",
-        tasks=1,
-        unit="spectrum",
-        worker_memory=cells * 4 * (2 * parts + 4 + 3 * second),
-        read=cells * 4 * (parts + second),
-        written=4 * 8 * store.grid,
-        cpu_seconds=cells * parts * 1e-7,
-        details={"grid": store.grid, "bins": store.grid // 2, "field": field, "cross": cross},
+    if request.config.subbox is not None:
+        return plan_boxes(request, run)
+    plan, _ = plan_power(request.sources, request.grid, run, stage="spectra")
+    bins = request.bins(request.grid.cells, request.grid.box_size)
+    names = [field.name for field in request.fields]
+    return replace(
+        plan,
+        written=8 * bins.count * 8,
+        details={**plan.details, "bins": bins.count, "fields": names},
     )
 
 
@@ -60,11 +140,14 @@ def spectra(
     run: Run | None = None,
     *,
     cross: str | None = None,
+    cross_fields: str | None = None,
     compensate: str = "auto",
 ) -> xr.Dataset:
     """Measure the power spectrum of a field, or the cross spectrum of two.
 
-    Where a store has the second grid of an interlaced pair, its spectrum is that of the pair.
+    The box may be larger than memory: it is transformed in slabs that tasks hand to each other,
+    on Ray where one process is too small. Where a store has the second grid of an interlaced pair,
+    its spectrum is that of the pair.
 
     Parameters
     ----------
@@ -73,121 +156,103 @@ def spectra(
     out : str
         URL of the result: zarr, or netCDF when a local name ends in ``.nc``.
     field, cross : str
-        Variables; of a vector the sum over components is taken, of ``linear_velocity`` the first
-        smoothing scale, which the attributes name.
+        Variables, or what follows from density and velocity where the store has no such variable:
+        ``speed``, ``momentum_speed`` (``|v| delta``), ``theta_p`` (``|curl(rho v)|`` by
+        differences), ``divergence``, ``vorticity``, ``momentum_curl`` (spectral). Of a vector the
+        sum over components is taken, of ``linear_velocity`` the first smoothing scale, which the
+        attributes name.
+    cross_fields : str, optional
+        URL of another store of the same box, in which ``cross`` is looked for (the same name as
+        ``field``, if none is given).
     compensate : {"auto", "none"}
-        Whether to divide painted fields by the window of the mass assignment.
+        Whether to divide painted fields by the window of the mass assignment: by
+        ``sinc^p(k_i h / 2)`` along each axis, p = 1, 2, 3, 4 for NGP, CIC, TSC, PCS.
     run : Run, optional
-        What to do with an existing output, progress.
+        Settings (section ``spectra``), engine, what to do with an existing output, progress.
 
     Returns
     -------
     xr.Dataset
-        ``power`` in field units squared times (Mpc/h)^3, ``modes``, over ``k`` in h/Mpc; for two
-        fields ``correlation`` too. Bins are one fundamental mode wide, edges on its half-integers.
+        ``power`` in field units squared times (Mpc/h)^3 and ``modes`` over ``k`` in h/Mpc; for two
+        fields ``power`` is the cross power, and ``power_first``, ``power_second``, ``transfer`` and
+        ``correlation`` stand beside it; with multipoles ``power`` has a dimension ``pole``; of
+        sub-boxes there are ``power_error`` and ``box_power``. Bins are one fundamental mode wide,
+        edges on its half-integers, unless settings say otherwise.
 
     Raises
     ------
     DataError
-        A variable is missing or damaged.
+        A variable is damaged or holds values that are not finite; two stores hold unlike boxes.
     ConfigError
-        A scalar was paired with a vector.
+        A field is not there; a scalar was paired with a vector; there is too little memory.
     """
     run = run or Run()
-    # A spectrum is one piece of work: resuming one means making it anew where it is missing.
-    check_output(out, "error" if run.existing == "resume" else run.existing, [fields])
-    store = FieldStore(fields)
-    plan = plan_spectra(fields, field, cross)
-    if cross is not None and leading_dimension(cross) != leading_dimension(field):
-        raise ConfigError(
-            "a scalar, a vector and eigenvalues have no cross spectra", where="--cross",
-            value=f"{field} and {cross}",
-        )  # fmt: skip
-    require_memory(
-        run, plan, available_memory(), remedy="a machine with more memory, or a coarser grid"
+    out = absolute(out)
+    request = request_spectra(
+        fields, field, run, cross=cross, cross_fields=cross_fields, compensate=compensate
     )
-    progress = Progress(run.listener, "spectra", 1, "spectrum")
-    size = store.metadata.box_size
-    scheme = _scheme(store)
-
-    def transform(name: str) -> torch.Tensor:
-        values = store.read(name, lead=(0,) if name == "linear_velocity" else ())
-        return fourier.forward(torch.from_numpy(values))
-
-    def modes(name: str) -> torch.Tensor:
-        found = transform(name)
-        if INTERLACED + name in store.variables:
-            found = join_interlaced(found, transform(INTERLACED + name))
-        return found
-
-    def window(name: str) -> int:
-        if compensate == "none" or name not in PAINTED or scheme is None:
-            return 0
-        return WINDOWS[scheme]
-
-    result = sum_modes(
-        modes(field),
-        None if cross is None else modes(cross),
-        cells=store.grid,
-        box_size=size,
-        window=(window(field), window(cross or field)),
-    ).spectrum()
-    power, extra = result.cross, {}
-    if cross is not None:
-        extra = {"correlation": ("k", result.correlation)}
-    unit = FIELD_UNITS[field][0] if cross in (None, field) else f"{field} {cross}"
-    dataset = xr.Dataset(
-        {"power": ("k", power), "modes": ("k", result.modes), **extra},
-        coords={"k": ("k", result.k)},
-        attrs={
-            "format": "cosmoflow/spectra",
-            "format_version": 1,
-            "box_size": size,
-            "redshift": store.metadata.redshift,
-            "field": field,
-            "cross": cross or field,
-            "interlaced": ", ".join(
-                sorted({n for n in (field, cross) if n and INTERLACED + n in store.variables})
-            )
-            or "none",
-            "window": f"{scheme} divided out" if window(field) else "none divided out",
-            "smoothing": store.smoothing_scales()[:1],
-            "nyquist": math.pi * store.grid / size,
-            STATUS: INCOMPLETE,
-        },
+    inputs = [store.url for store in request.stores]
+    check_output(out, run.existing, inputs)
+    config = run.settings.resolved("spectra")
+    asked = {"fields": [one.name for one in request.fields], "compensate": compensate}
+    provenance = make_provenance(
+        "spectra", {**config, **asked}, {one.url: one.digest for one in request.stores}
     )
-    dataset["k"].attrs = {"units": WAVENUMBER, "long_name": "mean wavenumber of the bin's modes"}
-    dataset["power"].attrs = {"units": f"({unit})^2 (Mpc/h)^3", "long_name": f"power of {field}"}
-    dataset["modes"].attrs = {"units": DIMENSIONLESS, "long_name": "number of modes"}
-    _write(dataset, out, make_provenance("spectra", plan.details, {"fields": store.digest}))
-    progress.advance()
+
+    def describe(sums: Sequence[PowerSum]) -> xr.Dataset:
+        return describe_spectra(
+            sums,
+            [(one.name, one.unit) for one in request.fields],
+            request.stores[0].metadata,
+            attributes=_attributes(request),
+            averaged=request.config.subbox is not None,
+        )
+
+    if is_netcdf(out):
+        if run.existing == "resume" and exists(out):
+            # One file is there whole or not at all.
+            check_output(out, "error", inputs)
+        dataset = describe(measure(request, run))
+        # Somebody may have put something there meanwhile: that took hours of a large box.
+        check_output(out, run.existing, inputs)
+        write_netcdf(dataset, out, provenance)
+    else:
+        # Refused for lack of memory before anything is made.
+        require_plan(request, run)
+        with claiming(out, run) as claim:
+            begin_spectra(out, provenance, run.existing)
+            dataset = describe(measure(request, run, claim.check))
+            claim.check()
+            write_spectra(dataset, out, provenance)
     run.listener(StageFinished("spectra", {"out": out}))
     return dataset
 
 
-def _scheme(store: FieldStore) -> str | None:
-    """Return the mass-assignment scheme that a store was painted with, if it says."""
-    config = store.metadata.provenance.get("config", {})
-    scheme = config.get("paint", {}).get("scheme") if isinstance(config, dict) else None
-    if scheme is not None and scheme not in WINDOWS:
-        raise DataError("unknown mass-assignment scheme", where=store.url, value=scheme)
-    return scheme
+def require_plan(request: Request, run: Run) -> None:
+    """Refuse a request whose workers would need more memory than they may have."""
+    plan = plan_spectra(request, run)
+    start_engine(run, plan, remedy="thinner slabs are not possible: more memory for a worker")
 
 
-def _write(dataset: xr.Dataset, out: str, provenance: dict[str, object]) -> None:
-    """Write a spectrum whole or not at all, as far as the store allows."""
-    if exists(out):
-        remove(out)
-    path = local_path(out)
-    with storage_errors(out):
-        if path is not None and path.suffix == ".nc":
-            flat = dataset.assign_attrs(provenance=str(provenance["digest"]))
-            flat.attrs[STATUS] = COMPLETE
-            content = np.asarray(flat.to_netcdf(engine="scipy")).tobytes()
-            write_bytes(str(path.parent), path.name, content)
-        else:
-            dataset.assign_attrs(provenance=provenance).to_zarr(
-                zarr_store(out, read_only=False), mode="w", consolidated=False, zarr_format=3,
-                encoding={name: {"compressors": COMPRESSORS} for name in dataset.variables},
-            )  # fmt: skip
-            finish_group(open_group_for_writing(out))
+def measure(
+    request: Request, run: Run, check: Callable[[], None] = lambda: None
+) -> Sequence[PowerSum]:
+    """Return the sums of the box, or of each of its sub-boxes; ``check`` may end the run."""
+    if request.config.subbox is not None:
+        return sum_boxes(request, run, check)
+    grid = request.grid
+    products = request.products(request.bins(grid.cells, grid.box_size))
+    return sum_power(request.sources, [products], grid, run, check=check)
+
+
+def _attributes(request: Request) -> dict[str, object]:
+    first, last = request.fields[0], request.fields[-1]
+    paired = sorted({one.name for one in request.fields if len(one.sources) > 1})
+    smoothing = [one.smoothing for one in request.fields if one.smoothing is not None]
+    return {
+        "field": first.name,
+        "cross": last.name,
+        "interlaced": ", ".join(paired) or "none",
+        "window": f"{first.scheme} divided out" if first.scheme else "none divided out",
+        "smoothing": smoothing,
+    }

@@ -1,5 +1,18 @@
 """The chaos tests damage copies of the same chain that the end-to-end tests read."""
 
-from tests.e2e.conftest import chain, copy_of, cosmoflow
+import pytest
+import zarr
+
+from cosmoflow.cli.app import run_app
+from tests.e2e.conftest import SMALL, chain, copy_of, cosmoflow
 
 __all__ = ["chain", "copy_of", "cosmoflow"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(chain, tmp_path_factory):
+    """The velocity of the chain's box in shards of 12^3 cells, by a run that was left alone."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
+    inputs = [chain / "fields.zarr", out, "--model", chain / "model"]
+    assert run_app(["infer", *map(str, inputs), *SMALL, "--set=infer.shard=12", "--quiet"]) == 0
+    return zarr.open_group(out)["velocity"][:]

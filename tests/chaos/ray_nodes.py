@@ -39,17 +39,17 @@ class Nodes:
         self._cluster.remove_node(node, allow_graceful=False)
         self.join()
 
-    def workers(self):
-        """Return the processes of actors of a pool that are up."""
+    def workers(self, title=b"ray::_Worker"):
+        """Return the processes whose title begins so: by default, actors of a pool."""
         found = []
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():
                 continue
             try:
-                title = (folder / "cmdline").read_bytes()
+                found_title = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if title.startswith(b"ray::_Worker"):
+            if found_title.startswith(title):
                 found.append(int(folder.name))
         return found
 

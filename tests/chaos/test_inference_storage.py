@@ -1,13 +1,12 @@
 """Inference from damaged inputs, onto a disk that fills up, and of two drivers onto one output."""
 
 import errno
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import zarr
 
+from tests.chaos.commands import start
 from tests.e2e.conftest import SMALL
 
 pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
@@ -18,15 +17,6 @@ def arguments_of(chain, out, *options):
         "infer", chain / "fields.zarr", out, "--model", chain / "model", *SMALL,
         "--set=infer.shard=12", *options,
     ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def undisturbed(chain, tmp_path_factory):
-    from cosmoflow.cli.app import run_app
-
-    out = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
-    assert run_app([str(part) for part in arguments_of(chain, out, "--quiet")]) == 0
-    return zarr.open_group(out)["velocity"][:]
 
 
 @pytest.fixture
@@ -96,15 +86,8 @@ def test_damage_in_an_input_is_named_and_nothing_passes_for_whole(
 
 def test_of_two_drivers_one_wins(chain, tmp_path, undisturbed):
     out = tmp_path / "out.zarr"
-    arguments = list(map(str, arguments_of(chain, out)))
-    drivers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "cosmoflow", *arguments],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    errors = [driver.communicate(timeout=240)[1] for driver in drivers]
+    drivers = [start(arguments_of(chain, out)) for _ in range(2)]
+    errors = [driver.communicate(timeout=240)[1].decode() for driver in drivers]
     codes = [driver.returncode for driver in drivers]
     assert sorted(codes) == [0, 2], errors
     loser = errors[codes.index(2)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.chaos.test_killed_runs import start
+from tests.chaos.commands import start
 from tests.e2e.conftest import SMALL
 
 pytestmark = [pytest.mark.chaos, pytest.mark.e2e, pytest.mark.cluster, pytest.mark.slow]
@@ -40,7 +40,7 @@ def wait_for_checkpoints(process, model, step):
     deadline = time.monotonic() + 200.0
     folder = model / "checkpoints"
     while not any(int(p.stem[5:]) >= step for p in folder.glob("step-*.ckpt")):
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, process.messages()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from tests.chaos import commands
 from tests.e2e.conftest import SMALL
 
 pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
@@ -19,21 +21,8 @@ pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
 STAGES, SHARDS = ("paint", "derive"), 6**3
 """Shards of 8^3 cells: enough that a run takes several times as long as a sign of life."""
 
-DRIVER = """
-import sys
-from cosmoflow.cli.app import run_app
-from cosmoflow.storage.claims import Claim
-Claim.PERIOD, Claim.LEASE = 0.2, float(sys.argv[1])
-sys.exit(run_app(sys.argv[2:]))
-"""
-
-
-def start(arguments, lease=60.0):
-    """Start a command that gives signs of life more often than it would."""
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(lease), *map(str, arguments)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+start = partial(commands.start, period=0.2, lease=60.0)
+"""Start a command that gives signs of life more often than it would."""
 
 
 def command(stage, chain, out, *more):
@@ -54,7 +43,7 @@ def finished(out):
 def wait_for(condition, process=None):
     deadline = time.monotonic() + 120.0
     while not condition():
-        assert process is None or process.poll() is None, process.stderr.read().decode()
+        assert process is None or process.poll() is None, process.messages()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -136,10 +125,14 @@ def test_a_running_output_is_refused(chain, alone, tmp_path, flag):
 
 def test_a_killed_run_is_resumed_at_once(chain, alone, tmp_path):
     out = tmp_path / "out.zarr"
-    killed = start(command("derive", chain, out))
-    wait_for(lambda: finished(out) > 0, killed)
+    # A child of this process, which does not wait for it: to the next run it is a zombie.
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "cosmoflow", *map(str, command("derive", chain, out))],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: finished(out) > 0)
+    assert killed.poll() is None
     killed.kill()
-    # Nobody has waited for it: to the next run it is a zombie.
     began = time.monotonic()
     resumed = start(command("derive", chain, out, "--resume"))
     _, message = resumed.communicate(timeout=240)

@@ -17,7 +17,7 @@ SMALL = [
     "--set=paint.shard=24",
     "--set=train.model=residual-tiny",
     "--set=train.steps=6",
-    "--set=train.crop=16",
+    "--set=train.crop=8",
     "--set=train.validate_every=3",
     "--set=train.checkpoint_every=3",
     "--set=evaluate.subbox=48.0",
@@ -53,6 +53,15 @@ def chain(tmp_path_factory):
     ):
         assert run_app([*arguments, "--quiet", *SMALL]) == 0, arguments
     return folder
+
+
+@pytest.fixture(scope="session")
+def momentum_model(chain, tmp_path_factory):
+    """A model of the chain's momentum, barely trained."""
+    out = tmp_path_factory.mktemp("momentum") / "model"
+    arguments = ["train", str(chain / "fields.zarr"), "--out", str(out), "--target=momentum"]
+    assert run_app([*arguments, "--quiet", *SMALL, "--set=train.steps=2"]) == 0
+    return out
 
 
 @pytest.fixture

@@ -106,10 +106,9 @@ def test_truncated_model(cosmoflow, chain, copy_of, tmp_path):
     assert not out.exists()
 
 
-def test_truncated_training_checkpoint_falls_back_to_an_older_one(cosmoflow, chain, tmp_path):
-    model = tmp_path / "model"
+def test_truncated_training_checkpoint_falls_back_to_an_older_one(cosmoflow, chain, copy_of):
+    model = copy_of("model")
     arguments = ("train", chain / "fields.zarr", "--out", model, *SMALL)
-    assert cosmoflow(*arguments)[0] == 0
     expected = (model / "model.safetensors").read_bytes()
     newest = sorted((model / "checkpoints").iterdir())[-1]
     newest.write_bytes(newest.read_bytes()[:1000])

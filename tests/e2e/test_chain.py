@@ -169,13 +169,10 @@ def test_several_boxes_go_to_a_folder_with_seeds_of_their_own(tmp_path, cosmoflo
     assert not np.array_equal(stores[0]["position"], stores[1]["position"])
 
 
-def test_a_momentum_model_predicts_momentum(chain, tmp_path, cosmoflow):
-    model, out = tmp_path / "model", tmp_path / "momentum.zarr"
-    assert (
-        cosmoflow("train", chain / "fields.zarr", "--target=momentum", "--out", model, *SMALL)[0]
-        == 0
-    )
-    assert cosmoflow("infer", chain / "fields.zarr", out, "--model", model, *SMALL)[0] == 0
+def test_a_momentum_model_predicts_momentum(chain, momentum_model, tmp_path, cosmoflow):
+    out = tmp_path / "momentum.zarr"
+    infer = ("infer", chain / "fields.zarr", out, "--model", momentum_model, *SMALL)
+    assert cosmoflow(*infer)[0] == 0
     fields = xr.open_zarr(chain / "fields.zarr", consolidated=False)
     momentum = xr.open_zarr(out, consolidated=False)["momentum"].values
     truth = fields["momentum"].values

@@ -10,6 +10,7 @@ import zarr
 
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages import derive_slabs
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.paint import paint
 from cosmoflow.storage.fields import create_fields, write_block
@@ -162,6 +163,53 @@ def test_spectral_is_the_box_in_memory(box, tmp_path, cosmoflow, engine):
             value = expected[name.removeprefix("smoothed_")]
             np.testing.assert_allclose(found[name], value, atol=1e-5 * np.abs(value).max())
             assert found[name].attrs.get("smoothing_radius", 0.0) == radius
+
+
+@pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=pytest.mark.cluster)])
+def test_spectral_in_slabs_is_the_box_in_memory(box, tmp_path, cosmoflow, monkeypatch, engine):
+    """Of a box that one process has no room for: the same fields, and the plan says how."""
+    paths = [tmp_path / "whole.zarr", tmp_path / "slabs.zarr"]
+    options = ["--method=spectral", f"--engine={engine}", "--json"]
+    assert cosmoflow("derive", box[0], paths[0], *ALL, *options)[0] == 0
+    monkeypatch.setattr("cosmoflow.stages.derive.FREE_SHARE", 0.0)
+    code, events, err = cosmoflow(
+        "derive", box[0], paths[1], *ALL, *options, "--set=derive.shard=9"
+    )
+    assert code == 0, err
+    assert {event["unit"] for event in events if event["event"] == "started"} == {"tasks"}
+    whole, found = map(opened, paths)
+    assert set(found.data_vars) == set(whole.data_vars)
+    for name in whole.data_vars:
+        expected = whole[name].values
+        np.testing.assert_allclose(found[name], expected, atol=1e-5 * np.abs(expected).max())
+        assert found[name].attrs == whole[name].attrs
+
+
+def test_slabs_go_on_where_they_were_stopped(box, tmp_path, cosmoflow, monkeypatch):
+    monkeypatch.setattr("cosmoflow.stages.derive.FREE_SHARE", 0.0)
+    options = [*ALL, "--method=spectral", "--engine=serial", "--set=derive.shard=9"]
+    assert cosmoflow("derive", box[0], tmp_path / "whole.zarr", *options)[0] == 0
+    written, real = [], derive_slabs.write_block
+
+    def stop_later(url, block, shard, fields, **how):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(shard)
+        real(url, block, shard, fields, **how)
+
+    out = tmp_path / "stopped.zarr"
+    monkeypatch.setattr(derive_slabs, "write_block", stop_later)
+    assert cosmoflow("derive", box[0], out, *options)[0] == 130
+    again = []
+    monkeypatch.setattr(
+        derive_slabs, "write_block", lambda *a, **how: (again.append(a[2]), real(*a, **how))
+    )
+    # With room for the box by now it still goes on as it began.
+    monkeypatch.setattr("cosmoflow.stages.derive.FREE_SHARE", 0.5)
+    assert cosmoflow("derive", box[0], out, *options, "--resume")[0] == 0
+    # Shards along z are written together: the bar that was not whole is written again.
+    assert sorted(again) == sorted(set(range(8)) - set(written[:2]))
+    xr.testing.assert_equal(opened(out), opened(tmp_path / "whole.zarr"))
 
 
 def test_the_output_says_what_it_is(box, one_shard):

@@ -9,6 +9,7 @@ import xarray as xr
 import zarr
 
 import cosmoflow as package
+from cosmoflow.cli.app import run_app
 from cosmoflow.config import load_settings
 from cosmoflow.errors import DataError
 from cosmoflow.model.velocity import VelocityModel
@@ -49,6 +50,16 @@ def second_model(chain, tmp_path_factory):
     url = str(tmp_path_factory.mktemp("models") / "second")
     save_model(url, model)
     return url
+
+
+@pytest.fixture(scope="module")
+def predictions(chain, second_model, tmp_path_factory):
+    """The velocities that the chain's model and the second one predict, each by itself."""
+    out = str(tmp_path_factory.mktemp("predictions") / "second.zarr")
+    fields = str(chain / "fields.zarr")
+    assert run_app(["infer", fields, out, "--model", second_model, "--quiet", *SMALL]) == 0
+    stores = (str(chain / "prediction.zarr"), out)
+    return [xr.open_zarr(url, consolidated=False)["velocity"].values for url in stores]
 
 
 def close(found, expected, part=4e-6):
@@ -115,9 +126,8 @@ def test_regions_that_make_no_sense_are_refused(infer, region, words):
 # --- ensembles ------------------------------------------------------------------------------------
 
 
-def test_models_are_averaged_and_their_spread_is_told(chain, infer, second_model):
-    one = infer(name="one.zarr")["velocity"].values
-    two = infer(model=second_model, name="two.zarr")["velocity"].values
+def test_models_are_averaged_and_their_spread_is_told(chain, infer, second_model, predictions):
+    one, two = predictions
     both = infer("--set=infer.spread=true", model=[chain / "model", second_model])
     close(both["velocity"], (one + two) / 2.0)
     close(both["velocity_std"], np.abs(one - two) / np.sqrt(2.0), part=1e-4)
@@ -125,15 +135,12 @@ def test_models_are_averaged_and_their_spread_is_told(chain, infer, second_model
     assert both["velocity_std"].attrs["units"] == "km/s"
 
 
-def test_the_spread_is_over_models_and_turned_frames(chain, infer, second_model):
+def test_the_spread_is_over_models_and_turned_frames(chain, infer, second_model, predictions):
     frames = []
-    for model in (chain / "model", second_model):
-        for count in (1, 2):
-            name = f"{len(frames)}.zarr"
-            mean = infer(f"--set=infer.symmetries={count}", model=model, name=name)
-            frames.append(mean["velocity"].values)
+    for model, first in zip((chain / "model", second_model), predictions, strict=True):
+        mean = infer("--set=infer.symmetries=2", model=model, name=f"{len(frames)}.zarr")
         # The mean of two frames and the first of them give the second.
-        frames[-1] = 2.0 * frames[-1] - frames[-2]
+        frames += [first, 2.0 * mean["velocity"].values - first]
     members = ["--set=infer.spread=true", "--set=infer.symmetries=2"]
     both = infer(*members, model=[chain / "model", second_model])
     close(both["velocity"], np.mean(frames, axis=0))
@@ -152,7 +159,7 @@ def test_models_with_different_filters_are_refused(chain, infer):
 # --- derived in the same pass ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [[], ["--set=infer.tile=8"], ["--region=4:60,0:96,30:96"]])
+@pytest.mark.parametrize("options", [[], ["--set=infer.tile=12"], ["--region=4:60,0:96,30:96"]])
 def test_what_is_derived_in_the_same_pass_is_what_derive_makes(
     chain, infer, tmp_path, cosmoflow, options
 ):
@@ -175,14 +182,8 @@ def test_what_is_derived_in_the_same_pass_is_what_derive_makes(
         assert found[name].attrs.get("derivatives") == derived[name].attrs.get("derivatives")
 
 
-def test_nothing_is_derived_from_a_momentum(chain, infer, tmp_path, cosmoflow):
-    model = tmp_path / "momentum"
-    fields = chain / "fields.zarr"
-    code, _, err = cosmoflow(
-        "train", fields, "--out", model, *SMALL, "--target=momentum", "--set=train.steps=2"
-    )
-    assert code == 0, err
-    assert "cosmoflow derive" in infer("--field=divergence", model=model, fails=2)
+def test_nothing_is_derived_from_a_momentum(infer, momentum_model):
+    assert "cosmoflow derive" in infer("--field=divergence", model=momentum_model, fails=2)
 
 
 # --- rounding -------------------------------------------------------------------------------------
@@ -192,8 +193,8 @@ def size_of(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def test_rounding_keeps_its_promise_and_pays(infer, tmp_path):
-    exact = infer(name="exact.zarr")
+def test_rounding_keeps_its_promise_and_pays(chain, infer, tmp_path):
+    exact = xr.open_zarr(chain / "prediction.zarr", consolidated=False)
     rounded = infer("--set=infer.rounding=1", "--field=divergence", name="rounded.zarr")
     step = rounded["velocity"].attrs["rounded_to_multiples_of"]
     assert step == 2.0
@@ -204,7 +205,7 @@ def test_rounding_keeps_its_promise_and_pays(infer, tmp_path):
     assert "rounded_to_multiples_of" not in rounded["divergence"].attrs
     # Derivatives are those of the velocity before it was rounded.
     assert np.unique(rounded["divergence"].values).size > 10_000
-    folders = [tmp_path / name / "velocity" for name in ("exact.zarr", "rounded.zarr")]
+    folders = [url / "velocity" for url in (chain / "prediction.zarr", tmp_path / "rounded.zarr")]
     assert size_of(folders[1]) < 0.6 * size_of(folders[0])
 
 

@@ -13,7 +13,7 @@ from cosmoflow.events import StageAdvanced, StageStarted
 from cosmoflow.numerics import calculus
 from cosmoflow.numerics.fourier import forward, linear_velocity
 from cosmoflow.numerics.wiener import SETS, WienerFilter
-from cosmoflow.stages import flows, slab_flows
+from cosmoflow.stages import flows, slab_writing
 from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
 from cosmoflow.stages.slab_flows import LinearTheory, add_flow
 from cosmoflow.stages.slab_plan import plan_slabs
@@ -191,7 +191,7 @@ def test_too_little_memory_is_refused_and_nothing_is_begun(store, serial_run):
 def test_what_a_failed_run_leaves_passes_for_nothing(store, serial_run, monkeypatch):
     """It dies while the last shards are written; the next run makes all of it."""
     wiener = make_filter("wiener-log")
-    real = slab_flows.write_task
+    real = slab_writing.write_task
     calls = []
 
     def die(*arguments):
@@ -200,7 +200,7 @@ def test_what_a_failed_run_leaves_passes_for_nothing(store, serial_run, monkeypa
             raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(slab_flows, "write_task", die)
+    monkeypatch.setattr(slab_writing, "write_task", die)
     for add in (add_linear, lambda *to: add_filtered(to[0], wiener, to[1])):
         with pytest.raises(MemoryError):
             add(store, serial_run())

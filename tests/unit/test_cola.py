@@ -230,7 +230,7 @@ def test_projected_memory_counts_every_array() -> None:
     assert cola.peak_bytes(256, 2) == pytest.approx(256**3 * (48 + 64), rel=0.01)
 
 
-LARGE_CELLS, LARGE_BOX = 128, 1024.0
+LARGE_CELLS, LARGE_BOX = 96, 768.0
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def large_modes() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def large(large_modes: torch.Tensor) -> cola.Snapshot:
-    """A box of 1 Gpc/h, where the largest modes are linear."""
+    """A box of 768 Mpc/h, where the largest modes are linear."""
     return run(large_modes, box_size=LARGE_BOX, steps=15)
 
 

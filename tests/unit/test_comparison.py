@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics import comparison, fourier, spectra
+from cosmoflow.numerics import fourier, quantities, spectra
 from cosmoflow.numerics.comparison import QUANTITIES, SUBBOX_QUANTITIES, Patch, compare
 from cosmoflow.numerics.residuals import ResidualSum, sum_residual
+from cosmoflow.numerics.tiles import central_boxes
 
 BOX, CELLS = 96.0, 24
 
@@ -89,6 +90,7 @@ def test_the_opposite_of_the_truth_points_the_other_way(basics):
         ("momentum", 1.0),
         ("theta_p", 1.0),
         ("divergence", -1.0),
+        ("vorticity", -1.0),
         ("momentum_vector", -1.0),
         ("momentum_curl_vector", -1.0),
     ):
@@ -137,7 +139,7 @@ def test_residual_figures_match_numpy_on_noise():
             assert value is None
 
 
-def test_residual_sums_add_up(monkeypatch):
+def test_residual_sums_add_up():
     density, truth = (torch.from_numpy(f) for f in fields(8))
     prediction = torch.from_numpy(fields(8, seed=5)[1])
     whole = sum_residual(density, truth, prediction)
@@ -187,11 +189,24 @@ def test_the_window_corrects_the_momentum_vector_alone():
 
 
 def test_subboxes_fill_the_centre():
-    corners = list(comparison.subbox_corners(256, 60))
-    assert len(corners) == 64
-    assert min(corners) == (8, 8, 8)
-    assert max(corners) == (188, 188, 188)
-    assert list(comparison.subbox_corners(10, 12)) == []
+    boxes = central_boxes(256, 60)
+    assert len(boxes) == 64
+    assert {box.shape for box in boxes} == {(60, 60, 60)}
+    corners = [box.origin for box in boxes]
+    assert corners == sorted(corners)
+    assert corners[0] == (8, 8, 8)
+    assert corners[-1] == (188, 188, 188)
+    assert central_boxes(10, 12) == []
+
+
+def test_every_spectrum_says_what_it_is_of(basics):
+    spectra = basics[2].metrics["spectra"]
+    assert list(spectra["full"]["quantities"]) == list(quantities.QUANTITIES)
+    for quantity, block in spectra["full"]["quantities"].items():
+        assert block["definition"] == quantities.QUANTITIES[quantity].definition
+    box = spectra["subbox"]["quantities"]
+    assert "finite differences" in box["divergence"]["definition"]
+    assert box["momentum"]["definition"] == spectra["full"]["quantities"]["momentum"]["definition"]
 
 
 def test_a_single_subbox_is_the_plain_transform_of_the_whole():
@@ -226,7 +241,7 @@ def test_the_patch_is_centred_on_the_strongest_infall_and_wraps():
     density[1, 60, 30] = 500.0
     flow = fourier.linear_velocity(torch.from_numpy(density), box, 50.0, 6.0).numpy()
     found = compare(density, flow, {"half": 0.5 * flow}, box)
-    assert found.patch == Patch(corner=(55, 50), cells=20, layer=30, layers=1)
+    assert found.patch == Patch(corner=(55, 50), cells=20, layer=30, layers=1, grid=64)
     cut = found.patch.cut(found.density)
     assert cut.shape == (20, 20)
     assert cut[10, 10] == 500.0

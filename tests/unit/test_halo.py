@@ -1,4 +1,4 @@
-"""The registered residual networks reach as far as their summary says, and no further."""
+"""Residual networks of the registered depths reach as far as their summary says, and no further."""
 
 import numpy as np
 import pytest
@@ -13,9 +13,18 @@ from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.stages.prediction import Ensemble, Member
 from cosmoflow.stages.tiling import Layout
-from tests.conftest import FLOWS, UNIT_FILTER
+from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks
 
 NAMES = ("residual-tiny", "residual-medium")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """The number of features has no say in how far a network reaches."""
+    halos = [summarise(name).halo for name in NAMES]
+    with narrow_networks():
+        assert [summarise(name).halo for name in NAMES] == halos
+        yield
 
 
 def randomise(network, seed=0):

@@ -3,6 +3,11 @@
 import base64
 import itertools
 import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +16,8 @@ import torch
 
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
-from cosmoflow.stages.report import figures, methods, page, paper_tables
+from cosmoflow.stages.report import figures, markup, methods, page, paper_tables
+from cosmoflow.stages.report.figures.box import residual_by_density
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
@@ -48,6 +54,11 @@ def read(path):
     return reader
 
 
+def size_of(path):
+    data = path.read_bytes()
+    return tuple(int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+
+
 def small_comparison(names=("network", "linear theory", "linear theory 4 Mpc/h"), subbox=64.0):
     cells, box = 32, 128.0
     random = np.random.default_rng(0)
@@ -80,16 +91,22 @@ def report(tmp_path_factory):
     return found, drawn, context, page.write_report(found, drawn, context, folder)
 
 
-def test_every_figure_is_a_png_of_phone_width(report):
+def test_every_figure_is_a_png_of_phone_width_and_a_pdf(report):
     _, drawn, _, _ = report
     names = [figure.path.stem for figure in drawn]
     assert names == [
         "slices",
         "histograms",
+        "distributions",
+        "slice_momentum",
+        "slice_momentum_curl",
+        "slice_divergence",
+        "joint",
         "spectra_subbox",
         "spectra_full",
-        "whole_box",
+        "residual_map",
         "residual_by_density",
+        "whole_box",
     ]
     for figure in drawn:
         data = figure.path.read_bytes()
@@ -98,6 +115,29 @@ def test_every_figure_is_a_png_of_phone_width(report):
         assert 900 <= width <= 1100
         assert figure.title
         assert len(figure.caption) > 40
+        assert len(figure.alt) > 40
+        document = figure.path.with_suffix(".pdf").read_bytes()
+        assert document.startswith(b"%PDF-")
+        for dated in (b"CreationDate", b"ModDate", b"Matplotlib v"):
+            assert dated not in document
+
+
+def test_the_same_numbers_give_the_same_bytes(report, tmp_path):
+    """In another process, whose strings have other hashes."""
+    found, drawn, _, _ = report
+    (tmp_path / "comparison").write_bytes(pickle.dumps(found))
+    program = (
+        "import pathlib, pickle, sys\n"
+        "from cosmoflow.stages.report.figures.counts import joint_distributions\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "found = pickle.loads((folder / 'comparison').read_bytes())\n"
+        "joint_distributions(found, folder)\n"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "12345"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=environment)
+    first = next(figure.path for figure in drawn if figure.path.stem == "joint")
+    for kind in (".png", ".pdf"):
+        assert (tmp_path / f"joint{kind}").read_bytes() == first.with_suffix(kind).read_bytes()
 
 
 def test_the_page_holds_all_it_needs(report):
@@ -108,11 +148,15 @@ def test_the_page_holds_all_it_needs(report):
     )
     images = reader.all("img")
     assert len(images) == len(drawn)
-    for attrs, figure in zip(images, drawn, strict=True):
+    by_alt = {figure.alt: figure for figure in drawn}
+    assert len(by_alt) == len(drawn)
+    for attrs in images:
+        figure = by_alt.pop(attrs["alt"])
         head, data = attrs["src"].split(",", 1)
         assert head == "data:image/png;base64"
         assert base64.b64decode(data, validate=True) == figure.path.read_bytes()
-        assert figure.title in attrs["alt"]
+        assert attrs["alt"] == figure.alt
+        assert (int(attrs["width"]), int(attrs["height"])) == size_of(figure.path)
     for _, attrs in reader.tags:
         assert not any(name.startswith("on") for name in attrs)
         for value in (attrs.get("src"), attrs.get("href"), attrs.get("style")):
@@ -129,6 +173,10 @@ def test_the_page_is_accessible(report):
     assert "width=device-width" in reader.all("meta")[1]["content"]
     assert len(reader.all("h1")) == 1
     assert {"header", "main", "footer", "section"} <= {tag for tag, _ in reader.tags}
+    links = [attrs["href"] for attrs in reader.all("a")]
+    assert {link[1:] for link in links} == {
+        attrs["id"] for tag, attrs in reader.tags if tag == "h2"
+    }
     levels = [int(tag[1]) for tag, _ in reader.tags if tag in {"h1", "h2", "h3", "h4"}]
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert len(reader.all("caption")) == len(reader.all("table"))
@@ -140,13 +188,21 @@ def test_the_page_is_accessible(report):
 def test_the_page_says_what_was_found_and_published(report):
     found, _, _, path = report
     text = " ".join(read(path).text)
-    assert page.verdict(found) in text
+    verdict = page.verdict(found)
+    assert verdict.grade == "good"
+    assert verdict.headline in text
+    assert verdict.sentence in text
     for name, figure in found.metrics["residual"].items():
         assert name in text
         assert f"{figure['rms']:.1f}" in text
     for ratios in paper_tables.TRANSFER.values():
         for values in ratios.values():
-            assert all(f"{value:.3f}" in text for value in values)
+            assert all(markup.ratio(value) in text for value in values)
+    for places in found.metrics["largest_residuals"].values():
+        assert len(places) == 5
+    shown = methods.best_network(found)
+    for place in found.metrics["largest_residuals"][shown]:
+        assert f"{place['rms']:.0f}" in text
     assert "cosmology.Omega_m" in text
     assert "abc123" in text
 
@@ -154,8 +210,11 @@ def test_the_page_says_what_was_found_and_published(report):
 def test_everything_from_outside_is_escaped(tmp_path, report):
     assert HOSTILE in "".join(read(report[3]).text)
     found = small_comparison((HOSTILE, "linear theory"), subbox=200.0)
-    title = figures.Figure(HOSTILE, HOSTILE, report[1][0].path)
-    reader = read(page.write_report(found, [title], {HOSTILE: HOSTILE}, tmp_path))
+    drawn = [
+        figures.Figure(topic, HOSTILE, HOSTILE, HOSTILE, report[1][0].path)
+        for topic in {figure.topic for figure in report[1]}
+    ]
+    reader = read(page.write_report(found, drawn, {HOSTILE: HOSTILE}, tmp_path))
     assert reader.all("script") == []
     assert HOSTILE in "".join(reader.text)
 
@@ -166,18 +225,57 @@ def test_the_verdict_compares_with_the_best_smoothed_baseline(report):
     assert methods.best_baseline(found) == "linear theory 4 Mpc/h"
     rms = {name: figure["rms"] for name, figure in found.metrics["residual"].items()}
     factor = rms["linear theory 4 Mpc/h"] / rms["network"]
-    assert f"{rms['network']:.1f} km/s" in page.verdict(found)
-    assert page.verdict(found).endswith(f"{factor:.2f} times closer to the truth.")
+    sentence = page.verdict(found).sentence
+    assert f"{rms['network']:.1f} km/s" in sentence
+    assert sentence.endswith(f"{factor:.2f} times closer to the truth.")
 
 
-def test_reports_with_other_sets_of_methods(tmp_path):
-    for names in (("linear theory",), ("second", "network", "linear theory")):
-        found = small_comparison(names, subbox=200.0)
-        assert found.metrics["spectra"]["subbox"] is None
-        drawn = figures.make_figures(found, tmp_path)
-        assert "spectra_subbox" not in [figure.path.stem for figure in drawn]
-        text = " ".join(read(page.write_report(found, drawn, {}, tmp_path)).text)
-        assert page.verdict(found) in text
+@pytest.mark.parametrize(
+    ("residual", "grade", "end"),
+    [
+        ({"network": 50.0, "wiener": 25.0}, "bad", "2.00 times farther from the truth."),
+        ({"network": 0.0, "wiener": 25.0}, "good", "it is exact."),
+        ({"wiener": 25.0}, "plain", "wiener is off by 25.0 km/s rms in three dimensions."),
+        ({"network": 25.0}, "plain", "network is off by 25.0 km/s rms in three dimensions."),
+    ],
+)
+def test_the_verdict_of_other_outcomes(report, residual, grade, end):
+    found = report[0]
+    metrics = found.metrics | {"residual": {n: {"rms": rms} for n, rms in residual.items()}}
+    velocity = dict.fromkeys(["truth", *residual], found.velocity["truth"])
+    verdict = page.verdict(replace(found, metrics=metrics, velocity=velocity))
+    assert verdict.grade == grade
+    assert verdict.sentence.endswith(end)
+
+
+def test_the_score_counts_what_is_closer_to_one_than_the_paper():
+    k = [0.05, *paper_tables.TABLE_K, 1.4]
+    published = paper_tables.TRANSFER
+    better = {q: [9.0, *(t**0.5 for t in published[q][paper_tables.UNET]), None] for q in published}
+    better["speed"][1:4] = [1.0, 1.0 / 1.2, None]
+    quantities = {
+        q: {"methods": {"network": {"sampled": {"k": k, "T": t}}}} for q, t in better.items()
+    }
+    assert paper_tables.score(quantities, "network") == (10, 11)
+
+
+def test_the_best_of_several_networks_is_shown():
+    found = small_comparison(("second", "linear theory", "network"), subbox=200.0)
+    assert methods.best_network(found) == "network"
+    assert methods.paper_pair(found) == ("network", "linear theory")
+    assert methods.ranked(found)[:2] == ["network", "second"]
+
+
+def test_a_report_of_linear_theory_alone_in_a_small_box_at_rest(tmp_path):
+    """No network, no sub-boxes, nothing that moves: no figure may stumble over it."""
+    density, still = np.ones((16,) * 3, np.float32), np.zeros((3, 16, 16, 16), np.float32)
+    found = compare(density, still, {"linear theory": still}, 32.0, subbox=200.0)
+    assert found.metrics["spectra"]["subbox"] is None
+    assert methods.paper_pair(found) == ("linear theory",)
+    drawn = figures.make_figures(found, tmp_path)
+    assert "spectra_subbox" not in [figure.path.stem for figure in drawn]
+    text = " ".join(read(page.write_report(found, drawn, {}, tmp_path)).text)
+    assert page.verdict(found).sentence in text
 
 
 def test_a_method_keeps_its_colour_whatever_else_is_shown():
@@ -192,7 +290,7 @@ def test_figures_leave_matplotlib_as_it_was(report, tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    figures.residual_by_density(report[0], tmp_path)
+    residual_by_density(report[0], tmp_path)
     assert dict(matplotlib.rcParams) == before
 
 
@@ -205,3 +303,29 @@ def test_metrics_are_written_as_strict_json(report, tmp_path):
 
     content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert content == {"context": context, "metrics": found.metrics}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 6000
+
+
+def test_numbers_are_as_short_as_they_may_be():
+    assert [markup.ratio(value) for value in (0.9, 9.9996, 44.746, 479.5, None, 1e-5)] == [
+        "0.900",
+        "10.00",
+        "44.75",
+        "480",
+        markup.NONE,
+        "1e-05",
+    ]
+    assert markup.percent(0.0784) == "7.8 %"
+    assert markup.with_error(1.0, None) == "1.000"
+    assert markup.with_error(1.0, 0.25) == "1.000<small>± 0.250</small>"
+
+
+def test_errors_are_drawn_and_written_only_where_there_are_several_boxes(report):
+    found, _, _, path = report
+    assert found.metrics["spectra"]["subbox"]["boxes"] == 8
+    text = "".join(read(path).text)
+    errors = found.metrics["spectra"]["subbox"]["quantities"]["speed"]["methods"]["network"]
+    sampled = np.interp(0.6, found.metrics["spectra"]["subbox"]["quantities"]["speed"]["k"],
+                        errors["T_error"])  # fmt: skip
+    assert f"± {markup.ratio(float(sampled))}" in text

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cosmoflow.numerics import fourier, spectra
-from cosmoflow.numerics.spectra import PowerSum
+from cosmoflow.numerics.spectra import PowerSum, WaveBins
 
 BOX = 80.0
 
@@ -24,7 +24,7 @@ def wave(cells, m, amplitude=1.0, phase=0.4):
 
 
 def corner_bins(cells):
-    return math.ceil(math.sqrt(3.0) * (cells // 2)) + 1
+    return WaveBins.linear(cells, BOX, math.ceil(math.sqrt(3.0) * (cells // 2)))
 
 
 @pytest.mark.parametrize("cells", [7, 8])
@@ -42,14 +42,31 @@ def test_modes_and_mean_k_match_a_count_of_every_wavevector(cells):
         assert found.k[b - 1] == pytest.approx(expected, rel=1e-14)
 
 
-def test_the_bin_table_holds_every_squared_length():
-    bins = 40
-    table = spectra.bin_table(bins)
-    for squared, b in enumerate(table[:-1].tolist()):
+def test_no_mode_lies_on_an_edge_of_a_bin():
+    bins = WaveBins.linear(80, BOX)
+    assert bins.count == 40
+    fundamental = 2.0 * math.pi / BOX
+    for b, (low, high) in enumerate(itertools.pairwise(bins.limits), start=1):
         # Exact: (2 b - 1)^2 < 4 m^2 < (2 b + 1)^2.
-        assert 4 * squared < (2 * b + 1) ** 2
-        assert b == 0 or 4 * squared > (2 * b - 1) ** 2
-    assert table[-1] == bins
+        assert 4 * low < (2 * b - 1) ** 2 < 4 * (low + 1)
+        assert 4 * high < (2 * b + 1) ** 2 < 4 * (high + 1)
+    np.testing.assert_allclose(bins.edges, fundamental * (np.arange(41) + 0.5), rtol=1e-14)
+
+
+@pytest.mark.parametrize(("cells", "per_decade"), [(8, 5), (31, 20), (64, 100)])
+def test_logarithmic_bins_hold_every_mode_once_and_none_is_empty(cells, per_decade):
+    bins = WaveBins.logarithmic(cells, BOX, per_decade)
+    field = fourier.forward(noise((cells,) * 3))
+    found = spectra.sum_products([field], [(0, 0)], bins)
+    linear = spectra.sum_modes(field, cells=cells, box_size=BOX)
+    assert found.modes.min() > 0
+    assert found.modes.sum() == linear.modes.sum()
+    assert found.products.sum() == pytest.approx(linear.products.sum(), rel=1e-12)
+    assert (np.diff(found.mean_k) > 0).all()
+    assert ((found.mean_k > bins.edges[:-1]) & (found.mean_k < bins.edges[1:])).all()
+    # Where no bin was left out, each is as wide as all others in log k.
+    wide = np.diff(np.log10(bins.edges))[-per_decade // 4 : -1]
+    assert np.abs(wide - 1.0 / per_decade).max() < 0.3 / per_decade
 
 
 @pytest.mark.parametrize("cells", [12, 13])
@@ -84,9 +101,9 @@ def test_all_modes_together_hold_the_variance(cells):
     total = spectra.sum_modes(
         fourier.forward(field), cells=cells, box_size=BOX, bins=corner_bins(cells)
     )
-    assert total.modes.sum() == cells**3
-    assert total.modes[0] == 1
-    assert total.aa.sum() / cells**6 == pytest.approx(float((field**2).sum()) / cells**3, rel=1e-12)
+    assert total.modes.sum() == cells**3 - 1
+    variance = float(field.var(dim=(1, 2, 3), correction=0).sum())
+    assert total.products.sum() / cells**6 == pytest.approx(variance, rel=1e-12)
 
 
 def test_white_noise_has_the_volume_of_a_cell_times_its_variance():
@@ -139,34 +156,81 @@ def test_the_window_is_divided_out(scheme, power):
     assert found.cross[b] == pytest.approx(found.auto_b[b], rel=1e-12)
 
 
-@pytest.mark.parametrize("window", [(0, 0), (2, 2)])
-def test_sums_of_blocks_add_up_to_the_sum_of_the_box(window):
-    cells = 10
-    a, b = (fourier.forward(noise((3, cells, cells, cells), seed)) for seed in (1, 2))
-    whole = spectra.sum_modes(a, b, cells=cells, box_size=BOX, window=window)
-    total = PowerSum.zero(cells, BOX)
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+@pytest.mark.parametrize("windows", [(0, 0), (2, 3)])
+def test_sums_of_blocks_add_up_to_the_sum_of_the_box(windows, axis):
+    cells, pairs = 10, ((0, 0), (1, 1), (0, 1))
+    fields = [fourier.forward(noise((3, cells, cells, cells), seed)) for seed in (1, 2)]
+    how = {"windows": windows, "axis": axis}
+    bins = WaveBins.linear(cells, BOX)
+    whole = spectra.sum_products(fields, pairs, bins, **how)
+    total = PowerSum.zero(bins, pairs, 1 if axis is None else 3)
     for x, y, z in itertools.product(
-        (slice(0, 3), slice(3, 10)), (slice(0, 10),), (slice(0, 2), slice(2, 6))
+        (slice(0, 3), slice(3, 10)), (slice(0, 7), slice(7, 10)), (slice(0, 2), slice(2, 6))
     ):
-        total = total + spectra.sum_modes(
-            a[..., x, y, z],
-            b[..., x, y, z],
-            cells=cells,
-            box_size=BOX,
-            window=window,
-            start=(x.start, y.start, z.start),
-        )
-    for name in ("aa", "bb", "ab", "k", "modes"):
-        np.testing.assert_allclose(getattr(total, name), getattr(whole, name), rtol=1e-11)
+        blocks = [field[..., x, y, z] for field in fields]
+        start = (x.start, y.start, z.start)
+        total = total + spectra.sum_products(blocks, pairs, bins, start=start, **how)
+    size = np.abs(whole.products).max()
+    np.testing.assert_allclose(total.products, whole.products, rtol=1e-11, atol=1e-13 * size)
+    np.testing.assert_allclose(total.k, whole.k, rtol=1e-12)
+    np.testing.assert_array_equal(total.modes, whole.modes)
 
 
-def test_large_transforms_are_summed_in_slabs(monkeypatch):
+def test_large_transforms_are_summed_in_blocks_by_threads(monkeypatch):
     a = fourier.forward(noise((12,) * 3))
     whole = spectra.sum_modes(a, cells=12, box_size=BOX)
-    monkeypatch.setattr(spectra, "_BLOCK_MODES", 12 * 7 * 5)
-    slabs = spectra.sum_modes(a, cells=12, box_size=BOX)
-    np.testing.assert_allclose(slabs.aa, whole.aa, rtol=1e-13)
-    np.testing.assert_array_equal(slabs.modes, whole.modes)
+    monkeypatch.setattr(spectra.sums, "_BLOCK_MODES", 12 * 7 * 5)
+    found = [spectra.sum_modes(a, cells=12, box_size=BOX) for _ in range(3)]
+    np.testing.assert_allclose(found[0].products, whole.products, rtol=1e-13)
+    np.testing.assert_array_equal(found[0].modes, whole.modes)
+    # The order of additions is that of the blocks, whichever thread is first.
+    for again in found[1:]:
+        np.testing.assert_array_equal(again.products, found[0].products)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("m", [(1, 2, -2), (0, 0, 3), (-2, 3, 1)])
+def test_multipoles_of_a_plane_wave_are_legendre_polynomials(axis, m):
+    """All its power has one angle: P_l = (2 l + 1) L_l(mu) P_0."""
+    cells = 12
+    field = fourier.forward(wave(cells, m, 2.0))
+    found = spectra.sum_products([field], [(0, 0)], WaveBins.linear(cells, BOX), axis=axis)
+    b = round(math.sqrt(sum(i * i for i in m))) - 1
+    mu = m[axis] / math.sqrt(sum(i * i for i in m))
+    monopole = spectra.auto_power(wave(cells, m, 2.0), BOX).auto_a[b]
+    for pole in (0, 2, 4):
+        expected = (2 * pole + 1) * np.polynomial.Legendre.basis(pole)(mu) * monopole
+        assert found.power(0, pole=pole)[b] == pytest.approx(expected, rel=1e-11, abs=1e-9)
+
+
+def test_white_noise_has_no_multipoles_but_the_first():
+    cells = 32
+    field = fourier.forward(noise((cells,) * 3))
+    found = spectra.sum_products([field], [(0, 0)], WaveBins.linear(cells, BOX), axis=2)
+    for pole in (2, 4):
+        ratio = found.power(0, pole=pole) / found.power(0)
+        # The variance of the weights (2 l + 1) L_l(mu) is 2 l + 1, but in the first few bins.
+        pull = ratio * np.sqrt(found.modes / 2.0 / (2 * pole + 1))
+        assert np.abs(pull[3:]).max() < 4.5
+    np.testing.assert_allclose(
+        found.power(0), spectra.auto_power(noise((cells,) * 3), BOX).auto_a, rtol=1e-12
+    )
+
+
+def test_jackknife_of_the_mean_is_the_standard_error():
+    """Leaving out one of n independent boxes gives s / sqrt(n), exactly."""
+    cells = 8
+    sums = [
+        spectra.sum_modes(fourier.forward(noise((cells,) * 3, seed)), cells=cells, box_size=BOX)
+        for seed in range(6)
+    ]
+    value, error = spectra.jackknife(sums, PowerSum.power)
+    powers = np.stack([one.power() for one in sums])
+    np.testing.assert_allclose(value, powers.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(error, powers.std(axis=0, ddof=1) / math.sqrt(6), rtol=1e-9)
+    alone = spectra.jackknife(sums[:1], PowerSum.power)[1]
+    assert np.isnan(alone).all()
 
 
 def test_zero_is_neutral_and_the_sum_of_boxes_is_their_mean():
@@ -175,11 +239,11 @@ def test_zero_is_neutral_and_the_sum_of_boxes_is_their_mean():
     first, second = (
         spectra.sum_modes(fourier.forward(f), cells=cells, box_size=BOX) for f in boxes
     )
-    zero = PowerSum.zero(cells, BOX)
+    zero = PowerSum.zero(WaveBins.linear(cells, BOX))
     for total in (zero + first, first + zero):
-        np.testing.assert_array_equal(total.aa, first.aa)
+        np.testing.assert_array_equal(total.products, first.products)
         np.testing.assert_array_equal(total.modes, first.modes)
-    np.testing.assert_array_equal((first + second).ab, (second + first).ab)
+    np.testing.assert_array_equal((first + second).products, (second + first).products)
     mean = (first + second).spectrum()
     expected = 0.5 * (first.spectrum().auto_a + second.spectrum().auto_a)
     np.testing.assert_allclose(mean.auto_a, expected, rtol=1e-13)
@@ -187,10 +251,15 @@ def test_zero_is_neutral_and_the_sum_of_boxes_is_their_mean():
 
 
 def test_unlike_boxes_do_not_add():
-    with pytest.raises(ValueError, match="unlike boxes"):
-        PowerSum.zero(8, BOX) + PowerSum.zero(10, BOX)
-    with pytest.raises(ValueError, match="unlike boxes"):
-        PowerSum.zero(8, BOX) + PowerSum.zero(8, 2.0 * BOX)
+    zero = PowerSum.zero(WaveBins.linear(8, BOX))
+    for other in (
+        PowerSum.zero(WaveBins.linear(10, BOX)),
+        PowerSum.zero(WaveBins.linear(8, 2.0 * BOX)),
+        PowerSum.zero(WaveBins.linear(8, BOX), ((0, 0), (1, 1))),
+        PowerSum.zero(WaveBins.linear(8, BOX), poles=3),
+    ):
+        with pytest.raises(ValueError, match="unlike boxes"):
+            zero + other
 
 
 def test_single_precision_is_summed_in_double():

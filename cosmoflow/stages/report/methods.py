@@ -55,6 +55,12 @@ def _best(comparison: Comparison, names: Sequence[str]) -> str | None:
     return min(names, key=lambda name: float(residual[name]["rms"]), default=None)
 
 
+def ranked(comparison: Comparison) -> list[str]:
+    """Return the methods, that with the smallest residual first."""
+    residual = comparison.metrics["residual"]
+    return sorted(comparison.methods, key=lambda name: float(residual[name]["rms"]))
+
+
 def best_network(comparison: Comparison) -> str | None:
     """Return the network with the smallest residual, if there is any."""
     return _best(comparison, [name for name in comparison.methods if not is_baseline(name)])
@@ -75,3 +81,13 @@ def shown_in_slices(comparison: Comparison) -> tuple[str, ...]:
     wanted = (best_network(comparison), PAPER_BASELINE, best_baseline(comparison))
     present = [name for name in wanted if name in comparison.methods]
     return tuple(dict.fromkeys(present)) or comparison.methods[:1]
+
+
+def paper_pair(comparison: Comparison) -> tuple[str, ...]:
+    """Return the two methods that the paper's Figures 4 and 5 have: a network, linear theory.
+
+    Without the paper's unsmoothed linear theory the best baseline stands in for it.
+    """
+    baseline = PAPER_BASELINE if PAPER_BASELINE in comparison.methods else best_baseline(comparison)
+    present = [name for name in (best_network(comparison), baseline) if name is not None]
+    return tuple(present)

@@ -1,0 +1,143 @@
+"""The commands that make particles and fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from cosmoflow.cli.arguments import Fields, Out, Particles
+from cosmoflow.cli.options import Invocation, common_options
+from cosmoflow.cli.show import show_dataset, show_facts
+
+
+@common_options
+def simulate(
+    call: Invocation,
+    out: Out,
+    box: Annotated[float | None, typer.Option(help="Side of the box, Mpc/h.")] = None,
+    particles: Annotated[int | None, typer.Option(help="Particles per axis.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the initial conditions.")] = None,
+    method: Annotated[
+        Literal["cola", "2lpt"] | None, typer.Option(help="How particles are moved.")
+    ] = None,
+    redshift: Annotated[
+        str | None, typer.Option(help="Redshift of the snapshot, or of several: 1,0.5,0.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="COLA time steps.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Boxes, seeded SEED, SEED + 1, ...; OUT is then a folder.")
+    ] = None,
+    mesh_factor: Annotated[
+        int | None, typer.Option(help="Cells of the force mesh per particle and axis, 1 to 4.")
+    ] = None,
+) -> None:
+    """Simulate boxes of dark matter with COLA (or 2LPT) and write their particles."""
+    from cosmoflow.stages.simulate import plan_simulate
+    from cosmoflow.stages.simulate import simulate as run_simulate
+
+    own = {
+        "box_size": box,
+        "particles": particles,
+        "method": method,
+        "redshift": redshift,
+        "steps": steps,
+        "count": count,
+        "mesh_factor": mesh_factor,
+    }
+    settings = call.settings({"seed": seed, "simulate": own})
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_simulate(run))
+            return
+        stores = run_simulate(out, run)
+    urls = [store.url for store in stores]
+    facts = {"out": urls[0] if len(urls) == 1 else out, "boxes": settings.simulate.count}
+    facts["particles"] = stores[0].count
+    call.reporter.result(
+        {**facts, "stores": urls}, lambda console: show_facts(console, "simulated", facts)
+    )
+
+
+@common_options
+def convert(
+    call: Invocation,
+    snapshot: Annotated[
+        str, typer.Argument(metavar="SNAPSHOT", help="A file, folder or glob, see docs/snapshots.")
+    ],
+    out: Out,
+) -> None:
+    """Write a snapshot of another code as a particle store; paint takes snapshots as they are."""
+    from cosmoflow.stages.convert import convert as run_convert
+    from cosmoflow.stages.convert import plan_convert
+
+    settings = call.settings({})
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_convert(snapshot, run))
+            return
+        store = run_convert(snapshot, out, run)
+    facts = {"out": store.url, "particles": store.count}
+    call.reporter.result(facts, lambda console: show_facts(console, "converted", facts))
+
+
+@common_options
+def paint(
+    call: Invocation,
+    particles: Particles,
+    out: Out,
+    grid: Annotated[int | None, typer.Option(help="Cells per axis.")] = None,
+    scheme: Annotated[
+        Literal["ngp", "cic", "tsc", "pcs"] | None, typer.Option(help="Mass assignment.")
+    ] = None,
+) -> None:
+    """Paint particles onto a grid: density, momentum and velocity."""
+    from cosmoflow.stages.paint import paint as run_paint
+    from cosmoflow.stages.paint import plan_paint
+
+    settings = call.settings({"paint": {"grid": grid, "scheme": scheme}})
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_paint(particles, run))
+            return
+        dataset = run_paint(particles, out, run)
+    show_dataset(call, "painted", out, dataset)
+
+
+@common_options
+def derive(
+    call: Invocation,
+    fields: Fields,
+    out: Out,
+    names: Annotated[
+        list[str],
+        typer.Option(
+            "--field",
+            metavar="NAME",
+            help="velocity, momentum, divergence, vorticity, velocity_shear, or smoothed_ and the "
+            "name of any field. Give it again for more.",
+        ),
+    ],
+    method: Annotated[
+        Literal["difference", "spectral"] | None,
+        typer.Option(help="Differences, shard by shard, or FFTs of the box."),
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Radius of the Gaussian of smoothed_ fields, Mpc/h.")
+    ] = None,
+) -> None:
+    """Derive fields from fields: divergence, vorticity, shear, smoothed versions, velocity."""
+    from cosmoflow.stages.derive import derive as run_derive
+    from cosmoflow.stages.derive import plan_derive
+
+    settings = call.settings({"derive": {"method": method, "smoothing": smoothing}})
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_derive(fields, names, run))
+            return
+        dataset = run_derive(fields, out, names, run)
+    show_dataset(call, "derived", out, dataset)

@@ -1,0 +1,107 @@
+"""The commands that learn and predict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from cosmoflow.cli.arguments import Fields, Out
+from cosmoflow.cli.options import Invocation, common_options
+from cosmoflow.cli.show import show_dataset, show_facts, show_models
+
+
+@common_options
+def train(
+    call: Invocation,
+    fields: Annotated[list[str], typer.Argument(metavar="FIELDS...", help="Fields stores.")],
+    out: Annotated[str, typer.Option("--out", help="The model folder to write.")],
+    model: Annotated[str | None, typer.Option(help="See `cosmoflow models`.")] = None,
+    target: Annotated[
+        Literal["velocity", "momentum"] | None, typer.Option(help="The field to predict.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Data-parallel workers.")] = None,
+) -> None:
+    """Train a network that maps density to velocity or momentum."""
+    from cosmoflow.stages.train import plan_train
+    from cosmoflow.stages.train import train as run_train
+
+    own = {"model": model, "target": target, "steps": steps, "workers": workers}
+    settings = call.settings({"train": own})
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_train(fields, run))
+            return
+        trained = run_train(fields, out, run)
+    facts = {"out": out, "model": trained.spec.architecture, "target": trained.spec.target}
+    call.reporter.result(facts, lambda console: show_facts(console, "trained", facts))
+
+
+@common_options
+def infer(
+    call: Invocation,
+    fields: Fields,
+    out: Out,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="A model folder, the name of one that ships (see `cosmoflow models`), linear, or "
+            "linear:R for linear theory smoothed at R Mpc/h. Give it again to average over more.",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            metavar="NAME",
+            help="What to derive in the same pass: momentum, divergence, vorticity, "
+            "velocity_shear. Give it again for more.",
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X0:X1,Y0:Y1,Z0:Z1", help="The part of the box to predict, Mpc/h; all if none."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Actors; one a GPU, or one for 8 cores, if none.")
+    ] = None,
+) -> None:
+    """Predict the velocity field of a box, or of a part of it, tile by tile."""
+    from cosmoflow.stages.infer import infer as run_infer
+    from cosmoflow.stages.infer import plan_infer
+    from cosmoflow.stages.models import DEFAULT_MODEL
+
+    model = models or [DEFAULT_MODEL]
+    own = {"fields": names or None, "region": region}
+    settings = call.settings({"infer": own}, workers=workers)
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_infer(fields, model, run))
+            return
+        dataset = run_infer(fields, out, model, run)
+    show_dataset(call, "predicted", out, dataset)
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """List the architectures (parameters, cells in and out, halo, FLOPs) and what ships."""
+    from cosmoflow.model.registry import ARCHITECTURES, summarise
+    from cosmoflow.stages.models import pretrained_models
+
+    summaries, ships = [summarise(name) for name in ARCHITECTURES], pretrained_models()
+    if as_json:
+        import json
+
+        rows = [asdict(one) | {"ships": one.name in ships} for one in summaries]
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        show_models(Console(highlight=False), summaries, ships)

@@ -1,0 +1,88 @@
+"""The commands that measure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cosmoflow.cli.arguments import Fields, Predictions, Truth
+from cosmoflow.cli.options import Invocation, common_options
+from cosmoflow.cli.show import show_comparison, show_facts
+
+
+@common_options
+def evaluate(
+    call: Invocation,
+    truth: Truth,
+    predictions: Predictions,
+    out: Annotated[str, typer.Option("--out", help="Folder for the report.")],
+) -> None:
+    """Compare predictions and linear theory with the truth; write a report to open."""
+    from cosmoflow.stages.evaluate import METRICS, REPORT, plan_evaluate
+    from cosmoflow.stages.evaluate import evaluate as run_evaluate
+
+    settings = call.settings({})
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_evaluate(truth, predictions, run))
+            return
+        comparison = run_evaluate(truth, predictions, out, run)
+    paths = {"report": f"{out}/{REPORT}", "metrics": f"{out}/{METRICS}"}
+    call.reporter.result(
+        {**paths, "residual": comparison.metrics["residual"]},
+        lambda console: show_comparison(console, comparison, paths),
+    )
+
+
+@common_options
+def spectra(
+    call: Invocation,
+    fields: Fields,
+    out: Annotated[str, typer.Option("--out", help="zarr, or netCDF if it ends in .nc.")],
+    field: Annotated[
+        str,
+        typer.Option(
+            "--field",
+            metavar="NAME",
+            help="A variable of the store; or speed, momentum_speed, theta_p, divergence, "
+            "vorticity, momentum_curl, made of its density and velocity.",
+        ),
+    ],
+    cross: Annotated[str | None, typer.Option(metavar="NAME", help="A second one.")] = None,
+    cross_fields: Annotated[
+        str | None,
+        typer.Option(metavar="FIELDS", help="Another store of the same box, that has the second."),
+    ] = None,
+    compensate: Annotated[
+        Literal["auto", "none"], typer.Option(help="Divide out the mass-assignment window.")
+    ] = "auto",
+    bins: Annotated[Literal["linear", "log"] | None, typer.Option(help="Of wavenumber.")] = None,
+    multipoles: Annotated[
+        Literal["x", "y", "z"] | None, typer.Option(help="Measure l = 0, 2, 4 about this axis.")
+    ] = None,
+    subbox: Annotated[
+        float | None,
+        typer.Option(help="Side of sub-boxes, Mpc/h: their mean and its jackknife error."),
+    ] = None,
+) -> None:
+    """Measure the power spectrum of a field, or the cross spectrum of two."""
+    from cosmoflow.stages.spectra import plan_spectra, request_spectra
+    from cosmoflow.stages.spectra import spectra as run_spectra
+
+    own = {"bins": bins, "multipoles": multipoles, "subbox": subbox}
+    settings = call.settings({"spectra": own})
+    chosen: dict[str, Any] = {
+        "cross": cross,
+        "cross_fields": cross_fields,
+        "compensate": compensate,
+    }
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_spectra(request_spectra(fields, field, run, **chosen), run))
+            return
+        dataset = run_spectra(fields, out, field, run, **chosen)
+    facts = {"out": out, "bins": dataset.sizes["k"], "field": field, "cross": cross or field}
+    call.reporter.result(facts, lambda console: show_facts(console, "measured", facts))

@@ -1,0 +1,240 @@
+"""The pass over all cells: what a block adds, and where in the box it leads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.numerics import calculus
+from cosmoflow.numerics.comparison.coarse import CoarseSum, Runs, first_cells
+from cosmoflow.numerics.comparison.readers import TRUTH, Array, Json, Readers, read_tensor
+from cosmoflow.numerics.distributions import DistributionSum, sum_distributions
+from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.residuals import ResidualSum, sum_residual
+from cosmoflow.numerics.threads import map_ahead
+from cosmoflow.numerics.tiles import grow
+
+Floats = NDArray[np.float64]
+
+COARSE_CELL: Final = 8.0
+"""About the side of a coarse cell, Mpc/h, in boxes that have no more than :data:`COARSE_CELLS`."""
+COARSE_CELLS: Final = 128
+"""Most coarse cells per axis."""
+_INFALL_SCALE: Final = 8.0
+"""Radius of the Gaussian over which the strongest infall is looked for, Mpc/h."""
+_WORST: Final = 5
+
+SHARED: Final = ("infall", "infall_x", "infall_y", "infall_z", "mass", "truth2")
+"""What is summed over coarse cells beside the squared residual of every method: the squared
+divergence of the truth, with the cell's index along each axis as weight too, the density, and the
+squared true velocity."""
+
+# Cells that are worked on at once: bounds the temporaries of a thread to some 15 MB.
+_SLAB_CELLS: Final = 1 << 18
+
+
+Pair = tuple[int, int]
+"""Cells, and coarse cells, per axis of the box."""
+Slab = tuple[Block, Tensor, Tensor, Tensor]
+"""Cells, and their density, truth and prediction with a halo of one."""
+SlabSum = tuple[DistributionSum, ResidualSum | None, CoarseSum]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockSum:
+    """Sums over cells, by method.
+
+    Attributes
+    ----------
+    residual : dict of ResidualSum
+        Of every method.
+    distributions : dict of DistributionSum
+        Of the truth and of every method.
+    coarse : CoarseSum
+        :data:`SHARED`, then the squared residuals of the methods in their order.
+    """
+
+    residual: dict[str, ResidualSum]
+    distributions: dict[str, DistributionSum]
+    coarse: CoarseSum
+
+    @classmethod
+    def zero(cls, names: Sequence[str], bins: int) -> Self:
+        """Return the sums of a box over no cells, the neutral element of ``+``.
+
+        Parameters
+        ----------
+        names : sequence of str
+            The truth's, then those of the methods.
+        bins : int
+            Coarse cells per axis.
+        """
+        return cls(
+            {name: ResidualSum.zero() for name in names[1:]},
+            {name: DistributionSum.zero() for name in names},
+            CoarseSum.zero(len(SHARED) + len(names) - 1, bins),
+        )
+
+    def __add__(self, other: BlockSum) -> BlockSum:
+        return self._joined(other, self.coarse + other.coarse)
+
+    def add(self, other: BlockSum) -> BlockSum:
+        """Add the sums of a block, whose coarse cells are among these, and use up this sum."""
+        return self._joined(other, self.coarse.add(other.coarse))
+
+    def _joined(self, other: BlockSum, coarse: CoarseSum) -> BlockSum:
+        return BlockSum(
+            {name: one + other.residual[name] for name, one in self.residual.items()},
+            {name: one + other.distributions[name] for name, one in self.distributions.items()},
+            coarse,
+        )
+
+
+def coarse_cells(grid: int, box_size: float) -> int:
+    """Return how many coarse cells a box has per axis."""
+    return max(1, min(COARSE_CELLS, grid, round(box_size / COARSE_CELL)))
+
+
+def sum_block(readers: Readers, block: Block, rate: float) -> BlockSum:
+    """Sum over the cells of a block.
+
+    Parameters
+    ----------
+    readers : mapping of str to FieldReader
+        The truth's, then those of the methods.
+    block : Block
+        Cells, inside the grid.
+    rate : float
+        ``f a H``, km/s per Mpc/h.
+
+    Raises
+    ------
+    DataError
+        A field is damaged or holds values that are not finite.
+    """
+    truth, names = readers[TRUTH], tuple(readers)
+    haloed, cell = grow(block, 1), truth.box_size / truth.grid
+    cut = (truth.grid, coarse_cells(truth.grid, truth.box_size))
+    runs = Runs(*cut, block.origin, block.shape)
+    coarse = CoarseSum(runs.origin, np.zeros((len(SHARED) + len(names) - 1, *runs.shape)))
+    rho, v = read_tensor(truth, "density", haloed), read_tensor(truth, "velocity", haloed)
+    residual = {name: ResidualSum.zero() for name in names[1:]}
+    distributions = {name: DistributionSum.zero() for name in names}
+    for number, (name, reader) in enumerate(readers.items()):
+        is_truth = name == TRUTH
+        w = v if is_truth else read_tensor(reader, "velocity", haloed)
+        slabs = ((part, rho[own], v[:, own], w[:, own]) for part, own in _slabs(block))
+        sum_slab = partial(_sum_truth if is_truth else _sum_method, cut=cut, cell=cell, rate=rate)
+        for counts, sums, found in map_ahead(sum_slab, slabs):
+            distributions[name] = distributions[name] + counts
+            coarse.add(found, 0 if is_truth else len(SHARED) + number - 1)
+            if sums is not None:
+                residual[name] = residual[name] + sums
+    return BlockSum(residual, distributions, coarse)
+
+
+def _slabs(block: Block) -> Iterator[tuple[Block, slice]]:
+    """Yield slabs of a block along x, and where they lie, halo included, in the haloed block."""
+    (x, y, z), (nx, ny, nz) = block.origin, block.shape
+    rows = max(1, _SLAB_CELLS // (ny * nz))
+    for first in range(0, nx, rows):
+        count = min(rows, nx - first)
+        yield Block((x + first, y, z), (count, ny, nz)), slice(first, first + count + 2)
+
+
+def _inner(haloed: Tensor) -> Tensor:
+    return haloed[..., 1:-1, 1:-1, 1:-1]
+
+
+def _square(field: Tensor) -> Floats:
+    """Return the squared length of a float64 vector field, whose memory is used up."""
+    result: Floats = field.square_().sum(dim=0).numpy()
+    return result
+
+
+def _sum_truth(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
+    """Return what a slab gives of the truth: its distributions, and :data:`SHARED`."""
+    block, rho, v, _ = job
+    runs = Runs(*cut, block.origin, block.shape)
+    infall = calculus.inner_divergence(v, cell).double().square_().numpy()
+    mass, truth2 = _inner(rho).double().numpy(), _square(_inner(v).double())
+    values = [*runs.moments(infall, block.origin), runs.sum(mass), runs.sum(truth2)]
+    counts = sum_distributions(rho, v, v, cell, rate)
+    return counts, None, CoarseSum(runs.origin, np.stack(values))
+
+
+def _sum_method(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
+    """Return what a slab gives of a method: its distributions, its residual, its map."""
+    block, rho, v, w = job
+    runs = Runs(*cut, block.origin, block.shape)
+    counts = sum_distributions(rho, v, w, cell, rate)
+    own = _inner(rho), _inner(v), _inner(w)
+    squares = runs.sum(_square(own[2].double().sub_(own[1])))
+    return counts, sum_residual(*own), CoarseSum(runs.origin, squares[None])
+
+
+def _counts(coarse: CoarseSum, grid: int) -> Floats:
+    """Return how many cells each coarse cell of the box has."""
+    widths = np.diff(first_cells(grid, coarse.values.shape[-1])).astype(np.float64)
+    counts: Floats = widths[:, None, None] * widths[:, None] * widths
+    return counts
+
+
+def strongest_infall(coarse: CoarseSum, grid: int, box_size: float) -> tuple[int, int, int]:
+    """Return the cell of the box around which the squared divergence is largest.
+
+    It is smoothed by a Gaussian of 8 Mpc/h over the coarse cells; inside the one that has most, the
+    cell is where the squared divergence has its centre.
+    """
+    bins = coarse.values.shape[-1]
+    infall = coarse.values[0] / _counts(coarse, grid)
+    k = 2.0 * np.pi / box_size * np.fft.fftfreq(bins, 1.0 / bins)
+    window = np.exp(-0.5 * (_INFALL_SCALE * k) ** 2)
+    modes = np.fft.fftn(infall) * window[:, None, None] * window[:, None] * window
+    peak = np.unravel_index(int(np.argmax(np.fft.ifftn(modes).real)), infall.shape)
+    total, *moments = (float(values[peak]) for values in coarse.values[:4])
+    if total == 0.0:
+        x, y, z = (int(index) * grid // bins for index in peak)
+    else:
+        x, y, z = (round(moment / total) for moment in moments)
+    return x, y, z
+
+
+def residual_maps(coarse: CoarseSum, grid: int, methods: Sequence[str]) -> dict[str, Array]:
+    """Return the rms residual over columns of the box along z, km/s, shape (g, g), float32."""
+    columns = _counts(coarse, grid).sum(axis=-1)
+    squares = coarse.values[len(SHARED) :].sum(axis=-1)
+    return {
+        name: np.sqrt(one / columns).astype(np.float32)
+        for name, one in zip(methods, squares, strict=True)
+    }
+
+
+def largest_residuals(
+    coarse: CoarseSum, grid: int, box_size: float, methods: Sequence[str]
+) -> dict[str, list[Json]]:
+    """Return, of every method, the coarse cells with the largest rms residual, worst first."""
+    counts, starts = _counts(coarse, grid), first_cells(grid, coarse.values.shape[-1])
+    mass, truth2 = coarse.values[4] / counts, coarse.values[5] / counts
+    middle = 0.5 * (starts[1:] + starts[:-1]) * (box_size / grid)
+    found: dict[str, list[Json]] = {}
+    for name, squares in zip(methods, coarse.values[len(SHARED) :], strict=True):
+        means = squares / counts
+        order = np.argsort(-means, axis=None, kind="stable")[:_WORST]
+        cells = [np.unravel_index(int(at), means.shape) for at in order]
+        found[name] = [
+            {
+                "centre": [float(middle[index]) for index in at],
+                "rms": float(np.sqrt(means[at])),
+                "density": float(mass[at]),
+                "truth_rms": float(np.sqrt(truth2[at])),
+            }
+            for at in cells
+        ]
+    return found

@@ -1,0 +1,117 @@
+"""Spectra as the report has them: powers, ratios, errors, and samples for its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.numerics.comparison.power import SUBBOX_QUANTITIES
+from cosmoflow.numerics.comparison.readers import Json
+from cosmoflow.numerics.quantities import QUANTITIES
+from cosmoflow.numerics.spectra import PowerSum, Spectrum, jackknife
+
+SAMPLED_AT: Final = (0.05, 0.2, 0.6, 1.0, 1.4)
+"""Wavenumbers of the tables, h/Mpc."""
+
+_DIFFERENCES: Final = {"divergence": "theta = div v, finite differences"}
+"""Definitions of what sub-boxes, which are not periodic, have in another way than the box."""
+
+_WORST_RANGE: Final = (0.2, 1.4)
+
+Floats = NDArray[np.float64]
+
+
+def box_curves(sums: Mapping[str, PowerSum], methods: Sequence[str], scheme: str | None) -> Json:
+    """Return the spectra of the whole box.
+
+    Parameters
+    ----------
+    sums : mapping of str to PowerSum
+        By quantity, with the pairs (0, 0), (i, i) and (0, i) of the methods.
+    methods : sequence of str
+        Method i is the ``i - 1``-th.
+    scheme : str or None
+        The mass assignment whose window the vectors' modes were divided by.
+    """
+    return {
+        "derivatives": "spectral; finite differences for theta_p",
+        "scheme": scheme,
+        "quantities": {quantity: _curves(quantity, one, methods) for quantity, one in sums.items()},
+    }
+
+
+def subbox_curves(boxes: Sequence[Mapping[str, PowerSum]], methods: Sequence[str]) -> Json | None:
+    """Return the mean spectra of sub-boxes, with jackknife errors; None where there is no box."""
+    if not boxes:
+        return None
+    quantities: Json = {}
+    for quantity in SUBBOX_QUANTITIES:
+        sums = [box[quantity] for box in boxes]
+        total = sums[0]
+        for one in sums[1:]:
+            total = total + one
+        found = _curves(quantity, total, methods)
+        found["definition"] = _DIFFERENCES.get(quantity, found["definition"])
+        found["truth_error"] = _error(sums, lambda s: s.power(0))
+        for number, name in enumerate(methods, start=1):
+            found["methods"][name] |= _errors(sums, number)
+        quantities[quantity] = found
+    bins = boxes[0][SUBBOX_QUANTITIES[0]].bins
+    return {
+        "side": bins.box_size,
+        "cells": bins.cells,
+        "boxes": len(boxes),
+        "derivatives": "finite differences, one-sided at the faces",
+        "errors": "jackknife over the sub-boxes",
+        "quantities": quantities,
+    }
+
+
+def _errors(sums: Sequence[PowerSum], number: int) -> Json:
+    return {
+        "power_error": _error(sums, lambda s: s.power(number)),
+        "T_error": _error(sums, lambda s: s.spectrum(0, number).transfer),
+        "r_error": _error(sums, lambda s: s.spectrum(0, number).correlation),
+    }
+
+
+def _error(sums: Sequence[PowerSum], statistic: Callable[[PowerSum], Floats]) -> Floats | None:
+    return jackknife(sums, statistic)[1] if len(sums) > 1 else None
+
+
+def _curves(quantity: str, total: PowerSum, methods: Sequence[str]) -> Json:
+    spectra = {name: total.spectrum(0, i) for i, name in enumerate(methods, start=1)}
+    return {
+        "definition": QUANTITIES[quantity].definition,
+        "k": total.mean_k,
+        "modes": total.modes,
+        "truth": total.power(0),
+        "methods": {
+            name: {
+                "power": found.auto_b,
+                "T": found.transfer,
+                "r": found.correlation,
+                "sampled": {
+                    "k": SAMPLED_AT,
+                    "T": found.sample(found.transfer, SAMPLED_AT),
+                    "r": found.sample(found.correlation, SAMPLED_AT),
+                },
+                "worst": _worst(found),
+            }
+            for name, found in spectra.items()
+        },
+    }
+
+
+def _worst(found: Spectrum) -> Json | None:
+    """Return the ``T`` farthest from 1 in the range that the paper quotes it for."""
+    low, high = _WORST_RANGE
+    inside = (found.k >= low) & (found.k <= high) & np.isfinite(found.transfer)
+    if not inside.any():
+        return None
+    k, transfer = found.k[inside], found.transfer[inside]
+    at = int(np.argmax(np.abs(transfer - 1.0)))
+    return {"k": k[at], "T": transfer[at], "k_range": [low, high]}

@@ -1,0 +1,134 @@
+"""The comparison of fields in memory: the oracle of the one that streams over stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cosmoflow.errors import DataError
+from cosmoflow.numerics.comparison.blocks import BlockSum, coarse_cells, sum_block
+from cosmoflow.numerics.comparison.coarse import CoarseSum
+from cosmoflow.numerics.comparison.power import subbox_cells, sum_box, sum_subbox
+from cosmoflow.numerics.comparison.readers import TRUTH, Array, ArrayReader
+from cosmoflow.numerics.comparison.result import Comparison, Measured, find_patch
+from cosmoflow.numerics.comparison.slices import (
+    patch_planes,
+    plane_blocks,
+    plane_cells,
+    sum_plane,
+)
+from cosmoflow.numerics.spectra import WINDOWS
+from cosmoflow.numerics.tiles import central_boxes, grid_blocks
+from cosmoflow.units import H0_KM_S_PER_MPC_H
+
+
+def compare(
+    density: Array,
+    truth: Array,
+    predictions: Mapping[str, Array],
+    box_size: float,
+    subbox: float = 120.0,
+    *,
+    scheme: str | None = None,
+    rate: float = H0_KM_S_PER_MPC_H,
+    block: int = 128,
+) -> Comparison:
+    """Compare predicted velocities with the true one, all in memory.
+
+    Parameters
+    ----------
+    density : ndarray
+        Shape ``(n, n, n)``, float32, density over its mean.
+    truth : ndarray
+        Shape ``(3, n, n, n)``, float32, km/s.
+    predictions : mapping of str to ndarray
+        Fields like ``truth`` by method; by convention names that start with ``linear`` or
+        ``wiener`` are baselines and all others are networks.
+    box_size : float
+        Side of the periodic box, Mpc/h.
+    subbox : float
+        Side of the sub-boxes of the paper, Mpc/h, rounded to whole cells. None fits in a box
+        smaller than that, and their part of the metrics is then null.
+    scheme : {'ngp', 'cic', 'tsc', 'pcs'}, optional
+        Divide the full-box modes of the momentum vector and its curl, which alone are linear in
+        the particles, by this mass-assignment window.
+    rate : float
+        ``f a H``, km/s per Mpc/h, in units of which divergences are counted.
+    block : int
+        Cells per axis of what is summed at once; no figure depends on it.
+
+    Returns
+    -------
+    Comparison
+        Its ``metrics`` hold ``box_size``, ``cells``, ``truth``, ``residual`` (per method),
+        ``patch``, ``by_density``, ``largest_residuals``, ``distributions`` and ``spectra`` with
+        ``full`` and ``subbox``.
+
+    Raises
+    ------
+    DataError
+        The fields do not belong together, or hold values that are not finite.
+    """
+    _check(density, truth, predictions, box_size)
+    rho = _plain_array(density)
+    fields = {name: _plain_array(field) for name, field in {TRUTH: truth, **predictions}.items()}
+    readers = {name: ArrayReader(rho, field, box_size) for name, field in fields.items()}
+    grid = density.shape[-1]
+    cells = BlockSum.zero(tuple(readers), coarse_cells(grid, box_size))
+    for part in grid_blocks(grid, block):
+        cells = cells.add(sum_block(readers, part, rate))
+    patch = find_patch(cells, grid, box_size)
+    plane = CoarseSum.zero(1 + 3 * len(readers), plane_cells(grid), axes=2)
+    for part in plane_blocks(patch, block):
+        plane.add(sum_plane(readers, part))
+    side = subbox_cells(grid, box_size, subbox)
+    return Measured(
+        grid,
+        box_size,
+        tuple(predictions),
+        cells,
+        plane,
+        {name: patch_planes(reader, patch) for name, reader in readers.items()},
+        [sum_subbox(readers, box) for box in (central_boxes(grid, side) if side else ())],
+        sum_box(readers, WINDOWS[scheme] if scheme is not None else 0),
+        scheme,
+    ).comparison()
+
+
+def _check(density: Array, truth: Array, predictions: Mapping[str, Array], box_size: float) -> None:
+    cells = density.shape[-1] if density.ndim else 0
+    if density.shape != (cells,) * 3 or cells < 4:
+        raise DataError(
+            "The density is no cube of at least 4 cells per axis.",
+            where="density",
+            value=density.shape,
+        )
+    if not predictions or TRUTH in predictions:
+        raise DataError(
+            "There must be at least one prediction, and none may be called 'truth'.",
+            where="predictions",
+            value=sorted(predictions),
+        )
+    if not box_size > 0.0:
+        raise DataError("The box has no size.", where="box_size", value=box_size, limit="> 0 Mpc/h")
+    for name, field in {"density": density, TRUTH: truth, **predictions}.items():
+        shape = density.shape if field is density else (3, *density.shape)
+        if field.shape != shape:
+            raise DataError(
+                "A field does not match the density's grid.",
+                where=name,
+                value=field.shape,
+                limit=shape,
+                remedy="compare fields of one box painted on one grid",
+            )
+        # A sum over all cells is finite exactly if every cell is, and needs no mask in memory.
+        with np.errstate(invalid="ignore"):
+            total = np.sum(field, dtype=np.float64)
+        if not np.isfinite(total):
+            raise DataError("A field holds values that are not finite.", where=name)
+
+
+def _plain_array(field: Array) -> Array:
+    """Return a contiguous float32 array on the field's own memory where that is possible."""
+    return np.ascontiguousarray(field, dtype=np.float32)

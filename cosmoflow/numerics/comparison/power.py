@@ -1,0 +1,142 @@
+"""Spectra of the quantities that are compared: in sub-boxes, and in a whole box in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosmoflow.numerics import calculus, fourier
+from cosmoflow.numerics.comparison.readers import TRUTH, Readers, read_tensor, whole_box
+from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
+from cosmoflow.numerics.quantities import magnitude
+from cosmoflow.numerics.spectra import PowerSum, WaveBins, sum_products
+
+SUBBOX_QUANTITIES: Final = ("speed", "divergence", "momentum", "theta_p")
+QUANTITIES: Final = tuple(DEFINED)
+
+
+def _scalar(quantity: str, rho: Tensor, v: Tensor, side: float, *, periodic: bool) -> Tensor:
+    """Return one of the paper's four quantities by finite differences, shape ``(n, n, n)``."""
+    if quantity == "divergence":
+        field = calculus.divergence(v, side, "difference", periodic=periodic)
+    elif quantity == "theta_p":
+        field = magnitude(calculus.curl(v * rho, side, "difference", periodic=periodic))
+    else:
+        field = magnitude(v)
+        if quantity == "momentum":
+            field = field * (rho - 1.0)
+    # The mean is in no bin; without it float32 transforms lose no digits to it.
+    return field - field.mean(dtype=torch.float64)
+
+
+def _modes(quantity: str, rho: Tensor, v: Tensor, box_size: float) -> Tensor:
+    """Return the modes of a quantity of the periodic box."""
+    if quantity == "divergence":
+        return calculus.divergence_modes(fourier.forward(v), box_size)
+    if quantity == "vorticity":
+        return calculus.curl_modes(fourier.forward(v), box_size)
+    if quantity == "momentum_vector":
+        return fourier.forward(v * rho)
+    if quantity == "momentum_curl_vector":
+        return calculus.curl_modes(fourier.forward(v * rho), box_size)
+    return fourier.forward(_scalar(quantity, rho, v, box_size, periodic=True))
+
+
+class PairSums:
+    """Sums the products of the modes of a truth and of what is compared with it, one by one.
+
+    Parameters
+    ----------
+    bins : WaveBins
+        Of the box.
+    window : int
+        Power of ``sinc(k_i h / 2)`` per axis that all modes are divided by.
+    """
+
+    def __init__(self, bins: WaveBins, window: int = 0) -> None:
+        self._bins = bins
+        self._window = window
+        self._truth: Tensor | None = None
+        self._sums: list[PowerSum] = []
+
+    def add(self, modes: Tensor) -> None:
+        """Take the truth's modes, which are kept, or else those of the next method."""
+        fields, pairs = [modes], [(0, 0)]
+        if self._truth is None:
+            self._truth = modes
+        else:
+            fields, pairs = [self._truth, modes], [(1, 1), (0, 1)]
+        windows = [self._window] * len(fields)
+        self._sums.append(sum_products(fields, pairs, self._bins, windows=windows))
+
+    def total(self) -> PowerSum:
+        """Return all sums as one, with the pairs (0, 0), then (i, i), (0, i) of each method i."""
+        pairs = [(0, 0)]
+        for number in range(1, len(self._sums)):
+            pairs += [(number, number), (0, number)]
+        products = np.concatenate([one.products for one in self._sums])
+        return replace(self._sums[0], pairs=tuple(pairs), products=products)
+
+
+def sum_box(readers: Readers, window: int = 0) -> dict[str, PowerSum]:
+    """Measure the spectra of :data:`QUANTITIES` in the whole periodic box, in memory.
+
+    Parameters
+    ----------
+    readers : mapping of str to FieldReader
+        The truth's, then those of the methods.
+    window : int
+        Power of ``sinc`` that the modes of the momentum vector and its curl, which alone are linear
+        in the particles, are divided by.
+    """
+    truth = readers[TRUTH]
+    block, size = whole_box(truth), truth.box_size
+    rho = read_tensor(truth, "density", block)
+    bins = WaveBins.linear(truth.grid, size)
+
+    sums: dict[str, PowerSum] = {}
+    for quantity in QUANTITIES:
+        pairs = PairSums(bins, window if quantity.endswith("_vector") else 0)
+        for reader in readers.values():
+            pairs.add(_modes(quantity, rho, read_tensor(reader, "velocity", block), size))
+        sums[quantity] = pairs.total()
+    return sums
+
+
+def subbox_cells(grid: int, box_size: float, subbox: float) -> int:
+    """Return the cells per axis of a sub-box of some size, Mpc/h; 0 where none fits."""
+    cells = round(subbox * grid / box_size)
+    return cells if 4 <= cells <= grid else 0
+
+
+def sum_subbox(readers: Readers, block: Block) -> dict[str, PowerSum]:
+    """Measure the spectra of :data:`SUBBOX_QUANTITIES` in one sub-box, as the paper does.
+
+    Parameters
+    ----------
+    readers : mapping of str to FieldReader
+        The truth's, then those of the methods.
+    block : Block
+        The cells of the sub-box, a cube.
+
+    Returns
+    -------
+    dict of PowerSum
+        By quantity. Transforms are plain, without a window, differences one-sided at the faces.
+    """
+    truth, cells = readers[TRUTH], block.shape[0]
+    side = cells * truth.box_size / truth.grid
+    bins = WaveBins.linear(cells, side)
+    rho = read_tensor(truth, "density", block)
+    # All velocities are read once, and each quantity's modes of the truth are made once.
+    sums = {quantity: PairSums(bins) for quantity in SUBBOX_QUANTITIES}
+    for reader in readers.values():
+        v = read_tensor(reader, "velocity", block)
+        for quantity, pairs in sums.items():
+            pairs.add(fourier.forward(_scalar(quantity, rho, v, side, periodic=False)))
+    return {quantity: pairs.total() for quantity, pairs in sums.items()}

@@ -1,0 +1,154 @@
+"""What a comparison found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cosmoflow.numerics.comparison.blocks import (
+    BlockSum,
+    largest_residuals,
+    residual_maps,
+    strongest_infall,
+)
+from cosmoflow.numerics.comparison.coarse import CoarseSum
+from cosmoflow.numerics.comparison.curves import box_curves, subbox_curves
+from cosmoflow.numerics.comparison.readers import TRUTH, Array, Json
+from cosmoflow.numerics.comparison.slices import Patch, mean_planes, patch_fields, patch_metrics
+from cosmoflow.numerics.distributions import bin_edges
+from cosmoflow.numerics.spectra import PowerSum
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What was measured, and the slices to draw.
+
+    Attributes
+    ----------
+    metrics : dict
+        Nested dicts, lists, strings, floats and None (not a number); see :func:`compare`.
+    density : ndarray
+        Shape ``(m, m)``, float32, density over its mean in the slice, averaged over its layers;
+        ``m`` is the box's cells per axis, or 1024 where it has more: then cells are averaged.
+    velocity : dict of ndarray
+        Shape ``(3, m, m)`` each, float32, km/s, the same slice of ``'truth'`` and of every method.
+    box_size : float
+        Mpc/h.
+    patch : Patch
+        The part of the slice around the strongest infall.
+    patch_fields : dict of dict of ndarray
+        By quantity, then by ``'truth'`` and method, float32, what is in the patch at the box's
+        resolution, averaged over the layers of the slice: ``density`` (of the truth alone)
+        ``(p, p)``, ``velocity`` and ``momentum`` ``(3, p, p)`` km/s, ``divergence`` ``(p, p)`` and
+        ``momentum_curl`` ``(3, p, p)`` km/s/(Mpc/h).
+    residual_map : dict of ndarray
+        Shape ``(g, g)`` each, float32, km/s: by method, the rms residual over columns of coarse
+        cells along z.
+    """
+
+    metrics: Json
+    density: Array
+    velocity: dict[str, Array]
+    box_size: float
+    patch: Patch
+    patch_fields: dict[str, dict[str, Array]]
+    residual_map: dict[str, Array]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the predictions, in the order they were given."""
+        return tuple(name for name in self.velocity if name != TRUTH)
+
+    def to_json(self) -> Json:
+        """Return the metrics, which the ``json`` module writes as they are."""
+        return self.metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The sums that a comparison is made of, however a box was cut to get them.
+
+    Parameters
+    ----------
+    grid : int
+        Cells per axis.
+    box_size : float
+        Mpc/h.
+    methods : tuple of str
+        In their order.
+    cells : BlockSum
+        Over all cells.
+    plane : CoarseSum
+        Over the slice; see :func:`sum_plane`.
+    patch : dict of dict of ndarray
+        By the truth and method; see :func:`patch_planes`.
+    subboxes : sequence of dict of PowerSum
+        Of every sub-box.
+    box : dict of PowerSum
+        Of the whole box.
+    scheme : str, optional
+        Whose window was divided out of the box's vectors.
+    """
+
+    grid: int
+    box_size: float
+    methods: tuple[str, ...]
+    cells: BlockSum
+    plane: CoarseSum
+    patch: dict[str, dict[str, Array]]
+    subboxes: Sequence[Mapping[str, PowerSum]]
+    box: Mapping[str, PowerSum]
+    scheme: str | None = None
+
+    def find_patch(self) -> Patch:
+        """Return the patch around the strongest infall."""
+        return find_patch(self.cells, self.grid, self.box_size)
+
+    def comparison(self) -> Comparison:
+        """Turn the sums into figures."""
+        grid, size, methods, cells = self.grid, self.box_size, self.methods, self.cells
+        patch, fields = self.find_patch(), patch_fields(self.patch)
+        density, velocity = mean_planes(self.plane, [TRUTH, *methods], patch)
+        residual = cells.residual
+        first = residual[methods[0]]
+        metrics = {
+            "box_size": float(size),
+            "cells": grid,
+            "truth": first.truth(),
+            "residual": {name: total.figures() for name, total in residual.items()},
+            "patch": patch_metrics(fields, patch, size),
+            "by_density": first.by_density()
+            | {"methods": {name: t.by_density()["residual"] for name, t in residual.items()}},
+            "largest_residuals": largest_residuals(cells.coarse, grid, size, methods),
+            "distributions": {
+                "edges": bin_edges(),
+                "truth": cells.distributions[TRUTH].figures(),
+                "methods": {name: cells.distributions[name].figures() for name in methods},
+            },
+            "spectra": {
+                "sampling": "linear in k between the bins' mean k; null outside of them",
+                "full": box_curves(self.box, methods, self.scheme),
+                "subbox": subbox_curves(self.subboxes, methods),
+            },
+        }
+        maps = residual_maps(cells.coarse, grid, methods)
+        return Comparison(_plain(metrics), density, velocity, float(size), patch, fields, maps)
+
+
+def find_patch(cells: BlockSum, grid: int, box_size: float) -> Patch:
+    """Return the patch around the strongest infall of a box."""
+    return Patch.around(strongest_infall(cells.coarse, grid, box_size), grid, box_size)
+
+
+def _plain(value: Any) -> Any:
+    """Turn arrays into lists and what is no number into None, so that any JSON reader copes."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,37 @@
+"""Auto and cross power spectra of periodic cubes.
+
+``P(k) = V / N^2 |a(k)|^2`` in field unit squared times (Mpc/h)^3, with the unnormalised transform
+``a(k)`` of ``N = n^3`` cells. What is added up is a :class:`PowerSum`: the sums of two disjoint
+sets of modes add with ``+``, be they rows of one box or several boxes of one size.
+"""
+
+from cosmoflow.numerics.spectra.bins import WaveBins
+from cosmoflow.numerics.spectra.curves import Spectrum
+from cosmoflow.numerics.spectra.errors import jackknife
+from cosmoflow.numerics.spectra.sums import (
+    POLES,
+    WINDOWS,
+    PowerSum,
+    auto_power,
+    cross_power,
+    join_interlaced,
+    sum_modes,
+    sum_products,
+)
+from cosmoflow.numerics.spectra.terms import Products, Term
+
+__all__ = [
+    "POLES",
+    "WINDOWS",
+    "PowerSum",
+    "Products",
+    "Spectrum",
+    "Term",
+    "WaveBins",
+    "auto_power",
+    "cross_power",
+    "jackknife",
+    "join_interlaced",
+    "sum_modes",
+    "sum_products",
+]

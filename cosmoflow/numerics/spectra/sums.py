@@ -1,0 +1,339 @@
+"""Sums of products of modes in bins of wavenumber."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.numerics import fourier
+from cosmoflow.numerics.spectra import kernels
+from cosmoflow.numerics.spectra.bins import WaveBins
+from cosmoflow.numerics.spectra.curves import Spectrum, divide
+from cosmoflow.numerics.threads import map_ahead
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Pair = tuple[int, int]
+
+WINDOWS: Final[dict[str, int]] = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
+"""Power of ``sinc(k_i h / 2)`` per axis by which a mass-assignment scheme damps a mode."""
+
+POLES: Final = (0, 2, 4)
+"""The multipoles that are measured where an axis is given; else the monopole alone."""
+
+_BLOCK_MODES: Final = 1 << 19
+"""Modes that a thread is given at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class PowerSum:
+    """Sums over the modes of each bin.
+
+    Attributes
+    ----------
+    bins : WaveBins
+        The bins, and the box.
+    pairs : tuple of (int, int)
+        Which fields the products are of.
+    products : ndarray
+        Shape ``(pairs, poles, bins)``, float64: sums of ``(2 l + 1) L_l(mu) Re a b*`` of the
+        unnormalised transforms, over components too.
+    k : ndarray
+        Shape ``(bins,)``, float64: sum of the wavenumbers, h/Mpc.
+    modes : ndarray
+        Shape ``(bins,)``, float64: number of wavevectors.
+    """
+
+    bins: WaveBins
+    pairs: tuple[Pair, ...]
+    products: Floats
+    k: Floats
+    modes: Floats
+
+    @classmethod
+    def zero(cls, bins: WaveBins, pairs: Sequence[Pair] = ((0, 0),), poles: int = 1) -> Self:
+        """Return the sum over no modes, the neutral element of ``+``."""
+        count = bins.count
+        products = np.zeros((len(pairs), poles, count))
+        return cls(bins, tuple(pairs), products, np.zeros(count), np.zeros(count))
+
+    def __add__(self, other: PowerSum) -> PowerSum:
+        return self._joined(other, np.add)
+
+    def __sub__(self, other: PowerSum) -> PowerSum:
+        """Take away what was added: all boxes but one, for a jackknife."""
+        return self._joined(other, np.subtract)
+
+    def _joined(self, other: PowerSum, join: Callable[[Floats, Floats], Floats]) -> PowerSum:
+        mine = (self.bins, self.pairs, self.products.shape)
+        theirs = (other.bins, other.pairs, other.products.shape)
+        if mine != theirs:
+            raise ValueError(
+                f"power sums of unlike boxes, bins or pairs: {self._kind} and {other._kind}"
+            )
+        return replace(
+            self,
+            products=join(self.products, other.products),
+            k=join(self.k, other.k),
+            modes=join(self.modes, other.modes),
+        )
+
+    @property
+    def _kind(self) -> str:
+        bins = self.bins
+        return (
+            f"{bins.cells} cells, {bins.box_size:g} Mpc/h, {bins.count} bins, pairs {self.pairs}, "
+            f"{self.products.shape[1]} multipoles"
+        )
+
+    @property
+    def mean_k(self) -> Floats:
+        """Shape ``(bins,)``, float64: mean wavenumber of each bin's modes, h/Mpc."""
+        return divide(self.k, self.modes)
+
+    def power(self, a: int = 0, b: int | None = None, pole: int = 0) -> Floats:
+        """Return the power of two fields, or of one, by its mean over modes.
+
+        Parameters
+        ----------
+        a, b : int
+            The fields; ``b`` is ``a`` by default.
+        pole : int
+            0, 2 or 4.
+
+        Returns
+        -------
+        (bins,) float64
+            Field unit squared times (Mpc/h)^3; NaN in bins without modes.
+        """
+        index = self.pairs.index((a, a if b is None else b))
+        norm = self.bins.box_size**3 / float(self.bins.cells) ** 6
+        return norm * divide(self.products[index, POLES.index(pole)], self.modes)
+
+    def spectrum(self, a: int = 0, b: int | None = None) -> Spectrum:
+        """Return what was measured of two fields: by default the first two, or the only one."""
+        if b is None:
+            b = 1 if (a, 1) in self.pairs else a
+        return Spectrum(
+            k=self.mean_k,
+            modes=self.modes.copy(),
+            auto_a=self.power(a),
+            auto_b=self.power(b),
+            cross=self.power(a, b),
+        )
+
+
+def sum_products(
+    fields: Sequence[Tensor],
+    pairs: Sequence[Pair],
+    bins: WaveBins,
+    *,
+    windows: Sequence[int] | None = None,
+    start: tuple[int, int, int] = (0, 0, 0),
+    axis: int | None = None,
+) -> PowerSum:
+    """Bin products of the modes of fields.
+
+    Parameters
+    ----------
+    fields : sequence of Tensor
+        Shape ``(..., mx, my, mz)`` each, complex: a block of the half-complex transform
+        ``(..., n, n, n // 2 + 1)``; leading dimensions (components) are summed over.
+    pairs : sequence of (int, int)
+        Which fields to multiply.
+    bins : WaveBins
+        Of the whole box.
+    windows : sequence of int, optional
+        Power of ``sinc(k_i h / 2)`` per axis that the modes of each field are divided by.
+    start : (int, int, int)
+        Index in the transform of the block's first mode.
+    axis : int, optional
+        0, 1 or 2: measure the multipoles :data:`POLES` about this axis, not the monopole alone.
+
+    Raises
+    ------
+    ValueError
+        Fields of a pair have unlike shapes.
+    """
+    planes = fields[0].shape[-3]
+    step = max(1, _BLOCK_MODES // (fields[0].shape[-2] * fields[0].shape[-1]))
+    total = PowerSum.zero(bins, pairs, 1 if axis is None else len(POLES))
+
+    def sum_planes(first: int) -> PowerSum:
+        own = [field[..., first : first + step, :, :] for field in fields]
+        place = (start[0] + first, *start[1:])
+        return sum_block(own, pairs, bins, windows=windows, start=place, axis=axis)
+
+    for found in map_ahead(sum_planes, range(0, planes, step)):
+        total = total + found
+    return total
+
+
+def sum_block(
+    fields: Sequence[Tensor],
+    pairs: Sequence[Pair],
+    bins: WaveBins,
+    *,
+    windows: Sequence[int] | None = None,
+    start: tuple[int, int, int] = (0, 0, 0),
+    axis: int | None = None,
+) -> PowerSum:
+    """Do what :func:`sum_products` does, in this thread alone."""
+    m = _integer_wavevectors(tuple(fields[0].shape[-3:]), bins.cells, start)
+    limits = np.array(bins.limits, np.int64)
+    # A real field's half-complex transform leaves out the conjugates of all planes but two.
+    alone = (m[2] == 0) | (2 * m[2] == bins.cells)
+    weight = np.where(alone, 1.0, 2.0)
+    modes, lengths = kernels.count_modes(*m, weight, limits)
+    total = PowerSum.zero(bins, pairs, 1 if axis is None else len(POLES))
+    parts = [_components(field) for field in fields]
+    for number, (first, second) in enumerate(pairs):
+        a, b = parts[first], parts[second]
+        if len(a) != len(b) or a[0].shape != b[0].shape:
+            shapes = [tuple(fields[index].shape) for index in (first, second)]
+            raise ValueError(f"modes of unlike shapes {shapes[0]} and {shapes[1]}")
+        power = 0 if windows is None else windows[first] + windows[second]
+        x, y, z = (np.sinc(part / bins.cells) ** -float(power) for part in m)
+        factors = (x, y, z * weight)
+        for one, two in zip(a, b, strict=True):
+            if axis is None:
+                found = kernels.add_products(one, two, *m, factors, limits)
+            else:
+                found = kernels.add_multipoles(one, two, *m, factors, limits, axis)
+            total.products[number] += found
+    k = lengths * (2.0 * math.pi / bins.box_size)
+    return replace(total, k=k, modes=modes)
+
+
+def _components(modes: Tensor) -> list[NDArray[Any]]:
+    """Return the components of a field, each an array of three dimensions, in one piece.
+
+    Loops are compiled for such arrays alone: compiling takes seconds for every layout.
+    """
+    parts = modes.reshape(-1, *modes.shape[-3:]).cpu().numpy()
+    return [np.ascontiguousarray(part) for part in parts]
+
+
+def _integer_wavevectors(
+    shape: tuple[int, ...], cells: int, start: tuple[int, int, int]
+) -> tuple[Integers, Integers, Integers]:
+    x, y, z = (
+        np.arange(first, first + count, dtype=np.int64)
+        for first, count in zip(start, shape, strict=True)
+    )
+    return np.where(2 * x >= cells, x - cells, x), np.where(2 * y >= cells, y - cells, y), z
+
+
+def sum_modes(
+    a: Tensor,
+    b: Tensor | None = None,
+    *,
+    cells: int,
+    box_size: float,
+    window: tuple[int, int] = (0, 0),
+    start: tuple[int, int, int] = (0, 0, 0),
+    bins: WaveBins | None = None,
+) -> PowerSum:
+    """Bin the products of the modes of one field, or of two fields with each other.
+
+    Parameters
+    ----------
+    a, b : Tensor
+        As the fields of :func:`sum_products`.
+    cells : int
+        Cells per axis ``n`` of the whole box.
+    box_size : float
+        Mpc/h.
+    window : (int, int)
+        Powers of ``sinc(k_i h / 2)`` per axis that the modes of ``a`` and of ``b`` are divided by.
+    start : (int, int, int)
+        Index in the transform of the block's first mode.
+    bins : WaveBins, optional
+        By default one fundamental mode wide, up to the Nyquist frequency.
+    """
+    bins = bins or WaveBins.linear(cells, box_size)
+    if b is None:
+        return sum_products([a], [(0, 0)], bins, windows=window, start=start)
+    return sum_products([a, b], [(0, 0), (1, 1), (0, 1)], bins, windows=window, start=start)
+
+
+def join_interlaced(
+    first: Tensor, second: Tensor, start: tuple[int, int, int] = (0, 0, 0), cells: int = 0
+) -> Tensor:
+    """Return the modes of an interlaced pair of grids: without the nearest aliases.
+
+    What a grid takes for a mode is the sum of that mode and of its images, whole numbers of
+    sampling frequencies away. On the second grid images that are an odd number away have the
+    opposite sign, and the mean of both is rid of them (Sefusatti et al. 2016, section 3.1).
+
+    Parameters
+    ----------
+    first : Tensor
+        Shape ``(..., mx, my, mz)``, complex: a block of the half-complex transform of a painted
+        field. Its memory is used for the result.
+    second : Tensor
+        The same of the field painted with particles moved by half a cell along every axis. It is
+        overwritten.
+    start : (int, int, int)
+        Index in the transform of the block's first mode.
+    cells : int
+        Cells per axis of the grid; by default the block is the whole transform.
+    """
+    cells = cells or first.shape[-2]
+    shape = tuple(first.shape[-3:])
+    for axis, m in enumerate(_integer_wavevectors(shape, cells, start)):
+        # What moved the particles is undone: exp(i k h / 2), axis by axis.
+        angle = torch.from_numpy(math.pi / cells * m)
+        phase = torch.complex(angle.cos(), angle.sin()).to(first.device, first.dtype)
+        second *= phase.view([-1 if other == axis else 1 for other in range(3)])
+    return first.add_(second).mul_(0.5)
+
+
+def auto_power(field: Tensor, box_size: float, *, window: int = 0) -> Spectrum:
+    """Return the power spectrum of a scalar or vector field.
+
+    Parameters
+    ----------
+    field : Tensor
+        Shape ``(n, n, n)``, or ``(3, n, n, n)`` for the sum over components; real.
+    box_size : float
+        Mpc/h.
+    window : int
+        Power of ``sinc`` to divide the modes by, see :data:`WINDOWS`; 0 for none.
+    """
+    return sum_modes(
+        fourier.forward(field),
+        cells=field.shape[-1],
+        box_size=box_size,
+        window=(window, window),
+    ).spectrum()
+
+
+def cross_power(
+    a: Tensor, b: Tensor, box_size: float, *, window: tuple[int, int] = (0, 0)
+) -> Spectrum:
+    """Return auto and cross spectra of two scalar or two vector fields.
+
+    Parameters
+    ----------
+    a, b : Tensor
+        Shape ``(n, n, n)``, or ``(3, n, n, n)`` for the sum over components; real.
+    box_size : float
+        Mpc/h.
+    window : (int, int)
+        Powers of ``sinc`` to divide the modes of ``a`` and of ``b`` by.
+    """
+    return sum_modes(
+        fourier.forward(a),
+        fourier.forward(b),
+        cells=a.shape[-1],
+        box_size=box_size,
+        window=window,
+    ).spectrum()

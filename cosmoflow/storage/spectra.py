@@ -1,0 +1,185 @@
+"""Spectra as xarray opens them: zarr, or netCDF where a name says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cosmoflow.numerics.spectra import POLES, PowerSum, Spectrum, jackknife
+from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE, STATUS, BoxMetadata
+from cosmoflow.storage.outputs import Existing, begin_group, finish_group
+from cosmoflow.storage.urls import (
+    local_path,
+    open_group_for_writing,
+    remove,
+    storage_errors,
+    write_bytes,
+    zarr_store,
+)
+from cosmoflow.storage.variables import COMPRESSORS
+from cosmoflow.units import DIMENSIONLESS, WAVENUMBER
+
+FORMAT = "cosmoflow/spectra"
+
+Floats = NDArray[np.float64]
+
+
+def describe_spectra(
+    sums: Sequence[PowerSum],
+    fields: Sequence[tuple[str, str]],
+    metadata: BoxMetadata,
+    *,
+    attributes: Mapping[str, Any],
+    averaged: bool = False,
+) -> xr.Dataset:
+    """Return spectra as a dataset.
+
+    Parameters
+    ----------
+    sums : sequence of PowerSum
+        Of the box, or of each sub-box.
+    fields : sequence of (str, str)
+        Name and unit of the field, or of the two that are crossed.
+    metadata : BoxMetadata
+        Of the box.
+    attributes : mapping
+        More to say of them.
+    averaged : bool
+        The sums are of sub-boxes: give means, their jackknife errors, and the power of each.
+
+    Returns
+    -------
+    xr.Dataset
+        See :func:`cosmoflow.stages.spectra.spectra`.
+    """
+    first, last = fields[0], fields[-1]
+    crossed = len(fields) > 1
+    total = sums[0]
+    for one in sums[1:]:
+        total = total + one
+    poles = total.products.shape[1]
+    dims = ("k",) if poles == 1 else ("pole", "k")
+    unit = first[1] if first == last else f"{first[1]} {last[1]}"
+    units = f"({unit})^2 (Mpc/h)^3" if first == last else f"{unit} (Mpc/h)^3"
+    pair = (0, 1) if crossed else (0, 0)
+
+    def power(of: PowerSum) -> Floats:
+        values = np.stack([of.power(*pair, pole) for pole in POLES[:poles]])
+        return values[0] if poles == 1 else values
+
+    names = f"{first[0]} and {last[0]}" if crossed else first[0]
+    shown: dict[str, tuple[Callable[[PowerSum], Floats], tuple[str, ...], str, str]] = {
+        "power": (power, dims, units, f"power of {names}"),
+    }
+    if crossed:
+        shown |= {
+            "power_first": (
+                lambda one: one.power(0), ("k",), f"({first[1]})^2 (Mpc/h)^3",
+                f"power of {first[0]}",
+            ),
+            "power_second": (
+                lambda one: one.power(1), ("k",), f"({last[1]})^2 (Mpc/h)^3",
+                f"power of {last[0]}",
+            ),
+            "transfer": (
+                lambda one: _spectrum(one).transfer, ("k",), DIMENSIONLESS,
+                "T(k): power of the second over that of the first",
+            ),
+            "correlation": (
+                lambda one: _spectrum(one).correlation, ("k",), DIMENSIONLESS,
+                "r(k): cross power over the root of the product of the powers",
+            ),
+        }  # fmt: skip
+    variables: dict[str, Any] = {}
+    for name, (statistic, dimensions, own, label) in shown.items():
+        value, error = jackknife(sums, statistic)
+        variables[name] = (dimensions, value, {"units": own, "long_name": label})
+        if averaged:
+            long_name = f"jackknife error of {label}"
+            variables[f"{name}_error"] = (dimensions, error, {"units": own, "long_name": long_name})
+    if averaged:
+        each = np.stack([power(one) for one in sums])
+        described = {"units": units, "long_name": f"power of {names} in each sub-box"}
+        variables["box_power"] = (("box", *dims), each, described)
+    counted = {"units": DIMENSIONLESS, "long_name": "number of modes"}
+    variables["modes"] = ("k", total.modes, counted)
+    edges = total.bins.edges
+    bins = {"units": WAVENUMBER, "long_name": "lowest and highest wavenumber of the bin"}
+    variables["k_bounds"] = (("k", "bound"), np.stack([edges[:-1], edges[1:]], axis=1), bins)
+    dataset = xr.Dataset(
+        variables,
+        coords={"k": ("k", total.mean_k)},
+        attrs={
+            "format": FORMAT,
+            "format_version": 1,
+            "box_size": metadata.box_size,
+            "redshift": metadata.redshift,
+            "side": total.bins.box_size,
+            "boxes": len(sums),
+            "nyquist": math.pi * total.bins.cells / total.bins.box_size,
+            **attributes,
+            STATUS: INCOMPLETE,
+        },
+    )
+    if poles > 1:
+        dataset = dataset.assign_coords(pole=list(POLES[:poles]))
+    dataset["k"].attrs = {
+        "units": WAVENUMBER,
+        "long_name": "mean wavenumber of the bin's modes",
+        "bounds": "k_bounds",
+    }
+    return dataset
+
+
+def _spectrum(total: PowerSum) -> Spectrum:
+    return total.spectrum(0, 1)
+
+
+def is_netcdf(out: str) -> bool:
+    """Tell whether a result is asked for as netCDF: a local file whose name ends in ``.nc``."""
+    path = local_path(out)
+    return path is not None and path.suffix == ".nc"
+
+
+def write_netcdf(dataset: xr.Dataset, out: str, provenance: Mapping[str, Any]) -> None:
+    """Write spectra as one file, which is there whole or not at all."""
+    path = local_path(out)
+    if path is None:
+        raise ValueError(f"not a local file: {out}")
+    flat = dataset.assign_attrs(provenance=str(provenance["digest"]))
+    flat.attrs[STATUS] = COMPLETE
+    with storage_errors(out):
+        content = np.asarray(flat.to_netcdf(engine="scipy")).tobytes()
+        write_bytes(str(path.parent), path.name, content)
+
+
+def begin_spectra(out: str, provenance: Mapping[str, Any], existing: Existing) -> None:
+    """Begin a store of spectra, marked incomplete, or go on with one of the same run.
+
+    Raises
+    ------
+    OutputExistsError, ConfigError
+        It exists and may neither be replaced nor resumed.
+    """
+    attributes = {"format": FORMAT, "format_version": 1, "provenance": dict(provenance)}
+    _, resumed = begin_group(out, attributes, existing)
+    if resumed:
+        # There is one result: it is made anew.
+        remove(out)
+        begin_group(out, attributes, "error")
+
+
+def write_spectra(dataset: xr.Dataset, out: str, provenance: Mapping[str, Any]) -> None:
+    """Write spectra to the store that was begun for them, and mark it whole."""
+    with storage_errors(out):
+        # The attributes of the group are replaced by those of the dataset.
+        dataset.assign_attrs(provenance=dict(provenance)).to_zarr(
+            zarr_store(out, read_only=False), mode="a", consolidated=False, zarr_format=3,
+            encoding={name: {"compressors": COMPRESSORS} for name in dataset.variables},
+        )  # fmt: skip
+        finish_group(open_group_for_writing(out))

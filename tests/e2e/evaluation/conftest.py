@@ -1,0 +1,81 @@
+"""Stores of a small box to evaluate, and a report that draws nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages import evaluate as stage
+from cosmoflow.storage.fields import create_fields, write_block
+from cosmoflow.storage.outputs import finish_group
+from cosmoflow.storage.urls import open_group_for_writing
+from tests.conftest import cut, make_metadata, synthetic_fields
+
+GRID, CELL, SUBBOX, RADII = 20, 4.0, 36.0, (0.0, 2.0)
+PAINTED = make_metadata(GRID * CELL, stage="paint", paint={"scheme": "cic"})
+SETTINGS = {"evaluate": {"subbox": SUBBOX, "smoothing": RADII}}
+
+
+def make_store(path, fields, shard, *, chunk=None, metadata=None):
+    """Write a whole fields store."""
+    grid = next(iter(fields.values())).shape[-1]
+    metadata = metadata or make_metadata(grid * CELL)
+    create_fields(str(path), metadata, grid, tuple(fields), shard=shard, chunk=chunk or shard)
+    for index, block in enumerate(grid_blocks(grid, shard)):
+        here = {name: cut(field, block) for name, field in fields.items()}
+        write_block(str(path), block, index, here)
+    finish_group(open_group_for_writing(str(path)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def box():
+    """A box with empty cells, and what is predicted of its velocity."""
+    fields = synthetic_fields(GRID, CELL, radii=(4.0,), seed=5)
+    density, truth = fields["density"].copy(), fields["velocity"]
+    density[3, :2, 19] = 0.0
+    noise = np.random.default_rng(2).normal(0.0, 40.0, (2, *truth.shape)).astype(np.float32)
+    momentum = (truth + noise[1]) * density
+    velocity = momentum / np.where(density == 0.0, np.float32(1.0), density)
+    mean = momentum.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)
+    velocity[:, density == 0.0] = mean[:, None]
+    return {
+        "density": density,
+        "truth": truth,
+        "noisy": truth + noise[0],
+        "momentum": momentum,
+        "of momentum": velocity,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    """Draw nothing: other tests look at what is drawn."""
+    monkeypatch.setattr(stage, "make_figures", lambda comparison, folder: [])
+    monkeypatch.setattr(
+        stage, "write_report", lambda *what: Path(what[-1], stage.REPORT).write_text("page")
+    )
+
+
+@pytest.fixture
+def stores(box, tmp_path):
+    """Return a function that writes truth and predictions in shards of some size."""
+
+    def write(shard, chunk=None):
+        truth = {"density": box["density"], "velocity": box["truth"]}
+        return (
+            make_store(tmp_path / "truth.zarr", truth, shard, chunk=chunk, metadata=PAINTED),
+            [
+                "noisy=" + make_store(tmp_path / "noisy.zarr", {"velocity": box["noisy"]}, 16),
+                "of momentum="
+                + make_store(tmp_path / "momentum.zarr", {"momentum": box["momentum"]}, shard),
+            ],
+        )
+
+    return write
+
+
+def contents(store):
+    """Return all files of a store, and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in Path(store).rglob("*") if path.is_file()}

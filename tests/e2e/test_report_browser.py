@@ -1,0 +1,154 @@
+"""The report as a browser shows it: whole, without a word to anyone, on a phone and on a desk.
+
+And its curves as the script in `examples/` reads them.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cosmoflow.cli.app import run_app
+from tests.e2e.browser import Browser, find_chromium
+from tests.e2e.conftest import SMALL
+
+pytestmark = pytest.mark.e2e
+
+PHONE, DESK = 390, 1280
+
+# What sticks out of the window, unless it is in a region that scrolls by itself.
+OUTSIDE = """
+[...document.querySelectorAll('body *')]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll'))
+  .map(e => e.tagName + ' ' + e.className)
+"""
+IMAGES = """
+[...document.images].map(i => ({
+  complete: i.complete, natural: i.naturalWidth, width: i.width, height: i.height,
+  shape: i.naturalWidth / i.naturalHeight, alt: i.alt, source: i.src.slice(0, 22)}))
+"""
+# Contrast as WCAG 2 has it, of text on the first background behind it that is one.
+CONTRAST = """
+(() => {
+  const light = c => {
+    const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255)
+      .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor;
+      if (c !== 'rgba(0, 0, 0, 0)') return c;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  return [...document.querySelectorAll('h1,h2,h3,p,b,a,li,strong,th,td,small,caption,figcaption')]
+    .map(e => {
+      const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+      return [(a + 0.05) / (b + 0.05), e.tagName + ' ' + e.className];
+    })
+    .sort((x, y) => x[0] - y[0])[0];
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def report(chain, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser") / "report"
+    truth, prediction = (str(chain / f"{name}.zarr") for name in ("fields", "prediction"))
+    assert run_app(["evaluate", truth, prediction, "--out", str(folder), "--quiet", *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no browser: install the package `chromium`")
+    found = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=[(PHONE, False), (DESK, False), (PHONE, True), (DESK, True)], ids=str)
+def shown(request, browser, report):
+    width, dark = request.param
+    browser.open(f"file://{report / 'report.html'}", width, dark=dark)
+    return browser, width, dark
+
+
+def test_every_image_is_loaded_and_nothing_else_is(shown, report):
+    browser, width, _ = shown
+    images = browser.evaluate(IMAGES)
+    assert len(images) == len(list((report / "figures").glob("*.png")))
+    for image in images:
+        assert image["complete"]
+        assert image["natural"] > 900
+        assert 250 < image["width"] <= width
+        assert image["width"] / image["height"] == pytest.approx(image["shape"], rel=0.02)
+        assert image["alt"]
+        assert image["source"] == "data:image/png;base64,"
+    requests = [found["request"]["url"] for found in browser.happened("Network.requestWillBeSent")]
+    assert [url for url in requests if not url.startswith("data:")] == [
+        f"file://{report / 'report.html'}"
+    ]
+    assert browser.evaluate("document.scripts.length") == 0
+
+
+def test_the_browser_has_nothing_to_complain_about(shown):
+    browser = shown[0]
+    for event in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+        assert browser.happened(event) == []
+    assert browser.evaluate("document.compatMode") == "CSS1Compat"
+
+
+def test_nothing_sticks_out_of_the_window(shown):
+    browser, width, _ = shown
+    assert browser.evaluate("innerWidth") == width
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    assert browser.evaluate(OUTSIDE) == []
+
+
+def test_the_verdict_is_on_the_first_screen_and_text_can_be_read(shown):
+    browser = shown[0]
+    bottom = "document.querySelector('.tiles').getBoundingClientRect().bottom"
+    assert browser.evaluate(bottom) < 800
+    ratio, where = browser.evaluate(CONTRAST)
+    assert ratio >= 4.5, where
+    size = (
+        "Math.min(...[...document.querySelectorAll('p,td,th,li')].map("
+        "e => parseFloat(getComputedStyle(e).fontSize)))"
+    )
+    assert browser.evaluate(size) >= 11.5
+
+
+def test_the_page_takes_the_colours_that_the_reader_prefers(shown):
+    browser, _, dark = shown
+    colour = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    red = int(colour.removeprefix("rgb(").split(",")[0])
+    assert red < 64 if dark else red > 192
+
+
+def test_it_reads_the_same_without_javascript(browser, report):
+    browser.send("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(f"file://{report / 'report.html'}", PHONE)
+        root = browser.send("DOM.getDocument", depth=-1)["root"]
+        found = browser.send("DOM.querySelectorAll", nodeId=root["nodeId"], selector="img, table")
+    finally:
+        browser.send("Emulation.setScriptExecutionDisabled", value=False)
+    assert len(found["nodeIds"]) > 20
+
+
+def test_the_example_remakes_figures_with_xarray_alone(chain, report, tmp_path):
+    script = Path(__file__).parents[2] / "examples" / "plot_report.py"
+    stores = [report / "curves.zarr", chain / "fields.zarr", chain / "prediction.zarr"]
+    subprocess.run(
+        [sys.executable, "-W", "error", script, *stores, "--z=20", "--out", tmp_path], check=True
+    )
+    for name in ("spectra.png", "slice.png"):
+        assert (tmp_path / name).stat().st_size > 20_000
+    assert "cosmoflow" not in "".join(
+        line for line in script.read_text().splitlines() if "import" in line
+    )
