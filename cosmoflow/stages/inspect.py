@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import zarr
@@ -13,12 +14,15 @@ from cosmoflow.stages.models import RUN
 from cosmoflow.stages.train import describe_model
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import COMPLETE, STATUS
+from cosmoflow.storage.outputs import OUTPUT_MARKS
 from cosmoflow.storage.snapshots import describe_snapshot
-from cosmoflow.storage.urls import has_file, open_group
+from cosmoflow.storage.urls import find_bytes, has_file, open_group
+
+_KINDS = ("particles", "fields", "spectra", "curves")
 
 
 def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
-    """Describe a particle store, a fields store, spectra, a model, or a snapshot of another code.
+    """Describe a store, spectra, a report, a demo, a model, or a snapshot of another code.
 
     Parameters
     ----------
@@ -41,17 +45,19 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
     """
     if has_file(url, DESCRIPTION) or has_file(url, RUN):
         return describe_model(url)
+    if has_file(url, OUTPUT_MARKS[0]):
+        return _describe_folder(find_bytes(url, OUTPUT_MARKS[0]) or b"{}")
     if not has_file(url, "zarr.json"):
         return describe_snapshot(url, hints)
     group = open_group(url)
     found = str(group.attrs.get("format", ""))
     kind = found.removeprefix("cosmoflow/")
-    if kind not in ("particles", "fields", "spectra"):
+    if kind not in _KINDS:
         raise DataError(
             "this is a zarr group, but none of cosmoflow's",
             where=url,
             value=f"format: {found or 'not said'}",
-            limit="cosmoflow/particles, cosmoflow/fields or cosmoflow/spectra",
+            limit=", ".join(f"cosmoflow/{name}" for name in _KINDS),
         )
     content: dict[str, Any] = {
         "kind": kind,
@@ -68,6 +74,13 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
             for name, flags in ledgers.arrays()
         }
     return content
+
+
+def _describe_folder(mark: bytes) -> dict[str, Any]:
+    """Return what the mark of a folder says: of a report, a demo, a set of boxes."""
+    content = dict(json.loads(mark))
+    kind = str(content.pop("format", "")).removeprefix("cosmoflow/")
+    return {"kind": kind, "status": content.pop(STATUS, "not said"), **content}
 
 
 def _describe(array: zarr.Array[Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cosmoflow.stages import evaluate as stage
 from cosmoflow.stages import evaluate_measure
 from cosmoflow.stages.evaluate import evaluate
 from cosmoflow.stages.evaluate_methods import open_inputs
+from cosmoflow.stages.inspect import inspect
 from cosmoflow.storage.claims import claim
 from cosmoflow.storage.outputs import mark_folder
 from cosmoflow.storage.urls import open_group_for_writing
@@ -43,6 +44,9 @@ def test_the_report_folder(stores, serial_run, tmp_path):
     names = {path.name for path in out.iterdir()}
     assert names == {"cosmoflow.json", "curves.zarr", "figures", "metrics.json", "report.html"}
     assert json.loads((out / "cosmoflow.json").read_text())["status"] == "complete"
+    told = [inspect(str(place)) for place in (out, out / "curves.zarr")]
+    assert [one["kind"] for one in told] == ["report", "curves"]
+    assert [one["status"] for one in told] == ["complete"] * 2
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["metrics"] == found.metrics
     assert metrics["context"]["predictions"]["noisy"].endswith("noisy.zarr")
