@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 
 GRID = 128
 """Eight slabs of 16 planes along x and y, of two vectors: 128 parts travel."""
+KILLS, KILLS_A_RUN = 12, 3
+"""In all, and in each run: one that loses its nodes faster than they come back never ends."""
 ASKED = ["--field=velocity", "--cross=momentum", "--multipoles=z", "--quiet"]
 
 
@@ -78,16 +80,18 @@ def test_nodes_lost_mid_transpose_change_nothing(fields, undisturbed, tmp_path, 
     killed = {"worker": 0, "node": 0}
     runs = 0
     with ray_nodes(2) as nodes:
-        while sum(killed.values()) < 20:
+        while sum(killed.values()) < KILLS:
             runs += 1
+            left = KILLS_A_RUN
             out = tmp_path / f"{runs}.zarr"
             process = start(
                 "spectra", fields, "--out", out, *ASKED, "--engine=ray", "--address", nodes.address
             )
             while process.poll() is None:
                 time.sleep(chance.uniform(0.1, 3.0))
-                if not (workers := nodes.workers(b"ray::('")):
+                if not left or not (workers := nodes.workers(b"ray::('")):
                     continue
+                left -= 1
                 how = chance.choice(list(killed))
                 if how == "node":
                     nodes.kill_node()
@@ -104,4 +108,4 @@ def test_nodes_lost_mid_transpose_change_nothing(fields, undisturbed, tmp_path, 
                 continue
             xr.testing.assert_equal(opened(out), undisturbed)
     record_property("killed", f"{killed} in {runs} runs")
-    assert min(killed.values()) > 2
+    assert min(killed.values()) >= 2
