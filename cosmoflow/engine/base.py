@@ -31,9 +31,6 @@ class Resources:
     memory: int = 0
 
 
-USEFUL_CORES = 8
-"""Cores that one task or worker makes good use of."""
-
 ONE_CORE = Resources()
 """What a task needs that says nothing."""
 

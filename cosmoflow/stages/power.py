@@ -314,7 +314,6 @@ def measure_power(
     run: Run,
     *,
     window: int = 0,
-    stage: str = "evaluate",
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, PowerSum]:
     """Measure spectra of several boxes on one grid, each by itself and with the first.
@@ -332,8 +331,6 @@ def measure_power(
     window : int
         Power of ``sinc(k_i h / 2)`` per axis that modes of what is linear in the particles are
         divided by.
-    stage : str
-        For people.
     check : callable
         Called whenever rows are done; what it raises ends the run.
 
@@ -351,7 +348,7 @@ def measure_power(
         names = [name for name in quantities if QUANTITIES[name].field == field]
         sources = [Derived(reader, grid.cell_size, field) for reader in readers.values()]
         wanted = [Products(_terms(name, count, window), tuple(pairs), bins) for name in names]
-        sums = sum_power(sources, wanted, grid, run, stage=stage, check=check)
+        sums = sum_power(sources, wanted, grid, run, stage="evaluate", check=check)
         result |= dict(zip(names, sums, strict=True))
     return {name: result[name] for name in quantities}
 
