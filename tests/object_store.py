@@ -1,50 +1,99 @@
-"""A stand-in for S3 on this machine, where there is one: moto of whichever Python has it."""
+"""A stand-in for S3 on this machine: moto's server."""
 
+import json
 import os
-import shutil
-import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+
+START_SECONDS = 60.0
+
+
+@contextmanager
+def s3_server(host="127.0.0.1"):
+    """Serve S3 without a bucket, to be had under the URL that this yields."""
+    pytest.importorskip("moto.server", reason="moto is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with log.open("wb") as written:
+            # A port of its own choice: one that we choose may be taken when it comes to it.
+            server = subprocess.Popen(
+                [sys.executable, "-m", "moto.server", "-H", host, "-p", "0"],
+                stdout=written, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        try:
+            yield _url_of(server, log)
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def _url_of(server, log):
+    deadline = time.monotonic() + START_SECONDS
+    while not (said := [w for w in log.read_text().split() if w.startswith("http://")]):
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    return said[0].rstrip("/")
+
+
+def make_bucket(endpoint, name):
+    """Make an empty bucket."""
+    request = urllib.request.Request(f"{endpoint}/{name}", method="PUT")
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+
+
+def restricted_user(endpoint):
+    """Let a server check signatures from now on; return key and secret of its one user."""
+    import boto3
+
+    iam = boto3.client(
+        "iam", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )  # fmt: skip
+    iam.create_user(UserName="user")
+    key = iam.create_access_key(UserName="user")["AccessKey"]
+    allowed = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    iam.put_user_policy(UserName="user", PolicyName="s3", PolicyDocument=policy)
+    plain = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=b"0", headers=plain)
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+    return key["AccessKeyId"], key["SecretAccessKey"]
+
+
+def settings_of(endpoint, key="test", secret="test"):
+    """Return the environment variables by which a process finds a server."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false", "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+    }  # fmt: skip
+
+
+@contextmanager
+def using(settings):
+    """Have environment variables for a while, here and in all processes that are started."""
+    before = dict(os.environ)
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
 def s3_bucket(name):
     """Serve an empty bucket; the environment says where to all processes that are started."""
-    python = shutil.which("python3", path=os.environ["PATH"].split(":", 1)[-1]) or "python3"
-    found = subprocess.run([python, "-c", "import moto.server"], capture_output=True, check=False)
-    if found.returncode:
-        pytest.skip("moto is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    endpoint = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
-        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false", "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-    }  # fmt: skip
-    before = dict(os.environ)
-    os.environ.update(settings)
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(
-                    urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=5
-                )
-                break
-            except OSError:
-                time.sleep(0.1)
+    with s3_server() as endpoint, using(settings_of(endpoint)):
+        make_bucket(endpoint, name)
         yield f"s3://{name}"
-    finally:
-        server.terminate()
-        server.wait(10)
-        os.environ.clear()
-        os.environ.update(before)

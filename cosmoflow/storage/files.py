@@ -10,14 +10,8 @@ from pathlib import Path
 from obstore.exceptions import AlreadyExistsError, NotFoundError, NotSupportedError
 
 from cosmoflow.errors import StorageError
-from cosmoflow.storage.urls import (
-    find_bytes,
-    has_file,
-    join,
-    local_path,
-    open_bucket,
-    storage_errors,
-)
+from cosmoflow.storage.buckets import open_bucket
+from cosmoflow.storage.urls import find_bytes, has_file, join, local_path, storage_errors
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _TRIES = 100

@@ -16,6 +16,7 @@ from obstore.exceptions import NotFoundError
 from zarr.errors import GroupNotFoundError
 
 from cosmoflow.errors import CosmoflowError, DataError, StorageError
+from cosmoflow.storage.buckets import bucket_store, explain, first_line, open_bucket
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
 
@@ -66,24 +67,12 @@ def join(url: str, name: str) -> str:
     return f"{url.rstrip('/')}/{name}"
 
 
-def open_bucket(url: str) -> Any:
-    """Open a remote URL; credentials and endpoint come from the usual environment variables."""
-    from obstore.store import from_url
-
-    return from_url(url)
-
-
 def zarr_store(url: str, *, read_only: bool) -> Any:
     """Return the zarr store behind a URL."""
     path = local_path(url)
     if path is not None:
         return zarr.storage.LocalStore(path, read_only=read_only)
-    return zarr.storage.ObjectStore(open_bucket(url), read_only=read_only)
-
-
-def _first_line(error: Exception) -> str:
-    """Return what an error says, without the pages of debug output that obstore adds."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return bucket_store(url, read_only=read_only)
 
 
 @contextmanager
@@ -93,13 +82,13 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except CosmoflowError:
         raise
-    except (FileNotFoundError, GroupNotFoundError, NotFoundError) as error:
-        raise StorageError("no such store", where=url, remedy="check the path") from error
-    except (OSError, ObstoreError) as error:
+    except (FileNotFoundError, ObstoreError) as error:
+        raise explain(error, url) from error
+    except OSError as error:
         raise StorageError(
-            f"storage failed: {_first_line(error)}",
+            f"storage failed: {first_line(error)}",
             where=url,
-            remedy="check space, permissions and credentials; then run again with --resume",
+            remedy="check space and permissions; then run again with --resume",
         ) from error
 
 
@@ -112,7 +101,7 @@ def damage(where: str) -> Iterator[None]:
         raise DataError(
             "the store is damaged",
             where=where,
-            value=_first_line(error),
+            value=first_line(error),
             remedy="write it anew, or copy it again",
         ) from error
 
@@ -230,8 +219,10 @@ def find_bytes(url: str, name: str) -> bytes | None:
         return bytes(open_bucket(url).get(name).bytes())
     except (FileNotFoundError, NotADirectoryError, NotFoundError):
         return None
-    except (OSError, ObstoreError) as error:
-        raise StorageError(f"cannot read: {_first_line(error)}", where=join(url, name)) from error
+    except ObstoreError as error:
+        raise explain(error, join(url, name)) from error
+    except OSError as error:
+        raise StorageError(f"cannot read: {first_line(error)}", where=join(url, name)) from error
 
 
 def read_bytes(url: str, name: str) -> bytes:
@@ -255,10 +246,10 @@ def has_file(url: str, name: str) -> bool:
         return (path / name).is_file()
     try:
         open_bucket(url).head(name)
-    except (NotFoundError, FileNotFoundError):
+    except (FileNotFoundError, NotFoundError):
         return False
     except ObstoreError as error:
-        raise StorageError(f"cannot reach: {_first_line(error)}", where=join(url, name)) from error
+        raise explain(error, join(url, name)) from error
     return True
 
 
