@@ -316,6 +316,15 @@ class EngineConfig(Section):
     memory: ByteSize | None = Field(
         None, gt=0, description="most that a worker may need, e.g. 8GiB; none means what there is"
     )
+    gpus: bool | None = Field(
+        None, description="train and infer on GPUs; none: where there are any; true waits for them"
+    )
+    patience: float = Field(
+        600.0, ge=0.0, description="seconds to wait for nodes of a cluster to join"
+    )
+    ship_code: bool = Field(
+        False, description="have a cluster's workers use this process's cosmoflow, not their own"
+    )
 
 
 class Settings(Section):

@@ -14,7 +14,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.memory import keep_freed_buffers
+from cosmoflow.engine.nodes import placement
 from cosmoflow.engine.pipeline import STEPS, Pipeline, PipelineThreads
+from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_threads
 from cosmoflow.errors import IncompleteError
 
@@ -27,9 +29,6 @@ DEATHS_OF_EACH = 3
 """The same for each of the workers that were up at once: many nodes may be taken back together, and
 more than once while one long task runs."""
 
-PATIENCE = 600.0
-"""Seconds that the pool waits for a first worker to come up, with none at work."""
-
 _LOOK = 1.0
 """Seconds between two looks at what the cluster has room for."""
 
@@ -37,7 +36,8 @@ _LOOK = 1.0
 class _Worker:
     """Holds what ``make_worker`` made, for as long as the pool lives."""
 
-    def __init__(self, make_worker: Callable[[], Any], threads: int) -> None:
+    def __init__(self, name: str, make_worker: Callable[[], Any], threads: int) -> None:
+        self._name = name
         # Before make_worker, whose libraries read the environment; and after, for what it loaded.
         use_threads(threads)
         keep_freed_buffers()
@@ -67,7 +67,8 @@ class _Worker:
     def handle(self, task: Any) -> Any:
         if self._failure is not None:
             raise self._failure
-        return self._handle(task)
+        with watched(self._name, self._name):
+            return self._handle(task)
 
 
 class ActorPool:
@@ -85,14 +86,26 @@ class ActorPool:
         What Ray reserves for each actor.
     places : callable
         Returns how many actors the cluster has room for now.
+    name : str
+        What the workers do, for their logs and metrics.
+    patience : float
+        Seconds to wait for a first worker to come up, with none at work.
     """
 
     def __init__(
-        self, make_worker: Callable[[], Any], needs: Resources, places: Callable[[], int]
+        self,
+        make_worker: Callable[[], Any],
+        needs: Resources,
+        places: Callable[[], int],
+        *,
+        name: str = "map",
+        patience: float = 600.0,
     ) -> None:
+        self._name = name
         self._make = ray.put(make_worker)
         self._needs = needs
         self._places = places
+        self._patience = patience
         self._starting: dict[Any, Any] = {}
         self._running: dict[Any, tuple[Any, Any]] = {}
         self._actors: list[Any] = []
@@ -125,10 +138,10 @@ class ActorPool:
                     looked = now
                 if self._actors or not waiting:
                     idle_since = now
-                elif now - idle_since > PATIENCE:
+                elif now - idle_since > self._patience:
                     raise IncompleteError(
                         "no worker came up",
-                        value=f"{len(self._starting)} asked for, none up for {PATIENCE:g} s",
+                        value=f"{len(self._starting)} asked for, none up for {self._patience:g} s",
                         limit=f"{self._needs.cpus} CPUs and {self._needs.gpus} GPUs on one node",
                         remedy="see `ray status`; then run again with --resume",
                     )
@@ -148,14 +161,8 @@ class ActorPool:
         # A dead actor is replaced by the pool, which knows what it was doing; Ray restarts none.
         actor = (
             ray.remote(_Worker)
-            .options(
-                num_cpus=self._needs.cpus,
-                num_gpus=self._needs.gpus,
-                memory=self._needs.memory or None,
-                max_restarts=0,
-                max_concurrency=STEPS,
-            )
-            .remote(self._make, self._needs.cpus)
+            .options(max_restarts=0, max_concurrency=STEPS, **placement(self._needs))
+            .remote(self._name, self._make, self._needs.cpus)
         )
         self._starting[actor.ready.remote()] = actor
 

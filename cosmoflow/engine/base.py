@@ -71,10 +71,11 @@ class Engine(Protocol):
     def memory_per_core(self) -> int:
         """Bytes that each of as many workers as there are cores can have."""
 
-    def share(self, tasks: int, *, most: int, memory: int) -> Resources:
+    def share(self, tasks: int, *, most: int, memory: int, accelerated: bool = False) -> Resources:
         """Return what each of some equal tasks should ask for so that the nodes are used well.
 
-        ``most`` is how many cores a task can make good use of, ``memory`` the bytes it needs.
+        ``most`` is how many cores a task can make good use of, ``memory`` the bytes it needs; an
+        ``accelerated`` one runs faster on a GPU, where there are any.
         """
 
     def channel(
@@ -105,15 +106,18 @@ class Engine(Protocol):
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
+        name: str = "map",
         workers: int | None = None,
         memory: int = 0,
+        accelerated: bool = False,
     ) -> None:
         """Send tasks to a pool of long-lived workers.
 
         ``make_worker`` is called once in every worker and returns what handles a task there, at
-        once or in overlapping steps. Tasks must be idempotent: those of a worker that dies go to
-        another one. ``workers`` limits their number, and each has ``memory`` bytes where the engine
-        counts it.
+        once or in overlapping steps; ``name`` is what logs call it. Tasks must be idempotent: those
+        of a worker that dies go to another one. ``workers`` limits their number, and each has
+        ``memory`` bytes where the engine counts it, and a GPU if it is ``accelerated`` and there
+        are any.
         """
 
     def train(

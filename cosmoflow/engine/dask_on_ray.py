@@ -20,7 +20,10 @@ from ray.experimental import internal_kv
 
 from cosmoflow.engine.base import ONE_CORE, Resources
 from cosmoflow.engine.memory import return_freed_buffers
+from cosmoflow.engine.nodes import placement
+from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_threads
+from cosmoflow.engine.versions import Mismatch, guarded
 
 _LOOK = 1.0
 """Seconds between two looks at which tasks have ended."""
@@ -32,16 +35,16 @@ RETRIES = 5
 """How often a task is run again whose worker or node died."""
 
 
-@ray.remote(max_retries=RETRIES)  # type: ignore[untyped-decorator]
 def _run_node(
-    flag: bytes, node: GraphNode, threads: int, inputs: list[Hashable], *values: Any
+    flag: bytes, key: Hashable, node: GraphNode, threads: int, inputs: list[Hashable], *values: Any
 ) -> Any:
     """Run one node. Ray has resolved the values, which lie in shared memory, by now."""
     if internal_kv._internal_kv_exists(flag):
         raise RuntimeError("another task of this graph has failed")
     use_threads(threads)
     return_freed_buffers()
-    return node(dict(zip(inputs, values, strict=True)))
+    with watched(str(key[0] if isinstance(key, tuple) else key), str(key)):
+        return node(dict(zip(inputs, values, strict=True)))
 
 
 def run(
@@ -51,6 +54,7 @@ def run(
     *,
     parts: Mapping[Any, int] | None = None,
     needs: Resources = ONE_CORE,
+    compare: Callable[[], Mismatch] | None = None,
 ) -> dict[Any, Any]:
     """Run a graph on Ray.
 
@@ -67,11 +71,15 @@ def run(
         then part i of ``key``.
     needs : Resources
         What Ray reserves for each task.
+    compare : callable, optional
+        Looks, before a worker's first task, whether it has the driver's versions.
     """
+    call = _run_node if compare is None else guarded(_run_node, compare)
+    function = ray.remote(max_retries=RETRIES)(call)
     flag = b"cosmoflow stop " + uuid.uuid4().bytes
     tasks: set[ray.ObjectRef] = set()
     try:
-        refs = _submit(graph, parts or {}, needs, flag, tasks)
+        refs = _submit(graph, function, parts or {}, needs, flag, tasks)
         waiting = {refs[key]: key for key in wanted}
         # What is not referred to goes as soon as the tasks that need it are done, from the object
         # store and from the disk.
@@ -87,6 +95,7 @@ def run(
 
 def _submit(
     graph: Mapping[Any, Any],
+    function: Any,
     parts: Mapping[Any, int],
     needs: Resources,
     flag: bytes,
@@ -97,6 +106,7 @@ def _submit(
     parts = {key: count for key, count in parts.items() if count > 1}
     nodes = convert_legacy_graph(dict(graph))
     refs: dict[Any, Any] = {}
+    first, later = placement(needs, spread=True), placement(needs)
     for key in toposort(nodes, {name: node.dependencies for name, node in nodes.items()}):
         if key in refs:
             continue
@@ -108,15 +118,11 @@ def _submit(
         else:
             inputs = list(node.dependencies)
             count = parts.get(key, 1)
-            task = _run_node.options(
-                name=str(key),
-                num_returns=count,
-                num_cpus=needs.cpus,
-                num_gpus=needs.gpus,
-                memory=needs.memory or None,
-            )
+            where = later if inputs else first
+            task = function.options(name=str(key), num_returns=count, **where)
             # Values travel as top-level arguments: Ray resolves only those.
-            result = task.remote(flag, node, needs.cpus, inputs, *(refs[name] for name in inputs))
+            values = (refs[name] for name in inputs)
+            result = task.remote(flag, key, node, needs.cpus, inputs, *values)
             if key in parts:
                 refs.update({(key, index): piece for index, piece in enumerate(result)})
                 refs[key] = result[0]

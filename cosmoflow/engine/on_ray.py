@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cosmoflow.engine import dask_on_ray
+from cosmoflow.config.settings import EngineConfig
+from cosmoflow.engine import cluster, dask_on_ray
 from cosmoflow.engine.actors import ActorPool
 from cosmoflow.engine.base import ONE_CORE, USEFUL_CORES, Resources, TrainingContext
 from cosmoflow.engine.channel import open_channel
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.pipeline import Pipeline
-from cosmoflow.errors import ConfigError, IncompleteError, StorageError
-from cosmoflow.units import format_bytes
+from cosmoflow.engine.nodes import (
+    ask_for,
+    ask_for_nothing,
+    count_places,
+    cpu_pool,
+    nodes_with,
+    total,
+    wait_for,
+    worker_nodes,
+)
+from cosmoflow.engine.pipeline import STEPS, Pipeline
+from cosmoflow.engine.versions import Mismatch, check_nodes, guarded, make_comparison
+from cosmoflow.errors import ConfigError, CosmoflowError, IncompleteError
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-LEAST_STORE = 80 << 20
-"""Bytes below which Ray starts no object store."""
-
-
-@contextmanager
-def _cluster_errors() -> Iterator[None]:
-    """Turn what Ray itself raises, a lost cluster say, into an error that says how to go on."""
-    try:
-        yield
-    except RayTaskError:
-        # Raised by our code in a worker: a bug, to be seen with its traceback.
-        raise
-    except RayError as error:
-        raise IncompleteError(
-            "the Ray cluster was lost, or cannot run the job",
-            value=str(error).strip().splitlines()[0],
-            remedy="see `ray status`; then run the same command again with --resume",
-        ) from error
 
 
 class RayEngine:
@@ -47,48 +39,102 @@ class RayEngine:
 
     Parameters
     ----------
-    address : str, optional
-        Of a running cluster; none starts an instance on this machine, which ends with the engine.
-    memory : int, optional
-        Most that a worker may have, bytes. An instance of its own gets an object store of that
-        size too, and keeps the rest of what tasks hand on on disk.
+    config : EngineConfig, optional
+        Its ``address`` is that of a running cluster; none starts an instance on this machine, which
+        ends with the engine. Its ``memory`` is the most that a worker may have: such an instance
+        gets an object store of that size too, and keeps the rest of what tasks hand on on disk.
+    tell : callable
+        Hears what a person should know: which cluster it is, what is waited for.
 
     Raises
     ------
+    ConfigError
+        The cluster takes no token of ours, or its nodes have other versions.
     StorageError
         The cluster cannot be reached.
+    IncompleteError
+        No node with a core came up.
     """
 
     name = "ray"
 
-    def __init__(self, address: str | None = None, memory: int | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig | None = None, tell: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._config = config or EngineConfig()
+        self._tell = tell
         self._owner = not ray.is_initialized()
-        if self._owner:
-            try:
-                ray.init(
-                    address=address or "local",
-                    include_dashboard=None if address else False,
-                    object_store_memory=_store_memory(memory) if not address else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise StorageError(
-                    f"cannot reach the Ray cluster: {str(error).splitlines()[0]}",
-                    where=address,
-                    remedy="check the address, that the cluster is up, and the token "
-                    "(RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)",
-                ) from error
+        if not self._owner:
+            return
+        if self._config.address is None:
+            cluster.start_instance(self._config.memory)
+            return
+        cluster.join(self._config.address, ship_code=self._config.ship_code)
+        try:
+            tell(cluster.describe())
+            self._wait_for(Resources(), 1)
+            self.check_versions()
+        except BaseException:
+            self.close()
+            raise
+
+    @cached_property
+    def _compare(self) -> Callable[[], Mismatch] | None:
+        """Tells a worker what it has of other versions; workers of this machine have none."""
+        return make_comparison() if self._config.address else None
+
+    def check_versions(self) -> None:
+        """Make sure that the nodes that are up have the versions of this process.
+
+        Raises
+        ------
+        ConfigError
+            One has not.
+        """
+        if self._compare is not None:
+            check_nodes(worker_nodes(), self._compare)
+
+    def _guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function if self._compare is None else guarded(function, self._compare)
+
+    def _wait_for(self, needs: Resources, tasks: int) -> None:
+        """Wait until there is room for some tasks side by side, asking an autoscaler for it."""
+        if self._config.address is not None:
+            wait_for(needs, tasks, self._config.patience, self._tell)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what Ray itself raises into errors that say how to go on.
+
+        What a worker with other versions raises may be anything.
+        """
+        try:
+            yield
+        except (CosmoflowError, KeyboardInterrupt):
+            raise
+        except RayTaskError:
+            # Raised by our code in a worker: a bug, to be seen with its traceback.
+            self.check_versions()
+            raise
+        except RayError as error:
+            raise IncompleteError(
+                "the Ray cluster was lost, or cannot run the job",
+                value=str(error).strip().splitlines()[0],
+                remedy="see `ray status`; then run the same command again with --resume",
+            ) from error
+        except Exception:
+            self.check_versions()
+            raise
 
     @property
     def cpus(self) -> int:
         """CPUs of the cluster."""
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+        return max(1, total("CPU"))
 
     @property
     def gpus(self) -> int:
-        """GPUs of the cluster."""
-        return int(ray.cluster_resources().get("GPU", 0))
+        """GPUs of the cluster that may be used."""
+        return 0 if self._config.gpus is False else total("GPU")
 
     def cpus_for_each(self, workers: int) -> int:
         """Return the CPUs that each of some equal workers can have.
@@ -96,32 +142,36 @@ class RayEngine:
         A worker lives on one node: asking for more CPUs than the smallest node has would leave some
         of them waiting for a node that never comes.
         """
-        smallest = min(int(node["CPU"]) for node in _nodes_with())
+        smallest = min(node.cpus for node in nodes_with())
         return max(1, min(self.cpus // workers, smallest))
 
     @property
     def memory(self) -> int:
         """Bytes that one worker can have: those of the largest node beside its object store."""
-        return max(int(node.get("memory", 0)) for node in _nodes_with())
+        return max(node.memory for node in nodes_with())
 
     @property
     def memory_per_core(self) -> int:
         """Bytes of a worker of one core, on the node that has least for each of its cores."""
-        return min(int(node.get("memory", 0)) // int(node["CPU"]) for node in _nodes_with())
+        return min(node.memory // node.cpus for node in cpu_pool(nodes_with()))
 
-    def share(self, tasks: int, *, most: int, memory: int) -> Resources:
+    def share(self, tasks: int, *, most: int, memory: int, accelerated: bool = False) -> Resources:
         """Return what each of some equal tasks should ask for.
 
-        Where there are nodes with GPUs a task gets one, and its share of the cores beside it.
-        Elsewhere a node takes as many tasks as it has places of ``most`` cores and room in memory;
-        with few tasks each gets more cores, up to a whole node.
+        Where there are nodes with GPUs an accelerated task gets one, and its share of the cores
+        beside it. Elsewhere a node takes as many tasks as it has places of ``most`` cores and room
+        in memory; with few tasks each gets more cores, up to a whole node.
         """
-        nodes = _nodes_with(memory)
-        if with_gpus := [node for node in nodes if node.get("GPU", 0) >= 1]:
-            cores = min(int(node["CPU"]) // int(node["GPU"]) for node in with_gpus)
+        if accelerated and self._config.gpus:
+            self._wait_for(Resources(gpus=1, memory=memory), 1)
+        nodes = nodes_with(memory)
+        with_gpus = [node for node in nodes if node.gpus] if accelerated and self.gpus else []
+        if with_gpus:
+            cores = min(node.cpus // node.gpus for node in with_gpus)
             return Resources(max(1, cores), 1, memory)
-        cores = min(int(node["CPU"]) for node in nodes)
-        room = min(int(node.get("memory", 0)) for node in nodes) // max(memory, 1)
+        nodes = cpu_pool(nodes)
+        cores = min(node.cpus for node in nodes)
+        room = min(node.memory for node in nodes) // max(memory, 1)
         places = max(1, min(-(-cores // most), room, -(-tasks // len(nodes))))
         return Resources(max(1, cores // places), 0, memory)
 
@@ -144,9 +194,14 @@ class RayEngine:
         needs: Resources = ONE_CORE,
     ) -> dict[Key, Any]:
         """Run a graph with one Ray task a node."""
-        with _cluster_errors():
+        with self._errors():
             return dask_on_ray.run(
-                graph.tasks, graph.outputs, on_done, parts=graph.parts, needs=needs
+                graph.tasks,
+                graph.outputs,
+                on_done,
+                parts=graph.parts,
+                needs=needs,
+                compare=self._compare,
             )
 
     def map(
@@ -155,24 +210,44 @@ class RayEngine:
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
+        name: str = "map",
         workers: int | None = None,
         memory: int = 0,
+        accelerated: bool = False,
     ) -> None:
         """Send tasks to a pool of actors: one a GPU, or one a node or group of cores."""
         if not tasks:
             return
-        needs = self.worker_share(len(tasks), workers, memory)
+        needs = self._worker_share(len(tasks), workers, memory, accelerated)
+        most = workers or -(-len(tasks) // STEPS)
 
         def places() -> int:
-            return min(_places(needs), workers or len(tasks))
+            return min(count_places(needs), workers or len(tasks))
 
-        with _cluster_errors():
-            ActorPool(make_worker, needs, places).run(tasks, on_done)
+        with self._errors(), self._asking(needs, most):
+            ActorPool(
+                self._guard(make_worker), needs, places, name=name, patience=self._config.patience
+            ).run(tasks, on_done)
 
-    def worker_share(self, tasks: int, workers: int | None = None, memory: int = 0) -> Resources:
+    @contextmanager
+    def _asking(self, needs: Resources, tasks: int) -> Iterator[None]:
+        """Ask a cluster's autoscaler for room for some tasks while they run."""
+        if self._config.address is None:
+            yield
+            return
+        ask_for(needs, tasks)
+        try:
+            yield
+        finally:
+            with suppress(RayError):
+                ask_for_nothing()
+
+    def _worker_share(
+        self, tasks: int, workers: int | None, memory: int, accelerated: bool
+    ) -> Resources:
         """Return what each worker of :meth:`map` gets."""
-        if workers is None or self.gpus:
-            return self.share(tasks, most=USEFUL_CORES, memory=memory)
+        if workers is None or (accelerated and self.gpus):
+            return self.share(tasks, most=USEFUL_CORES, memory=memory, accelerated=accelerated)
         return Resources(self.cpus_for_each(min(workers, tasks)), 0, memory)
 
     def train(
@@ -185,6 +260,7 @@ class RayEngine:
         """Run a training loop under Ray Train's ``TorchTrainer``."""
         from cosmoflow.engine.training import run_torch_trainer
 
+        self._wait_for(Resources(gpus=int(bool(self._config.gpus))), workers)
         if workers > self.cpus:
             raise ConfigError(
                 "there are fewer CPUs than training workers",
@@ -195,53 +271,7 @@ class RayEngine:
             )
         cpus = self.cpus_for_each(workers)
         use_gpu = self.gpus >= workers
-        with _cluster_errors():
+        with self._errors():
             run_torch_trainer(
-                loop, workers=workers, cpus=cpus, use_gpu=use_gpu, on_report=on_report
+                self._guard(loop), workers=workers, cpus=cpus, use_gpu=use_gpu, on_report=on_report
             )
-
-
-def _store_memory(memory: int | None) -> int | None:
-    """Return the size of an object store beside workers of some memory; None leaves it to Ray."""
-    return None if memory is None else max(memory, LEAST_STORE)
-
-
-def _worker_nodes() -> list[dict[str, float]]:
-    """Return the resources of the nodes that are up and have a core to give."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [node for node in nodes if node.get("CPU", 0) >= 1]
-
-
-def _nodes_with(memory: int = 0) -> list[dict[str, float]]:
-    """Return the worker nodes with so many bytes.
-
-    Raises
-    ------
-    IncompleteError
-        There is none: they have not joined yet, or are gone.
-    """
-    nodes = _worker_nodes()
-    if fitting := [node for node in nodes if node.get("memory", 0) >= memory]:
-        return fitting
-    largest = max((int(node.get("memory", 0)) for node in nodes), default=0)
-    raise IncompleteError(
-        f"no node is up with {f'{format_bytes(memory)} for a worker' if memory else 'a CPU'}",
-        where="the Ray cluster",
-        value=f"{len(nodes)} nodes with CPUs"
-        + (f", the largest with {format_bytes(largest)}" if nodes else ""),
-        remedy="see `ray status`; when nodes have joined, run the same command again (--resume "
-        "continues what was begun)",
-    )
-
-
-def _places(needs: Resources) -> int:
-    """Return how many workers the nodes that are up have room for."""
-    places = 0
-    for node in _worker_nodes():
-        room = [int(node["CPU"]) // needs.cpus]
-        if needs.gpus:
-            room.append(int(node.get("GPU", 0)) // needs.gpus)
-        if needs.memory:
-            room.append(int(node.get("memory", 0)) // needs.memory)
-        places += min(room)
-    return places

@@ -40,7 +40,7 @@ class SerialEngine:
         """Bytes of each of as many processes as there are CPUs at hand."""
         return self.memory // self.cpus
 
-    def share(self, tasks: int, *, most: int, memory: int) -> Resources:
+    def share(self, tasks: int, *, most: int, memory: int, accelerated: bool = False) -> Resources:
         """Give everything to every task: they run one after the other."""
         return Resources(self.cpus, 0, memory)
 
@@ -74,8 +74,10 @@ class SerialEngine:
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
+        name: str = "map",
         workers: int | None = None,
         memory: int = 0,
+        accelerated: bool = False,
     ) -> None:
         """Handle the tasks in order with one worker."""
         if not tasks:

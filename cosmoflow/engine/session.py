@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -24,10 +25,16 @@ class Session:
     ----------
     config : EngineConfig
         Which engine, and where.
+
+    Attributes
+    ----------
+    tell : callable
+        Hears what a person should know of the cluster; nobody does until somebody sets it.
     """
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
+        self.tell: Callable[[str], None] = lambda text: None
         self._ray: RayEngine | None = None
 
     def engine(self, cpu_seconds: float, *, workers: int = 1, memory: int = 0) -> Engine:
@@ -47,7 +54,7 @@ class Session:
         if self._ray is None:
             from cosmoflow.engine.on_ray import RayEngine
 
-            self._ray = RayEngine(self.config.address, self.config.memory)
+            self._ray = RayEngine(self.config, self.tell)
         return self._ray
 
     def _wants_ray(self, cpu_seconds: float, workers: int, memory: int) -> bool:

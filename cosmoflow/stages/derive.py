@@ -154,8 +154,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             progress = Progress(run.listener, "derive", len(blocks), "shards", done, claim=claim)
             needs = Resources(memory=plan.worker_memory)
             if work.spectral:
-                most = engine.share(1, most=USEFUL_CORES, memory=plan.worker_memory)
-                needs = replace(most, gpus=0)
+                needs = engine.share(1, most=USEFUL_CORES, memory=plan.worker_memory)
             if todo:
                 graph = _build_graph(work, out, digest, blocks, todo)
                 engine.run(graph, lambda key, result: progress.advance(result), needs=needs)

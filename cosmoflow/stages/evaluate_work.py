@@ -141,7 +141,7 @@ def run_tasks(
         order(task[0], found)
         advance()
 
-    engine.map(make_worker, list(enumerate(tasks)), done, memory=memory)
+    engine.map(make_worker, list(enumerate(tasks)), done, name="evaluate", memory=memory)
 
 
 def sum_momentum(url: str, block: Block) -> tuple[ExactSum, ...]:
@@ -160,7 +160,7 @@ def mean_momentum(engine: Engine, method: Method, blocks: Sequence[Block], memor
         for axis, one in enumerate(found):
             total[axis] += one
 
-    engine.map(partial(_momentum_worker, method.url), blocks, add, memory=memory)
+    engine.map(partial(_momentum_worker, method.url), blocks, add, name="momentum", memory=memory)
     cells = sum(x * y * z for x, y, z in (block.shape for block in blocks))
     x, y, z = (float(one) / cells for one in total)
     return x, y, z

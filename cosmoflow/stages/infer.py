@@ -131,8 +131,10 @@ def infer(
                 partial(make_predictor, fields, work, out, provenance["digest"]),
                 tasks,
                 lambda task, result: progress.advance(len(task)),
+                name="infer",
                 workers=run.settings.engine.workers,
                 memory=plan.worker_memory,
+                accelerated=True,
             )
         if not finished_shards(out)[wanted].all():
             raise RuntimeError(f"{out}: the actors ended with unfinished shards")

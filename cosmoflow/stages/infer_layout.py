@@ -83,7 +83,8 @@ def count_workers(run: Run) -> int:
     if run.settings.engine.address is None:
         return -(-len(os.sched_getaffinity(0)) // USEFUL_CORES)
     engine = run.session.engine(0.0)
-    return max(1, engine.cpus // engine.share(1 << 20, most=USEFUL_CORES, memory=0).cpus)
+    each = engine.share(1 << 20, most=USEFUL_CORES, memory=0, accelerated=True)
+    return max(1, engine.cpus // each.cpus)
 
 
 def _memory_allowed(run: Run) -> int:

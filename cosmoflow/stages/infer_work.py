@@ -85,8 +85,28 @@ class Work:
         return [tuple(group) for group in groups.values()]
 
 
-def check_work(box: Box, names: Sequence[str], models: Sequence[VelocityModel], run: Run) -> Work:
+def check_work(
+    box: Box,
+    names: Sequence[str],
+    models: Sequence[VelocityModel],
+    run: Run,
+    *,
+    device: Device | None = None,
+) -> Work:
     """Return what is to be done, the box not yet cut.
+
+    Parameters
+    ----------
+    box : Box
+        What the models are applied to.
+    names : sequence of str
+        Of the models.
+    models : sequence of VelocityModel
+        All of them.
+    run : Run
+        Settings, and the engine that knows the workers.
+    device : Device, optional
+        What workers compute on; none means to ask one.
 
     Raises
     ------
@@ -115,7 +135,7 @@ def check_work(box: Box, names: Sequence[str], models: Sequence[VelocityModel], 
         )  # fmt: skip
     if config.fields and any(model.geometry.fixed_output is not None for model in models):
         _refuse_slopes(config)
-    device = _ask_device(run)
+    device = device or _ask_device(run)
     if config.precision == "auto":
         config = config.model_copy(update={"precision": device.precision})
     whole = Layout(box.grid, (box.grid, box.grid, box.grid), box.grid)
@@ -217,7 +237,7 @@ def _ask_device(run: Run) -> Device:
     engine = run.session.engine(0.0)
     graph = TaskGraph()
     graph.add(("device", 0), Device.here, output=True)
-    needs = Resources(gpus=engine.share(1, most=1, memory=0).gpus)
+    needs = Resources(gpus=engine.share(1, most=1, memory=0, accelerated=True).gpus)
     found: Device = engine.run(graph, needs=needs)["device", 0]
     return found
 

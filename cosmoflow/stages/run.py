@@ -11,7 +11,7 @@ from typing import Any
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import Engine, Session
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
-from cosmoflow.events import Listener, StageAdvanced, StageStarted, ignore
+from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, ignore
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.outputs import Existing, is_barely_begun
 from cosmoflow.storage.urls import exists, remove
@@ -38,6 +38,10 @@ class Run:
     session: Session = field(default_factory=Session)
     existing: Existing = "error"
     listener: Listener = ignore
+
+    def __post_init__(self) -> None:
+        # The session outlives runs, and starts its engine in one of them.
+        self.session.tell = lambda text: self.listener(Message(text))
 
 
 @contextmanager

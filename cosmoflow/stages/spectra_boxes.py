@@ -98,7 +98,7 @@ def sum_boxes(
         found[block] = total
         progress.advance()
 
-    engine.map(partial(_make_worker, work), boxes, keep, memory=plan.worker_memory)
+    engine.map(partial(_make_worker, work), boxes, keep, name="spectra", memory=plan.worker_memory)
     return [found[block] for block in boxes]
 
 

@@ -75,9 +75,8 @@ def test_a_pool_without_room_waits_and_does_not_spin(monkeypatch):
 
 
 @pytest.mark.parametrize(("room", "asked"), [(1, 1), (0, 0)], ids=["too large", "no node"])
-def test_a_worker_that_never_comes_up_ends_the_run(monkeypatch, room, asked):
-    monkeypatch.setattr(actors, "PATIENCE", 0.5)
-    pool = ActorPool(make_echo, Resources(cpus=10_000), lambda: room)
+def test_a_worker_that_never_comes_up_ends_the_run(room, asked):
+    pool = ActorPool(make_echo, Resources(cpus=10_000), lambda: room, patience=0.5)
     with pytest.raises(IncompleteError, match="no worker came up") as caught:
         pool.run(range(3), lambda task, result: None)
     assert caught.value.value.startswith(f"{asked} asked for")

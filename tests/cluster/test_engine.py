@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 from cosmoflow.config import load_settings
-from cosmoflow.engine import Resources, TaskGraph, on_ray
+from cosmoflow.engine import Resources, TaskGraph, nodes
 from cosmoflow.engine.dask_on_ray import get
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError, IncompleteError
@@ -158,6 +158,14 @@ def test_tasks_share_the_nodes(ray_engine):
     assert ray_engine.run(graph, needs=ray_engine.share(1, most=8, memory=memory // 2))
 
 
+def node(resources, *, alive=True):
+    """Return what ``ray.nodes()`` says of a node."""
+    return {
+        "Alive": alive, "NodeID": "f" * 56, "NodeManagerAddress": "10.0.0.1",
+        "Resources": resources, "Labels": {},
+    }  # fmt: skip
+
+
 NO_NODES = {
     "cpus": lambda engine: engine.cpus_for_each(2),
     "memory": lambda engine: engine.memory,
@@ -169,9 +177,9 @@ NO_NODES = {
 
 @pytest.mark.parametrize("ask", NO_NODES.values(), ids=NO_NODES)
 def test_a_cluster_whose_workers_have_not_joined_says_so(ray_engine, monkeypatch, ask):
-    head = {"Alive": True, "Resources": {"memory": 1e10, "node:__internal_head__": 1.0}}
-    gone = {"Alive": False, "Resources": {"CPU": 16.0, "memory": 1e11}}
-    monkeypatch.setattr(on_ray.ray, "nodes", lambda: [head, gone])
+    head = node({"memory": 1e10, "node:__internal_head__": 1.0})
+    gone = node({"CPU": 16.0, "memory": 1e11}, alive=False)
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: [head, gone])
     with pytest.raises(IncompleteError, match="no node is up with a CPU") as caught:
         ask(ray_engine)
     assert "ray status" in caught.value.remedy
@@ -179,8 +187,8 @@ def test_a_cluster_whose_workers_have_not_joined_says_so(ray_engine, monkeypatch
 
 def test_nodes_with_too_little_memory_are_told(ray_engine, monkeypatch):
     small, gone = ({"CPU": 4.0, "memory": gigabytes * 2.0**30} for gigabytes in (8, 64))
-    nodes = [{"Alive": True, "Resources": small}, {"Alive": False, "Resources": gone}]
-    monkeypatch.setattr(on_ray.ray, "nodes", lambda: nodes)
+    found = [node(small), node(gone, alive=False)]
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: found)
     assert ray_engine.memory_per_core == 2 << 30
     with pytest.raises(IncompleteError, match=r"no node is up with 16\.0 GiB") as caught:
         ray_engine.share(4, most=8, memory=16 << 30)
@@ -252,7 +260,7 @@ def test_training_on_two_workers_reports_what_rank_0_says(ray_engine):
     assert reports == [{"step": s, "rank": 0, "size": 2, "slope": 1.5} for s in (1, 2)]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_training_raises_what_one_worker_raises_while_the_others_wait(ray_engine):
     def loop(context):
         if context.rank == 1:

@@ -1,0 +1,170 @@
+"""Joining a Ray cluster, or starting an instance on this machine.
+
+Ray itself waits for minutes for a cluster that is not there, says "failed to connect" of a token
+that is wrong, and aborts the process of a driver that has none: all of it is looked at first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RayError
+
+import cosmoflow
+from cosmoflow.errors import ConfigError, StorageError
+
+LEAST_STORE = 80 << 20
+"""Bytes below which Ray starts no object store."""
+
+CONNECT_SECONDS = 5.0
+"""How long a cluster has to take a connection."""
+
+_ON_HEAD = "run the command on a node of the cluster, with --address auto"
+
+
+def start_instance(memory: int | None) -> None:
+    """Start Ray on this machine, for this process alone.
+
+    Parameters
+    ----------
+    memory : int, optional
+        Of its object store, bytes; none leaves it to Ray.
+    """
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=None if memory is None else max(memory, LEAST_STORE),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def join(address: str, *, ship_code: bool = False) -> None:
+    """Become a driver of a running cluster.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port`` of its head, or ``auto`` for the one that runs on this machine.
+    ship_code : bool
+        Have the workers use this process's cosmoflow rather than their own.
+
+    Raises
+    ------
+    ConfigError
+        The address is of another kind, or there is no token or the wrong one.
+    StorageError
+        The cluster cannot be reached.
+    """
+    gcs = _resolve(address)
+    _require_token()
+    _knock(gcs, address)
+    runtime_env: dict[str, Any] = {}
+    if ship_code:
+        runtime_env["py_modules"] = [str(Path(cosmoflow.__file__).parent)]
+    try:
+        ray.init(
+            address=gcs,
+            runtime_env=runtime_env or None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def describe() -> str:
+    """Return a line on the cluster that this process has joined: size, dashboard, logs."""
+    context = ray.get_runtime_context()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    have = ray.cluster_resources()
+    line = (
+        f"Ray cluster at {context.gcs_address}: {len(nodes)} node{'s' * (len(nodes) != 1)}, "
+        f"{have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs"
+    )
+    worker = ray._private.worker.global_worker
+    if dashboard := worker.node.address_info.get("webui_url"):
+        line += f"; dashboard at http://{dashboard}"
+    return f"{line}; a log of each worker in {worker.node.get_session_dir_path()}/logs of its node"
+
+
+def _resolve(address: str) -> str:
+    """Return host and port of the cluster's head."""
+    if "://" in address:
+        raise ConfigError(
+            "this address is not of a kind that a driver can join",
+            where="--address",
+            value=address,
+            limit="HOST:PORT of the cluster's head, or auto",
+            remedy=f"{_ON_HEAD}: `ray exec CLUSTER.yaml 'cosmoflow ...'`, or "
+            "`ray job submit -- cosmoflow ...`",
+        )
+    try:
+        gcs = str(canonicalize_bootstrap_address(address))
+    except (ConnectionError, ValueError) as error:
+        raise _unreachable(address, str(error)) from error
+    host, _, port = gcs.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(
+            "this is no address of a Ray cluster",
+            where="--address",
+            value=address,
+            limit="HOST:PORT of its head, or auto",
+        )
+    return gcs
+
+
+def _require_token() -> None:
+    """Make sure that there is a token where one is wanted."""
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        found = path.read_text().strip()
+    except OSError:
+        found = ""
+    if not found:
+        raise ConfigError(
+            "there is no token for the Ray cluster",
+            where=str(path),
+            limit="the token that its nodes were started with",
+            remedy="copy it from the head's ~/.ray/auth_token, mode 600, or name its file in "
+            "RAY_AUTH_TOKEN_PATH; RAY_AUTH_MODE=disabled if the cluster really has none",
+        )
+
+
+def _knock(gcs: str, address: str) -> None:
+    """Find out at once whether the head is there and takes the token."""
+    host, _, port = gcs.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(address, str(error)) from error
+    try:
+        GcsClient(address=gcs).internal_kv_get(b"cosmoflow", None, timeout=CONNECT_SECONDS)
+    except AuthenticationError as error:
+        raise ConfigError(
+            "the Ray cluster does not take our token",
+            where=address,
+            value=f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'unset')}",
+            limit="the token that its nodes were started with",
+            remedy="copy it from the head's ~/.ray/auth_token, mode 600, or name its file in "
+            "RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token",
+        ) from error
+    except RayError as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, why: str) -> StorageError:
+    return StorageError(
+        f"cannot reach the Ray cluster: {why.strip().splitlines()[0]}",
+        where=address,
+        remedy="check the address and that the cluster is up: `ray status`",
+    )

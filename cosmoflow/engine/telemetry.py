@@ -1,0 +1,80 @@
+"""What a worker tells of its tasks: a line each in its log, and metrics for Prometheus.
+
+Ray serves the metrics of all workers of a node at its metrics port; without its dashboard nobody
+asks for them, and they cost nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+"""Upper limits of the bins in which tasks are counted by how long they took."""
+
+
+class _Instruments:
+    """The metrics of one process."""
+
+    def __init__(self) -> None:
+        self.tasks = Counter(
+            "cosmoflow_tasks_total", "Tasks that have ended.", tag_keys=("task", "outcome")
+        )
+        self.seconds = Histogram(
+            "cosmoflow_task_seconds",
+            "Wall-clock seconds of a task.",
+            boundaries=list(SECONDS),
+            tag_keys=("task",),
+        )
+        self.peak = Gauge(
+            "cosmoflow_worker_peak_bytes", "Largest resident memory of a worker.", tag_keys=()
+        )
+
+
+@cache
+def _instruments() -> _Instruments:
+    return _Instruments()
+
+
+@cache
+def _log() -> logging.Logger:
+    """Return the logger of a worker, which writes to its own file."""
+    log = logging.getLogger("cosmoflow.worker")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s cosmoflow %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return log
+
+
+@contextmanager
+def watched(kind: str, name: str) -> Iterator[None]:
+    """Note how a task goes that runs meanwhile.
+
+    Parameters
+    ----------
+    kind : str
+        What many tasks have in common: the tag of the metrics.
+    name : str
+        Which one it is, for the log.
+    """
+    begun, outcome = time.perf_counter(), "failed"
+    try:
+        yield
+        outcome = "done"
+    finally:
+        seconds = time.perf_counter() - begun
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        instruments = _instruments()
+        instruments.tasks.inc(1.0, {"task": kind, "outcome": outcome})
+        instruments.seconds.observe(seconds, {"task": kind})
+        instruments.peak.set(float(peak))
+        _log().info("%s %s in %.2f s, peak memory %.2f GB", name, outcome, seconds, peak / 1e9)
