@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cosmoflow.stages.infer_arrays import infer_array
     from cosmoflow.stages.inspect import inspect
     from cosmoflow.stages.paint import paint
+    from cosmoflow.stages.planning import plan
     from cosmoflow.stages.run import Run
     from cosmoflow.stages.simulate import simulate
     from cosmoflow.stages.spectra import spectra
@@ -42,6 +43,7 @@ _HOMES = {
     "load_settings": "cosmoflow.config",
     "open_fields": "cosmoflow.storage.fields",
     "paint": "cosmoflow.stages.paint",
+    "plan": "cosmoflow.stages.planning",
     "simulate": "cosmoflow.stages.simulate",
     "spectra": "cosmoflow.stages.spectra",
     "train": "cosmoflow.stages.train",
@@ -69,6 +71,7 @@ __all__ = [
     "load_settings",
     "open_fields",
     "paint",
+    "plan",
     "simulate",
     "spectra",
     "train",

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cosmoflow import __version__
-from cosmoflow.cli import boxes, networks, overview, statistics
+from cosmoflow.cli import boxes, networks, overview, planning, statistics
 from cosmoflow.cli.console import Reporter
 from cosmoflow.errors import CosmoflowError
 
@@ -38,6 +38,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     statistics.evaluate: "cosmoflow evaluate fields.zarr velocity.zarr --out report",
     statistics.spectra: "cosmoflow spectra fields.zarr --field density --out power.zarr",
     networks.models: "cosmoflow models --json",
+    planning.plan: "cosmoflow plan gigabox --hours 6 --spot",
     overview.info: "cosmoflow info fields.zarr",
     overview.demo: "cosmoflow demo --out demo-output",
 }

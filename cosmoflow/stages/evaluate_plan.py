@@ -11,7 +11,7 @@ from cosmoflow.numerics.comparison.power import subbox_cells
 from cosmoflow.numerics.comparison.slices import Patch, plane_blocks
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
-from cosmoflow.numerics.tiles import central_boxes, grid_blocks
+from cosmoflow.numerics.tiles import axis_blocks, central_boxes, grid_blocks
 from cosmoflow.stages.evaluate_linear import fits_in_memory, lacking
 from cosmoflow.stages.evaluate_methods import Inputs, linear_name
 from cosmoflow.stages.evaluate_work import BlockTask, PatchTask, PlaneTask, SubboxTask, Task
@@ -61,6 +61,11 @@ class Cut:
     memory: int
 
     @property
+    def subbox_count(self) -> int:
+        """How many sub-boxes there are, which may be too many to list for no more than a plan."""
+        return (self.grid // self.subbox) ** 3 if self.subbox else 0
+
+    @property
     def subboxes(self) -> list[Block]:
         """The sub-boxes."""
         return central_boxes(self.grid, self.subbox) if self.subbox else []
@@ -78,7 +83,8 @@ class Cut:
     def count_tasks(self, names: int, box_size: float) -> int:
         """Return how many there are in all."""
         patch = Patch.around((0, 0, 0), self.grid, box_size)
-        return len(self.first_tasks()) + len(self.last_tasks(patch, [""] * names))
+        blocks = len(axis_blocks(self.grid, self.block)) ** 3
+        return blocks + self.subbox_count + len(self.last_tasks(patch, [""] * names))
 
 
 def all_methods(inputs: Inputs, radii: Sequence[float]) -> list[Method]:
@@ -125,7 +131,7 @@ def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
     read = cells * (4 + 12 * (1 + len(methods))) * (1 + bool(side))
     exchanged, linear = 0, "stored with the truth"
     tasks = cut.count_tasks(1 + len(methods), size)
-    for part in _power_plans(inputs, methods, run):
+    for part in power_plans(inputs, methods, run):
         memory["spectra"] = max(part.worker_memory, memory.get("spectra", 0))
         exchanged, read = max(exchanged, part.exchanged), read + part.read
         seconds, tasks = seconds + part.cpu_seconds, tasks + part.tasks
@@ -149,7 +155,7 @@ def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
             "methods": [method.name for method in methods],
             "predictions": {name: store.url for name, store in inputs.found.items()},
             "block": cut.block,
-            "subboxes": len(cut.subboxes),
+            "subboxes": cut.subbox_count,
             "linear_theory": linear,
             "memory_of_parts": {part: format_bytes(need) for part, need in memory.items()},
             "memory_of_this_process": format_bytes(
@@ -183,7 +189,7 @@ def _block_cells(inputs: Inputs, run: Run) -> int:
     return next((side for side in sides if block_memory(inputs, side) <= room), sides[-1])
 
 
-def _power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[Plan]:
+def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[Plan]:
     """Return the plans of the transforms of each field that the box's spectra need."""
     grid = Grid.of(inputs.true)
     readers = inputs.readers(methods).values()
@@ -195,6 +201,6 @@ def _power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[Pl
 def _driver_memory(inputs: Inputs, cut: Cut, methods: int, linear: str) -> int:
     """Return the bytes that the process which adds up takes beyond its interpreter."""
     sums = 8 * (len(SHARED) + methods) * coarse_cells(cut.grid, inputs.box_size) ** 3
-    spectra = 8 * 4 * (3 + 2 * methods) * (cut.subbox // 2) * len(cut.subboxes)
+    spectra = 8 * 4 * (3 + 2 * methods) * (cut.subbox // 2) * cut.subbox_count
     made = LINEAR_BYTES * cut.grid**3 if linear == "made in memory" else 0
     return _OVERHEAD + max(made, sums + spectra)

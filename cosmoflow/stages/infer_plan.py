@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -13,12 +15,13 @@ from cosmoflow.config.settings import InferConfig
 from cosmoflow.model.precision import autocast, best_device
 from cosmoflow.model.registry import count_flops
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.numerics.tiles import grid_blocks, grow
+from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.tiles import axis_blocks, grow
 from cosmoflow.stages.infer_layout import worker_memory
-from cosmoflow.stages.infer_work import Work, wanted_block
+from cosmoflow.stages.infer_work import Work
+from cosmoflow.stages.models import Box
 from cosmoflow.stages.run import Plan
 from cosmoflow.stages.tiling import cut_tiles
-from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.variables import count_parts
 
 _BYTES_PER_SECOND = 6e8
@@ -57,43 +60,43 @@ def measure_rate(model: VelocityModel, config: InferConfig, tile: int) -> float:
 
 
 def plan_work(
-    work: Work, store: FieldStore, models: Sequence[VelocityModel], *, measured: bool = True
+    work: Work, box: Box, models: Sequence[VelocityModel], *, measured: bool = True
 ) -> Plan:
     """Count tasks, bytes, operations and seconds, these by timing a small pass or by guess."""
     layout, config = work.layout, work.config
-    groups = work.tasks(store.grid, [True] * len(grid_blocks(store.grid, layout.shard)))
-    shards = grid_blocks(store.grid, layout.shard)
-    tiles = read = 0
+    axes = [_cut_axis(work, models, box.grid, axis) for axis in range(3)]
+    tiles = read = tasks = 0
     flops, seconds = 0.0, 0.0
     rates = [
         measure_rate(model, config, layout.tile) if measured else _GUESSED_RATE for model in models
     ]
-    for group in groups:
-        block = wanted_block([shards[shard] for shard in group], work.region, work.halo)
+    for count, block in _kinds(axes):
+        tasks += count
         for model, rate in zip(models, rates, strict=True):
             cut = cut_tiles(block, model.geometry, layout)
+            passes = count * len(cut)
             operations = (
-                config.symmetries * len(cut) * count_flops(model.spec.architecture, cut.shape)
+                config.symmetries * passes * count_flops(model.spec.architecture, cut.shape)
             )
-            tiles += len(cut)
+            tiles += passes
             flops += operations
             seconds += operations / rate
             haloed = grow(cut.bounds, model.geometry.halo)
-            read += 4 * (1 + 3 * model.flows) * math.prod(haloed.shape)
+            read += 4 * (1 + 3 * model.flows) * count * math.prod(haloed.shape)
     parts = sum(count_parts(name) for name in work.variables) + 3 * config.restore_power
-    written = 4 * parts * sum(math.prod(shards[shard].shape) for group in groups for shard in group)
+    written = 4 * parts * math.prod(axis.written for axis in axes)
     seconds += (read + written) / _BYTES_PER_SECOND
     cells = math.prod(work.region.shape)
     return Plan(
         stage="infer",
-        tasks=len(groups),
+        tasks=tasks,
         unit="blocks",
         worker_memory=worker_memory(work, models),
         read=read,
         written=written,
         cpu_seconds=seconds * len(os.sched_getaffinity(0)),
         details={
-            "grid": store.grid,
+            "grid": box.grid,
             "region": [list(work.region.origin), list(work.region.shape)],
             "shard": layout.shard,
             "block": list(layout.block),
@@ -107,6 +110,62 @@ def plan_work(
             **({"seconds_here": round(seconds, 1)} if measured else {}),
         },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """What tasks predict along an axis.
+
+    Parameters
+    ----------
+    kinds : dict
+        How many intervals ``(origin, length)`` are cut into tiles as this one is.
+    written : int
+        Cells of the shards that they write.
+    """
+
+    kinds: dict[tuple[int, int], int]
+    written: int
+
+
+def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int) -> _Axis:
+    """Find the intervals along an axis; a large box has many, and few that differ."""
+    layout = work.layout
+    first = work.region.origin[axis]
+    last = first + work.region.shape[axis]
+    # Tiles lie on lattices from cell 0 on, so intervals that begin at one place of a common period
+    # of those are cut alike.
+    steps = [
+        model.geometry.stride
+        if model.geometry.fixed_output is None
+        else model.geometry.fixed_output - layout.overlap
+        for model in models
+    ]
+    period = math.lcm(*steps)
+    representatives: dict[tuple[int, int], tuple[int, int]] = {}
+    kinds: dict[tuple[int, int], int] = {}
+    written = 0
+    for start, length in axis_blocks(grid, layout.block[axis]):
+        low, high = max(start, first), min(start + length, last)
+        if low >= high:
+            continue
+        inside = [
+            size
+            for origin, size in axis_blocks(length, layout.shard)
+            if start + origin < high and start + origin + size > low
+        ]
+        written += sum(inside)
+        interval = (low - work.halo, high - low + 2 * work.halo)
+        alike = (interval[0] % period, interval[1])
+        interval = representatives.setdefault(alike, interval)
+        kinds[interval] = kinds.get(interval, 0) + 1
+    return _Axis(kinds, written)
+
+
+def _kinds(axes: Sequence[_Axis]) -> Iterator[tuple[int, Block]]:
+    """Yield how many of the blocks that tasks predict are cut alike, and one of them."""
+    for (x, nx), (y, ny), (z, nz) in itertools.product(*(axis.kinds.items() for axis in axes)):
+        yield nx * ny * nz, Block((x[0], y[0], z[0]), (x[1], y[1], z[1]))
 
 
 def _over_one_tile(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.numerics.painting import SCHEME_ORDER
-from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.tiles import axis_blocks
 from cosmoflow.stages.painted import painted_variables
 from cosmoflow.stages.run import Plan, Run
-from cosmoflow.storage.snapshots import ParticleSource
+from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.variables import count_parts
 
 PIECES = 16
@@ -24,10 +26,29 @@ _OVERHEAD = 160 << 20
 """Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
 
 
-def make_plan(store: ParticleSource, run: Run) -> Plan:
+class Counted(Protocol):
+    """Particles, as far as a plan needs to know them."""
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether they have masses of their own."""
+
+    @property
+    def metadata(self) -> BoxMetadata:
+        """Of their box."""
+
+    def ranges(self, rows: int) -> list[tuple[int, int]]:
+        """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
+
+
+def make_plan(store: Counted, run: Run) -> Plan:
     """Say what painting would do."""
     config = run.settings.paint
-    shards = len(grid_blocks(config.grid, config.shard_cells))
+    shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
     piece = _piece(store, config, run.settings.engine.memory)
     numbers = sum(count_parts(name) for name in painted_variables(config))
     row = _row_bytes(store)
@@ -52,7 +73,7 @@ def make_plan(store: ParticleSource, run: Run) -> Plan:
     )
 
 
-def _row_bytes(store: ParticleSource) -> int:
+def _row_bytes(store: Counted) -> int:
     return _BYTES_PER_PARTICLE + _BYTES_PER_MASS * int(store.has_mass)
 
 
@@ -64,7 +85,7 @@ def _copies(config: PaintConfig) -> float:
     return float((1.0 + reach / config.shard_cells) ** 3)
 
 
-def _bucketing_bytes(store: ParticleSource, config: PaintConfig) -> float:
+def _bucketing_bytes(store: Counted, config: PaintConfig) -> float:
     """Return the bytes that a bucketing task needs for each of its particles.
 
     It holds them as they were read, and as they are sorted.
@@ -72,7 +93,7 @@ def _bucketing_bytes(store: ParticleSource, config: PaintConfig) -> float:
     return 2.0 * _row_bytes(store) * _copies(config)
 
 
-def _painting_bytes(store: ParticleSource, config: PaintConfig) -> int:
+def _painting_bytes(store: Counted, config: PaintConfig) -> int:
     """Return the bytes that a painting task needs.
 
     It holds a sorted copy of its particles, some of them twice, its fields, and the shard of one of
@@ -89,7 +110,7 @@ def _painting_bytes(store: ParticleSource, config: PaintConfig) -> int:
     return int(1.5 * _row_bytes(store) * min(particles, store.count)) + fields
 
 
-def _piece(store: ParticleSource, config: PaintConfig, allowed: int | None) -> int:
+def _piece(store: Counted, config: PaintConfig, allowed: int | None) -> int:
     """Return how many particles a bucketing task reads."""
     if config.particles_per_task is not None:
         return min(config.particles_per_task, store.count)

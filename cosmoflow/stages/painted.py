@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,16 @@ Totals = tuple[ExactSum, ...]
 """Sum of masses, then of momenta x, y, z, of some particles."""
 BoxTotals = tuple[float, float, float, float]
 """The same of all particles."""
+
+
+class Covered(Protocol):
+    """Particles of which it is known about where they are."""
+
+    def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
+        """Return which of equal bins along x, y and z may hold the particles ``start`` to ``stop``.
+
+        Shape (3, bins); None when nobody knows.
+        """
 
 
 def painted_variables(config: PaintConfig) -> tuple[str, ...]:
@@ -77,7 +87,7 @@ def bucket_task(
 
 
 def shards_near_piece(
-    store: ParticleSource, start: int, stop: int, config: PaintConfig
+    store: Covered, start: int, stop: int, config: PaintConfig
 ) -> NDArray[np.bool_]:
     """Return which shards of the grid the particles ``start`` to ``stop`` may touch, in C order."""
     covered = store.coverage(start, stop)

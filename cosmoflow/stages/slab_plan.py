@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.numerics.tiles import axis_blocks
 from cosmoflow.numerics.wiener import POINTWISE
 from cosmoflow.stages.run import Plan, Run
-from cosmoflow.storage.fields import FieldStore
 
 SLABS = 16
 """Least slabs that a box is cut into, unless they would be thinner than :data:`WANTED_PLANES`."""
@@ -32,6 +32,18 @@ _ENCODING = 5.5
 """A shard as it is joined, and as it is encoded, in shards."""
 _SECONDS_PER_NUMBER = 4e-8
 """Of a core, for each number that is handed on."""
+
+
+class Sharded(Protocol):
+    """A cubic grid that is kept in shards; a fields store is one."""
+
+    @property
+    def grid(self) -> int:
+        """Cells per axis."""
+
+    @property
+    def shard(self) -> int:
+        """Cells per axis of a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +98,12 @@ class Cut:
         return len(self.pointwise) + self.travelling + len(self.squares) + 2 + 3
 
 
-def cut_box(store: FieldStore, fields: Sequence[str], thickness: int) -> Cut:
+def cut_box(store: Sharded, fields: Sequence[str], thickness: int) -> Cut:
     """Cut a box into slabs of some planes, or a few less.
 
     Parameters
     ----------
-    store : FieldStore
+    store : Sharded
         Of the density.
     fields : sequence of str
         Those that the source of the flow is made of.
@@ -107,7 +119,7 @@ def cut_box(store: FieldStore, fields: Sequence[str], thickness: int) -> Cut:
 
 
 def plan_slabs(
-    store: FieldStore, fields: Sequence[str], run: Run, thickness: int | None
+    store: Sharded, fields: Sequence[str], run: Run, thickness: int | None
 ) -> tuple[Plan, Cut]:
     """Choose the slabs, and say what making a flow in them takes.
 
@@ -116,7 +128,7 @@ def plan_slabs(
 
     Parameters
     ----------
-    store : FieldStore
+    store : Sharded
         Of the density.
     fields : sequence of str
         Those that the source of the flow is made of.

@@ -53,6 +53,10 @@ HISTORY = "history.csv"
 FILTER = "filter.json"
 """Holds the Wiener filter of a run from its start, so that a resumed run goes on with the same."""
 
+FILTER_BYTES = 72
+"""A cell, of what fitting a filter holds at once: density, velocity and its modes, the modes of
+four fields, float64 products of two."""
+
 _NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "tensorboard"}
 """Settings that change nothing of a model: a run may be resumed with others, on more workers."""
 
@@ -67,15 +71,19 @@ def _crop_cells(settings: Settings, geometry: Geometry) -> int:
 
 def plan_train(fields: Sequence[str], run: Run) -> Plan:
     """Say what :func:`train` would do."""
+    return plan_training([_open(url, run.settings.train.target).grid for url in fields], run)
+
+
+def plan_training(grids: Sequence[int], run: Run) -> Plan:
+    """Say what training on boxes of so many cells per axis takes."""
     config = run.settings.train
     architecture = find_architecture(config.model)
     network = architecture.build()
     geometry = geometry_of(network)
     crop = _crop_cells(run.settings, geometry)
-    stores = [_open(url, config.target) for url in fields]
     flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
     cells = geometry.input_cells(crop) ** 3
-    needed = sum(field_bytes(store.grid, architecture.flows) for store in stores)
+    needed = sum(field_bytes(grid, architecture.flows) for grid in grids)
     streamed = is_streamed(config.data, needed)
     held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
     parameters, _ = count_parameters(network)
@@ -281,8 +289,7 @@ def _begin(out: str, digest: str, wiener: WienerFilter | None) -> None:
 def _require_memory_for_filter(grid: int, run: Run) -> None:
     """Refuse boxes whose transforms this process has no memory for."""
     cells = grid**3
-    # Density, velocity and its modes, the modes of four fields, float64 products of two.
-    plan = Plan("fitting the Wiener filter", 1, "box", 72 * cells, 16 * cells, 0, 0.0)
+    plan = Plan("fitting the Wiener filter", 1, "box", FILTER_BYTES * cells, 16 * cells, 0, 0.0)
     require_memory(
         run, plan, available_memory(),
         remedy="train on smaller boxes: a model serves boxes of any size",

@@ -1,0 +1,237 @@
+"""The stages as passes of tasks, cut as the stages themselves cut boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from _cluster import Node, Pass, Rates
+
+from cosmoflow.config import Settings, load_settings
+from cosmoflow.numerics.wiener import SETS
+from cosmoflow.stages.planning import costs
+from cosmoflow.stages.planning.demands import DEMANDS, Demand
+from cosmoflow.stages.planning.estimate import busy_cores
+from cosmoflow.stages.planning.nodes import NodeType
+from cosmoflow.stages.planning.shapes import (
+    LARGEST_DISPLACEMENT,
+    fields_of,
+    planned_run,
+    store_bytes,
+    worker_bytes,
+)
+from cosmoflow.stages.power import Variable
+from cosmoflow.stages.power_plan import Grid, PowerCut, plan_power
+from cosmoflow.stages.slab_plan import plan_slabs
+
+PARTICLES_PER_CELL = 2
+"""Along an axis: eight in a cell of 2 Mpc/h, what the network that ships was trained at."""
+CELL = 2.0
+SHARD = 256
+PIPELINE = 3
+"""Blocks that an actor of `infer` has in hand: it reads one, predicts one and writes one."""
+
+
+MERGE_BYTE = 5e-10
+"""Core-seconds of putting a byte that was handed on together with others: a copy, and another into
+the object store, at some 4 GB/s each."""
+
+
+def settings_for(grid: int) -> Settings:
+    """Return the settings of a box of some cells of 2 Mpc/h."""
+    return load_settings(
+        options={
+            "simulate": {"particles": PARTICLES_PER_CELL * grid, "box_size": CELL * grid},
+            "paint": {"grid": grid, "shard": min(SHARD, grid), "chunk": 64},
+        }
+    )
+
+
+def rates(part: float = costs.PART_SECONDS) -> Rates:
+    """Return the rates of the driver and of the store of objects."""
+    connection = costs.CONNECTIONS * costs.CONNECTION_BYTES
+    return Rates(costs.TASK_SECONDS, part, costs.STORE_PUTS, costs.STORE_GETS, connection)
+
+
+def node_for(demand: Demand, node: NodeType) -> Node:
+    """Return a node as it is for the tasks of a stage: memory may leave some cores idle."""
+    by_cpus = node.gpus if demand.flops else max(1, node.vcpus // demand.cpus)
+    places = min(by_cpus, worker_bytes(node) // max(demand.plan.worker_memory, 1))
+    cpus = node.vcpus if demand.flops else min(node.vcpus, places * demand.cpus)
+    disk = costs.DISK_BYTES if node.disk else costs.VOLUME_BYTES
+    return Node(places, busy_cores(node, cpus) / places, node.network, disk, store_bytes(node))
+
+
+def all_of(tasks: int) -> tuple[tuple[range, ...], ...]:
+    """Return the waits of tasks that need a part of every one of the pass before."""
+    return ((range(tasks),),)
+
+
+def paint_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand]:
+    """Return the passes of `paint`: pieces of the particles, then shards."""
+    demand = DEMANDS["paint"](settings, node, 1)
+    plan = demand.plan
+    shards = plan.details["shards"]
+    pieces = plan.tasks - shards
+    particles, numbers = plan.details["particles"], plan.written / 4
+    copies = plan.exchanged / plan.read
+    sorting = particles * (costs.READ_PARTICLE + copies * costs.SORT_PARTICLE)
+    painting = copies * particles * costs.PAINT_PARTICLE + numbers * costs.WRITE_NUMBER
+    layers = round(shards ** (1 / 3))
+    stored = plan.read / costs.COMPRESSION["particles"]
+    first = Pass(
+        "bucket", pieces, sorting / pieces, read=stored / pieces, gets=demand.gets / pieces,
+        prefixes=2, handed=plan.exchanged / pieces, parts_out=demand.parts / pieces,
+    )  # fmt: skip
+    second = Pass(
+        "paint", shards, painting / shards, written=demand.stored / shards,
+        puts=demand.puts / shards, prefixes=demand.prefixes - 2, fetched=plan.exchanged / shards,
+        parts_in=demand.parts / shards, waits=_layers(pieces, layers, settings),
+    )  # fmt: skip
+    return [first, second], demand
+
+
+def _layers(pieces: int, layers: int, settings: Settings) -> tuple[tuple[range, ...], ...]:
+    """Return the pieces, in Lagrangian order, whose particles may be in each layer of shards."""
+    reach = LARGEST_DISPLACEMENT / settings.simulate.box_size
+    waits = []
+    for layer in range(layers):
+        low = math.floor((layer / layers - reach) * pieces)
+        high = math.ceil(((layer + 1) / layers + reach) * pieces)
+        if high - low >= pieces:
+            waits.append((range(pieces),))
+        elif low < 0:
+            waits.append((range(high), range(low + pieces, pieces)))
+        elif high > pieces:
+            waits.append((range(low, pieces), range(high - pieces)))
+        else:
+            waits.append((range(low, high),))
+    return tuple(waits)
+
+
+def cut_power(
+    settings: Settings, node: NodeType, thickness: int | None = None
+) -> tuple[Demand, PowerCut]:
+    """Return what the spectrum of the density takes, and its slabs."""
+    fields = fields_of(settings)
+    grid = Grid(fields.grid, fields.metadata.box_size, min(fields.shard, fields.grid), fields.chunk)
+    run = planned_run(settings, node, 1)
+    sources = [Variable("", "density", 1)]
+    plan, cut = plan_power(sources, grid, run, stage="spectra", thickness=thickness)
+    demand = DEMANDS["spectra"](settings, node, 1)
+    return Demand(plan, demand.core_seconds, gets=demand.gets), cut
+
+
+def spectra_passes(
+    settings: Settings, node: NodeType, thickness: int | None = None
+) -> tuple[list[Pass], Demand]:
+    """Return the passes of `spectra`: slabs of planes, then slabs of rows."""
+    demand, cut = cut_power(settings, node, thickness)
+    planes, rows = len(cut.planes), len(cut.rows)
+    moved, half = demand.plan.exchanged, demand.core_seconds / 2
+    stored = demand.plan.read / costs.COMPRESSION["fields"]
+    return [
+        Pass("planes", planes, half / planes, read=stored / planes, gets=demand.gets / planes,
+             handed=moved / planes, parts_out=rows),
+        Pass("rows", rows, half / rows, fetched=moved / rows, parts_in=planes,
+             waits=all_of(planes)),
+    ], demand  # fmt: skip
+
+
+def flow_passes(
+    settings: Settings, node: NodeType, thickness: int | None = None
+) -> tuple[list[Pass], Demand]:
+    """Return the passes of the Wiener-filtered flow: slabs along x and y in turn, then writing."""
+    fields, names = fields_of(settings), SETS["wiener"]
+    plan, cut = plan_slabs(fields, names, planned_run(settings, node, 1), thickness)
+    field_bytes = plan.exchanged / cut.exchanged
+    work = field_bytes / 4 * costs.FLOW_NUMBER
+    count, bars = len(cut.slabs), round(fields.grid / cut.shard)
+    squares = len(cut.squares)
+    # Fields that each pass hands on; those of the pointwise fields wait for the flow.
+    chain = [
+        ("planes", len(cut.pointwise), len(cut.pointwise)), ("tide", cut.travelling, 1),
+        ("squares", squares, squares), ("flow", 2, 1),
+    ]  # fmt: skip
+    fetched = [0.0, 1.0, cut.travelling, len(cut.pointwise) + squares]
+    passes = []
+    for (name, handed, parts), needs in zip(chain, fetched, strict=True):
+        passes.append(
+            Pass(
+                name, count, work * handed / count,
+                read=plan.read / costs.COMPRESSION["fields"] / count if not passes else 0.0,
+                gets=(fields.grid / fields.chunk) ** 3 / count if not passes else 0.0,
+                fetched=needs * field_bytes / count, handed=handed * field_bytes / count,
+                parts_out=parts * count, waits=all_of(count) if passes else (),
+            )
+        )  # fmt: skip
+    stored = plan.written / costs.COMPRESSION["fields"]
+    each = count // bars
+    passes.append(
+        Pass("velocity", count, 3 * work / count, fetched=2 * field_bytes / count,
+             handed=3 * field_bytes / count, parts_out=bars, waits=all_of(count))
+    )  # fmt: skip
+    passes.append(
+        Pass("write", bars**2, plan.written / 4 * costs.WRITE_NUMBER / bars**2,
+             written=stored / bars**2, puts=2.0 * bars, fetched=3 * field_bytes / bars**2,
+             waits=tuple((range(bar * each, (bar + 1) * each),) for bar in range(bars)))
+    )  # fmt: skip
+    return passes, Demand(plan, plan.exchanged / 4 * costs.FLOW_NUMBER, parts=cut.parts)
+
+
+def infer_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand]:
+    """Return the only pass of `infer`: blocks, which workers read, predict and write at once."""
+    demand = DEMANDS["infer"](settings, node, 1)
+    plan, tasks = demand.plan, demand.plan.tasks
+    seconds = demand.core_seconds
+    if node.gpu is not None:
+        # In core-seconds: a worker has a GPU and its share of the cores, and the slower one counts.
+        cores = busy_cores(node, node.vcpus) / node.gpus
+        rate = node.gpu.bfloat16 * costs.GPU_UTILISATION
+        seconds = max(seconds, demand.flops / rate * cores)
+    return [
+        Pass("blocks", tasks, seconds / tasks, prefixes=demand.prefixes,
+             read=plan.read / costs.COMPRESSION["fields"] / tasks, gets=demand.gets / tasks,
+             written=demand.stored / tasks, puts=demand.puts / tasks)
+    ], demand  # fmt: skip
+
+
+Builder = Callable[[Settings, NodeType], tuple[list[Pass], Demand]]
+
+STAGES: dict[str, Builder] = {
+    "paint": paint_passes,
+    "spectra": spectra_passes,
+    "flow": flow_passes,
+    "infer": infer_passes,
+}
+
+
+def node_of(stage: str, demand: Demand, node: NodeType) -> Node:
+    """Return a node for a stage; a worker of `infer` has several blocks in hand."""
+    one = node_for(demand, node)
+    if stage != "infer":
+        return one
+    return Node(one.places * PIPELINE, one.speed / PIPELINE, one.network, one.disk, one.memory)
+
+
+def two_rounds(passes: Sequence[Pass]) -> list[Pass]:
+    """Return an all-to-all of two passes in two rounds, in which groups exchange.
+
+    A task hands a part to each of the square root of as many mergers as there are tasks; everything
+    travels twice.
+    """
+    first, second = passes
+    side = round(math.sqrt(first.tasks))
+    mergers = side * side
+    moved = first.handed * first.tasks
+    merge = Pass(
+        "merge", mergers, MERGE_BYTE * moved / mergers, fetched=moved / mergers,
+        parts_in=first.tasks / side, handed=moved / mergers, parts_out=second.tasks / side,
+        waits=all_of(first.tasks),
+    )  # fmt: skip
+    return [
+        replace(first, parts_out=side),
+        merge,
+        replace(second, parts_in=side, waits=all_of(mergers)),
+    ]

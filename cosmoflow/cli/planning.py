@@ -1,0 +1,109 @@
+"""The command that says what a cluster would take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cosmoflow.cli.console import Reporter
+from cosmoflow.cli.options import JsonOption, MemoryOption, SetOption
+from cosmoflow.config import load_settings
+from cosmoflow.units import format_bytes
+
+if TYPE_CHECKING:
+    from cosmoflow.stages.planning import ChainPlan
+
+_NO_GPUS = "none"
+
+
+def plan(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file, or a preset's name: gigabox.")
+    ],
+    stages: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Of simulate,paint,train,infer,spectra,evaluate."),
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Of the nodes, e.g. m7i.16xlarge.")
+    ] = None,
+    gpu_node: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help=f"Of those that networks run on, or {_NO_GPUS}."),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes of each stage: how long?")] = None,
+    hours: Annotated[float | None, typer.Option(help="Time for all stages: how many?")] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="At typical spot prices.")] = False,
+    overrides: SetOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a chain of stages takes on a cluster: nodes, hours, memory, bytes, money."""
+    from cosmoflow.stages.planning import DEFAULT_GPU_NODE, DEFAULT_NODE
+    from cosmoflow.stages.planning import plan as make_plan
+
+    settings = load_settings(config, overrides or (), {"engine": {"memory": memory}})
+    found = make_plan(
+        settings,
+        stages=None if stages is None else [name.strip() for name in stages.split(",")],
+        node=node or DEFAULT_NODE,
+        gpu_node=None if gpu_node == _NO_GPUS else gpu_node or DEFAULT_GPU_NODE,
+        nodes=nodes,
+        hours=hours,
+        spot=spot,
+    )
+    reporter = Reporter(as_json=as_json, verbosity=0)
+    reporter.result(found.to_json(), lambda console: _show(console, config, found))
+
+
+def _show(console: Console, title: str, found: ChainPlan) -> None:
+    """Print a table of the stages, the total, and what to ask an autoscaler for."""
+    types: dict[str, list[str]] = {}
+    for one in found.stages:
+        types.setdefault(one.node, []).append(one.stage)
+    nodes = "; ".join(f"{', '.join(stages)} on {node}" for node, stages in types.items())
+    console.print(f"{title}: {nodes}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("stage", "nodes", "time", "limit", "a worker", "handed on", "stored", "USD"):
+        words = heading in ("stage", "limit")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+    for one in found.stages:
+        table.add_row(
+            one.stage + (f" x {one.runs}" if one.runs > 1 else ""),
+            str(one.nodes),
+            _duration(one.seconds),
+            one.limit,
+            format_bytes(one.worker_memory),
+            *(format_bytes(count) if count else "-" for count in (one.exchanged, one.stored)),
+            f"{one.usd:,.2f}",
+        )
+    console.print(table)
+    for one in found.stages:
+        if one.spilled:
+            each = format_bytes(one.spilled / one.nodes)
+            console.print(f"{one.stage}: {each} go to the disk of each node")
+    console.print(
+        f"total: {_duration(found.seconds)}, {found.usd:,.2f} USD at "
+        f"{'spot' if found.spot else 'on-demand'} prices, of which requests "
+        f"{found.requests_usd:,.2f} and a month of {format_bytes(found.stored)} "
+        f"{found.storage_usd:,.2f}; egress not counted",
+        soft_wrap=True,
+    )
+    cpus, gpus = (
+        max(int(one.request.get(name, 0)) for one in found.stages) for name in ("CPU", "GPU")
+    )
+    console.print(f"ask the autoscaler for up to {cpus} CPUs and {gpus} GPUs")
+    for note in found.notes:
+        console.print(note, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time that a person can read."""
+    if seconds < 120.0:
+        return f"{seconds:.0f} s"
+    if seconds < 7200.0:
+        return f"{seconds / 60.0:.0f} min"
+    return f"{seconds / 3600.0:.1f} h"

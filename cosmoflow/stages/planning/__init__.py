@@ -1,0 +1,17 @@
+"""What a chain of stages would take on a cluster that is not there yet."""
+
+from cosmoflow.stages.planning.chain import STAGES, plan
+from cosmoflow.stages.planning.estimate import bundles
+from cosmoflow.stages.planning.nodes import DEFAULT_GPU_NODE, DEFAULT_NODE, NODE_TYPES
+from cosmoflow.stages.planning.report import ChainPlan, StageEstimate
+
+__all__ = [
+    "DEFAULT_GPU_NODE",
+    "DEFAULT_NODE",
+    "NODE_TYPES",
+    "STAGES",
+    "ChainPlan",
+    "StageEstimate",
+    "bundles",
+    "plan",
+]

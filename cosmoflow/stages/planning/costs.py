@@ -1,0 +1,91 @@
+"""What the parts of every stage cost, as measured, and the rates of what they run on.
+
+Core-seconds are those of a core of the machine that each figure was measured on (two cores of an
+AMD EPYC, see the documents named). Nobody has measured them on the node types of the table.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cosmoflow.config.settings import Scheme
+
+START_SECONDS: Final = 9.0
+"""Of a command on Ray: interpreter, libraries, Ray (docs/painting.md)."""
+
+# --- Particles and cells, in core-seconds.
+
+SIMULATE_SECONDS: Final = 3.0e-7
+"""A particle and step of COLA on a mesh of as many cells, all else included: 72 s of CPU time for
+256^3 particles and 15 steps (docs/planning.md)."""
+READ_PARTICLE: Final = 2.7e-8
+"""1.8 s for 512^3 particles on two cores (docs/painting.md, the parts by themselves)."""
+SORT_PARTICLE: Final = 1.1e-7
+"""Bucketing and handing on: what 25 s of the command at 512^3, with memory for all of it, leave
+beside reading, kernel and writing (docs/painting.md)."""
+PAINT_PARTICLE: Final = 7.7e-8
+"""Density and momenta by CIC: 5.2 s for 512^3 on two cores (docs/painting.md)."""
+SCHEME_COST: Final[dict[Scheme, float]] = {"ngp": 1.0, "cic": 1.0, "tsc": 1.6, "pcs": 3.2}
+"""Over CIC (docs/painting.md, the table of speeds); NGP was not measured and is taken for CIC."""
+WRITE_NUMBER: Final = 2.2e-8
+"""Encoding and writing: 10.4 s for 7 numbers in each of 512^3 cells (docs/painting.md)."""
+
+SPECTRA_NUMBER: Final = 1.2e-7
+"""A number of a cell that is read, transformed in slabs through Ray's object store, and summed:
+between 4.5e-8 in one process and 2.0e-7 beside other work with a store that was too small
+(docs/statistics.md)."""
+FLOW_NUMBER: Final = 1.0e-7
+"""A number that tasks of a global flow hand on: 89 s at 512^3 on two cores (docs/inference.md)."""
+FLOW_CELL: Final = 6.0e-7
+"""A cell of a Wiener-filtered flow that is made in memory: 3.2 s of CPU time at 192^3 cells, 6.6 s
+the first time (docs/planning.md)."""
+
+# --- Networks, in FLOPs a second.
+
+CPU_FLOPS: Final = {"float32": 0.85e11, "bfloat16": 1.7e11}
+"""Of a core in inference: 256^3 cells of 1.38e5 operations in 6.89 s (bfloat16) and 14.2 s
+(float32) on two cores (docs/inference.md)."""
+TRAINING_CPU_FLOPS: Final = 1.25e11
+"""Of a core: 250 GFLOP/s on two (docs/models.md)."""
+GPU_UTILISATION: Final = 0.3
+"""Of a GPU's published peak. Never measured: the project has had no GPU."""
+
+# --- Ray.
+
+PART_SECONDS: Final = 5.0e-4
+"""Of the driver, which owns it and tells its whereabouts, for each part that one task hands to
+another (benchmarks/cluster_scaling.py --driver)."""
+TASK_SECONDS: Final = 2.0e-3
+"""Of the driver, for each task: Ray's own release benchmark of many tasks dispatches 450 to 600 a
+second on 64-core nodes."""
+OBJECT_STORE_SHARE: Final = 0.3
+"""Of a node's memory; Ray's default. The rest is for workers, less :data:`SYSTEM_BYTES`."""
+SYSTEM_BYTES: Final = 4 << 30
+"""Of a node: Ray's daemons and the interpreters of idle workers."""
+
+# --- Hardware that the table of nodes does not tell.
+
+THREAD_GAIN: Final = 1.3
+"""What a core does with both hardware threads busy, over one: a customary figure, not measured."""
+DISK_BYTES: Final = 2.0e9
+"""A second, of local flash, written or read."""
+VOLUME_BYTES: Final = 2.5e8
+"""A second, of a network volume where a node has no local flash."""
+
+# --- Object stores (Amazon S3's published guidance; the others are alike).
+
+STORE_PUTS, STORE_GETS = 3500.0, 5500.0
+"""Requests a second on one prefix; every array is counted as one."""
+CONNECTION_BYTES: Final = 85e6
+"""A second, of one connection."""
+CONNECTIONS: Final = 4
+"""That a task is taken to keep busy; zarr opens up to ten at a time."""
+
+COMPRESSION: Final = {"particles": 1.2, "fields": 1.12}
+"""Bytes over stored bytes: 256^3 COLA particles; density 1.10, momentum 1.08 and velocity 1.17 of
+128^3 cells of 2 Mpc/h."""
+
+STORAGE_PRICE: Final = 0.023
+"""US dollars for a gigabyte and month (S3 Standard, us-east-1)."""
+PUT_PRICE, GET_PRICE = 5.0e-6, 4.0e-7
+"""US dollars a request (the same)."""

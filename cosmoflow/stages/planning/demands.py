@@ -1,0 +1,304 @@
+"""What each stage takes of cores, GPUs, network, storage and driver, whatever then provides it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, cast
+
+import torch
+
+from cosmoflow.config.settings import Settings
+from cosmoflow.engine import USEFUL_CORES
+from cosmoflow.model.registry import Architecture, find_architecture
+from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
+from cosmoflow.numerics.wiener import SETS, WienerFilter
+from cosmoflow.stages.evaluate_methods import Inputs
+from cosmoflow.stages.evaluate_plan import all_methods, power_plans
+from cosmoflow.stages.evaluate_plan import plan_work as plan_evaluation
+from cosmoflow.stages.flows import FREE_SHARE, WIENER_BYTES
+from cosmoflow.stages.infer_layout import choose_layout
+from cosmoflow.stages.infer_plan import plan_work as plan_inference
+from cosmoflow.stages.infer_work import Device, check_work
+from cosmoflow.stages.paint_plan import make_plan
+from cosmoflow.stages.painted import painted_variables, shards_near_piece
+from cosmoflow.stages.planning import costs
+from cosmoflow.stages.planning.nodes import NodeType
+from cosmoflow.stages.planning.shapes import (
+    FieldShape,
+    ParticleShape,
+    fields_of,
+    metadata_of,
+    planned_run,
+    worker_bytes,
+)
+from cosmoflow.stages.power import Variable
+from cosmoflow.stages.power_plan import Grid, plan_power
+from cosmoflow.stages.readers import Method
+from cosmoflow.stages.run import Plan
+from cosmoflow.stages.simulate import plan_simulate
+from cosmoflow.stages.slab_plan import plan_slabs
+from cosmoflow.stages.train import plan_training
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.particles import ROWS_PER_CHUNK, ROWS_PER_SHARD
+
+SAMPLED_PIECES: Final = 64
+"""Pieces of the particles that are looked at to know how many shards a piece touches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a stage takes.
+
+    Parameters
+    ----------
+    plan : Plan
+        The stage's own: tasks, memory of a worker, bytes read, written and handed on.
+    core_seconds : float
+        Of cores as they were measured.
+    cpus : int
+        That a task or worker makes use of.
+    width : int
+        Tasks that can run side by side: passes wait for each other. 0 for all of them.
+    flops : float
+        Operations of networks, on GPUs where there are any; else they are among the core-seconds.
+    parts : int
+        That tasks hand to one another.
+    gets, puts : int
+        Requests to an object store.
+    prefixes : int
+        Arrays that those go to.
+    stored : float
+        Bytes that stay, compressed.
+    runs : int
+        How often the stage is run, one run after the other; all of the above is of one run.
+    """
+
+    plan: Plan
+    core_seconds: float
+    cpus: int = 1
+    width: int = 0
+    flops: float = 0.0
+    parts: int = 0
+    gets: int = 0
+    puts: int = 0
+    prefixes: int = 1
+    stored: float = 0.0
+    runs: int = 1
+
+
+def simulate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
+    """Return what the boxes take, each of which one node holds."""
+    config = settings.simulate
+    plan = plan_simulate(planned_run(settings, node, nodes))
+    # A mesh twice as fine costs six times as much (docs/simulations.md).
+    mesh = config.mesh_factor**2.6
+    work = config.count * config.particles**3 * config.time_steps * mesh
+    return Demand(
+        plan,
+        work * costs.SIMULATE_SECONDS,
+        cpus=USEFUL_CORES,
+        puts=-(-plan.written // (12 * ROWS_PER_SHARD)),
+        stored=plan.written / costs.COMPRESSION["particles"],
+    )
+
+
+def paint_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
+    """Return what painting a box takes."""
+    config = settings.paint
+    particles = ParticleShape(settings.simulate.particles, metadata_of(settings))
+    plan = make_plan(particles, planned_run(settings, node, nodes))
+    copies = plan.exchanged / plan.read
+    kernel = costs.PAINT_PARTICLE * costs.SCHEME_COST[config.scheme] * (1 + config.interlaced)
+    each = costs.READ_PARTICLE + copies * (costs.SORT_PARTICLE + kernel)
+    seconds = particles.count * each + plan.written / 4 * costs.WRITE_NUMBER
+    shards = plan.details["shards"]
+    return Demand(
+        plan,
+        seconds,
+        width=min(shards, plan.tasks - shards),
+        parts=count_painted_parts(settings, particles, plan.details["particles_per_task"]),
+        gets=2 * -(-particles.count // ROWS_PER_CHUNK),
+        # A shard of every variable, and its note in the ledger.
+        puts=shards * (len(painted_variables(config)) + 1),
+        prefixes=2 + len(painted_variables(config)),
+        stored=plan.written / costs.COMPRESSION["fields"],
+        runs=settings.simulate.count,
+    )
+
+
+def count_painted_parts(settings: Settings, particles: ParticleShape, piece: int) -> int:
+    """Return about how many parts the pieces of the particles hand to shards."""
+    ranges = particles.ranges(piece)
+    sample = ranges[:: -(-len(ranges) // SAMPLED_PIECES)]
+    touched = sum(
+        int(shards_near_piece(particles, start, stop, settings.paint).sum())
+        for start, stop in sample
+    )
+    return round(touched / len(sample) * len(ranges))
+
+
+def train_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
+    """Return what training on all boxes takes; its operations fall to GPUs where there are any."""
+    fields, config = fields_of(settings), settings.train
+    run = planned_run(settings, node, nodes)
+    plan = plan_training([fields.grid] * settings.simulate.count, run)
+    flops = float(plan.details["flops"])
+    return Demand(
+        # Every worker is a task that runs as long as all others.
+        replace(plan, tasks=config.workers, unit="workers"),
+        0.0 if node.gpus else flops / costs.TRAINING_CPU_FLOPS,
+        cpus=USEFUL_CORES,
+        flops=flops if node.gpus else 0.0,
+        gets=settings.simulate.count * _chunks(fields) * 4,
+        prefixes=settings.simulate.count * 2,
+        stored=plan.written,
+    )
+
+
+def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
+    """Return what the global flows take that the model wants."""
+    fields = fields_of(settings)
+    architecture = find_architecture(settings.train.model)
+    names = SETS[architecture.filter] if architecture.filter is not None else ("contrast",)
+    run = planned_run(settings, node, nodes)
+    cells = fields.grid**3
+    if cells * WIENER_BYTES <= FREE_SHARE * worker_bytes(node):
+        plan = Plan("flow", 1, "box", WIENER_BYTES * cells, 4 * cells, 12 * cells, 0.0)
+        seconds, parts, cpus, width = cells * costs.FLOW_CELL, 0, USEFUL_CORES, 1
+    else:
+        plan, cut = plan_slabs(fields, names, run, None)
+        seconds, parts = plan.exchanged / 4 * costs.FLOW_NUMBER, cut.parts
+        cpus, width = 1, len(cut.slabs)
+    return Demand(
+        plan,
+        seconds,
+        cpus,
+        width,
+        parts=parts,
+        gets=_chunks(fields),
+        puts=2 * _shards(fields),
+        prefixes=2,
+        stored=plan.written / costs.COMPRESSION["fields"],
+        runs=architecture.flows,
+    )
+
+
+def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
+    """Return what predicting one box takes."""
+    fields = fields_of(settings)
+    run = planned_run(settings, node, nodes)
+    device = _device(node)
+    models = [_weightless(settings, fields)]
+    work = check_work(fields, [settings.train.model], models, run, device=device)
+    work = replace(work, layout=choose_layout(work, fields, models, run))
+    plan = plan_inference(work, fields, models, measured=False)
+    flops = float(plan.details["flops"])
+    moving = (plan.read + plan.written) / 4 * costs.WRITE_NUMBER / 2
+    computing = 0.0 if node.gpus else flops / costs.CPU_FLOPS[device.precision]
+    needs = run.session.engine(0.0).share(
+        plan.tasks, most=USEFUL_CORES, memory=plan.worker_memory, accelerated=True
+    )
+    shards = -(-plan.written // (4 * work.layout.shard**3))
+    return Demand(
+        plan,
+        moving + computing,
+        cpus=needs.cpus,
+        flops=flops if node.gpus else 0.0,
+        # Chunks that halos cut are read by both neighbours.
+        gets=-(-plan.read // (4 * fields.chunk**3)),
+        puts=2 * shards,
+        prefixes=2 + models[0].flows,
+        stored=plan.written / costs.COMPRESSION["fields"],
+    )
+
+
+def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
+    """Return what the power spectrum of the density takes."""
+    fields = fields_of(settings)
+    grid = Grid(fields.grid, fields.metadata.box_size, min(fields.shard, fields.grid), fields.chunk)
+    run = planned_run(settings, node, nodes)
+    plan, cut = plan_power([Variable("", "density", 1)], grid, run, stage="spectra")
+    return Demand(
+        plan,
+        fields.grid**3 * costs.SPECTRA_NUMBER,
+        width=min(len(cut.planes), len(cut.rows)),
+        parts=len(cut.planes) * len(cut.rows),
+        gets=_chunks(fields),
+    )
+
+
+def evaluate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
+    """Return what comparing one prediction with the truth takes."""
+    fields = fields_of(settings)
+    run = planned_run(settings, node, nodes)
+    method = Method("prediction", fields.url)
+    # The plan asks the stores for their shapes alone.
+    true = cast(FieldStore, fields)
+    inputs = Inputs(true, {method.name: true}, (method,))
+    plan, _ = plan_evaluation(inputs, run)
+    methods = all_methods(inputs, settings.evaluate.smoothing)
+    powers = power_plans(inputs, methods, run)
+    rows = [one.details["slabs"][1] for one in powers]
+    transforms = sum(one.details["transforms"] for one in powers)
+    # What the plan counts for its transforms gives way to what they were measured to take.
+    own = plan.cpu_seconds - sum(one.cpu_seconds for one in powers)
+    return Demand(
+        plan,
+        own + transforms * fields.grid**3 * costs.SPECTRA_NUMBER,
+        parts=sum((one.tasks - count) * count for one, count in zip(powers, rows, strict=True)),
+        gets=-(-plan.read // (4 * fields.chunk**3)),
+        prefixes=2 + len(methods),
+        stored=8e6,
+    )
+
+
+DEMANDS: Final[dict[str, Callable[[Settings, NodeType, int], Demand]]] = {
+    "simulate": simulate_demand,
+    "paint": paint_demand,
+    "train": train_demand,
+    "flow": flow_demand,
+    "infer": infer_demand,
+    "spectra": spectra_demand,
+    "evaluate": evaluate_demand,
+}
+"""Of every stage that is planned, in the order of the chain. The flow is a part of `infer`."""
+
+ON_GPUS: Final = ("train", "infer")
+"""Stages that GPUs are rented for."""
+
+
+def _chunks(fields: FieldShape) -> int:
+    """Return the chunks of a scalar field."""
+    return (-(-fields.grid // fields.chunk)) ** 3
+
+
+def _shards(fields: FieldShape) -> int:
+    """Return the shards of a field."""
+    return (-(-fields.grid // fields.shard)) ** 3
+
+
+def _device(node: NodeType) -> Device:
+    if node.gpu is not None:
+        return Device("bfloat16", node.gpu.memory)
+    return Device("bfloat16" if node.fast_bfloat16 else "float32", None)
+
+
+def _weightless(settings: Settings, fields: FieldShape) -> VelocityModel:
+    """Return a model of the architecture that settings name, without its weights."""
+    architecture: Architecture = find_architecture(settings.train.model)
+    wiener = None
+    if architecture.filter is not None:
+        names = SETS[architecture.filter]
+        wiener = WienerFilter(names, 1.0, ((1.0,) * len(names),))
+    spec = ModelSpec(
+        architecture.name,
+        settings.train.target,
+        fields.cell_size,
+        fields.metadata.redshift,
+        fields.metadata.cosmology.model_dump(mode="json"),
+        UNIT,
+        filter=wiener,
+    )
+    with torch.device("meta"):
+        return VelocityModel(spec).eval()

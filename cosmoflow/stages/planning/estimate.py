@@ -1,0 +1,146 @@
+"""How long a stage takes on some nodes, and which of their resources is the limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cosmoflow.stages.planning import costs
+from cosmoflow.stages.planning.demands import Demand
+from cosmoflow.stages.planning.nodes import NodeType
+from cosmoflow.stages.planning.shapes import store_bytes, worker_bytes
+from cosmoflow.stages.run import Plan
+
+Resource = Literal["cores", "memory", "tasks", "GPU", "network", "object store", "disk", "driver"]
+"""What can be the limit. Cores go by two more names: ``memory`` where it leaves some of them
+without a task, ``tasks`` where there are fewer of those."""
+
+VOLUME_SPACE = 1 << 40
+"""Bytes of the network volume that a node without local flash is rented with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A run of a stage on some nodes.
+
+    Parameters
+    ----------
+    seconds : float
+        Start of the command included; infinite where it does not fit.
+    limit : str
+        The resource that all others wait for.
+    busy : dict
+        Seconds that each resource is at work.
+    places : int
+        Tasks or workers at a time on a node.
+    spilled : int
+        Bytes that exceed the object stores and go to disk.
+    """
+
+    seconds: float
+    limit: Resource
+    busy: dict[Resource, float]
+    places: int
+    spilled: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the nodes have the memory and the disk."""
+        return self.places > 0 and self.seconds < float("inf")
+
+
+def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
+    """Return how long one run of a stage takes.
+
+    All resources are taken to be at work at once, so that the busiest decides.
+
+    Parameters
+    ----------
+    demand : Demand
+        What the stage takes.
+    node : NodeType
+        Of the nodes.
+    nodes : int
+        How many.
+    """
+    plan = demand.plan
+    by_cpus = node.gpus if demand.flops else max(1, node.vcpus // demand.cpus)
+    by_memory = worker_bytes(node) // max(plan.worker_memory, 1)
+    places = min(by_cpus, by_memory)
+    spilled = max(0, plan.exchanged - nodes * store_bytes(node))
+    if places == 0:
+        return Estimate(float("inf"), "memory", {}, 0, spilled)
+    if spilled / nodes > (node.disk or VOLUME_SPACE):
+        return Estimate(float("inf"), "disk", {}, places, spilled)
+    # The fullest node decides: with few tasks others have less to do.
+    width = demand.width or plan.tasks
+    rounds = -(-width // (nodes * places))
+    working = min(places, -(-width // nodes))
+    cpus = min(node.vcpus, working * demand.cpus)
+    if demand.flops:
+        cpus = node.vcpus
+    uneven = rounds * nodes * working / width
+    cores = demand.core_seconds / (nodes * busy_cores(node, cpus)) * uneven
+    name: Resource = "cores"
+    if working < places:
+        name = "tasks"
+    elif by_memory < by_cpus:
+        name = "memory"
+    busy: dict[Resource, float] = {name: cores}
+    if demand.flops and node.gpu is not None:
+        rate = node.gpu.bfloat16 * costs.GPU_UTILISATION
+        busy["GPU"] = demand.flops / (nodes * working * rate) * uneven
+    busy["network"] = _network_seconds(plan, node, nodes)
+    busy["object store"] = _store_seconds(demand, node, nodes)
+    if spilled:
+        disk = costs.DISK_BYTES if node.disk else costs.VOLUME_BYTES
+        busy["disk"] = 2.0 * spilled / nodes / disk
+    busy["driver"] = demand.parts * costs.PART_SECONDS + plan.tasks * costs.TASK_SECONDS
+    limit = max(busy, key=lambda one: busy[one])
+    return Estimate(costs.START_SECONDS + busy[limit], limit, busy, places, spilled)
+
+
+def busy_cores(node: NodeType, cpus: int) -> float:
+    """Return how many cores of their own so many busy hardware threads are worth."""
+    alone = min(cpus, node.cores)
+    return alone + (costs.THREAD_GAIN - 1.0) * (cpus - alone)
+
+
+def _network_seconds(plan: Plan, node: NodeType, nodes: int) -> float:
+    """Return how long the network interface of a node is at work: both ways at once."""
+    # Of what tasks hand on a node keeps its share.
+    exchanged = plan.exchanged * (1.0 - 1.0 / nodes)
+    most = exchanged + max(plan.read, plan.written) / costs.COMPRESSION["fields"]
+    return most / nodes / node.network
+
+
+def _store_seconds(demand: Demand, node: NodeType, nodes: int) -> float:
+    """Return how long the object store takes for its requests, or its connections for the bytes."""
+    plan = demand.plan
+    moved = (plan.read + plan.written) / costs.COMPRESSION["fields"]
+    connections = nodes * node.vcpus * costs.CONNECTIONS * costs.CONNECTION_BYTES
+    requests = demand.puts / costs.STORE_PUTS + demand.gets / costs.STORE_GETS
+    return max(requests / demand.prefixes, moved / connections)
+
+
+def bundles(plan: Plan, *, cpus: int = 1, gpus: int = 0, most: int = 1) -> list[dict[str, float]]:
+    """Return what an autoscaler is to be asked for, in the form of Ray's ``request_resources``.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of a stage.
+    cpus, gpus : int
+        Of each of its tasks.
+    most : int
+        Tasks at a time that are worth it.
+
+    Returns
+    -------
+    list of dict
+        ``CPU``, ``GPU`` and ``memory`` (bytes) of each task that is to run at a time.
+    """
+    one: dict[str, float] = {"CPU": cpus, "memory": plan.worker_memory}
+    if gpus:
+        one["GPU"] = gpus
+    return [dict(one) for _ in range(min(plan.tasks, most))]

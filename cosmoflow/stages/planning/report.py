@@ -1,0 +1,112 @@
+"""What planning a chain finds: figures of every stage, and their totals."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cosmoflow.stages.planning import costs
+from cosmoflow.stages.planning.estimate import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class StageEstimate:
+    """What one stage takes.
+
+    Parameters
+    ----------
+    stage, node : str
+        Its name, and the type of its nodes.
+    nodes, runs : int
+        How many, and how often it is run.
+    seconds : float
+        Of all runs.
+    limit : str
+        The resource that all others wait for.
+    busy : dict of str to float
+        Seconds of one run that each resource is at work.
+    worker_memory : int
+        Of a task or worker, bytes.
+    tasks, parts : int
+        Of all runs: tasks, and what they hand to one another.
+    read, written, exchanged, spilled : int
+        Bytes of all runs, before compression; spilled is what goes to the nodes' disks, of one run.
+    stored : float
+        Bytes that stay, compressed.
+    requests : dict of str to int
+        ``put`` and ``get`` requests to an object store.
+    usd : float
+        Of the nodes.
+    request : dict of str to float
+        ``CPU``, ``GPU`` and ``memory`` to ask an autoscaler for, of all tasks at a time.
+    """
+
+    stage: str
+    node: str
+    nodes: int
+    runs: int
+    seconds: float
+    limit: Resource
+    busy: dict[Resource, float]
+    worker_memory: int
+    tasks: int
+    parts: int
+    read: int
+    written: int
+    exchanged: int
+    spilled: int
+    stored: float
+    requests: dict[str, int]
+    usd: float
+    request: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPlan:
+    """What a chain of stages takes.
+
+    Parameters
+    ----------
+    stages : tuple of StageEstimate
+        In their order.
+    notes : tuple of str
+        What is left out or was not measured, for people.
+    spot : bool
+        Whether prices are those of spot nodes.
+    """
+
+    stages: tuple[StageEstimate, ...]
+    notes: tuple[str, ...]
+    spot: bool
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages, one after the other."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def stored(self) -> float:
+        """Bytes that stay, compressed."""
+        return sum(stage.stored for stage in self.stages)
+
+    @property
+    def storage_usd(self) -> float:
+        """US dollars of a month of storage."""
+        return self.stored / 1e9 * costs.STORAGE_PRICE
+
+    @property
+    def requests_usd(self) -> float:
+        """US dollars of the requests to the object store."""
+        puts = sum(stage.requests["put"] for stage in self.stages)
+        gets = sum(stage.requests["get"] for stage in self.stages)
+        return puts * costs.PUT_PRICE + gets * costs.GET_PRICE
+
+    @property
+    def usd(self) -> float:
+        """US dollars of nodes, requests and one month of storage; egress is left out."""
+        return sum(stage.usd for stage in self.stages) + self.requests_usd + self.storage_usd
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        totals = ("seconds", "stored", "storage_usd", "requests_usd", "usd")
+        return asdict(self) | {name: getattr(self, name) for name in totals}

@@ -1,0 +1,184 @@
+"""Stores and clusters that are not there, as far as plans need to know them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.config.settings import Settings
+from cosmoflow.engine import Engine, Resources, Session
+from cosmoflow.engine.serial import SerialEngine
+from cosmoflow.stages.planning.costs import OBJECT_STORE_SHARE, SYSTEM_BYTES
+from cosmoflow.stages.planning.nodes import NodeType
+from cosmoflow.stages.run import Run
+from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.particles import COVERAGE_BINS, ROWS_PER_CHUNK
+
+LARGEST_DISPLACEMENT = 30.0
+"""Mpc/h, along an axis: five times the rms at z = 0, which hardly any particle exceeds."""
+
+
+def metadata_of(settings: Settings) -> BoxMetadata:
+    """Return what a box says of itself, at the last of its redshifts."""
+    config = settings.simulate
+    return BoxMetadata(config.box_size, min(config.redshift), settings.cosmology)
+
+
+@dataclass(frozen=True, slots=True)
+class ParticleShape:
+    """Particles in Lagrangian order, as simulations write them.
+
+    Parameters
+    ----------
+    per_axis : int
+        Cube root of their number.
+    metadata : BoxMetadata
+        Of their box.
+    has_mass : bool
+        Whether they have masses of their own.
+    """
+
+    per_axis: int
+    metadata: BoxMetadata
+    has_mass: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+        return self.per_axis**3
+
+    def ranges(self, rows: int) -> list[tuple[int, int]]:
+        """Return ``(start, stop)`` of pieces, as a particle store cuts them."""
+        step = max(1, rows // ROWS_PER_CHUNK) * ROWS_PER_CHUNK if rows >= ROWS_PER_CHUNK else rows
+        return [(start, min(start + step, self.count)) for start in range(0, self.count, step)]
+
+    def coverage(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Return which of equal bins along x, y and z the particles may have moved to.
+
+        Shape (3, COVERAGE_BINS).
+        """
+        n = self.per_axis
+        covered = np.zeros((3, COVERAGE_BINS), np.bool_)
+        for axis, inner in enumerate((n * n, n, 1)):
+            first, last = start // inner, (stop - 1) // inner
+            _cover(covered[axis], first, last, n, self.metadata.box_size)
+        return covered
+
+
+def _cover(bins: NDArray[np.bool_], first: int, last: int, sites: int, size: float) -> None:
+    """Mark the bins of an axis near the lattice sites ``first`` to ``last``, counted on and on."""
+    reach = LARGEST_DISPLACEMENT / size
+    low, high = first / sites - reach, (last + 1) / sites + reach
+    if high - low >= 1.0:
+        bins[:] = True
+        return
+    begin, end = int(np.floor(low * len(bins))), int(np.ceil(high * len(bins)))
+    bins[np.arange(begin, end) % len(bins)] = True
+
+
+@dataclass(frozen=True, slots=True)
+class FieldShape:
+    """Fields on a grid.
+
+    Parameters
+    ----------
+    grid, shard, chunk : int
+        Cells per axis of the grid, of what one write covers, and of what one read needs.
+    metadata : BoxMetadata
+        Of their box.
+    url : str
+        For messages.
+    """
+
+    grid: int
+    shard: int
+    chunk: int
+    metadata: BoxMetadata
+    url: str = "the planned fields"
+
+    @property
+    def cell_size(self) -> float:
+        """Side of a cell, Mpc/h."""
+        return self.metadata.box_size / self.grid
+
+    def smoothing_scales(self) -> list[float]:
+        """Return the radii of the linear velocities that the store keeps: none."""
+        return []
+
+
+def fields_of(settings: Settings) -> FieldShape:
+    """Return the fields that settings paint."""
+    config = settings.paint
+    return FieldShape(config.grid, config.shard_cells, config.chunk_cells, metadata_of(settings))
+
+
+class PlannedEngine(SerialEngine):
+    """Answers what plans ask of an engine, for equal nodes that are not there.
+
+    Parameters
+    ----------
+    node : NodeType
+        Of the nodes.
+    nodes : int
+        How many.
+    """
+
+    name = "ray"
+
+    def __init__(self, node: NodeType, nodes: int) -> None:
+        self._node, self._nodes = node, nodes
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of all nodes."""
+        return self._node.vcpus * self._nodes
+
+    @property
+    def memory(self) -> int:
+        """Bytes of a node that are left to workers."""
+        return worker_bytes(self._node)
+
+    @property
+    def memory_per_core(self) -> int:
+        """Bytes of each of as many workers as a node has CPUs."""
+        return self.memory // self._node.vcpus
+
+    def share(self, tasks: int, *, most: int, memory: int, accelerated: bool = False) -> Resources:
+        """Share nodes as the engine on Ray does."""
+        node = self._node
+        if accelerated and node.gpus:
+            return Resources(max(1, node.vcpus // node.gpus), 1, memory)
+        room = self.memory // max(memory, 1)
+        places = max(1, min(-(-node.vcpus // most), room, -(-tasks // self._nodes)))
+        return Resources(max(1, node.vcpus // places), 0, memory)
+
+
+class PlannedSession(Session):
+    """Hands out the engine of a cluster that is not there."""
+
+    def __init__(self, node: NodeType, nodes: int) -> None:
+        super().__init__()
+        self._planned = PlannedEngine(node, nodes)
+
+    def engine(self, cpu_seconds: float, **needs: Any) -> Engine:
+        """Return the engine, whatever the job."""
+        return self._planned
+
+
+def worker_bytes(node: NodeType) -> int:
+    """Return the memory of a node that is left to workers beside Ray and its object store."""
+    return int((node.memory - SYSTEM_BYTES) * (1.0 - OBJECT_STORE_SHARE))
+
+
+def store_bytes(node: NodeType) -> int:
+    """Return the memory of a node's object store."""
+    return int((node.memory - SYSTEM_BYTES) * OBJECT_STORE_SHARE)
+
+
+def planned_run(settings: Settings, node: NodeType, nodes: int) -> Run:
+    """Return a run on a cluster that is not there: plans take it for one that is."""
+    engine = settings.engine.model_copy(update={"choice": "ray", "address": "planned"})
+    return Run(settings.model_copy(update={"engine": engine}), PlannedSession(node, nodes))
