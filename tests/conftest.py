@@ -1,5 +1,10 @@
 """Small boxes, small stores and ready-made runs for every test."""
 
+import os
+
+# OpenMP reads it when torch is loaded: threads that wait leave their cores to others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from contextlib import contextmanager
 from types import SimpleNamespace
 

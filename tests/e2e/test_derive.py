@@ -151,7 +151,9 @@ def test_shards_and_engine_do_not_change_a_bit(box, one_shard, tmp_path, cosmofl
     assert len(shards) == shards[-1]
 
 
-@pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=pytest.mark.cluster)])
+@pytest.mark.parametrize(
+    "engine", ["serial", pytest.param("ray", marks=[pytest.mark.cluster, pytest.mark.slow])]
+)
 def test_spectral_is_the_box_in_memory(box, tmp_path, cosmoflow, engine):
     out = tmp_path / "derived.zarr"
     code, _, err = cosmoflow("derive", box[0], out, *ALL, "--method=spectral", f"--engine={engine}")

@@ -123,7 +123,7 @@ def test_progress_counts_every_task(store, serial_run):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("which", ["linear", "wiener"])
+@pytest.mark.parametrize("which", [pytest.param("linear", marks=pytest.mark.slow), "wiener"])
 def test_ray_gives_the_same(store, serial_run, ray_session, which):
     run = replace(serial_run(), session=ray_session)
     if which == "linear":

@@ -107,7 +107,9 @@ def test_shards_give_what_memory_gives(stores, expected, serial_run, tmp_path, s
     assert_same(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.timeout(900)
 def test_ray_gives_the_same(stores, serial_run, ray_session, tmp_path):
     truth, predictions = stores(12)
     run = serial_run(evaluate={"subbox": SUBBOX, "smoothing": (0.0,)})
