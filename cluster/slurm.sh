@@ -41,9 +41,11 @@ waiter=
 requeue=
 
 # The token is a file that this user alone can read, and is in no list of processes.
-umask 077
-mkdir -p "$folder"
-od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$folder/auth_token"
+(
+  umask 077
+  mkdir -p "$folder"
+  od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$folder/auth_token"
+)
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/auth_token
 # Nothing is worth waiting for when a node is told to end: the command has ended before.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_USAGE_STATS_ENABLED=0
@@ -109,6 +111,7 @@ if [ "${SLURM_GPUS_ON_NODE:-0}" != 0 ]; then
   pool=gpu
 fi
 srun --nodes="$nodes" --ntasks-per-node=1 --overlap --no-kill \
+  --cpus-per-task="$SLURM_CPUS_ON_NODE" --cpu-bind=none \
   ray start --block --address="$head_ip:$port" \
   --num-cpus="$SLURM_CPUS_ON_NODE" --labels="cosmoflow/pool=$pool" \
   --dashboard-agent-listen-port=0 --metrics-export-port=8081 \

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Annotated
@@ -69,6 +71,9 @@ def run_app(arguments: list[str]) -> int:
     A person never sees a traceback for something that they can mend; a bug shows its own.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    if threading.current_thread() is threading.main_thread():
+        # A connection that is closed is Ctrl-C: what was asked of a cluster is taken back.
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     logging.getLogger("ray").setLevel(logging.ERROR)
     as_json = "--json" in arguments
     try:

@@ -10,6 +10,8 @@ import sys
 if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Ray is about to leave GPUs visible to tasks that asked for none, and says so at length: our
+    # workers hide them.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from cosmoflow.engine.base import USEFUL_CORES, Engine, Resources, TrainingContext

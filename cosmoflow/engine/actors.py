@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from cosmoflow.engine import telemetry
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.memory import keep_freed_buffers
 from cosmoflow.engine.nodes import placement
 from cosmoflow.engine.pipeline import STEPS, Pipeline, PipelineThreads
-from cosmoflow.engine.telemetry import watched
-from cosmoflow.engine.threads import use_threads
+from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import IncompleteError
 
 T = TypeVar("T")
@@ -36,10 +36,11 @@ _LOOK = 1.0
 class _Worker:
     """Holds what ``make_worker`` made, for as long as the pool lives."""
 
-    def __init__(self, name: str, make_worker: Callable[[], Any], threads: int) -> None:
+    def __init__(self, name: str, make_worker: Callable[[], Any], needs: Resources) -> None:
         self._name = name
+        telemetry.prepare()
         # Before make_worker, whose libraries read the environment; and after, for what it loaded.
-        use_threads(threads)
+        use_share(needs)
         keep_freed_buffers()
         self._lock = threading.Lock()
         # An actor whose constructor raises counts as dead and would be replaced for ever: the error
@@ -47,12 +48,12 @@ class _Worker:
         self._failure: Exception | None = None
         try:
             handler = make_worker()
-            use_threads(threads)
+            use_share(needs)
         except Exception as error:
             self._failure = error
             return
         self._handle: Callable[[Any], Any] = (
-            PipelineThreads(handler, partial(use_threads, threads))
+            PipelineThreads(handler, partial(use_share, needs))
             if isinstance(handler, Pipeline)
             else partial(self._one_by_one, handler)
         )
@@ -67,7 +68,7 @@ class _Worker:
     def handle(self, task: Any) -> Any:
         if self._failure is not None:
             raise self._failure
-        with watched(self._name, self._name):
+        with telemetry.watched(self._name, self._name):
             return self._handle(task)
 
 
@@ -162,7 +163,7 @@ class ActorPool:
         actor = (
             ray.remote(_Worker)
             .options(max_restarts=0, max_concurrency=STEPS, **placement(self._needs))
-            .remote(self._name, self._make, self._needs.cpus)
+            .remote(self._name, self._make, self._needs)
         )
         self._starting[actor.ready.remote()] = actor
 

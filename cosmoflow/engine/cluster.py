@@ -19,6 +19,7 @@ from ray.exceptions import AuthenticationError, RayError
 
 import cosmoflow
 from cosmoflow.errors import ConfigError, StorageError
+from cosmoflow.units import format_bytes
 
 LEAST_STORE = 80 << 20
 """Bytes below which Ray starts no object store."""
@@ -36,14 +37,34 @@ def start_instance(memory: int | None) -> None:
     ----------
     memory : int, optional
         Of its object store, bytes; none leaves it to Ray.
+
+    Raises
+    ------
+    ConfigError
+        There is less memory.
+    StorageError
+        It does not start.
     """
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=None if memory is None else max(memory, LEAST_STORE),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=None if memory is None else max(memory, LEAST_STORE),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"Ray cannot have an object store of this size: {_first_line(error)}",
+            where="--memory",
+            value=None if memory is None else format_bytes(memory),
+            remedy="less; in a container, more shared memory (docker run --shm-size)",
+        ) from error
+    except (ConnectionError, RuntimeError, RayError) as error:
+        raise StorageError(
+            f"Ray does not start on this machine: {_first_line(error)}",
+            remedy="see its logs in /tmp/ray/session_latest/logs, or do without: --engine serial",
+        ) from error
 
 
 def join(address: str, *, ship_code: bool = False) -> None:
@@ -59,7 +80,8 @@ def join(address: str, *, ship_code: bool = False) -> None:
     Raises
     ------
     ConfigError
-        The address is of another kind, or there is no token or the wrong one.
+        The address is of another kind, there is no token or the wrong one, or the cluster has
+        another Python or Ray.
     StorageError
         The cluster cannot be reached.
     """
@@ -77,7 +99,14 @@ def join(address: str, *, ship_code: bool = False) -> None:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise _unreachable(address, str(error)) from error
+        if "Version mismatch" in str(error):
+            raise ConfigError(
+                "the cluster has another Python or Ray than this process",
+                where=address,
+                value=" ".join(str(error).split()),
+                remedy="install the same on every node",
+            ) from error
+        raise _unreachable(address, error) from error
 
 
 def describe() -> str:
@@ -109,7 +138,7 @@ def _resolve(address: str) -> str:
     try:
         gcs = str(canonicalize_bootstrap_address(address))
     except (ConnectionError, ValueError) as error:
-        raise _unreachable(address, str(error)) from error
+        raise _unreachable(address, error) from error
     host, _, port = gcs.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(
@@ -146,7 +175,7 @@ def _knock(gcs: str, address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
-        raise _unreachable(address, str(error)) from error
+        raise _unreachable(address, error) from error
     try:
         GcsClient(address=gcs).internal_kv_get(b"cosmoflow", None, timeout=CONNECT_SECONDS)
     except AuthenticationError as error:
@@ -159,12 +188,16 @@ def _knock(gcs: str, address: str) -> None:
             "RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token",
         ) from error
     except RayError as error:
-        raise _unreachable(address, str(error)) from error
+        raise _unreachable(address, error) from error
 
 
-def _unreachable(address: str, why: str) -> StorageError:
+def _unreachable(address: str, error: Exception) -> StorageError:
     return StorageError(
-        f"cannot reach the Ray cluster: {why.strip().splitlines()[0]}",
+        f"cannot reach the Ray cluster: {_first_line(error)}",
         where=address,
         remedy="check the address and that the cluster is up: `ray status`",
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -22,7 +22,7 @@ from cosmoflow.engine.base import ONE_CORE, Resources
 from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.nodes import placement
 from cosmoflow.engine.telemetry import watched
-from cosmoflow.engine.threads import use_threads
+from cosmoflow.engine.threads import use_share
 from cosmoflow.engine.versions import Mismatch, guarded
 
 _LOOK = 1.0
@@ -36,12 +36,17 @@ RETRIES = 5
 
 
 def _run_node(
-    flag: bytes, key: Hashable, node: GraphNode, threads: int, inputs: list[Hashable], *values: Any
+    flag: bytes,
+    key: Hashable,
+    node: GraphNode,
+    needs: Resources,
+    inputs: list[Hashable],
+    *values: Any,
 ) -> Any:
     """Run one node. Ray has resolved the values, which lie in shared memory, by now."""
     if internal_kv._internal_kv_exists(flag):
         raise RuntimeError("another task of this graph has failed")
-    use_threads(threads)
+    use_share(needs)
     return_freed_buffers()
     with watched(str(key[0] if isinstance(key, tuple) else key), str(key)):
         return node(dict(zip(inputs, values, strict=True)))
@@ -122,7 +127,7 @@ def _submit(
             task = function.options(name=str(key), num_returns=count, **where)
             # Values travel as top-level arguments: Ray resolves only those.
             values = (refs[name] for name in inputs)
-            result = task.remote(flag, key, node, needs.cpus, inputs, *values)
+            result = task.remote(flag, key, node, needs, inputs, *values)
             if key in parts:
                 refs.update({(key, index): piece for index, piece in enumerate(result)})
                 refs[key] = result[0]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayError
 
 from cosmoflow.engine.base import Resources
 from cosmoflow.errors import IncompleteError
@@ -81,14 +83,23 @@ def cpu_pool(nodes: list[Node]) -> list[Node]:
     return [node for node in nodes if node.pool != "gpu"] or nodes
 
 
+def nodes_for(needs: Resources) -> list[Node]:
+    """Return the nodes on which a task with such needs may run.
+
+    One without GPUs stays off the nodes whose label says that they are for GPUs, whose cores have
+    them to feed, unless it fits nowhere else.
+    """
+    nodes = [node for node in worker_nodes() if node.places(needs)]
+    return nodes if needs.gpus else cpu_pool(nodes)
+
+
 def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
     """Return the options of a Ray task or actor with such needs.
 
     Parameters
     ----------
     needs : Resources
-        Without GPUs, it stays off the nodes whose label says that they are for GPUs while there are
-        others: their cores feed their GPUs.
+        They decide which nodes it may run on, see :func:`nodes_for`.
     spread : bool
         Over the nodes in turn, rather than where its inputs lie, or on the first node with room:
         what tasks without inputs hand on fills the object stores alike then.
@@ -98,10 +109,9 @@ def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
         "num_gpus": needs.gpus,
         "memory": needs.memory or None,
     }
-    if not needs.gpus:
-        pools = {node.pool for node in worker_nodes()}
-        if "gpu" in pools and len(pools) > 1:
-            options["label_selector"] = {POOL: "!gpu"}
+    allowed, up = ({node.pool for node in found} for found in (nodes_for(needs), worker_nodes()))
+    if allowed and "gpu" in up - allowed:
+        options["label_selector"] = {POOL: "!gpu"}
     if spread:
         options["scheduling_strategy"] = "SPREAD"
     return options
@@ -109,8 +119,7 @@ def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
 
 def count_places(needs: Resources) -> int:
     """Return how many tasks with such needs the nodes that are up have room for."""
-    nodes = worker_nodes()
-    return sum(node.places(needs) for node in (nodes if needs.gpus else cpu_pool(nodes)))
+    return sum(node.places(needs) for node in nodes_for(needs))
 
 
 def nodes_with(memory: int = 0) -> list[Node]:
@@ -150,7 +159,8 @@ def wait_for(needs: Resources, tasks: int, patience: float, tell: Callable[[str]
         while count_places(needs) < tasks and time.monotonic() - begun < patience:
             time.sleep(_LOOK)
     finally:
-        ask_for_nothing()
+        with suppress(RayError):
+            ask_for_nothing()
 
 
 def ask_for(needs: Resources, tasks: int) -> None:
@@ -170,7 +180,10 @@ def ask_for(needs: Resources, tasks: int) -> None:
 
 
 def ask_for_nothing() -> None:
-    """Take back what was asked for: idle nodes may go."""
+    """Take back what was asked for: idle nodes may go.
+
+    Ray keeps one request for the whole cluster, also when the driver that made it is gone.
+    """
     request_resources(bundles=[])
 
 

@@ -30,6 +30,9 @@ from cosmoflow.engine.pipeline import STEPS, Pipeline
 from cosmoflow.engine.versions import Mismatch, check_nodes, guarded, make_comparison
 from cosmoflow.errors import ConfigError, CosmoflowError, IncompleteError
 
+LEAST_PATIENCE = 60.0
+"""Seconds that a first worker has to come up, however little patience there is for nodes."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -72,7 +75,10 @@ class RayEngine:
         cluster.join(self._config.address, ship_code=self._config.ship_code)
         try:
             tell(cluster.describe())
+            # What a driver that was killed has asked for would be rented for ever.
+            ask_for_nothing()
             self._wait_for(Resources(), 1)
+            nodes_with()
             self.check_versions()
         except BaseException:
             self.close()
@@ -100,7 +106,23 @@ class RayEngine:
     def _wait_for(self, needs: Resources, tasks: int) -> None:
         """Wait until there is room for some tasks side by side, asking an autoscaler for it."""
         if self._config.address is not None:
-            wait_for(needs, tasks, self._config.patience, self._tell)
+            with self._errors():
+                wait_for(needs, tasks, self._config.patience, self._tell)
+
+    def _wait_for_gpus(self, workers: int, memory: int = 0) -> None:
+        """Wait for the GPUs that the configuration insists on."""
+        if not self._config.gpus:
+            return
+        needs = Resources(gpus=1, memory=memory)
+        self._wait_for(needs, workers)
+        if (found := count_places(needs)) < workers:
+            raise IncompleteError(
+                "there are too few GPUs",
+                where="engine.gpus=true",
+                value=f"room for {found} workers with a GPU",
+                limit=workers,
+                remedy="see `ray status`; more patience (engine.patience), or engine.gpus=null",
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -110,7 +132,12 @@ class RayEngine:
         """
         try:
             yield
-        except (CosmoflowError, KeyboardInterrupt):
+        except IncompleteError:
+            # Workers that die at once may do so for that reason.
+            with suppress(RayError):
+                self.check_versions()
+            raise
+        except CosmoflowError:
             raise
         except RayTaskError:
             # Raised by our code in a worker: a bug, to be seen with its traceback.
@@ -136,14 +163,18 @@ class RayEngine:
         """GPUs of the cluster that may be used."""
         return 0 if self._config.gpus is False else total("GPU")
 
-    def cpus_for_each(self, workers: int) -> int:
-        """Return the CPUs that each of some equal workers can have.
+    def cpus_for_each(self, workers: int, gpus: int = 0) -> int:
+        """Return the CPUs that each of some equal workers can have, beside its GPUs.
 
-        A worker lives on one node: asking for more CPUs than the smallest node has would leave some
-        of them waiting for a node that never comes.
+        A worker lives on one node: two nodes of 16 have three workers of 8, and not of 10.
         """
-        smallest = min(node.cpus for node in nodes_with())
-        return max(1, min(self.cpus // workers, smallest))
+        nodes = [node for node in nodes_with() if node.gpus >= gpus]
+        nodes = nodes if gpus else cpu_pool(nodes)
+        most = max((node.cpus for node in nodes), default=1)
+        for cpus in range(most, 1, -1):
+            if sum(node.places(Resources(cpus, gpus)) for node in nodes) >= workers:
+                return cpus
+        return 1
 
     @property
     def memory(self) -> int:
@@ -162,8 +193,8 @@ class RayEngine:
         beside it. Elsewhere a node takes as many tasks as it has places of ``most`` cores and room
         in memory; with few tasks each gets more cores, up to a whole node.
         """
-        if accelerated and self._config.gpus:
-            self._wait_for(Resources(gpus=1, memory=memory), 1)
+        if accelerated:
+            self._wait_for_gpus(1, memory)
         nodes = nodes_with(memory)
         with_gpus = [node for node in nodes if node.gpus] if accelerated and self.gpus else []
         if with_gpus:
@@ -225,9 +256,9 @@ class RayEngine:
             return min(count_places(needs), workers or len(tasks))
 
         with self._errors(), self._asking(needs, most):
-            ActorPool(
-                self._guard(make_worker), needs, places, name=name, patience=self._config.patience
-            ).run(tasks, on_done)
+            patience = max(self._config.patience, LEAST_PATIENCE)
+            pool = ActorPool(self._guard(make_worker), needs, places, name=name, patience=patience)
+            pool.run(tasks, on_done)
 
     @contextmanager
     def _asking(self, needs: Resources, tasks: int) -> Iterator[None]:
@@ -260,7 +291,8 @@ class RayEngine:
         """Run a training loop under Ray Train's ``TorchTrainer``."""
         from cosmoflow.engine.training import run_torch_trainer
 
-        self._wait_for(Resources(gpus=int(bool(self._config.gpus))), workers)
+        self._wait_for_gpus(workers)
+        self._wait_for(Resources(), workers)
         if workers > self.cpus:
             raise ConfigError(
                 "there are fewer CPUs than training workers",
@@ -269,8 +301,8 @@ class RayEngine:
                 limit=self.cpus,
                 remedy="fewer workers, or a larger cluster",
             )
-        cpus = self.cpus_for_each(workers)
         use_gpu = self.gpus >= workers
+        cpus = self.cpus_for_each(workers, gpus=int(use_gpu))
         with self._errors():
             run_torch_trainer(
                 self._guard(loop), workers=workers, cpus=cpus, use_gpu=use_gpu, on_report=on_report

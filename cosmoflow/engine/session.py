@@ -10,6 +10,7 @@ from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine.base import Engine
 from cosmoflow.engine.memory import available_memory
 from cosmoflow.engine.serial import SerialEngine
+from cosmoflow.engine.threads import hide_gpus
 
 if TYPE_CHECKING:
     from cosmoflow.engine.on_ray import RayEngine
@@ -50,12 +51,17 @@ class Session:
             Bytes that it needs when everything stays in this process.
         """
         if not self._wants_ray(cpu_seconds, workers, memory):
+            if self.config.gpus is False:
+                hide_gpus()
             return SerialEngine()
         if self._ray is None:
             from cosmoflow.engine.on_ray import RayEngine
 
-            self._ray = RayEngine(self.config, self.tell)
+            self._ray = RayEngine(self.config, self._tell)
         return self._ray
+
+    def _tell(self, text: str) -> None:
+        self.tell(text)
 
     def _wants_ray(self, cpu_seconds: float, workers: int, memory: int) -> bool:
         if self.config.choice != "auto":

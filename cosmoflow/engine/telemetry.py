@@ -55,9 +55,17 @@ def _log() -> logging.Logger:
     return log
 
 
+def prepare() -> None:
+    """Make what :func:`watched` uses, before several threads do so at once."""
+    _instruments()
+    _log()
+
+
 @contextmanager
 def watched(kind: str, name: str) -> Iterator[None]:
     """Note how a task goes that runs meanwhile.
+
+    Its seconds include those in which it waits for others that the same worker has in hand.
 
     Parameters
     ----------

@@ -1,9 +1,11 @@
-"""How many cores the numerical libraries of this process use."""
+"""What of a node the numerical libraries of this process use."""
 
 from __future__ import annotations
 
 import os
 import sys
+
+from cosmoflow.engine.base import Resources
 
 
 def use_threads(count: int) -> None:
@@ -18,3 +20,15 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
     if numba is not None:
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+
+
+def use_share(share: Resources) -> None:
+    """Keep to the cores that a worker has asked for, and off GPUs if it has asked for none."""
+    if not share.gpus:
+        hide_gpus()
+    use_threads(share.cpus)
+
+
+def hide_gpus() -> None:
+    """Let torch find no GPU in this process, unless it has found one already."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""

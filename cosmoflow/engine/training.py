@@ -15,10 +15,10 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from cosmoflow.engine.base import TrainingContext
+from cosmoflow.engine.base import Resources, TrainingContext
 from cosmoflow.engine.channel import open_channel
 from cosmoflow.engine.memory import keeping_freed_buffers
-from cosmoflow.engine.threads import use_threads
+from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import CosmoflowError, IncompleteError
 
 FAILURES = 3
@@ -96,7 +96,7 @@ def run_torch_trainer(
 
     def run_worker() -> None:
         if not use_gpu:
-            use_threads(cpus)
+            use_share(Resources(cpus))
         if ray.get(verdict.error.remote()) is not None:
             # This is the restart after an error that no restart mends: end, and let it be told.
             return

@@ -109,6 +109,10 @@ def check_nodes(nodes: Sequence[Node], compare: Callable[[], Mismatch]) -> None:
     for ref in answered:
         try:
             wrong = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            raise refusal(
+                asked[ref], [("cosmoflow", f"unknown: {error.cause!r}", "ours")]
+            ) from error
         except ray.exceptions.RayError:
             # The node has gone since. Whoever runs tasks copes with that.
             continue

@@ -131,7 +131,7 @@ def _run_boxes(
             graph.add(
                 ("simulate", index), simulate_box, box, settings, initial, report, output=True
             )
-        needs = engine.share(len(todo), most=USEFUL_CORES, memory=memory, accelerated=True)
+        needs = engine.share(len(todo), most=USEFUL_CORES, memory=memory)
         engine.run(graph, lambda key, result: claim.check(), needs=needs)
 
 

@@ -24,8 +24,13 @@ pytestmark = [
 ]  # fmt: skip
 
 BOX = ["--box=96", "--particles=48", "--quiet"]
-WORK = (b"ray::('", b"ray::_Worker.", b"ray::RayTrainWorker")
-"""What the processes are called that do a stage's work: nodes of a graph, actors, trainers."""
+TASKS = ("simulate", "bucket", "paint", "derive", "planes", "rows")
+WORK = (
+    *(f"ray::('{task}'".encode() for task in TASKS),
+    b"ray::_Worker.handle",
+    b"ray::RayTrainWorker",
+)
+"""What the processes are called that do a stage's work: tasks of a graph, actors, trainers."""
 SECONDS = 900.0
 LARGE = 128
 """Cells per axis: eight slabs of 16 planes along x and along y."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from cosmoflow.storage.urls import read_bytes
+from cosmoflow.storage.urls import read_bytes, zarr_store
 
 TINY = [
     "--set=simulate.box_size=64.0",
@@ -157,7 +157,8 @@ def hold_against_serial_runs(place, folder):
 
 
 def opened(place, name):
-    with xr.open_zarr(f"{place}/{name}", consolidated=False) as stored:
+    store = zarr_store(f"{place}/{name}", read_only=True)
+    with xr.open_zarr(store, consolidated=False) as stored:
         assert stored.attrs["status"] == "complete"
         return stored.load().drop_attrs()
 

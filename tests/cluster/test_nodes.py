@@ -18,6 +18,7 @@ import zarr
 import cosmoflow
 from cosmoflow.cli.app import run_app
 from cosmoflow.engine import Resources, nodes
+from cosmoflow.engine.on_ray import RayEngine
 from cosmoflow.engine.versions import LIBRARIES, make_comparison, make_probe, refusal
 from tests.cluster.ray_processes import ray_processes
 from tests.e2e.conftest import SMALL
@@ -96,8 +97,10 @@ CPU_TASK, GPU_TASK = Resources(cpus=2), Resources(cpus=2, gpus=1)
         # A cluster of nothing but GPU nodes must paint on them.
         ([described(gpus=1, pool="gpu")], None, 2),
         ([described(pool="cpu"), described(gpus=1, pool="gpu", alive=False)], None, 2),
+        # Rather there than nowhere.
+        ([described(pool="cpu", cpus=1), described(gpus=1, pool="gpu")], None, 2),
     ],
-    ids=["no labels", "two pools", "only GPUs", "GPU node lost"],
+    ids=["no labels", "two pools", "only GPUs", "GPU node lost", "too small"],
 )
 def test_work_without_gpus_stays_off_gpu_nodes(monkeypatch, up, selector, places):
     monkeypatch.setattr(nodes.ray, "nodes", lambda: up)
@@ -109,6 +112,23 @@ def test_work_without_gpus_stays_off_gpu_nodes(monkeypatch, up, selector, places
 
 def has_gpu(node):
     return node["Resources"]["GPU"] > 0
+
+
+@pytest.mark.parametrize(
+    ("up", "workers", "gpus", "cpus"),
+    [
+        ([described(16), described(16)], 3, 0, 8),
+        ([described(16), described(4)], 2, 0, 8),
+        ([described(16), described(16)], 40, 0, 1),
+        ([described(64, 4), described(64, 4)], 7, 1, 16),
+        # The cores of nodes without GPUs are no use.
+        ([described(48, 8), *[described(64)] * 4], 8, 1, 6),
+    ],
+)
+def test_workers_are_no_larger_than_all_of_them_fit(monkeypatch, up, workers, gpus, cpus):
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: up)
+    monkeypatch.setattr(nodes.ray, "is_initialized", lambda: True)
+    assert RayEngine().cpus_for_each(workers, gpus) == cpus
 
 
 def test_an_autoscaler_hears_what_is_to_run_side_by_side(monkeypatch):
@@ -282,8 +302,8 @@ def test_metrics_logs_and_the_cluster_are_told(tmp_path):
         )
         assert re.search(r"simulate.* done in [\d.]+ s, peak memory [\d.]+ GB", logs)
         samples = scrape(cluster)
-    assert "cosmoflow_tasks_total{" in samples
-    assert re.search(r'cosmoflow_task_seconds_count\{.*task="simulate".*\} 1', samples)
+    assert "ray_cosmoflow_tasks_total{" in samples
+    assert re.search(r'ray_cosmoflow_task_seconds_count\{.*task="simulate".*\} 1', samples)
 
 
 def scrape(cluster):

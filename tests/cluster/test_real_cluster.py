@@ -20,6 +20,7 @@ def cluster():
         yield cluster
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_chain_is_the_serial_one(cluster, tmp_path, record_property):
     told = chain.run(cluster, str(tmp_path / "out"), tmp_path, seconds=600)
@@ -35,7 +36,15 @@ ENVIRONMENTS = {
 }
 
 
-@pytest.mark.parametrize("how", ENVIRONMENTS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no token",
+        "another token",
+        pytest.param("no token file", marks=pytest.mark.slow),
+        pytest.param("no authentication", marks=pytest.mark.slow),
+    ],
+)
 def test_a_driver_without_the_token_is_refused(
     cluster, tmp_path, monkeypatch, how, record_property
 ):

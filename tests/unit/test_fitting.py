@@ -427,7 +427,8 @@ def test_the_stage_writes_its_history_as_it_goes(fields_store, serial_run, tmp_p
 
 @pytest.mark.parametrize("data", ["memory", "stream"])
 def test_the_stage_learns_from_memory_and_from_a_stream(fields_store, serial_run, tmp_path, data):
-    store = fields_store(16, shard=16, seed=5)
+    # Chunks as large as the box: a halo wraps around it several times, and each time all are read.
+    store = fields_store(16, shard=16, chunk=16, seed=5)
     options = {**BASE, "steps": 6, "crop": CROP, "data": data}
     one, two = (
         train([store.url], str(tmp_path / name), serial_run(train=options)).network.state_dict()

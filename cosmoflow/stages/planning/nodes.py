@@ -24,24 +24,23 @@ class Gpu:
         For people.
     memory : int
         Bytes.
-    bfloat16, tfloat32, float32 : float
-        Peak FLOPs a second of dense products, without sparsity.
+    bfloat16 : float
+        Peak FLOPs a second of dense products in bfloat16, without sparsity: the arithmetic that is
+        chosen on GPUs.
     """
 
     name: str
     memory: int
     bfloat16: float
-    tfloat32: float
-    float32: float
 
 
 # Data sheets of NVIDIA: L4 and L40S 2023, A100 2021, H100 2023 (SXM; NVL for the 94 GB card).
-L4: Final = Gpu("L4", 24 * GIB, 121e12, 60e12, 30.3e12)
-L40S: Final = Gpu("L40S", 48 * GIB, 362e12, 183e12, 91.6e12)
-A100_40: Final = Gpu("A100 40 GB", 40 * GIB, 312e12, 156e12, 19.5e12)
-A100_80: Final = Gpu("A100 80 GB", 80 * GIB, 312e12, 156e12, 19.5e12)
-H100: Final = Gpu("H100 80 GB", 80 * GIB, 989e12, 495e12, 67e12)
-H100_NVL: Final = Gpu("H100 94 GB", 94 * GIB, 835e12, 418e12, 60e12)
+L4: Final = Gpu("L4", 24 * GIB, 121e12)
+L40S: Final = Gpu("L40S", 48 * GIB, 362e12)
+A100_40: Final = Gpu("A100 40 GB", 40 * GIB, 312e12)
+A100_80: Final = Gpu("A100 80 GB", 80 * GIB, 312e12)
+H100: Final = Gpu("H100 80 GB", 80 * GIB, 989e12)
+H100_NVL: Final = Gpu("H100 94 GB", 94 * GIB, 835e12)
 
 
 @dataclass(frozen=True, slots=True)
