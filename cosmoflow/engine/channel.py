@@ -39,6 +39,12 @@ class _Sender:
             ray.get(self._mailbox.put.remote(message))
 
 
+def beside_driver(kind: type) -> Any:
+    """Start an actor on this process's node: it lives and dies with whom it serves."""
+    node = ray.get_runtime_context().get_node_id()
+    return ray.remote(num_cpus=0, label_selector={"ray.io/node-id": node})(kind).remote()
+
+
 @contextmanager
 def open_channel(on_message: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
     """Yield a picklable function that sends its argument to ``on_message`` in this process.
@@ -46,7 +52,7 @@ def open_channel(on_message: Callable[[Any], None]) -> Iterator[Callable[[Any], 
     Messages arrive in a thread of their own, those of one task in their order, and all that were
     sent before the channel closes.
     """
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    mailbox = beside_driver(_Mailbox)
     finished = threading.Event()
     listener = threading.Thread(target=_deliver, args=(mailbox, on_message, finished), daemon=True)
     listener.start()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context, report
-from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cosmoflow.engine.base import Resources, TrainingContext
-from cosmoflow.engine.channel import open_channel
+from cosmoflow.engine.channel import beside_driver, open_channel
 from cosmoflow.engine.memory import keeping_freed_buffers
 from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import CosmoflowError, IncompleteError
@@ -71,6 +75,30 @@ class _Forward(UserCallback):  # type: ignore[misc]
         self._send(metrics[0])
 
 
+def _use_own_interface() -> None:
+    """Have gloo listen on the address by which the cluster knows this node.
+
+    gloo looks up the name of its host, which many systems resolve to the loopback.
+    """
+    address = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == address for one in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+class _Backend(_TorchBackend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(_use_own_interface)
+        super().on_start(worker_group, backend_config)
+
+
+@dataclass
+class _Torch(TorchConfig):  # type: ignore[misc]
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
 def run_torch_trainer(
     loop: Callable[[TrainingContext], None],
     *,
@@ -92,7 +120,7 @@ def run_torch_trainer(
         Workers kept dying.
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    verdict = ray.remote(num_cpus=0)(_Verdict).remote()
+    verdict = beside_driver(_Verdict)
 
     def run_worker() -> None:
         if not use_gpu:
@@ -114,6 +142,7 @@ def run_torch_trainer(
         with open_channel(on_report) as send:
             TorchTrainer(
                 run_worker,
+                torch_config=_Torch(),
                 scaling_config=ScalingConfig(
                     num_workers=workers,
                     use_gpu=use_gpu,
