@@ -227,16 +227,7 @@ def _connected(url: str, environment: tuple[tuple[str, str], ...]) -> Any:
         return from_url(
             url,
             client_options=_client_options(parts.scheme),
-            retry_config={
-                # As many as there is time for.
-                "max_retries": 1000,
-                "retry_timeout": timedelta(seconds=PATIENCE),
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=100),
-                    "max_backoff": timedelta(seconds=10),
-                    "base": 2,
-                },
-            },
+            retry_config=_retries(PATIENCE, longest_pause=10.0),
         )
 
 
@@ -262,6 +253,19 @@ def _client_options(scheme: str) -> dict[str, Any]:
     }
 
 
+def _retries(patience: float, longest_pause: float) -> dict[str, Any]:
+    """Return how obstore repeats a request: as often as there is time for, seconds."""
+    return {
+        "max_retries": 1000,
+        "retry_timeout": timedelta(seconds=patience),
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=100),
+            "max_backoff": timedelta(seconds=longest_pause),
+            "base": 2,
+        },
+    }
+
+
 @lru_cache(maxsize=256)
 def _greet(root: str, environment: tuple[tuple[str, str], ...]) -> None:
     """Make sure that a bucket can be reached; its errors are told at once, not after PATIENCE."""
@@ -272,15 +276,7 @@ def _greet(root: str, environment: tuple[tuple[str, str], ...]) -> None:
                 **_client_options(urlsplit(root).scheme),
                 "timeout": timedelta(seconds=4.0 * GREETING),
             },
-            retry_config={
-                "max_retries": 1000,
-                "retry_timeout": timedelta(seconds=GREETING),
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=100),
-                    "max_backoff": timedelta(seconds=1),
-                    "base": 2,
-                },
-            },
+            retry_config=_retries(GREETING, longest_pause=1.0),
         )
         try:
             # Of nothing, so that the answer is short.
