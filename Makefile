@@ -37,11 +37,11 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two files at a time, but those that start Ray, or kill processes, one after the other: several
-# instances of Ray on two cores keep one another from starting.
+# Two files at a time, but those that start Ray one after the other: several instances of Ray on two
+# cores keep one another from starting.
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not cluster and not chaos"
-	$(BIN)/python -m pytest -m "not slow and (cluster or chaos)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not cluster"
+	$(BIN)/python -m pytest -m "not slow and cluster"
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

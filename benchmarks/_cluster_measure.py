@@ -28,6 +28,8 @@ SHARD = 64
 """Cells per axis: small enough that two cores have their fill of a small box."""
 PLASMA, INLINE = 200_000, 1000
 """Bytes of a part that lies in the object store, and of one that travels with messages."""
+TOKEN = secrets.token_hex(32)
+"""Of all clusters: Ray reads it once in a process."""
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def nodes_of_one_core(count: int) -> Iterator[str]:
     before = dict(os.environ)
     os.environ |= {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": TOKEN,
         # A busy machine takes longer than Ray waits by default.
         "RAY_raylet_start_wait_time_s": "120",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -188,7 +188,7 @@ def infer_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand
     if node.gpu is not None:
         # In core-seconds: a worker has a GPU and its share of the cores, and the slower one counts.
         cores = busy_cores(node, node.vcpus) / node.gpus
-        rate = node.gpu.bfloat16 * costs.GPU_UTILISATION
+        rate = node.gpu.bfloat16 * demand.utilisation
         seconds = max(seconds, demand.flops / rate * cores)
     return [
         Pass("blocks", tasks, seconds / tasks, prefixes=demand.prefixes,

@@ -1,13 +1,13 @@
 """Time training beside a plain PyTorch loop, and beside the peak of this machine's convolutions.
 
-Usage: python benchmarks/bench_training.py FIELDS [MODEL] [STEPS]
+Usage: python benchmarks/bench_training.py FIELDS [MODEL] [STEPS] [BATCH]
 
 All contestants learn the same network from crops of the same store, drawn in the same way, in turn:
 
-plain      what one writes first: float32, contiguous layout, AdamW, a crop read from arrays in
+plain      what one writes first: float32, contiguous layout, AdamW, crops read from arrays in
            memory by slicing before each step
-engine     the training loop of cosmoflow: bfloat16 where the CPU has it, channels last, Muon, crops
-           drawn ahead by threads
+engine     the training loop of cosmoflow: bfloat16 where the device is fast at it, channels last,
+           Muon, crops drawn ahead by threads, from fields on the GPU if there is one
 compiled   the same with train.compile
 
 FLOPs are those of the forward pass three times over. The peak is that of the fastest convolution of
@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -27,10 +28,10 @@ from torch import nn
 from cosmoflow.config.settings import TrainConfig
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.model.fitting import Metrics, TrainingJob, make_loop
-from cosmoflow.model.precision import has_fast_bfloat16
+from cosmoflow.model.precision import best_device, has_fast_bfloat16, prepare_device
 from cosmoflow.model.registry import count_flops, find_architecture
 from cosmoflow.model.samples import TrainingBox, draw_batch, measure_normalisation
-from cosmoflow.model.sources import MemoryFields
+from cosmoflow.model.sources import DeviceFields, MemoryFields
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.wiener import SETS
@@ -40,6 +41,15 @@ from cosmoflow.stages.training_data import Split, fit_filter
 from cosmoflow.storage.fields import FieldStore
 
 CROP = 48
+DEVICE = best_device()
+WIDE = ((256, 34), (512, 34))
+"""Features and cells of convolutions that only a GPU is asked for."""
+
+
+def wait_for_device() -> None:
+    """Wait until a GPU has done what it was told."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 class Nowhere:
@@ -68,35 +78,43 @@ def prepare(url: str, name: str) -> tuple[TrainingBox, ModelSpec]:
     return box, spec
 
 
-def run_plain(box: TrainingBox, spec: ModelSpec, crop: int, steps: int) -> float:
+def run_plain(box: TrainingBox, spec: ModelSpec, crop: int, steps: int, batch: int) -> float:
     """Return the samples per second of a plain loop."""
-    model = VelocityModel(spec)
+    model = VelocityModel(spec).to(DEVICE)
     optimiser = torch.optim.AdamW(model.network.parameters(), lr=1e-3)
 
     def step(number: int) -> None:
-        batch = draw_batch(
-            [box], "velocity", model.geometry, crop=crop, crops=[0], augment=True, key=(1, number)
-        )
-        output = model.network(model.channels(batch.density, batch.flows))
-        wanted = model.normalised_target(batch.target, batch.density, batch.flows)
+        drawn = draw_batch(
+            [box], "velocity", model.geometry,
+            crop=crop, crops=range(batch), augment=True, key=(1, number),
+        )  # fmt: skip
+        density, flows = drawn.density.to(DEVICE), drawn.flows.to(DEVICE)
+        output = model.network(model.channels(density, flows))
+        wanted = model.normalised_target(drawn.target.to(DEVICE), density, flows)
         loss = nn.functional.mse_loss(output, wanted)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
 
     step(0)
+    wait_for_device()
     start = time.perf_counter()
     for number in range(1, steps + 1):
         step(number)
-    return steps / (time.perf_counter() - start)
+    wait_for_device()
+    return batch * steps / (time.perf_counter() - start)
 
 
 def run_engine(
-    box: TrainingBox, spec: ModelSpec, crop: int, steps: int, **changes: bool
+    box: TrainingBox, spec: ModelSpec, crop: int, steps: int, batch: int, **changes: bool
 ) -> tuple[float, float]:
     """Return the samples per second of our loop, and the share of the time it waits for crops."""
     reports: list[Metrics] = []
-    options = {"batch": 1, "steps": 2 * steps, "validate_every": steps, **changes}
+    options = {"batch": batch, "steps": 2 * steps, "validate_every": steps, **changes}
+    if DEVICE.type == "cuda":
+        names = ["density", "velocity", *(flow for flow in box.flows if isinstance(flow, str))]
+        fields = {name: box.source.read_block(name, box.region) for name in names}
+        box = replace(box, source=DeviceFields(fields, DEVICE))
     config = TrainConfig(model=spec.architecture, checkpoint_every=10 * steps, **options)
     job = TrainingJob(config, 1, crop, [box], [(box, Block((0, 0, 0), (crop, crop, crop)))])
     loop = make_loop(
@@ -110,17 +128,22 @@ def run_engine(
 def peak(dtype: torch.dtype) -> float:
     """Return the FLOP/s of the fastest convolution tried."""
     best = 0.0
-    for features, cells in ((48, 34), (64, 34), (96, 20), (96, 34)):
-        layer = nn.Conv3d(features, features, 3).to(dtype, memory_format=torch.channels_last_3d)
-        tile = torch.randn(1, features, cells, cells, cells).to(
+    prepare_device(DEVICE, same_shapes=True)
+    on_gpu = DEVICE.type == "cuda"
+    for features, cells in ((48, 34), (64, 34), (96, 20), (96, 34), *(WIDE if on_gpu else ())):
+        layer = nn.Conv3d(features, features, 3, device=DEVICE)
+        layer.to(dtype, memory_format=torch.channels_last_3d)
+        tile = torch.randn(8 if on_gpu else 1, features, cells, cells, cells, device=DEVICE).to(
             dtype, memory_format=torch.channels_last_3d
         )
-        flops = 2 * 27 * features**2 * (cells - 2) ** 3
+        flops = 2 * 27 * features**2 * (cells - 2) ** 3 * len(tile)
         with torch.inference_mode():
             layer(tile)
             for _ in range(5):
+                wait_for_device()
                 start = time.perf_counter()
                 layer(tile)
+                wait_for_device()
                 best = max(best, flops / (time.perf_counter() - start))
     return best
 
@@ -130,21 +153,24 @@ def main() -> None:
     url = sys.argv[1]
     name = sys.argv[2] if len(sys.argv) > 2 else "residual-small"
     steps = int(sys.argv[3]) if len(sys.argv) > 3 else 30
+    batch = int(sys.argv[4]) if len(sys.argv) > 4 else 1
     box, spec = prepare(url, name)
     crop = VelocityModel(spec).geometry.fixed_output or CROP
     flops = 3 * count_flops(name, crop)
     tops = {"float32": peak(torch.float32)}
-    if has_fast_bfloat16(torch.device("cpu")):
+    if has_fast_bfloat16(DEVICE):
         tops["bfloat16"] = peak(torch.bfloat16)
     for kind, top in tops.items():
         print(f"peak of a convolution, {kind}: {top / 1e9:.0f} GFLOP/s")
     best = max(tops.values())
-    threads = torch.get_num_threads()
-    print(f"{name}, crops of {crop}^3, {flops / 1e9:.1f} GFLOP each, {threads} threads")
+    place = f"{torch.get_num_threads()} threads"
+    if DEVICE.type == "cuda":
+        place = torch.cuda.get_device_name()
+    print(f"{name}, {batch} crops of {crop}^3 a step, {flops / 1e9:.1f} GFLOP each, {place}")
     contestants: dict[str, Callable[[], tuple[float, float]]] = {
-        "plain": lambda: (run_plain(box, spec, crop, steps), 0.0),
-        "engine": lambda: run_engine(box, spec, crop, steps),
-        "compiled": lambda: run_engine(box, spec, crop, steps, compile=True),
+        "plain": lambda: (run_plain(box, spec, crop, steps, batch), 0.0),
+        "engine": lambda: run_engine(box, spec, crop, steps, batch),
+        "compiled": lambda: run_engine(box, spec, crop, steps, batch, compile=True),
     }
     plain = 0.0
     for contestant, run in contestants.items():

@@ -195,8 +195,8 @@ def main() -> None:
         if given.driver:
             measure_driver()
         return
-    print(f"{given.node}; infer on {given.gpu_node}: GPU times from published peaks x "
-          f"{costs.GPU_UTILISATION:g}, never measured")  # fmt: skip
+    share = costs.GPU_UTILISATION[settings_for(min(STRONG)).train.model]
+    print(f"{given.node}; infer on {given.gpu_node}: {share:.0%} of its GPU's published peak")
     print_strong(given)
     print_weak(given)
     if given.what_if:

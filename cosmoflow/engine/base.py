@@ -64,6 +64,10 @@ class Engine(Protocol):
         """CPUs at hand."""
 
     @property
+    def gpus(self) -> int:
+        """GPUs at hand for tasks that ask for them."""
+
+    @property
     def memory(self) -> int:
         """Bytes that one worker can have."""
 

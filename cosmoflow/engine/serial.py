@@ -31,6 +31,11 @@ class SerialEngine:
         return len(os.sched_getaffinity(0))
 
     @property
+    def gpus(self) -> int:
+        """None that a task would ask for: this process uses the one that it finds."""
+        return 0
+
+    @property
     def memory(self) -> int:
         """Bytes that this process can still have."""
         return available_memory()

@@ -17,7 +17,7 @@ from cosmoflow.config.settings import TrainConfig
 from cosmoflow.errors import DataError
 from cosmoflow.model.loss import mean_square
 from cosmoflow.model.optimiser import Optimiser
-from cosmoflow.model.precision import autocast, best_device
+from cosmoflow.model.precision import autocast, best_device, prepare_device
 from cosmoflow.model.prefetch import Prefetcher
 from cosmoflow.model.samples import Sample, TrainingBox, draw_batch, read_sample, stack
 from cosmoflow.model.streams import StreamedBoxes
@@ -133,6 +133,7 @@ class Fitting:
         self._on_history = on_history
         self.workers = workers
         self.device = best_device()
+        prepare_device(self.device, same_shapes=True)
         self.model = model.to(self.device)
         self.network = self.model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = {

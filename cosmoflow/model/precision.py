@@ -33,3 +33,19 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def best_device() -> torch.device:
     """Return the GPU of this process if it has one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def prepare_device(device: torch.device, *, same_shapes: bool) -> None:
+    """Set up the convolutions of a process for a device.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where its networks run. Nothing is done for a CPU.
+    same_shapes : bool
+        Whether all passes have one shape, so that trying all algorithms at the first one pays.
+    """
+    if device.type == "cuda":
+        # Left alone, cuDNN rounds the factors of float32 convolutions to 10 bits (TensorFloat-32).
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = same_shapes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -38,8 +39,10 @@ class Symmetry:
         if flipped:
             turned = turned.flip(flipped)
         if vector:
-            turned = turned[..., list(self.axes), :, :, :]
-            turned = turned * turned.new_tensor(self.signs).view(3, 1, 1, 1)
+            # Not indexed or multiplied by lists: these are copied to a GPU, which waits for them.
+            parts = (turned.select(-4, axis) for axis in self.axes)
+            signed = [part if s > 0 else -part for part, s in zip(parts, self.signs, strict=True)]
+            turned = torch.stack(signed, dim=-4)
         return turned
 
     def compose(self, first: Symmetry) -> Symmetry:

@@ -48,6 +48,9 @@ _LARGEST_PASS = 192**3
 _ACTIVATIONS = 1.3
 """Memory of a forward pass over that of its tensors: the most that was measured on a CPU."""
 
+_FLOAT32_ON_GPU = 2.0
+"""The same in float32 on a GPU, where cuDNN copies layers into another layout: 1.6 was measured."""
+
 _DEVICE_SHARE = 0.8
 """Of a GPU's free memory, what a forward pass is planned for."""
 
@@ -84,7 +87,8 @@ def count_workers(run: Run) -> int:
         return -(-len(os.sched_getaffinity(0)) // USEFUL_CORES)
     engine = run.session.engine(0.0)
     each = engine.share(1 << 20, most=USEFUL_CORES, memory=0, accelerated=True)
-    return max(1, engine.cpus // each.cpus)
+    # Where workers have GPUs, the cores of other nodes make no more of them.
+    return max(1, engine.gpus // each.gpus if each.gpus else engine.cpus // each.cpus)
 
 
 def _memory_allowed(run: Run) -> int:
@@ -206,6 +210,8 @@ def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
     for model in models:
         tiles = _tiles(work, model)
         channels = 1 + 3 * model.flows
+        copied = work.device_memory is not None and work.config.precision == "float32"
+        factor = _FLOAT32_ON_GPU if copied else _ACTIVATIONS
         # Tiles cut out, their channels in both layouts, what comes out; turned, and the mean.
         fields = 3 * channels + 6 + (0 if work.config.symmetries == 1 else channels + 6)
         activations = count_activation_bytes(
@@ -213,7 +219,7 @@ def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
         )
         cells = math.prod(side + 2 * model.geometry.halo for side in tiles.shape)
         batch = min(work.layout.batch, len(tiles))
-        need = max(need, batch * int(_ACTIVATIONS * activations + 4 * fields * cells))
+        need = max(need, batch * int(factor * activations + 4 * fields * cells))
     return need
 
 

@@ -12,7 +12,7 @@ import torch
 from cosmoflow.engine import Pipeline
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.caching import CachedFields
-from cosmoflow.model.precision import best_device
+from cosmoflow.model.precision import best_device, prepare_device
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.rounding import round_to, rounding_step
@@ -107,6 +107,7 @@ def make_predictor(
 def make_ensemble(models: Sequence[VelocityModel], work: Work) -> Ensemble:
     """Put models on this process's device, ready to predict."""
     device = best_device()
+    prepare_device(device, same_shapes=False)
     members = []
     for model, flows in zip(models, work.flows, strict=True):
         model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import Engine, Session
@@ -17,6 +17,9 @@ from cosmoflow.storage.outputs import Existing, is_barely_begun
 from cosmoflow.storage.urls import exists, remove
 from cosmoflow.units import format_bytes
 
+_OF_THE_SETTINGS: Final = Session()
+"""Stands for a session of the settings' own: a default cannot look at another field."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -26,8 +29,8 @@ class Run:
     ----------
     settings : Settings
         The resolved configuration.
-    session : Session
-        Hands out the engine.
+    session : Session, optional
+        Hands out the engine; by default a new one, of the settings' own section ``engine``.
     existing : {"error", "resume", "overwrite"}
         What to do with an output that is there already.
     listener : callable
@@ -35,11 +38,13 @@ class Run:
     """
 
     settings: Settings = field(default_factory=Settings)
-    session: Session = field(default_factory=Session)
+    session: Session = _OF_THE_SETTINGS
     existing: Existing = "error"
     listener: Listener = ignore
 
     def __post_init__(self) -> None:
+        if self.session is _OF_THE_SETTINGS:
+            object.__setattr__(self, "session", Session(self.settings.engine))
         # The session outlives runs, and starts its engine in one of them.
         self.session.tell = lambda text: self.listener(Message(text))
 

@@ -103,6 +103,7 @@ def test_models_lists_the_architectures():
         assert (model["halo"] > 0) == learns
         assert (model["flops_per_output_cell"] > 1000) == learns
     assert {name for name, model in models.items() if model["ships"]} == {
+        "residual-medium",
         "residual-small",
         "wiener",
     }

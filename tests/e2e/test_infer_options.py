@@ -223,7 +223,7 @@ def padded_model(chain, tmp_path_factory):
     return url
 
 
-@pytest.mark.parametrize("overlap", [0, 6])
+@pytest.mark.parametrize("overlap", [0, pytest.param(6, marks=pytest.mark.slow)])
 def test_seams_are_blended_alike_for_all_shards(infer, padded_model, overlap):
     options = [f"--set=infer.overlap={overlap}", "--set=infer.precision=float32"]
     whole = infer(*options, "--set=infer.shard=48", model=padded_model, name="whole.zarr")

@@ -2,16 +2,18 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from cosmoflow.config import load_settings
 from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.engine import Resources
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.infer_layout import choose_layout, worker_memory
+from cosmoflow.stages.infer_layout import choose_layout, count_workers, worker_memory
 from cosmoflow.stages.infer_work import Device, check_work, wanted_block
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import cut_tiles
@@ -105,6 +107,16 @@ def test_a_gpu_limits_the_tile(monkeypatch, free, tile):
     work, models = cut("residual-small", 1024)
     block = Block((0, 0, 0), work.extent)
     assert cut_tiles(block, models[0].geometry, work.layout).shape == tile
+
+
+def test_workers_with_gpus_are_as_many_as_there_are_gpus():
+    """Cores of a pool without GPUs make no more of them."""
+    settings = load_settings(options={"engine": {"address": "10.0.0.1:6379"}})
+    pools = SimpleNamespace(cpus=528, gpus=2, share=lambda *args, **how: Resources(8, 1))
+    session = SimpleNamespace(engine=lambda seconds: pools)
+    assert count_workers(Run(settings, session)) == 2
+    pools.share = lambda *args, **how: Resources(8)
+    assert count_workers(Run(settings, session)) == 66
 
 
 def test_slopes_of_a_padded_network_are_left_to_derive():

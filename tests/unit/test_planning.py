@@ -138,7 +138,7 @@ def test_a_box_that_no_node_holds_is_left_out_and_why():
     notes = " ".join(found.notes)
     assert "simulate left out" in notes
     assert "train left out" in notes
-    assert "never measured" in notes
+    assert "3% of the published peak" in notes
 
 
 def test_boxes_that_fit_are_simulated_and_trained_on():

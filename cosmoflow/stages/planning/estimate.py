@@ -88,7 +88,7 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
         name = "memory"
     busy: dict[Resource, float] = {name: cores}
     if demand.flops and node.gpu is not None:
-        rate = node.gpu.bfloat16 * costs.GPU_UTILISATION
+        rate = node.gpu.bfloat16 * demand.utilisation
         busy["GPU"] = demand.flops / (nodes * working * rate) * uneven
     busy["network"] = _network_seconds(plan, node, nodes)
     busy["object store"] = _store_seconds(demand, node, nodes)

@@ -137,6 +137,11 @@ class PlannedEngine(SerialEngine):
         return self._node.vcpus * self._nodes
 
     @property
+    def gpus(self) -> int:
+        """GPUs of all nodes."""
+        return self._node.gpus * self._nodes
+
+    @property
     def memory(self) -> int:
         """Bytes of a node that are left to workers."""
         return worker_bytes(self._node)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import glob
 import io
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
@@ -19,6 +17,7 @@ from obstore.exceptions import BaseError as ObstoreError
 from obstore.exceptions import NotFoundError
 
 from cosmoflow.errors import DataError, StorageError
+from cosmoflow.storage.buckets import connect, insisting
 from cosmoflow.storage.urls import local_path, storage_errors
 
 _WILDCARDS: Final = re.compile(r"[*?\[]")
@@ -46,7 +45,7 @@ class _RemoteFile(io.RawIOBase):
 
     def __init__(self, bucket: Any, path: str) -> None:
         self._bucket, self._path, self._at = bucket, path, 0
-        self._size = int(bucket.head(path)["size"])
+        self._size = int(insisting(lambda: bucket.head(path))["size"])
 
     def readable(self) -> bool:
         return True
@@ -66,7 +65,8 @@ class _RemoteFile(io.RawIOBase):
         wanted = min(len(buffer), self._size - self._at)
         if wanted <= 0:
             return 0
-        content = self._bucket.get_range(self._path, start=self._at, length=wanted)
+        start = self._at
+        content = insisting(lambda: self._bucket.get_range(self._path, start=start, length=wanted))
         buffer[:wanted] = memoryview(content)
         self._at += wanted
         return wanted
@@ -75,16 +75,7 @@ class _RemoteFile(io.RawIOBase):
 def _split(url: str) -> tuple[Any, str]:
     """Return the bucket of a remote URL and the path inside it."""
     parts = urlsplit(url)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    return _bucket(f"{parts.scheme}://{parts.netloc}", endpoint), parts.path.strip("/")
-
-
-@lru_cache(maxsize=8)
-def _bucket(root: str, endpoint: str | None) -> Any:
-    """Open a bucket; kept, for a snapshot of many files would else connect once for each."""
-    from obstore.store import from_url
-
-    return from_url(root)
+    return connect(f"{parts.scheme}://{parts.netloc}"), parts.path.strip("/")
 
 
 @contextmanager
@@ -138,7 +129,7 @@ def stat_file(url: str) -> SourceFile | None:
             return SourceFile(url, path.stat().st_size) if path.is_file() else None
         bucket, inside = _split(url)
         try:
-            return SourceFile(url, int(bucket.head(inside)["size"]))
+            return SourceFile(url, int(insisting(lambda: bucket.head(inside))["size"]))
         except (NotFoundError, FileNotFoundError):
             return None
 
@@ -157,9 +148,9 @@ def list_files(folder: str, *, deep: bool = False) -> list[SourceFile]:
             parts = urlsplit(folder)
             prefix = f"{inside}/" if inside else None
             if deep:
-                items = [item for page in bucket.list(prefix) for item in page]
+                items = insisting(lambda: [one for page in bucket.list(prefix) for one in page])
             else:
-                items = bucket.list_with_delimiter(prefix)["objects"]
+                items = insisting(lambda: bucket.list_with_delimiter(prefix))["objects"]
             found = [
                 SourceFile(f"{parts.scheme}://{parts.netloc}/{item['path']}", int(item["size"]))
                 for item in items
