@@ -37,11 +37,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two files at a time, but those that start Ray one after the other: several instances of Ray on two
-# cores keep one another from starting.
+# Two files at a time, those that start Ray one after the other (tests/conftest.py).
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not cluster"
-	$(BIN)/python -m pytest -m "not slow and cluster"
+	$(BIN)/python -m pytest -n 2
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +32,27 @@ from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import create_particles, write_particles
 from cosmoflow.storage.urls import open_group_for_writing
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file in one process, and all files that start Ray in one.
+
+    Two instances of Ray on two cores keep one another from starting; half of their time they wait,
+    and leave the cores to the other process.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    @cache
+    def scope(file):
+        return "ray" if "mark.cluster" in (config.rootpath / file).read_text() else file
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return scope(nodeid.partition("::")[0])
+
+    return Files(config, log)
+
 
 BOX = 64.0
 RATE = 53.0

@@ -118,7 +118,9 @@ def whole_boxes(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=pytest.mark.cluster)])
+@pytest.mark.parametrize(
+    "engine", ["serial", pytest.param("ray", marks=[pytest.mark.cluster, pytest.mark.slow])]
+)
 def test_simulate_killed_in_its_third_box_ends_as_the_uninterrupted_one(
     tmp_path, whole_boxes, engine
 ):

@@ -53,7 +53,7 @@ def opened(out):
         return stored.load().drop_attrs()
 
 
-@pytest.mark.parametrize("task", ["planes", "rows"])
+@pytest.mark.parametrize("task", ["planes", pytest.param("rows", marks=pytest.mark.slow)])
 def test_workers_that_die_change_nothing(fields, undisturbed, tmp_path, task):
     out = tmp_path / "p.zarr"
     process = start("spectra", fields, "--out", out, *ASKED, "--engine=ray")

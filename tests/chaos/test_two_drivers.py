@@ -77,7 +77,7 @@ def alone(chain, tmp_path_factory):
     return outputs
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["paint", pytest.param("derive", marks=pytest.mark.slow)])
 def test_fresh(chain, alone, tmp_path, stage):
     out = tmp_path / "out.zarr"
     (won, _), (lost, message) = run_both(command(stage, chain, out))
@@ -108,7 +108,7 @@ def test_after_a_kill(chain, alone, tmp_path, stage, flag):
     same(out, alone[stage])
 
 
-@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+@pytest.mark.parametrize("flag", ["--resume", pytest.param("--overwrite", marks=pytest.mark.slow)])
 def test_a_running_output_is_refused(chain, alone, tmp_path, flag):
     out = tmp_path / "out.zarr"
     first = start(command("derive", chain, out))

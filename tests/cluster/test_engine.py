@@ -208,7 +208,7 @@ def make_mortal_worker(folder):
     return handle
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_task_is_done_although_workers_die(ray_engine, tmp_path, workers):
     done = []
     ray_engine.map(

@@ -167,7 +167,9 @@ def test_spectral_is_the_box_in_memory(box, tmp_path, cosmoflow, engine):
             assert found[name].attrs.get("smoothing_radius", 0.0) == radius
 
 
-@pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=pytest.mark.cluster)])
+@pytest.mark.parametrize(
+    "engine", ["serial", pytest.param("ray", marks=[pytest.mark.cluster, pytest.mark.slow])]
+)
 def test_spectral_in_slabs_is_the_box_in_memory(box, tmp_path, cosmoflow, monkeypatch, engine):
     """Of a box that one process has no room for: the same fields, and the plan says how."""
     paths = [tmp_path / "whole.zarr", tmp_path / "slabs.zarr"]

@@ -109,6 +109,7 @@ def test_power_cannot_be_restored_without_gains(chain, cosmoflow, tmp_path):
     assert not (tmp_path / "out.zarr").exists()
 
 
+@pytest.mark.slow
 def test_a_filter_is_fitted_in_place_of_a_network(chain, copy_of, cosmoflow, tmp_path):
     """Two boxes, one to fit on and one that validates; then both are compared in one report."""
     one, two, model = copy_of("fields.zarr"), tmp_path / "two.zarr", tmp_path / "wiener"

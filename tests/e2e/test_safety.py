@@ -141,6 +141,7 @@ def test_a_section_that_is_no_mapping_is_refused(cosmoflow, chain, tmp_path):
     refused(cosmoflow(*arguments), 2, "paint")
 
 
+@pytest.mark.slow
 def test_fields_at_rest_can_be_evaluated(cosmoflow, copy_of, tmp_path):
     fields = copy_of("fields.zarr")
     zarr.open_group(fields, mode="r+")["velocity"][:] = 0.0

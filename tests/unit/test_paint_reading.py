@@ -56,7 +56,13 @@ def test_the_store_knows_where_its_particles_are(ordered):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"redshift_space": "x"}, {"redshift_space": "z"}, {"interlaced": True}]
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"redshift_space": "x"},
+        pytest.param({"redshift_space": "z"}, marks=pytest.mark.slow),
+        {"interlaced": True},
+    ],
 )
 def test_a_resumed_run_reads_what_the_missing_shards_need(
     ordered, serial_run, pieces_read, tmp_path, options
