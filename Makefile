@@ -39,7 +39,7 @@ lint: $(INSTALLED)
 
 # Two files at a time, those that start Ray one after the other (tests/conftest.py).
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -1,12 +1,12 @@
 """Small boxes, small stores and ready-made runs for every test."""
 
 import os
+import re
 
 # OpenMP reads it when torch is loaded: threads that wait leave their cores to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from contextlib import contextmanager
-from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,22 +36,32 @@ from cosmoflow.storage.urls import open_group_for_writing
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests of a file in one process, and all files that start Ray in one.
+    """Keep the tests of a file in one process, and all that start Ray in one.
 
     Two instances of Ray on two cores keep one another from starting; half of their time they wait,
     and leave the cores to the other process.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    @cache
-    def scope(file):
-        return "ray" if "mark.cluster" in (config.rootpath / file).read_text() else file
-
     class Files(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return scope(nodeid.partition("::")[0])
+            return "ray" if names_ray(nodeid) else nodeid.partition("::")[0]
 
     return Files(config, log)
+
+
+def names_ray(nodeid):
+    """Tell whether a test says that it starts Ray: whoever hands tests out knows names only."""
+    file, _, name = nodeid.partition("::")
+    return file.startswith("tests/cluster/") or re.search("(?<![a-z])ray(?![a-z])", name)
+
+
+def pytest_collection_modifyitems(items):
+    """Refuse tests that start Ray and do not say so; slow ones run one after the other anyway."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if "cluster" in marks and "slow" not in marks and not names_ray(item.nodeid):
+            raise pytest.UsageError(f"{item.nodeid} starts Ray: put `ray` in its name")
 
 
 BOX = 64.0

@@ -60,7 +60,7 @@ def workers_at(driver, task):
 
 
 @pytest.mark.cluster
-def test_workers_killed_in_their_tasks_change_nothing(particles, undisturbed, tmp_path):
+def test_ray_workers_killed_in_their_tasks_change_nothing(particles, undisturbed, tmp_path):
     out = tmp_path / "fields.zarr"
     process = start(["paint", particles, out, *OPTIONS, "--engine=ray"])
     for task in ("bucket", "paint"):

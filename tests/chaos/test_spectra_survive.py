@@ -54,7 +54,7 @@ def opened(out):
 
 
 @pytest.mark.parametrize("task", ["planes", pytest.param("rows", marks=pytest.mark.slow)])
-def test_workers_that_die_change_nothing(fields, undisturbed, tmp_path, task):
+def test_ray_workers_that_die_change_nothing(fields, undisturbed, tmp_path, task):
     out = tmp_path / "p.zarr"
     process = start("spectra", fields, "--out", out, *ASKED, "--engine=ray")
     assert kill_workers(process, task, 2) == 2
@@ -62,7 +62,7 @@ def test_workers_that_die_change_nothing(fields, undisturbed, tmp_path, task):
     xr.testing.assert_equal(opened(out), undisturbed)
 
 
-def test_a_lost_driver_leaves_nothing_that_passes_for_a_spectrum(fields, tmp_path):
+def test_a_lost_ray_driver_leaves_nothing_that_passes_for_a_spectrum(fields, tmp_path):
     out = tmp_path / "p.zarr"
     process = start("spectra", fields, "--out", out, *ASKED, "--engine=ray")
     while not workers_at(process.pid, "planes") and process.poll() is None:

@@ -22,7 +22,7 @@ def velocity(path):
         ["--set=infer.shard=48", "--set=infer.tile=48"],
         pytest.param(["--engine=ray", "--workers=2"], marks=pytest.mark.cluster),
     ],
-    ids=["tile 12", "tile 20 batch 3", "one tile", "two actors"],
+    ids=["tile 12", "tile 20 batch 3", "one tile", "two ray actors"],
 )
 def test_the_tiling_does_not_change_the_field(chain, tmp_path, cosmoflow, options):
     out = tmp_path / "out.zarr"

@@ -137,7 +137,7 @@ def test_ray_gives_the_same(store, serial_run, ray_session, which):
 
 
 @pytest.mark.cluster
-def test_a_box_larger_than_memory_goes_to_the_engine(store, serial_run, ray_session, monkeypatch):
+def test_a_box_larger_than_memory_goes_to_ray(store, serial_run, ray_session, monkeypatch):
     """With the same results, and what is there is not made again."""
     wiener = make_filter("wiener")
     told = []
