@@ -113,20 +113,15 @@ def fit(fields, steps, checkpoints, stop_at=None, **options):
         **options,
     )  # fmt: skip
     job = TrainingJob(config, 1, 16, [box], [(box, Block((0, 0, 0), (32, 32, 32)))])
-    models = []
-
-    def report(metrics):
-        if stop_at is not None and metrics["step"] >= stop_at:
-            raise KeyboardInterrupt
-
-    torch.manual_seed(1)
-    loop = make_loop(make_model, lambda: job, checkpoints, lambda rows: None,
-                     models.append)  # fmt: skip
-    history = []
+    models, history = [], []
 
     def on_report(metrics):
         history.append(metrics)
-        report(metrics)
+        if stop_at is not None and metrics["step"] >= stop_at:
+            raise KeyboardInterrupt
+
+    loop = make_loop(make_model, lambda: job, checkpoints, lambda rows: None,
+                     models.append)  # fmt: skip
 
     try:
         SerialEngine().train(loop, workers=1, on_report=on_report)
