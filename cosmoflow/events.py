@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,5 +48,34 @@ Event = StageStarted | StageAdvanced | StageFinished | Message
 Listener = Callable[[Event], None]
 
 
+class CosmoflowWarning(UserWarning):
+    """A result may not be what the caller takes it for."""
+
+
 def ignore(event: Event) -> None:
     """Discard an event: the listener of a caller that wants silence."""
+
+
+def warn_only(event: Event) -> None:
+    """Hand warnings to Python's ``warnings``, and discard all other events.
+
+    This is the listener of a Python caller that passed none.
+    """
+    if isinstance(event, Message) and event.level == "warning":
+        warnings.warn(event.text, CosmoflowWarning, stacklevel=_caller_level())
+
+
+def _caller_level() -> int:
+    """Return the stack level, for :func:`warn_only`, of the first caller outside this package."""
+    package = __name__.partition(".")[0]
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] != package:
+            break
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def caution(listener: Listener, text: str) -> None:
+    """Tell a listener what may make the result other than the caller takes it for."""
+    listener(Message(text, "warning"))

@@ -57,7 +57,7 @@ class Reporter:
         """Show one event."""
         if self.as_json:
             self._write({"event": _event_name(event), **asdict(event)})
-        elif self.verbosity < 0:
+        elif self.verbosity < 0 and not _is_warning(event):
             return
         elif self.stderr.is_terminal:
             self._draw(event)
@@ -122,7 +122,8 @@ class Reporter:
                 self._tasks[event.stage], completed=event.done, note=_escape(event.note)
             )
         elif isinstance(event, Message):
-            self._bars.console.print(_escape(event.text))
+            style = "yellow" if event.level == "warning" else ""
+            self._bars.console.print(_escape(_sentence(event)), style=style)
         elif isinstance(event, StageFinished):
             self._bars.refresh()
 
@@ -138,7 +139,7 @@ class Reporter:
                 note = f"  {event.note}" if event.note else ""
                 self._line(f"{event.stage}: {event.done}/{event.total}{note}")
         elif isinstance(event, Message):
-            self._line(event.text)
+            self._line(_sentence(event))
 
     def _line(self, text: str) -> None:
         sys.stderr.write(text + "\n")
@@ -167,6 +168,14 @@ def _event_name(event: Event) -> str:
         StageFinished: "finished",
         Message: "message",
     }[type(event)]
+
+
+def _is_warning(event: Event) -> bool:
+    return isinstance(event, Message) and event.level == "warning"
+
+
+def _sentence(message: Message) -> str:
+    return f"warning: {message.text}" if message.level == "warning" else message.text
 
 
 def _escape(text: str) -> str:

@@ -52,7 +52,9 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Events and results as JSON lines on stdout.")
 ]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results.")]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Say nothing but results and warnings.")
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
             "convert",
             run.settings.resolved("snapshot"),
             {"snapshot": source.digest},
+            sources={"snapshot": source.url},
+            notes=source.metadata.provenance.get("notes", ()),
         ),
     )
     with claiming(out, run) as claim:

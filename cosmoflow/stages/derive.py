@@ -121,7 +121,9 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         config["transforms"] = IN_MEMORY if slabs is None else IN_SLABS
     metadata = replace(
         store.metadata,
-        provenance=make_provenance("derive", config, {"fields": store.digest}),
+        provenance=make_provenance(
+            "derive", config, {"fields": store.digest}, sources={"fields": store.url}
+        ),
     )
     # Before anything is written: a run that is refused leaves an older output as it is.
     engine = start_engine(

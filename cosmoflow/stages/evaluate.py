@@ -130,7 +130,13 @@ def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
     """Return what a report is made with, and from which stores."""
     stores = {name: store.digest for name, store in inputs.found.items()}
     config = run.settings.resolved("evaluate")
-    return make_provenance("evaluate", config, {"truth": inputs.true.digest, **stores})
+    urls = {name: store.url for name, store in inputs.found.items()}
+    return make_provenance(
+        "evaluate",
+        config,
+        {"truth": inputs.true.digest, **stores},
+        sources={"truth": inputs.true.url, **urls},
+    )
 
 
 def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]) -> None:

@@ -179,6 +179,7 @@ def _provenance(work: Work, models: Sequence[VelocityModel], store: FieldStore) 
         "infer",
         {"infer": config, "models": [model.spec.architecture for model in models]},
         {"fields": store.digest, "models": " ".join(digests)},
+        sources={"fields": store.url, "models": " ".join(work.models)},
     )
 
 

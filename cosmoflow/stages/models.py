@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cosmoflow.errors import DataError, IncompleteError
-from cosmoflow.events import Listener, Message, ignore
+from cosmoflow.events import Listener, caution, warn_only
 from cosmoflow.model.folder import (
     DESCRIPTION,
     WEIGHTS,
@@ -153,7 +153,7 @@ def save_model(url: str, model: VelocityModel) -> None:
 
 
 def check_fits(
-    model: VelocityModel, model_url: str, fields: Box, listener: Listener = ignore
+    model: VelocityModel, model_url: str, fields: Box, listener: Listener = warn_only
 ) -> None:
     """Refuse fields that a model was not made for; warn of those that it has not seen the like of.
 
@@ -178,12 +178,10 @@ def check_fits(
         ("sigma8", fields.metadata.cosmology.sigma8, model.spec.cosmology.get("sigma8")),
     ):
         if value != trained:
-            listener(
-                Message(
-                    f"warning: the model was trained at {name} {trained}, the fields have {value}; "
-                    "nothing says how well it does there",
-                    "warning",
-                )
+            caution(
+                listener,
+                f"the model was trained at {name} {trained}, the fields have {value}; "
+                "nothing says how well it does there",
             )
     geometry = model.geometry
     if geometry.fixed_output is None and fields.grid % geometry.stride:

@@ -76,6 +76,8 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             # How the particles are cut into tasks does not change the result.
             {"paint": config.model_dump(mode="json", exclude={"particles_per_task"})},
             {"particles": store.digest},
+            sources={"particles": particles},
+            notes=store.metadata.provenance.get("notes", ()),
         ),
     )
     with claiming(out, run) as claim:

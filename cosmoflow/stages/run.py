@@ -11,7 +11,7 @@ from typing import Any, Final
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import Engine, Session
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
-from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, ignore
+from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, warn_only
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.outputs import Existing, is_barely_begun
 from cosmoflow.storage.urls import exists, remove
@@ -34,13 +34,14 @@ class Run:
     existing : {"error", "resume", "overwrite"}
         What to do with an output that is there already.
     listener : callable
-        Hears of progress.
+        Receives progress and warnings. By default warnings go to Python's ``warnings`` and the rest
+        is discarded.
     """
 
     settings: Settings = field(default_factory=Settings)
     session: Session = _OF_THE_SETTINGS
     existing: Existing = "error"
-    listener: Listener = ignore
+    listener: Listener = warn_only
 
     def __post_init__(self) -> None:
         if self.session is _OF_THE_SETTINGS:

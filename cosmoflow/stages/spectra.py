@@ -195,8 +195,9 @@ def spectra(
     check_output(out, run.existing, inputs)
     config = run.settings.resolved("spectra")
     asked = {"fields": [one.name for one in request.fields], "compensate": compensate}
+    digests = {one.url: one.digest for one in request.stores}
     provenance = make_provenance(
-        "spectra", {**config, **asked}, {one.url: one.digest for one in request.stores}
+        "spectra", {**config, **asked}, digests, sources={url: url for url in digests}
     )
 
     def describe(sums: Sequence[PowerSum]) -> xr.Dataset:

@@ -14,7 +14,7 @@ from typing import Any
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.events import Message, StageFinished
+from cosmoflow.events import Message, StageFinished, caution
 from cosmoflow.model.fitting import Metrics, make_loop
 from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, read_filter
 from cosmoflow.model.geometry import Geometry
@@ -171,6 +171,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
             "train": config.model_dump(mode="json", exclude=_NO_MATTER),
         },
         {f"fields {index}": store.digest for index, store in enumerate(stores)},
+        sources={f"fields {index}": store.url for index, store in enumerate(stores)},
     )
     plan = plan_train(fields, run)
     engine = start_engine(
@@ -301,7 +302,7 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
     damaged: list[str] = []
     found = replace(checkpoints, on_damage=damaged.append).newest()
     for name in damaged:
-        run.listener(Message(f"passing over a damaged checkpoint: {name}", "warning"))
+        caution(run.listener, f"passing over a damaged checkpoint: {name}")
     text = "starting anew: no whole checkpoint" if found is None else "going on from a checkpoint"
     run.listener(Message(f"{text} in {checkpoints.url}"))
 

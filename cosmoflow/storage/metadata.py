@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,7 +138,13 @@ def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = 
 
 
 def make_provenance(
-    stage: str, config: dict[str, Any], inputs: Mapping[str, str] | None = None
+    stage: str,
+    config: dict[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    *,
+    sources: Mapping[str, str] | None = None,
+    notes: Iterable[str] = (),
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the provenance of an output.
 
@@ -149,11 +155,19 @@ def make_provenance(
     config : dict
         The resolved settings that decide its content, seed included.
     inputs : mapping of str to str, optional
-        Role and digest (or URL) of each input.
+        Role and digest of each input.
+    sources : mapping of str to str, optional
+        Role and URL of each input.
+    notes : iterable of str
+        What was assumed, left out or warned of, one sentence each.
+    facts : mapping of str to object, optional
+        What else the result rests on and the settings do not say, such as the conventions of a
+        snapshot.
 
     Notes
     -----
-    There is no time stamp: the same run makes the same bytes.
+    ``digest`` depends on ``stage``, ``config`` and ``inputs`` only. There is no time stamp: the
+    same run makes the same bytes.
     """
     inputs = dict(inputs or {})
     versions = {"cosmoflow": __version__, "python": platform.python_version()}
@@ -164,5 +178,15 @@ def make_provenance(
         "config": config,
         "digest": digest({"stage": stage, "config": config, "inputs": inputs}),
         "inputs": inputs,
+        "sources": dict(sources or {}),
+        "notes": list(dict.fromkeys(notes)),
+        **(facts or {}),
         "versions": versions,
     }
+
+
+def add_notes(group: zarr.Group, notes: Iterable[str]) -> None:
+    """Add to the notes in an output's provenance what became known while it was made."""
+    provenance: dict[str, Any] = dict(attributes_of(group).get("provenance", {}))
+    provenance["notes"] = list(dict.fromkeys([*provenance.get("notes", []), *notes]))
+    group.attrs["provenance"] = provenance
