@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
-    """A configuration section: immutable, with unknown keys and infinities refused."""
+    """A configuration section: immutable; unknown keys, infinities and true for 1 are refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false, which pydantic reads as 1 and 0, where no truth value is meant."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kind = cls.model_fields[info.field_name].annotation
+            if bool not in (kind, *get_args(kind)):
+                raise ValueError("true and false are no value here")
+        return value
 
 
 def digest(content: Any) -> str:

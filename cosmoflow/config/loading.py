@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from cosmoflow.config.base import Section
 from cosmoflow.config.settings import Settings
+from cosmoflow.config.yaml_text import parse_yaml
 from cosmoflow.errors import ConfigError
 
 _PACKAGE = Path(__file__).parent
@@ -40,7 +41,7 @@ def read_yaml(source: str) -> dict[str, Any]:
     if not path.is_file() and source in preset_names():
         path = preset_folder() / f"{source}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             "cannot read the configuration",
@@ -77,7 +78,7 @@ def parse_override(text: str) -> dict[str, Any]:
             remedy="for example --set train.steps=500",
         )  # fmt: skip
     try:
-        nested: Any = yaml.safe_load(value)
+        nested: Any = parse_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(
             "the value is not YAML", where=f"--set {text}", value=str(error)

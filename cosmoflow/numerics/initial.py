@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.numerics import fourier
+
+_WHITE: Final = "give Gaussian noise of mean 0 and variance 1, without any spectrum"
 
 PowerSpectrum = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Wavenumbers in h/Mpc to powers in (Mpc/h)^3."""
@@ -72,8 +74,43 @@ def check_white_noise(noise: NDArray[np.floating[Any]]) -> None:
             "The white noise does not have unit variance.",
             value=f"{variance:.4g}",
             limit="1",
-            remedy="give Gaussian noise of mean 0 and variance 1, without any spectrum",
+            remedy=_WHITE,
         )
+
+
+def check_flat_power(noise: NDArray[np.floating[Any]]) -> None:
+    """Refuse noise whose power depends on scale, such as a density field over its rms.
+
+    Parameters
+    ----------
+    noise : ndarray
+        Shape ``(n, n, n)``, of unit variance.
+
+    Raises
+    ------
+    DataError
+        Its power on large scales is not that of white noise.
+
+    Notes
+    -----
+    The variance of averages over blocks of ``m^3`` cells is ``1 / m^3`` for white noise, with a
+    relative scatter of ``sqrt(2 / blocks)``; that of a field with large-scale power is larger.
+    """
+    cells = noise.shape[0]
+    for side in (2, 3, 4):
+        blocks, left = divmod(cells, side)
+        if left or blocks < 2:
+            continue
+        means = noise.reshape((blocks, side) * 3).mean(axis=(1, 3, 5), dtype=np.float64)
+        ratio = float(np.mean(means**2)) * side**3
+        # Noise without its mean and its Nyquist planes is as good: hence the terms without blocks.
+        if not abs(ratio - 1.0) < 0.05 + 4.0 / cells + 6.0 * math.sqrt(2.0 / blocks**3):
+            raise DataError(
+                "The noise is not white: its power depends on scale.",
+                value=f"averages over {side}^3 cells have {ratio:.3g} times the power they should",
+                limit="1",
+                remedy=_WHITE,
+            )
 
 
 def modes_of_noise(noise: NDArray[np.floating[Any]]) -> Tensor:

@@ -76,6 +76,7 @@ def read_initial(settings: Settings) -> Initial:
                 remedy=f"set simulate.particles={noise.shape[0]}, or give another cube",
             )
         initial.check_white_noise(noise)
+        initial.check_flat_power(noise)
         digests["white_noise"] = white_noise_digest(noise)
     return Initial(power, cube, digests)
 
