@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from cosmoflow.config.base import Section
+from cosmoflow.config.homes import expand_home
 from cosmoflow.config.settings import Settings
 from cosmoflow.config.yaml_text import parse_yaml
 from cosmoflow.errors import ConfigError
@@ -37,7 +38,7 @@ def read_yaml(source: str) -> dict[str, Any]:
     ConfigError
         The file is missing, is not YAML, or does not hold a mapping.
     """
-    path = Path(source)
+    path = Path(expand_home(source))
     if not path.is_file() and source in preset_names():
         path = preset_folder() / f"{source}.yaml"
     try:

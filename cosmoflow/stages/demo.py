@@ -17,7 +17,7 @@ from cosmoflow.stages.simulate import plan_simulate, simulate
 from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.outputs import check_output, mark_folder
-from cosmoflow.storage.urls import exists, local_path, remove
+from cosmoflow.storage.urls import absolute, exists, local_path, remove
 
 PRESET = "quickstart"
 SHIPPED = {"residual-small": "network that ships", "wiener": "wiener filter that ships"}
@@ -63,6 +63,7 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
     summary : dict
         Paths and the seconds of each stage.
     """
+    out = absolute(out)
     folder = local_path(out)
     if folder is None:
         raise ConfigError("the demo writes to a local folder", where="--out", value=out)

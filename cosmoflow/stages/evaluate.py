@@ -102,13 +102,13 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     inside the folder, 12 bytes a cell for each radius, which is deleted at the end.
     """
     run = run or Run()
+    out = absolute(out)
     folder = local_path(out)
     if folder is None:
         raise ConfigError(
             "a report is written to a local folder", where="--out", value=out,
             remedy="write it here and copy it",
         )  # fmt: skip
-    out = absolute(out)
     inputs = open_inputs(truth, predictions, run.settings.evaluate.smoothing)
     provenance = _provenance(inputs, run)
     _check_folder(out, inputs, run, provenance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.numerics.comparison.readers import TRUTH
@@ -101,7 +101,8 @@ def linear_name(radius: float) -> str:
 def _open_prediction(given: str) -> tuple[str, FieldStore]:
     """Open ``URL`` or ``NAME=URL``; a store without a name has that of its model, else its own."""
     label, equals, url = given.partition("=")
-    if not equals or "/" in label:
+    # A local store may have a name with =.
+    if not equals or "/" in label or Path(given).exists():
         label, url = "", given
     store = FieldStore(absolute(url))
     config = store.metadata.provenance.get("config")

@@ -16,7 +16,7 @@ from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import COMPLETE, STATUS
 from cosmoflow.storage.outputs import OUTPUT_MARKS
 from cosmoflow.storage.snapshots import describe_snapshot
-from cosmoflow.storage.urls import find_bytes, has_file, open_group
+from cosmoflow.storage.urls import absolute, find_bytes, has_file, open_group
 
 _KINDS = ("particles", "fields", "spectra", "curves")
 
@@ -43,6 +43,7 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
     DataError
         There is something else.
     """
+    url = absolute(url)
     if has_file(url, DESCRIPTION) or has_file(url, RUN):
         return describe_model(url)
     if has_file(url, OUTPUT_MARKS[0]):

@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,17 +26,19 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     GenericError,
+    InvalidPathError,
     NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
 from obstore.exceptions import BaseError as ObstoreError
-from obstore.store import from_url
+from obstore.store import AzureStore, GCSStore, S3Store
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
 from cosmoflow.errors import StorageError
+from cosmoflow.storage.places import RemotePlace, remote_place
 
 T = TypeVar("T")
 
@@ -61,6 +63,9 @@ ONE_PUT = 32 << 20
 in parts, and of a worker that is killed meanwhile they stay, unseen and paid for; one request
 leaves nothing."""
 
+_STORES: dict[str, Callable[..., Any]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+"""What opens a bucket of each cloud. It takes the prefix as it is; ``from_url`` of obstore decodes
+percent escapes, and cuts a key at ``#`` and ``?``."""
 _KEYS = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
 """What the environment variables of each cloud begin with."""
 _CLIENT_OPTIONS = (
@@ -111,13 +116,21 @@ class Bucket:
 
     def list(self, chunk_size: int = 1000) -> Iterator[Sequence[Any]]:
         """Yield pages of all objects below the place."""
-        page = insisting(partial(self._page_after, None, chunk_size))
-        while page:
-            yield page
-            page = insisting(partial(self._page_after, page[-1]["path"], chunk_size))
+        last, stream = None, self._store.list(chunk_size=chunk_size)
 
-    def _page_after(self, last: str | None, size: int) -> Sequence[Any]:
-        return [*next(self._store.list(offset=last, chunk_size=size), [])]
+        def following() -> Sequence[Any]:
+            nonlocal stream
+            try:
+                return [*next(stream, [])]
+            except (ObstoreError, OSError):
+                # A new listing begins after the last name only here: the name of a folder's mark
+                # lacks its slash, and a listing after that name finds the mark once more.
+                stream = self._store.list(offset=last, chunk_size=chunk_size)
+                raise
+
+        while page := insisting(following):
+            yield page
+            last = page[-1]["path"]
 
     def list_with_delimiter(self) -> Any:
         """Return the objects and folders directly in the place."""
@@ -173,7 +186,8 @@ class BucketStore(ObjectStore[Any]):
         """Delete all objects below a prefix."""
         self._check_writable()
         folder = f"{prefix.rstrip('/')}/" if prefix else prefix
-        keys = [item["path"] async for item in self._list(folder)]
+        # obstore calls the mark of a folder "" there, and would delete another object.
+        keys = [item["path"] async for item in self._list(folder) if item["path"]]
         if keys:
             await _insisting(lambda: obstore.delete_async(self.store, keys))
 
@@ -211,22 +225,22 @@ def bucket_store(url: str, *, read_only: bool) -> ObjectStore[Any]:
 
 def connect(url: str) -> Any:
     """Return obstore's own view of a remote URL; raises what :func:`open_bucket` does."""
-    scheme = urlsplit(url).scheme
-    prefix = f"{_KEYS[scheme]}_"
+    place = remote_place(url)
+    prefix = f"{_KEYS[place.scheme]}_"
     return _connected(
-        url, tuple(sorted(item for item in os.environ.items() if item[0].startswith(prefix)))
+        place, tuple(sorted(item for item in os.environ.items() if item[0].startswith(prefix)))
     )
 
 
 @lru_cache(maxsize=256)
-def _connected(url: str, environment: tuple[tuple[str, str], ...]) -> Any:
+def _connected(place: RemotePlace, environment: tuple[tuple[str, str], ...]) -> Any:
     """Return the client of a place; kept, for each has connections of its own."""
-    parts = urlsplit(url)
-    _greet(f"{parts.scheme}://{parts.netloc}", environment)
-    with naming(url):
-        return from_url(
-            url,
-            client_options=_client_options(parts.scheme),
+    _greet(place.root, environment)
+    with naming(place.url):
+        return _STORES[place.scheme](
+            place.bucket,
+            prefix=place.key or None,
+            client_options=_client_options(place.scheme),
             retry_config=_retries(PATIENCE, longest_pause=10.0),
         )
 
@@ -267,13 +281,13 @@ def _retries(patience: float, longest_pause: float) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _greet(root: str, environment: tuple[tuple[str, str], ...]) -> None:
+def _greet(root: RemotePlace, environment: tuple[tuple[str, str], ...]) -> None:
     """Make sure that a bucket can be reached; its errors are told at once, not after PATIENCE."""
-    with naming(root):
-        bucket = from_url(
-            root,
+    with naming(root.url):
+        bucket = _STORES[root.scheme](
+            root.bucket,
             client_options={
-                **_client_options(urlsplit(root).scheme),
+                **_client_options(root.scheme),
                 "timeout": timedelta(seconds=4.0 * GREETING),
             },
             retry_config=_retries(GREETING, longest_pause=1.0),
@@ -344,10 +358,19 @@ def naming(url: str) -> Iterator[None]:
 def explain(error: Exception, url: str) -> StorageError:
     """Return the error that tells a person what one of an object store means."""
     text, code = first_line(error), _code(error)
-    if code in _NO_BUCKET:
-        return StorageError("no such bucket", where=url, remedy="check its name, or make it")
-    if isinstance(error, FileNotFoundError | NotFoundError):
-        return StorageError("no such store", where=url, remedy="check the path")
+    if code in _NO_BUCKET or isinstance(error, FileNotFoundError | NotFoundError):
+        kind, remedy = "store", "check the path"
+        if code in _NO_BUCKET:
+            kind, remedy = "bucket", "check its name, or make it"
+        return StorageError(f"no such {kind}", where=url, remedy=remedy)
+    if isinstance(error, InvalidPathError):
+        return StorageError(
+            "the bucket has an object here whose key cannot be used",
+            where=url,
+            value=text,
+            limit="keys without empty segments, . and .., and control characters",
+            remedy="rename or delete that object, or use another prefix",
+        )
     if any(path in text for path in _METADATA):
         return StorageError(
             "no credentials for the object store",

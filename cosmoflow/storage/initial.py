@@ -11,6 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
+from cosmoflow.storage.places import split_name
 from cosmoflow.storage.urls import absolute, damage, read_bytes, storage_errors, zarr_store
 
 Floats = NDArray[np.float64]
@@ -85,8 +86,7 @@ def read_white_noise(url: str) -> NDArray[np.float32]:
 
 
 def _read(url: str) -> bytes:
-    folder, _, name = absolute(url).rpartition("/")
-    return read_bytes(folder, name)
+    return read_bytes(*split_name(absolute(url)))
 
 
 def white_noise_digest(noise: NDArray[np.float32]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import zarr
 from obstore.exceptions import BaseError as ObstoreError
@@ -17,54 +16,32 @@ from zarr.errors import GroupNotFoundError
 
 from cosmoflow.errors import CosmoflowError, DataError, StorageError
 from cosmoflow.storage.buckets import bucket_store, explain, first_line, open_bucket
+from cosmoflow.storage.places import absolute, join, local_path, overlaps
 
-REMOTE_SCHEMES = ("s3", "gs", "az")
+__all__ = [
+    "CLAIMS",
+    "absolute",
+    "damage",
+    "exists",
+    "find_bytes",
+    "has_file",
+    "holds_only_partial_files",
+    "join",
+    "list_names",
+    "local_path",
+    "open_group",
+    "open_group_for_writing",
+    "overlaps",
+    "prune",
+    "read_bytes",
+    "remove",
+    "storage_errors",
+    "write_bytes",
+    "zarr_store",
+]
 
 CLAIMS = ".claims"
 """The folder of the claims on a place (``storage.claims``): no part of what is stored there."""
-
-
-def local_path(url: str) -> Path | None:
-    """Return the path of a local URL, or None when it is remote.
-
-    Raises
-    ------
-    StorageError
-        The scheme is none that cosmoflow knows.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "" or len(parts.scheme) == 1:
-        return Path(url)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    if parts.scheme in REMOTE_SCHEMES:
-        return None
-    raise StorageError(
-        f"unknown kind of URL {parts.scheme!r}",
-        where=url,
-        limit="a local path, file://, s3://, gs:// or az://",
-    )
-
-
-def absolute(url: str) -> str:
-    """Return a URL that means the same in every process: workers have other working folders."""
-    path = local_path(url)
-    return url if path is None else str(path.absolute())
-
-
-def overlaps(first: str, second: str) -> bool:
-    """Tell whether two URLs are the same place, or one lies inside the other."""
-    one, other = local_path(first), local_path(second)
-    if one is not None and other is not None:
-        one, other = one.resolve(), other.resolve()
-        return one.is_relative_to(other) or other.is_relative_to(one)
-    a, b = first.rstrip("/") + "/", second.rstrip("/") + "/"
-    return a.startswith(b) or b.startswith(a)
-
-
-def join(url: str, name: str) -> str:
-    """Return the URL of something inside ``url``."""
-    return f"{url.rstrip('/')}/{name}"
 
 
 def zarr_store(url: str, *, read_only: bool) -> Any:
@@ -149,11 +126,16 @@ def exists(url: str) -> bool:
             return False
     with storage_errors(url):
         pages = open_bucket(url).list(chunk_size=1)
-        return any(not _is_claim(item["path"]) for page in pages for item in page)
+        return any(_is_content(item["path"]) for page in pages for item in page)
 
 
-def _is_claim(path: str) -> bool:
-    return path.startswith(f"{CLAIMS}/")
+def _is_content(path: str) -> bool:
+    """Tell whether an object below a place is neither part of a claim nor the mark of a folder.
+
+    The consoles of object stores make a folder ``run/`` by an object of that key. obstore calls it
+    "" there, and would delete the object ``run``, which is another one.
+    """
+    return path != "" and not path.startswith(f"{CLAIMS}/")
 
 
 def holds_only_partial_files(url: str) -> bool:
@@ -181,7 +163,7 @@ def remove(url: str) -> None:
             bucket = open_bucket(url)
             marks: list[str] = []
             for page in bucket.list():
-                paths = [item["path"] for item in page if not _is_claim(item["path"])]
+                paths = [item["path"] for item in page if _is_content(item["path"])]
                 marks += [name for name in paths if "/" not in name]
                 bucket.delete([name for name in paths if "/" in name])
             bucket.delete(marks)
@@ -280,4 +262,4 @@ def list_names(url: str) -> list[str]:
             return sorted(entry.name for entry in path.iterdir())
         listing = open_bucket(url).list_with_delimiter()
         inside = [*listing["common_prefixes"], *(item["path"] for item in listing["objects"])]
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in inside)
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in inside if name)

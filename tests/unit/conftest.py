@@ -3,7 +3,7 @@
 import pytest
 from obstore.store import MemoryStore
 
-from cosmoflow.storage import files, urls
+from cosmoflow.storage import files, places, urls
 from cosmoflow.storage.claims import Claim
 from tests.rivals import Bucket
 
@@ -17,7 +17,7 @@ def quick_claims(monkeypatch):
 @pytest.fixture
 def bucket(monkeypatch):
     store = MemoryStore()
-    monkeypatch.setattr(urls, "REMOTE_SCHEMES", ("memory",))
+    monkeypatch.setattr(places, "REMOTE_SCHEMES", ("memory",))
     for module in (urls, files):
         monkeypatch.setattr(module, "open_bucket", lambda url: Bucket(store, url))
     return "memory://bucket/out.zarr"

@@ -125,7 +125,7 @@ OPERATIONS = {
     "delete": (delete, "POST", "?delete"),
     "remove": (remove, "POST", "?delete"),
     "list names": (list_names, "GET", "list-type"),
-    "list pages": (list_pages, "GET", "start-after"),
+    "list pages": (list_pages, "GET", "list-type"),
     "read a chunk": (read_zarr, "GET", "/numbers/c/0/0/1"),
     "read no chunk": (read_nothing, "GET", "/empty/c/0"),
     "list a group": (read_zarr, "GET", "list-type"),

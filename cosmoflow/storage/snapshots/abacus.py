@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
+from cosmoflow.storage.places import split_name
 from cosmoflow.storage.snapshots.asdf_files import AsdfArray, read_tree
 from cosmoflow.storage.snapshots.building import (
     SnapshotFacts,
@@ -128,12 +129,12 @@ def _whole_sample(url: str, found: Sequence[SourceFile]) -> tuple[list[SourceFil
     if not slabs:
         return list(found), []
     letters = sorted({match[2] for _, match in slabs})
-    folder = slabs[0][0].url.rpartition("/")[0]
-    if _FOLDER.match(folder.rpartition("/")[2]):
-        folder = folder.rpartition("/")[0]
+    folder = split_name(slabs[0][0].url)[0]
+    if _FOLDER.match(split_name(folder)[1]):
+        folder = split_name(folder)[0]
     every = {
         (match[2], match[1], int(match[3])): file
-        for file in list_files(folder or ".", deep=True)
+        for file in list_files(folder, deep=True)
         if (match := _SLAB.match(file.name)) and match[2] in letters
     }
     last = max(index for _, _, index in every)

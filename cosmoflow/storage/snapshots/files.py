@@ -11,14 +11,21 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Final
-from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.exceptions import NotFoundError
 
 from cosmoflow.errors import DataError, StorageError
 from cosmoflow.storage.buckets import connect, insisting
-from cosmoflow.storage.urls import local_path, storage_errors
+from cosmoflow.storage.places import (
+    RemotePlace,
+    find_place,
+    join,
+    local_path,
+    remote_place,
+    split_name,
+)
+from cosmoflow.storage.urls import exists, storage_errors
 
 _WILDCARDS: Final = re.compile(r"[*?\[]")
 # One request brings this much; metadata that lies close together costs one request.
@@ -74,8 +81,8 @@ class _RemoteFile(io.RawIOBase):
 
 def _split(url: str) -> tuple[Any, str]:
     """Return the bucket of a remote URL and the path inside it."""
-    parts = urlsplit(url)
-    return connect(f"{parts.scheme}://{parts.netloc}"), parts.path.strip("/")
+    place = remote_place(url)
+    return connect(place.root.url), place.key
 
 
 @contextmanager
@@ -128,6 +135,8 @@ def stat_file(url: str) -> SourceFile | None:
         if path is not None:
             return SourceFile(url, path.stat().st_size) if path.is_file() else None
         bucket, inside = _split(url)
+        if not inside:
+            return None
         try:
             return SourceFile(url, int(insisting(lambda: bucket.head(inside))["size"]))
         except (NotFoundError, FileNotFoundError):
@@ -145,15 +154,17 @@ def list_files(folder: str, *, deep: bool = False) -> list[SourceFile]:
             ]
         else:
             bucket, inside = _split(folder)
-            parts = urlsplit(folder)
+            root = remote_place(folder).root.url
             prefix = f"{inside}/" if inside else None
             if deep:
                 items = insisting(lambda: [one for page in bucket.list(prefix) for one in page])
             else:
                 items = insisting(lambda: bucket.list_with_delimiter(prefix))["objects"]
             found = [
-                SourceFile(f"{parts.scheme}://{parts.netloc}/{item['path']}", int(item["size"]))
+                SourceFile(join(root, item["path"]), int(item["size"]))
                 for item in items
+                # The mark by which a console of an object store makes a folder is no file in it.
+                if item["path"] != inside
             ]
     shown = [file for file in found if not file.name.startswith(".")]
     return sorted(shown, key=lambda file: _natural(file.url))
@@ -172,34 +183,60 @@ def find_files(url: str) -> list[SourceFile]:
     StorageError
         There are none.
     """
-    if _WILDCARDS.search(url):
-        found = _glob(url)
-    else:
-        file = stat_file(url)
-        found = [file] if file else list_files(url, deep=True) or _members_of(url)
+    file = stat_file(url)
+    found = [file] if file else list_files(url, deep=True) or _members_of(url) or _glob(url)
     if not found:
         raise StorageError("no such file, folder or glob", where=url, remedy="check the path")
     return found
 
 
 def _glob(url: str) -> list[SourceFile]:
-    path = local_path(url)
+    """Return the files that match a pattern; folders at its beginning that exist are literal."""
+    fixed, pattern = _split_pattern(url)
+    if not _WILDCARDS.search(pattern):
+        return []
+    path = local_path(fixed)
     if path is not None:
         # Path.glob takes no absolute pattern.
-        names = sorted(glob.glob(str(path), recursive=True), key=_natural)  # noqa: PTH207
-        found = [SourceFile(name, Path(name).stat().st_size) for name in names]
-        return [file for file in found if Path(file.url).is_file()]
-    fixed = url[: _WILDCARDS.search(url).start()].rsplit("/", 1)[0]  # type: ignore[union-attr]
-    return [file for file in list_files(fixed, deep=True) if fnmatchcase(file.url, url)]
+        wanted = str(Path(glob.escape(str(path)), pattern))
+        names = sorted(glob.glob(wanted, recursive=True), key=_natural)  # noqa: PTH207
+        paths = [Path(name) for name in names]
+        return [SourceFile(str(path), path.stat().st_size) for path in paths if path.is_file()]
+    start = f"{remote_place(fixed).url}/"
+    return [
+        file
+        for file in list_files(fixed, deep=True)
+        if fnmatchcase(file.url.removeprefix(start), pattern)
+    ]
+
+
+def _split_pattern(url: str) -> tuple[str, str]:
+    """Return the folder in which a pattern is looked for, and the pattern.
+
+    ``run[1]/snap_*`` means files of the folder ``run[1]`` if there is one, and not of ``run1``.
+    """
+    place = find_place(url)
+    parts = place.segments if isinstance(place, RemotePlace) else place.parts
+    first = next((index for index, part in enumerate(parts) if _WILDCARDS.search(part)), len(parts))
+    while first < len(parts) - 1 and exists(_first_parts(place, first + 1)):
+        first += 1
+    return _first_parts(place, first), "/".join(parts[first:])
+
+
+def _first_parts(place: Path | RemotePlace, count: int) -> str:
+    """Return the URL of the first parts of a place."""
+    if isinstance(place, Path):
+        return str(Path(*place.parts[:count]))
+    return RemotePlace(place.scheme, place.bucket, "/".join(place.segments[:count])).url
 
 
 def _members_of(url: str) -> list[SourceFile]:
     """Return the files of a base name such as ``snapdir_004/snap_004``."""
-    folder, _, base = url.rpartition("/")
-    path = local_path(folder or ".")
+    folder, base = split_name(url)
+    path = local_path(folder)
     if path is not None and not path.is_dir():
         return []
-    return [file for file in list_files(folder or ".") if base_name(file.name) == base]
+    return [file for file in list_files(folder) if base_name(file.name) == base]
 
 
 def base_name(name: str) -> str:
@@ -218,7 +255,7 @@ def whole_set(file: SourceFile, parts: int) -> list[SourceFile]:
     """
     if parts <= 1:
         return [file]
-    folder, slash, name = file.url.rpartition("/")
+    folder, name = split_name(file.url)
     member = _MEMBER.match(name)
     if member is None:
         raise DataError(
@@ -227,14 +264,14 @@ def whole_set(file: SourceFile, parts: int) -> list[SourceFile]:
             value=f"{parts} files",
             limit="NAME.0.hdf5, NAME.1.hdf5, ...",
         )
-    known = {entry.name: entry for entry in list_files(folder or ".")}
+    known = {entry.name: entry for entry in list_files(folder)}
     names = [f"{member['stem']}.{index}{member['suffix'] or ''}" for index in range(parts)]
     missing = [name for name in names if name not in known]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(
             "a part of the snapshot is missing",
-            where=f"{folder}{slash}{missing[0]}{more}",
+            where=f"{join(folder, missing[0])}{more}",
             value=f"{parts - len(missing)} files",
             limit=f"{parts} files, as the header says",
             remedy="copy the missing ones",

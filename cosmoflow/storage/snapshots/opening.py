@@ -56,7 +56,7 @@ def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSour
         A hint or an optional library is needed.
     """
     # Workers have other working folders, and the parts' names are made of this one.
-    url = absolute(url).rstrip("/")
+    url = absolute(url)
     if has_file(url, _ZARR_GROUP):
         if hints is not None and hints != SnapshotHints():
             raise ConfigError(
