@@ -15,6 +15,7 @@ import typer
 from cosmoflow import __version__
 from cosmoflow.cli import boxes, networks, overview, planning, statistics
 from cosmoflow.cli.console import Reporter
+from cosmoflow.config.folders import require_working_directory
 from cosmoflow.errors import CosmoflowError
 
 INTERRUPTED = 130
@@ -62,7 +63,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    require_working_directory()
 
 
 def run_app(arguments: list[str]) -> int:

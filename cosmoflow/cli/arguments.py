@@ -18,5 +18,5 @@ Predictions = Annotated[
 ]
 Url = Annotated[str, typer.Argument(metavar="URL", help="Any store, model or snapshot.")]
 Out = Annotated[
-    str, typer.Argument(metavar="OUT", help="The output: a path, s3://, gs:// or file://.")
+    str, typer.Argument(metavar="OUT", help="The output: a path, s3://, gs://, az:// or file://.")
 ]

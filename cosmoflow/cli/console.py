@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -89,7 +90,7 @@ class Reporter:
                     **{key: _plain(value) for key, value in error.details().items()},
                 }
             )
-        self.stderr.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        self.stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
 
     def close(self) -> None:
         """Take the progress bars down."""
@@ -119,11 +120,11 @@ class Reporter:
             )
         elif isinstance(event, StageAdvanced):
             self._bars.update(
-                self._tasks[event.stage], completed=event.done, note=_escape(event.note)
+                self._tasks[event.stage], completed=event.done, note=escape(event.note)
             )
         elif isinstance(event, Message):
             style = "yellow" if event.level == "warning" else ""
-            self._bars.console.print(_escape(_sentence(event)), style=style)
+            self._bars.console.print(escape(_sentence(event)), style=style)
         elif isinstance(event, StageFinished):
             self._bars.refresh()
 
@@ -157,7 +158,7 @@ def plan_table(plan: Plan) -> Table:
         table.add_row("handed between tasks", format_bytes(plan.exchanged))
     table.add_row("about", f"{plan.cpu_seconds:.0f} CPU seconds")
     for key, value in plan.details.items():
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
     return table
 
 
@@ -176,10 +177,6 @@ def _is_warning(event: Event) -> bool:
 
 def _sentence(message: Message) -> str:
     return f"warning: {message.text}" if message.level == "warning" else message.text
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import typer
 
 from cosmoflow.cli.console import Reporter
 from cosmoflow.config import Settings, load_settings
+from cosmoflow.config.folders import expand_home
 from cosmoflow.errors import ConfigError
 
 # The stages and what they stand on take seconds to import; `cosmoflow --help` does without.
@@ -127,6 +128,9 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
         invocation = Invocation(
             config, tuple(overrides or ()), engine, address, memory, existing, dry_run, reporter
         )
+        if isinstance(out := own.get("out"), str):
+            # Results name the output, for programs that do not know ~ too.
+            own["out"] = expand_home(out)
         try:
             function(invocation, **own)
         finally:

@@ -65,7 +65,7 @@ def _show(console: Console, title: str, found: ChainPlan) -> None:
     for one in found.stages:
         types.setdefault(one.node, []).append(one.stage)
     nodes = "; ".join(f"{', '.join(stages)} on {node}" for node, stages in types.items())
-    console.print(f"{title}: {nodes}", soft_wrap=True)
+    console.print(f"{title}: {nodes}", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for heading in ("stage", "nodes", "time", "limit", "a worker", "handed on", "stored", "USD"):
         words = heading in ("stage", "limit")

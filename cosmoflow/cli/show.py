@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str
     for heading in ("rms, km/s", "rms / true rms", "mean cosine"):
         table.add_column(heading, justify="right")
     for name, rms, cosine, relative in residual_rows(comparison):
-        table.add_row(name, _number(rms, 1), _number(relative, 3), _number(cosine, 3))
+        table.add_row(escape(name), _number(rms, 1), _number(relative, 3), _number(cosine, 3))
     console.print(table)
     console.print(_paper_table(comparison))
     for name, value in _flatten(facts):
@@ -101,7 +102,7 @@ def _paper_table(comparison: Comparison) -> Table:
         name = f"{number}: {quantity}"
         for method, found in methods.items():
             values = [_number(found["sampled"][key][i], 3) for key in "Tr" for i in at]
-            table.add_row(name, method, *values)
+            table.add_row(name, escape(method), *values)
             name = ""
         for method, ratios in paper_tables.TRANSFER[quantity].items():
             row = ("", f"paper: {method}", *(f"{t:.3f}" for t in ratios), *"---")

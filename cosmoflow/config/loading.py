@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from cosmoflow.config.base import Section
-from cosmoflow.config.homes import expand_home
+from cosmoflow.config.folders import expand_home
 from cosmoflow.config.settings import Settings
 from cosmoflow.config.yaml_text import parse_yaml
 from cosmoflow.errors import ConfigError

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from cosmoflow.config.folders import require_working_directory
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import Engine, Session
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
@@ -44,6 +45,7 @@ class Run:
     listener: Listener = warn_only
 
     def __post_init__(self) -> None:
+        require_working_directory()
         if self.session is _OF_THE_SETTINGS:
             object.__setattr__(self, "session", Session(self.settings.engine))
         # The session outlives runs, and starts its engine in one of them.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from cosmoflow.config.homes import expand_home
+from cosmoflow.config.folders import expand_home, require_working_directory
 from cosmoflow.errors import StorageError
 
 REMOTE_SCHEMES: Final = ("s3", "gs", "az")
@@ -132,15 +132,7 @@ def find_place(url: str | os.PathLike[str]) -> Path | RemotePlace:
 def _local(text: str) -> Path:
     path = Path(expand_home(text))
     if not path.is_absolute():
-        try:
-            Path.cwd()
-        except FileNotFoundError:
-            raise StorageError(
-                "the working directory has been deleted, so a relative path means nothing",
-                where=text,
-                remedy="cd to a folder that exists (`cd .` if it was made again), or give an "
-                "absolute path",
-            ) from None
+        require_working_directory(text)
     return path
 
 

@@ -1,8 +1,9 @@
-"""What ``~`` at the start of a local path stands for."""
+"""The folders that a local path begins at: a home folder, or the working directory."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from cosmoflow.errors import StorageError
 
@@ -42,3 +43,28 @@ def expand_home(path: str) -> str:
             remedy="give the whole path, or set HOME to a folder; ./~ means a file of that name",
         )
     return found
+
+
+def require_working_directory(path: str | None = None) -> None:
+    """Refuse to go on in a working directory that was deleted.
+
+    Relative paths mean nothing there, and torch, its MKL and Ray fail without saying why.
+
+    Parameters
+    ----------
+    path : str, optional
+        The relative path that needs it, for the message.
+
+    Raises
+    ------
+    StorageError
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise StorageError(
+            "the working directory has been deleted",
+            where=path,
+            remedy="cd to a folder that exists, and run again; `cd .` is enough where a folder of "
+            "the same name was made since",
+        ) from None
