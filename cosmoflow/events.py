@@ -79,3 +79,17 @@ def _caller_level() -> int:
 def caution(listener: Listener, text: str) -> None:
     """Tell a listener what may make the result other than the caller takes it for."""
     listener(Message(text, "warning"))
+
+
+def noting(listener: Listener, notes: list[str]) -> Listener:
+    """Return a listener that passes everything on and adds warnings to ``notes``.
+
+    The output of a run keeps them: what was warned of while it was made belongs to it.
+    """
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Message) and event.level == "warning":
+            notes.append(event.text)
+        listener(event)
+
+    return hear

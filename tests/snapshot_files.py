@@ -16,6 +16,8 @@ REDSHIFT = 1.0
 A = 1.0 / (1.0 + REDSHIFT)
 CRITICAL = 27.7536627
 """1e10 M_sun/h per (Mpc/h)^3."""
+RSD_FACTOR = 1.0 / (100.0 * A * np.sqrt(OMEGA_M / A**3 + 1.0 - OMEGA_M))
+"""1 / (a H), Mpc/h per km/s."""
 KPC, MPC = 3.085678e21, 3.085678e24
 SOLAR_MASS = 1.98841e33
 

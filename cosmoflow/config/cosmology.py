@@ -2,21 +2,105 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import math
+from typing import Any, Final, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from cosmoflow.config.base import Section
 
+EXTENSIONS: Final = {"w0": -1.0, "wa": 0.0, "Omega_k": 0.0, "m_nu": 0.0}
+"""Parameters beyond flat Lambda-CDM with massless neutrinos, and their values in that."""
+
+NEUTRINO_DENSITY: Final = 93.14
+"""Sum of the neutrinos' masses over ``Omega_nu h^2``, eV."""
+
+_LATEST: Final = 4.0
+"""Scale factor up to which a universe must expand: growth is tabulated until then."""
+
 
 class CosmologyConfig(Section):
-    """A flat Lambda-CDM cosmology without massive neutrinos; defaults as in Wu et al. 2021."""
+    """Matter, curvature and dark energy; defaults as in Wu et al. 2021: flat Lambda-CDM.
+
+    ``Omega_m`` is all matter today, massive neutrinos included. The equation of state of dark
+    energy is ``w(a) = w0 + wa (1 - a)`` (Chevallier & Polarski 2001, Linder 2003). There is no
+    radiation. What is flat Lambda-CDM with massless neutrinos is written as it always was: without
+    the last four parameters.
+    """
 
     h: float = Field(0.6777, gt=0.0, lt=2.0, description="H0 / (100 km/s/Mpc)")
-    Omega_m: float = Field(0.31, gt=0.0, le=1.0, description="matter density today")
+    Omega_m: float = Field(
+        0.31, gt=0.0, le=1.0, description="matter density today, massive neutrinos included"
+    )
     Omega_b: float = Field(0.05, gt=0.0, lt=1.0, description="baryon density today")
     sigma8: float = Field(0.83, gt=0.0, description="linear rms in spheres of 8 Mpc/h at z = 0")
     n_s: float = Field(0.96, gt=0.0, description="primordial spectral index")
+    w0: float = Field(
+        EXTENSIONS["w0"], gt=-5.0, lt=0.0, description="equation of state of dark energy today"
+    )
+    wa: float = Field(
+        EXTENSIONS["wa"], gt=-10.0, lt=5.0, description="its change: w = w0 + wa (1 - a)"
+    )
+    Omega_k: float = Field(
+        EXTENSIONS["Omega_k"], gt=-1.0, lt=1.0, description="curvature today; above 0: open"
+    )
+    m_nu: float = Field(
+        EXTENSIONS["m_nu"], ge=0.0, lt=10.0, description="sum of the neutrinos' masses, eV"
+    )
 
     @property
     def Omega_Lambda(self) -> float:  # noqa: N802 - the field's standard symbol
         """Dark-energy density today."""
-        return 1.0 - self.Omega_m
+        left = 1.0 - self.Omega_m - self.Omega_k
+        return left if self.Omega_k == 0.0 or abs(left) > 1e-12 else 0.0
+
+    @property
+    def Omega_nu(self) -> float:  # noqa: N802 - the field's standard symbol
+        """Density of massive neutrinos today, a part of ``Omega_m``."""
+        return self.m_nu / (NEUTRINO_DENSITY * self.h**2)
+
+    @property
+    def has_cosmological_constant(self) -> bool:
+        """Whether dark energy is a cosmological constant."""
+        return self.w0 == EXTENSIONS["w0"] and self.wa == EXTENSIONS["wa"]
+
+    def expansion_squared(self, a: float) -> float:
+        """Return ``(H / H0)^2`` at a scale factor."""
+        dark = self.Omega_Lambda * a ** (-3.0 * (1.0 + self.w0 + self.wa))
+        dark *= math.exp(-3.0 * self.wa * (1.0 - a))
+        return float(self.Omega_m * a**-3 + self.Omega_k * a**-2 + dark)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.w0 + self.wa >= 0.0:
+            raise ValueError(
+                f"w0 + wa is {self.w0 + self.wa:g}: dark energy must matter less than matter at "
+                "early times, w0 + wa < 0"
+            )
+        if self.Omega_Lambda < 0.0:
+            raise ValueError(
+                f"Omega_m + Omega_k is {self.Omega_m + self.Omega_k:g}: it must be 1 at most"
+            )
+        if self.Omega_nu >= self.Omega_m:
+            raise ValueError(
+                f"neutrinos of m_nu = {self.m_nu:g} eV are {self.Omega_nu:g} of the critical "
+                f"density, more than all matter, Omega_m = {self.Omega_m:g}"
+            )
+        if self.Omega_k < 0.0:
+            steps = (_LATEST * 10.0 ** (-0.02 * index) for index in range(120))
+            if any(self.expansion_squared(a) <= 0.0 for a in steps):
+                raise ValueError(
+                    f"a universe of Omega_m = {self.Omega_m:g} and Omega_k = {self.Omega_k:g} does "
+                    f"not expand from the beginning to a = {_LATEST:g}"
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_extensions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says no more than flat Lambda-CDM: digests of such runs stay."""
+        content: dict[str, Any] = handler(self)
+        return {
+            name: value
+            for name, value in content.items()
+            if name not in EXTENSIONS or value != EXTENSIONS[name]
+        }

@@ -277,6 +277,9 @@ class EvaluateConfig(Section):
     smoothing: tuple[float, ...] = Field(
         (0.0, 2.0, 4.0), description="Gaussian radii of the linear-theory baselines, Mpc/h"
     )
+    force: bool = Field(
+        False, description="compare predictions even where they were made from another box"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

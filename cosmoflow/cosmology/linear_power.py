@@ -129,6 +129,17 @@ def _camb_power(cosmology: CosmologyConfig) -> LinearPower:
             value=cosmology.Omega_b,
             limit=f"less than Omega_m = {cosmology.Omega_m}",
         )
+    massive = cosmology.m_nu > 0.0
+    cold = cosmology.Omega_m - cosmology.Omega_b
+    if massive:
+        cold -= cosmology.Omega_nu
+    if cold < 0.0:
+        raise ConfigError(
+            "There are more baryons and neutrinos than matter.",
+            where="cosmology.m_nu",
+            value=cosmology.m_nu,
+            limit=f"Omega_b + Omega_nu less than Omega_m = {cosmology.Omega_m}",
+        )
     import camb
 
     h2 = cosmology.h**2
@@ -137,14 +148,18 @@ def _camb_power(cosmology: CosmologyConfig) -> LinearPower:
         parameters.set_cosmology(
             H0=100.0 * cosmology.h,
             ombh2=cosmology.Omega_b * h2,
-            omch2=(cosmology.Omega_m - cosmology.Omega_b) * h2,
-            mnu=0.0,
-            num_massive_neutrinos=0,
-            omk=0.0,
+            omch2=cold * h2,
+            mnu=cosmology.m_nu,
+            num_massive_neutrinos=3 if massive else 0,
+            omk=cosmology.Omega_k,
         )
         # The amplitude is arbitrary: sigma8 sets it below.
         parameters.InitPower.set_params(As=2e-9, ns=cosmology.n_s)
-        parameters.set_dark_energy(w=-1.0)
+        if cosmology.has_cosmological_constant:
+            parameters.set_dark_energy(w=-1.0)
+        else:
+            # The fluid may not cross w = -1; its perturbations in the PPF description may.
+            parameters.set_dark_energy(w=cosmology.w0, wa=cosmology.wa, dark_energy_model="ppf")
         parameters.set_matter_power(redshifts=[0.0], kmax=K_MAX)
         parameters.NonLinear = camb.model.NonLinear_none
         k, _, power = camb.get_results(parameters).get_matter_power_spectrum(

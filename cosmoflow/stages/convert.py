@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from cosmoflow.engine import Resources, TaskGraph
 from cosmoflow.events import StageFinished
+from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
@@ -82,6 +83,7 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
             {"snapshot": source.digest},
             sources={"snapshot": source.url},
             notes=source.metadata.provenance.get("notes", ()),
+            facts={LINEAGE: lineage_of(source, "particles")},
         ),
     )
     with claiming(out, run) as claim:

@@ -27,6 +27,8 @@ from cosmoflow.stages.derive_slabs import (
 from cosmoflow.stages.derived import derive_block, derive_box, recipe_of
 from cosmoflow.stages.flows import FREE_SHARE
 from cosmoflow.stages.graphs import Tell, run_graph
+from cosmoflow.stages.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.paintings import painting_of
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import (
@@ -119,11 +121,17 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
     config = {"derive": work.config.model_dump(mode="json"), "fields": list(work.names)}
     if work.spectral:
         config["transforms"] = IN_MEMORY if slabs is None else IN_SLABS
+    painting = painting_of(store)
     metadata = replace(
         store.metadata,
         provenance=make_provenance(
-            "derive", config, {"fields": store.digest}, sources={"fields": store.url}
+            "derive",
+            config,
+            {"fields": store.digest},
+            sources={"fields": store.url},
+            facts={LINEAGE: lineage_of(store), **painting.as_facts()},
         ),
+        redshift_space=painting.redshift_space,
     )
     # Before anything is written: a run that is refused leaves an older output as it is.
     engine = start_engine(

@@ -6,16 +6,19 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
-from cosmoflow.events import Message, StageFinished
+from cosmoflow.events import Message, StageFinished, noting
 from cosmoflow.numerics.comparison import Comparison
+from cosmoflow.stages.evaluate_lineage import Origins, check_agreement, check_origins
 from cosmoflow.stages.evaluate_linear import SCRATCH
 from cosmoflow.stages.evaluate_measure import measure
 from cosmoflow.stages.evaluate_methods import Inputs, Predictions, open_inputs
 from cosmoflow.stages.evaluate_plan import plan_work
+from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.stages.report.figures import make_figures
 from cosmoflow.stages.report.page import write_metrics, write_report
 from cosmoflow.stages.run import Plan, Run, claiming, start_engine
@@ -56,7 +59,7 @@ _REMEDY = "a smaller evaluate.subbox, fewer predictions at once, or more memory 
 
 def plan_evaluate(truth: str, predictions: Predictions, run: Run) -> Plan:
     """Say what :func:`evaluate` would do."""
-    return plan_work(open_inputs(truth, predictions, run.settings.evaluate.smoothing), run)[0]
+    return plan_work(_open(truth, predictions, run)[0], run)[0]
 
 
 def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = None) -> Comparison:
@@ -86,8 +89,8 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     Raises
     ------
     DataError
-        They cannot be compared, or one is damaged. Then no report is there, and one that was there
-        before is as it was.
+        They cannot be compared, a prediction was made from another box, or one is damaged. Then no
+        report is there, and one that was there before is as it was.
     OutputExistsError
         A report is there already, or something that is none.
     ConfigError
@@ -101,7 +104,8 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     Linear theory is read from the truth where that has it, and otherwise made in a scratch store
     inside the folder, 12 bytes a cell for each radius, which is deleted at the end.
     """
-    run = run or Run()
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
     out = absolute(out)
     folder = local_path(out)
     if folder is None:
@@ -109,7 +113,7 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
             "a report is written to a local folder", where="--out", value=out,
             remedy="write it here and copy it",
         )  # fmt: skip
-    inputs = open_inputs(truth, predictions, run.settings.evaluate.smoothing)
+    inputs, origins = _open(truth, predictions, run)
     provenance = _provenance(inputs, run)
     _check_folder(out, inputs, run, provenance)
     plan, cut = plan_work(inputs, run)
@@ -120,16 +124,29 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         run.listener(Message(f"sub-boxes are {size:g} Mpc/h: the box has no more"))
     with _holding(out, run, provenance) as claim:
         comparison = measure(inputs, out, cut, engine, run, claim)
+        check_agreement(comparison.metrics["residual"], origins, run.listener)
+        provenance["notes"] = list(dict.fromkeys([*origins.notes, *warned]))
         _write(comparison, inputs, out, provenance)
     page = folder / REPORT
     run.listener(StageFinished("evaluate", {"out": str(folder), "report": str(page)}))
     return comparison
 
 
+def _open(truth: str, predictions: Predictions, run: Run) -> tuple[Inputs, Origins]:
+    """Open the stores, and refuse what cannot be compared."""
+    config = run.settings.evaluate
+    inputs = open_inputs(truth, predictions, config.smoothing)
+    # Linear theory is compared too; a box whose growth is not known is refused before anything.
+    growth_rate_hubble(inputs.true.metadata)
+    return inputs, check_origins(inputs, run.listener, force=config.force)
+
+
 def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
     """Return what a report is made with, and from which stores."""
     stores = {name: store.digest for name, store in inputs.found.items()}
     config = run.settings.resolved("evaluate")
+    # It changes which stores are accepted, and no number.
+    config["evaluate"].pop("force")
     urls = {name: store.url for name, store in inputs.found.items()}
     return make_provenance(
         "evaluate",

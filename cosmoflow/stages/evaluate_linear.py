@@ -12,7 +12,8 @@ from cosmoflow.errors import StorageError
 from cosmoflow.events import Message
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.stages.evaluate_methods import linear_name
-from cosmoflow.stages.flows import FREE_SHARE, LINEAR_BYTES, growth_rate_hubble
+from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.flows import FREE_SHARE, LINEAR_BYTES
 from cosmoflow.stages.readers import Method
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.slab_flows import LinearTheory, add_flow

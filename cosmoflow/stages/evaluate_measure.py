@@ -29,7 +29,7 @@ from cosmoflow.stages.evaluate_work import (
     mean_momentum,
     run_tasks,
 )
-from cosmoflow.stages.flows import growth_rate_hubble
+from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.stages.power import measure_power
 from cosmoflow.stages.power_plan import Grid
 from cosmoflow.stages.readers import Method, painted_scheme

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from cosmoflow.cosmology.background import Background
 from cosmoflow.engine import available_memory
 from cosmoflow.events import Message
 from cosmoflow.model.sources import Flow
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.wiener import WienerFilter
+from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.slab_flows import LinearTheory, add_flow
 from cosmoflow.storage.claims import Claim, claim
@@ -24,18 +24,12 @@ from cosmoflow.storage.flows import (
     adding_wiener_velocity,
     filter_digest,
 )
-from cosmoflow.storage.metadata import BoxMetadata
 
 LINEAR_BYTES, WIENER_BYTES = 40, 68
 """A cell, of what linear theory and a Wiener filter hold at once in memory (measured)."""
 
 FREE_SHARE = 0.5
 """Of the free memory, what a flow may take unasked: whatever else runs here needs some as well."""
-
-
-def growth_rate_hubble(metadata: BoxMetadata) -> float:
-    """Return ``f a H`` of a snapshot, km/s per Mpc/h."""
-    return float(Background(metadata.cosmology).growth_rate_hubble(metadata.scale_factor))
 
 
 def ensure_flows(

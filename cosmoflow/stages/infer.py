@@ -13,7 +13,7 @@ import xarray as xr
 
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError
-from cosmoflow.events import Message, StageFinished
+from cosmoflow.events import Message, StageFinished, noting
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.rounding import round_to
 from cosmoflow.numerics.tiles import grid_blocks
@@ -22,6 +22,7 @@ from cosmoflow.stages.infer_layout import choose_layout, one_local_worker
 from cosmoflow.stages.infer_plan import plan_work
 from cosmoflow.stages.infer_work import Work, check_work
 from cosmoflow.stages.infer_worker import describe_variables, make_predictor
+from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.models import (
     DEFAULT_MODEL,
     find_model,
@@ -29,6 +30,7 @@ from cosmoflow.stages.models import (
     model_digest,
     open_model,
 )
+from cosmoflow.stages.paintings import check_painting, painting_of
 from cosmoflow.stages.run import (
     Plan,
     Progress,
@@ -89,7 +91,8 @@ def infer(
         A model was made for other cells, or a store or model is damaged.
     OutputExistsError, StorageError, ConfigError
     """
-    run = run or Run()
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
     fields, out = absolute(fields), absolute(out)
     names = listed(model)
     inputs = [fields, *(name for name in names if not is_named(name))]
@@ -109,13 +112,17 @@ def infer(
     )
     flows = tuple(ensure_flows(fields, m.smoothing, m.spec.filter, run) for m in models)
     work = replace(work, flows=flows)
-    provenance = _provenance(work, models, store)
+    provenance = _provenance(work, models, store, warned)
     blocks = grid_blocks(store.grid, work.layout.shard)
     wanted = np.array([intersect(block, work.region) is not None for block in blocks])
     with claiming(out, run) as claim:
         finished = create_fields(
             out,
-            replace(store.metadata, provenance=provenance),
+            replace(
+                store.metadata,
+                provenance=provenance,
+                redshift_space=painting_of(store).redshift_space,
+            ),
             store.grid,
             (*work.variables, RESTORED) if work.config.restore_power else work.variables,
             shard=work.layout.shard,
@@ -167,10 +174,13 @@ def _prepare(store: FieldStore, names: Sequence[str], run: Run) -> tuple[Work, l
     models = [open_model(name, store) for name in names]
     store.require("density")
     work = check_work(store, names, models, run)
+    check_painting(store, names, models, run.listener)
     return replace(work, layout=choose_layout(work, store, models, run)), models
 
 
-def _provenance(work: Work, models: Sequence[VelocityModel], store: FieldStore) -> dict[str, Any]:
+def _provenance(
+    work: Work, models: Sequence[VelocityModel], store: FieldStore, notes: Sequence[str]
+) -> dict[str, Any]:
     # Tiles and batches change a result by rounding alone: a run that did not fit into memory may be
     # resumed with smaller ones.
     config = work.config.model_dump(mode="json", exclude={"tile", "batch"})
@@ -180,6 +190,8 @@ def _provenance(work: Work, models: Sequence[VelocityModel], store: FieldStore) 
         {"infer": config, "models": [model.spec.architecture for model in models]},
         {"fields": store.digest, "models": " ".join(digests)},
         sources={"fields": store.url, "models": " ".join(work.models)},
+        notes=notes,
+        facts={LINEAGE: lineage_of(store), **painting_of(store).as_facts()},
     )
 
 

@@ -18,7 +18,7 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.derived import Floats
-from cosmoflow.stages.flows import growth_rate_hubble
+from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.stages.infer import Models, listed
 from cosmoflow.stages.infer_layout import choose_layout
 from cosmoflow.stages.infer_work import Work, check_work, wanted_block

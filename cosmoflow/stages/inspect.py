@@ -65,7 +65,10 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
         "status": group.attrs.get(STATUS, COMPLETE),
         "arrays": {name: _describe(array) for name, array in sorted(group.arrays())},
     }
-    for key in ("box_size", "redshift", "cosmology", "particle_mass", "provenance"):
+    for key in (
+        "box_size", "redshift", "cosmology", "unknown_expansion", "redshift_space",
+        "particle_mass", "provenance",
+    ):  # fmt: skip
         if key in group.attrs:
             content[key] = group.attrs[key]
     ledgers = group.get(LEDGER_GROUP)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.errors import DataError, IncompleteError
 from cosmoflow.events import Listener, caution, warn_only
 from cosmoflow.model.folder import (
@@ -172,10 +173,15 @@ def check_fits(
             limit=f"cells of {expected:g} Mpc/h",
             remedy=f"paint the box onto --grid {grid}, or train a model on such cells",
         )
+    found_cosmology, trained_on = fields.metadata.cosmology, model.spec.cosmology
     for name, value, trained in (
         ("redshift", fields.metadata.redshift, model.spec.redshift),
-        ("Omega_m", fields.metadata.cosmology.Omega_m, model.spec.cosmology.get("Omega_m")),
-        ("sigma8", fields.metadata.cosmology.sigma8, model.spec.cosmology.get("sigma8")),
+        ("Omega_m", found_cosmology.Omega_m, trained_on.get("Omega_m")),
+        ("sigma8", found_cosmology.sigma8, trained_on.get("sigma8")),
+        *(
+            (name, getattr(found_cosmology, name), trained_on.get(name, usual))
+            for name, usual in EXTENSIONS.items()
+        ),
     ):
         if value != trained:
             caution(
@@ -183,6 +189,12 @@ def check_fits(
                 f"the model was trained at {name} {trained}, the fields have {value}; "
                 "nothing says how well it does there",
             )
+    if fields.metadata.unknown_expansion is not None:
+        caution(
+            listener,
+            f"the expansion of the box is not known ({fields.metadata.unknown_expansion}); "
+            "nothing says how well the model does there",
+        )
     geometry = model.geometry
     if geometry.fixed_output is None and fields.grid % geometry.stride:
         raise DataError(

@@ -12,6 +12,7 @@ from cosmoflow.config.settings import PaintConfig
 from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.paint_plan import make_plan
 from cosmoflow.stages.painted import (
     BoxTotals,
@@ -78,7 +79,9 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             {"particles": store.digest},
             sources={"particles": particles},
             notes=store.metadata.provenance.get("notes", ()),
+            facts={LINEAGE: lineage_of(store, "particles")},
         ),
+        redshift_space=config.redshift_space,
     )
     with claiming(out, run) as claim:
         finished = create_fields(

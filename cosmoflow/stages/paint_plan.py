@@ -7,6 +7,7 @@ from typing import Protocol
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.numerics.painting import SCHEME_ORDER
 from cosmoflow.numerics.tiles import axis_blocks
+from cosmoflow.stages.expansion import hubble_rate
 from cosmoflow.stages.painted import painted_variables
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.storage.metadata import BoxMetadata
@@ -46,8 +47,17 @@ class Counted(Protocol):
 
 
 def make_plan(store: Counted, run: Run) -> Plan:
-    """Say what painting would do."""
+    """Say what painting would do.
+
+    Raises
+    ------
+    DataError
+        Redshift space is asked for, and the expansion of the box is not known.
+    """
     config = run.settings.paint
+    if config.redshift_space is not None:
+        # Refused here, before a task on some worker is.
+        hubble_rate(store.metadata)
     shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
     piece = _piece(store, config, run.settings.engine.memory)
     numbers = sum(count_parts(name) for name in painted_variables(config))

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.config.settings import PaintConfig
-from cosmoflow.cosmology.background import Background
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.painting import SCHEME_ORDER, Piece, bucket_particles, paint_block
 from cosmoflow.numerics.tiles import grid_blocks, shards_near
+from cosmoflow.stages.expansion import hubble_rate
 from cosmoflow.storage.fields import write_block
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import Particles
 from cosmoflow.storage.snapshots import ParticleSource
-from cosmoflow.units import COMPONENTS, H0_KM_S_PER_MPC_H, INTERLACED
+from cosmoflow.units import COMPONENTS, INTERLACED
 
 INTERLACEABLE = ("density", "momentum")
 """Fields that are linear in the particles: a second grid makes their spectra better."""
@@ -105,9 +105,7 @@ def shards_near_piece(
 
 def _in_redshift_space(particles: Particles, metadata: BoxMetadata, axis: str) -> Particles:
     """Move particles to where their redshifts put them, ``s = x + v / (a H)`` along one axis."""
-    background, a = Background(metadata.cosmology), metadata.scale_factor
-    column, size = COMPONENTS.index(axis), metadata.box_size
-    rate = a * H0_KM_S_PER_MPC_H * background.hubble_ratio(a)
+    column, size, rate = COMPONENTS.index(axis), metadata.box_size, hubble_rate(metadata)
     position = particles.position.copy()
     moved = position[:, column] + particles.velocity[:, column].astype(np.float64) / rate
     position[:, column] = moved % size

@@ -21,8 +21,22 @@ _SECONDS_PER_PARTICLE_AND_STEP = 150e-9
 
 
 def plan_simulate(run: Run) -> Plan:
-    """Say what :func:`simulate` would do."""
-    config = run.settings.simulate
+    """Say what :func:`simulate` would do.
+
+    Raises
+    ------
+    ConfigError
+        The cosmology cannot be simulated.
+    """
+    config, neutrinos = run.settings.simulate, run.settings.cosmology.m_nu
+    if neutrinos > 0.0:
+        raise ConfigError(
+            "massive neutrinos are not simulated: their free streaming is not modelled",
+            where="cosmology.m_nu",
+            value=f"{neutrinos:g} eV",
+            limit=0,
+            remedy="leave it out; --set cosmology.sigma8=... sets the amplitude",
+        )
     particles = config.particles**3
     steps = config.time_steps
     return Plan(

@@ -9,8 +9,10 @@ import xarray as xr
 
 from cosmoflow.config.settings import SpectraConfig
 from cosmoflow.errors import ConfigError
-from cosmoflow.events import StageFinished
+from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.spectra import PowerSum, Products, WaveBins
+from cosmoflow.stages.lineage import relate
+from cosmoflow.stages.paintings import painting_of
 from cosmoflow.stages.power import Source, sum_power
 from cosmoflow.stages.power_plan import Grid, plan_power
 from cosmoflow.stages.readers import check_same_box
@@ -101,6 +103,12 @@ def request_spectra(
     if cross_fields is not None:
         stores.append(FieldStore(absolute(cross_fields)))
         check_same_box(*stores)
+        if relate(*stores) == "other":
+            caution(
+                run.listener,
+                f"{stores[0].url} and {stores[1].url} were made from different particles: their "
+                "cross spectrum is that of two boxes",
+            )
     if cross is not None or cross_fields is not None:
         chosen.append(choose_field(stores[-1], cross or field, compensate))
         if chosen[0].components != chosen[1].components:
@@ -186,7 +194,8 @@ def spectra(
     ConfigError
         A field is not there; a scalar was paired with a vector; there is too little memory.
     """
-    run = run or Run()
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
     out = absolute(out)
     request = request_spectra(
         fields, field, run, cross=cross, cross_fields=cross_fields, compensate=compensate
@@ -197,7 +206,11 @@ def spectra(
     asked = {"fields": [one.name for one in request.fields], "compensate": compensate}
     digests = {one.url: one.digest for one in request.stores}
     provenance = make_provenance(
-        "spectra", {**config, **asked}, digests, sources={url: url for url in digests}
+        "spectra",
+        {**config, **asked},
+        digests,
+        sources={url: url for url in digests},
+        notes=warned,
     )
 
     def describe(sums: Sequence[PowerSum]) -> xr.Dataset:
@@ -250,7 +263,10 @@ def _attributes(request: Request) -> dict[str, object]:
     first, last = request.fields[0], request.fields[-1]
     paired = sorted({one.name for one in request.fields if len(one.sources) > 1})
     smoothing = [one.smoothing for one in request.fields if one.smoothing is not None]
+    axes = [painting_of(store).redshift_space for store in request.stores]
+    spaces = {"redshift_space": ", ".join(axis or "none" for axis in axes)} if any(axes) else {}
     return {
+        **spaces,
         "field": first.name,
         "cross": last.name,
         "interlaced": ", ".join(paired) or "none",

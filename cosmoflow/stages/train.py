@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.events import Message, StageFinished, caution
+from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.fitting import Metrics, make_loop
 from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, read_filter
 from cosmoflow.model.geometry import Geometry
@@ -32,6 +33,7 @@ from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.gains import measure_gain
 from cosmoflow.stages.models import RUN, load_model, save_model
+from cosmoflow.stages.paintings import check_painted_alike
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
 from cosmoflow.stages.tensorboard import open_board
 from cosmoflow.stages.training_data import (
@@ -143,7 +145,8 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         The loss is no longer finite.
     OutputExistsError, StorageError, ConfigError
     """
-    run = run or Run()
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
     settings, config = run.settings, run.settings.train
     if not fields:
         raise ConfigError("there is nothing to train on", remedy="name fields stores")
@@ -151,6 +154,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     check_output(out, run.existing, fields)
     stores = [_open(url, config.target) for url in fields]
     _check_alike(stores)
+    painting = check_painted_alike(stores, run.listener)
     architecture = find_architecture(config.model)
     geometry = geometry_of(architecture.build())
     crop = _crop_cells(settings, geometry)
@@ -172,6 +176,8 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         },
         {f"fields {index}": store.digest for index, store in enumerate(stores)},
         sources={f"fields {index}": store.url for index, store in enumerate(stores)},
+        notes=warned,
+        facts=painting.as_facts(),
     )
     plan = plan_train(fields, run)
     engine = start_engine(
@@ -234,7 +240,12 @@ def _check_alike(stores: list[FieldStore]) -> None:
             ("redshift", store.metadata.redshift, first.metadata.redshift),
             ("Omega_m", store.metadata.cosmology.Omega_m, first.metadata.cosmology.Omega_m),
             ("sigma8", store.metadata.cosmology.sigma8, first.metadata.cosmology.sigma8),
-        ):
+            *(
+                (name, getattr(store.metadata.cosmology, name),
+                 getattr(first.metadata.cosmology, name))
+                for name in EXTENSIONS
+            ),
+        ):  # fmt: skip
             if abs(value - expected) > 1e-6 * max(1.0, abs(expected)):
                 raise DataError(
                     f"the training fields differ in {name}",

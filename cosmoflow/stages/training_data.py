@@ -29,7 +29,7 @@ from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.wiener import WienerFilter, WienerSum, sum_products
-from cosmoflow.stages.flows import growth_rate_hubble
+from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import format_bytes
 

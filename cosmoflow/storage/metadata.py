@@ -38,6 +38,10 @@ class BoxMetadata:
         M_sun/h, when all masses are equal.
     provenance : dict
         See :func:`make_provenance`.
+    unknown_expansion : str, optional
+        Why the expansion and growth of the box are not those of ``cosmology``; none: they are.
+    redshift_space : {"x", "y", "z"}, optional
+        Axis along which velocities displaced the particles before they were painted.
     """
 
     box_size: float
@@ -45,6 +49,8 @@ class BoxMetadata:
     cosmology: CosmologyConfig
     particle_mass: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    unknown_expansion: str | None = None
+    redshift_space: str | None = None
 
     @property
     def scale_factor(self) -> float:
@@ -63,6 +69,11 @@ class BoxMetadata:
         }
         if self.particle_mass is not None:
             attributes["particle_mass"] = self.particle_mass
+        # Written where there is something to say: other stores stay as they were.
+        if self.unknown_expansion is not None:
+            attributes["unknown_expansion"] = self.unknown_expansion
+        if self.redshift_space is not None:
+            attributes["redshift_space"] = self.redshift_space
         return attributes
 
     @classmethod
@@ -79,12 +90,17 @@ class BoxMetadata:
             if not 0.0 < box_size < math.inf:
                 raise ValueError(f"box_size {box_size} is not a length above 0")
             mass = attributes.get("particle_mass")
+            unknown, axis = attributes.get("unknown_expansion"), attributes.get("redshift_space")
+            if axis not in (None, "x", "y", "z"):
+                raise ValueError(f"redshift_space {axis!r} is none of x, y, z")
             return cls(
                 box_size,
                 float(attributes["redshift"]),
                 CosmologyConfig.model_validate(attributes["cosmology"]),
                 None if mass is None else float(mass),
                 dict(attributes.get("provenance", {})),
+                None if unknown is None else str(unknown),
+                None if axis is None else str(axis),
             )
         except KeyError as error:
             raise DataError(

@@ -14,7 +14,8 @@ from cosmoflow.numerics import calculus
 from cosmoflow.numerics.fourier import forward, linear_velocity
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages import flows, slab_writing
-from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
+from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.slab_flows import LinearTheory, add_flow
 from cosmoflow.stages.slab_plan import plan_slabs
 from cosmoflow.storage.fields import FieldStore

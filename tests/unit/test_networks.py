@@ -29,7 +29,8 @@ from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.symmetry import CUBE_GROUP
-from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
+from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.prediction import Ensemble, Member
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import Layout

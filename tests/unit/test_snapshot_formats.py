@@ -90,16 +90,18 @@ def fastpm(path, box):
 def mp_gadget(path, box):
     pytest.importorskip("bigfile")
     header = files.gadget_bigfile_header(
-        box, 1e-3, files.KPC, UsePeculiarVelocity=np.array([1], "i4"), RSDFactor=np.array([1.0])
-    )
+        box, 1e-3, files.KPC, UsePeculiarVelocity=np.array([1], "i4"),
+        RSDFactor=np.array([1e3 * files.RSD_FACTOR]),
+    )  # fmt: skip
     return files.write_bigfile(path / "PART_003", box, header=header, length=1e-3, kind="f8")
 
 
 def mp_gadget_canonical(path, box):
     pytest.importorskip("bigfile")
     header = files.gadget_bigfile_header(
-        box, 1e-3, files.KPC, UsePeculiarVelocity=np.array([0], "i4"), RSDFactor=np.array([1.0])
-    )
+        box, 1e-3, files.KPC, UsePeculiarVelocity=np.array([0], "i4"),
+        RSDFactor=np.array([1e3 * files.RSD_FACTOR / files.A]),
+    )  # fmt: skip
     return files.write_bigfile(
         path / "PART_003", box, header=header, length=1e-3, velocity_factor=files.A
     )

@@ -141,6 +141,8 @@ def _page(
         "full": sections.full_box(comparison, figures),
         "provenance": sections.provenance(comparison, context),
     }
+    # What was warned of or could not be checked comes before any figure.
+    yield from map(markup.note, context.get("provenance", {}).get("notes", ()))
     for name, title in _CONTENTS.items():
         yield from markup.section(name, title, content[name])
     published = markup.note(f"Published numbers: {paper_tables.SOURCE}.")

@@ -28,6 +28,7 @@ from cosmoflow.storage.snapshots.conventions import (
     first_of,
     hinted_length,
 )
+from cosmoflow.storage.snapshots.expansion import number_of, read_expansion
 from cosmoflow.storage.snapshots.files import SourceFile, list_files
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 
@@ -80,7 +81,8 @@ def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> 
         _check_header(file, said, header or said)
         header = header or said
     packed = "rvint" in columns[files[0].url]
-    cosmology = resolve_cosmology(url, _cosmology(header), hints, notes)
+    told = _cosmology(header)
+    cosmology = resolve_cosmology(url, told, hints, notes)
     redshift = resolve_redshift(url, _number(header, "Redshift"), hints, notes)
     box_size = hints.box_size or _box_size(url, header)
     length = hinted_length(hints, cosmology.h) or 1.0
@@ -114,6 +116,7 @@ def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> 
             header={key: value for key, value in header.items() if isinstance(value, int | float)},
             notes=notes,
             share=share,
+            said=told,
         ),
         hints,
     )
@@ -203,12 +206,24 @@ def _number(header: Mapping[str, Any], name: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _cosmology(header: Mapping[str, Any]) -> dict[str, float | None]:
-    hubble = first_of(header, "H0")
+def _cosmology(header: Mapping[str, Any]) -> dict[str, float | str | None]:
+    hubble, now = first_of(header, "H0"), first_of(header, "HubbleNow")
+    h = None if hubble is None else hubble / 100.0
+    said = read_expansion(header)
+    neutrinos = header.get("omega_ncdm")
+    if neutrinos is not None and h is not None:
+        # A number, a list, or a text with one number a species.
+        text = str(neutrinos).replace(",", " ").split()
+        parts = neutrinos if isinstance(neutrinos, list) else text
+        said["Omega_nu"] = sum(float(part) for part in parts) / h**2
+    # In units of H0; older versions write km/s/Mpc.
+    old = now is not None and hubble is not None and now >= hubble
     return {
-        "h": None if hubble is None else hubble / 100.0,
+        **said,
+        "h": h,
         "Omega_m": first_of(header, "Omega_M"),
-        "Omega_Lambda": first_of(header, "Omega_DE"),
+        "E": now / hubble if old and now and hubble else now,
+        "f": number_of(header, "f_growth"),
     }
 
 

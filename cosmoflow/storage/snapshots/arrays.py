@@ -22,6 +22,7 @@ from cosmoflow.storage.snapshots.building import (
     resolve_redshift,
 )
 from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion, hinted_length
+from cosmoflow.storage.snapshots.expansion import read_expansion
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 
@@ -163,7 +164,8 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
                 "an array has the wrong shape",
                 where=f"{url}, {column.member}", value=column.shape, limit=shape,
             )  # fmt: skip
-    header = {name: numbers.get(name) for name in CosmologyConfig.model_fields}
+    own = {name: numbers.get(name) for name in CosmologyConfig.model_fields}
+    header = {**own, **read_expansion(numbers)}
     cosmology = resolve_cosmology(url, header, hints, notes)
     redshift = resolve_redshift(url, numbers.get("redshift"), hints, notes)
     length = hinted_length(hints, cosmology.h) or 1.0
@@ -204,6 +206,7 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
             },
             header=numbers,
             notes=notes,
+            said=header,
         ),
         hints,
     )

@@ -23,10 +23,12 @@ from cosmoflow.storage.snapshots.building import (
     resolve_cosmology,
     resolve_redshift,
 )
-from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion
+from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion, first_of
+from cosmoflow.storage.snapshots.expansion import number_of
 from cosmoflow.storage.snapshots.facts import plain
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly, stat_file
 from cosmoflow.storage.snapshots.gadget import (
+    GadgetUnits,
     describe_length,
     read_cosmology,
     read_redshift,
@@ -35,6 +37,7 @@ from cosmoflow.storage.snapshots.gadget import (
 )
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 from cosmoflow.storage.urls import has_file, join, read_bytes
+from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 _HEADER: Final = "Header"
 _TEXTS: Final = ("S1", "a1")
@@ -172,7 +175,10 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
     fastpm = "ScalingFactor" in header
     counts = [int(count) for count in header.get("TotNumPart", [])]
     table = [float(mass) for mass in header.get("MassTable", [])]
-    cosmology = resolve_cosmology(url, read_cosmology(header), hints, notes)
+    told = read_cosmology(header)
+    if fastpm:
+        told["Omega_nu"] = _neutrinos(header)
+    cosmology = resolve_cosmology(url, told, hints, notes)
     said = None if hints.redshift is not None else read_redshift(url, header)
     redshift = resolve_redshift(url, said, hints, notes)
     units = resolve_units(
@@ -195,6 +201,10 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
         own = found[2] is not None and (mass is None or kind not in (1, 2))
         parts.append(Part(url, str(kind), count, None if own else mass, "Mass" if own else None))
     convention = _velocity_convention(url, header, fastpm, hints)
+    told["E"] = number_of(header, "HubbleE")
+    if told["E"] is None and hints.length_unit is None:
+        told["E"] = _hubble_ratio(header, units, redshift)
+    told["f"] = first_of(header, "GrowthRate") if fastpm else None
     files = [
         block.file(index)
         for columns in blocks.values()
@@ -226,9 +236,34 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
             },
             header=header,
             notes=notes,
+            said=told,
         ),
         hints,
     )
+
+
+def _neutrinos(header: Mapping[str, Any]) -> float | None:
+    """Return the density of massive neutrinos, which FastPM leaves out of ``Omega_cdm``."""
+    matter, cold = first_of(header, "OmegaM"), first_of(header, "Omega_cdm")
+    if matter is None or cold is None:
+        return None
+    return matter - cold if matter - cold > 1e-6 else 0.0
+
+
+def _hubble_ratio(header: Mapping[str, Any], units: GadgetUnits, redshift: float) -> float | None:
+    """Return H / H0 by the header's factor from a stored velocity to a displacement.
+
+    Notes
+    -----
+    ``RSDFactor`` is 1 / (a H) in the file's units, and 1 / (a^2 H) where the velocities are a v
+    (MP-Gadget, ``petaio.c``).
+    """
+    factor, flag = first_of(header, "RSDFactor"), header.get("UsePeculiarVelocity")
+    if factor is None or flag not in (0, 1):
+        return None
+    a = 1.0 / (1.0 + redshift)
+    rate = units.velocity / (units.length * factor) / (a if flag == 1 else a**2)
+    return float(rate / H0_KM_S_PER_MPC_H)
 
 
 def _check_rows(group: str, columns: tuple[Block, Block, Block | None], count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -9,11 +10,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from cosmoflow.config.base import digest
-from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.cosmology import EXTENSIONS, CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.snapshots.conventions import Conversion, mean_density
+from cosmoflow.storage.snapshots.expansion import Said, complete_expansion, find_doubt
 from cosmoflow.storage.snapshots.files import SourceFile
 from cosmoflow.storage.snapshots.source import Part, Reader, Snapshot
 
@@ -52,6 +54,8 @@ class SnapshotFacts:
         What was assumed.
     share : float
         Of the matter that the particles stand for; less than 1 for subsamples.
+    said : dict
+        What the header says of the cosmology.
     """
 
     format: str
@@ -67,6 +71,7 @@ class SnapshotFacts:
     header: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
     share: float = 1.0
+    said: Said = field(default_factory=dict)
 
 
 def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snapshot:
@@ -91,6 +96,7 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
     masses = {part.mass for part in parts}
     equal = masses.pop() if len(masses) == 1 and not any(p.masses for p in parts) else None
     check_density(url, facts, parts, hints, notes)
+    doubt = find_doubt(facts.said, facts.cosmology, facts.redshift, hints, notes)
     settings = {
         "hints": hints.model_dump(mode="json"),
         "format": facts.format,
@@ -111,6 +117,7 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             facts.cosmology,
             equal,
             {**provenance, "notes": notes},
+            unknown_expansion=doubt,
         ),
         parts,
         facts.reader,
@@ -175,7 +182,7 @@ def check_density(
 
 
 def resolve_cosmology(
-    url: str, header: Mapping[str, float | None], hints: SnapshotHints, notes: list[str]
+    url: str, header: Said, hints: SnapshotHints, notes: list[str]
 ) -> CosmologyConfig:
     """Return the cosmology: hints first, then the header, then for small matters the defaults.
 
@@ -184,16 +191,16 @@ def resolve_cosmology(
     url : str
         For errors.
     header : dict
-        What the header says of h, Omega_m, Omega_b, sigma8, n_s, and of Omega_Lambda, which is only
-        checked.
+        What the header says of h, Omega_m, Omega_b, sigma8 and n_s, and what
+        :func:`read_expansion` returns.
     hints : SnapshotHints
     notes : list of str
-        Told what was assumed.
+        Extended by what was assumed.
 
     Raises
     ------
     ConfigError
-        Nobody says h or Omega_m.
+        Neither the header nor a hint says h or Omega_m.
     DataError
         A value makes no sense.
     """
@@ -202,35 +209,32 @@ def resolve_cosmology(
         said, hinted = header.get(name), getattr(hints, name)
         if hinted is not None:
             values[name] = hinted
-            if said is not None and abs(said / hinted - 1.0) > 1e-6:
+            if isinstance(said, float) and not math.isclose(said, hinted, rel_tol=1e-6):
                 notes.append(f"{name} is {hinted:g} by hint; the header says {said:g}")
-        elif said is not None:
-            values[name] = said
+        elif isinstance(said, int | float):
+            values[name] = float(said)
         elif name in ("h", "Omega_m"):
             raise ConfigError(
                 f"the header does not say {name}", where=url, remedy=f"give the hint {name}"
             )
-        else:
+        elif name not in EXTENSIONS:
             default = CosmologyConfig.model_fields[name].default
             notes.append(f"{name} is not in the header; {default:g} is assumed")
+    complete_expansion(values, header, hints, notes)
     try:
-        cosmology = CosmologyConfig(**values)
+        return CosmologyConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        # What several parameters violate together names none of them.
+        wrong = str(first["loc"][0]) if first["loc"] else ""
+        stated = ", ".join(f"{key} = {value:g}" for key, value in values.items())
         raise DataError(
             "the cosmology makes no sense",
             where=url,
-            value=f"{first['loc'][0]} = {first['input']}",
-            limit=first["msg"],
-            remedy=f"give the hint {first['loc'][0]}",
+            value=f"{wrong} = {first['input']}" if wrong else stated,
+            limit=first["msg"].removeprefix("Value error, "),
+            remedy=f"give the hint {wrong or 'w0, wa, Omega_k or m_nu'}",
         ) from None
-    dark_energy = header.get("Omega_Lambda")
-    if dark_energy is not None and abs(dark_energy - cosmology.Omega_Lambda) > 1e-3:
-        notes.append(
-            f"Omega_Lambda is {dark_energy:g} in the header; cosmoflow's cosmology is flat and has "
-            f"{cosmology.Omega_Lambda:g}"
-        )
-    return cosmology
 
 
 def resolve_redshift(

@@ -26,6 +26,7 @@ from cosmoflow.storage.snapshots.conventions import (
     hinted_length,
     mean_density,
 )
+from cosmoflow.storage.snapshots.expansion import read_expansion
 from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type, total_counts
 from cosmoflow.storage.snapshots.source import Reader, Snapshot
@@ -45,7 +46,7 @@ class GadgetUnits:
     length_from: str
 
 
-def read_cosmology(header: Mapping[str, Any]) -> dict[str, float | None]:
+def read_cosmology(header: Mapping[str, Any]) -> dict[str, float | str | None]:
     """Return what a header of Gadget's kind says of the cosmology."""
     return {
         "h": first_of(header, "HubbleParam"),
@@ -54,7 +55,7 @@ def read_cosmology(header: Mapping[str, Any]) -> dict[str, float | None]:
         "Omega_b": first_of(header, "OmegaBaryon", "Omega_Baryon", "Omega_b"),
         "sigma8": first_of(header, "Sigma8", "sigma8"),
         "n_s": first_of(header, "PrimordialIndex", "n_s"),
-        "Omega_Lambda": first_of(header, "OmegaLambda", "Omega_Lambda"),
+        **read_expansion(header),
     }
 
 
@@ -174,7 +175,8 @@ def open_gadget(
     notes: list[str] = []
     # The run's parameters, where they are kept, say what the header leaves out.
     header = {**facts[0].groups.get("Parameters", {}), **facts[0].header}
-    cosmology = resolve_cosmology(url, read_cosmology(header), hints, notes)
+    told = read_cosmology(header)
+    cosmology = resolve_cosmology(url, told, hints, notes)
     said = None if hints.redshift is not None else read_redshift(url, header)
     redshift = resolve_redshift(url, said, hints, notes)
     table = [float(mass) for mass in header.get("MassTable", [])]
@@ -212,6 +214,7 @@ def open_gadget(
             },
             header=facts[0].header,
             notes=notes,
+            said=told,
         ),
         hints,
     )

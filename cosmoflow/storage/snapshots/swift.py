@@ -22,6 +22,7 @@ from cosmoflow.storage.snapshots.conventions import (
     first_of,
     hinted_length,
 )
+from cosmoflow.storage.snapshots.expansion import number_of, read_expansion
 from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.gadget import resolve_box
 from cosmoflow.storage.snapshots.hdf5 import Hdf5Reader
@@ -43,16 +44,8 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
     """Make a snapshot of SWIFT's files."""
     notes: list[str] = []
     header, units = facts[0].header, facts[0].groups["Units"]
-    said = facts[0].groups.get("Cosmology", {})
-    cosmology = resolve_cosmology(
-        url,
-        {
-            **{name: first_of(said, name) for name in ("h", "Omega_m", "Omega_b")},
-            "Omega_Lambda": first_of(said, "Omega_lambda"),
-        },
-        hints,
-        notes,
-    )
+    said = _read_cosmology(facts[0].groups.get("Cosmology", {}))
+    cosmology = resolve_cosmology(url, said, hints, notes)
     redshift = resolve_redshift(url, _redshift(header), hints, notes)
     a, h = 1.0 / (1.0 + redshift), cosmology.h
     length_cm, mass_g, time_s = (_unit(url, units, name) for name in (_LENGTH, _MASS, _TIME))
@@ -103,9 +96,29 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
             },
             header=header,
             notes=notes,
+            said=said,
         ),
         hints,
     )
+
+
+def _read_cosmology(group: Mapping[str, Any]) -> dict[str, float | str | None]:
+    """Return what the group Cosmology says; SWIFT's Omega_m leaves neutrinos out."""
+    cold, neutrinos = first_of(group, "Omega_m"), number_of(group, "Omega_nu_0")
+    rate, today = (first_of(group, f"{name} [internal units]") for name in ("H", "H0"))
+    said = read_expansion(group)
+    if neutrinos is not None:
+        # The density is exact; the masses, without their temperature, give it to 0.1 %.
+        said["m_nu"] = None
+    return {
+        **said,
+        "h": first_of(group, "h"),
+        "Omega_m": None if cold is None else cold + (neutrinos or 0.0),
+        "Omega_b": first_of(group, "Omega_b"),
+        "Omega_nu": neutrinos,
+        "Omega_r": number_of(group, "Omega_r"),
+        "E": rate / today if rate and today else None,
+    }
 
 
 def _redshift(header: Mapping[str, Any]) -> float | None:

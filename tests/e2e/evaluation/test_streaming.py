@@ -14,7 +14,8 @@ from cosmoflow.numerics.comparison import compare
 from cosmoflow.stages import evaluate as stage
 from cosmoflow.stages import evaluate_linear, evaluate_plan
 from cosmoflow.stages.evaluate import evaluate, plan_evaluate
-from cosmoflow.stages.flows import ensure_flows, growth_rate_hubble
+from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.slab_flows import add_flow
 from tests.conftest import make_metadata, refused
 from tests.e2e.evaluation.conftest import (

@@ -1,0 +1,101 @@
+"""What a store descends from, and whether two stores descend from one box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol
+
+from cosmoflow.errors import CosmoflowError
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.metadata import BoxMetadata
+
+LINEAGE: Final = "lineage"
+"""Key of a provenance: digests of all particles and fields that an output descends from."""
+_KINDS: Final = {"fields": "fields", "particles": "particles", "snapshot": "particles"}
+"""Which inputs make a box what it is. Models and tables of linear power serve many boxes."""
+
+Lineage = Mapping[str, Sequence[str]]
+Relation = Literal["same", "other", "unknown"]
+
+
+class Source(Protocol):
+    """A store or a snapshot."""
+
+    @property
+    def metadata(self) -> BoxMetadata:
+        """Its box and provenance."""
+
+    @property
+    def digest(self) -> str:
+        """Its identity."""
+
+
+def lineage_of(source: Source, kind: Literal["fields", "particles"] = "fields") -> Lineage:
+    """Return the digests of a store and of all particles and fields that it descends from.
+
+    Parameters
+    ----------
+    source : Source
+        The store.
+    kind : {"fields", "particles"}
+        What it holds.
+
+    Returns
+    -------
+    dict of list of str
+        By kind, nearest first.
+    """
+    provenance = source.metadata.provenance
+    found: dict[str, list[str]] = {"fields": [], "particles": []}
+    found[kind].append(source.digest)
+    if provenance.get("stage") == "snapshot":
+        # What else the provenance of a snapshot tells apart are headers, which boxes may share.
+        return found
+    found[kind] += _strings([provenance.get("digest")])
+    inputs, before = provenance.get("inputs"), provenance.get(LINEAGE)
+    for role, digest in (inputs if isinstance(inputs, dict) else {}).items():
+        # Roles of several stores are numbered, as in "fields 0".
+        group = _KINDS.get(str(role).partition(" ")[0])
+        if group is not None:
+            found[group] += _strings([digest])
+    for group in found:
+        if isinstance(before, dict):
+            found[group] += _strings(before.get(group, ()))
+    return {group: list(dict.fromkeys(digests)) for group, digests in found.items()}
+
+
+def _strings(values: Iterable[Any]) -> list[str]:
+    return [value for value in values if isinstance(value, str)]
+
+
+def relate(truth: FieldStore, prediction: FieldStore) -> Relation:
+    """Tell whether a prediction was made from the box of the truth.
+
+    Returns
+    -------
+    {"same", "other", "unknown"}
+        ``other`` only where the particles of both are known. Two stores may be painted from the
+        same particles in different ways.
+    """
+    mine, theirs = lineage_of(truth), dict(lineage_of(prediction))
+    provenance = prediction.metadata.provenance
+    inputs, sources = provenance.get("inputs"), provenance.get("sources")
+    if not theirs["particles"] and isinstance(inputs, dict) and isinstance(sources, dict):
+        theirs = _with_input(theirs, inputs.get("fields"), sources.get("fields"))
+    if any(set(mine[group]) & set(theirs[group]) for group in mine):
+        return "same"
+    return "other" if mine["particles"] and theirs["particles"] else "unknown"
+
+
+def _with_input(lineage: Lineage, digest: Any, url: Any) -> dict[str, Sequence[str]]:
+    """Add what the fields store that a prediction was made from says, if it is still there."""
+    if not isinstance(url, str):
+        return dict(lineage)
+    try:
+        before = lineage_of(FieldStore(url))
+    except CosmoflowError:
+        return dict(lineage)
+    if digest not in before["fields"]:
+        # Another store has taken its place.
+        return dict(lineage)
+    return {group: [*digests, *before[group]] for group, digests in lineage.items()}
