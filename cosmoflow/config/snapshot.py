@@ -46,6 +46,11 @@ class SnapshotHints(Section):
     m_nu: float | None = Field(
         None, ge=0.0, lt=10.0, description="sum of the neutrinos' masses, eV"
     )
+    full_hash: bool = Field(
+        False,
+        description="tell snapshots apart by all bytes of their files, not by location, size, time "
+        "of change and sampled rows",
+    )
 
     def wants(self, particle_type: int) -> bool:
         """Tell whether a particle type is to be read."""

@@ -18,6 +18,7 @@ from cosmoflow.model.precision import best_device
 from cosmoflow.numerics import cola, fourier, initial, lpt
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.storage.fields import create_fields, finished_shards, write_block
+from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.initial import read_power_table, read_white_noise, white_noise_digest
 from cosmoflow.storage.metadata import COMPLETE, STATUS, BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import Existing, finish_group
@@ -154,7 +155,12 @@ class Box:
 
     def provenance(self, settings: Settings, initial: Initial) -> dict[str, Any]:
         """Return what the stores of this box say of how they are made."""
-        return make_provenance("simulate", self._content(settings), initial.digests)
+        return make_provenance(
+            "simulate",
+            self._content(settings),
+            initial.digests,
+            sources={role: str(getattr(settings.simulate, role)) for role in initial.digests},
+        )
 
     def _content(self, settings: Settings) -> dict[str, Any]:
         """Return the settings that decide what is in this box."""
@@ -253,7 +259,11 @@ def _linear_modes(box: Box, config: SimulateConfig, given: Initial) -> Tensor:
     if given.white_noise is None:
         noise = initial.white_noise_modes(config.particles, box.seed)
     else:
-        noise = initial.modes_of_noise(read_white_noise(given.white_noise))
+        cube = read_white_noise(given.white_noise)
+        before, now = given.digests["white_noise"], white_noise_digest(cube)
+        if before != now:
+            raise changed_input(given.white_noise, before, now)
+        noise = initial.modes_of_noise(cube)
     return initial.linear_density_modes(
         noise,
         config.box_size,

@@ -99,6 +99,7 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
             )
         needs = Resources(memory=plan.worker_memory)
         engine.run(graph, lambda key, result: progress.advance(), needs=needs)
+        source.check_unchanged()
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("convert", {"out": out, **plan.details}))
     return ParticleStore(out)

@@ -25,7 +25,7 @@ from cosmoflow.stages.derive_slabs import (
     whole_bars,
 )
 from cosmoflow.stages.derived import derive_block, derive_box, recipe_of
-from cosmoflow.stages.flows import FREE_SHARE
+from cosmoflow.stages.flows import FREE_SHARE, check_flows, identify_flows
 from cosmoflow.stages.graphs import Tell, run_graph
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.paintings import painting_of
@@ -122,12 +122,13 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
     if work.spectral:
         config["transforms"] = IN_MEMORY if slabs is None else IN_SLABS
     painting = painting_of(store)
+    flows = identify_flows(store, (name for name, _ in work.inputs))
     metadata = replace(
         store.metadata,
         provenance=make_provenance(
             "derive",
             config,
-            {"fields": store.digest},
+            {"fields": store.digest, **flows},
             sources={"fields": store.url},
             facts={LINEAGE: lineage_of(store), **painting.as_facts()},
         ),
@@ -170,6 +171,8 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
                 engine.run(graph, lambda key, result: progress.advance(result), needs=needs)
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
+        store.check_unchanged()
+        check_flows(store, flows)
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("derive", {"out": out, **plan.details}))
     return open_fields(out)

@@ -32,7 +32,7 @@ from cosmoflow.storage.metadata import (
     attributes_of,
     make_provenance,
 )
-from cosmoflow.storage.outputs import OUTPUT_MARKS, check_output
+from cosmoflow.storage.outputs import OUTPUT_MARKS, check_output, check_same_run
 from cosmoflow.storage.urls import (
     absolute,
     exists,
@@ -126,6 +126,8 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         comparison = measure(inputs, out, cut, engine, run, claim)
         check_agreement(comparison.metrics["residual"], origins, run.listener)
         provenance["notes"] = list(dict.fromkeys([*origins.notes, *warned]))
+        for store in (inputs.true, *inputs.found.values()):
+            store.check_unchanged()
         _write(comparison, inputs, out, provenance)
     page = folder / REPORT
     run.listener(StageFinished("evaluate", {"out": str(folder), "report": str(page)}))
@@ -173,15 +175,8 @@ def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]
             limit=f"format: {_FORMAT}",
             remedy="give the report another name",
         )
-    before = found.get("provenance", {}).get("digest")
-    if run.existing == "resume" and before != provenance["digest"]:
-        raise ConfigError(
-            "the report was begun with other settings or stores",
-            where=out,
-            value=f"digest {before}",
-            limit=f"digest {provenance['digest']}",
-            remedy="resume with what it was begun with, --overwrite it, or give another name",
-        )
+    if run.existing == "resume":
+        check_same_run(found.get("provenance", {}), provenance, out, "report")
 
 
 def _read_mark(out: str) -> dict[str, Any]:

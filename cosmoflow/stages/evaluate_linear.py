@@ -13,13 +13,14 @@ from cosmoflow.events import Message
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.stages.evaluate_methods import linear_name
 from cosmoflow.stages.expansion import growth_rate_hubble
-from cosmoflow.stages.flows import FREE_SHARE, LINEAR_BYTES
+from cosmoflow.stages.flows import FREE_SHARE, LINEAR_BYTES, current_scales
 from cosmoflow.stages.readers import Method
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.slab_flows import LinearTheory, add_flow
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore, create_fields
-from cosmoflow.storage.flows import LINEAR, adding_linear_velocity
+from cosmoflow.storage.flows import adding_linear_velocity
+from cosmoflow.storage.origins import LINEAR
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import exists, join, open_group_for_writing, remove
 
@@ -28,8 +29,8 @@ SCRATCH = "linear.zarr"
 
 
 def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
-    """Return the radii of linear velocities that the truth does not have."""
-    stored = true.smoothing_scales()
+    """Return the radii of linear velocities that the truth does not have of its density."""
+    stored = current_scales(true)
     return [radius for radius in dict.fromkeys(radii) if radius not in stored]
 
 
@@ -79,7 +80,7 @@ def linear_methods(
     try:
         if missing:
             _make(true, missing, scratch, run, claim)
-        stored = true.smoothing_scales()
+        stored = current_scales(true)
         methods = []
         for radius in dict.fromkeys(radii):
             url = true.url if radius not in missing else scratch

@@ -48,7 +48,9 @@ from cosmoflow.storage.fields import (
     open_fields,
     write_whole,
 )
+from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.origins import noted_origin
 from cosmoflow.storage.outputs import begun_config, check_output, finish_group
 from cosmoflow.storage.urls import absolute, exists, open_group_for_writing
 
@@ -110,9 +112,14 @@ def infer(
         remedy="a smaller infer.tile, infer.shard or infer.batch",
         cpu_seconds=0.0 if one_local_worker(run) else None,
     )
-    flows = tuple(ensure_flows(fields, m.smoothing, m.spec.filter, run) for m in models)
-    work = replace(work, flows=flows)
+    # Before the flows: a density that is changed after they are made is noticed at the end.
     provenance = _provenance(work, models, store, warned)
+    flows = tuple(
+        ensure_flows(fields, one.smoothing, one.spec.filter, run, model=name)
+        for name, one in zip(names, models, strict=True)
+    )
+    # What the flow that workers read was made from: they stop when another is in its place.
+    work = replace(work, flows=flows, origin=noted_origin(FieldStore(fields)))
     blocks = grid_blocks(store.grid, work.layout.shard)
     wanted = np.array([intersect(block, work.region) is not None for block in blocks])
     with claiming(out, run) as claim:
@@ -149,6 +156,8 @@ def infer(
         if work.config.restore_power:
             _restore(out, models[0], run)
         claim.check()
+        store.check_unchanged()
+        _check_models(work, provenance)
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("infer", {"out": out, **plan.details}))
     return open_fields(out)
@@ -184,15 +193,25 @@ def _provenance(
     # Tiles and batches change a result by rounding alone: a run that did not fit into memory may be
     # resumed with smaller ones.
     config = work.config.model_dump(mode="json", exclude={"tile", "batch"})
-    digests = [model_digest(name) for name in work.models]
     return make_provenance(
         "infer",
         {"infer": config, "models": [model.spec.architecture for model in models]},
-        {"fields": store.digest, "models": " ".join(digests)},
+        {"fields": store.digest, "models": _digest_models(work)},
         sources={"fields": store.url, "models": " ".join(work.models)},
         notes=notes,
         facts={LINEAGE: lineage_of(store), **painting_of(store).as_facts()},
     )
+
+
+def _digest_models(work: Work) -> str:
+    return " ".join(model_digest(name) for name in work.models)
+
+
+def _check_models(work: Work, provenance: dict[str, Any]) -> None:
+    """Refuse models that were trained again while workers loaded them."""
+    before, now = provenance["inputs"]["models"], _digest_models(work)
+    if before != now:
+        raise changed_input(" ".join(work.models), before, now)
 
 
 def _check_restorable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.derived import Floats
 from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.flow_checks import check_modes, check_weights, is_finite, refuse_flow
 from cosmoflow.stages.infer import Models, listed
 from cosmoflow.stages.infer_layout import choose_layout
 from cosmoflow.stages.infer_work import Work, check_work, wanted_block
@@ -27,8 +29,8 @@ from cosmoflow.stages.models import DEFAULT_MODEL, open_model
 from cosmoflow.stages.prediction import Ensemble
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import place
-from cosmoflow.storage.flows import WIENER
 from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.origins import WIENER
 from cosmoflow.storage.variables import LABELS, leading_dimension
 from cosmoflow.units import FIELD_UNITS, LENGTH
 
@@ -121,7 +123,7 @@ def infer_array(
     models = [open_model(name, box) for name in names]
     work = check_work(box, names, models, run)
     work = replace(work, layout=choose_layout(work, box, models, run))
-    source, flows = _add_flows(field, box, models)
+    source, flows = _add_flows(field, box, models, names)
     work = replace(work, flows=tuple(flows))
     ensemble = make_ensemble(models, work)
     with keeping_freed_buffers():
@@ -151,7 +153,7 @@ def _check_density(density: np.ndarray) -> Floats:
 
 
 def _add_flows(
-    density: Floats, box: ArrayBox, models: list[VelocityModel]
+    density: Floats, box: ArrayBox, models: list[VelocityModel], names: Sequence[str]
 ) -> tuple[MemoryFields, list[tuple[Flow, ...]]]:
     """Make the global velocities that the models want; return the box, and which each takes."""
     size, rate = box.metadata.box_size, growth_rate_hubble(box.metadata)
@@ -162,10 +164,15 @@ def _add_flows(
         linear = [linear_velocity(source, size, rate, radius).numpy() for radius in radii]
         fields["linear_velocity"] = np.stack(linear)
     flows: list[tuple[Flow, ...]] = []
-    for model in models:
+    for name, model in zip(names, models, strict=True):
         wiener = model.spec.filter
         if wiener is not None and WIENER not in fields:
-            fields[WIENER] = wiener.velocity(source, size, rate).numpy()
+            check_weights(wiener, name)
+            flow = wiener.velocity(source, size, rate)
+            if not is_finite(flow):
+                check_modes(source, size, wiener.fields, box.url)
+                raise refuse_flow(wiener, rate, box.url, name)
+            fields[WIENER] = flow.numpy()
         first: tuple[Flow, ...] = () if wiener is None else (WIENER,)
         flows.append((*first, *(radii.index(radius) for radius in model.smoothing)))
     return MemoryFields(fields), flows

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ class Work:
         The cells that are wanted.
     flows : tuple of tuple of Flow
         Of each model; empty until they are made.
+    origin : mapping or None
+        What the Wiener velocity among them was made from, as it is noted in the store.
     device_memory : int or None
         Bytes of a worker's GPU; None where workers compute on CPUs.
     """
@@ -52,6 +54,7 @@ class Work:
     layout: Layout
     region: Block
     flows: tuple[tuple[Flow, ...], ...] = ()
+    origin: Mapping[str, Any] | None = None
     device_memory: int | None = None
 
     @property

@@ -84,7 +84,7 @@ def make_predictor(
             # Another run may have put another filter's velocity there, or be about to: that is what
             # to tell, whatever came of reading.
             if wiener is not None:
-                check_filter(fields, wiener.digest)
+                check_filter(fields, wiener.digest, work.origin)
 
     def predict(
         task: tuple[tuple[int, ...], Inputs],

@@ -112,6 +112,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             engine.run(graph, note, needs=Resources(memory=plan.worker_memory))
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
+        store.check_unchanged()
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("paint", {"out": out, **plan.details}))
     return open_fields(out)

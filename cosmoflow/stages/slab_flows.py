@@ -8,7 +8,7 @@ task of the next kind its part. Last, the tasks that write join what x-slabs hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -23,6 +23,7 @@ from cosmoflow.numerics import slabs
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.slabs import Modes, Parts, RowWaves
 from cosmoflow.numerics.wiener import FIELDS, SQUARE_RADIUS, add_squares
+from cosmoflow.stages.flow_checks import is_finite, refuse_density, refuse_flow
 from cosmoflow.stages.graphs import Tell, run_graph
 from cosmoflow.stages.run import Run, start_engine
 from cosmoflow.stages.slab_plan import Cut, plan_slabs
@@ -82,6 +83,8 @@ class Work:
         Of the velocity.
     cut : Cut
         The slabs, and the fields that are made in them.
+    model : str or None
+        Name or URL of the model that the source is of, for errors.
     """
 
     url: str
@@ -89,6 +92,7 @@ class Work:
     rate: float
     source: FlowSource
     cut: Cut
+    model: str | None = None
 
     def waves(self, index: int) -> RowWaves:
         """Return the wavenumbers of a y-slab."""
@@ -104,6 +108,8 @@ def add_flow(
     *,
     thickness: int | None = None,
     claim: Claim | None = None,
+    check: Callable[[], None] = lambda: None,
+    model: str | None = None,
 ) -> None:
     """Make a global velocity slab by slab and write it to the store.
 
@@ -123,28 +129,33 @@ def add_flow(
         Most planes of a slab; none means what the memory of a worker allows.
     claim : Claim, optional
         On the store: the run makes sure that it is still held whenever shards are written.
+    check : callable
+        Called when all is written and before it is noted; may raise.
+    model : str, optional
+        Name or URL of the model that the source is of, for errors.
 
     Raises
     ------
     SupersededError
         The claim is lost.
     DataError
-        The density is damaged.
+        The density is damaged, or the velocity is not finite.
     ConfigError
         A worker would need more memory than it may have.
     """
     store.require("density")
     plan, cut = plan_slabs(store, source.fields, run, thickness)
     engine = start_engine(run, plan, remedy="more memory for a worker")
-    work = Work(store.url, store.metadata.box_size, rate, source, cut)
+    work = Work(store.url, store.metadata.box_size, rate, source, cut, model)
 
-    def check(key: Key, result: None) -> None:
+    def note(key: Key, result: None) -> None:
         # Not when a task tells: that comes in a thread where an error would stop nothing.
         if claim is not None:
             claim.check()
 
     with adding as array:
-        run_graph(lambda tell: build_graph(work, array, tell), engine, plan, run, check)
+        run_graph(lambda tell: build_graph(work, array, tell), engine, plan, run, note)
+        check()
 
 
 def build_graph(work: Work, array: FlowArray, tell: Tell) -> TaskGraph:
@@ -246,8 +257,14 @@ def flow_task(work: Work, y: int, tell: Tell, *parts: Modes) -> list[Modes]:
     fields = [parts[first : first + each] for first in range(0, len(parts), each)]
 
     def multiply(modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
-        source = work.source.combine(modes, waves.squared())
-        return slabs.gradient_rows(source.mul_(work.rate), waves)
+        source = work.source.combine(modes, waves.squared()).mul_(work.rate)
+        # No task writes before all of these are done: what is refused here leaves no shard.
+        if not is_finite(source):
+            for name, found in zip(work.source.fields, modes, strict=True):
+                if not is_finite(found):
+                    raise refuse_density(name, work.url)
+            raise refuse_flow(work.source, work.rate, work.url, work.model)
+        return slabs.gradient_rows(source, waves)
 
     flows = slabs.filter_rows(fields, work.waves(y), work.cut.slabs, 2, multiply)
     tell(("flow", y))
@@ -261,6 +278,8 @@ def velocity_task(work: Work, x: int, tell: Tell, *flows: Modes) -> list[NDArray
     parts = Parts(shape, -2, shard_bars(cells, work.cut.shard), np.float32)
     for own, travelled in slabs.join_rows(flows):
         for axis, component in slabs.gradient_planes(travelled, work.box_size):
+            if not is_finite(component):
+                raise refuse_flow(work.source, work.rate, work.url, work.model)
             parts.put((axis, own), component)
     tell(("velocity", x))
     return parts.arrays

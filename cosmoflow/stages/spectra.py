@@ -11,9 +11,10 @@ from cosmoflow.config.settings import SpectraConfig
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.spectra import PowerSum, Products, WaveBins
+from cosmoflow.stages.flows import check_flows, identify_flows
 from cosmoflow.stages.lineage import relate
 from cosmoflow.stages.paintings import painting_of
-from cosmoflow.stages.power import Source, sum_power
+from cosmoflow.stages.power import Source, Variable, sum_power
 from cosmoflow.stages.power_plan import Grid, plan_power
 from cosmoflow.stages.readers import check_same_box
 from cosmoflow.stages.run import Plan, Run, claiming, start_engine
@@ -59,6 +60,11 @@ class Request:
     def sources(self) -> list[Source]:
         """What is transformed, each once."""
         return list(dict.fromkeys(source for field in self.fields for source in field.sources))
+
+    def reads(self, store: FieldStore) -> set[str]:
+        """Return the stored variables that are transformed as they are."""
+        found = (source for source in self.sources if isinstance(source, Variable))
+        return {source.name for source in found if source.url == store.url}
 
     def products(self, bins: WaveBins) -> Products:
         """Return what is summed."""
@@ -204,14 +210,23 @@ def spectra(
     check_output(out, run.existing, inputs)
     config = run.settings.resolved("spectra")
     asked = {"fields": [one.name for one in request.fields], "compensate": compensate}
-    digests = {one.url: one.digest for one in request.stores}
+    stores = dict(zip(("fields", "cross_fields"), request.stores, strict=False))
+    flows = {role: identify_flows(store, request.reads(store)) for role, store in stores.items()}
     provenance = make_provenance(
         "spectra",
         {**config, **asked},
-        digests,
-        sources={url: url for url in digests},
+        {
+            **{role: store.digest for role, store in stores.items()},
+            **{f"{role} {name}": found for role in flows for name, found in flows[role].items()},
+        },
+        sources={role: store.url for role, store in stores.items()},
         notes=warned,
     )
+
+    def check_inputs() -> None:
+        for role, store in stores.items():
+            store.check_unchanged()
+            check_flows(store, flows[role])
 
     def describe(sums: Sequence[PowerSum]) -> xr.Dataset:
         return describe_spectra(
@@ -227,6 +242,7 @@ def spectra(
             # One file is there whole or not at all.
             check_output(out, "error", inputs)
         dataset = describe(measure(request, run))
+        check_inputs()
         # Somebody may have put something there meanwhile: that took hours of a large box.
         check_output(out, run.existing, inputs)
         write_netcdf(dataset, out, provenance)
@@ -237,6 +253,7 @@ def spectra(
             begin_spectra(out, provenance, run.existing)
             dataset = describe(measure(request, run, claim.check))
             claim.check()
+            check_inputs()
             write_spectra(dataset, out, provenance)
     run.listener(StageFinished("spectra", {"out": out}))
     return dataset

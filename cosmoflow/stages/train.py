@@ -14,7 +14,7 @@ from typing import Any
 from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
-from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.errors import ConfigError, CosmoflowError, DataError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.fitting import Metrics, make_loop
 from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, read_filter
@@ -47,8 +47,10 @@ from cosmoflow.stages.training_data import (
 )
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.files import remove_file
 from cosmoflow.storage.metadata import make_provenance
-from cosmoflow.storage.outputs import check_output
+from cosmoflow.storage.origins import noted_origin
+from cosmoflow.storage.outputs import check_output, check_same_run
 from cosmoflow.storage.urls import absolute, exists, has_file, join, read_bytes, remove, write_bytes
 
 HISTORY = "history.csv"
@@ -185,13 +187,18 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     )
     if architecture.filter is not None:
         _require_memory_for_filter(max(store.grid for store in stores), run)
-    resumed = _can_resume(out, provenance["digest"], run)
+    resumed = _can_resume(out, provenance, run)
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
         run.listener(Message(f"{out} is trained already"))
         return load_model(out)
     wiener = _find_filter(out, resumed, split, architecture, run)
-    flows = [ensure_flows(url, architecture.smoothing, wiener, run) for url in fields]
-    split = replace(split, flows=tuple(flows))
+    flows = [ensure_flows(url, architecture.smoothing, wiener, run, model=out) for url in fields]
+    split = replace(
+        split,
+        flows=tuple(flows),
+        filter="" if wiener is None else wiener.digest,
+        origins=() if wiener is None else tuple(noted_origin(FieldStore(url)) for url in fields),
+    )
     spec = ModelSpec(
         architecture=architecture.name,
         target=config.target,
@@ -204,8 +211,10 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     )
     # Only now: a run that is refused has not deleted what was there.
     if not resumed:
-        _begin(out, provenance["digest"], wiener)
+        _begin(out, provenance, wiener)
     if not architecture.learns:
+        for store in stores:
+            store.check_unchanged()
         save_model(out, VelocityModel(spec))
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
@@ -228,6 +237,9 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         partial(_finish, out, split, config.measure_gain),
     )
     engine.train(loop, workers=config.workers, on_report=on_report)
+    # Fields in memory were looked at when they were read, unless gains were measured at the end.
+    reads_on = plan.details["data"] == "streamed" or (config.measure_gain and split.validation)
+    _check_fields(stores, split if reads_on else None, out)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
     return load_model(out)
 
@@ -255,7 +267,27 @@ def _check_alike(stores: list[FieldStore]) -> None:
                 )
 
 
-def _can_resume(out: str, digest: str, run: Run) -> bool:
+def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -> None:
+    """Refuse fields, and flows of a split, that were changed while the model learned from them.
+
+    No model is left that learned from two states of its fields, and no checkpoint of one.
+
+    Raises
+    ------
+    DataError, IncompleteError
+    """
+    try:
+        for store in stores:
+            store.check_unchanged()
+        if split is not None:
+            split.check_flows()
+    except CosmoflowError:
+        remove_file(out, DESCRIPTION)
+        remove(join(out, "checkpoints"))
+        raise
+
+
+def _can_resume(out: str, provenance: dict[str, Any], run: Run) -> bool:
     """Tell whether there is a model folder to go on with.
 
     Raises
@@ -265,16 +297,20 @@ def _can_resume(out: str, digest: str, run: Run) -> bool:
     """
     if run.existing != "resume" or not exists(out):
         return False
-    found = read_bytes(out, RUN).decode().strip() if has_file(out, RUN) else "none"
-    if found != digest:
-        raise ConfigError(
-            "the model was begun with other settings or fields",
-            where=out,
-            value=f"digest {found}",
-            limit=f"digest {digest}",
-            remedy="resume with the settings it was begun with, or --overwrite it",
-        )
+    check_same_run(_begun(out), provenance, out, "model")
     return True
+
+
+def _begun(out: str) -> dict[str, Any]:
+    """Return the provenance that a model folder was begun with; of older folders, its digest."""
+    if not has_file(out, RUN):
+        return {}
+    content = read_bytes(out, RUN).decode().strip()
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"digest": content}
 
 
 def _find_filter(
@@ -289,11 +325,11 @@ def _find_filter(
     return fit_filter(split, SETS[architecture.filter])
 
 
-def _begin(out: str, digest: str, wiener: WienerFilter | None) -> None:
+def _begin(out: str, provenance: dict[str, Any], wiener: WienerFilter | None) -> None:
     """Start the model folder."""
     if exists(out):
         remove(out)
-    write_bytes(out, RUN, f"{digest}\n".encode())
+    write_bytes(out, RUN, f"{json.dumps(provenance)}\n".encode())
     if wiener is not None:
         write_bytes(out, FILTER, json.dumps(asdict(wiener)).encode())
 

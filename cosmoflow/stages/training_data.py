@@ -31,6 +31,8 @@ from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.wiener import WienerFilter, WienerSum, sum_products
 from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.flows import check_filter
+from cosmoflow.storage.origins import Origin
 from cosmoflow.units import format_bytes
 
 VALIDATION_BLOCKS = 8
@@ -54,17 +56,36 @@ class Split:
         Stores that validate; 0 for a lone box.
     slab : int
         Cells along x of a lone box that validate.
+    filter : str
+        Digest of the Wiener filter whose velocity is among the flows; "" for none.
+    origins : tuple of mapping or None
+        What the Wiener velocity of each store was made from, as it is noted there.
     """
 
     fields: tuple[str, ...]
     flows: tuple[tuple[Flow, ...], ...]
     validation: int
     slab: int
+    filter: str = ""
+    origins: tuple[Origin | None, ...] = ()
 
     @property
     def training(self) -> int:
         """How many stores are learned from."""
         return len(self.fields) - self.validation
+
+    def check_flows(self, *urls: str) -> None:
+        """Stop a run whose Wiener velocities another run has replaced; call it after reading them.
+
+        Raises
+        ------
+        IncompleteError
+        """
+        if not self.filter:
+            return
+        for url, origin in zip(self.fields, self.origins, strict=True):
+            if url in (urls or self.fields):
+                check_filter(url, self.filter, origin)
 
 
 def choose_split(
@@ -199,9 +220,16 @@ def _holder(
         )
     if is_streamed(config.data, needed):
         return lambda url, flows: FieldStore(url)
+
+    def read(url: str, flows: tuple[Flow, ...]) -> dict[str, NDArray[np.float32]]:
+        try:
+            return _read(url, config.target, flows)
+        finally:
+            split.check_flows(url)
+
     if device.type == "cuda" and needed < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return lambda url, flows: DeviceFields(_read(url, config.target, flows), device)
-    return lambda url, flows: MemoryFields(_read(url, config.target, flows))
+        return lambda url, flows: DeviceFields(read(url, flows), device)
+    return lambda url, flows: MemoryFields(read(url, flows))
 
 
 def _read(url: str, target: str, flows: tuple[Flow, ...]) -> dict[str, NDArray[np.float32]]:

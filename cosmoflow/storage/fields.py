@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks, read_periodic
+from cosmoflow.storage.identity import changed_input, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, check_group
 from cosmoflow.storage.outputs import Existing, begin_group
@@ -29,6 +31,8 @@ from cosmoflow.units import FIELD_UNITS
 
 LEDGER = "fields"
 RESTORED = "restored_velocity"
+FLOWS = ("linear_velocity", "wiener_velocity")
+"""Variables that `infer` and `train` add to the store that they read."""
 REGION = "region"
 """The group attribute that says, in cells ``[from, to]`` of each axis, what a store holds."""
 
@@ -92,10 +96,34 @@ class FieldStore:
         """Side of a cell, Mpc/h."""
         return self.metadata.box_size / self.grid
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Digest of the run that made the store; its URL when nobody said."""
-        return str(self.metadata.provenance.get("digest", self.url))
+        """Identity of what the store holds, see :mod:`cosmoflow.storage.identity`.
+
+        The flows that a stage keeps in the store and the ledger do not enter.
+        """
+        with damage(self.url):
+            labels = sorted({"x", "y", "z", *LABELS} & set(self._group.array_keys()))
+        names = [*(name for name in self.variables if name not in FLOWS), *labels]
+        return identify_store(
+            self.metadata,
+            {name: self.checksum(name) for name in names},
+            region=self._group.attrs.get(REGION),
+        )
+
+    def checksum(self, name: str) -> str:
+        """Return a checksum of a variable's values and attributes."""
+        return checksum_array(self.url, name, self._array(name))
+
+    def check_unchanged(self) -> None:
+        """Refuse a store that was changed since :attr:`digest` was asked for.
+
+        Raises
+        ------
+        DataError
+        """
+        if (now := type(self)(self.url).digest) != self.digest:
+            raise changed_input(self.url, self.digest, now)
 
     @property
     def shard(self) -> int:
@@ -177,9 +205,9 @@ class FieldStore:
 
     def _remedy(self, name: str) -> str:
         """Return what to do about a variable that is damaged."""
-        if name in ("linear_velocity", "wiener_velocity"):
+        if name in FLOWS:
             # Added to a store by whoever reads them; what else it holds is good.
-            return f"delete {join(self.url, name)}: who reads it next makes it anew"
+            return f"delete {join(self.url, name)}: the next run that needs it makes it again"
         stage = self.metadata.provenance.get("stage")
         return f"make the store anew: run {stage} with --overwrite" if stage else "make it anew"
 

@@ -18,6 +18,9 @@ from cosmoflow.errors import DataError, IncompleteError
 
 FORMAT_VERSION = 1
 STATUS = "status"
+IDENTITY = "identity_version"
+"""The key in a provenance that says that the digests of its inputs depend on their data."""
+_IDENTITY_VERSION = 1
 INCOMPLETE = "incomplete"
 COMPLETE = "complete"
 
@@ -171,7 +174,7 @@ def make_provenance(
     config : dict
         The resolved settings that decide its content, seed included.
     inputs : mapping of str to str, optional
-        Role and digest of each input.
+        Role and digest of each input; see :mod:`cosmoflow.storage.identity`.
     sources : mapping of str to str, optional
         Role and URL of each input.
     notes : iterable of str
@@ -193,6 +196,7 @@ def make_provenance(
         "stage": stage,
         "config": config,
         "digest": digest({"stage": stage, "config": config, "inputs": inputs}),
+        IDENTITY: _IDENTITY_VERSION,
         "inputs": inputs,
         "sources": dict(sources or {}),
         "notes": list(dict.fromkeys(notes)),

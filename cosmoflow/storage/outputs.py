@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import zarr
@@ -13,6 +13,7 @@ from cosmoflow.storage.ledger import has_finished_shards
 from cosmoflow.storage.metadata import (
     COMPLETE,
     FORMAT_VERSION,
+    IDENTITY,
     INCOMPLETE,
     STATUS,
     attributes_of,
@@ -145,17 +146,85 @@ def _is_resumable(url: str, attributes: dict[str, Any]) -> bool:
             where=url,
             remedy="--overwrite to replace it, or another name",
         ) from None
-    before = attributes_of(found).get("provenance", {}).get("digest")
-    now = attributes["provenance"]["digest"]
-    if found.attrs.get("format") != attributes["format"] or before != now:
+    if found.attrs.get("format") != attributes["format"]:
         raise ConfigError(
-            "the output was begun with other settings or inputs",
+            "the output is of another kind than what this run makes",
             where=url,
-            value=f"digest {before}",
-            limit=f"digest {now}",
-            remedy="resume with the settings it was begun with, or --overwrite it",
+            value=found.attrs.get("format"),
+            limit=attributes["format"],
+            remedy="--overwrite it, or give another name",
         )
+    check_same_run(attributes_of(found).get("provenance", {}), attributes["provenance"], url)
     return True
+
+
+def check_same_run(
+    before: Mapping[str, Any], now: Mapping[str, Any], where: str, what: str = "output"
+) -> None:
+    """Refuse to resume what was begun with other settings or inputs; name those that differ.
+
+    Parameters
+    ----------
+    before, now : mapping
+        Provenance of what is there, and of the run that would go on with it.
+    where : str
+        URL of the output.
+    what : str
+        Its kind, for the message.
+
+    Raises
+    ------
+    ConfigError
+    """
+    now = json.loads(json.dumps(now))
+    first, second = before.get("digest"), now["digest"]
+    if first == second:
+        return
+    value, limit = [f"digest {first}"], [f"digest {second}"]
+    if before and IDENTITY not in before:
+        raise ConfigError(
+            f"the {what} was begun by an older cosmoflow, whose digests do not depend on data, so "
+            "nothing says that its inputs are still the same",
+            where=where, value=value[0], limit=limit[0],
+            remedy=f"make the {what} again with --overwrite",
+        )  # fmt: skip
+    inputs = _differing(before.get("inputs", {}), now["inputs"])
+    causes: list[str] = []
+    for role, found in inputs.items():
+        urls = [part.get("sources", {}).get(role) for part in (before, now)]
+        causes.append(f"another {'state of the ' * (urls[0] == urls[1])}input {role!r}")
+        for text, one, url in zip((value, limit), found, urls, strict=True):
+            text.append(f"{role} {one or 'none'}" + (f" ({url})" if url else ""))
+    own = [{key: part.get(key) for key in ("stage", "config")} for part in (before, now)]
+    settings = _differing(*(_flatten(part) for part in own))
+    for name, (one, other) in settings.items():
+        value.append(f"{name.removeprefix('config.')} {one}")
+        limit.append(f"{name.removeprefix('config.')} {other}")
+    if settings or not causes:
+        causes.append("other settings")
+    raise ConfigError(
+        f"the {what} was begun with {' and with '.join(causes)}",
+        where=where,
+        value="; ".join(value),
+        limit="; ".join(limit),
+        remedy="resume with the settings and inputs that it was begun with, or --overwrite it",
+    )
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what two mappings have under the keys whose values differ."""
+    pairs = {key: (before.get(key), now.get(key)) for key in {**before, **now}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names."""
+    if not isinstance(content, Mapping):
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def begun_config(url: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import check_particles
+from cosmoflow.storage.identity import changed_input, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, check_group
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
@@ -103,10 +105,28 @@ class ParticleStore:
         """Whether the particles have masses of their own."""
         return self._mass is not None
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Digest of the run that made the store; its URL when nobody said."""
-        return str(self.metadata.provenance.get("digest", self.url))
+        """Identity of what the store holds, see :mod:`cosmoflow.storage.identity`."""
+        columns = {"position": self._position, "velocity": self._velocity, "mass": self._mass}
+        return identify_store(
+            self.metadata,
+            {
+                name: checksum_array(self.url, name, array)
+                for name, array in columns.items()
+                if array is not None
+            },
+        )
+
+    def check_unchanged(self) -> None:
+        """Refuse a store that was changed since :attr:`digest` was asked for.
+
+        Raises
+        ------
+        DataError
+        """
+        if (now := type(self)(self.url).digest) != self.digest:
+            raise changed_input(self.url, self.digest, now)
 
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of about ``rows`` particles, along whole chunks."""

@@ -13,7 +13,7 @@ from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages import derive_slabs
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.paint import paint
-from cosmoflow.storage.fields import create_fields, write_block
+from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
 from tests.conftest import cut, make_metadata, synthetic_fields
@@ -231,7 +231,7 @@ def test_the_output_says_what_it_is(box, one_shard):
     assert one_shard.attrs["box_size"] == BOX
     provenance = one_shard.attrs["provenance"]
     assert provenance["stage"] == "derive"
-    assert provenance["inputs"] == {"fields": source.attrs["provenance"]["digest"]}
+    assert provenance["inputs"] == {"fields": FieldStore(box[0]).digest}
     assert provenance["config"]["derive"]["smoothing"] == RADIUS
 
 

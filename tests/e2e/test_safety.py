@@ -47,7 +47,7 @@ def test_overwrite_never_deletes_what_cosmoflow_did_not_make(cosmoflow, chain, t
 
 def test_spectra_do_not_replace_another_output(cosmoflow, chain, copy_of):
     fields = copy_of("prediction.zarr")
-    for option, word in (("--resume", "other settings"), ("--quiet", "exists")):
+    for option, word in (("--resume", "another kind"), ("--quiet", "exists")):
         arguments = ("spectra", chain / "fields.zarr", "--field=density", "--out", fields, option)
         refused(cosmoflow(*arguments), 2, word)
     assert "velocity" in zarr.open_group(fields)

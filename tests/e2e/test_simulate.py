@@ -95,10 +95,11 @@ def test_power_from_a_table_is_that_of_the_cosmology(tmp_path, cosmoflow, refere
     assert code == 0, err
     difference = periodic(opened(out)["position"].values - reference["position"].values)
     assert np.std(difference) < 1e-4
-    # Which table it was is on record, and where it lay is not.
+    # Which table it was is on record, and where it lay does not decide what the output is.
     provenance = opened(out).attrs["provenance"]
     assert set(provenance["inputs"]) == {"linear_power"}
-    assert str(tmp_path) not in str(provenance)
+    assert provenance["sources"] == {"linear_power": str(table)}
+    assert str(tmp_path) not in str(provenance["config"])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import zarr
 from cosmoflow.errors import StorageError
 from cosmoflow.storage import buckets, urls
 from cosmoflow.storage.files import create_bytes, remove_file
+from cosmoflow.storage.identity import checksum_array
 from tests.faulty_proxy import RESETS, STALL, TRANSIENT, faulty_proxy
 from tests.object_store import make_bucket, restricted_user, s3_server, settings_of, using
 
@@ -180,6 +181,20 @@ def test_a_shard_is_sent_at_once(s3, place):
     array = group.create_array("big", shape=6 << 20, chunks=6 << 20, dtype="u1", compressors=None)
     array[:] = 1
     assert s3.requests["POST"] == before["POST"]
+
+
+def test_the_identity_of_an_array_is_that_of_its_objects(place):
+    """Told by size and ETag; arrays beside it, and its own metadata, do not count."""
+    group = zarr.create_group(urls.zarr_store(place, read_only=False))
+    for name in ("density", "density2"):
+        group.create_array(name, data=NUMBERS, chunks=(2, 2, 2), compressors=None)
+    before = checksum_array(place, "density", group["density"])
+    group["density2"][0, 0, 0] = 5.0
+    assert checksum_array(place, "density", group["density"]) == before
+    group["density"][3, 3, 3] = 5.0
+    assert checksum_array(place, "density", group["density"]) != before
+    group["density"][3, 3, 3] = NUMBERS[3, 3, 3]
+    assert checksum_array(place, "density", group["density"]) == before
 
 
 FOR_GOOD = {"error": "500", "slow down": "503", "reset": "cannot be reached", "refused": "refuses"}

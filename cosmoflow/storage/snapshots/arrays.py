@@ -46,6 +46,8 @@ class Column:
     header_bytes: int
     offset: int
     """Of the first number in the file; 0 when deflated."""
+    checksum: int
+    """CRC-32 of all of it, which the file carries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,12 @@ class NpzReader:
     position: Column
     velocity: Column
     mass: Column | None
+
+    @property
+    def random_access(self) -> bool:
+        """Whether rows are read without unpacking all rows before them."""
+        columns = (self.position, self.velocity, self.mass)
+        return all(column.offset for column in columns if column is not None)
 
     def read(self, part: Part, start: int, stop: int) -> Raw:
         """Return the particles ``start`` to ``stop``, in the file's units."""
@@ -106,7 +114,9 @@ def _columns(file: SourceFile) -> tuple[dict[str, Column], dict[str, float]]:
                         stream.seek(info.header_offset)
                         lengths = _LOCAL_HEADER.unpack(read_exactly(stream, 30, file.url))
                         offset = info.header_offset + 30 + sum(lengths) + header_bytes
-                    columns[name] = Column(info.filename, dtype.str, shape, header_bytes, offset)
+                    columns[name] = Column(
+                        info.filename, dtype.str, shape, header_bytes, offset, info.CRC
+                    )
         except (zipfile.BadZipFile, EOFError, ValueError) as error:
             raise DataError(
                 "the file is truncated or no npz file", where=file.url, value=str(error)
@@ -204,7 +214,10 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
                 "length_from": "hint" if hints.length_unit is not None else "npz: Mpc/h",
                 "velocity": convention,
             },
-            header=numbers,
+            header={
+                **numbers,
+                "checksums": [column and column.checksum for column in (position, velocity, mass)],
+            },
             notes=notes,
             said=header,
         ),

@@ -210,13 +210,14 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
         for columns in blocks.values()
         for block in columns
         if block is not None
-        for index in range(len(block.rows))
+        for index, rows in enumerate(block.rows)
+        if rows
     ]
     return build_snapshot(
         url,
         SnapshotFacts(
             format="FastPM bigfile" if fastpm else "MP-Gadget bigfile",
-            files=[SourceFile(file.url.removeprefix(url), file.size) for file in files],
+            files=files,
             box_size=resolve_box(url, header, units.length, hints),
             redshift=redshift,
             cosmology=cosmology,

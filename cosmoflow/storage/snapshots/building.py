@@ -127,6 +127,7 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             "bytes": sum(file.size for file in facts.files),
             "counts": dict(facts.counts),
         },
+        files=tuple(file.url for file in facts.files),
     )
 
 

@@ -143,6 +143,24 @@ def stat_file(url: str) -> SourceFile | None:
             return None
 
 
+def stamp_file(url: str) -> tuple[str, int, str]:
+    """Return a file's URL, its size, and its time of change in ns or, in a bucket, its ETag.
+
+    Raises
+    ------
+    StorageError
+        There is no such file.
+    """
+    path = local_path(url)
+    with storage_errors(url):
+        if path is not None:
+            found = path.stat()
+            return url, found.st_size, str(found.st_mtime_ns)
+        bucket, inside = _split(url)
+        item = insisting(lambda: bucket.head(inside))
+        return url, int(item["size"]), str(item.get("e_tag") or item["last_modified"])
+
+
 def list_files(folder: str, *, deep: bool = False) -> list[SourceFile]:
     """Return the files in a folder (``deep``: and below), part 2 before part 10; no hidden ones."""
     path = local_path(folder)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmoflow.config.base import digest
 from cosmoflow.numerics.painting import check_particles
+from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import Particles
 from cosmoflow.storage.snapshots.conventions import Conversion
+from cosmoflow.storage.snapshots.stamps import hash_files, hash_rows, stamp_files
 
 # Bounds what a read holds in the file's own units, beside its result, to some 200 MB.
 _BLOCK_ROWS: Final = 1 << 22
@@ -41,7 +45,10 @@ class ParticleSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """Digest of what is read, the same for the same files and hints."""
+        """Identity of what is read: another one when the data are others."""
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if the data changed since ``digest`` was asked for."""
 
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
@@ -118,6 +125,8 @@ class Snapshot:
         From the format's units.
     details : dict
         What :func:`describe_snapshot` adds.
+    files : tuple of str
+        URLs of all files of the snapshot. Copies that workers get have none.
     """
 
     url: str
@@ -127,6 +136,12 @@ class Snapshot:
     reader: Reader
     conversion: Conversion
     details: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what only the identity needs, which the driver alone asks for."""
+        kept = {key: value for key, value in self.__dict__.items() if key != "_stamps"}
+        return {**kept, "files": ()}
 
     @property
     def count(self) -> int:
@@ -140,10 +155,39 @@ class Snapshot:
             part.masses for part in self.parts
         )
 
+    @cached_property
+    def _stamps(self) -> list[list[Any]]:
+        """Location, size and time of change (or ETag) of every file."""
+        return stamp_files(self.files)
+
     @property
+    def _full_hash(self) -> bool:
+        return bool(self.metadata.provenance["config"]["hints"]["full_hash"])
+
+    @cached_property
     def digest(self) -> str:
-        """Digest of the files' names and sizes, the header and the hints."""
-        return str(self.metadata.provenance["digest"])
+        """Identity of the files, of sampled rows of them, of the header and of the hints."""
+        # Before the rows: what changes while they are read is noticed at the end of the run.
+        stamps = self._stamps
+        header = str(self.metadata.provenance["digest"])
+        if self._full_hash:
+            return digest({"header": header, "content": hash_files(self.files)})
+        rows = hash_rows(self.reader, self.parts)
+        return digest({"header": header, "files": stamps, "rows": rows})
+
+    def check_unchanged(self) -> None:
+        """Refuse a snapshot whose files were changed since :attr:`digest` was asked for.
+
+        Raises
+        ------
+        DataError
+        """
+        now = stamp_files(self.files)
+        if now == self._stamps or (self._full_hash and replace(self).digest == self.digest):
+            return
+        for (url, *before), (_, *after) in zip(self._stamps, now, strict=True):
+            if after != before:
+                raise changed_input(url, _describe(before), _describe(after))
 
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of ``rows`` particles."""
@@ -225,3 +269,12 @@ class Snapshot:
             "notes": provenance["notes"],
             **self.details,
         }
+
+
+def _describe(stamp: list[Any]) -> str:
+    size, changed = stamp
+    return (
+        f"{size} bytes, changed at {changed} ns"
+        if changed.isdigit()
+        else f"{size} bytes, {changed}"
+    )

@@ -183,10 +183,13 @@ def test_another_report_is_not_resumed(stores, box, serial_run, tmp_path):
     other = make_store(tmp_path / "other.zarr", {"velocity": box["noisy"]}, 20, metadata=metadata)
     digest = mark["provenance"]["digest"]
     changed = serial_run(evaluate={"subbox": SUBBOX, "smoothing": (0.0,)}, existing="resume")
-    for given, run in (("noisy=" + other, resuming), (predictions, changed)):
+    for given, run, word in (
+        ("noisy=" + other, resuming, "another input 'noisy'"),
+        (predictions, changed, "other settings"),
+    ):
         refused(
             ConfigError, 2, lambda given=given, run=run: evaluate(truth, given, str(out), run),
-            "other settings or stores", digest, "--overwrite",
+            word, digest, "--overwrite",
         )  # fmt: skip
     assert contents(out) == before
 

@@ -1,0 +1,125 @@
+"""Flows that are not finite: refused before they are kept, with their cause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosmoflow.errors import DataError
+from cosmoflow.numerics.wiener import WienerFilter, field_modes
+
+_LARGEST: Final = float(np.finfo(np.float32).max)
+
+
+class Source(Protocol):
+    """What a flow is made of."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Which of :data:`cosmoflow.numerics.wiener.FIELDS` it is made of."""
+
+
+def check_weights(wiener: WienerFilter, model: str | None = None) -> None:
+    """Refuse a filter whose weights are no finite numbers of float32.
+
+    Parameters
+    ----------
+    wiener : WienerFilter
+        To be applied.
+    model : str, optional
+        Name or URL of the model that it is of.
+
+    Raises
+    ------
+    DataError
+    """
+    weights = np.asarray(wiener.weights, np.float64)
+    bad = ~np.isfinite(weights) | (np.abs(weights) > _LARGEST)
+    if not bad.any():
+        return
+    index, column = np.argwhere(bad)[0]
+    raise DataError(
+        "the Wiener filter of the model has weights that are not finite in float32",
+        where=model,
+        value=f"{weights[index, column]:g} for {wiener.fields[column]} in bin {index}; "
+        f"{bad.sum()} of {bad.size} weights",
+        limit=f"up to {_LARGEST:.3g}",
+        remedy="use another model, or train this one again with --overwrite",
+    )
+
+
+def check_modes(density: Tensor, box_size: float, fields: Sequence[str], url: str) -> None:
+    """Refuse a density whose fields are not finite, whatever the filter.
+
+    Parameters
+    ----------
+    density : Tensor
+        Shape ``(n, n, n)``, float32, over its mean.
+    box_size : float
+        Mpc/h.
+    fields : sequence of str
+        Of :data:`cosmoflow.numerics.wiener.FIELDS`.
+    url : str
+        Of the density's store.
+
+    Raises
+    ------
+    DataError
+    """
+    for name, modes in zip(fields, field_modes(density, box_size, fields), strict=True):
+        if not is_finite(modes):
+            raise refuse_density(name, url, (float(density.min()), float(density.max())))
+
+
+def refuse_density(field: str, url: str, extremes: tuple[float, float] | None = None) -> DataError:
+    """Return the error about a density that float32 transforms make no finite field of."""
+    seen = "" if extremes is None else f", for a density from {extremes[0]:g} to {extremes[1]:g}"
+    return DataError(
+        "the density gives fields that are not finite, so that no flow can be made of it",
+        where=f"{url}, density",
+        value=f"{field} is not finite{seen}",
+        limit="1 + delta: 0 or more in every cell, 1 in the mean",
+        remedy="correct the density in the store, or paint it again",
+    )
+
+
+def refuse_flow(source: Source, rate: float, url: str, model: str | None = None) -> DataError:
+    """Return the error about a flow that is not finite though the fields of the density are.
+
+    Parameters
+    ----------
+    source : Source
+        A filter, or linear theory.
+    rate : float
+        ``f a H``, km/s per Mpc/h.
+    url : str
+        Of the density's store.
+    model : str, optional
+        Name or URL of the model that the filter is of.
+    """
+    if not isinstance(source, WienerFilter):
+        return DataError(
+            "linear theory gives a velocity that is not finite, and it is not kept",
+            where=url,
+            value=f"f a H = {rate:g} km/s/(Mpc/h)",
+            remedy="correct density, redshift and cosmology of the store",
+        )
+    largest = float(np.abs(np.asarray(source.weights, np.float64)).max())
+    return DataError(
+        "the Wiener filter of the model gives a velocity that is not finite, and it is not kept",
+        where=url if model is None else f"{model} with {url}",
+        value=f"weights up to {largest:.4g}",
+        limit="weights of the order of 1",
+        remedy="use another model, or train this one again with --overwrite",
+    )
+
+
+def is_finite(values: Tensor) -> bool:
+    """Tell whether a tensor, real or complex, holds finite numbers only."""
+    real = torch.view_as_real(values) if values.is_complex() else values
+    # Part after part: a mask of all would take a quarter as much memory again.
+    return all(bool(torch.isfinite(part).all()) for part in real)

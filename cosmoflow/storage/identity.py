@@ -1,0 +1,261 @@
+"""What tells one input from another: checksums of what a store holds.
+
+The identity of an array is made of the checksums of its objects, which are its chunks or shards.
+Chunks of our own arrays end with their CRC-32C, so that a few bytes of each are read. Objects
+without such checksums are hashed whole. Objects in a bucket are told by size and ETag. Times of
+change do not enter: a copy of a local store has the identity of the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.metadata import ArrayV3Metadata
+
+from cosmoflow.config.base import digest
+from cosmoflow.errors import DataError
+from cosmoflow.storage.buckets import open_bucket
+from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.urls import join, local_path, storage_errors
+
+T = TypeVar("T")
+
+THREADS: Final = 16
+"""Objects that are read at once: most of the time goes into waiting for storage."""
+_FEW: Final = 16
+"""Objects for which threads are not worth their start."""
+_GULP: Final = 1 << 20
+_METADATA: Final = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+_ENTRY: Final = struct.Struct("<QQ")
+"""One chunk in the index of a shard: where it begins, and how many bytes it has."""
+_CRC: Final = 4
+_ABSENT: Final = 2**64 - 1
+
+Stamp = tuple[str, int, str]
+"""Key, bytes, and what changes with every write: of a local file its inode and times, of an object
+in a bucket its ETag."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where an object of an array has checksums of its content.
+
+    Parameters
+    ----------
+    chunks : int
+        Of a shard; 0 for an object that is one chunk.
+    at_end : bool
+        Whether the index of a shard is at its end.
+    """
+
+    chunks: int
+    at_end: bool = True
+
+
+_known: dict[tuple[str, str], tuple[tuple[Stamp, ...], str]] = {}
+"""Of the arrays that this process has looked at: the stamps of their objects, and the checksum."""
+_MOST_KNOWN: Final = 256
+
+
+def checksum_array(url: str, name: str, array: zarr.Array[Any]) -> str:
+    """Return a checksum of what an array holds and of what it says of its values.
+
+    Parameters
+    ----------
+    url : str
+        Of the store.
+    name : str
+        Of the array inside it.
+    array : zarr.Array
+        The same, opened.
+
+    Returns
+    -------
+    str
+        Of its values as they are stored, its shape, type, dimensions and attributes.
+
+    Raises
+    ------
+    StorageError
+
+    Notes
+    -----
+    The objects are read once in a process as long as their stamps stay the same.
+    """
+    place = join(url, name)
+    with storage_errors(place):
+        stamps = tuple(sorted(_stamps(url, name)))
+        before = _known.get((url, name))
+        if before is not None and before[0] == stamps:
+            content = before[1]
+        else:
+            content = _hash_objects(place, stamps, _layout_of(array))
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[url, name] = (stamps, content)
+    return digest(
+        {
+            "content": content,
+            "shape": list(array.shape),
+            "type": str(array.dtype),
+            "dimensions": list(getattr(array.metadata, "dimension_names", None) or ()),
+            "attributes": _plain(dict(array.attrs)),
+        }
+    )
+
+
+def identify_store(metadata: BoxMetadata, checksums: Mapping[str, str], **facts: Any) -> str:
+    """Return the identity of a store.
+
+    Parameters
+    ----------
+    metadata : BoxMetadata
+        Of the box: size, redshift, cosmology and so on. Of its provenance only the settings of
+        painting enter: they decide how spectra undo the window.
+    checksums : mapping of str to str
+        Name and checksum of every array that a stage may read.
+    **facts
+        What else decides how the arrays are read.
+    """
+    config = metadata.provenance.get("config")
+    box = _plain(metadata.to_attributes("any"))
+    for name in ("format", "format_version", "provenance"):
+        del box[name]
+    return digest(
+        {
+            "box": box,
+            "paint": _plain(config.get("paint")) if isinstance(config, dict) else None,
+            "arrays": dict(checksums),
+            **_plain(facts),
+        }
+    )
+
+
+def changed_input(url: str, before: str, now: str) -> DataError:
+    """Return the error about an input that changed while a run read it."""
+    return DataError(
+        "an input changed while this run read it, so the output mixes two states of it",
+        where=url,
+        value=f"identity {now}",
+        limit=f"identity {before}, as when the run began",
+        remedy="let nothing else write to the input, and make the output again with --overwrite",
+    )
+
+
+def in_threads(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+    """Return what a function that waits for storage makes of each item, in their order."""
+    items = list(items)
+    if len(items) <= _FEW:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(function, items))
+
+
+def _plain(value: Any) -> Any:
+    """Return attributes as what JSON has; numbers that are not finite become text."""
+    return json.loads(json.dumps(value, default=str, sort_keys=True), parse_constant=str)
+
+
+def _stamps(url: str, name: str) -> Iterator[Stamp]:
+    """Yield what tells the objects of an array from what is written in their place later."""
+    path = local_path(url)
+    if path is None:
+        for page in open_bucket(join(url, name)).list():
+            for item in page:
+                if _is_data(item["path"]):
+                    tag = item.get("e_tag") or item["last_modified"]
+                    yield str(item["path"]), int(item["size"]), str(tag)
+        return
+    root = path / name
+    for folder, _, files in os.walk(root):
+        for file in filter(_is_data, files):
+            found = Path(folder, file)
+            stat = found.stat()
+            times = f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+            yield found.relative_to(root).as_posix(), stat.st_size, times
+
+
+def _is_data(key: str) -> bool:
+    base = key.rsplit("/", 1)[-1]
+    return base not in _METADATA and not base.endswith(".partial")
+
+
+def _hash_objects(place: str, stamps: Iterable[Stamp], layout: _Layout | None) -> str:
+    total = hashlib.sha256()
+    root = local_path(place)
+    if root is None:
+        for key, size, tag in stamps:
+            total.update(f"{key} {size} {tag}\n".encode())
+        return total.hexdigest()
+    keys = [key for key, _, _ in stamps]
+    for key, found in zip(
+        keys, in_threads(lambda key: _hash_object(root / key, layout), keys), strict=True
+    ):
+        total.update(f"{key} ".encode() + found)
+    return total.hexdigest()
+
+
+def _layout_of(array: zarr.Array[Any]) -> _Layout | None:
+    """Return where the objects of an array have checksums; None if they are to be hashed whole."""
+    if not isinstance(array.metadata, ArrayV3Metadata):
+        return None
+    codecs = array.metadata.codecs
+    if isinstance(codecs[-1], Crc32cCodec):
+        return _Layout(0)
+    shards = codecs[0]
+    if len(codecs) > 1 or not isinstance(shards, ShardingCodec):
+        return None
+    index = [type(codec) for codec in shards.index_codecs]
+    if index != [BytesCodec, Crc32cCodec] or not isinstance(shards.codecs[-1], Crc32cCodec):
+        return None
+    assert array.shards is not None
+    count = math.prod(size // chunk for size, chunk in zip(array.shards, array.chunks, strict=True))
+    return _Layout(count, str(getattr(shards.index_location, "value", "end")) == "end")
+
+
+def _hash_object(path: Path, layout: _Layout | None) -> bytes:
+    """Return the checksum of one object in a local folder."""
+    with path.open("rb") as file:
+        if layout is not None:
+            found = _checksums_inside(file.fileno(), layout)
+            if found is not None:
+                return hashlib.sha256(found).digest()
+        whole = hashlib.sha256()
+        while content := file.read(_GULP):
+            whole.update(content)
+        return whole.digest()
+
+
+def _checksums_inside(file: int, layout: _Layout) -> bytes | None:
+    """Return bytes and checksum of every chunk of an object; None where they make no sense.
+
+    Where the chunks lie in a shard does not matter: a shard that was written in another order holds
+    the same.
+    """
+    size = os.fstat(file).st_size
+    if layout.chunks == 0:
+        return size.to_bytes(8, "little") + os.pread(file, _CRC, max(size - _CRC, 0))
+    length = layout.chunks * _ENTRY.size
+    if size < length + _CRC:
+        return None
+    index = os.pread(file, length, size - length - _CRC if layout.at_end else 0)
+    found = bytearray()
+    for start, count in _ENTRY.iter_unpack(index):
+        found += count.to_bytes(8, "little")
+        if start == count == _ABSENT:
+            continue
+        if count < _CRC or start + count > size:
+            return None
+        found += os.pread(file, _CRC, start + count - _CRC)
+    return bytes(found)

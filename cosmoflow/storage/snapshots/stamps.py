@@ -1,0 +1,87 @@
+"""What tells one snapshot from another: its files, and rows of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cosmoflow.storage.identity import in_threads
+from cosmoflow.storage.snapshots.files import open_file, stamp_file
+
+if TYPE_CHECKING:
+    from cosmoflow.storage.snapshots.source import Part, Reader
+
+PLACES: Final = 16
+"""Places of each part at which rows are read."""
+ROWS: Final = 256
+"""Rows that are read at each place."""
+MOST_PLACES: Final = 1024
+"""Places of a whole snapshot: those of parts that are many are fewer, down to one in every part,
+then in every second part and so on."""
+_GULP: Final = 1 << 22
+
+
+def stamp_files(urls: Sequence[str]) -> list[list[Any]]:
+    """Return location, size in bytes and time of change (in a bucket: ETag) of files.
+
+    Raises
+    ------
+    StorageError
+        One is gone.
+    """
+    return [list(stamp) for stamp in in_threads(stamp_file, dict.fromkeys(urls))]
+
+
+def hash_rows(reader: Reader, parts: Sequence[Part]) -> str:
+    """Return a hash of sampled rows: positions, velocities and masses as the files have them.
+
+    Of every part that is sampled the first and the last rows are read, and some spread between.
+    A reader without random access has checksums of all rows in the header instead.
+    """
+    if not getattr(reader, "random_access", True):
+        return ""
+    chosen = parts[:: -(-len(parts) // MOST_PLACES)]
+    most = max(1, min(PLACES, MOST_PLACES // len(chosen)))
+    places = [(part, *rows) for part in chosen for rows in _places(part.count, most)]
+    total = hashlib.sha256()
+    for found in in_threads(partial(_hash_place, reader), places):
+        total.update(found)
+    return total.hexdigest()
+
+
+def _places(count: int, most: int) -> list[tuple[int, int]]:
+    """Return the first row and the one after the last of each place."""
+    if count <= most * ROWS:
+        return [(0, count)]
+    starts = np.linspace(0, count - ROWS, most, dtype=np.int64).tolist()
+    return [(start, start + ROWS) for start in starts]
+
+
+def _hash_place(reader: Reader, place: tuple[Part, int, int]) -> bytes:
+    part, start, stop = place
+    found = hashlib.sha256(f"{part.group} {start} {stop}".encode())
+    for column in reader.read(part, start, stop):
+        if column is not None:
+            found.update(f"{column.dtype.str} {column.shape}".encode())
+            found.update(np.ascontiguousarray(column).data)
+    return found.digest()
+
+
+def hash_files(urls: Sequence[str]) -> str:
+    """Return a hash of all bytes of files, wherever they lie."""
+    total = hashlib.sha256()
+    for found in in_threads(_hash_file, dict.fromkeys(urls)):
+        total.update(found)
+    return total.hexdigest()
+
+
+def _hash_file(url: str) -> bytes:
+    found = hashlib.sha256()
+    with open_file(url) as stream:
+        while content := stream.read(_GULP):
+            found.update(content)
+    return found.digest()
