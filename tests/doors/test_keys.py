@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
@@ -188,8 +189,9 @@ def test_every_key_is_taken_as_it_is_or_refused(segments):
         assert overlaps(url, f"{url}/x")
         assert overlaps(f"{scheme.upper()}://bkt", url)
         assert not overlaps(url, f"{url}x")
-        # No two keys are one place.
-        assert not overlaps(url, f"{scheme}://bkt/{unquote(key)}") or unquote(key) == key
+        # No two keys are one place; what is decoded here may be a character that no key has.
+        with suppress(StorageError):
+            assert not overlaps(url, f"{scheme}://bkt/{unquote(key)}") or unquote(key) == key
 
 
 @pytest.mark.parametrize("key", REFUSED)
