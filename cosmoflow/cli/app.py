@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[Callable[..., None], str] = {
-    boxes.simulate: "cosmoflow simulate box.zarr --box 256 --particles 128 --seed 7",
+    boxes.simulate: "cosmoflow simulate box.zarr --box 256 --particles 256 --seed 7",
     boxes.convert: "cosmoflow convert snapdir_099 particles.zarr",
     boxes.paint: "cosmoflow paint box.zarr fields.zarr --grid 128",
     boxes.derive: "cosmoflow derive fields.zarr web.zarr --field velocity_shear",

@@ -63,6 +63,7 @@ def _number(value: float | None, digits: int) -> str:
 def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str, Any]) -> None:
     """Print the residuals of every method, best first, and where the report is."""
     from cosmoflow.stages.evaluate import residual_rows
+    from cosmoflow.stages.sampling import MOST_EMPTY, format_share
 
     true = comparison.metrics["truth"]["rms"]
     table = Table(
@@ -74,6 +75,14 @@ def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str
     for name, rms, cosine, relative in residual_rows(comparison):
         table.add_row(escape(name), _number(rms, 1), _number(relative, 3), _number(cosine, 3))
     console.print(table)
+    if (empty := comparison.metrics["truth"]["empty_share"]) > MOST_EMPTY:
+        found = comparison.metrics["residual"].items()
+        rest = ", ".join(f"{name} {_number(one['rms_with_mass'], 1)}" for name, one in found)
+        console.print(
+            f"{format_share(empty)} of the cells hold no mass; rms over the others: {rest} km/s",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print(_paper_table(comparison))
     for name, value in _flatten(facts):
         console.print(f"{name}: {value}", markup=False, soft_wrap=True)
@@ -119,4 +128,6 @@ def show_dataset(call: Invocation, what: str, out: str, dataset: Any) -> None:
         "grid": dataset.sizes["x"],
         "open": f"xarray.open_zarr({out!r}, consolidated=False)",
     }
+    if "sampling" in dataset.attrs:
+        facts["sampling"] = dataset.attrs["sampling"]
     call.reporter.result(facts, lambda console: show_facts(console, what, facts))

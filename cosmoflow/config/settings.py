@@ -20,7 +20,7 @@ class SimulateConfig(Section):
     """An N-body box: its size, its particles and how they are moved."""
 
     box_size: float = Field(256.0, gt=0.0, description="side of the box, Mpc/h")
-    particles: int = Field(128, ge=4, description="particles per axis")
+    particles: int = Field(256, ge=4, description="particles per axis")
     redshift: tuple[float, ...] = Field(
         (0.0,), description="redshift of the snapshot, or of several"
     )
@@ -101,6 +101,11 @@ class PaintConfig(Section):
     interlaced: bool = Field(
         False, description="paint density and momentum on a second grid too, half a cell away"
     )
+    fill: Literal["background", "nearest"] = Field(
+        "background",
+        description="velocity of cells without mass: the mean flow of the box, or that of the "
+        "nearest particle",
+    )
     redshift_space: Literal["x", "y", "z"] | None = Field(
         None, description="axis along which velocities displace the particles, as redshifts do"
     )
@@ -136,6 +141,8 @@ class PaintConfig(Section):
             raise ValueError(f"fields has one twice: {', '.join(self.fields)}")
         if self.interlaced and set(self.fields) == {"velocity"}:
             raise ValueError("interlaced is for density and momentum, and fields has neither")
+        if self.fill != "background" and "velocity" not in self.fields:
+            raise ValueError(f"fill {self.fill} is for the velocity, which fields lacks")
         return self
 
 

@@ -32,6 +32,8 @@ _NAMES: Final = (
     "directed",
     "cosine",
     "cosine2",
+    "empty",
+    "filled_residual2",
 )
 
 LOG_DENSITY_EDGES: Final = (-2.0, 3.0)
@@ -46,7 +48,7 @@ class ResidualSum:
     Attributes
     ----------
     totals : ndarray
-        Shape ``(17,)``, float64; powers of km/s, and of the mean density where mass-weighted.
+        Shape ``(19,)``, float64; powers of km/s, and of the mean density where mass-weighted.
     bins : ndarray
         Shape ``(3, 20)``, float64: cells, squared true velocity and squared residual in bins of
         log10 density, the outermost of which are open.
@@ -81,20 +83,26 @@ class ResidualSum:
             "mass_weighted_rms": math.sqrt(self._mean("mass_truth2", "mass")),
             "mean_speed": self._mean("truth_speed"),
             "scatter_speed": self._scatter("truth_speed", "truth2"),
+            "empty_share": self._mean("empty"),
         }
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of the prediction, km/s unless they are ratios.
 
         ``rms`` is the root of the mean over cells of the squared residual vector; ``slope`` is the
-        least-squares one of prediction on truth; ``relative`` is ``rms`` over the truth's.
+        least-squares one of prediction on truth; ``relative`` is ``rms`` over the truth's;
+        ``rms_with_mass`` is ``rms`` over the cells whose true density is not zero.
         """
         per_axis = [math.sqrt(self._mean(f"residual2_{axis}")) for axis in "xyz"]
         rms, norm = math.sqrt(self._mean("residual2")), self._mean("truth2")
         both = math.sqrt(norm * self._mean("prediction2"))
         dot = self._mean("dot")
+        filled = self._total("cells") - self._total("empty")
         return {
             "rms": rms,
+            "rms_with_mass": math.sqrt(self._total("filled_residual2") / filled)
+            if filled > 0.0
+            else math.nan,
             "rms_1d": rms / math.sqrt(3.0),
             "rms_per_axis": per_axis,
             "mass_weighted_rms": math.sqrt(self._mean("mass_residual2", "mass")),
@@ -184,6 +192,10 @@ def _add_cells(  # type: ignore[no-untyped-def]
                     row[16] += cosine * cosine
                 # Empty cells have no logarithm: minus infinity belongs in the lowest bin.
                 place = 0
+                if rho == 0.0:
+                    row[17] += 1.0
+                else:
+                    row[18] += residual2
                 if rho > 0.0:
                     place = int(min(max((math.log10(rho) - low) / step, 0.0), float(last)))
                 bins[0, place] += 1.0

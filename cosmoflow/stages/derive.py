@@ -12,7 +12,7 @@ import xarray as xr
 from cosmoflow.config.settings import DeriveConfig
 from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph, available_memory
 from cosmoflow.errors import DataError
-from cosmoflow.events import StageFinished
+from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
@@ -30,6 +30,7 @@ from cosmoflow.stages.graphs import Tell, run_graph
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.paintings import painting_of
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.stages.sampling import MOST_EMPTY, examine, format_share, rests_on_fill
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import (
     FieldStore,
@@ -40,6 +41,7 @@ from cosmoflow.storage.fields import (
 )
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import begun_config, check_output, finish_group
+from cosmoflow.storage.sampling import BACKGROUND, NEAREST, Sampling
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 
 _NO_BACKGROUND = (0.0, 0.0, 0.0)
@@ -123,6 +125,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         config["transforms"] = IN_MEMORY if slabs is None else IN_SLABS
     painting = painting_of(store)
     flows = identify_flows(store, (name for name, _ in work.inputs))
+    sampling, notes = _sampling(store, work, run)
     metadata = replace(
         store.metadata,
         provenance=make_provenance(
@@ -130,9 +133,11 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             config,
             {"fields": store.digest, **flows},
             sources={"fields": store.url},
+            notes=notes,
             facts={LINEAGE: lineage_of(store), **painting.as_facts()},
         ),
         redshift_space=painting.redshift_space,
+        sampling=sampling,
     )
     # Before anything is written: a run that is refused leaves an older output as it is.
     engine = start_engine(
@@ -176,6 +181,26 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("derive", {"out": out, **plan.details}))
     return open_fields(out)
+
+
+def _sampling(store: FieldStore, work: Work, run: Run) -> tuple[Sampling | None, list[str]]:
+    """Return the sampling of the output, and notes of its empty cells, having warned of them."""
+    sampling, names = store.metadata.sampling, set(work.names)
+    notes = []
+    if work.needs_background and sampling is not None:
+        # The velocity that is made of a momentum has not the fill of the stored one.
+        if sampling.fill == NEAREST:
+            names.remove("velocity")
+            if sampling.empty_share > MOST_EMPTY:
+                notes.append(
+                    f"{format_share(sampling.empty_share)} of the cells hold no mass, and the "
+                    "derived velocity is the mean flow there, not that of the nearest particle: "
+                    f"use the velocity that {store.url} holds"
+                )
+                caution(run.listener, notes[0])
+        sampling = replace(sampling, fill=BACKGROUND)
+    stores = [store] if any(map(rests_on_fill, names)) else []
+    return sampling, [*notes, *examine(stores, run.listener)]
 
 
 def _derive_slabs(

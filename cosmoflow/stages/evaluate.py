@@ -22,6 +22,7 @@ from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.stages.report.figures import make_figures
 from cosmoflow.stages.report.page import write_metrics, write_report
 from cosmoflow.stages.run import Plan, Run, claiming, start_engine
+from cosmoflow.stages.sampling import describe_empty, examine, sampling_with
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.curves import write_curves
 from cosmoflow.storage.metadata import (
@@ -122,10 +123,11 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     size, subbox = inputs.box_size, run.settings.evaluate.subbox
     if subbox > size:
         run.listener(Message(f"sub-boxes are {size:g} Mpc/h: the box has no more"))
+    provenance["notes"] += examine([inputs.true, *inputs.found.values()], run.listener)
     with _holding(out, run, provenance) as claim:
         comparison = measure(inputs, out, cut, engine, run, claim)
         check_agreement(comparison.metrics["residual"], origins, run.listener)
-        provenance["notes"] = list(dict.fromkeys([*origins.notes, *warned]))
+        provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *origins.notes, *warned]))
         for store in (inputs.true, *inputs.found.values()):
             store.check_unchanged()
         _write(comparison, inputs, out, provenance)
@@ -228,7 +230,7 @@ def _write(comparison: Comparison, inputs: Inputs, out: str, provenance: dict[st
     for name in (REPORT, METRICS, CURVES, FIGURES, SCRATCH):
         if exists(join(out, name)):
             remove(join(out, name))
-    context = _context(inputs, provenance)
+    context = _context(comparison, inputs, provenance)
     with storage_errors(out):
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
         figures = make_figures(comparison, folder / FIGURES)
@@ -238,10 +240,13 @@ def _write(comparison: Comparison, inputs: Inputs, out: str, provenance: dict[st
     _mark(out, COMPLETE, provenance)
 
 
-def _context(inputs: Inputs, provenance: dict[str, Any]) -> dict[str, Any]:
+def _context(comparison: Comparison, inputs: Inputs, provenance: dict[str, Any]) -> dict[str, Any]:
     """Return what the report says of the run."""
     true, metadata, found = inputs.true, inputs.true.metadata, inputs.found
+    sampling = sampling_with(true, comparison.metrics["truth"]["empty_share"])
     return {
+        # First, because it bears on all that follows.
+        "empty_cells": describe_empty(sampling, true.grid),
         "truth": true.url,
         "predictions": {name: store.url for name, store in found.items()},
         "box_size": metadata.box_size,

@@ -52,6 +52,7 @@ from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.origins import noted_origin
 from cosmoflow.storage.outputs import begun_config, check_output, finish_group
+from cosmoflow.storage.sampling import MODEL, Sampling
 from cosmoflow.storage.urls import absolute, exists, open_group_for_writing
 
 Models = str | Sequence[str]
@@ -129,6 +130,7 @@ def infer(
                 store.metadata,
                 provenance=provenance,
                 redshift_space=painting_of(store).redshift_space,
+                sampling=_sampling(store),
             ),
             store.grid,
             (*work.variables, RESTORED) if work.config.restore_power else work.variables,
@@ -212,6 +214,12 @@ def _check_models(work: Work, provenance: dict[str, Any]) -> None:
     before, now = provenance["inputs"]["models"], _digest_models(work)
     if before != now:
         raise changed_input(" ".join(work.models), before, now)
+
+
+def _sampling(store: FieldStore) -> Sampling | None:
+    """Return the sampling of the density: a model gives its empty cells a velocity."""
+    found = store.metadata.sampling
+    return None if found is None else replace(found, fill=MODEL)
 
 
 def _check_restorable(

@@ -13,7 +13,7 @@ from cosmoflow.model.folder import DESCRIPTION
 from cosmoflow.stages.models import RUN
 from cosmoflow.stages.train import describe_model
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
-from cosmoflow.storage.metadata import COMPLETE, STATUS
+from cosmoflow.storage.metadata import COMPLETE, SAMPLING, STATUS
 from cosmoflow.storage.outputs import OUTPUT_MARKS
 from cosmoflow.storage.snapshots import describe_snapshot
 from cosmoflow.storage.urls import absolute, find_bytes, has_file, open_group
@@ -67,7 +67,7 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
     }
     for key in (
         "box_size", "redshift", "cosmology", "unknown_expansion", "redshift_space",
-        "particle_mass", "provenance",
+        "particle_mass", SAMPLING, "provenance",
     ):  # fmt: skip
         if key in group.attrs:
             content[key] = group.attrs[key]
@@ -76,6 +76,8 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
         content["shards"] = {
             name: f"{int(Ledger(group, name).finished().sum())} of {flags.shape[0]}"
             for name, flags in ledgers.arrays()
+            # What else is kept beside the flags has more dimensions.
+            if flags.ndim == 1
         }
     return content
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.engine import Key, Resources, TaskGraph
-from cosmoflow.events import StageFinished
+from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.paint_plan import make_plan
@@ -23,9 +23,12 @@ from cosmoflow.stages.painted import (
     shards_near_piece,
 )
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.stages.sampling import caution_of, caution_of_plan
+from cosmoflow.storage.empty_cells import begin_counts, sum_counts
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
-from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.metadata import SAMPLING, add_notes, make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
+from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
 from cosmoflow.storage.urls import absolute, open_group, open_group_for_writing, storage_errors
 
@@ -35,7 +38,10 @@ TOTALS: Key = ("totals", 0)
 
 def plan_paint(particles: str, run: Run) -> Plan:
     """Say what :func:`paint` would do."""
-    return make_plan(open_particles(particles, run.settings.snapshot), run)
+    store = open_particles(particles, run.settings.snapshot)
+    if text := caution_of_plan(store.count, run.settings.paint):
+        caution(run.listener, text)
+    return make_plan(store, run)
 
 
 def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
@@ -69,6 +75,10 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     plan = make_plan(store, run)
     # Before anything that is there already is given up.
     engine = start_engine(run, plan, remedy="a smaller paint.shard or paint.particles_per_task")
+    notes = list(store.metadata.provenance.get("notes", ()))
+    if text := caution_of_plan(store.count, config):
+        caution(run.listener, text)
+        notes.append(text)
     blocks = grid_blocks(config.grid, config.shard_cells)
     metadata = replace(
         store.metadata,
@@ -78,7 +88,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             {"paint": config.model_dump(mode="json", exclude={"particles_per_task"})},
             {"particles": store.digest},
             sources={"particles": particles},
-            notes=store.metadata.provenance.get("notes", ()),
+            notes=notes,
             facts={LINEAGE: lineage_of(store, "particles")},
         ),
         redshift_space=config.redshift_space,
@@ -93,6 +103,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             chunk=config.chunk_cells,
             existing=run.existing,
         )
+        begin_counts(out, len(blocks))
         todo = np.flatnonzero(~finished).tolist()
         done = len(blocks) - len(todo)
         progress = Progress(run.listener, "paint", len(blocks), "shards", done, claim=claim)
@@ -113,9 +124,26 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         store.check_unchanged()
+        sampling, text = _note_sampling(out, store.count, config)
         finish_group(open_group_for_writing(out))
-    run.listener(StageFinished("paint", {"out": out, **plan.details}))
+    if text:
+        caution(run.listener, text)
+    facts = {"out": out, **plan.details, **sampling.to_attribute()}
+    run.listener(StageFinished("paint", facts))
     return open_fields(out)
+
+
+def _note_sampling(out: str, count: int, config: PaintConfig) -> tuple[Sampling, str | None]:
+    """Note particles per cell and the share of empty cells; return what to warn of too."""
+    cells = config.grid**3
+    sampling = Sampling(count / cells, sum_counts(out) / cells, config.fill)
+    group = open_group_for_writing(out)
+    with storage_errors(out):
+        group.attrs[SAMPLING] = sampling.to_attribute()
+        text = caution_of(sampling, config.grid) if "velocity" in config.fields else None
+        if text:
+            add_notes(group, [text])
+    return sampling, text
 
 
 def _read_totals(out: str) -> BoxTotals | None:

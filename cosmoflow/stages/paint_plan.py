@@ -8,7 +8,7 @@ from cosmoflow.config.settings import PaintConfig
 from cosmoflow.numerics.painting import SCHEME_ORDER
 from cosmoflow.numerics.tiles import axis_blocks
 from cosmoflow.stages.expansion import hubble_rate
-from cosmoflow.stages.painted import painted_variables
+from cosmoflow.stages.painted import painted_variables, reach_of
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.variables import count_parts
@@ -71,7 +71,7 @@ def make_plan(store: Counted, run: Run) -> Plan:
         read=store.count * row,
         written=config.grid**3 * 4 * numbers,
         cpu_seconds=store.count / _PARTICLES_PER_SECOND,
-        exchanged=round(store.count * row * _copies(config)),
+        exchanged=round(store.count * row * _copies(store, config)),
         details={
             "particles": store.count,
             "particles_per_task": piece,
@@ -79,6 +79,7 @@ def make_plan(store: Counted, run: Run) -> Plan:
             "shard": config.shard_cells,
             "shards": shards,
             "cell_size": store.metadata.box_size / config.grid,
+            "particles_per_cell": store.count / config.grid**3,
         },
     )
 
@@ -87,12 +88,15 @@ def _row_bytes(store: Counted) -> int:
     return _BYTES_PER_PARTICLE + _BYTES_PER_MASS * int(store.has_mass)
 
 
-def _copies(config: PaintConfig) -> float:
-    """Return how many shards a particle's cloud touches on average."""
+def _copies(store: Counted, config: PaintConfig) -> float:
+    """Return how many shards a particle is handed to on average."""
     if config.shard_cells == config.grid:
         return 1.0
-    reach = SCHEME_ORDER[config.scheme] - 1 + int(config.interlaced)
-    return float((1.0 + reach / config.shard_cells) ** 3)
+    span = SCHEME_ORDER[config.scheme] - 1 + int(config.interlaced)
+    if reach := reach_of(config, store.count):
+        span = 2 * (reach + 1)
+    along_axis = min(1.0 + span / config.shard_cells, -(-config.grid // config.shard_cells))
+    return float(along_axis**3)
 
 
 def _bucketing_bytes(store: Counted, config: PaintConfig) -> float:
@@ -100,14 +104,15 @@ def _bucketing_bytes(store: Counted, config: PaintConfig) -> float:
 
     It holds them as they were read, and as they are sorted.
     """
-    return 2.0 * _row_bytes(store) * _copies(config)
+    return 2.0 * _row_bytes(store) * _copies(store, config)
 
 
 def _painting_bytes(store: Counted, config: PaintConfig) -> int:
     """Return the bytes that a painting task needs.
 
     It holds a sorted copy of its particles, some of them twice, its fields, and the shard of one of
-    them as it is encoded; the particles themselves lie in the object store.
+    them as it is encoded; the particles themselves lie in the object store. To fill empty cells it
+    lists the particles cell by cell, in place of the sorted copy.
     """
     cells = config.shard_cells
     numbers = [count_parts(name) for name in painted_variables(config)]
@@ -115,8 +120,11 @@ def _painting_bytes(store: Counted, config: PaintConfig) -> int:
     # several times the scatter of the mass in cubes of this side, Mpc/h, at z = 0.
     side = store.metadata.box_size * cells / config.grid
     crowding = 1.0 + (30.0 / side) ** 1.2
-    particles = store.count * (cells / config.grid) ** 3 * _copies(config) * crowding
-    fields = 4 * cells**3 * (sum(numbers) + 2 * max(numbers))
+    particles = store.count * (cells / config.grid) ** 3 * _copies(store, config) * crowding
+    fields = 4 * cells**3 * (sum(numbers) + int("density" not in config.fields) + 2 * max(numbers))
+    if reach := reach_of(config, store.count):
+        # Where the particles of every cell begin, which cells are empty, and a mask of these.
+        fields += 8 * min(cells + 2 * reach, config.grid) ** 3 + 9 * cells**3
     return int(1.5 * _row_bytes(store) * min(particles, store.count)) + fields
 
 

@@ -12,9 +12,17 @@ from numpy.typing import NDArray
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.exact_sums import ExactSum
-from cosmoflow.numerics.painting import SCHEME_ORDER, Piece, bucket_particles, paint_block
+from cosmoflow.numerics.painting import (
+    SCHEME_ORDER,
+    Piece,
+    bucket_particles,
+    fill_reach,
+    fill_velocity,
+    paint_block,
+)
 from cosmoflow.numerics.tiles import grid_blocks, shards_near
 from cosmoflow.stages.expansion import hubble_rate
+from cosmoflow.storage.empty_cells import write_count
 from cosmoflow.storage.fields import write_block
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import Particles
@@ -33,6 +41,10 @@ BoxTotals = tuple[float, float, float, float]
 class Covered(Protocol):
     """Particles of which it is known about where they are."""
 
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+
     def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
         """Return which of equal bins along x, y and z may hold the particles ``start`` to ``stop``.
 
@@ -44,6 +56,11 @@ def painted_variables(config: PaintConfig) -> tuple[str, ...]:
     """Return the variables that painting writes."""
     second = [name for name in config.fields if name in INTERLACEABLE and config.interlaced]
     return (*config.fields, *(INTERLACED + name for name in second))
+
+
+def reach_of(config: PaintConfig, count: int) -> int:
+    """Return how many cells around a shard particles are needed from beside their clouds; or 0."""
+    return fill_reach(config.grid, count) if config.fill == "nearest" else 0
 
 
 def bucket_task(
@@ -73,6 +90,7 @@ def bucket_task(
         config.shard_cells,
         config.scheme,
         interlaced=config.interlaced,
+        reach=reach_of(config, store.count),
     )
     near = shards_near_piece(store, start, stop, config)
     strays = sum(len(buckets[shard][0]) for shard in np.flatnonzero(~near))
@@ -97,7 +115,8 @@ def shards_near_piece(
         covered = covered.copy()
         covered[COMPONENTS.index(config.redshift_space)] = True
     # A cell more than a cloud spans, for the rounding of positions to bins and to cells.
-    reach = SCHEME_ORDER[config.scheme] + int(config.interlaced) + 1
+    cloud = SCHEME_ORDER[config.scheme] + int(config.interlaced) + 1
+    reach = max(cloud, reach_of(config, store.count) + 2)
     x, y, z = (shards_near(bins, config.grid, config.shard_cells, reach) for bins in covered)
     near: NDArray[np.bool_] = (x[:, None, None] & y[:, None] & z).reshape(-1)
     return near
@@ -147,7 +166,7 @@ def paint_task(
     totals: BoxTotals,
     *buckets: Piece,
 ) -> int:
-    """Paint one shard from its own particles and write it."""
+    """Paint one shard from its own particles and write it, with the number of its empty cells."""
     block = grid_blocks(config.grid, config.shard_cells)[shard]
 
     def painted(names: tuple[str, ...], shift: float) -> dict[str, Any]:
@@ -164,7 +183,15 @@ def paint_task(
             shift=shift,
         )
 
-    fields = painted(config.fields, 0.0)
+    # The density is painted even where it is not wanted: it tells which cells are empty.
+    fields = painted(tuple({**dict.fromkeys(config.fields), "density": None}), 0.0)
+    density = fields["density"]
+    if config.fill == "nearest":
+        fill_velocity(
+            fields["velocity"], density, buckets, block, config.grid, box_size, count=count
+        )
+    write_count(out, shard, int((density == 0.0).sum()), digest=digest)
+    fields = {name: fields[name] for name in config.fields}
     if config.interlaced:
         names = tuple(name for name in config.fields if name in INTERLACEABLE)
         second = painted(names, 0.5)

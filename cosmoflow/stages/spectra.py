@@ -18,6 +18,7 @@ from cosmoflow.stages.power import Source, Variable, sum_power
 from cosmoflow.stages.power_plan import Grid, plan_power
 from cosmoflow.stages.readers import check_same_box
 from cosmoflow.stages.run import Plan, Run, claiming, start_engine
+from cosmoflow.stages.sampling import examine, rests_on_fill
 from cosmoflow.stages.spectra_boxes import plan_boxes, sum_boxes
 from cosmoflow.stages.spectra_fields import ChosenField, choose_field
 from cosmoflow.storage.fields import FieldStore
@@ -65,6 +66,12 @@ class Request:
         """Return the stored variables that are transformed as they are."""
         found = (source for source in self.sources if isinstance(source, Variable))
         return {source.name for source in found if source.url == store.url}
+
+    def stores_of_flows(self) -> list[FieldStore]:
+        """Return the stores whose velocity in empty cells has a part in the spectra."""
+        own = (self.stores[0], self.stores[-1])
+        named = zip(own, self.fields, strict=False)
+        return list(dict.fromkeys(store for store, one in named if rests_on_fill(one.name)))
 
     def products(self, bins: WaveBins) -> Products:
         """Return what is summed."""
@@ -220,7 +227,7 @@ def spectra(
             **{f"{role} {name}": found for role in flows for name, found in flows[role].items()},
         },
         sources={role: store.url for role, store in stores.items()},
-        notes=warned,
+        notes=[*examine(request.stores_of_flows(), run.listener), *warned],
     )
 
     def check_inputs() -> None:

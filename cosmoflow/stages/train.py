@@ -35,6 +35,7 @@ from cosmoflow.stages.gains import measure_gain
 from cosmoflow.stages.models import RUN, load_model, save_model
 from cosmoflow.stages.paintings import check_painted_alike
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
+from cosmoflow.stages.sampling import examine
 from cosmoflow.stages.tensorboard import open_board
 from cosmoflow.stages.training_data import (
     Split,
@@ -178,7 +179,8 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         },
         {f"fields {index}": store.digest for index, store in enumerate(stores)},
         sources={f"fields {index}": store.url for index, store in enumerate(stores)},
-        notes=warned,
+        # Momenta are zero where there is no mass, whatever the velocity there.
+        notes=[*examine(stores if config.target == "velocity" else (), run.listener), *warned],
         facts=painting.as_facts(),
     )
     plan = plan_train(fields, run)

@@ -82,17 +82,32 @@ def writing_shard(url: str, name: str, shard: int, digest: str | None) -> Iterat
         its workers go on with what they have in hand.
     """
     group = open_group_for_writing(url)
-    _check_run(group, digest, url)
+    check_run(group, digest, url)
     with storage_errors(url):
         yield group
         if digest is not None:
             # Opened again, since a group keeps the attributes that it was opened with.
             group = open_group_for_writing(url)
-            _check_run(group, digest, url)
+            check_run(group, digest, url)
         Ledger(group, name).mark(shard)
 
 
-def _check_run(group: zarr.Group, digest: str | None, where: str) -> None:
+def check_run(group: zarr.Group, digest: str | None, where: str) -> None:
+    """Refuse to write to an output that another run has begun anew.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The output, as it is now.
+    digest : str or None
+        Of the run that is going to write; None for whichever.
+    where : str
+        URL of the output.
+
+    Raises
+    ------
+    SupersededError
+    """
     found = attributes_of(group).get("provenance", {}).get("digest")
     if digest not in (None, found):
         raise SupersededError(

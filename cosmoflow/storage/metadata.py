@@ -15,12 +15,14 @@ from cosmoflow import __version__
 from cosmoflow.config.base import digest
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import DataError, IncompleteError
+from cosmoflow.storage.sampling import Sampling
 
 FORMAT_VERSION = 1
 STATUS = "status"
 IDENTITY = "identity_version"
 """The key in a provenance that says that the digests of its inputs depend on their data."""
 _IDENTITY_VERSION = 1
+SAMPLING = "sampling"
 INCOMPLETE = "incomplete"
 COMPLETE = "complete"
 
@@ -45,6 +47,9 @@ class BoxMetadata:
         Why the expansion and growth of the box are not those of ``cosmology``; none: they are.
     redshift_space : {"x", "y", "z"}, optional
         Axis along which velocities displaced the particles before they were painted.
+    sampling : Sampling, optional
+        Of fields: particles per cell, and cells that have none. It becomes known when all shards
+        are painted; what is made from the fields carries it on.
     """
 
     box_size: float
@@ -54,6 +59,7 @@ class BoxMetadata:
     provenance: dict[str, Any] = field(default_factory=dict)
     unknown_expansion: str | None = None
     redshift_space: str | None = None
+    sampling: Sampling | None = None
 
     @property
     def scale_factor(self) -> float:
@@ -77,6 +83,8 @@ class BoxMetadata:
             attributes["unknown_expansion"] = self.unknown_expansion
         if self.redshift_space is not None:
             attributes["redshift_space"] = self.redshift_space
+        if self.sampling is not None:
+            attributes[SAMPLING] = self.sampling.to_attribute()
         return attributes
 
     @classmethod
@@ -92,7 +100,7 @@ class BoxMetadata:
             box_size = float(attributes["box_size"])
             if not 0.0 < box_size < math.inf:
                 raise ValueError(f"box_size {box_size} is not a length above 0")
-            mass = attributes.get("particle_mass")
+            mass, sampling = attributes.get("particle_mass"), attributes.get(SAMPLING)
             unknown, axis = attributes.get("unknown_expansion"), attributes.get("redshift_space")
             if axis not in (None, "x", "y", "z"):
                 raise ValueError(f"redshift_space {axis!r} is none of x, y, z")
@@ -104,6 +112,7 @@ class BoxMetadata:
                 dict(attributes.get("provenance", {})),
                 None if unknown is None else str(unknown),
                 None if axis is None else str(axis),
+                None if sampling is None else Sampling.from_attribute(sampling),
             )
         except KeyError as error:
             raise DataError(

@@ -17,6 +17,7 @@ from cosmoflow.engine import Resources, TaskGraph, nodes
 from cosmoflow.engine.dask_on_ray import get
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError, IncompleteError
+from cosmoflow.events import ignore
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Run
 from cosmoflow.storage import particles as storage
@@ -326,7 +327,8 @@ def test_painting_is_the_same_bit_for_bit(
 def test_bad_particles_are_named_across_ray(ray_session, particle_store, tmp_path):
     particles = particle_store(8)
     zarr.open_group(particles.url, mode="r+")["position"][300, 2] = np.nan
-    run = Run(load_settings(options={"paint": {"grid": 8, "particles_per_task": 100}}), ray_session)
+    settings = load_settings(options={"paint": {"grid": 8, "particles_per_task": 100}})
+    run = Run(settings, ray_session, listener=ignore)
     with pytest.raises(DataError, match="not finite") as caught:
         paint(particles.url, str(tmp_path / "out.zarr"), run)
     assert "particle 300 " in caught.value.where
@@ -356,10 +358,10 @@ def test_no_decomposition_changes_a_bit(ray_session, serial_run, tmp_path, order
             "particles_per_task": -(-store.count // pieces),
         }
         for session in (serial_run().session, ray_session):
-            run = Run(load_settings(options={"paint": cut}), session, "overwrite")
+            run = Run(load_settings(options={"paint": cut}), session, "overwrite", ignore)
             found = paint(store.url, str(tmp_path / "fields.zarr"), run).load()
             if expected is None:
-                ordered = Run(load_settings(options={"paint": cut}), serial_run().session)
+                ordered = serial_run(paint=cut)
                 expected = paint(first.url, str(tmp_path / "expected.zarr"), ordered).load()
             for name in ("density", "momentum", "velocity"):
                 np.testing.assert_array_equal(found[name].values, expected[name].values)

@@ -211,7 +211,7 @@ def test_every_stage_says_whose_its_shards_are(tmp_path, particle_store, serial_
         seen.append((where, digest))
 
     particles = particle_store(8).url
-    monkeypatch.setattr(ledger, "_check_run", listen)
+    monkeypatch.setattr(ledger, "check_run", listen)
     fields, out = str(tmp_path / "fields.zarr"), str(tmp_path / "derived.zarr")
     paint(particles, fields, serial_run(paint={"grid": 16, "shard": 8, "chunk": 8}))
     derive(fields, out, ["divergence"], serial_run(derive={"shard": 8}))

@@ -196,7 +196,7 @@ def test_engine_does_not_touch_the_digest_of_an_output(particle_store, serial_ru
         settings = run.settings.model_copy(
             update={"engine": run.settings.engine.model_copy(update={"workers": workers})}
         )
-        paint(particles, out, type(run)(settings, run.session))
+        paint(particles, out, type(run)(settings, run.session, listener=run.listener))
         store = FieldStore(out)
         assert "engine" not in str(store.metadata.provenance["config"])
         digests.append(store.digest)

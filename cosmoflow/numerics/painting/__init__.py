@@ -9,6 +9,7 @@ but to the last bit.
 from cosmoflow.numerics.painting.blocks import SCHEME_ORDER, Block, Piece
 from cosmoflow.numerics.painting.checks import check_particles
 from cosmoflow.numerics.painting.fields import FIELDS, divide_momentum, paint_block
+from cosmoflow.numerics.painting.nearest import fill_reach, fill_velocity
 from cosmoflow.numerics.painting.sorting import bucket_particles
 
 __all__ = [
@@ -19,5 +20,7 @@ __all__ = [
     "bucket_particles",
     "check_particles",
     "divide_momentum",
+    "fill_reach",
+    "fill_velocity",
     "paint_block",
 ]

@@ -213,6 +213,7 @@ def bucket_particles(
     scheme: str = "cic",
     *,
     interlaced: bool = False,
+    reach: int = 0,
 ) -> list[Piece]:
     """Copy particles to all the shards of a grid that their clouds touch.
 
@@ -228,6 +229,9 @@ def bucket_particles(
         Mass assignment.
     interlaced : bool
         Whether the particles are to be painted half a cell further on too.
+    reach : int
+        Cells away from a shard from which it gets particles too; either 0 or more than a cloud
+        spans.
 
     Returns
     -------
@@ -238,13 +242,17 @@ def bucket_particles(
     edges = np.append(np.arange(0, cells, shard), cells)
     # Half a cell further on, a cloud begins in the same cell or in the next one.
     order = SCHEME_ORDER[scheme] + int(interlaced)
+    offset = first_cell_offset(scheme)
+    if reach:
+        # A cell more than asked for, for the rounding of positions to cells.
+        order, offset = 2 * reach + 3, -float(reach + 1)
     tables = TouchTables([edges] * 3, (0, 0, 0), cells, order)
     _, velocity, mass = piece
     found = sort_particles(
         [piece],
         tables,
         cells / box_size,
-        first_cell_offset(scheme),
+        offset,
         velocities=velocity is not None,
         masses=mass is not None,
         records=False,

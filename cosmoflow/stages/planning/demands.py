@@ -122,8 +122,8 @@ def paint_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         width=min(shards, plan.tasks - shards),
         parts=count_painted_parts(settings, particles, plan.details["particles_per_task"]),
         gets=2 * -(-particles.count // ROWS_PER_CHUNK),
-        # A shard of every variable, and its note in the ledger.
-        puts=shards * (len(painted_variables(config)) + 1),
+        # A shard of every variable, its note in the ledger, and the number of its empty cells.
+        puts=shards * (len(painted_variables(config)) + 2),
         prefixes=2 + len(painted_variables(config)),
         stored=plan.written / costs.COMPRESSION["fields"],
         runs=settings.simulate.count,

@@ -14,6 +14,7 @@ from cosmoflow.stages.report import markup, paper_tables, sections
 from cosmoflow.stages.report.figures import Figure
 from cosmoflow.stages.report.methods import best_baseline, best_network
 from cosmoflow.stages.report.style import CSS
+from cosmoflow.stages.sampling import MOST_EMPTY
 
 TITLE: Final = "Velocity reconstruction report"
 
@@ -125,6 +126,8 @@ def _page(
         f'<p class="verdict {found.grade}"><b>{escape(found.headline)}</b> '
         f"{escape(found.sentence)}</p>"
     )
+    if comparison.metrics["truth"]["empty_share"] > MOST_EMPTY and "empty_cells" in context:
+        yield f'<p class="caution"><b>Empty cells</b> {escape(context["empty_cells"])}</p>'
     yield from _tiles(comparison)
     links = "".join(
         f'<li><a href="#{name}">{escape(title.partition(", as in")[0])}</a></li>'

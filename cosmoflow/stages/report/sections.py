@@ -13,6 +13,7 @@ from cosmoflow.stages.report.figures import Figure
 from cosmoflow.stages.report.figures.drawing import magnitude, numbers
 from cosmoflow.stages.report.markup import NONE, number, ratio, row, table
 from cosmoflow.stages.report.methods import best_baseline, best_network, ranked, styles
+from cosmoflow.stages.sampling import MOST_EMPTY
 
 NAMES: Final = {
     "speed": "Speed |v|",
@@ -30,6 +31,8 @@ def residuals(comparison: Comparison, figures: Sequence[Figure]) -> Iterator[str
     metrics, look = comparison.metrics, styles(comparison.methods)
     found = {name: metrics["residual"][name] for name in ranked(comparison)}
     top = max([*(one["rms"] for one in found.values()), 1e-30])
+    # The truth's velocity in empty cells is nothing that a method could know.
+    empty = metrics["truth"]["empty_share"] > MOST_EMPTY
     rows = [
         row(
             name,
@@ -37,6 +40,7 @@ def residuals(comparison: Comparison, figures: Sequence[Figure]) -> Iterator[str
             markup.bar(one["rms"] / top, look[name].colour),
             markup.percent(one["relative"]),
             number(one["mass_weighted_rms"], 1),
+            *([number(one["rms_with_mass"], 1)] if empty else []),
             look=look,
         )
         for name, one in found.items()
@@ -46,7 +50,8 @@ def residuals(comparison: Comparison, figures: Sequence[Figure]) -> Iterator[str
         f"in three dimensions, km/s; best first. The truth: {number(metrics['truth']['rms'], 1)}, "
         f"mass-weighted {number(metrics['truth']['mass_weighted_rms'], 1)}."
     )
-    tables = table(caption, ("method", "rms", "", "of truth", "by mass"), rows)
+    head = ("method", "rms", "", "of truth", "by mass")
+    tables = table(caption, (*head, "where there is mass") if empty else head, rows)
     rows = [
         row(
             name,

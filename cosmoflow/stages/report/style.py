@@ -26,6 +26,9 @@ p{max-width:46rem}
 padding:.9rem 1rem;border-left:.35rem solid var(--accent);border-radius:.3rem;margin:.6rem 0}
 .verdict.good{border-color:var(--good)}
 .verdict.bad{border-color:var(--bad)}
+.caution{max-width:none;padding:.6rem 1rem;border-left:.35rem solid var(--bad);
+background:var(--card);border-radius:.3rem;margin:.6rem 0}
+.caution b{color:var(--bad)}
 .verdict b{display:block;font-size:.95rem;letter-spacing:.02em}
 .good b,.better{color:var(--good)}
 .better{font-weight:600}

@@ -1,0 +1,57 @@
+"""How well the particles sample the cells of painted fields: an attribute of every fields store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+BACKGROUND: Final = "background"
+"""The fill of Wu et al. (2021): the mean momentum over the mean density of the box."""
+NEAREST: Final = "nearest"
+"""The velocity of the particle that is nearest to the cell's centre."""
+MODEL: Final = "model"
+"""The fill of predictions: a model gives every cell a velocity of its own."""
+UNKNOWN: Final = "unknown"
+"""The fill of stores that do not say how the velocity of empty cells was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How many particles the cells have, and what becomes of cells that have none.
+
+    Parameters
+    ----------
+    particles_per_cell : float or None
+        Mean number; None where it is not known.
+    empty_share : float
+        Share of cells whose density is zero, 0 to 1.
+    fill : str
+        How the velocity of those was made: ``background``, ``nearest``, ``model`` or ``unknown``.
+    """
+
+    particles_per_cell: float | None
+    empty_share: float
+    fill: str
+
+    def to_attribute(self) -> dict[str, Any]:
+        """Return the group attribute ``sampling``."""
+        return asdict(self)
+
+    @classmethod
+    def from_attribute(cls, found: Any) -> Self:
+        """Read the attribute back.
+
+        Raises
+        ------
+        ValueError
+            It makes no sense.
+        """
+        if not isinstance(found, Mapping) or "empty_share" not in found:
+            raise ValueError(f"sampling {found!r} is not a mapping with an empty_share")
+        count, share = found.get("particles_per_cell"), float(found["empty_share"])
+        count = None if count is None else float(count)
+        if not 0.0 <= share <= 1.0 or (count is not None and not 0.0 < count < math.inf):
+            raise ValueError(f"sampling {dict(found)} holds numbers that cannot be")
+        return cls(count, share, str(found.get("fill", UNKNOWN)))

@@ -1,0 +1,404 @@
+"""Cells without mass: their velocity, how many there are, and who is warned of them."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+from cosmoflow.cli.app import COMMANDS, run_app
+from cosmoflow.config import load_settings
+from cosmoflow.config.settings import Settings
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.events import Message, StageAdvanced
+from cosmoflow.numerics.painting import Block, fill_reach, fill_velocity, paint_block
+from cosmoflow.stages.derive import derive
+from cosmoflow.stages.evaluate import evaluate
+from cosmoflow.stages.infer import infer
+from cosmoflow.stages.inspect import inspect
+from cosmoflow.stages.paint import paint, plan_paint
+from cosmoflow.stages.report.figures import Figure
+from cosmoflow.stages.spectra import spectra
+from cosmoflow.stages.train import train
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.outputs import finish_group
+from cosmoflow.storage.particles import create_particles, write_particles
+from cosmoflow.storage.sampling import Sampling
+from cosmoflow.storage.urls import open_group_for_writing
+from tests.conftest import BOX, displaced_lattice, make_metadata, refused, rows_of
+
+
+def paint_filled(position, velocity, cells, size, scheme="ngp", mass=None):
+    """Paint a whole box in memory and fill it; return the fields and how many found no particle."""
+    pieces, block = [(position, velocity, mass)], Block((0, 0, 0), (cells,) * 3)
+    count = len(position)
+    mean = 1.0 if mass is None else float(mass.mean())
+    fields = paint_block(
+        pieces, block, cells, size, scheme, count=count, mean_mass=mean, background=(7.0, 8.0, 9.0)
+    )
+    left = fill_velocity(
+        fields["velocity"], fields["density"], pieces, block, cells, size, count=count
+    )
+    return fields, left
+
+
+def store_particles(url, position, velocity, size=BOX):
+    create_particles(url, len(position), make_metadata(size, stage="simulate"))
+    write_particles(url, rows_of(position, velocity))
+    finish_group(open_group_for_writing(url))
+    return url
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory):
+    """A store of one particle in eight cells of 16^3."""
+    url = str(tmp_path_factory.mktemp("sparse") / "particles.zarr")
+    return store_particles(url, *displaced_lattice(8))
+
+
+def warnings_of(heard):
+    return [e.text for e in heard if isinstance(e, Message) and e.level == "warning"]
+
+
+# The estimator
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_lattice_gives_its_velocity_to_the_cells_around_every_particle(first):
+    # A particle in every third cell: the nearest to a cell is in it or beside it, also around the
+    # periodic border.
+    cells, size, each = 15, 30.0, 5
+    index = np.indices((each,) * 3).reshape(3, -1).T
+    position = ((3 * index + first + 0.5) * (size / cells)).astype(np.float32)
+    velocity = np.random.default_rng(1).normal(0.0, 300.0, position.shape).astype(np.float32)
+    fields, left = paint_filled(position, velocity, cells, size)
+    nearest = (np.arange(cells) - first + 1) // 3 % each
+    expected = velocity.reshape(each, each, each, 3)[np.ix_(nearest, nearest, nearest)]
+    np.testing.assert_array_equal(fields["velocity"], np.moveaxis(expected, -1, 0))
+    assert left == 0
+    # Momentum and density are as they were: nothing where there is no particle.
+    assert np.count_nonzero(fields["density"]) == each**3
+    assert np.count_nonzero(fields["momentum"][0]) == each**3
+
+
+@pytest.mark.parametrize("scheme", ["ngp", "cic", "pcs"])
+def test_random_particles_agree_with_a_tree(scheme):
+    cells, size, count = 24, 60.0, 150
+    rng = np.random.default_rng(2)
+    position = rng.uniform(0.0, size, (count, 3)).astype(np.float32)
+    velocity = rng.normal(0.0, 300.0, (count, 3)).astype(np.float32)
+    fields, _ = paint_filled(position, velocity, cells, size, scheme)
+    centres = (np.indices((cells,) * 3).reshape(3, -1).T + 0.5) * (size / cells)
+    distance, row = cKDTree(position.astype(float), boxsize=size).query(centres)
+    found = fields["velocity"].reshape(3, -1).T
+    # Edges of wide clouds leave masses that are too small for a velocity, see docs/painting.md.
+    empty = fields["density"].reshape(-1) * count / cells**3 < 2.0**-26
+    near = distance <= fill_reach(cells, count) * size / cells
+    assert empty.sum() > 1000
+    np.testing.assert_array_equal(found[empty & near], velocity[row[empty & near]])
+    ratio = fields["momentum"] / np.where(fields["density"] > 0.0, fields["density"], 1.0)
+    np.testing.assert_allclose(found[~empty], ratio.reshape(3, -1).T[~empty], rtol=1e-5, atol=1e-3)
+
+
+def test_beyond_the_reach_the_mean_flow_stays():
+    cells, size = 32, 32.0
+    rng = np.random.default_rng(3)
+    # 4096 particles have a reach of 8 cells; all are in one corner.
+    position = rng.uniform(0.0, 4.0, (4096, 3)).astype(np.float32)
+    velocity = np.full((4096, 3), 300.0, np.float32)
+    fields, left = paint_filled(position, velocity, cells, size)
+    assert fill_reach(cells, 4096) == 8
+    far = fields["velocity"][:, 20, 20, 20]
+    np.testing.assert_array_equal(far, [7.0, 8.0, 9.0])
+    np.testing.assert_array_equal(fields["velocity"][:, 6, 2, 2], 300.0)
+    assert left == (fields["velocity"][0] == 7.0).sum() > 0
+
+
+def test_of_two_at_one_distance_the_smaller_coordinates_count_in_any_order():
+    # Cell 3's centre, 3.5, is as far from 1.5 as from 5.5.
+    position = np.array([[5.5, 3.5, 3.5], [1.5, 3.5, 3.5]], np.float32)
+    velocity = np.array([[50.0, 0.0, 0.0], [10.0, 0.0, 0.0]], np.float32)
+    for order in ([0, 1], [1, 0]):
+        fields, _ = paint_filled(position[order], velocity[order], 8, 8.0)
+        assert fields["velocity"][0, 3, 3, 3] == 10.0
+        assert fields["velocity"][0, 4, 3, 3] == 50.0
+
+
+def test_particles_without_mass_are_passed_over():
+    position = np.array([[0.5, 0.5, 0.5], [2.5, 0.5, 0.5]], np.float32)
+    velocity = np.array([[10.0, 0.0, 0.0], [99.0, 0.0, 0.0]], np.float32)
+    fields, _ = paint_filled(position, velocity, 4, 4.0, mass=np.array([2.0, 0.0]))
+    assert fields["density"][2, 0, 0] == 0.0
+    np.testing.assert_array_equal(fields["velocity"][0], 10.0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "interlaced tsc", "redshift space"])
+def test_the_fill_is_the_same_however_the_box_is_cut(kind, serial_run, tmp_path, particle_store):
+    own = {
+        "plain": {},
+        "interlaced tsc": {"interlaced": True, "scheme": "tsc"},
+        "redshift space": {"redshift_space": "y"},
+    }[kind]
+    particles = particle_store(8, mass=kind == "plain")
+    order = np.random.default_rng(5).permutation(512)
+    shuffled = store_particles(
+        str(tmp_path / "shuffled.zarr"), particles.position[order], particles.velocity[order]
+    )
+    if particles.mass is not None:
+        group = open_group_for_writing(shuffled)
+        group.create_array("mass", shape=(512,), chunks=(512,), dtype="float64")[:] = (
+            particles.mass[order]
+        )
+    found = []
+    for index, (shard, piece, url) in enumerate([(20, 512, particles.url), (7, 200, shuffled)]):
+        options = {"grid": 20, "shard": shard, "chunk": shard, "particles_per_task": piece}
+        run = serial_run(paint={**options, "fill": "nearest", **own})
+        out = str(tmp_path / f"fields-{index}.zarr")
+        paint(url, out, run)
+        found.append(FieldStore(out))
+    first = found[0]
+    assert first.metadata.sampling.empty_share > 0.05
+    assert first.metadata.sampling.fill == "nearest"
+    for other in found[1:]:
+        assert other.metadata.sampling == first.metadata.sampling
+        for name in first.variables:
+            np.testing.assert_array_equal(other.read(name), first.read(name))
+    # The mean flow is in no cell any more: every empty one has a particle within the reach.
+    plain = str(tmp_path / "background.zarr")
+    paint(particles.url, plain, serial_run(paint={"grid": 20, **own}))
+    empty = FieldStore(plain).read("density") * 512 / 20**3 < 2.0**-26
+    before, after = FieldStore(plain).read("velocity"), first.read("velocity")
+    np.testing.assert_array_equal(before[:, ~empty], after[:, ~empty])
+    assert (before[:, empty] != after[:, empty]).any(axis=0).all()
+
+
+def test_a_fill_without_a_velocity_is_refused():
+    options = {"paint": {"fill": "nearest", "fields": ("density",)}}
+    refused(ConfigError, 2, lambda: load_settings(options=options), "fill")
+
+
+# The count
+
+
+@pytest.mark.parametrize("fields", [("density", "momentum", "velocity"), ("velocity",)])
+def test_the_empty_cells_are_counted_to_the_last(fields, sparse, serial_run, tmp_path, capsys):
+    out = str(tmp_path / "fields.zarr")
+    paint(sparse, out, serial_run(paint={"grid": 16, "shard": 6, "chunk": 6, "fields": fields}))
+    position, velocity = displaced_lattice(8)
+    density = paint_block(
+        [(position, velocity, None)], Block((0, 0, 0), (16,) * 3), 16, BOX,
+        count=512, fields=("density",),
+    )["density"]  # fmt: skip
+    expected = {
+        "particles_per_cell": 0.125,
+        "empty_share": float((density == 0.0).mean()),
+        "fill": "background",
+    }
+    assert 0.2 < expected["empty_share"] < 0.8
+    assert inspect(out)["sampling"] == expected
+    assert inspect(out)["shards"] == {"fields": "27 of 27"}
+    assert run_app(["info", out]) == 0
+    printed = capsys.readouterr().out
+    assert f"sampling.empty_share: {expected['empty_share']}" in printed
+    assert "sampling.particles_per_cell: 0.125" in printed
+
+
+def test_a_resumed_run_counts_the_shards_that_were_finished_before(sparse, serial_run, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(event):
+        if isinstance(event, StageAdvanced) and event.done == 5:
+            raise StopError
+
+    whole, parts = str(tmp_path / "whole.zarr"), str(tmp_path / "parts.zarr")
+    options = {"grid": 16, "shard": 6, "chunk": 6}
+    paint(sparse, whole, serial_run(paint=options))
+    with pytest.raises(StopError):
+        paint(sparse, parts, serial_run(paint=options, listener=stop))
+    assert "sampling" not in open_group_for_writing(parts).attrs
+    paint(sparse, parts, serial_run(paint=options, existing="resume"))
+    found = FieldStore(parts).metadata.sampling
+    assert found == FieldStore(whole).metadata.sampling
+    assert found.empty_share == (FieldStore(parts).read("density") == 0.0).mean()
+
+
+@pytest.mark.parametrize(
+    "said", [{"empty_share": 1.5}, {"empty_share": 0.1, "particles_per_cell": -1.0}, 3]
+)
+def test_a_sampling_that_makes_no_sense_is_refused(said, sparse, serial_run, tmp_path):
+    out = str(tmp_path / "fields.zarr")
+    paint(sparse, out, serial_run(paint={"grid": 4}))
+    open_group_for_writing(out).attrs["sampling"] = said
+    refused(DataError, 3, lambda: FieldStore(out), "sampling")
+
+
+# The warnings
+
+
+@pytest.fixture(scope="module")
+def painted(sparse, tmp_path_factory):
+    """The sparse particles on 16^3 cells, and what the run warned of."""
+    out, heard = str(tmp_path_factory.mktemp("painted") / "fields.zarr"), []
+    from cosmoflow.engine import Session
+    from cosmoflow.stages.run import Run
+
+    settings = load_settings(options={"paint": {"grid": 16}, "engine": {"choice": "serial"}})
+    paint(sparse, out, Run(settings, Session(settings.engine), "error", heard.append))
+    return out, warnings_of(heard)
+
+
+def test_paint_warns_before_and_after_and_its_remedies_help(painted, sparse, serial_run, tmp_path):
+    out, (before, after) = painted
+    share = FieldStore(out).metadata.sampling.empty_share
+    assert before.startswith("0.12 particles a cell: cells may stay empty")
+    assert after.startswith(f"{100 * share:.2g} % of the cells hold no mass")
+    assert f"about {math.sqrt(share):.0%} of its rms" in after
+    assert FieldStore(out).metadata.provenance["notes"] == [before, after]
+    grid = int(re.search(r"--grid (\d+)", after)[1])
+    assert grid == 4
+    heard = []
+    run = serial_run(paint={"grid": grid}, listener=heard.append)
+    paint(sparse, str(tmp_path / "coarser.zarr"), run)
+    assert warnings_of(heard) == []
+    # So few particles do not resolve a cell, whatever the fill.
+    run = serial_run(paint={"grid": 16, "fill": "nearest"}, listener=heard.append)
+    paint(sparse, str(tmp_path / "nearest.zarr"), run)
+    (text,) = warnings_of(heard)
+    assert "below the mean separation of the particles, 2.0 cells, are not resolved" in text
+
+
+def test_one_particle_a_cell_and_the_nearest_fill_need_no_warning(sparse, serial_run, tmp_path):
+    heard = []
+    run = serial_run(paint={"grid": 8, "fill": "nearest"}, listener=heard.append)
+    paint(sparse, str(tmp_path / "nearest.zarr"), run)
+    assert warnings_of(heard) == []
+    run = serial_run(paint={"grid": 8}, listener=heard.append)
+    paint(sparse, str(tmp_path / "background.zarr"), run)
+    assert "or with --set paint.fill=nearest" in warnings_of(heard)[-1]
+
+
+def test_a_dry_run_warns_too(sparse, serial_run):
+    heard = []
+    plan = plan_paint(sparse, serial_run(paint={"grid": 16}, listener=heard.append))
+    assert plan.details["particles_per_cell"] == 0.125
+    assert len(warnings_of(heard)) == 1
+    heard.clear()
+    plan_paint(sparse, serial_run(paint={"grid": 5}, listener=heard.append))
+    assert warnings_of(heard) == []
+
+
+def test_paint_without_velocities_does_not_warn(sparse, serial_run, tmp_path):
+    heard = []
+    options = {"grid": 16, "fields": ("density", "momentum")}
+    paint(sparse, str(tmp_path / "f.zarr"), serial_run(paint=options, listener=heard.append))
+    assert warnings_of(heard) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "warned"),
+    [("velocity", True), ("speed", True), ("divergence", True), ("momentum_speed", True),
+     ("density", False), ("momentum", False), ("momentum_curl", False)],
+)  # fmt: skip
+def test_spectra_of_what_rests_on_empty_cells_warn(field, warned, painted, serial_run, tmp_path):
+    heard, out = [], str(tmp_path / "power.zarr")
+    spectra(painted[0], out, field, serial_run(listener=heard.append))
+    texts = warnings_of(heard)
+    assert len(texts) == warned
+    assert open_group_for_writing(out).attrs["provenance"]["notes"] == texts
+    if warned:
+        assert texts[0] == f"{painted[0]}: {painted[1][1]}"
+
+
+def test_train_warns_once_for_all_its_stores(painted, serial_run, tmp_path):
+    heard = []
+    run = serial_run(train={"model": "wiener", "crop": 4}, listener=heard.append)
+    model = train([painted[0], painted[0]], str(tmp_path / "model"), run)
+    assert warnings_of(heard) == [f"{painted[0]} and 1 more: {painted[1][1]}"]
+    assert model.spec.provenance["notes"] == warnings_of(heard)
+
+
+def test_a_store_that_does_not_tell_is_counted(fields_store, serial_run, tmp_path):
+    made, heard = fields_store(8, shard=8, chunk=8), []
+    group = open_group_for_writing(made.url)
+    density = made.density.copy()
+    density[:2, :2, :2] = 0.0
+    group["density"][:] = density
+    spectra(made.url, str(tmp_path / "a.zarr"), "speed", serial_run(listener=heard.append))
+    assert warnings_of(heard)[0].startswith(f"{made.url}: 1.6 % of the cells hold no mass, and")
+    # Made by somebody else, it does not say what the velocity is there.
+    group.attrs["provenance"] = {}
+    heard.clear()
+    spectra(made.url, str(tmp_path / "b.zarr"), "speed", serial_run(listener=heard.append))
+    assert "does not say how their velocity was made" in warnings_of(heard)[0]
+
+
+def test_predictions_and_derived_fields_carry_the_sampling_on(painted, serial_run, tmp_path):
+    heard, said = [], FieldStore(painted[0]).metadata.sampling
+    prediction, flow, again = (str(tmp_path / f"{name}.zarr") for name in "pfa")
+    infer(painted[0], prediction, "linear:8", serial_run(listener=heard.append))
+    assert FieldStore(prediction).metadata.sampling == Sampling(0.125, said.empty_share, "model")
+    spectra(prediction, str(tmp_path / "s.zarr"), "velocity", serial_run(listener=heard.append))
+    assert warnings_of(heard) == []
+    derive(painted[0], flow, ["divergence"], serial_run(listener=heard.append))
+    assert FieldStore(flow).metadata.sampling == said
+    assert len(warnings_of(heard)) == 1
+    # A velocity made of the momentum has the mean flow, whatever the stored one has.
+    open_group_for_writing(painted[0]).attrs["sampling"] = {
+        **said.to_attribute(), "fill": "nearest"
+    }  # fmt: skip
+    heard.clear()
+    derive(painted[0], again, ["velocity"], serial_run(listener=heard.append))
+    open_group_for_writing(painted[0]).attrs["sampling"] = said.to_attribute()
+    assert FieldStore(again).metadata.sampling.fill == "background"
+    (text,) = warnings_of(heard)
+    assert text.endswith(f"use the velocity that {painted[0]} holds")
+
+
+def draw_nothing(comparison, folder):
+    """Stand in for the figures of a report, which take longer than all else."""
+    path = folder / "nothing.png"
+    path.write_bytes(bytes(24))
+    topics = ("residual", "slice", "momentum", "joint", "spectra", "where", "full")
+    return [Figure(topic, topic, "", "", path) for topic in topics]
+
+
+def test_evaluate_warns_and_measures_where_there_is_mass(
+    painted, serial_run, tmp_path, monkeypatch
+):
+    heard = []
+    monkeypatch.setattr("cosmoflow.stages.evaluate.make_figures", draw_nothing)
+    prediction, out = str(tmp_path / "prediction.zarr"), tmp_path / "report"
+    infer(painted[0], prediction, "linear:8", serial_run())
+    run = serial_run(evaluate={"subbox": 32.0}, listener=heard.append)
+    comparison = evaluate(painted[0], f"guess={prediction}", str(out), run)
+    density, truth = FieldStore(painted[0]).read("density"), FieldStore(painted[0]).read("velocity")
+    squares = ((FieldStore(prediction).read("velocity") - truth).astype(float) ** 2).sum(axis=0)
+    found = comparison.metrics["residual"]["guess"]
+    assert comparison.metrics["truth"]["empty_share"] == (density == 0.0).mean()
+    assert found["rms_with_mass"] == pytest.approx(math.sqrt(squares[density > 0.0].mean()), 1e-6)
+    assert found["rms"] == pytest.approx(math.sqrt(squares.mean()), 1e-6)
+    assert warnings_of(heard) == [f"{painted[0]}: {painted[1][1]}"]
+    assert json.loads((out / "cosmoflow.json").read_text())["provenance"]["notes"]
+    page = (out / "report.html").read_text()
+    assert '<p class="caution"><b>Empty cells</b>' in page
+    assert painted[1][1][1:] in page
+    assert "where there is mass" in page
+
+
+# The defaults
+
+
+def test_the_defaults_and_the_examples_have_eight_particles_a_cell():
+    default = Settings()
+    assert default.simulate.particles**3 == 8 * default.paint.grid**3
+    # The models that ship were made for cells of 2 Mpc/h.
+    assert default.simulate.box_size / default.paint.grid == 2.0
+    examples = " ".join(COMMANDS.values())
+    particles, box, grid = (
+        int(re.search(rf"--{name} (\d+)", examples)[1]) for name in ("particles", "box", "grid")
+    )
+    assert particles**3 == 8 * grid**3
+    assert box / grid == 2.0
