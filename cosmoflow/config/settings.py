@@ -90,6 +90,18 @@ class SimulateConfig(Section):
         return self
 
 
+def choose_chunk(shard: int) -> int:
+    """Return the cells per axis of an inner chunk: the largest divisor of the shard up to 64.
+
+    The shard of a grid of any size may have none but small ones (103 is a prime), and millions of
+    chunks of a cell would take hours: then it is the smallest divisor above 64.
+    """
+    best = max(size for size in range(1, 65) if shard % size == 0)
+    if best >= min(8, shard):
+        return best
+    return min(size for size in range(65, shard + 1) if shard % size == 0)
+
+
 class PaintConfig(Section):
     """Mass assignment onto a grid, and how the grid is cut into shards."""
 
@@ -126,10 +138,8 @@ class PaintConfig(Section):
 
     @property
     def chunk_cells(self) -> int:
-        """Cells per axis of an inner chunk: the largest divisor of the shard up to 64."""
-        if self.chunk is not None:
-            return self.chunk
-        return max(size for size in range(1, 65) if self.shard_cells % size == 0)
+        """Cells per axis of an inner chunk."""
+        return self.chunk or choose_chunk(self.shard_cells)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,24 +6,43 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, get_args
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.model.velocity import ModelSpec, Normalisation, Target, VelocityModel
-from cosmoflow.numerics.restoration import PowerGain
-from cosmoflow.numerics.wiener import WienerFilter
+from cosmoflow.model.description import (
+    FORMAT,
+    FORMAT_VERSION,
+    REMEDY,
+    Description,
+    check_description,
+    read_description,
+)
+from cosmoflow.model.velocity import ModelSpec, VelocityModel
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
-FORMAT = "cosmoflow/model"
-FORMAT_VERSION = 2
 
 
-def to_files(model: VelocityModel) -> dict[str, bytes]:
-    """Return the files of a model by name."""
+def to_files(model: VelocityModel, where: str = "the model") -> dict[str, bytes]:
+    """Return the files of a model by name.
+
+    Parameters
+    ----------
+    model : VelocityModel
+        With the weights to keep.
+    where : str
+        Where the files are to go, named in errors.
+
+    Raises
+    ------
+    DataError
+        A weight or a constant is not finite: :func:`from_files` would refuse it.
+    """
+    check_weights(model.network.state_dict(), f"{where}/{WEIGHTS}")
     weights = safetensors.torch.save(
         {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
     )
@@ -37,52 +56,12 @@ def to_files(model: VelocityModel) -> dict[str, bytes]:
         "smoothing": list(model.smoothing),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    # Once through JSON, as it will be read: tuples become lists.
+    check_description(json.loads(json.dumps(description)), where)
     return {
         WEIGHTS: weights,
         DESCRIPTION: (json.dumps(description, indent=2, sort_keys=True) + "\n").encode(),
     }
-
-
-def read_description(content: bytes, where: str) -> dict[str, Any]:
-    """Parse ``model.json``.
-
-    Raises
-    ------
-    DataError
-        It is damaged or describes no model that this version reads.
-    """
-    try:
-        description = json.loads(content)
-    except ValueError as error:
-        raise DataError("model.json cannot be read", where=where, value=str(error)) from None
-    found = description.get("format") if isinstance(description, dict) else None
-    if found != FORMAT:
-        raise DataError("this is no model", where=where, value=found, limit=f"format: {FORMAT}")
-    if description.get("format_version") != FORMAT_VERSION:
-        raise DataError(
-            "the model's format version is not one that this cosmoflow reads",
-            where=where,
-            value=description.get("format_version"),
-            limit=FORMAT_VERSION,
-            remedy="upgrade cosmoflow",
-        )
-    return dict(description)
-
-
-def read_filter(content: dict[str, Any]) -> WienerFilter:
-    """Build a filter from what ``dataclasses.asdict`` made of one."""
-    return WienerFilter(
-        tuple(content["fields"]), float(content["width"]), tuple(map(tuple, content["weights"]))
-    )
-
-
-def _read_gain(content: dict[str, Any]) -> PowerGain:
-    return PowerGain(
-        float(content["width"]),
-        tuple(content["potential"]),
-        tuple(content["rotational"]),
-        int(content["symmetries"]),
-    )
 
 
 def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
@@ -101,36 +80,119 @@ def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
         A file is truncated or damaged, or the two do not belong together.
     """
     description = read_description(files[DESCRIPTION], where)
-    weights = files[WEIGHTS]
-    found = hashlib.sha256(weights).hexdigest()
-    if found != description.get("weights_sha256"):
+    content = files[WEIGHTS]
+    found = hashlib.sha256(content).hexdigest()
+    if found != description.weights_sha256:
         raise DataError(
             "the model's weights are truncated or damaged",
             where=f"{where}/{WEIGHTS}",
-            value=f"{len(weights)} bytes, sha256 {found[:12]}",
-            limit=f"sha256 {str(description.get('weights_sha256'))[:12]}",
+            value=f"{len(content)} bytes, sha256 {found[:12]}",
+            limit=f"sha256 {description.weights_sha256[:12]}",
             remedy="copy the model again, or train with --resume to write it anew",
         )
-    try:
-        spec = ModelSpec(
-            architecture=description["architecture"],
-            target=description["target"],
-            cell_size=float(description["cell_size"]),
-            redshift=float(description["redshift"]),
-            cosmology=dict(description["cosmology"]),
-            normalisation=Normalisation(**description["normalisation"]),
-            provenance=dict(description["provenance"]),
-            filter=None if description["filter"] is None else read_filter(description["filter"]),
-            gain=None if description["gain"] is None else _read_gain(description["gain"]),
-        )
-        if spec.target not in get_args(Target):
-            raise ValueError(f"unknown target {spec.target!r}")
-        model = VelocityModel(spec)
-        model.network.load_state_dict(safetensors.torch.load(weights))
-    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(
-            "the model's description and weights do not fit together",
-            where=where,
-            value=str(error).splitlines()[0],
-        ) from error
+    model = _build(description, where)
+    _load_weights(model.network, content, f"{where}/{WEIGHTS}")
     return model.eval()
+
+
+def _build(description: Description, where: str) -> VelocityModel:
+    """Return the model that is described, its weights random.
+
+    Raises
+    ------
+    DataError
+        The architecture is unknown, or is not as it was when the model was trained.
+    """
+    spec = ModelSpec(
+        architecture=description.architecture,
+        target=description.target,
+        cell_size=description.cell_size,
+        redshift=description.redshift,
+        cosmology={key: value for key, value in description.cosmology.items() if value is not None},
+        normalisation=description.normalisation.build(),
+        provenance=dict(description.provenance),
+        filter=None if description.filter is None else description.filter.build(),
+        gain=None if description.gain is None else description.gain.build(),
+    )
+    try:
+        model = VelocityModel(spec)
+    except (ConfigError, ValueError) as error:
+        raise DataError(
+            "the model's description and architecture do not fit together",
+            where=f"{where}/{DESCRIPTION}, architecture",
+            value=str(error).splitlines()[0],
+            remedy=(error.remedy if isinstance(error, ConfigError) else None) or REMEDY,
+        ) from error
+    for key, value, expected in (
+        ("halo", description.halo, model.geometry.halo),
+        ("stride", description.stride, model.geometry.stride),
+        ("smoothing", description.smoothing, list(model.smoothing)),
+    ):
+        if value != expected:
+            raise DataError(
+                "the model's description and architecture do not fit together",
+                where=f"{where}/{DESCRIPTION}, {key}",
+                value=value,
+                limit=f"{expected}, as {spec.architecture} has it",
+                remedy=REMEDY,
+            )
+    return model
+
+
+def _load_weights(network: nn.Module, content: bytes, where: str) -> None:
+    """Give a network its weights.
+
+    Raises
+    ------
+    DataError
+        They are not those of the network: in name, shape or type, or they are not finite.
+    """
+    try:
+        weights = safetensors.torch.load(content)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise DataError(
+            "the model's weights cannot be read",
+            where=where,
+            value=str(error).partition("\n")[0],
+            limit="a safetensors file",
+            remedy=REMEDY,
+        ) from error
+    expected = network.state_dict()
+    if different := sorted(set(expected) ^ set(weights)):
+        name = different[0]
+        raise DataError(
+            "the model's weights are not those of its network",
+            where=f"{where}, {name}",
+            value="missing" if name in expected else "a tensor that the network does not have",
+            limit=f"{len(expected)} tensors",
+            remedy=REMEDY,
+        )
+    for name, tensor in expected.items():
+        found = weights[name]
+        if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+            raise DataError(
+                "the model's weights are not those of its network",
+                where=f"{where}, {name}",
+                value=f"{tuple(found.shape)} of {found.dtype}",
+                limit=f"{tuple(tensor.shape)} of {tensor.dtype}",
+                remedy=REMEDY,
+            )
+    check_weights(weights, where)
+    network.load_state_dict(weights)
+
+
+def check_weights(weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights that are not finite.
+
+    Raises
+    ------
+    DataError
+    """
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise DataError(
+                "the model's weights are not finite",
+                where=f"{where}, {name}",
+                value=f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values",
+                remedy="train it again, with a smaller train.learning_rate or train.muon_rate",
+            )

@@ -89,9 +89,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     for architecture in (
         _linear(0.0),
         Architecture("wiener-linear", "Wiener filter of delta", Baseline, filter="wiener-linear"),
-        Architecture("wiener-log", "of delta and ln rho", Baseline, filter="wiener-log"),
         Architecture(
-            "wiener", "of these, squared delta and squared tide", Baseline, filter="wiener"
+            "wiener-log", "Wiener filter of delta and ln rho", Baseline, filter="wiener-log"
+        ),
+        Architecture(
+            "wiener",
+            "Wiener filter of delta, ln rho, squared delta and squared tide",
+            Baseline,
+            filter="wiener",
         ),
         Architecture("paper", "Wu et al. 2021, 48,690,307 parameters", PaperNetwork),
         Architecture(

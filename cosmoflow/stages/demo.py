@@ -10,7 +10,7 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.evaluate import METRICS, REPORT, evaluate
 from cosmoflow.stages.infer import infer
-from cosmoflow.stages.models import CELL_SIZE_TOLERANCE, load_model, model_folder
+from cosmoflow.stages.models import has_cells, load_model, model_folder
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.stages.simulate import plan_simulate, simulate
@@ -120,8 +120,7 @@ def _models(trained: str, fields: str) -> dict[str, str]:
     models = {"trained here": trained}
     store = FieldStore(fields)
     for name, label in SHIPPED.items():
-        expected = load_model(model_folder(name)).spec.cell_size
-        if abs(store.cell_size / expected - 1.0) < CELL_SIZE_TOLERANCE:
+        if has_cells(store.cell_size, load_model(model_folder(name)).spec.cell_size):
             models[label] = name
     return models
 

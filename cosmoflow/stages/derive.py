@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from cosmoflow.config.settings import DeriveConfig
+from cosmoflow.config.settings import DeriveConfig, choose_chunk
 from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph, available_memory
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished, caution
@@ -157,7 +157,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             store.grid,
             work.names,
             shard=work.shard,
-            chunk=max(size for size in range(1, 65) if work.shard % size == 0),
+            chunk=choose_chunk(work.shard),
             existing=run.existing,
             attributes={name: _attributes(name, work.config) for name in work.names},
         )

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
+from cosmoflow.config.settings import choose_chunk
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import StorageError
 from cosmoflow.events import Message
@@ -96,7 +97,7 @@ def linear_methods(
 
 def _make(true: FieldStore, radii: Sequence[float], scratch: str, run: Run, claim: Claim) -> None:
     shard = min(true.shard, true.grid)
-    chunk = max(size for size in range(1, 65) if shard % size == 0)
+    chunk = choose_chunk(shard)
     if exists(scratch):
         remove(scratch)
     # Its density stays unwritten: a fields store must have a variable from the start.

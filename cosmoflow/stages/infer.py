@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from cosmoflow.config.settings import choose_chunk
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import Message, StageFinished, noting
@@ -91,7 +92,8 @@ def infer(
     Raises
     ------
     DataError
-        A model was made for other cells, or a store or model is damaged.
+        A model was made for other cells, a store or model is damaged, or a prediction is not
+        finite.
     OutputExistsError, StorageError, ConfigError
     """
     run, warned = run or Run(), list[str]()
@@ -135,7 +137,7 @@ def infer(
             store.grid,
             (*work.variables, RESTORED) if work.config.restore_power else work.variables,
             shard=work.layout.shard,
-            chunk=max(size for size in range(1, 65) if work.layout.shard % size == 0),
+            chunk=choose_chunk(work.layout.shard),
             existing=run.existing,
             attributes=describe_variables(work),
             region=None if work.config.region is None else work.region,

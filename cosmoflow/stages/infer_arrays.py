@@ -29,6 +29,7 @@ from cosmoflow.stages.models import DEFAULT_MODEL, open_model
 from cosmoflow.stages.prediction import Ensemble
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import place
+from cosmoflow.storage.finite import count_not_finite, not_finite
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.origins import WIENER
 from cosmoflow.storage.variables import LABELS, leading_dimension
@@ -106,7 +107,8 @@ def infer_array(
     Raises
     ------
     DataError
-        The array is no density over its mean on a cubic grid, or a model was made for other cells.
+        The array is no density over its mean on a cubic grid, a model was made for other cells, or
+        a prediction is not finite.
     ConfigError
     """
     run = run or Run()
@@ -189,6 +191,9 @@ def _predict_region(
         inputs = ensemble.read(source, wanted_block([block], work.region, work.halo))
         found = predict_fields(ensemble, inputs, block, work, box.cell_size)
         for name, values in found.items():
+            if bad := count_not_finite(values):
+                said = {"stage": "infer", "sources": {"models": " ".join(work.models)}}
+                raise not_finite(bad, values.size, said, f"{name} of {box.url}")
             if name not in fields:
                 fields[name] = np.empty((*values.shape[:-3], *work.region.shape), np.float32)
             fields[name][(..., *place(block, work.region))] = values

@@ -21,7 +21,7 @@ from cosmoflow.stages.infer_layout import worker_memory
 from cosmoflow.stages.infer_work import Work
 from cosmoflow.stages.models import Box
 from cosmoflow.stages.run import Plan
-from cosmoflow.stages.tiling import cut_tiles
+from cosmoflow.stages.tiling import bounding_block, cut_pieces
 from cosmoflow.storage.variables import count_parts
 
 _BYTES_PER_SECOND = 6e8
@@ -73,15 +73,16 @@ def plan_work(
     for count, block in _kinds(axes):
         tasks += count
         for model, rate in zip(models, rates, strict=True):
-            cut = cut_tiles(block, model.geometry, layout)
-            passes = count * len(cut)
-            operations = (
-                config.symmetries * passes * count_flops(model.spec.architecture, cut.shape)
-            )
-            tiles += passes
-            flops += operations
-            seconds += operations / rate
-            haloed = grow(cut.bounds, model.geometry.halo)
+            pieces = cut_pieces(block, model.geometry, layout, box.grid)
+            for piece in pieces:
+                passes = count * len(piece.tiles)
+                each = count_flops(model.spec.architecture, piece.tiles.shape)
+                operations = config.symmetries * passes * each
+                tiles += passes
+                flops += operations
+                seconds += operations / rate
+            bounds = bounding_block([piece.tiles.bounds for piece in pieces])
+            haloed = grow(bounds, model.geometry.halo)
             read += 4 * (1 + 3 * model.flows) * count * math.prod(haloed.shape)
     parts = sum(count_parts(name) for name in work.variables) + 3 * config.restore_power
     written = 4 * parts * math.prod(axis.written for axis in axes)
@@ -156,7 +157,9 @@ def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int)
         ]
         written += sum(inside)
         interval = (low - work.halo, high - low + 2 * work.halo)
-        alike = (interval[0] % period, interval[1])
+        # Unless the lattice does not close across the border that an interval reaches over.
+        crosses = interval[0] < 0 or sum(interval) > grid
+        alike = (interval[0] if crosses else interval[0] % period, interval[1])
         interval = representatives.setdefault(alike, interval)
         kinds[interval] = kinds.get(interval, 0) + 1
     return _Axis(kinds, written)

@@ -10,13 +10,13 @@ import zarr
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
 from cosmoflow.model.folder import DESCRIPTION
-from cosmoflow.stages.models import RUN
+from cosmoflow.stages.models import RUN, is_named, is_plain, near_model, unknown_model
 from cosmoflow.stages.train import describe_model
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import COMPLETE, SAMPLING, STATUS
 from cosmoflow.storage.outputs import OUTPUT_MARKS
 from cosmoflow.storage.snapshots import describe_snapshot
-from cosmoflow.storage.urls import absolute, find_bytes, has_file, open_group
+from cosmoflow.storage.urls import absolute, exists, find_bytes, has_file, open_group
 
 _KINDS = ("particles", "fields", "spectra", "curves")
 
@@ -24,10 +24,12 @@ _KINDS = ("particles", "fields", "spectra", "curves")
 def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
     """Describe a store, spectra, a report, a demo, a model, or a snapshot of another code.
 
+    A model that ships, and linear theory, go by their names.
+
     Parameters
     ----------
     url : str
-        Where it is.
+        Where it is, or the name of a model.
     hints : SnapshotHints, optional
         What a snapshot's header leaves out.
 
@@ -40,12 +42,19 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
     ------
     StorageError
         There is nothing.
+    ConfigError
+        There is nothing, and the name resembles that of a model.
     DataError
         There is something else.
     """
-    url = absolute(url)
+    # A folder of the name of a model that ships is meant by ./NAME, as for `infer`.
+    if is_named(url):
+        return describe_model(url)
+    name, url = url, absolute(url)
     if has_file(url, DESCRIPTION) or has_file(url, RUN):
         return describe_model(url)
+    if is_plain(name) and near_model(name) and not exists(url):
+        raise unknown_model(name)
     if has_file(url, OUTPUT_MARKS[0]):
         return _describe_folder(find_bytes(url, OUTPUT_MARKS[0]) or b"{}")
     if not has_file(url, "zarr.json"):

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from cosmoflow.config.cosmology import EXTENSIONS
-from cosmoflow.errors import DataError, IncompleteError
+from cosmoflow.errors import ConfigError, DataError, IncompleteError, StorageError
 from cosmoflow.events import Listener, caution, warn_only
-from cosmoflow.model.folder import (
-    DESCRIPTION,
-    WEIGHTS,
-    from_files,
-    read_description,
-    to_files,
-)
-from cosmoflow.model.registry import LINEAR
+from cosmoflow.model.description import read_description
+from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, from_files, to_files
+from cosmoflow.model.registry import ARCHITECTURES, LINEAR
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.storage.metadata import BoxMetadata
-from cosmoflow.storage.urls import absolute, has_file, read_bytes, write_bytes
+from cosmoflow.storage.urls import absolute, exists, has_file, read_bytes, write_bytes
 
 RUN = "run.json"
 """Says which run a model folder belongs to, from its first step on."""
@@ -32,6 +30,9 @@ DEFAULT_MODEL = "residual-small"
 """Of them, the one that `infer` takes when none is named."""
 
 CELL_SIZE_TOLERANCE = 1e-3
+
+SMALLEST_GRID = 2
+"""Cells per axis that `paint` makes at least."""
 
 
 class Box(Protocol):
@@ -72,6 +73,13 @@ def load_model(url: str) -> VelocityModel:
             where=url,
             remedy="finish it: run the same `cosmoflow train` again with --resume",
         )
+    if not has_file(url, DESCRIPTION) and not has_file(url, WEIGHTS):
+        raise StorageError(
+            "there is no such model: nothing there has a model.json",
+            where=url,
+            limit=_known_models(pretrained_models()),
+            remedy="check the path",
+        )
     return from_files({name: read_bytes(url, name) for name in (DESCRIPTION, WEIGHTS)}, url)
 
 
@@ -79,8 +87,61 @@ def find_model(name: str) -> str:
     """Return what a model is known by on every node: its name, or the absolute URL of a folder.
 
     A folder of the same name as a model that ships is meant by ``./NAME``.
+
+    Raises
+    ------
+    ConfigError
+        It is a plain name, and neither a model nor anything else has it.
     """
-    return name if is_named(name) else absolute(name)
+    if is_named(name):
+        return name
+    if is_plain(name) and not exists(name):
+        raise unknown_model(name)
+    return absolute(name)
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a text could be a model's name: it has nothing of a path or a URL."""
+    return bool(name) and not set(name) & set("/\\:")
+
+
+def near_model(name: str) -> str | None:
+    """Return the model or architecture that may be meant by a name that is none's."""
+    names = {known.casefold(): known for known in (*ARCHITECTURES, *pretrained_models())}
+    near = difflib.get_close_matches(name.casefold(), names, n=1)
+    return names[near[0]] if near else None
+
+
+def unknown_model(name: str) -> ConfigError:
+    """Return the error of a name that no trained model has; it lists those that there are."""
+    ships = pretrained_models()
+    near = near_model(name)
+    if near is None:
+        remedy = "`cosmoflow models` lists what there is"
+    elif is_named(near):
+        remedy = f"did you mean {near!r}?"
+    else:
+        # An architecture alone: to advise its name for inference would lead to the next refusal.
+        similar = difflib.get_close_matches(near, ships, n=1)
+        instead = f", or take one that ships, such as {similar[0]}" if similar else ""
+        asked = "" if near == name else f"did you mean {near!r}? No trained model of it ships: "
+        remedy = f"{asked}train it (cosmoflow train FIELDS --out DIR --model {near}){instead}"
+    return ConfigError(
+        f"{name!r} is an architecture, and no trained model of it ships"
+        if name in ARCHITECTURES
+        else f"there is no such model as {name!r}, and no folder of that name",
+        where="model",
+        value=name,
+        limit=_known_models(ships),
+        remedy=remedy,
+    )
+
+
+def _known_models(ships: Sequence[str]) -> str:
+    return (
+        f"{', '.join(ships)}, which ship; {LINEAR} or {LINEAR}:R; or the folder of a model that "
+        "you trained"
+    )
 
 
 def is_named(name: str) -> bool:
@@ -142,15 +203,45 @@ def model_digest(name: str) -> str:
         return name
     folder = model_folder(name)
     description = read_description(read_bytes(folder, DESCRIPTION), folder)
-    content = json.dumps([description["weights_sha256"], description["filter"]])
+    kept = None if description.filter is None else description.filter.model_dump()
+    content = json.dumps([description.weights_sha256, kept], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def save_model(url: str, model: VelocityModel) -> None:
     """Write a model to its folder; the description, which names the weights' digest, last."""
-    files = to_files(model)
+    files = to_files(model, url)
     for name in (WEIGHTS, DESCRIPTION):
         write_bytes(url, name, files[name])
+
+
+def fitting_grid(box_size: float, cell_size: float) -> int | None:
+    """Return the grid that cuts a box into cells of a model's size, to 0.1 %.
+
+    Parameters
+    ----------
+    box_size, cell_size : float
+        Mpc/h.
+
+    Returns
+    -------
+    int or None
+        Cells per axis; None where no grid does.
+    """
+    grids = _nearest_grids(box_size, cell_size)
+    fitting = [grid for grid in grids if has_cells(box_size / grid, cell_size)]
+    return min(fitting, key=lambda grid: abs(box_size / grid - cell_size), default=None)
+
+
+def _nearest_grids(box_size: float, cell_size: float) -> list[int]:
+    """Return the grids whose cells are next to the size that is wanted."""
+    below = math.floor(box_size / cell_size)
+    return sorted({max(below, SMALLEST_GRID), max(below + 1, SMALLEST_GRID)})
+
+
+def has_cells(found: float, expected: float) -> bool:
+    """Tell whether cells have the size that a model was trained on, to 0.1 %."""
+    return abs(found / expected - 1.0) <= CELL_SIZE_TOLERANCE
 
 
 def check_fits(
@@ -161,18 +252,10 @@ def check_fits(
     Raises
     ------
     DataError
-        The cell sizes differ, or the grid does not divide into the network's stride.
+        The cell sizes differ.
     """
-    expected, found = model.spec.cell_size, fields.cell_size
-    if abs(found / expected - 1.0) > CELL_SIZE_TOLERANCE:
-        grid = round(fields.metadata.box_size / expected)
-        raise DataError(
-            "the model was trained on cells of another size",
-            where=f"{fields.url} with {model_url}",
-            value=f"cells of {found:g} Mpc/h",
-            limit=f"cells of {expected:g} Mpc/h",
-            remedy=f"paint the box onto --grid {grid}, or train a model on such cells",
-        )
+    if not has_cells(fields.cell_size, model.spec.cell_size):
+        raise _unlike_cells(model.spec.cell_size, model_url, fields)
     found_cosmology, trained_on = fields.metadata.cosmology, model.spec.cosmology
     for name, value, trained in (
         ("redshift", fields.metadata.redshift, model.spec.redshift),
@@ -195,13 +278,31 @@ def check_fits(
             f"the expansion of the box is not known ({fields.metadata.unknown_expansion}); "
             "nothing says how well the model does there",
         )
-    geometry = model.geometry
-    if geometry.fixed_output is None and fields.grid % geometry.stride:
-        raise DataError(
-            "the grid does not divide into the network's stride",
-            where=fields.url,
-            value=f"{fields.grid} cells per axis",
-            limit=f"a multiple of {geometry.stride}",
-            remedy="paint onto such a grid: across the periodic border tiles must stay on one "
-            "lattice",
-        )
+
+
+def _unlike_cells(cell_size: float, model_url: str, fields: Box) -> DataError:
+    """Return the error of fields whose cells are not those of a model; its advice can be followed.
+
+    Linear theory is the one model that was not trained, and fits cells of any size.
+    """
+    size = fields.metadata.box_size
+    limit = f"cells of {cell_size:g} Mpc/h, to {CELL_SIZE_TOLERANCE:.1%}"
+    others = (
+        f"--model {LINEAR} or {LINEAR}:R, which fit any cells; or a model trained on your cells"
+    )
+    grid = fitting_grid(size, cell_size)
+    if grid is not None:
+        remedy = f"a grid of {grid} cells per axis (cosmoflow paint --grid {grid}); or {others}"
+    else:
+        near = _nearest_grids(size, cell_size)
+        cells = " and ".join(f"{size / g:g} Mpc/h on {g}^3" for g in near)
+        limit += f"; no grid of this box has them, the nearest are {cells}"
+        boxes = " or ".join(f"{g * cell_size:g}" for g in near)
+        remedy = f"{others}; or a box whose side is a multiple of the cell, such as {boxes} Mpc/h"
+    return DataError(
+        "the model was trained on cells of another size",
+        where=f"{fields.url} with {model_url}",
+        value=f"cells of {fields.cell_size:g} Mpc/h, {fields.grid}^3 in a box of {size:g} Mpc/h",
+        limit=limit,
+        remedy=remedy,
+    )

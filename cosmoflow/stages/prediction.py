@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from cosmoflow.stages.tiling import (
     batches,
     blending_weights,
     bounding_block,
-    cut_tiles,
+    cut_pieces,
     overlap,
     place,
 )
@@ -71,12 +72,15 @@ class Inputs:
         Shape ``(*region.shape)``, over its mean.
     flows : dict of Flow to Tensor
         Shapes ``(3, *region.shape)``, km/s.
+    grid : int
+        Cells per axis of the periodic box.
     """
 
     block: Block
     region: Block
     density: Tensor
     flows: dict[Flow, Tensor]
+    grid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,9 @@ class Ensemble:
     def read(self, source: FieldSource, block: Block) -> Inputs:
         """Read what all members need to predict a block."""
         needed = [
-            grow(cut_tiles(block, one.geometry, self._layout).bounds, one.geometry.halo)
+            grow(piece.tiles.bounds, one.geometry.halo)
             for one in self.members
+            for piece in cut_pieces(block, one.geometry, self._layout, source.grid)
         ]
         # Neighbouring tiles share most of their halos, so what all of them need is read once.
         region = bounding_block(needed)
@@ -137,6 +142,7 @@ class Ensemble:
             region,
             read_tensor(source, "density", region),
             {flow: read_tensor(source, name, region, lead) for flow, (name, lead) in flows.items()},
+            source.grid,
         )
 
     @torch.inference_mode()
@@ -168,21 +174,30 @@ class Ensemble:
     ) -> None:
         """Add one model's mean over turned frames, and its squared deviations, to the block's."""
         geometry = member.geometry
-        tiles = cut_tiles(inputs.block, geometry, self._layout)
-        weights = blending_weights(tiles.shape[0], self._layout.overlap)
-        for group in batches(tiles, self._layout.batch):
-            parts = [place(grow(tile, geometry.halo), inputs.region) for tile in group]
-            density = torch.stack([inputs.density[part] for part in parts])
-            flows = _stack_flows(inputs, member.flows, parts, density)
-            found = Moments(spread=squares is not None)
-            with autocast(self._config.precision, self._device):
-                for values in member.model.members(
-                    density.to(self._device), flows.to(self._device), self._symmetries
-                ):
-                    found.add(values)
-            _place_tiles(inputs.block, group, found.mean, weights, mean)
-            if squares is not None:
-                _place_tiles(inputs.block, group, found.squares, weights, squares)
+        for piece in cut_pieces(inputs.block, geometry, self._layout, inputs.grid):
+            # The tiles of a piece may reach into the next one, whose cells are not theirs.
+            cells = (..., *place(piece.block, inputs.block))
+            weights = blending_weights(piece.tiles.shape[0], self._layout.overlap)
+            for group in batches(piece.tiles, self._layout.batch):
+                found = self._predict_tiles(member, inputs, group, spread=squares is not None)
+                _place_tiles(piece.block, group, found.mean, weights, mean[cells])
+                if squares is not None:
+                    _place_tiles(piece.block, group, found.squares, weights, squares[cells])
+
+    def _predict_tiles(
+        self, member: Member, inputs: Inputs, tiles: Sequence[Block], *, spread: bool
+    ) -> Moments:
+        """Return the moments, over turned frames, of one model's prediction of some tiles."""
+        parts = [place(grow(tile, member.geometry.halo), inputs.region) for tile in tiles]
+        density = torch.stack([inputs.density[part] for part in parts])
+        flows = _stack_flows(inputs, member.flows, parts, density)
+        found = Moments(spread=spread)
+        with autocast(self._config.precision, self._device):
+            for values in member.model.members(
+                density.to(self._device), flows.to(self._device), self._symmetries
+            ):
+                found.add(values)
+        return found
 
 
 def _stack_flows(
@@ -234,7 +249,8 @@ def predict_box(
     """
     grid = source.grid
     block = min(_BLOCK_CELLS, grid)
-    tile, batch = config.tile or block, config.batch or 1
+    stride = math.lcm(*(member.geometry.stride for member in members))
+    tile, batch = config.tile or -(-block // stride) * stride, config.batch or 1
     layout = Layout(block, (block, block, block), tile, batch, config.overlap)
     ensemble = Ensemble(members, layout, config, device)
     mean = np.empty((3, grid, grid, grid), np.float32)

@@ -76,8 +76,76 @@ class TileGrid:
         return Block((x[0], y[0], z[0]), (nx, ny, nz))
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a block, and the tiles that predict it.
+
+    Parameters
+    ----------
+    block : Block
+        Its cells.
+    tiles : TileGrid
+        They cover the cells and may reach past them.
+    """
+
+    block: Block
+    tiles: TileGrid
+
+
+def cut_pieces(block: Block, geometry: Geometry, layout: Layout, grid: int) -> list[Piece]:
+    """Cut a block into the pieces whose tiles lie on one lattice, and these into tiles.
+
+    The lattice of the stride begins at cell 0 of the box. If the grid is no multiple of the stride,
+    the lattice does not close across the periodic border: cell ``n`` of the box is its cell 0 and
+    is predicted as that one, by a tile of another lattice than cell ``n - 1``. A block that reaches
+    across the border, as derivatives need it, then has a piece on either side.
+
+    Parameters
+    ----------
+    block : Block
+        May start below cell 0 and end past the grid.
+    geometry : Geometry
+        Of the network.
+    layout : Layout
+        Sizes of tiles.
+    grid : int
+        Cells per axis of the periodic box.
+
+    Returns
+    -------
+    list of Piece
+        One, unless the block crosses the border of such a grid.
+    """
+    if geometry.fixed_output is not None or grid % geometry.stride == 0:
+        return [Piece(block, cut_tiles(block, geometry, layout))]
+    axes = [
+        _split_periods(origin, length, grid)
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    ]
+    pieces = []
+    for (x, nx, sx), (y, ny, sy), (z, nz, sz) in itertools.product(*axes):
+        inside = cut_tiles(Block((x - sx, y - sy, z - sz), (nx, ny, nz)), geometry, layout)
+        tx, ty, tz = (
+            range(axis.start + shift, axis.stop + shift, axis.step)
+            for axis, shift in zip(inside.origins, (sx, sy, sz), strict=True)
+        )
+        pieces.append(Piece(Block((x, y, z), (nx, ny, nz)), TileGrid((tx, ty, tz), inside.shape)))
+    return pieces
+
+
+def _split_periods(origin: int, length: int, grid: int) -> list[tuple[int, int, int]]:
+    """Cut an interval at the borders of a periodic axis: origin, length and start of the period."""
+    parts = []
+    while length:
+        period = origin // grid * grid
+        part = min(length, period + grid - origin)
+        parts.append((origin, part, period))
+        origin, length = origin + part, length - part
+    return parts
+
+
 def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> TileGrid:
-    """Return the tiles that a block is predicted by.
+    """Return the tiles that a block on one lattice is predicted by.
 
     A network without padding gives every cell the same value from any tile whose origin lies on the
     lattice of its stride, so its tiles fit the block. One with padding does not: its tiles have one

@@ -16,8 +16,9 @@ from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, CosmoflowError, DataError
 from cosmoflow.events import Message, StageFinished, caution, noting
+from cosmoflow.model.description import read_filter
 from cosmoflow.model.fitting import Metrics, make_loop
-from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, read_filter
+from cosmoflow.model.folder import DESCRIPTION, WEIGHTS
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.registry import (
     Architecture,
@@ -32,7 +33,7 @@ from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.gains import measure_gain
-from cosmoflow.stages.models import RUN, load_model, save_model
+from cosmoflow.stages.models import RUN, is_linear, load_model, model_folder, save_model
 from cosmoflow.stages.paintings import check_painted_alike
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
 from cosmoflow.stages.sampling import examine
@@ -307,7 +308,7 @@ def _begun(out: str) -> dict[str, Any]:
     """Return the provenance that a model folder was begun with; of older folders, its digest."""
     if not has_file(out, RUN):
         return {}
-    content = read_bytes(out, RUN).decode().strip()
+    content = read_bytes(out, RUN).decode("utf-8", "backslashreplace").strip()
     try:
         found = json.loads(content)
     except ValueError:
@@ -322,7 +323,7 @@ def _find_filter(
     if architecture.filter is None:
         return None
     if resumed and has_file(out, FILTER):
-        return read_filter(json.loads(read_bytes(out, FILTER)))
+        return read_filter(read_bytes(out, FILTER), out, FILTER)
     run.listener(Message("fitting the Wiener filter"))
     return fit_filter(split, SETS[architecture.filter])
 
@@ -379,20 +380,46 @@ def _to_csv(history: list[Metrics]) -> str:
     return buffer.getvalue()
 
 
-def describe_model(url: str) -> dict[str, Any]:
-    """Return what ``cosmoflow info`` says of a model folder."""
-    model = load_model(url)
+def describe_model(name: str) -> dict[str, Any]:
+    """Return what ``cosmoflow info`` says of a model: a folder, one that ships, linear theory."""
+    if is_linear(name):
+        architecture = find_architecture(name)
+        return {
+            "kind": "model",
+            "name": name,
+            "architecture": name,
+            "summary": architecture.summary,
+            "target": "velocity",
+            "cell_size": "any",
+            "redshift": "any",
+            "cosmology": "any",
+            "parameters": 0,
+            "halo": 0,
+            "stride": 1,
+            "smoothing": list(architecture.smoothing),
+            "files": [],
+            "provenance": {},
+        }
+    folder = model_folder(name)
+    model = load_model(folder)
+    spec = model.spec
     return {
         "kind": "model",
-        "name": PurePosixPath(url).name,
-        "architecture": model.spec.architecture,
-        "target": model.spec.target,
-        "cell_size": model.spec.cell_size,
-        "redshift": model.spec.redshift,
-        "cosmology": model.spec.cosmology,
+        "name": PurePosixPath(name).name,
+        "folder": folder,
+        "ships": folder != name,
+        "architecture": spec.architecture,
+        "summary": find_architecture(spec.architecture).summary,
+        "target": spec.target,
+        "cell_size": spec.cell_size,
+        "redshift": spec.redshift,
+        "cosmology": spec.cosmology,
+        "parameters": count_parameters(model.network)[0],
         "halo": model.geometry.halo,
         "stride": model.geometry.stride,
         "smoothing": list(model.smoothing),
-        "files": [DESCRIPTION, WEIGHTS, HISTORY],
-        "provenance": model.spec.provenance,
+        "filter": None if spec.filter is None else list(spec.filter.fields),
+        "gains_for_symmetries": None if spec.gain is None else spec.gain.symmetries,
+        "files": [file for file in (DESCRIPTION, WEIGHTS, HISTORY) if has_file(folder, file)],
+        "provenance": spec.provenance,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks, read_periodic
+from cosmoflow.storage.finite import REGION, check_finite, region_block
 from cosmoflow.storage.identity import changed_input, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, check_group
@@ -33,8 +34,6 @@ LEDGER = "fields"
 RESTORED = "restored_velocity"
 FLOWS = ("linear_velocity", "wiener_velocity")
 """Variables that `infer` and `train` add to the store that they read."""
-REGION = "region"
-"""The group attribute that says, in cells ``[from, to]`` of each axis, what a store holds."""
 
 
 class FieldStore:
@@ -89,7 +88,7 @@ class FieldStore:
     def region(self) -> Block | None:
         """The cells that the store holds, None if it holds all."""
         found = self._group.attrs.get(REGION)
-        return None if found is None else _region_block(found)  # type: ignore[arg-type]
+        return None if found is None else region_block(found)  # type: ignore[arg-type]
 
     @property
     def cell_size(self) -> float:
@@ -261,11 +260,6 @@ def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
     return dataset.isel({axis: slice(first, first + length) for axis, first, length in axes})
 
 
-def _region_block(ranges: Sequence[Sequence[int]]) -> Block:
-    (x, x1), (y, y1), (z, z1) = ranges
-    return Block((x, y, z), (x1 - x, y1 - y, z1 - z))
-
-
 def create_fields(
     url: str,
     metadata: BoxMetadata,
@@ -359,6 +353,8 @@ def write_block(
     ------
     SupersededError
         The store is another run's by now.
+    DataError
+        A value is not finite; nothing is written.
     """
     cells = tuple(
         slice(origin, origin + length)
@@ -366,14 +362,23 @@ def write_block(
     )
     with writing_shard(url, LEDGER, shard, digest) as group:
         for name, values in fields.items():
+            check_finite(values, group, f"{url}, {name}", block)
+        for name, values in fields.items():
             array: Any = group[name]
             # Looking for chunks that need not be written takes as long as writing them.
             array.with_config({"write_empty_chunks": True})[(..., *cells)] = values
 
 
 def write_whole(url: str, name: str, values: NDArray[np.float32]) -> None:
-    """Write all of a variable at once, in the one process that writes to the store."""
+    """Write all of a variable at once, in the one process that writes to the store.
+
+    Raises
+    ------
+    DataError
+        A value is not finite; nothing is written.
+    """
     group = open_group_for_writing(url)
+    check_finite(values, group, f"{url}, {name}")
     with storage_errors(url):
         array: Any = group[name]
         array[:] = values

@@ -1,0 +1,266 @@
+"""What the files of a model say in JSON, validated key by key and number by number.
+
+A number that is not finite, or that float32 cannot hold, becomes a field of NaN long after it was
+read, so it is refused here, with its path in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cosmoflow.errors import DataError
+from cosmoflow.model.velocity import Normalisation
+from cosmoflow.numerics.restoration import PowerGain
+from cosmoflow.numerics.wiener import FIELDS, WienerFilter
+
+FORMAT: Final = "cosmoflow/model"
+FORMAT_VERSION: Final = 2
+
+_LARGEST, _SMALLEST = 3.0e38, 1.2e-38
+"""Magnitudes that float32 holds with all its digits."""
+
+_SHOWN = 60
+"""Characters of an offending value that a message shows."""
+
+Single = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
+Scale = Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
+Gain = Annotated[float, Field(ge=0.0, le=_LARGEST)]
+Cells = Annotated[int, Field(ge=0, le=1 << 20)]
+
+REMEDY: Final = "copy the model again, or train it again"
+
+
+class _Part(BaseModel):
+    """A JSON object: immutable, no text for numbers, no NaN, no infinity."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+P = TypeVar("P", bound=_Part)
+
+
+class NormalisationPart(_Part):
+    """See :class:`cosmoflow.model.velocity.Normalisation`."""
+
+    density_mean: Single
+    density_std: Scale
+    velocity_scale: Scale
+    target_scale: Scale
+
+    def build(self) -> Normalisation:
+        """Return what it describes."""
+        return Normalisation(**self.model_dump())
+
+
+class FilterPart(_Part):
+    """See :class:`cosmoflow.numerics.wiener.WienerFilter`."""
+
+    fields: list[str] = Field(min_length=1)
+    width: Scale
+    weights: list[list[Single]] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        unknown = sorted(set(self.fields) - set(FIELDS))
+        if unknown:
+            raise ValueError(f"fields among {', '.join(FIELDS)}, not {unknown[0]!r}")
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"fields that differ, not {self.fields}")
+        for number, row in enumerate(self.weights):
+            if len(row) != len(self.fields):
+                raise ValueError(
+                    f"{len(self.fields)} weights in every bin, one a field, not {len(row)} in bin "
+                    f"{number}"
+                )
+        return self
+
+    def build(self) -> WienerFilter:
+        """Return what it describes."""
+        return WienerFilter(tuple(self.fields), self.width, tuple(map(tuple, self.weights)))
+
+
+class GainPart(_Part):
+    """See :class:`cosmoflow.numerics.restoration.PowerGain`."""
+
+    width: Scale
+    potential: list[Gain] = Field(min_length=2)
+    rotational: list[Gain] = Field(min_length=2)
+    symmetries: int = Field(ge=1, le=48)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.potential) != len(self.rotational):
+            raise ValueError(
+                f"as many rotational gains as potential ones, not {len(self.rotational)} and "
+                f"{len(self.potential)}"
+            )
+        return self
+
+    def build(self) -> PowerGain:
+        """Return what it describes."""
+        return PowerGain(self.width, tuple(self.potential), tuple(self.rotational), self.symmetries)
+
+
+class Description(_Part):
+    """What ``model.json`` says; keys that this version does not know are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    architecture: str
+    target: Literal["velocity", "momentum"]
+    cell_size: Scale
+    redshift: float = Field(gt=-1.0)
+    cosmology: dict[str, float | None]
+    normalisation: NormalisationPart
+    filter: FilterPart | None
+    gain: GainPart | None
+    halo: Cells
+    stride: Annotated[int, Field(ge=1, le=1 << 20)]
+    smoothing: list[Annotated[float, Field(ge=0.0)]]
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    provenance: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("h", "Omega_m", "sigma8"):
+            value = self.cosmology.get(name)
+            if value is not None and value <= 0.0:
+                raise ValueError(f"a cosmology with {name} above 0, not {value:g}")
+        return self
+
+
+def read_description(content: bytes, where: str) -> Description:
+    """Parse ``model.json``.
+
+    Parameters
+    ----------
+    content : bytes
+        Of the file.
+    where : str
+        The model's folder, for errors.
+
+    Raises
+    ------
+    DataError
+        It is damaged or describes no model that this version reads; the message names the key.
+    """
+    found = _read_object(content, where, "model.json")
+    kind = found.get("format")
+    if kind != FORMAT:
+        raise DataError(
+            "this is no model",
+            where=f"{where}/model.json, format",
+            value=_show(kind),
+            limit=FORMAT,
+            remedy=REMEDY,
+        )
+    _check_version(found.get("format_version"), where)
+    return _validate(Description, found, where, "model.json")
+
+
+def check_description(content: dict[str, Any], where: str) -> None:
+    """Refuse to write what :func:`read_description` would refuse to read.
+
+    Raises
+    ------
+    DataError
+    """
+    _validate(Description, content, where, "model.json", remedy="check the training fields")
+
+
+def read_filter(content: bytes, where: str, name: str) -> WienerFilter:
+    """Parse a file that holds a filter alone.
+
+    Raises
+    ------
+    DataError
+        It is damaged; the message names the key.
+    """
+    remedy = "begin the training again, with --overwrite"
+    found = _read_object(content, where, name, remedy=remedy)
+    return _validate(FilterPart, found, where, name, remedy=remedy).build()
+
+
+def _check_version(version: Any, where: str) -> None:
+    if type(version) is int and version == FORMAT_VERSION:
+        return
+    newer = type(version) is int and version > FORMAT_VERSION
+    older = type(version) is int and 0 < version < FORMAT_VERSION
+    raise DataError(
+        "the model's format version is not one that this cosmoflow reads",
+        where=f"{where}/model.json, format_version",
+        value=_show(version),
+        limit=FORMAT_VERSION,
+        remedy="upgrade cosmoflow"
+        if newer
+        else "train the model again with this cosmoflow"
+        if older
+        else REMEDY,
+    )
+
+
+def _read_object(content: bytes, where: str, name: str, *, remedy: str = REMEDY) -> dict[str, Any]:
+    """Parse a JSON object."""
+    try:
+        found = json.loads(content)
+    # Text nested thousands of times exhausts the parser.
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{name} cannot be read",
+            where=f"{where}/{name}",
+            value=_printable(str(error)),
+            limit="a JSON object in UTF-8",
+            remedy=remedy,
+        ) from None
+    if not isinstance(found, dict):
+        raise DataError(
+            f"{name} holds no JSON object",
+            where=f"{where}/{name}",
+            value=_show(found),
+            limit="{...}",
+            remedy=remedy,
+        )
+    return found
+
+
+def _validate(
+    part: type[P], content: dict[str, Any], where: str, name: str, *, remedy: str = REMEDY
+) -> P:
+    """Validate a parsed object, and name the first key that is wrong."""
+    try:
+        return part.model_validate(content)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    missing = first["type"] == "missing"
+    own = first["type"] == "value_error"
+    limit = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    further = len(problems) - 1
+    raise DataError(
+        f"{name} lacks a key" if missing else f"{name} holds what no model can have",
+        where=f"{where}/{name}, {_path(first['loc'])}" if first["loc"] else f"{where}/{name}",
+        # What breaks a rule of several keys is named by the rule.
+        value=None if missing or own else _show(first["input"]),
+        limit=None if missing else _printable(limit) + (f" (and {further} more)" * (further > 0)),
+        remedy=remedy,
+    )
+
+
+def _path(keys: tuple[int | str, ...]) -> str:
+    """Return the place of a value in a file: ``filter.weights[3][0]``."""
+    parts = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys]
+    return _printable("".join(parts).removeprefix("."))[:_SHOWN]
+
+
+def _show(value: Any) -> str:
+    """Return a value as a message shows it."""
+    text = _printable(repr(value))
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _printable(text: str) -> str:
+    """Return text without characters that UTF-8 lacks: JSON can spell half of a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()
