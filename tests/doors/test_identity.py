@@ -290,12 +290,11 @@ def resumes(run, interrupted, *words):
     interrupted()
     yield
     refused(ConfigError, 2, lambda: run("resume"), *words, "--overwrite")
-    run("overwrite")
     yield
 
 
 def test_derive_does_not_pass_mixed_data_on(fields_store, tmp_path, serial_run):
-    made, out = fields_store(GRID, shard=4, chunk=2), str(tmp_path / "out.zarr")
+    made, out = fields_store(GRID, shard=8, chunk=4), str(tmp_path / "out.zarr")
 
     def run(existing):
         derive(made.url, out, ["divergence"], serial_run(existing=existing))
@@ -307,8 +306,8 @@ def test_derive_does_not_pass_mixed_data_on(fields_store, tmp_path, serial_run):
 
 
 def test_infer_names_the_fields_that_changed(fields_store, tmp_path, serial_run):
-    made, out = fields_store(GRID, shard=4, chunk=2), str(tmp_path / "out.zarr")
-    options = {"infer": {"tile": 4, "shard": 4}}
+    made, out = fields_store(GRID, shard=8, chunk=4), str(tmp_path / "out.zarr")
+    options = {"infer": {"tile": 8, "shard": 8}}
 
     def run(existing):
         infer(made.url, out, "linear:2", serial_run(existing=existing, **options))
@@ -356,7 +355,7 @@ def test_evaluate_names_the_prediction_that_changed(
 
 
 def test_spectra_name_the_store_that_changed(fields_store, tmp_path, serial_run):
-    made, out = fields_store(GRID, shard=4, chunk=2), str(tmp_path / "power.zarr")
+    made, out = fields_store(GRID, shard=8, chunk=4), str(tmp_path / "power.zarr")
     other = str(shutil.copytree(made.url, tmp_path / "other.zarr"))
 
     def run(existing):
@@ -374,7 +373,7 @@ def test_spectra_name_the_store_that_changed(fields_store, tmp_path, serial_run)
 
 
 def test_train_names_the_box_that_changed(fields_store, tmp_path, serial_run):
-    boxes = [fields_store(GRID, shard=4, chunk=2, seed=seed).url for seed in (1, 2)]
+    boxes = [fields_store(GRID, shard=8, chunk=4, seed=seed).url for seed in (1, 2)]
     out = tmp_path / "model"
 
     def run(existing):
@@ -399,8 +398,9 @@ def test_simulate_names_the_white_noise_that_changed(tmp_path, serial_run, monke
     def run(existing):
         simulate(out, serial_run(existing=existing, simulate=settings))
 
-    # The same for all runs: it takes longer than the box.
-    power = LinearPower.from_cosmology(serial_run().settings.cosmology)
+    # A real one takes longer than the box.
+    k = np.geomspace(1e-3, 50.0, 200)
+    power = LinearPower(k, 1e4 * k / (1.0 + (k / 0.02) ** 3))
     monkeypatch.setattr(LinearPower, "from_cosmology", lambda cosmology: power)
     write(1)
     steps = resumes(run, lambda: interrupt(out, "particles"), "input 'white_noise'", str(noise))
@@ -411,7 +411,7 @@ def test_simulate_names_the_white_noise_that_changed(tmp_path, serial_run, monke
 
 def test_what_an_older_version_began_is_made_again(fields_store, tmp_path, serial_run):
     """Digests of its inputs did not depend on data, and it did not say that they do."""
-    made, out = fields_store(GRID, shard=4, chunk=2), str(tmp_path / "out.zarr")
+    made, out = fields_store(GRID, shard=8, chunk=4), str(tmp_path / "out.zarr")
     model, settings = tmp_path / "model", {"train": {"model": "wiener", "crop": 8}}
 
     def run(existing):
