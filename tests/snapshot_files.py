@@ -18,6 +18,8 @@ CRITICAL = 27.7536627
 """1e10 M_sun/h per (Mpc/h)^3."""
 RSD_FACTOR = 1.0 / (100.0 * A * np.sqrt(OMEGA_M / A**3 + 1.0 - OMEGA_M))
 """1 / (a H), Mpc/h per km/s."""
+SHARES = {0: 0.13, 1: 0.85, 4: 0.02}
+"""Of the matter in gas, dark matter and stars, where a file has several."""
 KPC, MPC = 3.085678e21, 3.085678e24
 SOLAR_MASS = 1.98841e33
 
@@ -262,7 +264,7 @@ def write_gadget_binary(path, box, *, order="<", labels=False, types=None, lengt
         ("ID  ", np.arange(sum(counts), dtype=f"{order}u4").tobytes()),
     ]
     if len(types) > 1:
-        masses = np.concatenate([np.full(b.count, b.mass * t) for t, b in types.items()])
+        masses = np.concatenate([np.full(b.count, SHARES[t] * b.mass) for t, b in types.items()])
         blocks.append(("MASS", masses.astype(f"{order}f4").tobytes()))
     with Path(path).open("wb") as file:
         for label, content in blocks:

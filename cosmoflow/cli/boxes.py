@@ -64,7 +64,7 @@ def simulate(
 def convert(
     call: Invocation,
     snapshot: Annotated[
-        str, typer.Argument(metavar="SNAPSHOT", help="A file, folder or glob, see docs/snapshots.")
+        str, typer.Argument(metavar="SNAPSHOT", help="A file, folder, glob or common base name.")
     ],
     out: Out,
 ) -> None:

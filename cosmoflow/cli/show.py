@@ -27,6 +27,9 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     for name, value in facts.items():
         if isinstance(value, Mapping):
             rows += _flatten(value, f"{prefix}{name}.")
+        elif name == "notes" and isinstance(value, list | tuple):
+            # Above provenance, which repeats them; one a line, as they are sentences.
+            rows += [(f"{prefix}note", note) for note in value] if not prefix else []
         else:
             rows.append((f"{prefix}{name}", value))
     return rows

@@ -28,6 +28,13 @@ class SnapshotHints(Section):
     )
     box_size: float | None = Field(None, gt=0.0, description="side of the box, Mpc/h")
     redshift: float | None = Field(None, gt=-1.0, description="of the snapshot")
+    mass_share: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="share of the matter of the cosmology that the particles read stand for; by "
+        "default all, or dark matter beside gas, or what the header says of a random sample",
+    )
     wrap: bool = Field(False, description="wrap positions that lie outside the box")
     h: float | None = Field(None, gt=0.0, lt=2.0, description="H0 / (100 km/s/Mpc)")
     Omega_m: float | None = Field(

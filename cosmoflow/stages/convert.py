@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from cosmoflow.engine import Resources, TaskGraph
+import numpy as np
+
+from cosmoflow.engine import Key, Resources, TaskGraph
+from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.mass_balance import check_mass
+from cosmoflow.stages.notes import snapshot_facts, tell_notes
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
@@ -18,7 +25,14 @@ from cosmoflow.storage.particles import (
     write_shard,
 )
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
-from cosmoflow.storage.urls import absolute, open_group_for_writing
+from cosmoflow.storage.urls import (
+    absolute,
+    damage,
+    open_group,
+    open_group_for_writing,
+    remove,
+    storage_errors,
+)
 
 _BYTES_PER_PARTICLE = 24
 _PARTICLES_PER_SECOND = 4e6
@@ -66,13 +80,15 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
     Raises
     ------
     DataError
-        The snapshot is damaged, or not what its header says.
+        The snapshot is damaged, or not what its header says, or its particles are not the matter of
+        its cosmology.
     OutputExistsError, StorageError, ConfigError
     """
     run = run or Run()
     snapshot, out = absolute(snapshot), absolute(out)
     check_output(out, run.existing, [snapshot])
     source = open_particles(snapshot, run.settings.snapshot)
+    tell_notes(source, run.listener)
     plan = _plan(source)
     engine = start_engine(run, plan, remedy="a worker with more memory")
     metadata = replace(
@@ -83,11 +99,18 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
             {"snapshot": source.digest},
             sources={"snapshot": source.url},
             notes=source.metadata.provenance.get("notes", ()),
-            facts={LINEAGE: lineage_of(source, "particles")},
+            facts={LINEAGE: lineage_of(source, "particles"), **snapshot_facts(source)},
         ),
     )
     with claiming(out, run) as claim:
-        create_particles(out, source.count, metadata, run.existing, mass=source.has_mass)
+        create_particles(
+            out,
+            source.count,
+            metadata,
+            run.existing,
+            mass=source.has_mass,
+            mass_unit=source.mass_unit,
+        )
         todo = unfinished_rows(out)
         done = plan.tasks - len(todo)
         progress = Progress(run.listener, "convert", plan.tasks, "shards", done, claim=claim)
@@ -98,8 +121,21 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
                 ("convert", shard), convert_shard, source, out, digest, shard, *rows, output=True
             )
         needs = Resources(memory=plan.worker_memory)
-        engine.run(graph, lambda key, result: progress.advance(), needs=needs)
+        masses: dict[int, float] = {}
+
+        def note(key: Key, result: Any) -> None:
+            masses[int(key[1])] = result
+            progress.advance()
+
+        engine.run(graph, note, needs=needs)
+        claim.check()
         source.check_unchanged()
+        try:
+            check_mass(source, _total_mass(source, out, masses), out, run.listener)
+        except DataError:
+            # Resuming would never finish it.
+            remove(out)
+            raise
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("convert", {"out": out, **plan.details}))
     return ParticleStore(out)
@@ -107,7 +143,21 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
 
 def convert_shard(
     source: ParticleSource, out: str, digest: str, shard: int, start: int, stop: int
-) -> int:
-    """Read one shard's particles and write them."""
-    write_shard(out, shard, start, source.read(start, stop), digest=digest)
-    return shard
+) -> float:
+    """Read one shard's particles and write them; return the sum of their own masses, if any."""
+    particles = source.read(start, stop)
+    write_shard(out, shard, start, particles, digest=digest)
+    return 0.0 if particles.mass is None else float(particles.mass.sum())
+
+
+def _total_mass(source: ParticleSource, out: str, masses: Mapping[int, float]) -> float:
+    """Return the sum of the particles' own masses; shards of an earlier run are read again."""
+    total = sum(masses.values())
+    if not source.has_mass:
+        return total
+    column: Any = open_group(out)["mass"]
+    for shard in set(range(-(-source.count // ROWS_PER_SHARD))) - set(masses):
+        with storage_errors(out), damage(f"{out}, mass"):
+            rows = np.asarray(column[shard * ROWS_PER_SHARD : (shard + 1) * ROWS_PER_SHARD])
+        total += float(rows.sum())
+    return total

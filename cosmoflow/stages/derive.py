@@ -28,6 +28,7 @@ from cosmoflow.stages.derived import derive_block, derive_box, recipe_of
 from cosmoflow.stages.flows import FREE_SHARE, check_flows, identify_flows
 from cosmoflow.stages.graphs import Tell, run_graph
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.notes import input_notes
 from cosmoflow.stages.paintings import painting_of
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.stages.sampling import MOST_EMPTY, examine, format_share, rests_on_fill
@@ -133,7 +134,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             config,
             {"fields": store.digest, **flows},
             sources={"fields": store.url},
-            notes=notes,
+            notes=[*input_notes("fields", store.metadata), *notes],
             facts={LINEAGE: lineage_of(store), **painting.as_facts()},
         ),
         redshift_space=painting.redshift_space,

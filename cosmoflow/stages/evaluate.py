@@ -19,6 +19,7 @@ from cosmoflow.stages.evaluate_measure import measure
 from cosmoflow.stages.evaluate_methods import Inputs, Predictions, open_inputs
 from cosmoflow.stages.evaluate_plan import plan_work
 from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.notes import input_notes
 from cosmoflow.stages.report.figures import make_figures
 from cosmoflow.stages.report.page import write_metrics, write_report
 from cosmoflow.stages.run import Plan, Run, claiming, start_engine
@@ -157,6 +158,11 @@ def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
         config,
         {"truth": inputs.true.digest, **stores},
         sources={"truth": inputs.true.url, **urls},
+        notes=[
+            note
+            for name, store in {"truth": inputs.true, **inputs.found}.items()
+            for note in input_notes(name, store.metadata)
+        ],
     )
 
 

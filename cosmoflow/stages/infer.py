@@ -31,6 +31,7 @@ from cosmoflow.stages.models import (
     model_digest,
     open_model,
 )
+from cosmoflow.stages.notes import input_notes
 from cosmoflow.stages.paintings import check_painting, painting_of
 from cosmoflow.stages.run import (
     Plan,
@@ -202,7 +203,7 @@ def _provenance(
         {"infer": config, "models": [model.spec.architecture for model in models]},
         {"fields": store.digest, "models": _digest_models(work)},
         sources={"fields": store.url, "models": " ".join(work.models)},
-        notes=notes,
+        notes=[*input_notes("fields", store.metadata), *notes],
         facts={LINEAGE: lineage_of(store), **painting_of(store).as_facts()},
     )
 

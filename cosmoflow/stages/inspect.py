@@ -80,6 +80,10 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
     ):  # fmt: skip
         if key in group.attrs:
             content[key] = group.attrs[key]
+    # What was assumed comes first: it is what a reader of the numbers must know.
+    provenance = content.get("provenance", {})
+    if provenance.get("notes"):
+        content["notes"] = provenance["notes"]
     ledgers = group.get(LEDGER_GROUP)
     if isinstance(ledgers, zarr.Group):
         content["shards"] = {

@@ -13,6 +13,8 @@ from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.mass_balance import check_mass
+from cosmoflow.stages.notes import snapshot_config, snapshot_facts, tell_notes
 from cosmoflow.stages.paint_plan import make_plan
 from cosmoflow.stages.painted import (
     BoxTotals,
@@ -64,7 +66,8 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     Raises
     ------
     DataError
-        A particle is not finite or lies outside the box.
+        A particle is not finite or lies outside the box, or the particles of a snapshot are not the
+        matter of its cosmology.
     OutputExistsError, StorageError, ConfigError
     """
     run = run or Run()
@@ -72,6 +75,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     particles, out = absolute(particles), absolute(out)
     check_output(out, run.existing, [particles])
     store = open_particles(particles, run.settings.snapshot)
+    tell_notes(store, run.listener)
     plan = make_plan(store, run)
     # Before anything that is there already is given up.
     engine = start_engine(run, plan, remedy="a smaller paint.shard or paint.particles_per_task")
@@ -85,11 +89,14 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         provenance=make_provenance(
             "paint",
             # How the particles are cut into tasks does not change the result.
-            {"paint": config.model_dump(mode="json", exclude={"particles_per_task"})},
+            {
+                "paint": config.model_dump(mode="json", exclude={"particles_per_task"}),
+                **snapshot_config(store),
+            },
             {"particles": store.digest},
             sources={"particles": particles},
             notes=notes,
-            facts={LINEAGE: lineage_of(store, "particles")},
+            facts={LINEAGE: lineage_of(store, "particles"), **snapshot_facts(store)},
         ),
         redshift_space=config.redshift_space,
     )
@@ -116,6 +123,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             def note(key: Key, result: Any) -> None:
                 if key == TOTALS:
                     claim.check()
+                    check_mass(store, result[0], out, run.listener)
                     _write_totals(out, result)
                 else:
                     progress.advance()

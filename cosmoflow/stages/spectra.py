@@ -13,6 +13,7 @@ from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.spectra import PowerSum, Products, WaveBins
 from cosmoflow.stages.flows import check_flows, identify_flows
 from cosmoflow.stages.lineage import relate
+from cosmoflow.stages.notes import input_notes
 from cosmoflow.stages.paintings import painting_of
 from cosmoflow.stages.power import Source, Variable, sum_power
 from cosmoflow.stages.power_plan import Grid, plan_power
@@ -227,7 +228,11 @@ def spectra(
             **{f"{role} {name}": found for role in flows for name, found in flows[role].items()},
         },
         sources={role: store.url for role, store in stores.items()},
-        notes=[*examine(request.stores_of_flows(), run.listener), *warned],
+        notes=[
+            *(note for role, one in stores.items() for note in input_notes(role, one.metadata)),
+            *examine(request.stores_of_flows(), run.listener),
+            *warned,
+        ],
     )
 
     def check_inputs() -> None:

@@ -118,7 +118,8 @@ class BoxMetadata:
             raise DataError(
                 f"the store lacks the attribute {error}",
                 where=where,
-                remedy="see docs/stores.md for the attributes that a store must have",
+                remedy="set it on the group: format, format_version, box_size (Mpc/h), redshift "
+                "and cosmology (h, Omega_m, Omega_b, sigma8, n_s) are needed",
             ) from None
         except (TypeError, ValueError) as error:
             raise DataError(

@@ -24,6 +24,7 @@ from cosmoflow.units import LENGTH, MASS, VELOCITY
 LEDGER = "particles"
 COVERAGE = f"{LEDGER_GROUP}/coverage"
 """Where in the box the particles of every shard are: who wants a place reads only these."""
+UNKNOWN_UNIT = "unknown"
 COVERAGE_BINS = 256
 """Bins of the coverage along every axis."""
 Rows = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -128,6 +129,29 @@ class ParticleStore:
         if (now := type(self)(self.url).digest) != self.digest:
             raise changed_input(self.url, self.digest, now)
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Nothing: what the store's provenance notes was told when it was made."""
+        return ()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the provenance says of the snapshot that the particles come from; may be empty."""
+        return dict(self.metadata.provenance.get("snapshot", {}))
+
+    @property
+    def matter_shares(self) -> tuple[float, ...]:
+        """Shares of the matter that the particles may make up: all of it, or the snapshot's."""
+        return tuple(self.origin.get("matter_shares", (1.0,)))
+
+    @property
+    def mass_unit(self) -> str | None:
+        """Unit of the masses; None when the store does not say."""
+        if self._mass is None:
+            return MASS
+        unit = self._mass.attrs.get("units")
+        return None if unit is None else str(unit)
+
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of about ``rows`` particles, along whole chunks."""
         chunk = int(self._position.chunks[0])
@@ -199,6 +223,7 @@ def create_particles(
     existing: Existing = "error",
     *,
     mass: bool = False,
+    mass_unit: str | None = MASS,
 ) -> bool:
     """Create an empty particle store, marked incomplete.
 
@@ -214,6 +239,8 @@ def create_particles(
         What to do with an output that is there already.
     mass : bool
         Whether the particles have masses of their own.
+    mass_unit : str or None
+        Their unit; None when it is not known.
 
     Returns
     -------
@@ -225,8 +252,13 @@ def create_particles(
         if resumed and f"{LEDGER_GROUP}/{LEDGER}" in group:
             return True
         shard = min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
-        columns = [("position", LENGTH, (3,)), ("velocity", VELOCITY, (3,))]
-        for name, units, row in columns + ([("mass", MASS, ())] if mass else []):
+        columns: list[tuple[str, str, tuple[int, ...]]] = [
+            ("position", LENGTH, (3,)),
+            ("velocity", VELOCITY, (3,)),
+        ]
+        if mass:
+            columns.append(("mass", mass_unit or UNKNOWN_UNIT, ()))
+        for name, units, row in columns:
             group.create_array(
                 name,
                 shape=(count, *row),

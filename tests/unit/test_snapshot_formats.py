@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from cosmoflow.cosmology.background import Background
+from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import Block, paint_block
 from cosmoflow.storage.snapshots import SnapshotHints, describe_snapshot, open_particles
 from tests import snapshot_files as files
+from tests.conftest import refused
 
 GRID = 32
 FASTPM = {
@@ -233,11 +235,8 @@ def test_velocities_obey_linear_theory(format_, write, box):
         {"velocity": "peculiar"},
         {"velocity": "canonical"},
         {"velocity": "comoving"},
-        {"length_unit": "kpc", "wrap": True},
-        {"length_unit": 1e-3 * files.A, "wrap": True},
         {"redshift": 0.0},
         {"redshift": 3.0},
-        {"Omega_m": 0.5, "length_unit": "kpc/h"},
     ],
     ids=str,
 )
@@ -249,6 +248,22 @@ def test_no_unit_error_survives(error, write):
     rate = Background(metadata.cosmology).growth_rate_hubble(metadata.scale_factor)
     ratio = velocity_ratio(particles.position, particles.velocity, metadata.box_size, rate)
     assert abs(ratio - 1.0) > 0.2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"length_unit": "kpc", "wrap": True},
+        {"length_unit": 1e-3 * files.A, "wrap": True},
+        {"Omega_m": 0.5, "length_unit": "kpc/h"},
+    ],
+    ids=str,
+)
+def test_the_mean_density_notices_wrong_units(error, write):
+    url = write(gadget2)
+    refused(
+        DataError, 3, lambda: open_particles(url, SnapshotHints(**error)), "mean density", "Omega_m"
+    )
 
 
 @pytest.mark.parametrize("format_", FORMATS, ids=lambda one: one.__name__)

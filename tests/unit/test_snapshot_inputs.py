@@ -83,15 +83,18 @@ def test_only_the_files_of_a_range_are_opened(tmp_path, box):
 def test_types_with_masses_of_their_own(tmp_path, box):
     url = files.write_gadget_hdf5(
         tmp_path / "snap.hdf5", box, types=(0, 1, 4), total=dict.fromkeys((0, 1, 4), box.count),
-        mass=0.8 * box.mass,
-        named={t: {"Masses": np.full(box.count, m, np.float32)} for t, m in ((0, 0.5), (4, 0.1))},
+        mass=0.85 * box.mass,
+        named={
+            t: {"Masses": np.full(box.count, files.SHARES[t] * box.mass, np.float32)}
+            for t in (0, 4)
+        },
     )  # fmt: skip
     dark = open_particles(url)
     assert not dark.has_mass
-    assert dark.metadata.particle_mass == pytest.approx(0.8e10 * box.mass)
+    assert dark.metadata.particle_mass == pytest.approx(0.85e10 * box.mass)
     everything = open_particles(url, SnapshotHints(particle_types="all"))
     mass = everything.read(0, everything.count).mass.reshape(3, -1)
-    np.testing.assert_allclose(mass[:, 0], [0.5e10, 0.8e10 * box.mass, 0.1e10], rtol=1e-6)
+    np.testing.assert_allclose(mass[:, 0] / (1e10 * box.mass), [0.13, 0.85, 0.02], rtol=1e-6)
     stars = open_particles(url, SnapshotHints(particle_types=(4,)))
     assert stars.has_mass
     assert stars.metadata.particle_mass is None
@@ -133,7 +136,7 @@ def test_types_of_a_gadget_binary(tmp_path, box):
     hints = {"length_unit": "kpc/h"}
     one = whole(url, SnapshotHints(particle_types=(4,), **hints))
     np.testing.assert_allclose(one.velocity, stars.velocity, atol=1e-3)
-    np.testing.assert_allclose(one.mass, 4e10 * stars.mass, rtol=1e-6)
+    np.testing.assert_allclose(one.mass, 0.02e10 * stars.mass, rtol=1e-6)
     assert len(whole(url, SnapshotHints(**hints)).position) == dark.count
 
 

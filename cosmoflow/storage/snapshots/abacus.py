@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from numpy.typing import NDArray
+
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
 from cosmoflow.storage.places import split_name
@@ -22,6 +24,7 @@ from cosmoflow.storage.snapshots.building import (
     resolve_cosmology,
     resolve_redshift,
 )
+from cosmoflow.storage.snapshots.catalogues import check_no_catalogue
 from cosmoflow.storage.snapshots.conventions import (
     VELOCITY_POWER,
     Conversion,
@@ -58,6 +61,10 @@ class AbacusReader:
             position = packed >> _PACKED_BITS
             return position, (packed & ((1 << _PACKED_BITS) - 1)) - _PACKED_ZERO, None
         return arrays["pos"].read(start, stop), arrays["vel"].read(start, stop), None
+
+    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
+        """Raise: the format keeps no masses of single particles."""
+        raise NotImplementedError("Abacus's particles have one mass")
 
 
 def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> Snapshot:
@@ -167,6 +174,7 @@ def _check_columns(file: SourceFile, arrays: Mapping[str, AsdfArray]) -> dict[st
     elif "pos" in arrays and "vel" in arrays:
         used, kinds = {"pos": arrays["pos"], "vel": arrays["vel"]}, "f"
     else:
+        check_no_catalogue(file.url, arrays)
         raise DataError(
             "the file holds no particles that can be read",
             where=file.url,
@@ -254,5 +262,5 @@ def _check_share(
             limit=f"about {expected:.0f}: {share:g} of {total:.0f}",
             remedy="slabs are missing; copy them again",
         )
-    notes.append(f"a subsample of {share:g} of all particles; particle_mass is that of one")
+    notes.append("particle_mass is that of one particle of the subsample")
     return share

@@ -25,6 +25,7 @@ from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion, 
 from cosmoflow.storage.snapshots.expansion import read_expansion
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly
 from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
+from cosmoflow.units import MASS
 
 _NAMES: Final = {
     "position": ("position", "pos"),
@@ -72,6 +73,12 @@ class NpzReader:
                 _rows(stream, self.velocity, start, stop, part.file),
                 None if self.mass is None else _rows(stream, self.mass, start, stop, part.file),
             )
+
+    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
+        """Return the masses of the particles ``start`` to ``stop``, in the file's unit."""
+        assert self.mass is not None
+        with open_file(part.file) as stream:
+            return _rows(stream, self.mass, start, stop, part.file)
 
 
 def _rows(stream: IO[bytes], column: Column, start: int, stop: int, url: str) -> NDArray[Any]:
@@ -183,7 +190,8 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
     if not box_size > 0.0:
         raise ConfigError(
             "the file does not say the size of the box", where=url,
-            remedy="store a number box_size beside the arrays, or give the hint box_size, in Mpc/h",
+            remedy="store a number box_size beside the arrays, or give the hint "
+            "box_size, in Mpc/h: --set snapshot.box_size=500",
         )  # fmt: skip
     convention = hints.velocity or "peculiar"
     each = numbers.get("particle_mass")
@@ -220,6 +228,7 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
             },
             notes=notes,
             said=header,
+            mass_unit=MASS if mass is None else None,
         ),
         hints,
     )

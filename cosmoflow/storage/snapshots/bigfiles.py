@@ -9,20 +9,21 @@ rows come from a bucket, and lets a short file be noticed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.config.snapshot import SnapshotHints, VelocityConvention
-from cosmoflow.errors import DataError
+from cosmoflow.errors import DataError, StorageError
 from cosmoflow.storage.snapshots.building import (
     SnapshotFacts,
     build_snapshot,
     resolve_cosmology,
     resolve_redshift,
 )
+from cosmoflow.storage.snapshots.catalogues import check_no_catalogue, has_catalogue_signs
 from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion, first_of
 from cosmoflow.storage.snapshots.expansion import number_of
 from cosmoflow.storage.snapshots.facts import plain
@@ -40,6 +41,8 @@ from cosmoflow.storage.urls import has_file, join, read_bytes
 from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 _HEADER: Final = "Header"
+BIGFILE_MARK: Final = f"/{_HEADER}/attr-v2"
+"""End of the name of a file that every bigfile snapshot has."""
 _TEXTS: Final = ("S1", "a1")
 
 
@@ -81,6 +84,11 @@ class Block:
 def is_bigfile(url: str) -> bool:
     """Tell whether a folder is a bigfile with a header."""
     return has_file(join(url, _HEADER), "attr-v2")
+
+
+def is_catalogue(url: str) -> bool:
+    """Tell whether a bigfile is a halo catalogue, as MP-Gadget's PIG folders are."""
+    return bool(has_catalogue_signs((), read_attributes(join(url, _HEADER))))
 
 
 def read_attributes(url: str) -> dict[str, Any]:
@@ -149,6 +157,8 @@ class BigfileReader:
     """Reads rows of the blocks of each particle type."""
 
     blocks: Mapping[str, tuple[Block, Block, Block | None]]
+    left: Mapping[str, Block] = field(default_factory=dict)
+    """Masses of the types that are not read."""
 
     def read(self, part: Part, start: int, stop: int) -> Raw:
         """Return the particles ``start`` to ``stop`` of a part, in the file's units."""
@@ -158,6 +168,12 @@ class BigfileReader:
             velocity.read(start, stop),
             None if mass is None or part.masses is None else mass.read(start, stop),
         )
+
+    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
+        """Return the masses of the particles ``start`` to ``stop``, in the file's unit."""
+        mass = self.blocks[part.group][2] if part.group in self.blocks else self.left[part.group]
+        assert mass is not None
+        return mass.read(start, stop)
 
 
 def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
@@ -172,6 +188,7 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
     """
     notes: list[str] = []
     header = read_attributes(join(url, _HEADER))
+    check_no_catalogue(url, (), header)
     fastpm = "ScalingFactor" in header
     counts = [int(count) for count in header.get("TotNumPart", [])]
     table = [float(mass) for mass in header.get("MassTable", [])]
@@ -186,25 +203,33 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
     )
     blocks: dict[str, tuple[Block, Block, Block | None]] = {}
     parts = []
+    left, left_masses = [], dict[str, Block]()
     for kind, count in enumerate(counts):
-        if not (count and hints.wants(kind)):
+        if not count:
             continue
         group = join(url, str(kind))
+        mass = table[kind] * units.mass if kind < len(table) and table[kind] > 0.0 else None
+        if not hints.wants(kind):
+            column = _mass_block(group, count) if mass is None or kind not in (1, 2) else None
+            if column is not None:
+                left_masses[str(kind)] = column
+            left.append(_part(url, kind, count, mass, column is not None))
+            continue
         found = blocks[str(kind)] = (
             read_block(join(group, "Position")),
             read_block(join(group, "Velocity")),
             read_block(join(group, "Mass")) if has_file(join(group, "Mass"), "header") else None,
         )
         _check_rows(group, found, count)
-        mass = table[kind] * units.mass if kind < len(table) and table[kind] > 0.0 else None
-        # Gas and stars change their masses; the header's is then that of the beginning.
-        own = found[2] is not None and (mass is None or kind not in (1, 2))
-        parts.append(Part(url, str(kind), count, None if own else mass, "Mass" if own else None))
+        parts.append(_part(url, kind, count, mass, found[2] is not None))
     convention = _velocity_convention(url, header, fastpm, hints)
     told["E"] = number_of(header, "HubbleE")
     if told["E"] is None and hints.length_unit is None:
         told["E"] = _hubble_ratio(header, units, redshift)
     told["f"] = first_of(header, "GrowthRate") if fastpm else None
+    # FastPM's masses are those of particles of the whole, also in a sub-sampled output.
+    said = first_of(header, "ParticleFraction")
+    fraction = said if said is not None and 0.0 < said < 1.0 else 1.0
     files = [
         block.file(index)
         for columns in blocks.values()
@@ -222,7 +247,7 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
             redshift=redshift,
             cosmology=cosmology,
             parts=parts,
-            reader=BigfileReader(blocks),
+            reader=BigfileReader(blocks, left_masses),
             conversion=Conversion(
                 units.length,
                 units.velocity * (1.0 + redshift) ** -VELOCITY_POWER[convention],
@@ -238,6 +263,9 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
             header=header,
             notes=notes,
             said=told,
+            share=fraction,
+            left=left,
+            left_shares={part.group: fraction for part in left},
         ),
         hints,
     )
@@ -265,6 +293,23 @@ def _hubble_ratio(header: Mapping[str, Any], units: GadgetUnits, redshift: float
     a = 1.0 / (1.0 + redshift)
     rate = units.velocity / (units.length * factor) / (a if flag == 1 else a**2)
     return float(rate / H0_KM_S_PER_MPC_H)
+
+
+def _part(url: str, kind: int, count: int, mass: float | None, column: bool) -> Part:
+    # Gas and stars change their masses; the header's is then that of the beginning.
+    own = column and (mass is None or kind not in (1, 2))
+    return Part(url, str(kind), count, None if own else mass, "Mass" if own else None)
+
+
+def _mass_block(group: str, count: int) -> Block | None:
+    """Return the masses of a type that is not read; None when they are not there or damaged."""
+    try:
+        if not has_file(join(group, "Mass"), "header"):
+            return None
+        block = read_block(join(group, "Mass"))
+    except (DataError, StorageError):
+        return None
+    return block if block.width == 1 and sum(block.rows) == count else None
 
 
 def _check_rows(group: str, columns: tuple[Block, Block, Block | None], count: int) -> None:
@@ -303,5 +348,6 @@ def _velocity_convention(
         where=url,
         value=f"UsePeculiarVelocity {flag}",
         limit="1, or 0 with an RSDFactor (a snapshot) or a UnitaryAmplitude (initial conditions)",
-        remedy="give the hint velocity: peculiar, canonical (a v) or gadget (v / sqrt(a))",
+        remedy="give the hint velocity: --set snapshot.velocity=peculiar, canonical (a v) "
+        "or gadget (v / sqrt(a))",
     )

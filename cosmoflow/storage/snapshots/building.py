@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from cosmoflow.config.base import digest
@@ -14,16 +15,14 @@ from cosmoflow.config.cosmology import EXTENSIONS, CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
-from cosmoflow.storage.snapshots.conventions import Conversion, mean_density
+from cosmoflow.storage.snapshots.conventions import Conversion
 from cosmoflow.storage.snapshots.expansion import Said, complete_expansion, find_doubt
 from cosmoflow.storage.snapshots.files import SourceFile
+from cosmoflow.storage.snapshots.matter import MatterFacts, check_matter
 from cosmoflow.storage.snapshots.source import Part, Reader, Snapshot
+from cosmoflow.units import MASS
 
-_DARK_MATTER: Final = 1
-# Where dark matter is all there is, its mean density is that of matter; smooth neutrinos and
-# rounded constants take less than this. Beside baryons it is at least 45 % of it.
-_DENSITY_SLACK: Final = 0.05
-_LEAST_DARK_SHARE: Final = 0.45
+_EXAMPLES = {"h": "0.7", "Omega_m": "0.3"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,13 @@ class SnapshotFacts:
     notes : list of str
         What was assumed.
     share : float
-        Of the matter that the particles stand for; less than 1 for subsamples.
+        Of all particles of their types; less than 1 for random samples.
+    left : sequence of Part
+        The particles of other types, which are not read.
+    left_shares : dict
+        As ``share``, of the groups of ``left`` that are random samples.
+    mass_unit : str or None
+        ``M_sun/h``; None when a column of masses may be in any unit.
     said : dict
         What the header says of the cosmology.
     """
@@ -71,6 +76,9 @@ class SnapshotFacts:
     header: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
     share: float = 1.0
+    left: Sequence[Part] = ()
+    left_shares: Mapping[str, float] = field(default_factory=dict)
+    mass_unit: str | None = MASS
     said: Said = field(default_factory=dict)
 
 
@@ -89,14 +97,26 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             where=url,
             value=", ".join(f"{name}: {count}" for name, count in facts.counts.items()) or "none",
             limit=f"particle_types: {hints.particle_types}",
-            remedy="choose others with the hint particle_types",
+            remedy="choose others with the hint particle_types: --set snapshot.particle_types=all, "
+            "or --set 'snapshot.particle_types=[4]'",
         )
-    notes = list(facts.notes)
-    check_masses(url, parts, notes)
+    notes, cautions = list(facts.notes), list[str]()
+    check_masses(url, parts, cautions)
     masses = {part.mass for part in parts}
     equal = masses.pop() if len(masses) == 1 and not any(p.masses for p in parts) else None
-    check_density(url, facts, parts, hints, notes)
     doubt = find_doubt(facts.said, facts.cosmology, facts.redshift, hints, notes)
+    shares: tuple[float, ...] = ()
+    if facts.mass_unit is not None or not any(part.masses for part in parts):
+        verdict = check_matter(_matter_facts(url, facts, parts), hints)
+        shares = verdict.shares
+        notes += verdict.notes
+        # One caution is enough where there are no masses at all.
+        cautions += [] if cautions else verdict.cautions
+    else:
+        cautions.append(
+            "the masses are in a unit that the file does not say: their sum was not held against "
+            "the mean density of matter"
+        )
     settings = {
         "hints": hints.model_dump(mode="json"),
         "format": facts.format,
@@ -116,7 +136,7 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             facts.redshift,
             facts.cosmology,
             equal,
-            {**provenance, "notes": notes},
+            {**provenance, "notes": [*notes, *cautions]},
             unknown_expansion=doubt,
         ),
         parts,
@@ -128,10 +148,31 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             "counts": dict(facts.counts),
         },
         files=tuple(file.url for file in facts.files),
+        cautions=tuple(cautions),
+        matter_shares=shares,
+        mass_unit=facts.mass_unit,
     )
 
 
-def check_masses(url: str, parts: Sequence[Part], notes: list[str]) -> None:
+def _matter_facts(url: str, facts: SnapshotFacts, parts: Sequence[Part]) -> MatterFacts:
+    unit = facts.conversion.mass
+
+    def read_masses(part: Part, start: int, stop: int) -> NDArray[Any]:
+        return facts.reader.masses(part, start, stop) * unit
+
+    return MatterFacts(
+        url,
+        facts.box_size,
+        facts.cosmology,
+        parts,
+        [part for part in facts.left if part.count > 0],
+        read_masses,
+        facts.share,
+        dict(facts.left_shares),
+    )
+
+
+def check_masses(url: str, parts: Sequence[Part], cautions: list[str]) -> None:
     """Refuse particle types of unknown mass, unless there is only one type."""
     unknown = {part.group for part in parts if part.mass is None and part.masses is None}
     if not unknown:
@@ -142,44 +183,10 @@ def check_masses(url: str, parts: Sequence[Part], notes: list[str]) -> None:
             where=url,
             value=", ".join(sorted(unknown)),
             limit="a mass in the header or a column of masses",
-            remedy="choose one type with the hint particle_types",
+            remedy="choose one type with the hint particle_types: "
+            "--set 'snapshot.particle_types=[1]'",
         )
-    notes.append("no masses are given: all particles are taken to have the same")
-
-
-def check_density(
-    url: str,
-    facts: SnapshotFacts,
-    parts: Sequence[Part],
-    hints: SnapshotHints,
-    notes: list[str],
-) -> None:
-    """Refuse a snapshot whose masses do not make up the mean density of its cosmology.
-
-    An error in the unit of length changes the density by the cube of it, so that none gets through.
-    """
-    masses = [part.mass for part in parts]
-    groups = {part.group for part in parts}
-    if any(mass is None for mass in masses) or not hints.wants(_DARK_MATTER):
-        notes.append("the unit of length could not be checked against the particles' masses")
-        return
-    total = sum((part.mass or 0.0) * part.count for part in parts)
-    density = mean_density(total, facts.box_size, facts.cosmology.Omega_m) / facts.share
-    others = sum(facts.counts.values()) > sum(part.count for part in parts)
-    lowest = _LEAST_DARK_SHARE if others or len(groups) > 1 else 1.0 - _DENSITY_SLACK
-    if lowest <= density <= 1.0 + _DENSITY_SLACK:
-        return
-    if hints.length_unit is not None:
-        notes.append(f"the particles make up {density:.3g} of the mean density of matter")
-        return
-    raise DataError(
-        "the particles do not make up the mean density of matter",
-        where=url,
-        value=f"{density:.4g} of it, in a box of {facts.box_size:g} Mpc/h",
-        limit=f"{lowest:g} to {1.0 + _DENSITY_SLACK:g}",
-        remedy="the unit of length or of mass, the box or Omega_m is wrong; say what the lengths "
-        "are with the hint length_unit",
-    )
+    cautions.append("no masses are given: all particles are taken to have the same")
 
 
 def resolve_cosmology(
@@ -216,7 +223,9 @@ def resolve_cosmology(
             values[name] = float(said)
         elif name in ("h", "Omega_m"):
             raise ConfigError(
-                f"the header does not say {name}", where=url, remedy=f"give the hint {name}"
+                f"the header does not say {name}",
+                where=url,
+                remedy=f"give the hint {name}: --set snapshot.{name}={_EXAMPLES[name]}",
             )
         elif name not in EXTENSIONS:
             default = CosmologyConfig.model_fields[name].default
@@ -234,7 +243,9 @@ def resolve_cosmology(
             where=url,
             value=f"{wrong} = {first['input']}" if wrong else stated,
             limit=first["msg"].removeprefix("Value error, "),
-            remedy=f"give the hint {wrong or 'w0, wa, Omega_k or m_nu'}",
+            remedy=f"give the hint {wrong}: --set snapshot.{wrong}=..."
+            if wrong
+            else "give the hint w0, wa, Omega_k or m_nu, such as --set snapshot.w0=-1",
         ) from None
 
 
@@ -247,7 +258,11 @@ def resolve_redshift(
             notes.append(f"the redshift is {hints.redshift:g} by hint; the header says {header:g}")
         return hints.redshift
     if header is None:
-        raise ConfigError("the header does not say the redshift", where=url, remedy="hint redshift")
+        raise ConfigError(
+            "the header does not say the redshift",
+            where=url,
+            remedy="give the hint redshift: --set snapshot.redshift=0",
+        )
     if not -1.0 < header < 1e5:
         raise DataError("the redshift makes no sense", where=url, value=header)
     return 0.0 if abs(header) < 1e-9 else header

@@ -82,7 +82,9 @@ class Conversion:
                     where=f"{where}, particle {index} of {len(x)} ({int(outside.sum())} such)",
                     value=f"{x[index].tolist()} Mpc/h",
                     limit=f"{self.lower:g} to {self.lower + box_size:g} Mpc/h on every axis",
-                    remedy="check the length unit (hint length_unit), or wrap them (hint wrap)",
+                    remedy="check the length unit (hint length_unit: --set "
+                    "snapshot.length_unit=kpc/h), or wrap them (hint wrap: "
+                    "--set snapshot.wrap=true)",
                 )
             x[x < 0.0] += box_size
             x[x >= box_size] -= box_size
@@ -143,7 +145,7 @@ def hinted_length(hints: SnapshotHints, h: float | None) -> float | None:
         raise ConfigError(
             "a length unit without h needs the value of h",
             value=f"length_unit: {unit}",
-            remedy="give the hint h as well",
+            remedy="give the hint h as well: --set snapshot.h=0.7",
         )
     return size * h
 

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from cosmoflow.storage.snapshots.files import SourceFile
+
+POSITION: Final = "Coordinates"
+VELOCITY: Final = "Velocities"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a virtual dataset that one source holds.
+
+    Parameters
+    ----------
+    url : str
+        Of the source's file.
+    dataset : str
+        Name of the source in it.
+    first, rows : int
+        Rows of the virtual dataset.
+    start, step : int
+        First row in the source, and from one to the next.
+    """
+
+    url: str
+    dataset: str
+    first: int
+    rows: int
+    start: int = 0
+    step: int = 1
+
+    @property
+    def needed(self) -> int:
+        """Rows that the source must have."""
+        return self.start + (self.rows - 1) * self.step + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +74,20 @@ class FileFacts:
         Attributes, as plain data, of Header, Parameters, Units and Cosmology, where there are.
     types : dict
         Of each particle type that has positions.
-    virtual : tuple of str
-        Names of the files that the particles really are in, where this one only points to them.
+    virtual : dict
+        Of each virtual dataset, by its name: where its rows are.
+    virtual_only : bool
+        Whether the file holds no particles itself, but only points to others.
+    sources : tuple of SourceFile
+        Other files that the particles are in.
     """
 
     file: SourceFile
     groups: Mapping[str, Mapping[str, Any]]
     types: Mapping[int, TypeFacts] = field(default_factory=dict)
-    virtual: tuple[str, ...] = ()
+    virtual: Mapping[str, Sequence[Piece]] = field(default_factory=dict)
+    virtual_only: bool = False
+    sources: tuple[SourceFile, ...] = ()
 
     @property
     def header(self) -> Mapping[str, Any]:

@@ -28,7 +28,13 @@ from cosmoflow.storage.snapshots.conventions import (
 )
 from cosmoflow.storage.snapshots.expansion import read_expansion
 from cosmoflow.storage.snapshots.facts import FileFacts
-from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type, total_counts
+from cosmoflow.storage.snapshots.parts import (
+    all_files,
+    chosen_parts,
+    counts_by_type,
+    left_parts,
+    total_counts,
+)
 from cosmoflow.storage.snapshots.source import Reader, Snapshot
 
 _CANDIDATES: Final = {"kpc/h": 1e-3, "Mpc/h": 1.0}
@@ -78,7 +84,7 @@ def read_redshift(url: str, header: Mapping[str, Any]) -> float | None:
             where=url,
             value=f"Time {a}, Redshift {redshift}",
             limit="Time = 1 / (1 + Redshift): comoving integration",
-            remedy="give the hint redshift when the header is wrong",
+            remedy="give the hint redshift when the header is wrong: --set snapshot.redshift=0",
         )
     return float(redshift)
 
@@ -133,7 +139,7 @@ def resolve_units(
             "the header does not say the unit of length, and no masses tell it",
             where=url,
             limit=f"UnitLength_in_cm, for example {CM_PER_KPC:.7g} for kpc/h",
-            remedy="give the hint length_unit, for example kpc/h",
+            remedy="give the hint length_unit: --set snapshot.length_unit=kpc/h (or Mpc/h)",
         )
     return GadgetUnits(fits[0], mass_unit, velocity_unit, "mean density of the particles")
 
@@ -157,7 +163,7 @@ def resolve_box(url: str, header: Mapping[str, Any], length: float, hints: Snaps
     if not sides[0] > 0.0:
         raise ConfigError(
             "the header does not say the size of the box", where=url, value=value,
-            remedy="give the hint box_size, in Mpc/h",
+            remedy="give the hint box_size, in Mpc/h: --set snapshot.box_size=500",
         )  # fmt: skip
     return sides[0] * length
 
@@ -194,11 +200,12 @@ def open_gadget(
         url,
         SnapshotFacts(
             format=form,
-            files=[one.file for one in facts],
+            files=all_files(facts),
             box_size=resolve_box(url, header, units.length, hints),
             redshift=redshift,
             cosmology=cosmology,
             parts=chosen_parts(facts, hints, mass_of),
+            left=left_parts(facts, hints, mass_of),
             reader=reader,
             conversion=Conversion(
                 units.length,
@@ -236,7 +243,8 @@ def _velocity_power(
     if len(said) > 1:
         raise DataError(
             "the velocities scale with different powers of a",
-            where=url, value=sorted(said), remedy="give the hint velocity, or read one type",
+            where=url, value=sorted(said),
+            remedy="give the hint velocity (--set snapshot.velocity=gadget), or read one type",
         )  # fmt: skip
     if said:
         power = said.pop()

@@ -167,6 +167,12 @@ class BinaryReader:
             ]
         return columns[0], columns[1], columns[2] if part.masses else None
 
+    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
+        """Return the masses of the particles ``start`` to ``stop``, in the file's unit."""
+        kind = int(part.group.removeprefix("PartType"))
+        with open_file(part.file) as stream:
+            return self._rows(stream, self.layouts[part.file], "MASS", kind, start, stop, part)
+
     @staticmethod
     def _rows(
         stream: IO[bytes], layout: Layout, name: str, kind: int, start: int, stop: int, part: Part

@@ -3,49 +3,89 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import h5py
 from numpy.typing import NDArray
 
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.storage.snapshots.facts import FileFacts, TypeFacts, plain
-from cosmoflow.storage.snapshots.files import SourceFile, open_file
+from cosmoflow.storage.snapshots.catalogues import check_no_catalogue
+from cosmoflow.storage.snapshots.facts import POSITION, VELOCITY, FileFacts, Piece, TypeFacts, plain
+from cosmoflow.storage.snapshots.files import SourceFile, open_file, stat_file
 from cosmoflow.storage.snapshots.source import Part, Raw
+from cosmoflow.storage.snapshots.virtual import check_sources, map_pieces, read_pieces
 from cosmoflow.storage.urls import local_path
 
-POSITION: Final = "Coordinates"
-VELOCITY: Final = "Velocities"
 MASSES: Final = ("Masses", "DynamicalMasses")
 """Columns of masses; SWIFT's black holes have the second."""
 
 _GROUPS: Final = ("Header", "Parameters", "Units", "Cosmology")
+_DEEPEST: Final = 8
+"""Virtual datasets of virtual datasets."""
 READERS_COMMAND: Final = "pip install 'cosmoflow[readers]'"
 
 
 @contextmanager
 def open_hdf5(url: str) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
+    """Open an HDF5 file for reading, also one that is open elsewhere in this process.
 
     Raises
     ------
     DataError
-        It is no HDF5 file, or a damaged one.
+        It is no HDF5 file, or a damaged one, or open for writing.
     StorageError
         It is missing or cannot be reached.
     """
     with open_file(url) as stream:
+        path = local_path(url)
         try:
-            path = local_path(url)
-            # Locks fail on many of the file systems that hold snapshots, and nobody writes here.
-            file = h5py.File(stream, "r") if path is None else h5py.File(path, "r", locking=False)
+            file = h5py.File(stream, "r") if path is None else _open_local(str(path))
         except OSError as error:
+            if _is_busy(error):
+                raise _busy(url, path) from error
             raise _damaged(url, error) from error
         with file:
+            intent = file.id.get_intent()
+            # The caller's own handle, in this process: what it has not written yet is not on disk.
+            if intent & h5py.h5f.ACC_RDWR and not intent & h5py.h5f.ACC_SWMR_WRITE:
+                raise _busy(url, path)
             yield file
+
+
+def _open_local(path: str) -> h5py.File:
+    """Open a file whatever the caller's own handle to it says of locks: HDF5 wants the same."""
+    # Locks fail on many of the file systems that hold snapshots, and no one writes here.
+    ways: list[dict[str, Any]] = [{"locking": False}, {}, {"locking": True}]
+    for way in [*ways, {"locking": "best-effort"}]:
+        try:
+            return h5py.File(path, "r", **way)
+        except OSError as error:
+            refusal = error
+            if _is_busy(error):
+                with suppress(OSError):
+                    return h5py.File(path, "r", swmr=True, **way)
+            if "locking" not in str(error):
+                raise
+    raise refusal
+
+
+def _is_busy(error: OSError) -> bool:
+    return isinstance(error, BlockingIOError) or "already open for" in str(error)
+
+
+def _busy(url: str, path: Path | None) -> DataError:
+    return DataError(
+        "the file is open for writing",
+        where=url,
+        limit="a file that no program is writing",
+        remedy="close it where it is open (file.close() in h5py), or wait until it is written; "
+        f"if its writer was killed: h5clear -s {path}",
+    )
 
 
 def _damaged(where: str, error: Exception) -> DataError:
@@ -57,70 +97,130 @@ def _damaged(where: str, error: Exception) -> DataError:
     )
 
 
+def _follow(group: h5py.Group, name: str, url: str) -> Any:
+    """Return a member of a group, also one behind a link.
+
+    Raises
+    ------
+    DataError
+        The link leads nowhere.
+    """
+    link = group.get(name, getlink=True)
+    place = f"{url}, {group.name.rstrip('/')}/{name}"
+    if isinstance(link, h5py.ExternalLink) and local_path(url) is None:
+        raise DataError(
+            "the file links to another one, which is not followed in a bucket",
+            where=place, value=f"{link.filename}, {link.path}",
+            remedy="copy both to a local folder",
+        )  # fmt: skip
+    try:
+        return group[name]
+    except (KeyError, OSError) as error:
+        if isinstance(link, h5py.HardLink):
+            raise _damaged(place, error) from error
+        target = getattr(link, "filename", None)
+        if target is not None and "locking" in str(error):
+            raise _busy(target, Path(target)) from error
+        raise DataError(
+            "a link in the file leads nowhere",
+            where=place,
+            value=f"{link.path} in {target}" if target else link.path,
+            limit="a link to what is there",
+            remedy="copy the file that it points to as well, and keep the two as they lay",
+        ) from error
+
+
 def inspect_file(file: SourceFile) -> FileFacts:
     """Read the header of a file and which particles it holds, and no particle.
 
     Raises
     ------
     DataError
-        It is no snapshot, or damaged.
+        It is no snapshot, or damaged, or points to what is not there.
     """
     with open_hdf5(file.url) as content:
         try:
-            groups = {
-                name: {key: plain(value) for key, value in group.attrs.items()}
-                for name, group in content.items()
-                if name in _GROUPS
-            }
-            if "Header" not in groups:
-                raise DataError(
-                    "this HDF5 file is no snapshot: it has no group Header",
-                    where=file.url,
-                    value=f"{', '.join(content) or 'nothing'}",
-                    limit="Header, PartType1, ...",
-                )
-            found = {
-                int(name.removeprefix("PartType")): group
-                for name, group in content.items()
-                if name.startswith("PartType") and name[8:].isdigit() and POSITION in group
-            }
-            return FileFacts(
-                file,
-                groups,
-                {kind: _inspect_type(group, file.url) for kind, group in sorted(found.items())},
-                _virtual_sources(found),
-            )
+            return _inspect(file, content)
         except (OSError, RuntimeError, KeyError) as error:
             raise _damaged(file.url, error) from error
 
 
-def _inspect_type(group: h5py.Group, url: str) -> TypeFacts:
+def _inspect(file: SourceFile, content: h5py.File) -> FileFacts:
+    names = [name for name in content if name in _GROUPS or _kind(name) is not None]
+    members = {name: _follow(content, name, file.url) for name in names}
+    groups = {
+        name: {key: plain(value) for key, value in members[name].attrs.items()}
+        for name in names
+        if name in _GROUPS
+    }
+    check_no_catalogue(file.url, list(content), groups.get("Header", {}))
+    if "Header" not in groups:
+        raise DataError(
+            "this HDF5 file is no snapshot: it has no group Header",
+            where=file.url,
+            value=f"{', '.join(content) or 'nothing'}",
+            limit="Header, PartType1, ...",
+        )
+    found = {
+        kind: members[name]
+        for name in names
+        if (kind := _kind(name)) is not None and POSITION in members[name]
+    }
+    types, columns = {}, list[h5py.Dataset]()
+    for kind, group in sorted(found.items()):
+        types[kind], used = _inspect_type(group, file.url)
+        columns += used
+    virtual = {one.name: _mapped(one, file.url) for one in columns if one.is_virtual}
+    others = {piece.url for pieces in virtual.values() for piece in pieces}
+    others |= {one.file.filename for one in columns}
+    others -= {file.url, content.filename}
+    sources = tuple(one for one in map(stat_file, sorted(others)) if one is not None)
+    only = len(virtual) == len(columns) and bool(columns)
+    return FileFacts(file, groups, types, virtual, only, sources)
+
+
+def _kind(name: str) -> int | None:
+    """Return the particle type of a group's name."""
+    digits = name.removeprefix("PartType")
+    return int(digits) if name.startswith("PartType") and digits.isdigit() else None
+
+
+def _inspect_type(group: h5py.Group, url: str) -> tuple[TypeFacts, list[h5py.Dataset]]:
+    """Return what a group of particles holds, and its columns that are read."""
     where = f"{url}, {group.name.strip('/')}"
     if VELOCITY not in group:
         raise DataError("the particles have no velocities", where=where, limit=VELOCITY)
-    position, velocity = group[POSITION], group[VELOCITY]
+    position, velocity = _follow(group, POSITION, url), _follow(group, VELOCITY, url)
     masses = next((name for name in MASSES if name in group), None)
+    columns = [position, velocity, *([_follow(group, masses, url)] if masses else [])]
     rows = position.shape[0]
-    for dataset in (position, velocity, *([group[masses]] if masses else [])):
-        wide = dataset.shape[1:] == (() if dataset.name.endswith("Masses") else (3,))
-        if dataset.shape[0] != rows or not wide:
+    for dataset, width in zip(columns, ((3,), (3,), ()), strict=False):
+        if dataset.shape[0] != rows or dataset.shape[1:] != width:
             raise DataError(
                 "a column has the wrong shape",
                 where=f"{url}, {dataset.name}", value=dataset.shape, limit=f"{rows} rows",
             )  # fmt: skip
         _check_written(dataset, url)
-    return TypeFacts(
+    facts = TypeFacts(
         rows,
         masses,
         {key: plain(value) for key, value in position.attrs.items()},
         {key: plain(value) for key, value in velocity.attrs.items()},
     )
+    return facts, columns
 
 
 def _check_written(dataset: h5py.Dataset, url: str) -> None:
     """Refuse a dataset parts of which were never written: HDF5 would give zeros for them."""
     if dataset.size == 0 or dataset.is_virtual:
         return
+    if dataset.external:
+        raise DataError(
+            "a column lies in raw files outside the HDF5 file, which are not read",
+            where=f"{url}, {dataset.name}",
+            value=", ".join(name for name, *_ in dataset.external),
+            remedy="write the column into the file itself",
+        )
     if dataset.chunks is None:
         whole = dataset.id.get_offset() is not None or dataset.id.get_storage_size() > 0
     else:
@@ -134,13 +234,58 @@ def _check_written(dataset: h5py.Dataset, url: str) -> None:
         )
 
 
-def _virtual_sources(groups: Mapping[int, h5py.Group]) -> tuple[str, ...]:
-    """Return the files behind virtual datasets: where one is missing, HDF5 would give zeros."""
-    names: dict[str, None] = {}
-    for group in groups.values():
-        if group[POSITION].is_virtual:
-            names.update((source.file_name, None) for source in group[POSITION].virtual_sources())
-    return tuple(names)
+def _mapped(dataset: h5py.Dataset, url: str, depth: int = 0) -> list[Piece]:
+    """Return where the rows of a virtual dataset are, having looked at every source."""
+    pieces = map_pieces(dataset, url)
+    check_sources(pieces, dataset, url, partial(_open_source, pointer=url, depth=depth + 1))
+    return pieces
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A dataset that a virtual one takes rows from."""
+
+    dataset: h5py.Dataset
+    url: str
+    depth: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole dataset."""
+        shape: tuple[int, ...] = self.dataset.shape
+        return shape
+
+    def __call__(self, start: int, stop: int, step: int) -> NDArray[Any]:
+        """Return every ``step``-th row from ``start`` to ``stop``."""
+        return _rows(self.dataset, start, stop, self.url, step, self.depth)
+
+
+@contextmanager
+def _open_source(url: str, name: str, *, pointer: str, depth: int) -> Iterator[_Source]:
+    """Open a source of a virtual dataset, and make sure that it was written to its end."""
+    if depth > _DEEPEST:
+        raise DataError("virtual datasets point to one another", where=f"{url}, {name}")
+    if stat_file(url) is None:
+        raise DataError(
+            "a part of the snapshot is missing",
+            where=url,
+            limit=f"a file that {pointer} points to",
+            remedy="copy the missing ones; HDF5 would read zeros for them",
+        )
+    with open_hdf5(url) as content:
+        if name not in content:
+            raise DataError(
+                "a part of the snapshot lacks a column: HDF5 would read zeros",
+                where=f"{url}, {name}",
+                limit=f"a dataset that {pointer} points to",
+                remedy="copy it again, or the file that points to it",
+            )
+        dataset = content[name]
+        if dataset.is_virtual:
+            _mapped(dataset, url, depth)
+        else:
+            _check_written(dataset, url)
+        yield _Source(dataset, url, depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +295,36 @@ class Hdf5Reader:
     def read(self, part: Part, start: int, stop: int) -> Raw:
         """Return the particles ``start`` to ``stop`` of a part, in the file's units."""
         with open_hdf5(part.file) as content:
-            group = content[part.group]
-            return (
-                _rows(group[POSITION], start, stop, part),
-                _rows(group[VELOCITY], start, stop, part),
-                None if part.masses is None else _rows(group[part.masses], start, stop, part),
-            )
+            group = _follow(content, part.group, part.file)
+            columns = [POSITION, VELOCITY, *([part.masses] if part.masses else [])]
+            found = [
+                _rows(_follow(group, name, part.file), start, stop, part.file) for name in columns
+            ]
+        return found[0], found[1], found[2] if part.masses else None
+
+    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
+        """Return the masses of the particles ``start`` to ``stop``, in the file's unit."""
+        assert part.masses is not None
+        with open_hdf5(part.file) as content:
+            group = _follow(content, part.group, part.file)
+            return _rows(_follow(group, part.masses, part.file), start, stop, part.file)
 
 
-def _rows(dataset: h5py.Dataset, start: int, stop: int, part: Part) -> NDArray[Any]:
-    _check_filters(dataset, part)
+def _rows(
+    dataset: h5py.Dataset, start: int, stop: int, url: str, step: int = 1, depth: int = 0
+) -> NDArray[Any]:
+    if dataset.is_virtual:
+        opened = partial(_open_source, pointer=url, depth=depth + 1)
+        return read_pieces(dataset, url, start, stop, opened)[::step]
+    _check_filters(dataset, url)
     try:
-        result: NDArray[Any] = dataset[start:stop]
+        result: NDArray[Any] = dataset[start:stop:step]
     except (OSError, RuntimeError) as error:
-        raise _damaged(f"{part.label}, rows {start} to {stop}", error) from error
+        raise _damaged(f"{url}, {dataset.name}, rows {start} to {stop}", error) from error
     return result
 
 
-def _check_filters(dataset: h5py.Dataset, part: Part) -> None:
+def _check_filters(dataset: h5py.Dataset, url: str) -> None:
     """Load the compression filters that HDF5 itself does not bring.
 
     Raises
@@ -186,7 +343,7 @@ def _check_filters(dataset: h5py.Dataset, part: Part) -> None:
         if not h5py.h5z.filter_avail(code):
             raise ConfigError(
                 "the snapshot is compressed with a filter that is not installed",
-                where=f"{part.label}, {dataset.name.rsplit('/', 1)[-1]}",
+                where=f"{url}, {dataset.name.strip('/')}",
                 value=f"filter {code} ({name.decode(errors='replace')})",
                 remedy=READERS_COMMAND,
             )

@@ -13,7 +13,13 @@ from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.snapshots.abacus import open_abacus
 from cosmoflow.storage.snapshots.arrays import open_npz
 from cosmoflow.storage.snapshots.asdf_files import MAGIC as ASDF_MAGIC
-from cosmoflow.storage.snapshots.bigfiles import is_bigfile, open_bigfile
+from cosmoflow.storage.snapshots.bigfiles import (
+    BIGFILE_MARK,
+    is_bigfile,
+    is_catalogue,
+    open_bigfile,
+)
+from cosmoflow.storage.snapshots.catalogues import check_no_table
 from cosmoflow.storage.snapshots.files import SourceFile, base_name, find_files, open_file
 from cosmoflow.storage.snapshots.gadget import open_gadget
 from cosmoflow.storage.snapshots.gadget_binary import byte_order, open_gadget_binary
@@ -67,6 +73,11 @@ def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSour
     if is_bigfile(url):
         return _probed(open_bigfile(url, hints))
     files = find_files(url)
+    inside = [
+        file.url.removesuffix(BIGFILE_MARK) for file in files if file.url.endswith(BIGFILE_MARK)
+    ]
+    if inside:
+        return _probed(open_bigfile(_only_bigfile(url, inside), hints))
     opener, chosen = _choose(url, files)
     return _probed(opener(url, chosen, hints))
 
@@ -92,8 +103,29 @@ def describe_snapshot(url: str, hints: SnapshotHints | None = None) -> dict[str,
     return source.describe()
 
 
+def _only_bigfile(url: str, found: Sequence[str]) -> str:
+    """Return the one bigfile snapshot in a folder; halo catalogues beside it do not count.
+
+    Raises
+    ------
+    DataError
+        There are several.
+    """
+    snapshots = [one for one in found if not is_catalogue(one)] or list(found)
+    if len(snapshots) > 1:
+        names = [one.removeprefix(url).strip("/") for one in snapshots]
+        raise DataError(
+            "there are several snapshots",
+            where=url,
+            value=", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else ""),
+            remedy=f"name one of them, for example {snapshots[0]}",
+        )
+    return snapshots[0]
+
+
 def _choose(url: str, files: Sequence[SourceFile]) -> tuple[_Opener, list[SourceFile]]:
     """Return how to open files, and which of them are particles."""
+    check_no_table(files)
     openers = {file: opener for file in files if (opener := _recognise(file)) is not None}
     if not openers:
         raise DataError(
@@ -102,7 +134,8 @@ def _choose(url: str, files: Sequence[SourceFile]) -> tuple[_Opener, list[Source
             value=", ".join(file.name for file in files[:4]) + (" ..." if files[4:] else ""),
             limit="HDF5 of Gadget, AREPO or SWIFT, Gadget's binary, bigfile, Abacus ASDF, npz, or "
             "a particle store",
-            remedy="see docs/snapshots.md",
+            remedy="name the files of one snapshot, or write position, velocity, box_size, "
+            "redshift, h and Omega_m with numpy.savez to a name that ends in .npz",
         )
     opener = openers[next(iter(openers))]
     chosen = [file for file, one in openers.items() if one is opener]
@@ -164,6 +197,7 @@ def _probed(snapshot: Snapshot) -> Snapshot:
             where=snapshot.url,
             value=f"{extent:.2g} of its side, in a sample of {len(sample)}",
             limit=f"{_LEAST_EXTENT:g} at least",
-            remedy="box and positions differ in unit: give the hint length_unit or box_size",
+            remedy="box and positions differ in unit: give the hint length_unit or box_size "
+            "(--set snapshot.box_size=500, in Mpc/h)",
         )
     return snapshot

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
-from cosmoflow.storage.snapshots.facts import FileFacts
+from cosmoflow.storage.snapshots.facts import POSITION, VELOCITY, FileFacts
 from cosmoflow.storage.snapshots.files import SourceFile, stat_file, whole_set
 from cosmoflow.storage.snapshots.source import Part
 
@@ -48,8 +48,11 @@ def gather_files(
         header says.
     """
     first = inspect(found[0])
-    if first.virtual:
-        files = _behind(first)
+    behind = _behind(first, inspect) if first.virtual_only else None
+    if behind is not None:
+        files = [one.file for one in behind]
+    elif first.virtual:
+        files = [first.file]
     else:
         files = whole_set(found[0], _number(first.header.get("NumFilesPerSnapshot"), 1))
     strangers = {file.url for file in found} - {file.url for file in files} - {first.file.url}
@@ -61,29 +64,49 @@ def gather_files(
             value=", ".join(sorted(name.rsplit("/", 1)[-1] for name in [found[0].url, *strangers])),
             remedy="name one of them",
         )
-    facts = [first if file.url == first.file.url else inspect(file) for file in files]
+    seen = {one.file.url: one for one in [first, *(behind or [])]}
+    facts = [seen[file.url] if file.url in seen else inspect(file) for file in files]
     for other in facts[1:]:
         _check_same(facts[0], other)
     _check_counts(url, facts)
     return facts
 
 
-def _behind(pointer: FileFacts) -> list[SourceFile]:
-    """Return the files that a file of virtual datasets points to."""
-    folder = pointer.file.url.rpartition("/")[0]
-    files = []
-    for name in pointer.virtual:
-        url = name if name.startswith("/") or not folder else f"{folder}/{name}"
+def _behind(
+    pointer: FileFacts, inspect: Callable[[SourceFile], FileFacts]
+) -> list[FileFacts] | None:
+    """Return the parts that a file of virtual datasets points to, if it means just all of them.
+
+    The parts have headers that say more, and are read without the file that points to them. Where
+    that takes some of their rows only, or columns of several files, it is read as it says.
+    """
+    urls = {tuple(piece.url for piece in pieces) for pieces in pointer.virtual.values()}
+    every = list(dict.fromkeys(url for files in urls for url in files))
+    if pointer.file.url in every or len(every) < max(map(len, urls)):
+        return None
+    parts = []
+    for url in every:
         file = stat_file(url)
-        if file is None:
-            raise DataError(
-                "a part of the snapshot is missing",
-                where=url,
-                limit=f"{len(pointer.virtual)} files that {pointer.file.url} points to",
-                remedy="copy the missing ones",
-            )
-        files.append(file)
-    return files
+        try:
+            parts.append(inspect(file or SourceFile(url, 0)))
+        except DataError:
+            # Its rows are there: they were looked at with the file that points to them.
+            return None
+    rows = {
+        (one.file.url, f"/PartType{kind}/{name}"): columns.rows
+        for one in parts
+        for kind, columns in one.types.items()
+        for name in (POSITION, VELOCITY, columns.masses)
+    }
+    for column, pieces in pointer.virtual.items():
+        whole = {
+            (piece.url, f"/{piece.dataset.lstrip('/')}"): piece.rows
+            for piece in pieces
+            if piece.start == 0 and piece.step == 1
+        }
+        if whole != {key: count for key, count in rows.items() if key[1] == column and count}:
+            return None
+    return parts
 
 
 def _pointer(url: str) -> str:
@@ -197,6 +220,38 @@ def _check_counts(url: str, facts: Sequence[FileFacts]) -> None:
             )
 
 
+def left_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf) -> list[Part]:
+    """Return the particles with positions of the types that are not to be read."""
+    parts = []
+    for kind, count in _kinds_of(facts):
+        if count and kind != _NEUTRINOS and not hints.wants(kind):
+            parts += [
+                _part(one, kind, mass_of)
+                for one in facts
+                if kind in one.types and one.types[kind].rows
+            ]
+    return parts
+
+
+def _kinds_of(facts: Sequence[FileFacts]) -> list[tuple[int, int]]:
+    """Return the particle types and how many particles of each the files hold."""
+    counts = zip(*(this_file(one) for one in facts), strict=True)
+    return [(kind, sum(numbers)) for kind, numbers in enumerate(counts)]
+
+
+def _part(one: FileFacts, kind: int, mass_of: MassOf) -> Part:
+    name, mass = one.types[kind].masses, mass_of(one, kind)
+    # Stars and gas change their masses; the header's is then that of the beginning.
+    own = name is not None and (mass is None or kind not in (1, 2))
+    return Part(
+        one.file.url,
+        f"PartType{kind}",
+        this_file(one)[kind],
+        None if own else mass,
+        name if own else None,
+    )
+
+
 def chosen_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf) -> list[Part]:
     """Return the particles to read, type by type and file by file.
 
@@ -222,22 +277,15 @@ def chosen_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: Mass
                     value=f"{count} particles",
                 )  # fmt: skip
             if count:
-                name, mass = one.types[kind].masses, mass_of(one, kind)
-                # Stars and gas change their masses; the header's is then that of the beginning.
-                own = name is not None and (mass is None or kind not in (1, 2))
-                parts.append(
-                    Part(
-                        one.file.url,
-                        f"PartType{kind}",
-                        count,
-                        None if own else mass,
-                        name if own else None,
-                    )
-                )
+                parts.append(_part(one, kind, mass_of))
     return parts
+
+
+def all_files(facts: Sequence[FileFacts]) -> list[SourceFile]:
+    """Return the files of a snapshot, and those that they point to."""
+    return list(dict.fromkeys(file for one in facts for file in (one.file, *one.sources)))
 
 
 def counts_by_type(facts: Sequence[FileFacts]) -> dict[str, int]:
     """Return the particles of each type that there is."""
-    sums = [sum(kinds) for kinds in zip(*(this_file(one) for one in facts), strict=True)]
-    return {f"PartType{kind}": count for kind, count in enumerate(sums) if count}
+    return {f"PartType{kind}": count for kind, count in _kinds_of(facts) if count}

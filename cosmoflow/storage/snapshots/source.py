@@ -19,6 +19,7 @@ from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import Particles
 from cosmoflow.storage.snapshots.conventions import Conversion
 from cosmoflow.storage.snapshots.stamps import hash_files, hash_rows, stamp_files
+from cosmoflow.units import MASS
 
 # Bounds what a read holds in the file's own units, beside its result, to some 200 MB.
 _BLOCK_ROWS: Final = 1 << 22
@@ -49,6 +50,22 @@ class ParticleSource(Protocol):
 
     def check_unchanged(self) -> None:
         """Raise DataError if the data changed since ``digest`` was asked for."""
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Those of the notes in the provenance that may make a result other than expected."""
+
+    @property
+    def matter_shares(self) -> tuple[float, ...]:
+        """Shares of the matter of the cosmology that the particles may make up."""
+
+    @property
+    def mass_unit(self) -> str | None:
+        """Unit of the masses; None when it is not known."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the provenance of an output keeps of the snapshot they come from; may be empty."""
 
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
@@ -103,6 +120,9 @@ class Reader(Protocol):
     def read(self, part: Part, start: int, stop: int) -> Raw:
         """Return the particles ``start`` to ``stop`` of a part, masses when it has a column."""
 
+    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
+        """Return the masses of the particles ``start`` to ``stop`` of a part with a column."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -127,6 +147,13 @@ class Snapshot:
         What :func:`describe_snapshot` adds.
     files : tuple of str
         URLs of all files of the snapshot. Copies that workers get have none.
+    cautions : tuple of str
+        Those of the notes that may make a result other than expected.
+    matter_shares : tuple of float
+        Shares of the matter of the cosmology that the particles may make up; none when the unit of
+        their masses is not known.
+    mass_unit : str or None
+        Of the masses that are read; None when it is not known.
     """
 
     url: str
@@ -137,11 +164,27 @@ class Snapshot:
     conversion: Conversion
     details: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+    matter_shares: tuple[float, ...] = ()
+    mass_unit: str | None = MASS
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what only the identity needs, which the driver alone asks for."""
         kept = {key: value for key, value in self.__dict__.items() if key != "_stamps"}
         return {**kept, "files": ()}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the provenance of an output keeps of the snapshot."""
+        config = self.metadata.provenance["config"]
+        return {
+            "url": self.url,
+            "format": self.format,
+            "hints": config["hints"],
+            "conventions": config["conventions"],
+            "counts": dict(self.details.get("counts", {})),
+            "matter_shares": list(self.matter_shares),
+        }
 
     @property
     def count(self) -> int:

@@ -26,7 +26,7 @@ from cosmoflow.storage.snapshots.expansion import number_of, read_expansion
 from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.gadget import resolve_box
 from cosmoflow.storage.snapshots.hdf5 import Hdf5Reader
-from cosmoflow.storage.snapshots.parts import chosen_parts, counts_by_type
+from cosmoflow.storage.snapshots.parts import all_files, chosen_parts, counts_by_type, left_parts
 from cosmoflow.storage.snapshots.source import Snapshot
 
 _LENGTH, _MASS, _TIME = (
@@ -68,24 +68,32 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
             where=url,
             value=f"a-scale exponent {speeds[0]:g}, h-scale exponent {speeds[1]:g}",
             limit="0 and 0",
-            remedy="give the hint velocity: peculiar, or comoving where they are v / a",
+            remedy="give the hint velocity: --set snapshot.velocity=peculiar, or comoving where "
+            "they are v / a",
         )
     mass_unit = cgs_mass(mass_g, h)
 
+    fractions = _fractions(header)
+
     def mass_of(one: FileFacts, kind: int) -> float | None:
-        table = one.header.get("MassTable", [])
-        mass = float(table[kind]) if isinstance(table, list) and kind < len(table) else 0.0
+        mass = _entry(one.header, "MassTable", kind)
+        if not mass > 0.0 and kind == 1 and kind in one.types and one.types[kind].masses is None:
+            # An output without the column of masses: those of dark matter never change.
+            mass = _entry(one.header, "InitialMassTable", kind)
         return mass * mass_unit if mass > 0.0 else None
 
     return build_snapshot(
         url,
         SnapshotFacts(
             format="SWIFT",
-            files=[one.file for one in facts],
+            files=all_files(facts),
             box_size=resolve_box(url, header, unit, hints),
             redshift=redshift,
             cosmology=cosmology,
             parts=chosen_parts(facts, hints, mass_of),
+            left=left_parts(facts, hints, mass_of),
+            share=_share(url, fractions, facts, hints),
+            left_shares={f"PartType{kind}": value for kind, value in enumerate(fractions)},
             reader=Hdf5Reader(),
             conversion=Conversion(length, velocity, mass_unit, wrap=hints.wrap),
             counts=counts_by_type(facts),
@@ -119,6 +127,45 @@ def _read_cosmology(group: Mapping[str, Any]) -> dict[str, float | str | None]:
         "Omega_r": number_of(group, "Omega_r"),
         "E": rate / today if rate and today else None,
     }
+
+
+def _entry(header: Mapping[str, Any], name: str, kind: int) -> float:
+    """Return a particle type's entry of a list in the header; 0 where there is none."""
+    table = header.get(name, [])
+    return float(table[kind]) if isinstance(table, list) and kind < len(table) else 0.0
+
+
+def _fractions(header: Mapping[str, Any]) -> list[float]:
+    """Return the share of all particles of each type that a sub-sampled output keeps."""
+    said = header.get("SubSampleFractions", [])
+    values = said if isinstance(said, list) else [said]
+    return [float(one) if 0.0 < float(one) < 1.0 else 1.0 for one in values]
+
+
+def _share(
+    url: str, fractions: Sequence[float], facts: Sequence[FileFacts], hints: SnapshotHints
+) -> float:
+    """Return the share of all particles of the types to be read that a file keeps.
+
+    Raises
+    ------
+    DataError
+        It differs between the types.
+    """
+    found = {
+        kind: fractions[kind] if kind < len(fractions) else 1.0
+        for one in facts
+        for kind, columns in one.types.items()
+        if hints.wants(kind) and columns.rows
+    }
+    if len(set(found.values())) > 1:
+        raise DataError(
+            "the particle types are sampled with different fractions",
+            where=f"{url}, Header/SubSampleFractions",
+            value=", ".join(f"PartType{kind}: {one:g}" for kind, one in sorted(found.items())),
+            remedy="read one type: --set 'snapshot.particle_types=[1]'",
+        )
+    return next(iter(found.values()), 1.0)
 
 
 def _redshift(header: Mapping[str, Any]) -> float | None:
@@ -158,7 +205,7 @@ def _exponents(
     if len(found) > 1:
         raise DataError(
             "the particle types are in different units", where=f"{url}, {column}",
-            value=sorted(found), remedy="read one type, with the hint particle_types",
+            value=sorted(found), remedy="read one type: --set 'snapshot.particle_types=[1]'",
         )  # fmt: skip
     a_power, h_power = found.pop() if found else (usual, 0.0)
     return a_power, h_power

@@ -1,0 +1,78 @@
+"""The mass of all particles, held against the mean density of matter of their cosmology."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cosmoflow.errors import DataError
+from cosmoflow.events import Listener, caution
+from cosmoflow.storage.metadata import add_notes
+from cosmoflow.storage.particles import ParticleStore
+from cosmoflow.storage.snapshots import ParticleSource
+from cosmoflow.storage.snapshots.conventions import mean_density
+from cosmoflow.storage.snapshots.matter import SLACK, fits
+from cosmoflow.storage.urls import open_group_for_writing, storage_errors
+from cosmoflow.units import MASS
+
+
+def check_mass(source: ParticleSource, total: float, out: str, listener: Listener) -> None:
+    """Hold the exact mass of all particles against the mean density of matter.
+
+    A snapshot was checked by its header and by a sample when it was opened; this sum leaves nothing
+    out. Particles whose masses have no known unit are not checked.
+
+    Parameters
+    ----------
+    source : ParticleSource
+        The particles.
+    total : float
+        Sum of their own masses, where they have such; otherwise not used.
+    out : str
+        The output that is being made: it keeps what is warned of in its notes.
+    listener : callable
+        Is warned of a particle store that does not fit; its density is right if its particles are a
+        fair sample of matter.
+
+    Raises
+    ------
+    DataError
+        A snapshot holds another share of the matter than its header and the hints say.
+    """
+    metadata, shares = source.metadata, source.matter_shares
+    if not shares or source.mass_unit != MASS:
+        return
+    if not source.has_mass:
+        if metadata.particle_mass is None:
+            return
+        total = metadata.particle_mass * source.count
+    share = mean_density(total, metadata.box_size, metadata.cosmology.Omega_m)
+    if fits(share, shares):
+        return
+    limit = " or ".join(
+        f"{one * (1.0 - SLACK):.3g} to {one * (1.0 + SLACK):.3g}" for one in sorted(set(shares))
+    )
+    if isinstance(source, ParticleStore):
+        text = (
+            f"the particles make up {share:.3g} of the mean density of matter, not {limit}: "
+            "box_size, Omega_m or the masses of the particle store are wrong, or the particles are "
+            "a sample"
+        )
+        caution(listener, text)
+        keep_notes(out, [text])
+        return
+    raise DataError(
+        "the particles do not make up the mean density of matter",
+        where=source.url,
+        value=f"{share:.4g} of it, summed over all {source.count} particles",
+        limit=limit,
+        remedy="the unit of length or of mass, the box or Omega_m is wrong, or other particle "
+        "types hold matter (--set snapshot.particle_types=all); if these are meant to be a part of "
+        f"the matter, say so: --set snapshot.mass_share={share:.3g}",
+    )
+
+
+def keep_notes(out: str, notes: Iterable[str]) -> None:
+    """Add to the notes in an output's provenance."""
+    group = open_group_for_writing(out)
+    with storage_errors(out):
+        add_notes(group, notes)

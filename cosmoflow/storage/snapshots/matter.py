@@ -1,0 +1,305 @@
+"""Which share of the matter of its cosmology the particles of a snapshot hold.
+
+An error in the unit of length changes the density by its cube, and a particle type that is left out
+takes its mass with it: both show in the sum of the masses over the mean density of matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.snapshot import SnapshotHints
+from cosmoflow.errors import CosmoflowError, DataError
+from cosmoflow.storage.snapshots.conventions import mean_density
+from cosmoflow.storage.snapshots.source import Part
+
+SLACK: Final = 0.05
+"""Smooth neutrinos and rounded constants take less than this share of the mean density."""
+
+_ESTIMATE_SLACK: Final = 0.3
+"""Of a sum that was estimated from a sample; the exact sum is checked when it is known."""
+_NOTEWORTHY: Final = 1e-3
+_DARK_MATTER: Final = 1
+_GAS, _STARS, _BLACK_HOLES = 0, 4, 5
+# A sum of more masses than this is estimated, from runs of rows that are spread over all.
+_EXACT_ROWS: Final = 1 << 18
+_RUNS, _RUN_ROWS = 64, 1 << 11
+
+ReadMasses = Callable[[Part, int, int], NDArray[np.floating]]
+"""Returns the masses of some rows of a part, in M_sun/h."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatterFacts:
+    """What is known of the matter in a snapshot.
+
+    Parameters
+    ----------
+    url : str
+        For errors.
+    box_size : float
+        Mpc/h.
+    cosmology : CosmologyConfig
+    chosen, left : sequence of Part
+        The particles that are read, and those of other types.
+    read_masses : callable
+        Reads columns of masses.
+    fraction : float
+        Of all particles of the chosen types that the snapshot keeps, as its header says; less than
+        1 for random samples.
+    left_fractions : dict
+        The same of the groups that are left out; 1 where it has none.
+    """
+
+    url: str
+    box_size: float
+    cosmology: CosmologyConfig
+    chosen: Sequence[Part]
+    left: Sequence[Part]
+    read_masses: ReadMasses
+    fraction: float = 1.0
+    left_fractions: dict[str, float] | None = None
+
+    def share(self, mass: float) -> float:
+        """Return a mass (M_sun/h) over the mass of matter in the box."""
+        return mean_density(mass, self.box_size, self.cosmology.Omega_m)
+
+
+@dataclass(frozen=True, slots=True)
+class Mass:
+    """A sum of masses, M_sun/h, and whether it is exact or an estimate."""
+
+    value: float
+    exact: bool = True
+
+    @property
+    def slack(self) -> float:
+        """Relative error to allow for when it is compared with the mean density."""
+        return SLACK if self.exact else _ESTIMATE_SLACK
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What :func:`check_matter` found.
+
+    Parameters
+    ----------
+    shares : tuple of float
+        Shares of the matter that the exact sum of the masses may have; none when it has no unit.
+    notes, cautions : tuple of str
+        What a person may want to know, and what may make the result other than expected.
+    """
+
+    shares: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+
+def fits(share: float, shares: Sequence[float], slack: float = SLACK) -> bool:
+    """Tell whether a share is one of some shares, but for ``slack``."""
+    return any(abs(share / one - 1.0) <= slack for one in shares)
+
+
+def check_matter(facts: MatterFacts, hints: SnapshotHints) -> Verdict:
+    """Hold the masses of a snapshot against the mean density of matter.
+
+    Raises
+    ------
+    DataError
+        The particles make up more or less than the matter that they should stand for.
+    """
+    mass = sum_masses(facts.chosen, facts.read_masses)
+    if mass is None:
+        return Verdict(
+            (),
+            cautions=("the particles' masses are not known: units could not be checked by them",),
+        )
+    share = facts.share(mass.value)
+    if hints.mass_share is not None:
+        if not fits(share, (hints.mass_share,), mass.slack):
+            raise _unlike(facts, share, (hints.mass_share,), hints)
+        return Verdict(
+            (hints.mass_share,),
+            (f"the particles stand for {hints.mass_share:g} of the matter, by hint",),
+        )
+    gas, dark = _left_out(facts)
+    deliberate = _kinds(facts.chosen).isdisjoint({_DARK_MATTER, None})
+    if deliberate:
+        return _check_other_types(facts, mass, hints)
+    shares, notes, cautions = [1.0], list[str](), list[str]()
+    if gas:
+        shares.append(1.0 - facts.cosmology.Omega_b / facts.cosmology.Omega_m)
+        held = None if dark else _known(facts, gas)
+        shares += [1.0 - held] if held is not None and held < 1.0 else []
+    if facts.fraction < 1.0:
+        # Some writers give the particles of a sample the mass of those that are not in it.
+        shares = [one * facts.fraction for one in shares] + shares
+        notes.append(f"a random sample: {facts.fraction:g} of all particles")
+    if not fits(share, shares, mass.slack):
+        raise _left_behind(facts, share, mass, dark, hints) or _unlike(facts, share, shares, hints)
+    held = _known(facts, dark)
+    if dark and (held is None or held > _NOTEWORTHY):
+        much = "an unknown share" if held is None else f"{held:.2g}"
+        cautions.append(
+            f"particles of {_names(dark)} hold {much} of the matter and are left out; "
+            "--set snapshot.particle_types=all reads them"
+        )
+    whole = share / facts.fraction if facts.fraction < 1.0 and share < 0.95 else share
+    if not fits(whole, (1.0,)):
+        notes.append(f"the particles hold {whole:.3g} of the matter: gas and stars are left out")
+    return Verdict(tuple(shares), tuple(notes), tuple(cautions))
+
+
+def _check_other_types(facts: MatterFacts, mass: Mass, hints: SnapshotHints) -> Verdict:
+    """Check the sum over all types of a snapshot of which dark matter is left out on purpose."""
+    share = facts.share(mass.value)
+    others = _known(facts, facts.left)
+    if others is None:
+        text = f"the particles hold {share:.3g} of the matter; units could not be checked"
+        return Verdict((), cautions=(text,))
+    whole = share / facts.fraction
+    if not fits(whole + others, (1.0,), mass.slack):
+        raise _unlike(facts, share, (max(1.0 - others, 0.0) * facts.fraction,), hints)
+    note = f"the particles hold {whole:.3g} of the matter: dark matter of type 1 is left out"
+    return Verdict((share,) if mass.exact else (), (note,))
+
+
+def sum_masses(parts: Sequence[Part], read: ReadMasses) -> Mass | None:
+    """Return the mass of some particles; None where it is not known.
+
+    Columns of masses are read whole when they are short, and sampled otherwise.
+    """
+    if any(part.mass is None and part.masses is None for part in parts):
+        return None
+    total = sum(part.mass * part.count for part in parts if part.mass is not None)
+    columns = [part for part in parts if part.mass is None]
+    rows = sum(part.count for part in columns)
+    if rows <= _EXACT_ROWS:
+        total += sum(float(read(one, 0, one.count).sum(dtype=np.float64)) for one in columns)
+        return Mass(total) if math.isfinite(total) else None
+    exact = True
+    for group in sorted({part.group for part in columns}):
+        members = [part for part in columns if part.group == group]
+        sample = np.concatenate([read(*run) for run in _runs(members)]).astype(np.float64)
+        mean = float(sample.mean())
+        exact = exact and float(np.ptp(sample)) <= 1e-4 * abs(mean)
+        total += mean * sum(part.count for part in members)
+    return Mass(total, exact) if math.isfinite(total) else None
+
+
+def _runs(parts: Sequence[Part]) -> list[tuple[Part, int, int]]:
+    """Return runs of rows that are spread evenly over some parts."""
+    ends = np.cumsum([part.count for part in parts])
+    runs = []
+    for at in np.linspace(0, int(ends[-1]) - 1, _RUNS, dtype=np.int64):
+        index = int(np.searchsorted(ends, at, side="right"))
+        part = parts[index]
+        first = int(at) - (int(ends[index]) - part.count)
+        first = max(0, min(first, part.count - _RUN_ROWS))
+        runs.append((part, first, min(first + _RUN_ROWS, part.count)))
+    return runs
+
+
+def _kind(part: Part) -> int | None:
+    """Return the particle type of a part: ``PartType1``, or ``1`` in a bigfile."""
+    digits = part.group.removeprefix("PartType")
+    return int(digits) if digits.isdigit() else None
+
+
+def _kinds(parts: Sequence[Part]) -> set[int | None]:
+    return {_kind(part) for part in parts}
+
+
+def _names(parts: Sequence[Part]) -> str:
+    return ", ".join(sorted({part.group for part in parts}))
+
+
+def _left_out(facts: MatterFacts) -> tuple[list[Part], list[Part]]:
+    """Return the parts left out that are baryons, and those that are dark matter."""
+    every = _kinds([*facts.chosen, *facts.left])
+    baryons = {_GAS, _STARS}
+    # Type 5 is black holes beside gas or stars, and boundary particles elsewhere.
+    if every & baryons:
+        baryons.add(_BLACK_HOLES)
+    gas = [part for part in facts.left if _kind(part) in baryons]
+    return gas, [part for part in facts.left if _kind(part) not in baryons]
+
+
+def _known(facts: MatterFacts, parts: Sequence[Part]) -> float | None:
+    """Return the share of the matter in parts that are left out; None where it is not known."""
+    total = 0.0
+    for group in sorted({part.group for part in parts}):
+        try:
+            mass = sum_masses([one for one in parts if one.group == group], facts.read_masses)
+        except CosmoflowError:
+            # Their files need not be there: they are not going to be read.
+            mass = None
+        if mass is None:
+            return None
+        total += facts.share(mass.value) / (facts.left_fractions or {}).get(group, 1.0)
+    return total
+
+
+def _left_behind(
+    facts: MatterFacts, share: float, mass: Mass, dark: Sequence[Part], hints: SnapshotHints
+) -> DataError | None:
+    """Return the error for dark matter of other types that is left out, where that is the cause."""
+    held = _known(facts, dark)
+    if not dark or not share < 1.0 or held is None:
+        return None
+    gas, _ = _left_out(facts)
+    with_dark = share / facts.fraction + held
+    everything = with_dark + (_known(facts, gas) or 0.0)
+    slack = max(mass.slack, SLACK)
+    baryons = facts.cosmology.Omega_b / facts.cosmology.Omega_m if gas else 0.0
+    if not fits(with_dark, (1.0 - baryons, 1.0), slack) and not fits(everything, (1.0,), slack):
+        return None
+    kinds = sorted(kind for kind in _kinds([*facts.chosen, *dark]) if kind is not None)
+    return DataError(
+        "dark matter is left out: other particle types hold some of it",
+        where=facts.url,
+        value=f"{share:.3g} of the matter in {_names(facts.chosen)}, {held:.3g} in {_names(dark)}",
+        limit=f"{1.0 - SLACK:g} to {1.0 + SLACK:g} in the types that are read: "
+        f"particle_types is {hints.particle_types}",
+        remedy=f"read them too: --set 'snapshot.particle_types={kinds}', or every type: "
+        "--set snapshot.particle_types=all",
+    )
+
+
+def _unlike(
+    facts: MatterFacts, share: float, shares: Sequence[float], hints: SnapshotHints
+) -> DataError:
+    """Return the error for particles that do not make up the matter that they should."""
+    limits = " or ".join(
+        f"{one * (1.0 - SLACK):.3g} to {one * (1.0 + SLACK):.3g}" for one in sorted(set(shares))
+    )
+    remedies = ["the unit of length or of mass, the box or Omega_m is wrong"]
+    if hints.length_unit is not None:
+        remedies.append(f"the hint length_unit is {hints.length_unit}: correct it")
+    else:
+        remedies.append(
+            "say what the lengths are with the hint length_unit: "
+            "--set snapshot.length_unit=kpc/h (or Mpc/h, kpc, Mpc, a number of Mpc/h)"
+        )
+    if hints.mass_share is not None:
+        remedies.append(f"the hint mass_share is {hints.mass_share:g}: correct it")
+    elif share < 1.0:
+        remedies.append(
+            "if these particles are meant to be a part of the matter, say so: "
+            f"--set snapshot.mass_share={share:.3g}"
+        )
+    return DataError(
+        "the particles do not make up the mean density of matter",
+        where=facts.url,
+        value=f"{share:.4g} of it, in a box of {facts.box_size:g} Mpc/h "
+        f"with Omega_m {facts.cosmology.Omega_m:g}",
+        limit=limits,
+        remedy="; ".join(remedies),
+    )
