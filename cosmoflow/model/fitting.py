@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from cosmoflow.config.settings import TrainConfig
 from cosmoflow.errors import DataError
+from cosmoflow.model.folder import check_weights
 from cosmoflow.model.loss import mean_square
 from cosmoflow.model.optimiser import Optimiser
 from cosmoflow.model.precision import autocast, best_device, prepare_device
@@ -25,6 +28,12 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.painting import Block
 
 Metrics = dict[str, float]
+
+_UNREADABLE = (
+    *(AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError),
+    *(UnpicklingError, struct.error),
+)
+"""What torch and a training raise on a checkpoint of something else."""
 
 
 class Workers(Protocol):
@@ -148,15 +157,31 @@ class Fitting:
         self.best: Best | None = None
 
     def restore(self, content: bytes) -> None:
-        """Continue from a checkpoint."""
-        state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average = state["average"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
-        self.history = state["history"]
-        self.losses = state["losses"]
-        self.best = None if state["best"] is None else Best(**state["best"])
+        """Continue from a checkpoint.
+
+        Raises
+        ------
+        DataError
+            It is whole and yet none of this network, or its weights are not finite.
+        """
+        try:
+            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+            check_weights(state["network"], "the newest checkpoint, network")
+            check_weights(state["average"], "the newest checkpoint, average")
+            self.network.load_state_dict(state["network"])
+            self.average = state["average"]
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step = state["step"]
+            self.history = state["history"]
+            self.losses = state["losses"]
+            self.best = None if state["best"] is None else Best(**state["best"])
+        except _UNREADABLE as error:
+            raise DataError(
+                "the newest checkpoint is not one of this training",
+                value=str(error).partition("\n")[0],
+                remedy="delete it: --resume then goes on from the one before; or train with "
+                "--overwrite",
+            ) from error
 
     def checkpoint(self) -> bytes:
         """Return all that :meth:`restore` needs."""

@@ -79,9 +79,9 @@ def test_every_layout_gives_the_answer_of_one_tile(model, grid, shard, tile):
     expected = one_tile(model, fields)
     scale = expected.std()
     found = blockwise(model, fields, shard, tile, batch=2)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * scale)
     whole = predict_box([Member(model, FLOWS)], MemoryFields(fields), EXACT, CPU).mean
-    np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(whole, expected, rtol=0, atol=3e-5 * scale)
 
 
 def test_cells_around_a_block_are_those_of_the_other_side_of_the_box(model):
@@ -93,7 +93,7 @@ def test_cells_around_a_block_are_those_of_the_other_side_of_the_box(model):
     wide = Block((-2,) * 3, (grid + 4,) * 3)
     found = ensemble.predict(ensemble.read(MemoryFields(fields), wide)).mean
     wrapped = np.pad(expected, [(0, 0)] + [(2, 2)] * 3, mode="wrap")
-    np.testing.assert_allclose(found, wrapped, rtol=0, atol=1e-5 * expected.std())
+    np.testing.assert_allclose(found, wrapped, rtol=0, atol=3e-5 * expected.std())
 
 
 def test_stores_and_arrays_of_any_grid_agree(model, fields_store, serial_run, tmp_path):
@@ -105,14 +105,14 @@ def test_stores_and_arrays_of_any_grid_agree(model, fields_store, serial_run, tm
     stored = xr.open_zarr(store.url, consolidated=False)["wiener_velocity"].values
     expected = one_tile(model, {"density": store.density, "wiener_velocity": stored})
     scale = expected.std()
-    np.testing.assert_allclose(found["velocity"], expected, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(found["velocity"], expected, rtol=0, atol=3e-5 * scale)
     array = infer_array(store.density, 36.0, folder, run=serial_run(infer={"precision": "float32"}))
     np.testing.assert_allclose(array["velocity"], expected, rtol=0, atol=1e-4 * scale)
     # Central differences of the answer: across the periodic border too, they are those of `derive`.
     slopes = sum(np.roll(expected[i], -1, i) - np.roll(expected[i], 1, i) for i in range(3)) / 4.0
-    np.testing.assert_allclose(found["divergence"], slopes, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(found["divergence"], slopes, rtol=0, atol=3e-5 * scale)
     own = derive(str(tmp_path / "a"), str(tmp_path / "b"), ["divergence"], serial_run())
-    np.testing.assert_allclose(found["divergence"], own["divergence"], rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(found["divergence"], own["divergence"], rtol=0, atol=3e-5 * scale)
 
 
 def advice_for(box_size, grid, cell=2.0):

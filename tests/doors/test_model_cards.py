@@ -1,8 +1,10 @@
 """Descriptions of models are validated number by number; no output holds what is not finite."""
 
 import hashlib
+import io
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import DataError
 from cosmoflow.model.description import read_filter
+from cosmoflow.model.fitting import Fitting
 from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, from_files, to_files
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.painting import Block
@@ -187,7 +190,7 @@ def test_predictions_that_overflow_are_not_written(
     files, fields_store, serial_run, tmp_path, precision
 ):
     """Finite weights whose products float32 cannot hold."""
-    store, folder, out = fields_store(8, shard=4), tmp_path / "model", tmp_path / "out.zarr"
+    store, folder, out = fields_store(8), tmp_path / "model", tmp_path / "out.zarr"
     folder.mkdir()
     with narrow_networks():
 
@@ -236,3 +239,32 @@ def test_a_store_of_a_region_holds_nothing_outside_and_only_there(tmp_path):
     values[2, 0, 0] = NAN
     refused(DataError, 3, lambda: write_block(url, block, 0, {"density": values}), "1 of 64")
     assert np.isfinite(xr.open_zarr(url, consolidated=False)["density"].values).sum() == 32
+
+
+def saved(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"junk", "not one of this training"),
+        (saved([1, 2]), "not one of this training"),
+        (saved({"network": {}}), "not one of this training"),
+        (saved({"network": {"weight": torch.full((2,), NAN)}}), "not finite"),
+    ],
+)
+def test_checkpoints_of_something_else_are_refused(content, words):
+    network = torch.nn.Linear(2, 2)
+    loop = SimpleNamespace(device="cpu", network=network, optimiser=None)
+    refused(DataError, 3, lambda: Fitting.restore(loop, content), words)
+
+
+def test_a_filter_of_a_run_is_read_back_or_refused(files):
+    content = json.dumps(json.loads(files[DESCRIPTION])["filter"]).encode()
+    assert read_filter(content, "m", "filter.json") == UNIT_FILTER
+    bad = content.replace(b"1.0", b"NaN", 1)
+    call = lambda: read_filter(bad, "m", "filter.json")  # noqa: E731
+    refused(DataError, 3, call, "m/filter.json, weights[0][0]", "--overwrite")
