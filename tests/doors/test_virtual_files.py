@@ -212,3 +212,46 @@ def test_a_file_that_another_program_writes(tmp_path, box):
         refused(DataError, 3, lambda: read(busy), "open for writing", "h5clear")
         writer.stdin.close()
     same(read(busy), box)
+
+
+def test_pointers_to_pointers(tmp_path, box):
+    files.write_gadget_hdf5(
+        tmp_path / "full.hdf5", box, UnitLength_in_cm=files.KPC,
+        named={1: {"Masses": np.full(box.count, 8.0 * box.mass, np.float32)}},
+    )  # fmt: skip
+
+    def whole_of(target):
+        def make(layout, name, width):
+            layout[:] = h5py.VirtualSource(target, name, (box.count, *width))
+
+        return make
+
+    def eighth(layout, name, width):
+        layout[:] = h5py.VirtualSource("near.hdf5", name, (box.count, *width))[::8]
+
+    # An absolute name of a file that was moved means the one beside the pointer, as HDF5 has it.
+    write_pointer(tmp_path / "near.hdf5", box, whole_of("/moved/full.hdf5"))
+    thin = write_pointer(tmp_path / "thin.hdf5", box, eighth, count=box.count // 8)
+    same(read(thin), box, slice(None, None, 8))
+    content = (tmp_path / "full.hdf5").read_bytes()
+    (tmp_path / "full.hdf5").write_bytes(content[: len(content) // 2])
+    refused(DataError, 3, lambda: read(thin), "truncated", "full.hdf5")
+    url = write_pointer(tmp_path / "loop.hdf5", box, whole_of("loop.hdf5"))
+    refused(DataError, 3, lambda: read(url), "point to one another", "loop.hdf5")
+
+
+def test_what_cannot_be_read_by_rows_is_refused(tmp_path, box, halves):
+    def interleaved(layout, name, width):
+        for first in (0, 1):
+            source = h5py.VirtualSource("full.hdf5", name, (box.count, *width))
+            layout[first::2] = source[first::2]
+
+    url = write_pointer(tmp_path / "interleaved.hdf5", box, interleaved)
+    refused(DataError, 3, lambda: read(url), "in a way that is not read", "every row number 2")
+    url = files.write_gadget_hdf5(tmp_path / "raw.hdf5", box)
+    with h5py.File(url, "r+") as file:
+        del file["PartType1/Velocities"]
+        file["PartType1"].create_dataset(
+            "Velocities", (box.count, 3), "f4", external=[("raw.bin", 0, 12 * box.count)]
+        )
+    refused(DataError, 3, lambda: read(url), "raw files outside", "raw.bin")
