@@ -14,39 +14,50 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cosmoflow.config import Settings, load_settings
+    from cosmoflow.api import (
+        convert,
+        demo,
+        derive,
+        evaluate,
+        infer,
+        infer_array,
+        info,
+        models,
+        paint,
+        plan,
+        simulate,
+        spectra,
+        train,
+    )
+    from cosmoflow.api import inspect as inspect
+    from cosmoflow.config import CosmologyConfig, Settings, load_settings
     from cosmoflow.engine import Session
-    from cosmoflow.stages.convert import convert
-    from cosmoflow.stages.derive import derive
-    from cosmoflow.stages.evaluate import evaluate
-    from cosmoflow.stages.infer import infer
-    from cosmoflow.stages.infer_arrays import infer_array
-    from cosmoflow.stages.inspect import inspect
-    from cosmoflow.stages.paint import paint
-    from cosmoflow.stages.planning import plan
+    from cosmoflow.events import CosmoflowWarning
     from cosmoflow.stages.run import Run
-    from cosmoflow.stages.simulate import simulate
-    from cosmoflow.stages.spectra import spectra
-    from cosmoflow.stages.train import train
     from cosmoflow.storage.fields import open_fields
 
 _HOMES = {
+    "CosmoflowWarning": "cosmoflow.events",
+    "CosmologyConfig": "cosmoflow.config",
     "Run": "cosmoflow.stages.run",
     "Session": "cosmoflow.engine",
     "Settings": "cosmoflow.config",
-    "convert": "cosmoflow.stages.convert",
-    "derive": "cosmoflow.stages.derive",
-    "evaluate": "cosmoflow.stages.evaluate",
-    "infer": "cosmoflow.stages.infer",
-    "infer_array": "cosmoflow.stages.infer_arrays",
-    "inspect": "cosmoflow.stages.inspect",
+    "convert": "cosmoflow.api",
+    "demo": "cosmoflow.api",
+    "derive": "cosmoflow.api",
+    "evaluate": "cosmoflow.api",
+    "infer": "cosmoflow.api",
+    "infer_array": "cosmoflow.api",
+    "info": "cosmoflow.api",
+    "inspect": "cosmoflow.api",
     "load_settings": "cosmoflow.config",
+    "models": "cosmoflow.api",
     "open_fields": "cosmoflow.storage.fields",
-    "paint": "cosmoflow.stages.paint",
-    "plan": "cosmoflow.stages.planning",
-    "simulate": "cosmoflow.stages.simulate",
-    "spectra": "cosmoflow.stages.spectra",
-    "train": "cosmoflow.stages.train",
+    "paint": "cosmoflow.api",
+    "plan": "cosmoflow.api",
+    "simulate": "cosmoflow.api",
+    "spectra": "cosmoflow.api",
+    "train": "cosmoflow.api",
 }
 
 
@@ -57,18 +68,29 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
+def __dir__() -> list[str]:
+    """Name what is public, for completion."""
+    return sorted({*_HOMES, *(name for name in globals() if name.startswith("__"))})
+
+
+# `inspect`, the older name of `info`, is left out: `from cosmoflow import *` would hide the
+# standard library's.
 __all__ = [
+    "CosmoflowWarning",
+    "CosmologyConfig",
     "Run",
     "Session",
     "Settings",
     "__version__",
     "convert",
+    "demo",
     "derive",
     "evaluate",
     "infer",
     "infer_array",
-    "inspect",
+    "info",
     "load_settings",
+    "models",
     "open_fields",
     "paint",
     "plan",

@@ -81,6 +81,12 @@ class ConfigError(CosmoflowError):
     kind = "config"
 
 
+class UsageError(ConfigError, TypeError):
+    """A command or function that was called with arguments that it does not have."""
+
+    kind = "usage"
+
+
 class OutputExistsError(ConfigError):
     """The output is there already and neither ``--resume`` nor ``--overwrite`` was given."""
 

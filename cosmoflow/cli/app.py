@@ -7,16 +7,19 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from cosmoflow import __version__
 from cosmoflow.cli import boxes, networks, overview, planning, statistics
 from cosmoflow.cli.console import Reporter
+from cosmoflow.cli.streams import has_gone, open_descriptors, steady_streams
 from cosmoflow.config.folders import require_working_directory
-from cosmoflow.errors import CosmoflowError
+from cosmoflow.errors import CosmoflowError, StorageError, UsageError
 
 INTERRUPTED = 130
 
@@ -72,25 +75,78 @@ def run_app(arguments: list[str]) -> int:
     A person never sees a traceback for something that they can mend; a bug shows its own.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    if threading.current_thread() is threading.main_thread():
-        # A connection that is closed is Ctrl-C: what was asked of a cluster is taken back.
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    as_json = "--json" in arguments
+    for library in ("ray", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    with _ended_politely(), steady_streams() as out:
+        code = _call(arguments)
+        out.flush()
+        if out.failure is None or has_gone(out.failure):
+            return code
+        lost = StorageError(
+            f"what was printed is lost: {out.failure.strerror}",
+            where="standard output",
+            remedy="make room there; what the command wrote to its own output is not affected",
+        )
+        Reporter(as_json=False, verbosity=0).error(lost)
+    return code or lost.exit_code
+
+
+@contextmanager
+def _ended_politely() -> Iterator[None]:
+    """Take a connection that is closed, and a scheduler that ends the job, for Ctrl-C.
+
+    Claims on outputs are released, outputs are left for ``--resume``, and what was asked of a
+    cluster is taken back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGHUP, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in signals]
     try:
-        app(args=arguments)
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _call(arguments: list[str]) -> int:
+    """Run one command, report its error if it has one, and return its exit code."""
+    reporter = Reporter(as_json="--json" in arguments, verbosity=0)
+    try:
+        code: object = app(args=arguments, standalone_mode=False)
+    except TyperException as error:
+        return _refuse(error, reporter)
     except CosmoflowError as error:
-        Reporter(as_json=as_json, verbosity=0).error(error)
+        reporter.error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        code: object = INTERRUPTED
+        code = INTERRUPTED
     except SystemExit as ended:
-        code = ended.code
+        # While it starts, Ray exits with the number of a signal of its own accord.
+        code = INTERRUPTED if ended.code == signal.SIGTERM else ended.code
     if code == INTERRUPTED:
         sys.stderr.write("interrupted; run the same command with --resume to go on\n")
     return code if isinstance(code, int) else 0
 
 
+def _refuse(error: TyperException, reporter: Reporter) -> int:
+    """Report a command line that typer refuses: its own words, and JSON for a program."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "cosmoflow"
+    if reporter.as_json:
+        # The text of a command line without a command is its whole help.
+        what, *_ = error.format_message().splitlines() or [""]
+        reporter.write_error(UsageError(what, where=command, remedy=f"{command} --help"))
+    show = getattr(error, "show", None)
+    if show is not None:
+        show(file=sys.stderr)
+    else:
+        sys.stderr.write(f"Error: {error.format_message()}\n")
+    return UsageError.exit_code
+
+
 def main() -> None:
     """Run ``cosmoflow`` and exit with its documented code."""
+    open_descriptors()
     sys.exit(run_app(sys.argv[1:]))

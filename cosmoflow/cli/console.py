@@ -81,16 +81,20 @@ class Reporter:
         """Show an error that a person can mend."""
         self.close()
         if self.as_json:
-            self._write(
-                {
-                    "event": "error",
-                    "kind": error.kind,
-                    "exit_code": error.exit_code,
-                    "message": error.what,
-                    **{key: _plain(value) for key, value in error.details().items()},
-                }
-            )
+            self.write_error(error)
         self.stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+
+    def write_error(self, error: CosmoflowError) -> None:
+        """Write an error for a program."""
+        self._write(
+            {
+                "event": "error",
+                "kind": error.kind,
+                "exit_code": error.exit_code,
+                "message": error.what,
+                **{key: _plain(value) for key, value in error.details().items()},
+            }
+        )
 
     def close(self) -> None:
         """Take the progress bars down."""

@@ -132,6 +132,29 @@ def load_settings(
         raise _explain(error, config) from None
 
 
+def revise_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return settings with some of them changed.
+
+    Parameters
+    ----------
+    settings : Settings
+        To begin with.
+    changes : mapping
+        Nested values by section and name; None is a value like any other.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or a value is out of range; the message names the key.
+    """
+    if not changes:
+        return settings
+    try:
+        return Settings.model_validate(merge(settings.model_dump(), changes))
+    except ValidationError as error:
+        raise _explain(error, None) from None
+
+
 def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key, value in options.items():

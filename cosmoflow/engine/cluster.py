@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 import cosmoflow
+from cosmoflow.engine.surroundings import (
+    choose_folders,
+    describe_job,
+    ensure_token,
+    keeping_sigterm,
+)
 from cosmoflow.errors import ConfigError, StorageError
 from cosmoflow.units import format_bytes
 
@@ -41,18 +48,23 @@ def start_instance(memory: int | None) -> None:
     Raises
     ------
     ConfigError
-        There is less memory.
+        There is less memory, or no folder for its sockets.
     StorageError
         It does not start.
     """
+    folders = choose_folders()
+    ensure_token()
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=None if memory is None else max(memory, LEAST_STORE),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with keeping_sigterm():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=None if memory is None else max(memory, LEAST_STORE),
+                job_config=describe_job(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **folders,
+            )
     except ValueError as error:
         raise ConfigError(
             f"Ray cannot have an object store of this size: {_first_line(error)}",
@@ -60,10 +72,12 @@ def start_instance(memory: int | None) -> None:
             value=None if memory is None else format_bytes(memory),
             remedy="less; in a container, more shared memory (docker run --shm-size)",
         ) from error
-    except (ConnectionError, RuntimeError, RayError) as error:
+    except Exception as error:
+        # Ray raises plain exceptions too, when its processes do not come up in time.
+        folder = folders.get("_temp_dir", get_default_ray_temp_dir())
         raise StorageError(
             f"Ray does not start on this machine: {_first_line(error)}",
-            remedy="see its logs in /tmp/ray/session_latest/logs, or do without: --engine serial",
+            remedy=f"see its logs in {folder}/session_latest/logs, or do without: --engine serial",
         ) from error
 
 
@@ -92,12 +106,14 @@ def join(address: str, *, ship_code: bool = False) -> None:
     if ship_code:
         runtime_env["py_modules"] = [str(Path(cosmoflow.__file__).parent)]
     try:
-        ray.init(
-            address=gcs,
-            runtime_env=runtime_env or None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with keeping_sigterm():
+            ray.init(
+                address=gcs,
+                runtime_env=runtime_env or None,
+                job_config=describe_job(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         if "Version mismatch" in str(error):
             raise ConfigError(

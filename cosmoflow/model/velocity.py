@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cosmoflow.model.geometry import Geometry
-from cosmoflow.model.registry import find_architecture, geometry_of
+from cosmoflow.model.registry import count_parameters, find_architecture, geometry_of
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.numerics.symmetry import Symmetry
 from cosmoflow.numerics.wiener import WienerFilter
@@ -98,6 +98,15 @@ class VelocityModel(nn.Module):
         self.flows = architecture.flows
         self.offset = architecture.offset
         self.network = architecture.build()
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        parameters, _ = count_parameters(self.network)
+        return (
+            f"VelocityModel {spec.architecture}: {spec.target} in km/s on cells of "
+            f"{spec.cell_size:g} Mpc/h at z = {spec.redshift:g}; {parameters:,} parameters"
+            "\nspec: all that is known of it; network: its layers"
+        )
 
     @property
     def geometry(self) -> Geometry:

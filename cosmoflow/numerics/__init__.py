@@ -1,1 +1,6 @@
 """Numerics on arrays in memory: NumPy, numba and torch, no Dask, Ray or zarr."""
+
+from cosmoflow.numerics.cache_folder import choose_cache_folder
+
+# numba looks for a folder when the first of its functions is defined.
+choose_cache_folder()

@@ -9,7 +9,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
+
+from cosmoflow.errors import ConfigError
+
+if config.DISABLE_JIT:
+    # Painting is made of vector instructions that Python has no words for.
+    raise ConfigError(
+        "numba's compiler is switched off, and cosmoflow does not work without it",
+        where="the environment",
+        value="NUMBA_DISABLE_JIT=1",
+        remedy="unset NUMBA_DISABLE_JIT",
+    )
 
 
 @cache

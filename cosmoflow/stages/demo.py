@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.evaluate import METRICS, REPORT, evaluate
@@ -110,6 +111,30 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     return comparison, summary
+
+
+def run_demo(out: str = "demo-output", run: Run | None = None) -> Comparison:
+    """Run the whole chain on two small boxes and write a report: minutes.
+
+    Simulate two boxes, paint both, train on one, predict the other, evaluate.
+
+    Parameters
+    ----------
+    out : str
+        Local folder; the page to open is ``report/report.html`` in it.
+    run : Run, optional
+        Settings (by default the preset ``quickstart``), engine, progress.
+
+    Returns
+    -------
+    Comparison
+        Of the box that the network was not trained on.
+
+    Raises
+    ------
+    OutputExistsError, StorageError, ConfigError
+    """
+    return demo(out, run or Run(load_settings(PRESET)))[0]
 
 
 def _models(trained: str, fields: str) -> dict[str, str]:

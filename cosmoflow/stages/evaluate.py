@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -267,9 +266,4 @@ def _context(comparison: Comparison, inputs: Inputs, provenance: dict[str, Any])
 
 def residual_rows(comparison: Comparison) -> list[tuple[str, float, float, float]]:
     """Return method, 3-D rms residual (km/s), mean cosine and rms over that of the truth."""
-    figures = comparison.metrics["residual"]
-    rows = [
-        (name, found["rms"], found["mean_cosine"], found["relative"])
-        for name, found in figures.items()
-    ]
-    return sorted(rows, key=lambda row: math.inf if row[1] is None else row[1])
+    return comparison.residual_rows()

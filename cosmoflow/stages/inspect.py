@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import zarr
@@ -17,11 +18,24 @@ from cosmoflow.storage.metadata import COMPLETE, SAMPLING, STATUS
 from cosmoflow.storage.outputs import OUTPUT_MARKS
 from cosmoflow.storage.snapshots import describe_snapshot
 from cosmoflow.storage.urls import absolute, exists, find_bytes, has_file, open_group
+from cosmoflow.tables import shorten
+
+LINES_SHOWN = 40
+"""Lines of a description that Python shows."""
 
 _KINDS = ("particles", "fields", "spectra", "curves")
 
 
-def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
+class Description(dict[str, Any]):
+    """What is known of a store, by name; nested where the store nests it."""
+
+    def __repr__(self) -> str:
+        lines = [shorten(f"{name}: {value}") for name, value in _flatten(self)]
+        left = len(lines) - LINES_SHOWN
+        return "\n".join([*lines[:LINES_SHOWN], *([f"... and {left} more"] if left > 0 else [])])
+
+
+def inspect(url: str, hints: SnapshotHints | None = None) -> Description:
     """Describe a store, spectra, a report, a demo, a model, or a snapshot of another code.
 
     A model that ships, and linear theory, go by their names.
@@ -35,8 +49,9 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        ``kind``, ``status`` and what the kind has: box, redshift, cosmology, arrays, provenance.
+    Description
+        A dict: ``kind``, ``status`` and what the kind has: box, redshift, cosmology, arrays,
+        provenance.
 
     Raises
     ------
@@ -47,6 +62,10 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
     DataError
         There is something else.
     """
+    return Description(_inspect(url, hints))
+
+
+def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
     # A folder of the name of a model that ships is meant by ./NAME, as for `infer`.
     if is_named(url):
         return describe_model(url)
@@ -93,6 +112,19 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
             if flags.ndim == 1
         }
     return content
+
+
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values, what nests last; mappings that nest no more are one value."""
+    nested = {name: value for name, value in facts.items() if isinstance(value, Mapping)}
+    for name, value in facts.items():
+        if name not in nested:
+            yield f"{prefix}{name}", value
+    for name, value in nested.items():
+        if any(isinstance(inner, Mapping) for inner in value.values()):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", ", ".join(f"{key} {one}" for key, one in value.items())
 
 
 def _describe_folder(mark: bytes) -> dict[str, Any]:

@@ -7,18 +7,20 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.errors import ConfigError, DataError, IncompleteError, StorageError
 from cosmoflow.events import Listener, caution, warn_only
 from cosmoflow.model.description import read_description
 from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, from_files, to_files
-from cosmoflow.model.registry import ARCHITECTURES, LINEAR
+from cosmoflow.model.registry import ARCHITECTURES, LINEAR, summarise
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.urls import absolute, exists, has_file, read_bytes, write_bytes
+from cosmoflow.tables import html_table, shorten, text_table
 
 RUN = "run.json"
 """Says which run a model folder belongs to, from its first step on."""
@@ -33,6 +35,8 @@ CELL_SIZE_TOLERANCE = 1e-3
 
 SMALLEST_GRID = 2
 """Cells per axis that `paint` makes at least."""
+
+_HEADINGS = ("model", "ships", "parameters", "output", "halo", "summary")
 
 
 class Box(Protocol):
@@ -157,6 +161,43 @@ def model_folder(name: str) -> str:
 def pretrained_models() -> list[str]:
     """Return the names of the models that come with cosmoflow."""
     return sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())
+
+
+class ModelList(list[dict[str, Any]]):
+    """The architectures, each as a dict of its figures."""
+
+    def __repr__(self) -> str:
+        return text_table(_HEADINGS, self._cells())
+
+    def _repr_html_(self) -> str:
+        return html_table("architectures", _HEADINGS, self._cells())
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [
+                one["name"],
+                "yes" if one["ships"] else "",
+                f"{one['parameters']:,}",
+                f"{one['output_cells']}^3",
+                str(one["halo"]),
+                shorten(one["summary"], 48),
+            ]
+            for one in self
+        ]
+
+
+def models() -> ModelList:
+    """List the architectures, and say which of them a trained model ships of.
+
+    Returns
+    -------
+    ModelList
+        A list of dicts: ``name``, ``summary``, ``ships``, ``parameters``, ``trainable``,
+        ``input_cells``, ``output_cells``, ``halo``, ``stride``, ``channels`` and
+        ``flops_per_output_cell``.
+    """
+    ships = pretrained_models()
+    return ModelList(asdict(summarise(name)) | {"ships": name in ships} for name in ARCHITECTURES)
 
 
 def is_linear(name: str) -> bool:

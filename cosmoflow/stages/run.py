@@ -22,7 +22,7 @@ _OF_THE_SETTINGS: Final = Session()
 """Stands for a session of the settings' own: a default cannot look at another field."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Run:
     """How a stage is to be run.
 
@@ -43,6 +43,9 @@ class Run:
     session: Session = _OF_THE_SETTINGS
     existing: Existing = "error"
     listener: Listener = warn_only
+
+    def __repr__(self) -> str:
+        return f"Run({self.settings!r}, existing={self.existing!r})"
 
     def __post_init__(self) -> None:
         require_working_directory()

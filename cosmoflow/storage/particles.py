@@ -79,6 +79,13 @@ class ParticleStore:
         if self.count == 0:
             raise DataError("the particle store holds no particles", where=url)
 
+    def __repr__(self) -> str:
+        size, redshift = self.metadata.box_size, self.metadata.redshift
+        return (
+            f"ParticleStore({self.url!r}): {self.count:,} particles, box of {size:g} Mpc/h, "
+            f"z = {redshift:g}"
+        )
+
     def _column(self, name: str, row: tuple[int, ...], count: int | None = None) -> zarr.Array[Any]:
         """Return an array of ``count`` rows of the given shape, or refuse the store."""
         with damage(f"{self.url}, {name}"):

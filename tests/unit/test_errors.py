@@ -14,11 +14,13 @@ from cosmoflow.errors import (
     OutputExistsError,
     StorageError,
     SupersededError,
+    UsageError,
 )
 
 EXIT_CODES = {
     CosmoflowError: 1,
     ConfigError: 2,
+    UsageError: 2,
     OutputExistsError: 2,
     BusyError: 2,
     DataError: 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,12 @@ from cosmoflow.numerics.comparison.readers import TRUTH, Array, Json
 from cosmoflow.numerics.comparison.slices import Patch, mean_planes, patch_fields, patch_metrics
 from cosmoflow.numerics.distributions import bin_edges
 from cosmoflow.numerics.spectra import PowerSum
+from cosmoflow.tables import html_table, shorten, text_table
+
+_HEADINGS = ("velocity residual", "rms, km/s", "rms / true rms", "mean cosine")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """What was measured, and the slices to draw.
 
@@ -65,6 +69,38 @@ class Comparison:
     def to_json(self) -> Json:
         """Return the metrics, which the ``json`` module writes as they are."""
         return self.metrics
+
+    def residual_rows(self) -> list[tuple[str, float, float, float]]:
+        """Return method, 3-D rms residual (km/s), mean cosine and rms over that of the truth.
+
+        The best method comes first.
+        """
+        rows = [
+            (name, found["rms"], found["mean_cosine"], found["relative"])
+            for name, found in self.metrics["residual"].items()
+        ]
+        return sorted(rows, key=lambda row: math.inf if row[1] is None else row[1])
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [self._title(), text_table(_HEADINGS, self._cells()), "metrics: all figures, by name"]
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table(self._title(), _HEADINGS, self._cells())
+
+    def _title(self) -> str:
+        rms = _figure(self.metrics["truth"]["rms"], 1)
+        return (
+            f"Comparison of a box of {self.box_size:g} Mpc/h, {self.metrics['cells']}^3 cells, "
+            f"true rms {rms} km/s"
+        )
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [shorten(name, 40), _figure(rms, 1), _figure(relative, 3), _figure(cosine, 3)]
+            for name, rms, cosine, relative in self.residual_rows()
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +177,11 @@ class Measured:
 def find_patch(cells: BlockSum, grid: int, box_size: float) -> Patch:
     """Return the patch around the strongest infall of a box."""
     return Patch.around(strongest_infall(cells.coarse, grid, box_size), grid, box_size)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    """Return a figure, or a dash where there is none (the cosine of a fluid at rest)."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _plain(value: Any) -> Any:

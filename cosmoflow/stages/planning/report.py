@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cosmoflow.stages.planning import costs
 from cosmoflow.stages.planning.estimate import Resource
+from cosmoflow.tables import WIDTH, html_table, text_table
+from cosmoflow.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,10 @@ class StageEstimate:
     request: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+_HEADINGS = ("stage", "node", "nodes", "hours", "limit", "a worker", "USD")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class ChainPlan:
     """What a chain of stages takes.
 
@@ -105,6 +111,34 @@ class ChainPlan:
     def usd(self) -> float:
         """US dollars of nodes, requests and one month of storage; egress is left out."""
         return sum(stage.usd for stage in self.stages) + self.requests_usd + self.storage_usd
+
+    def __repr__(self) -> str:
+        notes = [line for note in self.notes for line in textwrap.wrap(note, WIDTH)]
+        return "\n".join([self._title(), text_table(_HEADINGS, self._cells()), *notes])
+
+    def _repr_html_(self) -> str:
+        return html_table(self._title(), _HEADINGS, self._cells())
+
+    def _title(self) -> str:
+        prices = "spot" if self.spot else "on-demand"
+        return (
+            f"ChainPlan: {self.seconds / 3600.0:.2f} hours, {self.usd:,.2f} USD at {prices} "
+            f"prices, {format_bytes(self.stored)} stored"
+        )
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [
+                one.stage + (f" x {one.runs}" if one.runs > 1 else ""),
+                one.node,
+                str(one.nodes),
+                f"{one.seconds / 3600.0:.2f}",
+                one.limit,
+                format_bytes(one.worker_memory),
+                f"{one.usd:,.2f}",
+            ]
+            for one in self.stages
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain data."""

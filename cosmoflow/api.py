@@ -1,0 +1,67 @@
+"""The stages as functions for notebooks and scripts: their settings are keywords.
+
+``cosmoflow.paint(particles, out, grid=64)`` makes the :class:`~cosmoflow.stages.run.Run` that the
+stage takes, and shows its progress in a notebook. Types for editors are in ``api.pyi``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cosmoflow.keywords import Door, open_door
+
+_INFER_ALIASES = {"field": "infer.fields"}
+
+DOORS: Mapping[str, Door] = {
+    "simulate": Door(
+        "cosmoflow.stages.simulate", "simulate", "simulate", ("seed", "cosmology")
+    ),
+    "convert": Door("cosmoflow.stages.convert", "convert", "snapshot"),
+    "paint": Door("cosmoflow.stages.paint", "paint", "paint", ("snapshot",)),
+    "derive": Door("cosmoflow.stages.derive", "derive", "derive"),
+    "train": Door("cosmoflow.stages.train", "train", "train", ("seed",)),
+    "infer": Door(
+        "cosmoflow.stages.infer",
+        "infer",
+        "infer",
+        aliases={**_INFER_ALIASES, "workers": "engine.workers"},
+    ),
+    "infer_array": Door(
+        "cosmoflow.stages.infer_arrays", "infer_array", "infer", aliases=_INFER_ALIASES
+    ),
+    "evaluate": Door("cosmoflow.stages.evaluate", "evaluate", "evaluate"),
+    "spectra": Door("cosmoflow.stages.spectra", "spectra", "spectra"),
+    "plan": Door(
+        "cosmoflow.stages.planning",
+        "plan",
+        sections=(
+            "seed", "cosmology", "simulate", "paint", "train", "infer", "evaluate", "spectra",
+        ),
+    ),
+    "demo": Door(
+        "cosmoflow.stages.demo",
+        "run_demo",
+        sections=(
+            "seed", "cosmology", "simulate", "paint", "train", "infer", "evaluate",
+        ),
+        preset="quickstart",
+    ),
+    "info": Door("cosmoflow.stages.inspect", "inspect", "snapshot"),
+    "inspect": Door("cosmoflow.stages.inspect", "inspect", "snapshot"),
+    "models": Door("cosmoflow.stages.models", "models"),
+}  # fmt: skip
+"""Every function that takes settings as keywords."""
+
+
+def __getattr__(name: str) -> Any:
+    """Open a stage when it is first asked for: its libraries take seconds to load."""
+    if name not in DOORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _open(name)
+
+
+@functools.cache
+def _open(name: str) -> Callable[..., Any]:
+    return open_door(name, DOORS[name])

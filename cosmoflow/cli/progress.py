@@ -1,0 +1,149 @@
+"""Progress of functions that a notebook or a script calls."""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cosmoflow.cli.console import Reporter
+from cosmoflow.events import (
+    Event,
+    Listener,
+    Message,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+    warn_only,
+)
+
+DRAW_SECONDS = 0.2
+"""A notebook's progress is drawn at most this often."""
+
+
+def in_notebook() -> bool:
+    """Tell whether this process is the kernel of a notebook."""
+    # Where IPython was not imported, no notebook is there; importing it takes a second.
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def watching(wanted: bool | None, listener: Listener) -> Iterator[Listener]:
+    """Show the progress of what runs meanwhile, if that is wanted.
+
+    Parameters
+    ----------
+    wanted : bool or None
+        None means in a notebook, where the caller has no listener of their own.
+    listener : callable
+        The caller's: it goes on hearing every event.
+
+    Yields
+    ------
+    callable
+        The listener to run with.
+    """
+    shown = (listener is warn_only and in_notebook()) if wanted is None else wanted
+    if not shown:
+        yield listener
+        return
+    display: NotebookProgress | ConsoleProgress
+    display = NotebookProgress() if in_notebook() else ConsoleProgress()
+
+    def hear(event: Event) -> None:
+        display.show(event)
+        listener(event)
+
+    try:
+        yield hear
+    finally:
+        display.close()
+
+
+class ConsoleProgress:
+    """Bars on a terminal's stderr, and sparse lines where it is none.
+
+    Warnings are left to Python's ``warnings``.
+    """
+
+    def __init__(self) -> None:
+        self._reporter = Reporter(as_json=False, verbosity=0)
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        if not (isinstance(event, Message) and event.level == "warning"):
+            self._reporter.listen(event)
+
+    def close(self) -> None:
+        """Take the bars down."""
+        self._reporter.close()
+
+
+class NotebookProgress:
+    """A bar for each stage, in the output of the cell that runs it.
+
+    It takes IPython alone; bars of rich and tqdm want ipywidgets in a notebook.
+    """
+
+    def __init__(self) -> None:
+        self._bars: dict[str, dict[str, Any]] = {}
+        self._note = ""
+        self._drawn = 0.0
+        self._handle: Any = None
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        due = True
+        if isinstance(event, StageStarted):
+            self._bars[event.stage] = {"done": 0, "total": event.total, "unit": event.unit}
+        elif isinstance(event, StageAdvanced):
+            self._bars.setdefault(event.stage, {"unit": ""}).update(
+                done=event.done, total=event.total
+            )
+            self._note = event.note
+            due = event.done == event.total
+        elif isinstance(event, StageFinished):
+            self._note = ""
+        elif event.level != "warning":
+            self._note = event.text
+        if due or time.monotonic() - self._drawn > DRAW_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        """Draw all bars in the place of the last ones."""
+        if not self._bars and not self._note:
+            return
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        content = {"text/plain": self._as_text(), "text/html": self._as_html()}
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+        self._drawn = time.monotonic()
+
+    def _as_text(self) -> str:
+        lines = [
+            f"{stage}: {bar['done']}/{bar['total']} {bar['unit']}"
+            for stage, bar in self._bars.items()
+        ]
+        return "\n".join([*lines, self._note] if self._note else lines)
+
+    def _as_html(self) -> str:
+        rows = [
+            f"<tr><td>{html.escape(stage)}</td>"
+            f"<td><progress value='{bar['done']}' max='{max(bar['total'], 1)}'></progress></td>"
+            f"<td>{bar['done']}/{bar['total']} {html.escape(bar['unit'])}</td></tr>"
+            for stage, bar in self._bars.items()
+        ]
+        note = f"<div>{html.escape(self._note)}</div>" if self._note else ""
+        return f"<table>{''.join(rows)}</table>{note}"
+
+    def close(self) -> None:
+        """Draw the last state."""
+        self._draw()

@@ -1,0 +1,401 @@
+"""Opening a stage's function to keywords that are settings.
+
+A stage takes its settings in a :class:`~cosmoflow.stages.run.Run`. Its door takes those of the
+stage's section by keyword as well, and the rest of a run: engine, memory, what to do with an
+existing output, progress. ``help()`` and completion list them all: the signature of a door is put
+together from that of the stage and the settings of its section.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+import yaml
+
+from cosmoflow.config import Settings, load_settings
+from cosmoflow.config.base import Section
+from cosmoflow.config.loading import merge, revise_settings
+from cosmoflow.errors import CosmoflowError, UsageError
+
+if TYPE_CHECKING:
+    from cosmoflow.stages.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """How a stage's function is opened to keywords.
+
+    Parameters
+    ----------
+    home : str
+        Module of the stage's function.
+    name : str
+        Of that function.
+    own : str, optional
+        The section whose settings are keywords.
+    sections : tuple of str
+        What else of the settings is a keyword: sections, as mappings, and ``seed``.
+    aliases : mapping of str to str
+        More keywords, and their settings.
+    preset : str, optional
+        Settings to begin with.
+    """
+
+    home: str
+    name: str
+    own: str | None = None
+    sections: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    preset: str | None = None
+
+
+_OF_RUNS = {
+    "settings": ("Settings | Mapping | str | None", "settings to begin with: a Settings, a mapping "
+                 "of sections, a YAML file or the name of a preset; keywords outweigh it"),
+    "engine": ("Literal['auto', 'serial', 'ray'] | Mapping | None",
+               "where the work runs, or all of the section engine as a mapping"),
+    "address": ("str | None", "of a Ray cluster; none means this machine"),
+    "memory": ("int | str | None", "most that a worker may need, e.g. '8GiB'"),
+    "overwrite": ("bool", "replace an output that is there already"),
+    "resume": ("bool", "finish an output that an earlier run began"),
+    "progress": ("bool | None", "show progress; none means in notebooks only"),
+}  # fmt: skip
+"""Keywords of every function that takes a run: annotation, meaning."""
+
+_OF_ARRAYS = ("settings", "memory")
+"""Of them, those of a function that writes no output."""
+
+_ENGINE = {"engine": "engine", "address": "engine.address", "memory": "engine.memory"}
+
+
+def open_door(name: str, door: Door) -> Callable[..., Any]:
+    """Return the function of a stage that takes settings as keywords.
+
+    Parameters
+    ----------
+    name : str
+        Of the function.
+    door : Door
+        The stage, and which settings it takes.
+
+    Returns
+    -------
+    callable
+        It raises a UsageError for a keyword that it does not have.
+    """
+    stage = getattr(importlib.import_module(door.home), door.name)
+    own = inspect.signature(stage).parameters
+    paths = _setting_paths(door, own)
+    keywords = _keyword_parameters(door, own, paths)
+    known = [one.name for one in (*own.values(), *keywords)]
+
+    @functools.wraps(stage)
+    def call(*args: Any, **given: Any) -> Any:
+        chosen = {key: given.pop(key) for key in list(given) if key not in own and key in known}
+        if unknown := [key for key in given if key not in own]:
+            raise _unknown(name, unknown[0], known)
+        try:
+            bound = inspect.Signature(list(own.values())).bind(*args, **given)
+        except TypeError as error:
+            raise UsageError(f"{name}(): {error}", remedy=f"help(cosmoflow.{name})") from None
+        for argument, value in bound.arguments.items():
+            bound.arguments[argument] = _as_urls(value)
+        changes = _changes(chosen, paths)
+        if "cosmology" in own and isinstance(found := bound.arguments.get("cosmology"), Mapping):
+            changed = revise_settings(Settings(), {"cosmology": found})
+            bound.arguments["cosmology"] = changed.cosmology
+        with _in_python(door):
+            if "run" in own:
+                with _listening(name, bound.arguments, chosen, changes, door) as run:
+                    bound.arguments["run"] = run
+                    return stage(*bound.args, **bound.kwargs)
+            _resolve(bound.arguments, own, changes)
+            return stage(*bound.args, **bound.kwargs)
+
+    call.__name__ = call.__qualname__ = name
+    call.__module__ = "cosmoflow"
+    call.__doc__ = _document(stage, keywords, paths)
+    parameters = sorted((*own.values(), *keywords), key=lambda one: one.kind)
+    returns = inspect.signature(stage).return_annotation
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        parameters, return_annotation=returns
+    )
+    return call
+
+
+def _as_urls(value: Any) -> Any:
+    """Return paths, of :mod:`pathlib` say, as text, and anything else as it is."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple) and any(isinstance(one, os.PathLike) for one in value):
+        return [_as_urls(one) for one in value]
+    return value
+
+
+_OPTION = re.compile(
+    r"--set[ =](?P<section>\w+)\.(?P<setting>\w+)=(?P<value>[\w.+-]*\w)"
+    r"|--(?P<flag>resume|overwrite)\b"
+    r"|--(?P<name>engine|grid|workers|steps)[ =](?P<given>\w+)"
+)
+"""An option that a remedy names."""
+
+
+@contextmanager
+def _in_python(door: Door) -> Iterator[None]:
+    """Have remedies that name options of the command name the keywords of the same meaning too."""
+    try:
+        yield
+    except CosmoflowError as error:
+        found = [_as_keyword(option, door) for option in _OPTION.finditer(error.remedy or "")]
+        if found:
+            error.remedy = f"{error.remedy}; in Python {', '.join(dict.fromkeys(found))}"
+        raise
+
+
+def _as_keyword(option: re.Match[str], door: Door) -> str:
+    """Return the keyword that means what an option means."""
+    if option["flag"]:
+        return f"{option['flag']}=True"
+    value = yaml.safe_load(option["value"] or option["given"])
+    if option["name"]:
+        return f"{option['name']}={value!r}"
+    section, setting = option["section"], option["setting"]
+    if section == door.own:
+        return f"{setting}={value!r}"
+    if section in door.sections:
+        return f"{section}={ {setting: value}!r}"
+    return f"settings={ {section: {setting: value}}!r}"
+
+
+def _setting_paths(door: Door, own: Mapping[str, Any]) -> dict[str, str]:
+    """Return where in the settings each keyword belongs; a stage's own arguments go first."""
+    paths: dict[str, str] = {}
+    if door.own is not None:
+        hidden = {*own, *(path.partition(".")[2] for path in door.aliases.values())}
+        paths |= {
+            setting: f"{door.own}.{setting}"
+            for setting in _section(door.own).model_fields
+            if setting not in hidden
+        }
+    return {**paths, **door.aliases, **{name: name for name in door.sections}}
+
+
+def _section(name: str) -> type[Section]:
+    """Return the class of a section of the settings."""
+    return type(getattr(Settings(), name))
+
+
+def _keyword_parameters(
+    door: Door, own: Mapping[str, Any], paths: Mapping[str, str]
+) -> list[inspect.Parameter]:
+    """Return the keywords as parameters of a signature."""
+    defaults = load_settings(door.preset)
+    found: dict[str, tuple[str, Any]] = {}
+    for name, path in paths.items():
+        section, _, setting = path.rpartition(".")
+        if section:
+            default = getattr(getattr(defaults, section), setting)
+            found[name] = (_annotation(_section(section), setting), default)
+        elif name == "seed":
+            found[name] = ("int", defaults.seed)
+        else:
+            found[name] = ("Mapping | None", None)
+    for name in _common(own):
+        annotation = _OF_RUNS[name][0]
+        found[name] = (annotation, False if annotation == "bool" else None)
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        )
+        for name, (annotation, default) in found.items()
+    ]
+
+
+def _common(own: Mapping[str, Any]) -> Sequence[str]:
+    """Return the keywords that functions have whatever their stage."""
+    if "run" in own:
+        return tuple(_OF_RUNS) if "out" in own else _OF_ARRAYS
+    return ("memory",) if "settings" in own else ()
+
+
+def _annotation(section: type[Section], setting: str) -> str:
+    """Return the type of a setting as text."""
+    kind = section.model_fields[setting].annotation
+    options = [one for one in get_args(kind) if one is not type(None)]
+    if kind is None or get_origin(kind) not in (Union, UnionType):
+        return inspect.formatannotation(kind).replace("typing.", "")
+    if len(options) < len(get_args(kind)):
+        options.append(None)
+    return " | ".join(inspect.formatannotation(one).replace("typing.", "") for one in options)
+
+
+def _document(
+    stage: Callable[..., Any], keywords: Sequence[inspect.Parameter], paths: Mapping[str, str]
+) -> str:
+    """Return a stage's docstring with its keywords described."""
+    text = inspect.getdoc(stage) or ""
+    if not keywords:
+        return text
+    lines = ["Other Parameters", "----------------"]
+    for one in keywords:
+        default = "" if one.default is None else f", default {one.default!r}"
+        lines += [f"{one.name} : {one.annotation}{default}", *_meaning(one.name, paths)]
+    section = "\n".join(lines) + "\n\n"
+    for heading in ("Returns\n-------", "Raises\n------", "Notes\n-----"):
+        before, found, after = text.partition(heading)
+        if found:
+            return f"{before}{section}{found}{after}"
+    return f"{text}\n\n{section}".rstrip()
+
+
+def _meaning(name: str, paths: Mapping[str, str]) -> list[str]:
+    """Return what a keyword means, as lines of a docstring."""
+    path = paths.get(name)
+    if name in _OF_RUNS:
+        text = _OF_RUNS[name][1]
+    elif path is not None and "." in path:
+        section, setting = path.split(".")
+        text = _section(section).model_fields[setting].description or ""
+    elif name == "seed":
+        text = Settings.model_fields[name].description or ""
+    else:
+        text = f"settings of the section {name}, by name"
+    text = f"{text[:1].upper()}{text[1:]}."
+    return textwrap.wrap(text, 80, initial_indent="    ", subsequent_indent="    ")
+
+
+def _unknown(name: str, keyword: str, known: Sequence[str]) -> UsageError:
+    """Return the error of a keyword that a function does not have."""
+    near = [one for one in known if one.startswith(keyword) or keyword.startswith(one)]
+    near = near or difflib.get_close_matches(keyword, known, n=1)
+    others = [
+        section
+        for section, one in Settings.model_fields.items()
+        if isinstance(one.annotation, type)
+        and issubclass(one.annotation, Section)
+        and keyword in one.annotation.model_fields
+    ]
+    if near:
+        remedy = f"did you mean {near[0]!r}?"
+    elif others:
+        remedy = f"{keyword} is a setting of {' and '.join(others)}"
+    else:
+        remedy = f"help(cosmoflow.{name})"
+    return UsageError(
+        f"{name}() has no keyword {keyword!r}",
+        where=f"cosmoflow.{name}",
+        limit=", ".join(known),
+        remedy=remedy,
+    )
+
+
+def _changes(chosen: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    """Return what keywords change of the settings, as nested mappings."""
+    changes: dict[str, Any] = {}
+    for name, value in chosen.items():
+        path = paths.get(name, _ENGINE.get(name))
+        if name == "engine" and isinstance(value, str):
+            path = "engine.choice"
+        # None is a value of many settings; of a section, and of the engine's, it means as they are.
+        if path is None or (value is None and (name not in paths or "." not in path)):
+            continue
+        nested = _plain(value)
+        for key in reversed(path.split(".")):
+            nested = {key: nested}
+        changes = merge(changes, nested)
+    return changes
+
+
+def _plain(value: Any) -> Any:
+    """Return a section as a mapping, and anything else as it is."""
+    return value.model_dump() if isinstance(value, Section) else value
+
+
+def _base_settings(given: Any, preset: str | None = None) -> Settings:
+    """Return the settings to begin with."""
+    if given is None:
+        return load_settings(preset)
+    if isinstance(given, Settings):
+        return given
+    if isinstance(given, Mapping):
+        return revise_settings(Settings(), {key: _plain(value) for key, value in given.items()})
+    return load_settings(str(given))
+
+
+def _resolve(
+    arguments: dict[str, Any],
+    own: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> None:
+    """Give a stage that takes no run its settings, or the hints among them."""
+    if "settings" in own:
+        base = _base_settings(arguments.get("settings"))
+        arguments["settings"] = revise_settings(base, changes)
+    elif "hints" in own and changes:
+        hints = arguments.get("hints")
+        base = revise_settings(Settings(), {} if hints is None else {"snapshot": _plain(hints)})
+        arguments["hints"] = revise_settings(base, changes).snapshot
+
+
+@contextmanager
+def _listening(
+    name: str,
+    arguments: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    door: Door,
+) -> Iterator[Run]:
+    """Make the run of one call, and show its progress while it lasts.
+
+    Raises
+    ------
+    UsageError
+        Two of the arguments exclude each other, or one is of the wrong kind.
+    ConfigError
+        A setting is unknown or out of range.
+    """
+    from cosmoflow.cli.progress import watching
+    from cosmoflow.stages.run import Run
+
+    run = arguments.get("run")
+    if run is not None and not isinstance(run, Run):
+        raise UsageError(
+            f"{name}() takes a cosmoflow.Run here",
+            where="run",
+            value=type(run).__name__,
+            remedy="settings=... takes Settings, a mapping, or the name of a file",
+        )
+    if run is not None and chosen.get("settings") is not None:
+        raise UsageError(
+            "run and settings exclude each other", where=f"cosmoflow.{name}",
+            remedy="Run(settings) has settings of its own, and keywords outweigh them",
+        )  # fmt: skip
+    if chosen.get("overwrite") and chosen.get("resume"):
+        raise UsageError(
+            "overwrite and resume exclude each other", where=f"cosmoflow.{name}",
+            remedy="give one of them",
+        )  # fmt: skip
+    base = _base_settings(chosen.get("settings"), door.preset) if run is None else run.settings
+    settings = revise_settings(base, changes)
+    if run is None:
+        run = Run(settings)
+    elif settings.engine != base.engine:
+        run = Run(settings, existing=run.existing, listener=run.listener)
+    else:
+        run = replace(run, settings=settings)
+    for existing in ("overwrite", "resume"):
+        if chosen.get(existing):
+            run = replace(run, existing=existing)
+    with watching(chosen.get("progress"), run.listener) as listener:
+        yield replace(run, listener=listener)
