@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -345,7 +346,9 @@ def test_evaluate_names_the_prediction_that_changed(
         )
 
     # Measuring and drawing take their time, and nothing of them is looked at.
-    monkeypatch.setattr(stage, "measure", lambda *arguments: None)
+    monkeypatch.setattr(
+        stage, "measure", lambda *arguments: SimpleNamespace(metrics={"residual": {}})
+    )
     monkeypatch.setattr(stage, "_write", lambda *a: stage._mark(out, "complete", a[-1]))
     run("error")
     run("resume")

@@ -255,7 +255,7 @@ def test_snapshots_and_models_in_a_bucket_have_literal_names(files, bucket):
         put_folder(bucket, PRETRAINED / "wiener", folder)
         assert load_model(f"s3://bkt/{folder}").spec == load_model(str(PRETRAINED / "wiener")).spec
     assert model_digest("s3://bkt/m#1") == model_digest("wiener")
-    with pytest.raises(StorageError, match="no such file"):
+    with pytest.raises(StorageError, match="no such"):
         load_model("s3://bkt/m")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import islice
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -150,8 +150,9 @@ def test_what_is_forced_or_cannot_be_checked_is_said_and_kept(
     heads = []
 
     def write_head(comparison, figures, context, folder):
-        # Title, tiles, contents, and the four notes: all that comes before the first figure.
-        heads.extend(islice(page._page(comparison, figures, context), 7))
+        # All that comes before the first figure.
+        parts = page._page(comparison, figures, context)
+        heads.extend(takewhile(lambda part: "<section" not in part, parts))
 
     monkeypatch.setattr("cosmoflow.stages.evaluate.write_report", write_head)
     mine, other = (FieldStore(painted(seed)).read("velocity") for seed in (0, 1))
@@ -169,7 +170,7 @@ def test_what_is_forced_or_cannot_be_checked_is_said_and_kept(
     assert "made from another box" in texts[0]
     assert texts[1].startswith("bad")
     assert "different boxes" in texts[1]
-    assert sum(part.startswith('<p class="note">') for part in heads) == 4
+    assert sum(part.startswith('<p class="note">') for part in heads) >= 4
     assert "different boxes" in "".join(heads)
     report = json.loads((tmp_path / "report" / "metrics.json").read_text())
     provenance = report["context"]["provenance"]
