@@ -30,6 +30,8 @@ Scale = Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
 Gain = Annotated[float, Field(ge=0.0, le=_LARGEST)]
 Cells = Annotated[int, Field(ge=0, le=1 << 20)]
 
+_BOUNDS: Final = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
 REMEDY: Final = "copy the model again, or train it again"
 
 
@@ -233,11 +235,15 @@ def _validate(
     try:
         return part.model_validate(content)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
+        problems = error.errors(include_url=False)
     first = problems[0]
     missing = first["type"] == "missing"
     own = first["type"] == "value_error"
     limit = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    for key, words in _BOUNDS.items():
+        if key in (context := first.get("ctx", {})):
+            # The validator's own text spells 1e-38 out in all its zeros.
+            limit = f"{words} {context[key]:g}"
     further = len(problems) - 1
     raise DataError(
         f"{name} lacks a key" if missing else f"{name} holds what no model can have",
