@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         demo,
         derive,
         evaluate,
+        import_fields,
         infer,
         infer_array,
         info,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         plan,
         simulate,
         spectra,
+        store_density,
         train,
     )
     from cosmoflow.api import inspect as inspect
@@ -46,6 +48,7 @@ _HOMES = {
     "demo": "cosmoflow.api",
     "derive": "cosmoflow.api",
     "evaluate": "cosmoflow.api",
+    "import_fields": "cosmoflow.api",
     "infer": "cosmoflow.api",
     "infer_array": "cosmoflow.api",
     "info": "cosmoflow.api",
@@ -57,6 +60,7 @@ _HOMES = {
     "plan": "cosmoflow.api",
     "simulate": "cosmoflow.api",
     "spectra": "cosmoflow.api",
+    "store_density": "cosmoflow.api",
     "train": "cosmoflow.api",
 }
 
@@ -86,6 +90,7 @@ __all__ = [
     "demo",
     "derive",
     "evaluate",
+    "import_fields",
     "infer",
     "infer_array",
     "info",
@@ -96,5 +101,6 @@ __all__ = [
     "plan",
     "simulate",
     "spectra",
+    "store_density",
     "train",
 ]

@@ -31,6 +31,10 @@ DOORS: Mapping[str, Door] = {
     "infer_array": Door(
         "cosmoflow.stages.infer_arrays", "infer_array", "infer", aliases=_INFER_ALIASES
     ),
+    "import_fields": Door(
+        "cosmoflow.stages.imports", "import_fields", sections=("cosmology", "paint")
+    ),
+    "store_density": Door("cosmoflow.stages.imports", "store_density", sections=("paint",)),
     "evaluate": Door("cosmoflow.stages.evaluate", "evaluate", "evaluate"),
     "spectra": Door("cosmoflow.stages.spectra", "spectra", "spectra"),
     "plan": Door(

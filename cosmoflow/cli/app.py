@@ -37,6 +37,7 @@ app = typer.Typer(
 COMMANDS: dict[Callable[..., None], str] = {
     boxes.simulate: "cosmoflow simulate box.zarr --box 256 --particles 256 --seed 7",
     boxes.convert: "cosmoflow convert snapdir_099 particles.zarr",
+    boxes.import_: "cosmoflow import cube.npy fields.zarr --box 256 --redshift 0",
     boxes.paint: "cosmoflow paint box.zarr fields.zarr --grid 128",
     boxes.derive: "cosmoflow derive fields.zarr web.zarr --field velocity_shear",
     networks.train: "cosmoflow train a.zarr b.zarr --out model --set train.steps=2000",
@@ -51,7 +52,8 @@ COMMANDS: dict[Callable[..., None], str] = {
 """Every command, and an example of it."""
 
 for _command, _example in COMMANDS.items():
-    app.command(epilog=f"Example: {_example}")(_command)
+    # `import` is a keyword of Python's, so its function has an underscore more.
+    app.command(_command.__name__.rstrip("_"), epilog=f"Example: {_example}")(_command)
 
 
 def _version(value: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -105,6 +105,54 @@ def paint(
             return
         dataset = run_paint(particles, out, run)
     show_dataset(call, "painted", out, dataset)
+
+
+@common_options
+def import_(
+    call: Invocation,
+    cube: Annotated[
+        str,
+        typer.Argument(
+            metavar="CUBE", help="An .npy, .npz, HDF5, FITS or netCDF file, or FILE::NAME."
+        ),
+    ],
+    out: Out,
+    box: Annotated[float, typer.Option(help="Side of the box, Mpc/h.")],
+    redshift: Annotated[float, typer.Option(help="Of the density.")],
+    quantity: Annotated[
+        Literal["density", "delta", "counts"] | None,
+        typer.Option(help="density is 1 + delta, counts any mass; default: the values tell."),
+    ] = None,
+    velocity: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A velocity beside it, km/s.")
+    ] = None,
+    momentum: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A momentum (1 + delta) v, km/s.")
+    ] = None,
+    order: Annotated[
+        Literal["C", "F"] | None,
+        typer.Option(help="Slowest axis as NumPy reads the file: x (C), or z (F: Fortran, IDL)."),
+    ] = None,
+) -> None:
+    """Make a fields store of a density cube. Cosmology: --set cosmology.Omega_m=0.3 and so on."""
+    from cosmoflow.stages.imports import import_fields, plan_import
+
+    settings = call.settings({})
+    given: dict[str, Any] = {
+        "box_size": box,
+        "redshift": redshift,
+        "quantity": quantity,
+        "velocity": velocity,
+        "momentum": momentum,
+        "order": order,
+    }
+    with call.session(settings) as session:
+        run = call.run(settings, session)
+        if call.dry_run:
+            call.reporter.plan(plan_import(cube, run, **given))
+            return
+        dataset = import_fields(cube, out, run, **given)
+    show_dataset(call, "imported", out, dataset)
 
 
 @common_options

@@ -16,6 +16,7 @@ from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.density import check_contents
 from cosmoflow.stages.derive_plan import Work, check_work, plan_work
 from cosmoflow.stages.derive_slabs import (
     DerivedShards,
@@ -150,6 +151,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         # Transforms of one box in memory are one task: Ray would not make it faster.
         cpu_seconds=0.0 if work.spectral and slabs is None else None,
     )
+    check_contents(store, [name for name, _ in work.inputs], run)
     blocks = grid_blocks(store.grid, work.shard)
     with claiming(out, run) as claim:
         finished = create_fields(

@@ -12,6 +12,7 @@ from typing import Any
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
 from cosmoflow.events import Message, StageFinished, noting
 from cosmoflow.numerics.comparison import Comparison
+from cosmoflow.stages.density import check_contents
 from cosmoflow.stages.evaluate_lineage import Origins, check_agreement, check_origins
 from cosmoflow.stages.evaluate_linear import SCRATCH
 from cosmoflow.stages.evaluate_measure import measure
@@ -120,6 +121,9 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     plan, cut = plan_work(inputs, run)
     # Before anything is made: a run that is refused leaves an older report as it is.
     engine = start_engine(run, plan, remedy=_REMEDY)
+    check_contents(inputs.true, ["density", "velocity"], run)
+    for store in inputs.found.values():
+        check_contents(store, [one.variable for one in inputs.methods if one.url == store.url], run)
     size, subbox = inputs.box_size, run.settings.evaluate.subbox
     if subbox > size:
         run.listener(Message(f"sub-boxes are {size:g} Mpc/h: the box has no more"))

@@ -18,6 +18,7 @@ from cosmoflow.events import Message, StageFinished, noting
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.rounding import round_to
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.density import check_contents
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.infer_layout import choose_layout, one_local_worker
 from cosmoflow.stages.infer_plan import plan_work
@@ -109,6 +110,7 @@ def infer(
     if work.config.restore_power:
         _check_restorable(work, models, store, run)
     plan = plan_work(work, store, models, measured=False)
+    check_contents(store, ["density"], run)
     # Before anything is written: a run that is refused leaves an older output as it is.
     engine = start_engine(
         run,

@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.engine import keeping_freed_buffers
-from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.errors import ConfigError
 from cosmoflow.model.sources import Flow, MemoryFields
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.density import check_array
 from cosmoflow.stages.derived import Floats
 from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.stages.flow_checks import check_modes, check_weights, is_finite, refuse_flow
@@ -30,15 +31,13 @@ from cosmoflow.stages.prediction import Ensemble
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import place
 from cosmoflow.storage.finite import count_not_finite, not_finite
-from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.metadata import BoxMetadata, flat_attributes
 from cosmoflow.storage.origins import WIENER
 from cosmoflow.storage.variables import LABELS, leading_dimension
 from cosmoflow.units import FIELD_UNITS, LENGTH
 
 SHARD = 128
 """Cells per axis of what is predicted at once, at least."""
-
-MEAN_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,9 @@ def infer_array(
     ConfigError
     """
     run = run or Run()
-    field = _check_density(np.asarray(density))
+    given = np.asarray(density)
+    check_array(given, "the density array")
+    field: Floats = np.ascontiguousarray(given, np.float32)
     metadata = BoxMetadata(box_size, redshift, cosmology or CosmologyConfig())
     box = ArrayBox(metadata, field.shape[0])
     if run.settings.infer.restore_power:
@@ -131,27 +132,6 @@ def infer_array(
     with keeping_freed_buffers():
         fields = _predict_region(ensemble, source, work, box)
     return _to_dataset(fields, work, box)
-
-
-def _check_density(density: np.ndarray) -> Floats:
-    """Return the density as float32.
-
-    Raises
-    ------
-    DataError
-    """
-    if density.ndim != 3 or len(set(density.shape)) != 1:
-        raise DataError("a density has shape (n, n, n)", value=density.shape)
-    field = np.ascontiguousarray(density, np.float32)
-    mean = float(field.mean(dtype=np.float64))
-    if not np.isfinite(field).all() or (field < 0.0).any():
-        raise DataError("the density holds values below 0 or that are not finite")
-    if abs(mean - 1.0) > MEAN_TOLERANCE:
-        raise DataError(
-            "the density is to be in units of its mean",
-            value=f"a mean of {mean:g}", limit=1, remedy="divide it by its mean",
-        )  # fmt: skip
-    return field
 
 
 def _add_flows(
@@ -216,4 +196,4 @@ def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Data
         variables[name] = (dims, values, said)
     used = {lead for name in fields if (lead := leading_dimension(name)) is not None}
     coordinates |= {lead: (lead, list(LABELS[lead])) for lead in used}
-    return xr.Dataset(variables, coordinates, box.metadata.to_attributes("fields"))
+    return xr.Dataset(variables, coordinates, flat_attributes(box.metadata.to_attributes("fields")))

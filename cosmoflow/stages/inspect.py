@@ -14,7 +14,13 @@ from cosmoflow.model.folder import DESCRIPTION
 from cosmoflow.stages.models import RUN, is_named, is_plain, near_model, unknown_model
 from cosmoflow.stages.train import describe_model
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
-from cosmoflow.storage.metadata import COMPLETE, SAMPLING, STATUS
+from cosmoflow.storage.metadata import (
+    COMPLETE,
+    SAMPLING,
+    STATUS,
+    attributes_of,
+    check_zarr_format,
+)
 from cosmoflow.storage.outputs import OUTPUT_MARKS
 from cosmoflow.storage.snapshots import describe_snapshot
 from cosmoflow.storage.urls import absolute, exists, find_bytes, has_file, open_group
@@ -76,10 +82,13 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
         raise unknown_model(name)
     if has_file(url, OUTPUT_MARKS[0]):
         return _describe_folder(find_bytes(url, OUTPUT_MARKS[0]) or b"{}")
+    if has_file(url, ".zgroup"):
+        check_zarr_format(open_group(url), url)
     if not has_file(url, "zarr.json"):
         return describe_snapshot(url, hints)
     group = open_group(url)
-    found = str(group.attrs.get("format", ""))
+    attributes = attributes_of(group)
+    found = str(attributes.get("format", ""))
     kind = found.removeprefix("cosmoflow/")
     if kind not in _KINDS:
         raise DataError(
@@ -97,8 +106,8 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
         "box_size", "redshift", "cosmology", "unknown_expansion", "redshift_space",
         "particle_mass", SAMPLING, "provenance",
     ):  # fmt: skip
-        if key in group.attrs:
-            content[key] = group.attrs[key]
+        if key in attributes:
+            content[key] = attributes[key]
     # What was assumed comes first: it is what a reader of the numbers must know.
     provenance = content.get("provenance", {})
     if provenance.get("notes"):

@@ -12,6 +12,7 @@ from cosmoflow.config.settings import PaintConfig
 from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.stages.density import note_density
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.mass_balance import check_mass
 from cosmoflow.stages.notes import snapshot_config, snapshot_facts, tell_notes
@@ -133,6 +134,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         store.check_unchanged()
         sampling, text = _note_sampling(out, store.count, config)
+        note_density(out)
         finish_group(open_group_for_writing(out))
     if text:
         caution(run.listener, text)

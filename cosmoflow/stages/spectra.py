@@ -11,6 +11,7 @@ from cosmoflow.config.settings import SpectraConfig
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.spectra import PowerSum, Products, WaveBins
+from cosmoflow.stages.density import check_contents
 from cosmoflow.stages.flows import check_flows, identify_flows
 from cosmoflow.stages.lineage import relate
 from cosmoflow.stages.notes import input_notes
@@ -67,6 +68,11 @@ class Request:
         """Return the stored variables that are transformed as they are."""
         found = (source for source in self.sources if isinstance(source, Variable))
         return {source.name for source in found if source.url == store.url}
+
+    def variables(self) -> list[tuple[FieldStore, tuple[str, ...]]]:
+        """Return the stores, and all variables that are read of each."""
+        stores = (self.stores[0], self.stores[-1])
+        return [(store, one.reads) for store, one in zip(stores, self.fields, strict=False)]
 
     def stores_of_flows(self) -> list[FieldStore]:
         """Return the stores whose velocity in empty cells has a part in the spectra."""
@@ -216,6 +222,8 @@ def spectra(
     )
     inputs = [store.url for store in request.stores]
     check_output(out, run.existing, inputs)
+    for store, names in request.variables():
+        check_contents(store, names, run)
     config = run.settings.resolved("spectra")
     asked = {"fields": [one.name for one in request.fields], "compensate": compensate}
     stores = dict(zip(("fields", "cross_fields"), request.stores, strict=False))

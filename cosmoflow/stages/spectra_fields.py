@@ -56,6 +56,8 @@ class ChosenField:
         The mass assignment whose window is divided out.
     smoothing : float, optional
         Gaussian radius that it comes smoothed with, Mpc/h.
+    reads : tuple of str
+        The variables that are read for it.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ChosenField:
     term: Term
     scheme: str | None = None
     smoothing: float | None = None
+    reads: tuple[str, ...] = ()
 
 
 def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
@@ -106,7 +109,8 @@ def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
     components = 3 if name in ("vorticity", "momentum_curl") else 1
     scheme = painted_scheme(store) if compensate == "auto" and quantity.linear else None
     term = Term((0,), quantity.derive, WINDOWS[scheme] if scheme is not None else 0)
-    return ChosenField(name, UNITS[name], components, (source,), term, scheme)
+    reads = tuple(FIELDS[quantity.field].reads)
+    return ChosenField(name, UNITS[name], components, (source,), term, scheme, reads=reads)
 
 
 def _stored(store: FieldStore, name: str, compensate: str) -> ChosenField:
@@ -120,4 +124,6 @@ def _stored(store: FieldStore, name: str, compensate: str) -> ChosenField:
     term = Term(tuple(range(len(sources))), None, window)
     unit = FIELD_UNITS[name][0]
     smoothing = scales[0] if scales else None
-    return ChosenField(name, unit, count_parts(name), sources, term, scheme, smoothing)
+    return ChosenField(
+        name, unit, count_parts(name), sources, term, scheme, smoothing, tuple(names)
+    )

@@ -31,6 +31,7 @@ from cosmoflow.model.registry import (
 from cosmoflow.model.streams import pool_bytes
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
+from cosmoflow.stages.density import check_contents
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.gains import measure_gain
 from cosmoflow.stages.models import RUN, is_linear, load_model, model_folder, save_model
@@ -190,6 +191,8 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     )
     if architecture.filter is not None:
         _require_memory_for_filter(max(store.grid for store in stores), run)
+    for store in stores:
+        check_contents(store, ["density", config.target], run)
     resumed = _can_resume(out, provenance, run)
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
         run.listener(Message(f"{out} is trained already"))

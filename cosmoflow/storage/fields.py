@@ -16,8 +16,15 @@ from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks, read_periodic
 from cosmoflow.storage.finite import REGION, check_finite, region_block
 from cosmoflow.storage.identity import changed_input, checksum_array, identify_store
+from cosmoflow.storage.layout import (
+    canonical,
+    check_coordinates,
+    find_layout,
+    label_orders,
+    shard_cells,
+)
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
-from cosmoflow.storage.metadata import BoxMetadata, check_group
+from cosmoflow.storage.metadata import BoxMetadata, attributes_of, check_group, flat_attributes
 from cosmoflow.storage.outputs import Existing, begin_group
 from cosmoflow.storage.urls import (
     damage,
@@ -28,7 +35,7 @@ from cosmoflow.storage.urls import (
     zarr_store,
 )
 from cosmoflow.storage.variables import LABELS, SMOOTHING, create_variable, write_coordinates
-from cosmoflow.units import FIELD_UNITS
+from cosmoflow.units import COMPONENTS, FIELD_UNITS
 
 LEDGER = "fields"
 RESTORED = "restored_velocity"
@@ -46,6 +53,16 @@ class FieldStore:
     unfinished : bool
         Open a store that is not whole yet, in the run that makes it.
 
+    Attributes
+    ----------
+    variables : list of str
+        The fields that it holds.
+    own : bool
+        Whether cosmoflow wrote it; its layout is known then.
+    grid, shard, chunk : int
+        Cells per axis of the grid, of what one write of the store covers, and of what one read
+        needs.
+
     Raises
     ------
     StorageError, DataError, IncompleteError
@@ -58,20 +75,31 @@ class FieldStore:
         check_group(self._group, "fields", url, unfinished=unfinished)
         self.metadata = BoxMetadata.from_attributes(self._group.attrs, url)
         with damage(url):
-            names = set(self._group.array_keys())
-        self.variables = sorted(name for name in names if name in FIELD_UNITS)
+            members = dict(self._group.members())
+        arrays = {name: found for name, found in members.items() if isinstance(found, zarr.Array)}
+        self.variables = sorted(name for name in arrays if name in FIELD_UNITS)
         if not self.variables:
             raise DataError(
                 "the fields store holds no field",
-                where=url, value=sorted(names), limit=f"any of {', '.join(FIELD_UNITS)}",
+                where=url, value=sorted(arrays), limit=f"any of {', '.join(FIELD_UNITS)}",
             )  # fmt: skip
-        shapes = {self._array(name).shape[-3:] for name in self.variables}
+        # The labels and coordinates of a store that cosmoflow began need not be read in every task.
+        self.own = LEDGER_GROUP in members
+        self._orders = {} if self.own else label_orders(arrays, url)
+        self._layouts = {
+            name: find_layout(arrays[name], name, url, self._orders) for name in self.variables
+        }
+        first = self.variables[0]
+        self.shard, self.chunk = shard_cells(self._layouts[first], arrays[first])
+        shapes = {self._layouts[name].cells(arrays[name].shape) for name in self.variables}
         self.grid = int(next(iter(shapes))[0])
         if shapes != {(self.grid, self.grid, self.grid)}:
             raise DataError(
                 "the fields are not on one cubic grid",
                 where=url, value=sorted(shapes), limit="(n, n, n)",
             )  # fmt: skip
+        if not self.own:
+            check_coordinates(arrays, self.grid, self.metadata.box_size, url)
 
     def _array(self, name: str) -> zarr.Array[Any]:
         with damage(f"{self.url}, {name}"):
@@ -87,13 +115,24 @@ class FieldStore:
     @property
     def region(self) -> Block | None:
         """The cells that the store holds, None if it holds all."""
-        found = self._group.attrs.get(REGION)
-        return None if found is None else region_block(found)  # type: ignore[arg-type]
+        found = attributes_of(self._group).get(REGION)
+        return None if found is None else region_block(found)
 
     @property
     def cell_size(self) -> float:
         """Side of a cell, Mpc/h."""
         return self.metadata.box_size / self.grid
+
+    @property
+    def components(self) -> tuple[int, ...]:
+        """Which of x, y and z each component of the store's vectors is."""
+        order = self._orders.get("component", range(len(COMPONENTS)))
+        return tuple(np.argsort(order).tolist())
+
+    @property
+    def group(self) -> zarr.Group:
+        """The group, open for reading."""
+        return self._group
 
     @cached_property
     def digest(self) -> str:
@@ -124,20 +163,22 @@ class FieldStore:
         if (now := type(self)(self.url).digest) != self.digest:
             raise changed_input(self.url, self.digest, now)
 
-    @property
-    def shard(self) -> int:
-        """Cells per axis that one write of the store covers."""
-        array = self._array(self.variables[0])
-        return int((array.shards or array.chunks)[-1])
-
-    @property
-    def chunk(self) -> int:
-        """Cells per axis that one read of the store needs."""
-        return int(self._array(self.variables[0]).chunks[-1])
-
     def attributes(self, name: str) -> Mapping[str, Any]:
         """Return what a variable says of itself."""
         return self._array(name).attrs
+
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """Return the cells along x, y and z that one shard or chunk of a variable covers."""
+        array = self._array(name)
+        return self._layouts[name].cells(array.shards or array.chunks)
+
+    def missing_chunks(self, name: str) -> tuple[int, int]:
+        """Return how many chunks of a variable are not stored and read as 0, and of how many."""
+        array = self._array(name)
+        if np.isnan(array.fill_value):
+            return 0, array.nchunks
+        with storage_errors(self.url), damage(f"{self.url}, {name}"):
+            return array.nchunks - array.nchunks_initialized, array.nchunks
 
     def smoothing_scales(self) -> list[float]:
         """Return the Gaussian radii of the stored ``linear_velocity``, Mpc/h.
@@ -182,11 +223,13 @@ class FieldStore:
         DataError
             A chunk is damaged or holds values that are not finite.
         """
-        array: Any = self._array(name)
-        shape = array.shape[len(lead) : -3]
+        array = self._array(name)
+        # A flow that was added after the store was opened is in cosmoflow's own layout.
+        layout = self._layouts.get(name) or find_layout(array, name, self.url, self._orders)
+        shape = layout.parts(array.shape, len(lead))
 
         def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
-            return np.asarray(array[(*lead, ..., *part)], np.float32)
+            return layout.read(array, lead, part)
 
         place = f"{self.url}, {name}, block of {block.shape} cells from {block.origin}"
         with storage_errors(self.url), damage(place):
@@ -244,6 +287,8 @@ def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
+        Attributes with parts, such as ``cosmology`` and ``provenance``, are JSON text, as netCDF
+        needs them to be.
     """
     store = FieldStore(url)
     size = store.shard
@@ -254,6 +299,9 @@ def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
     dataset: xr.Dataset = xr.open_zarr(
         zarr_store(url, read_only=True), consolidated=False, chunks=chunks
     )
+    # How it is stored would keep a changed or rechunked dataset from being written elsewhere.
+    dataset = canonical(dataset, store.variables, store.metadata.box_size).drop_encoding()
+    dataset.attrs = flat_attributes(dataset.attrs)
     if (region := store.region) is None:
         return dataset
     axes = zip("xyz", region.origin, region.shape, strict=True)

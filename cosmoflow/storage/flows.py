@@ -62,12 +62,15 @@ class FlowArray:
         What it is of: digest of a filter, or radius in Mpc/h, and what it is made from.
     lead : tuple of int
         Indices into its leading dimensions.
+    components : tuple of int
+        Which of x, y and z each stored component is: the labels of the store say so.
     """
 
     url: str
     name: str
     begun: str | float
     lead: tuple[int, ...] = ()
+    components: tuple[int, ...] = (0, 1, 2)
 
     def write(self, values: NDArray[float32], block: Block | None = None) -> None:
         """Write the velocity, shape (3, nx, ny, nz), km/s, of whole shards, or of the box.
@@ -84,6 +87,8 @@ class FlowArray:
                 slice(origin, origin + length)
                 for origin, length in zip(block.origin, block.shape, strict=True)
             )
+        if self.components != (0, 1, 2):
+            values = values[list(self.components)]
         group = open_group_for_writing(self.url)
         with storage_errors(self.url):
             array: Any = group[self.name]
@@ -157,7 +162,7 @@ def adding_linear_velocity(
             listing.resize((index + 1,))
         array.attrs[BEGUN] = begun
     with _dropping(claim, lambda: _drop_scale(group, index)):
-        yield FlowArray(url, LINEAR, begun, (index,))
+        yield FlowArray(url, LINEAR, begun, (index,), store.components)
     _check(claim)
     with storage_errors(url):
         noted = array.attrs.get(MADE_FROM)
@@ -215,7 +220,7 @@ def adding_wiener_velocity(
             attributes={FILTER: "", BEGUN: begun},
         )  # fmt: skip
     with _dropping(claim, lambda: _drop(group, WIENER)):
-        yield FlowArray(url, WIENER, begun)
+        yield FlowArray(url, WIENER, begun, components=store.components)
     _check(claim)
     with storage_errors(url):
         noted = {} if origin is None else {MADE_FROM: dict(origin)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import math
 import platform
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +98,7 @@ class BoxMetadata:
         DataError
             One is missing or makes no sense.
         """
+        attributes = plain_attributes(attributes)
         try:
             box_size = float(attributes["box_size"])
             if not 0.0 < box_size < math.inf:
@@ -129,11 +132,29 @@ class BoxMetadata:
 
 def attributes_of(group: zarr.Group) -> dict[str, Any]:
     """Return the attributes of a group as plain data."""
-    return dict(group.attrs)
+    return plain_attributes(dict(group.attrs))
+
+
+def flat_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes that netCDF takes: those with parts as JSON text."""
+    return {
+        key: value if isinstance(value, str | int | float) else json.dumps(value)
+        for key, value in attributes.items()
+    }
+
+
+def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`flat_attributes`: a dataset written elsewhere has JSON text for attributes."""
+    plain = dict(attributes)
+    for key, value in plain.items():
+        if isinstance(value, str) and value[:1] in ("{", "["):
+            with suppress(ValueError):
+                plain[key] = json.loads(value)
+    return plain
 
 
 def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = False) -> None:
-    """Refuse a group that is of another kind, of a newer format, or whose run did not finish.
+    """Refuse a group of another kind, of another format, or whose run did not finish.
 
     ``unfinished`` lets the last one pass, for the run itself.
 
@@ -150,6 +171,7 @@ def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = 
             limit=f"format: cosmoflow/{kind}",
             remedy=f"see `cosmoflow info {where}`",
         )
+    check_zarr_format(group, where)
     version = group.attrs.get("format_version")
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise DataError(
@@ -164,6 +186,22 @@ def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = 
             value=f"{STATUS}: {group.attrs[STATUS]}",
             remedy="finish it: run the same command again with --resume",
         )
+
+
+def check_zarr_format(group: zarr.Group, where: str) -> None:
+    """Refuse a group of an older zarr format.
+
+    Raises
+    ------
+    DataError
+    """
+    if group.metadata.zarr_format != 3:
+        raise DataError(
+            "the store is of another zarr format than cosmoflow's",
+            where=where, value=group.metadata.zarr_format, limit=3,
+            remedy=f"write it again: xarray.open_zarr({where!r}, consolidated=False)"
+            ".drop_encoding().to_zarr(NEW, zarr_format=3)",
+        )  # fmt: skip
 
 
 def make_provenance(

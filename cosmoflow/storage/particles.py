@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.painting import check_particles
+from cosmoflow.storage.columns import Column, open_column
 from cosmoflow.storage.identity import changed_input, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, check_group
@@ -72,9 +73,9 @@ class ParticleStore:
         self._group = open_group(url)
         check_group(self._group, "particles", url)
         self.metadata = BoxMetadata.from_attributes(self._group.attrs, url)
-        self._position = self._column("position", (3,))
-        self._velocity = self._column("velocity", (3,), self.count)
-        self._mass = self._column("mass", (), self.count) if "mass" in self._group else None
+        self._position = self._column("position", LENGTH)
+        self._velocity = self._column("velocity", VELOCITY, self.count)
+        self._mass = self._column("mass", None, self.count) if "mass" in self._group else None
         self._coverage = self._noted_coverage()
         if self.count == 0:
             raise DataError("the particle store holds no particles", where=url)
@@ -86,27 +87,14 @@ class ParticleStore:
             f"z = {redshift:g}"
         )
 
-    def _column(self, name: str, row: tuple[int, ...], count: int | None = None) -> zarr.Array[Any]:
-        """Return an array of ``count`` rows of the given shape, or refuse the store."""
-        with damage(f"{self.url}, {name}"):
-            array = self._group.get(name)
-        if not isinstance(array, zarr.Array):
-            raise DataError(f"the particle store has no {name!r}", where=self.url)
-        if array.shape[1:] != row or (count is not None and array.shape[0] != count):
-            raise DataError(
-                f"{name} has the wrong shape",
-                where=self.url, value=array.shape, limit=("n" if count is None else count, *row),
-            )  # fmt: skip
-        if not np.issubdtype(array.dtype, np.floating):
-            raise DataError(
-                f"{name} is not of floating point", where=self.url, value=str(array.dtype)
-            )
-        return array
+    def _column(self, name: str, unit: str | None, count: int | None = None) -> Column:
+        vector = name != "mass"
+        return open_column(self._group, name, unit, self.url, vector=vector, count=count)
 
     @property
     def count(self) -> int:
         """Number of particles."""
-        return int(self._position.shape[0])
+        return self._position.count
 
     @property
     def has_mass(self) -> bool:
@@ -120,9 +108,9 @@ class ParticleStore:
         return identify_store(
             self.metadata,
             {
-                name: checksum_array(self.url, name, array)
-                for name, array in columns.items()
-                if array is not None
+                name: checksum_array(self.url, name, column.array)
+                for name, column in columns.items()
+                if column is not None
             },
         )
 
@@ -156,12 +144,12 @@ class ParticleStore:
         """Unit of the masses; None when the store does not say."""
         if self._mass is None:
             return MASS
-        unit = self._mass.attrs.get("units")
+        unit = self._mass.array.attrs.get("units")
         return None if unit is None else str(unit)
 
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of about ``rows`` particles, along whole chunks."""
-        chunk = int(self._position.chunks[0])
+        chunk = self._position.chunk
         step = max(1, rows // chunk) * chunk if rows >= chunk else rows
         return [(start, min(start + step, self.count)) for start in range(0, self.count, step)]
 
@@ -180,7 +168,7 @@ class ParticleStore:
 
     @property
     def _shard_rows(self) -> int:
-        return int((self._position.shards or self._position.chunks)[0])
+        return self._position.shard
 
     def _noted_coverage(self) -> Any:
         """Return the array of the coverage, or None; refuse one that is of other particles."""
@@ -208,19 +196,27 @@ class ParticleStore:
             A chunk is damaged or missing, or a particle is not finite or outside the box.
         """
 
-        def rows(array: Any, dtype: type) -> NDArray[Any]:
-            place = f"{self.url}, {array.basename}, particles {start} to {stop}"
+        def rows(column: Column) -> NDArray[Any]:
+            place = f"{self.url}, {column.array.basename}, particles {start} to {stop}"
             with storage_errors(self.url), damage(place):
-                return np.asarray(array[start:stop], dtype)
+                return column.read(start, stop)
 
-        found = Particles(
-            rows(self._position, np.float32),
-            rows(self._velocity, np.float32),
-            None if self._mass is None else rows(self._mass, np.float64),
-        )
         size = self.metadata.box_size
+        found = Particles(
+            _round_positions(rows(self._position), size),
+            np.asarray(rows(self._velocity), np.float32),
+            None if self._mass is None else np.asarray(rows(self._mass), np.float64),
+        )
         check_particles(found.position, found.velocity, size, self.url, start, found.mass)
         return found
+
+
+def _round_positions(position: NDArray[Any], box_size: float) -> NDArray[np.float32]:
+    """Return positions as float32; those just below the side round to it, which is 0 again."""
+    rounded = np.asarray(position, np.float32)
+    if rounded is not position:
+        rounded = np.where((rounded >= np.float32(box_size)) & (position < box_size), 0.0, rounded)
+    return np.asarray(rounded, np.float32)
 
 
 def create_particles(

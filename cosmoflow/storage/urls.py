@@ -98,7 +98,9 @@ def open_group(url: str) -> zarr.Group:
         raise StorageError("no such store", where=url, remedy="check the path")
     with storage_errors(url), damage(url):
         try:
-            return zarr.open_group(zarr_store(url, read_only=True), mode="r")
+            store = zarr_store(url, read_only=True)
+            # Consolidated metadata, which xarray writes, are not kept up when something is added.
+            return zarr.open_group(store, mode="r", use_consolidated=False)
         except GroupNotFoundError:
             if path is None:
                 raise
@@ -110,7 +112,8 @@ def open_group(url: str) -> zarr.Group:
 def open_group_for_writing(url: str) -> zarr.Group:
     """Open an existing zarr group for writing into its arrays and attributes."""
     with storage_errors(url):
-        return zarr.open_group(zarr_store(url, read_only=False), mode="r+")
+        store = zarr_store(url, read_only=False)
+        return zarr.open_group(store, mode="r+", use_consolidated=False)
 
 
 def exists(url: str) -> bool:

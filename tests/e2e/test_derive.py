@@ -51,6 +51,9 @@ def box(tmp_path_factory):
     empty = np.random.default_rng(1).random(fields["density"].shape) < 0.1
     fields["density"][empty] = 0.0
     fields["momentum"][:, empty] = 0.0
+    mean = fields["density"].mean(dtype=np.float64)
+    for name in ("density", "momentum"):
+        fields[name] = (fields[name] / mean).astype(np.float32)
     make_store(url, fields)
     return url, fields
 

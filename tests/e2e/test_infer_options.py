@@ -171,7 +171,10 @@ def test_what_is_derived_in_the_same_pass_is_what_derive_makes(
     attributes = dict(whole.attrs)
     group = zarr.create_group(fields, attributes=attributes)
     for name, source in (("velocity", whole), ("density", zarr.open_group(chain / "fields.zarr"))):
-        group.create_array(name, data=source[name][:], chunks=source[name].chunks)
+        group.create_array(
+            name, data=source[name][:], chunks=source[name].chunks,
+            dimension_names=source[name].metadata.dimension_names,
+        )  # fmt: skip
     code, _, err = cosmoflow("derive", fields, tmp_path / "derived.zarr", *asked, *SMALL)
     assert code == 0, err
     derived = xr.open_zarr(tmp_path / "derived.zarr", consolidated=False)

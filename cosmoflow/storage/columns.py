@@ -1,0 +1,133 @@
+"""The columns of a particle store, which others may have written in another layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cosmoflow.errors import DataError
+from cosmoflow.storage.layout import check_unit, decode, label_orders, packing_of
+from cosmoflow.storage.ledger import LEDGER_GROUP
+from cosmoflow.storage.urls import damage, storage_errors
+
+COMPONENT = "component"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A number, or three, for each particle.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Where it is stored.
+    axis : int
+        Its axis along which particles are counted.
+    order : tuple of int, optional
+        Where x, y and z are stored; none means in this order.
+    packing : dict
+        Attributes that say how its numbers are to be decoded.
+    """
+
+    array: Any
+    axis: int = 0
+    order: tuple[int, ...] | None = None
+    packing: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+        return int(self.array.shape[self.axis])
+
+    @property
+    def chunk(self) -> int:
+        """Particles of a chunk."""
+        return int(self.array.chunks[self.axis])
+
+    @property
+    def shard(self) -> int:
+        """Particles of a shard, or of a chunk where there are no shards."""
+        return int((self.array.shards or self.array.chunks)[self.axis])
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the particles ``start`` to ``stop``, shape (m,) or (m, 3), decoded."""
+        rows = slice(start, stop)
+        raw = np.asarray(self.array[rows] if self.axis == 0 else self.array[:, rows].T)
+        values = decode(raw, self.packing)
+        return values if self.order is None else values[:, list(self.order)]
+
+
+def open_column(
+    group: zarr.Group, name: str, unit: str | None, url: str, *, vector: bool, count: int | None
+) -> Column:
+    """Open a column of a particle store.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The store.
+    name : str
+        Of the column.
+    unit : str or None
+        What it must be in, if it says; None for any.
+    url : str
+        Of the store, for messages.
+    vector : bool
+        Whether each particle has three numbers.
+    count : int or None
+        Particles that the store has, once it is known.
+
+    Raises
+    ------
+    DataError
+        It is not there, or of a shape, unit or data type that cosmoflow does not take.
+    """
+    where = f"{url}, {name}"
+    with damage(where):
+        array = group.get(name)
+    if not isinstance(array, zarr.Array):
+        raise DataError(f"the particle store has no {name!r}", where=url)
+    names = tuple(getattr(array.metadata, "dimension_names", None) or (None,) * array.ndim)
+    axis = _particle_axis(array.shape, names) if vector else 0
+    row = array.shape[:axis] + array.shape[axis + 1 :]
+    if row != ((3,) if vector else ()) or (count is not None and array.shape[axis] != count):
+        raise DataError(
+            f"{name} has the wrong shape",
+            where=url, value=array.shape,
+            limit=("n" if count is None else count, *((3,) if vector else ())),
+        )  # fmt: skip
+    packing = packing_of(array, where) if array.dtype.kind in "fiu" else {}
+    if array.dtype.kind != "f" and not (packing.keys() & {"scale_factor", "add_offset"}):
+        raise DataError(f"{name} is not of floating point", where=url, value=str(array.dtype))
+    if unit is not None:
+        check_unit(array.attrs.get("units"), unit, where)
+    labels = group.get(COMPONENT) if vector and COMPONENT in names else None
+    orders = label_orders({COMPONENT: labels}, url) if isinstance(labels, zarr.Array) else {}
+    if name == "position" and not np.isnan(array.fill_value) and LEDGER_GROUP not in group:
+        _refuse_missing(array, where)
+    return Column(array, axis, orders.get(COMPONENT), packing)
+
+
+def _particle_axis(shape: tuple[int, ...], names: tuple[str | None, ...]) -> int:
+    """Return the axis along which particles are counted: by names, or else by its length."""
+    if len(shape) != 2:
+        return 0
+    if COMPONENT in names:
+        return 1 - names.index(COMPONENT)
+    return int(shape[0] == 3 and shape[1] != 3)
+
+
+def _refuse_missing(array: zarr.Array[Any], where: str) -> None:
+    """Refuse positions of which chunks are missing: they would read as particles in the corner."""
+    with storage_errors(where), damage(where):
+        missing = array.nchunks - array.nchunks_initialized
+    if missing:
+        raise DataError(
+            "parts of the positions are missing and read as 0",
+            where=where, value=f"{missing} of {array.nchunks} chunks are not stored",
+            remedy="write the store again, or copy it again",
+        )  # fmt: skip

@@ -1,0 +1,232 @@
+"""The arrays in files of NumPy, HDF5, FITS and netCDF, read part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import h5py
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cosmoflow.errors import ConfigError, DataError, StorageError
+from cosmoflow.storage.layout import decode
+
+Index = tuple[slice, ...]
+
+WITHIN: Final = "::"
+"""Stands between a file and the name of the array in it."""
+
+_SCALAR_NAMES: Final = (
+    "density", "delta", "overdensity", "counts", "rho", "dens", "deltax", "density_contrast",
+    "dark_matter_density", "n",
+)  # fmt: skip
+_VECTOR_NAMES: Final = ("velocity", "velocities", "vel", "v", "momentum", "p")
+_PACKING: Final = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An array as a file has it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Its shape.
+    dtype : str
+        Of its numbers.
+    read : callable
+        From slices to a part of it; picklable.
+    names : tuple of str
+        Of its axes; empty if the file does not say.
+    unit : str or None
+        If the file says.
+    coordinates : dict
+        Along named axes: values and unit.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[Index], NDArray[Any]]
+    names: tuple[str, ...] = ()
+    unit: str | None = None
+    coordinates: dict[str, tuple[NDArray[Any], str | None]] = field(default_factory=dict)
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn what the readers raise into errors that name the file."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StorageError("cannot read the file", where=where, value=error.strerror) from error
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise DataError(
+            "the file cannot be read", where=where, value=str(error).partition("\n")[0]
+        ) from error
+
+
+def _choose(names: dict[str, tuple[int, ...]], wanted: str, path: str, *, vector: bool) -> str:
+    """Return the name of the array to take, of those in a file with their shapes."""
+    listing = ", ".join(f"{name} {shape}" for name, shape in names.items()) or "nothing"
+    if wanted:
+        match = [name for name in names if name.strip("/") == wanted.strip("/")]
+    else:
+        fitting = [name for name, shape in names.items() if len(shape) == 3 + vector]
+        known = _VECTOR_NAMES if vector else _SCALAR_NAMES
+        called = [name for name in fitting if name.rsplit("/", 1)[-1].lower() in known]
+        match = called if len(fitting) != 1 and called else fitting
+    if len(match) != 1:
+        raise DataError(
+            f"the file has no array {wanted!r}"
+            if wanted
+            else "it is not clear which array of the file is meant",
+            where=path, value=listing, remedy=f"name one: {path}{WITHIN}NAME",
+        )  # fmt: skip
+    return match[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Reads parts of one array of a file, which it opens each time; picklable."""
+
+    load: Callable[[str, str, Index], NDArray[Any]]
+    path: str
+    name: str
+
+    def __call__(self, index: Index) -> NDArray[Any]:
+        with reading(self.path):
+            return self.load(self.path, self.name, index)
+
+
+def _read_npy(path: str, name: str, index: Index) -> NDArray[Any]:
+    return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[index])
+
+
+def _open_npy(path: str, name: str, vector: bool) -> tuple[str, Stored]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return "", Stored(array.shape, str(array.dtype), _Part(_read_npy, path, ""))
+
+
+def _open_npz(path: str, name: str, vector: bool) -> tuple[str, Stored]:
+    # A compressed member has no parts: all of it is read, once.
+    with np.load(path, allow_pickle=False) as file:
+        name = _choose({one: file[one].shape for one in file.files}, name, path, vector=vector)
+        values = file[name]
+    return name, Stored(values.shape, str(values.dtype), values.__getitem__)
+
+
+def _read_hdf5(path: str, name: str, index: Index) -> NDArray[Any]:
+    with h5py.File(path, "r", locking=False) as file:
+        array = file[name]
+        return decode(array[index], _packing(array.attrs))
+
+
+def _packing(attributes: Any) -> dict[str, Any]:
+    return {name: np.asarray(attributes[name]).item() for name in _PACKING if name in attributes}
+
+
+def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def visit(found: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape:
+            shapes[found] = item.shape
+
+    with h5py.File(path, "r", locking=False) as file:
+        file.visititems(visit)
+        name = _choose(shapes, name, path, vector=vector)
+        array = file[name]
+        names: list[str] = []
+        coordinates = {}
+        for axis in array.dims:
+            # netCDF 4 keeps a coordinate as the scale of an axis.
+            scale = axis[0] if len(axis) else None
+            names.append(axis.label or (scale.name.rsplit("/", 1)[-1] if scale is not None else ""))
+            # A dimension without a coordinate has a scale that says so and holds nothing.
+            told = scale is not None and "not a netCDF variable" not in str(scale.attrs.get("NAME"))
+            if told and scale is not None:
+                values = scale.asstr()[:] if scale.dtype.kind in "OS" else scale[:]
+                coordinates[names[-1].lower()] = (np.asarray(values), _text(scale.attrs))
+        unit = _text(array.attrs)
+        part = _Part(_read_hdf5, path, name)
+        named = tuple(names) if any(names) else ()
+        return name, Stored(array.shape, str(array.dtype), part, named, unit, coordinates)
+
+
+def _text(attributes: Any) -> str | None:
+    """Return the unit that attributes tell."""
+    for key in ("units", "unit", "Units", "BUNIT"):
+        if key in attributes:
+            value = attributes[key]
+            return value.decode() if isinstance(value, bytes) else str(value)
+    return None
+
+
+def _read_netcdf(path: str, name: str, index: Index) -> NDArray[Any]:
+    with _netcdf(path) as dataset:
+        return np.array(dataset[name].variable[index].values)
+
+
+def _netcdf(path: str) -> xr.Dataset:
+    return xr.open_dataset(path, engine="scipy", decode_times=False, cache=False)
+
+
+def _open_netcdf(path: str, name: str, vector: bool) -> tuple[str, Stored]:
+    with _netcdf(path) as dataset:
+        shapes = {str(one): dataset[one].shape for one in dataset.data_vars}
+        name = _choose(shapes, name, path, vector=vector)
+        array = dataset[name]
+        coordinates = {
+            str(one).lower(): (np.asarray(array[one].values), array[one].attrs.get("units"))
+            for one in array.dims
+            if one in array.coords
+        }
+        return name, Stored(
+            array.shape, str(array.dtype), _Part(_read_netcdf, path, name),
+            tuple(map(str, array.dims)), array.attrs.get("units"), coordinates,
+        )  # fmt: skip
+
+
+def _astropy() -> Any:
+    try:
+        from astropy.io import fits
+    except ImportError:
+        raise ConfigError(
+            "reading FITS files needs astropy",
+            remedy="pip install 'cosmoflow[readers]', or save the cube as .npy",
+        ) from None
+    return fits
+
+
+def _read_fits(path: str, name: str, index: Index) -> NDArray[Any]:
+    with _astropy().open(path, memmap=True) as file:
+        return np.array(file[int(name)].section[index])
+
+
+def _open_fits(path: str, name: str, vector: bool) -> tuple[str, Stored]:
+    with _astropy().open(path, memmap=True) as file:
+        shapes = {
+            str(number): tuple(unit.shape)
+            for number, unit in enumerate(file)
+            if unit.is_image and unit.shape
+        }
+        labels = {unit.name: str(number) for number, unit in enumerate(file)}
+        name = _choose(shapes, labels.get(name.upper(), name), path, vector=vector)
+        part = _Part(_read_fits, path, name)
+        sample = part((slice(0, 1),) * len(shapes[name]))
+        return name, Stored(
+            shapes[name], str(sample.dtype), part, (), _text(file[int(name)].header)
+        )
+
+
+FORMATS: Final[dict[bytes, Callable[[str, str, bool], tuple[str, Stored]]]] = {
+    b"\x93NUMPY": _open_npy,
+    b"PK\x03\x04": _open_npz,
+    b"\x89HDF\r\n\x1a\n": _open_hdf5,
+    b"SIMPLE  ": _open_fits,
+    b"CDF": _open_netcdf,
+}

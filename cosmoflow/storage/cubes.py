@@ -1,0 +1,183 @@
+"""Scalars and vectors on cubic grids, in files of others or in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.errors import ConfigError, DataError, StorageError
+from cosmoflow.storage.cube_files import FORMATS, WITHIN, Index, Stored, reading
+from cosmoflow.storage.layout import AXES, check_centres, order_of
+from cosmoflow.storage.urls import local_path
+from cosmoflow.units import COMPONENTS
+
+Order = Literal["C", "F"]
+"""Which axis varies slowest: x, as in NumPy (C), or z, as in Fortran and IDL (F)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cube:
+    """A scalar or a vector on a cubic grid.
+
+    Parameters
+    ----------
+    where : str
+        The file, and the array in it.
+    stored : Stored
+        The array.
+    axes : tuple of int
+        Its axes of (component,) x, y and z.
+    named : bool
+        Whether the file says which axis is which.
+    components : tuple of int, optional
+        Where x, y and z are along its component; none means in this order.
+    """
+
+    where: str
+    stored: Stored
+    axes: tuple[int, ...]
+    named: bool
+    components: tuple[int, ...] | None = None
+
+    @property
+    def grid(self) -> int:
+        """Cells per axis."""
+        return self.stored.shape[self.axes[-1]]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.stored.dtype).itemsize
+
+    def read(self, part: Index) -> NDArray[Any]:
+        """Return some cells of x, y and z: (nx, ny, nz), or (3, nx, ny, nz)."""
+        index = [slice(None)] * len(self.axes)
+        for axis, one in zip(self.axes[-3:], part, strict=True):
+            index[axis] = one
+        values = self.stored.read(tuple(index)).transpose(self.axes)
+        return values if self.components is None else values[list(self.components)]
+
+    def check_box(self, box_size: float) -> None:
+        """Refuse coordinates in the file that are not those of the cells' centres.
+
+        Raises
+        ------
+        DataError
+        """
+        for axis in AXES:
+            if axis in self.stored.coordinates:
+                values, unit = self.stored.coordinates[axis]
+                where = f"{self.where}, {axis}"
+                check_centres(values, unit, axis, self.grid, box_size, where)
+
+
+def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) -> Cube:
+    """Find out which axis of an array is which.
+
+    Parameters
+    ----------
+    stored : Stored
+        The array.
+    where : str
+        For messages.
+    order : {"C", "F"} or None
+        Which of x and z varies slowest; None means what the file says, else C.
+    vector : bool
+        Whether it has three components.
+
+    Raises
+    ------
+    DataError, ConfigError
+        It is no cube of real numbers, or the file says another order.
+    """
+    expected = "(3, n, n, n) or (n, n, n, 3)" if vector else "(n, n, n)"
+    if np.dtype(stored.dtype).kind not in "fiu":
+        raise DataError(
+            "the cube holds no real numbers",
+            where=where, value=stored.dtype, limit="floating point or integers",
+        )  # fmt: skip
+    shape, names = stored.shape, tuple(name.lower() for name in stored.names)
+    if len(shape) != 3 + vector:
+        raise DataError("the array is no cube", where=where, value=shape, limit=expected)
+    first: tuple[int, ...] = ()
+    rest = list(range(len(shape)))
+    if vector:
+        lead = [axis for axis in (0, 3) if shape[axis] == 3]
+        if "component" in names:
+            lead = [names.index("component")]
+        if len(lead) != 1 or shape[lead[0]] != 3:
+            raise DataError("the array is no vector", where=where, value=shape, limit=expected)
+        first = (lead[0],)
+        rest.remove(lead[0])
+    if len({shape[axis] for axis in rest}) != 1 or shape[rest[0]] < 2:
+        raise DataError(
+            "the grid is not cubic",
+            where=where, value=shape, limit=expected,
+            remedy="boxes are periodic cubes: cut or resample the grid",
+        )  # fmt: skip
+    labels, _ = stored.coordinates.get("component", (np.array(COMPONENTS), None))
+    components = order_of(labels, "component", where) if vector else None
+    if {names[axis] for axis in rest if names} == set(AXES):
+        if order is not None:
+            raise ConfigError(
+                "the file says which axis is which", where="--order", value=order,
+                limit=", ".join(names), remedy="leave --order out",
+            )  # fmt: skip
+        return Cube(where, stored, (*first, *map(names.index, AXES)), True, components)
+    ordered = rest[::-1] if order == "F" else rest
+    return Cube(where, stored, (*first, *ordered), False, components)
+
+
+def open_cube(place: str, order: Order | None, *, vector: bool) -> Cube:
+    """Open a cube in a file.
+
+    Parameters
+    ----------
+    place : str
+        A local file, with ``::NAME`` after it if it holds several arrays.
+    order, vector
+        As :func:`cube_of` takes them.
+
+    Raises
+    ------
+    StorageError, DataError, ConfigError
+        It cannot be read, or is no such cube.
+    """
+    url, _, name = place.partition(WITHIN)
+    path = local_path(url)
+    if path is None:
+        raise ConfigError("a cube is read from a local file", where=url, remedy="copy it here")
+    if not path.is_file():
+        raise StorageError("no such file", where=url, remedy="check the path")
+    with reading(url), path.open("rb") as stream:
+        start = stream.read(8)
+    for magic, opening in FORMATS.items():
+        if start.startswith(magic):
+            with reading(url):
+                name, stored = opening(str(path), name, vector)
+            return cube_of(stored, f"{url}{WITHIN}{name}" if name else url, order, vector=vector)
+    raise DataError(
+        "this is no file of a format that cosmoflow imports",
+        where=url, limit="NumPy (.npy, .npz), HDF5, FITS, netCDF",
+        remedy="save it as .npy: numpy.save('cube.npy', array)",
+    )  # fmt: skip
+
+
+def array_cube(values: NDArray[Any], where: str, order: Order | None, *, vector: bool) -> Cube:
+    """Return an array in memory as a cube."""
+    stored = Stored(values.shape, str(values.dtype), values.__getitem__)
+    return cube_of(stored, where, order, vector=vector)
+
+
+def digest_of(place: str) -> str:
+    """Return a SHA-256 of the content of a file, and of the name of the array in it."""
+    url, _, name = place.partition(WITHIN)
+    with reading(url), Path(local_path(url) or url).open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256")
+    found.update(name.encode())
+    return found.hexdigest()[:16]
