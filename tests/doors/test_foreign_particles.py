@@ -18,13 +18,12 @@ pytestmark = [
 POSITION, VELOCITY = displaced_lattice(8, BOX)
 
 
-def dataset(position=POSITION, velocity=VELOCITY, dtype="float32", **units):
+def dataset(position=POSITION, velocity=VELOCITY, dtype="float32", length="Mpc/h", speed="km/s"):
     rows = ("particle", "component")
-    units = {"position": "Mpc/h", "velocity": "km/s", **units}
     return xr.Dataset(
         {
-            "position": (rows, position.astype(dtype), {"units": units["position"]}),
-            "velocity": (rows, velocity.astype(dtype), {"units": units["velocity"]}),
+            "position": (rows, position.astype(dtype), {"units": length}),
+            "velocity": (rows, velocity.astype(dtype), {"units": speed}),
         },
         {"component": list("xyz")},
         {**ATTRIBUTES, "format": "cosmoflow/particles"},
@@ -77,8 +76,8 @@ def test_positions_that_round_to_the_side_are_at_0(tmp_path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (dataset(position="kpc/h"), ["position", "kpc/h", "Mpc/h"]),
-        (dataset(velocity="m/s"), ["velocity", "m/s", "km/s"]),
+        (dataset(length="kpc/h"), ["position", "kpc/h", "Mpc/h"]),
+        (dataset(speed="m/s"), ["velocity", "m/s", "km/s"]),
         (dataset(dtype="int32"), ["int32"]),
         (dataset().assign_coords(component=list("uvw")), ["labels", "u, v, w"]),
         (dataset().isel(component=[0, 1]), ["shape"]),
