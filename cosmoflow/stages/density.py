@@ -147,7 +147,7 @@ def _look(found: Summary) -> tuple[str, str]:
         )
     if mean == 0.0:
         return "it has no mass", "give a density that is not 0 everywhere"
-    kind = "counts" if found.whole else "masses" if mean > 1e6 else "a density in another unit"
+    kind = "masses" if mean > 1e6 else "counts" if found.whole else "a density in another unit"
     return f"it looks like {kind}", f"divide by its mean, {mean:.9g}"
 
 

@@ -195,8 +195,8 @@ def _plan(request: Request, run: Run) -> Plan:
         unit="shards",
         # What is read, in double precision, as float32, and encoded.
         worker_memory=_OVERHEAD + (read + 8 * sum(parts.values()) + 2 * written) * shard**3,
-        # The density is read twice: first to know its mean.
-        read=(read + request.cubes["density"].itemsize) * cells,
+        # All is read twice: first to know what it is like.
+        read=2 * read * cells,
         written=written * cells,
         cpu_seconds=(2 * read + written) * cells / _BYTES_PER_SECOND,
         details={
@@ -218,7 +218,7 @@ def _import(request: Request, out: str, run: Run) -> xr.Dataset:
     needs = Resources(memory=plan.worker_memory)
     graph = TaskGraph()
     for index, block in enumerate(blocks):
-        graph.add(("look", index), look_task, request.cubes["density"], block, output=True)
+        graph.add(("look", index), look_task, request.cubes, block, output=True)
     summaries = engine.run(graph, needs=needs)
     found = reduce(Summary.__add__, (summaries[key] for key in graph.outputs))
     scaling, notes = settle(request, found)
@@ -267,28 +267,29 @@ def _import(request: Request, out: str, run: Run) -> xr.Dataset:
     return open_fields(out)
 
 
-def look_task(cube: Cube, block: Block) -> Summary:
-    """Say what a part of a cube is like."""
-    return Summary.of(cube.read(_part(block)))
+def look_task(cubes: Mapping[str, Cube], block: Block) -> Summary:
+    """Say what a part of the density is like, and refuse vectors that make no sense.
+
+    Raises
+    ------
+    DataError
+    """
+    for name, cube in cubes.items():
+        if name in VECTORS:
+            where = f"{cube.where}, {block.shape} cells from {block.origin}"
+            _check_vector(cube.read(_part(block)), name, where)
+    return Summary.of(cubes["density"].read(_part(block)))
 
 
 def import_task(
     cubes: Mapping[str, Cube], scaling: Scaling, out: str, digest: str, block: Block, shard: int
 ) -> int:
-    """Read one shard's part of the cubes and write it.
-
-    Raises
-    ------
-    DataError
-        A velocity is not finite, or above the speed of light.
-    """
+    """Read one shard's part of the cubes and write it."""
     fields: dict[str, NDArray[np.float32]] = {}
     for name, cube in cubes.items():
         values = cube.read(_part(block))
         if name == "density":
             values = np.maximum(values.astype(np.float64) / scaling.unit + scaling.offset, 0.0)
-        else:
-            _check_vector(values, name, f"{cube.where}, {block.shape} cells from {block.origin}")
         fields[name] = np.ascontiguousarray(values, np.float32)
     write_block(out, block, shard, fields, digest=digest)
     return shard

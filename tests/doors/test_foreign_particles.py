@@ -89,6 +89,10 @@ def test_what_cannot_be_read_right_is_refused(tmp_path, data, words):
 
 
 def test_missing_parts_are_not_particles_in_the_corner(tmp_path):
-    url = write(dataset().chunk(particle=128), tmp_path / "a.zarr")
+    url = write(
+        dataset().chunk(particle=128),
+        tmp_path / "a.zarr",
+        encoding={"position": {"fill_value": 0.0}},
+    )
     (tmp_path / "a.zarr" / "position" / "c" / "1" / "0").unlink()
     refused(DataError, 3, lambda: ParticleStore(url), "missing", "1 of 4 chunks")

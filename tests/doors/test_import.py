@@ -113,7 +113,7 @@ def test_the_answer_is_that_of_the_array(tmp_path):
         (DENSITY - 1.0, [], "recognised as delta: 1 was added"),
         (DENSITY - 1.0, ["--quantity=delta"], "said to be delta"),
         (COUNTS, [], f"recognised as counts: it was divided by its mean, {COUNTS.mean():.9g}"),
-        (3e11 * DENSITY, ["--quantity=counts"], "divided by its mean, 3"),
+        (3e11 * DENSITY, ["--quantity=counts"], "divided by its mean, 2.9999"),
         (np.asfortranarray(DENSITY), [], "taken to be x, y, z"),
         (DENSITY.T, ["--order=F"], "recognised as 1 + delta"),
     ],
