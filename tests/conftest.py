@@ -32,6 +32,7 @@ from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import create_particles, write_particles
 from cosmoflow.storage.urls import open_group_for_writing
+from cosmoflow.units import CRITICAL_DENSITY
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -108,10 +109,12 @@ def displaced_lattice(per_axis, box_size=BOX, seed=0):
     return position, velocity.astype(np.float32)
 
 
-def make_metadata(box_size=BOX, redshift=0.0, stage="test", **config):
-    """Metadata whose provenance digest depends on ``config``."""
+def make_metadata(box_size=BOX, redshift=0.0, stage="test", *, particles=512, **config):
+    """Metadata whose provenance digest depends on ``config``, of matter in so many particles."""
+    cosmology = CosmologyConfig()
+    mass = cosmology.Omega_m * CRITICAL_DENSITY * box_size**3 / particles
     return BoxMetadata(
-        box_size, redshift, CosmologyConfig(), 1e11, make_provenance(stage, {"seed": 1, **config})
+        box_size, redshift, cosmology, mass, make_provenance(stage, {"seed": 1, **config})
     )
 
 
@@ -151,7 +154,8 @@ def particle_store(tmp_path):
         url = str(tmp_path / f"particles-{len(made)}.zarr")
         made.append(url)
         position, velocity = displaced_lattice(per_axis, box_size, seed)
-        create_particles(url, len(position), make_metadata(box_size, stage="simulate", seed=seed))
+        metadata = make_metadata(box_size, stage="simulate", particles=len(position), seed=seed)
+        create_particles(url, len(position), metadata)
         write_particles(url, rows_of(position, velocity))
         masses = None
         group = open_group_for_writing(url)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def show_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
     """Print names and values; nested mappings with dotted names."""
-    console.print(f"{title}:", markup=False)
+    console.print(f"{title}:", markup=False, soft_wrap=True)
     for name, value in _flatten(facts):
         console.print(f"  {name}: {value}", markup=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Flows that are not finite: refused before they are kept, with their cause."""
+"""Flows that are no velocities: refused before they are kept, with their cause."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.wiener import WienerFilter, field_modes
+from cosmoflow.units import SPEED_OF_LIGHT
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
 
@@ -103,19 +104,26 @@ def refuse_flow(source: Source, rate: float, url: str, model: str | None = None)
     """
     if not isinstance(source, WienerFilter):
         return DataError(
-            "linear theory gives a velocity that is not finite, and it is not kept",
+            "linear theory gives a velocity that is not finite or above that of light, not kept",
             where=url,
             value=f"f a H = {rate:g} km/s/(Mpc/h)",
             remedy="correct density, redshift and cosmology of the store",
         )
     largest = float(np.abs(np.asarray(source.weights, np.float64)).max())
     return DataError(
-        "the Wiener filter of the model gives a velocity that is not finite, and it is not kept",
+        "the Wiener filter of the model gives a velocity that is not finite or above that of "
+        "light: it is not kept",
         where=url if model is None else f"{model} with {url}",
         value=f"weights up to {largest:.4g}",
         limit="weights of the order of 1",
         remedy="use another model, or train this one again with --overwrite",
     )
+
+
+def is_physical(values: Tensor) -> bool:
+    """Tell whether a tensor holds finite velocities below that of light, km/s."""
+    # A value that is not finite compares as neither.
+    return all(bool((part.abs() < SPEED_OF_LIGHT).all()) for part in values)
 
 
 def is_finite(values: Tensor) -> bool:

@@ -17,7 +17,7 @@ from cosmoflow.model.sources import Flow
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.expansion import growth_rate_hubble
-from cosmoflow.stages.flow_checks import check_modes, check_weights, is_finite, refuse_flow
+from cosmoflow.stages.flow_checks import check_modes, check_weights, is_physical, refuse_flow
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.slab_flows import FlowSource, LinearTheory, add_flow
 from cosmoflow.storage.claims import Claim, claim
@@ -260,7 +260,7 @@ def _checked(
     DataError
         It is not finite, or what it was made from has changed meanwhile.
     """
-    if not is_finite(flow):
+    if not is_physical(flow):
         check_modes(density, store.metadata.box_size, source.fields, store.url)
         raise refuse_flow(source, origin["growth_rate_hubble"], store.url, model)
     _check_origin(store.url, origin)

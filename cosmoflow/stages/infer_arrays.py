@@ -21,7 +21,7 @@ from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.density import check_array
 from cosmoflow.stages.derived import Floats
 from cosmoflow.stages.expansion import growth_rate_hubble
-from cosmoflow.stages.flow_checks import check_modes, check_weights, is_finite, refuse_flow
+from cosmoflow.stages.flow_checks import check_modes, check_weights, is_physical, refuse_flow
 from cosmoflow.stages.infer import Models, listed
 from cosmoflow.stages.infer_layout import choose_layout
 from cosmoflow.stages.infer_work import Work, check_work, wanted_block
@@ -151,7 +151,7 @@ def _add_flows(
         if wiener is not None and WIENER not in fields:
             check_weights(wiener, name)
             flow = wiener.velocity(source, size, rate)
-            if not is_finite(flow):
+            if not is_physical(flow):
                 check_modes(source, size, wiener.fields, box.url)
                 raise refuse_flow(wiener, rate, box.url, name)
             fields[WIENER] = flow.numpy()

@@ -23,7 +23,7 @@ from cosmoflow.numerics import slabs
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.slabs import Modes, Parts, RowWaves
 from cosmoflow.numerics.wiener import FIELDS, SQUARE_RADIUS, add_squares
-from cosmoflow.stages.flow_checks import is_finite, refuse_density, refuse_flow
+from cosmoflow.stages.flow_checks import is_finite, is_physical, refuse_density, refuse_flow
 from cosmoflow.stages.graphs import Tell, run_graph
 from cosmoflow.stages.run import Run, start_engine
 from cosmoflow.stages.slab_plan import Cut, plan_slabs
@@ -278,7 +278,7 @@ def velocity_task(work: Work, x: int, tell: Tell, *flows: Modes) -> list[NDArray
     parts = Parts(shape, -2, shard_bars(cells, work.cut.shard), np.float32)
     for own, travelled in slabs.join_rows(flows):
         for axis, component in slabs.gradient_planes(travelled, work.box_size):
-            if not is_finite(component):
+            if not is_physical(component):
                 raise refuse_flow(work.source, work.rate, work.url, work.model)
             parts.put((axis, own), component)
     tell(("velocity", x))

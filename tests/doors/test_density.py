@@ -7,8 +7,8 @@ import zarr
 import cosmoflow
 from cosmoflow.cli.app import run_app
 from cosmoflow.errors import DataError
-from cosmoflow.events import CosmoflowWarning
-from cosmoflow.stages.density import Summary, check_contents, note_density
+from cosmoflow.events import Message
+from cosmoflow.stages.density import Summary, check_contents
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.urls import open_group_for_writing
 from tests.conftest import refused
@@ -76,10 +76,10 @@ def test_every_stage_that_reads_the_density_refuses_counts(tmp_path, stage, caps
     assert not out.exists()
 
 
-def test_a_velocity_is_read_whatever_the_density_is(tmp_path):
+def test_a_velocity_is_read_whatever_the_density_is(tmp_path, serial_run):
     url = store_of(COUNTS, tmp_path / "a.zarr")
-    cosmoflow.spectra(url, str(tmp_path / "p.zarr"), "velocity")
-    cosmoflow.derive(url, str(tmp_path / "d.zarr"), ["divergence"])
+    cosmoflow.spectra(url, str(tmp_path / "p.zarr"), "velocity", serial_run())
+    cosmoflow.derive(url, str(tmp_path / "d.zarr"), ["divergence"], serial_run())
 
 
 def test_a_density_that_is_right_gives_what_the_array_gives(tmp_path):
@@ -109,18 +109,16 @@ def test_a_painted_density_is_read_whole_only_if_it_was_changed(
     assert whole == ["density"]
 
 
-def test_a_few_blocks_of_a_large_box_are_noted(tmp_path, serial_run):
-    """Eight of 64 cells per axis, spread over the box, whatever its size."""
-    rho = np.ones((130, 130, 130), np.float32)
-    rho[:65], rho[65:] = 0.5, 1.5
+def test_one_cell_that_changed_since_is_noticed(tmp_path, serial_run):
+    rho = np.ones((24, 24, 24), np.float32)
+    rho[:12], rho[12:] = 0.5, 1.5
     url = str(tmp_path / "f.zarr")
-    cosmoflow.store_density(rho, url, box_size=260.0, redshift=0.0)
-    noted = zarr.open_group(url).attrs["density_sample"]
-    low, high = 0.5 * 64**3, 0.5 * 64**2 + 1.5 * 63 * 64**2
-    assert noted == [low] * 4 + [high] * 4
-    zarr.open_group(url)["density"][:4, :4, :4] = 0.75
-    note_density(url)
-    assert zarr.open_group(url).attrs["density_sample"][0] == low + 0.25 * 64
+    cosmoflow.store_density(rho, url, box_size=48.0, redshift=0.0, run=serial_run())
+    check_contents(FieldStore(url), ["density"], serial_run())
+    zarr.open_group(url)["density"][5, 17, 11] = -1.0
+    refused(
+        DataError, 3, lambda: check_contents(FieldStore(url), ["density"], serial_run()), "below 0"
+    )
 
 
 def test_missing_chunks_are_not_empty_cells(tmp_path):
@@ -132,7 +130,7 @@ def test_missing_chunks_are_not_empty_cells(tmp_path):
     refused(DataError, 3, lambda: cosmoflow.infer(url, out, "linear"), "missing", "1 of 27 chunks")
 
 
-def test_chunks_that_are_empty_need_not_be_stored(tmp_path):
+def test_chunks_that_are_empty_need_not_be_stored(tmp_path, serial_run):
     density = DENSITY.copy()
     density[:4, :4, :4] = 0.0
     density /= density.mean()
@@ -149,8 +147,12 @@ def test_chunks_that_are_empty_need_not_be_stored(tmp_path):
     found = cosmoflow.infer(url, str(tmp_path / "v.zarr"), "linear:4")["velocity"]
     truth = cosmoflow.infer_array(density, BOX, "linear:4")["velocity"]
     np.testing.assert_allclose(found, truth, atol=1e-3)
-    with pytest.warns(CosmoflowWarning, match="1 of 27 chunks are not stored and read as 0"):
-        cosmoflow.derive(url, str(tmp_path / "d.zarr"), ["divergence"])
+    heard = []
+    cosmoflow.derive(
+        url, str(tmp_path / "d.zarr"), ["divergence"], serial_run(listener=heard.append)
+    )
+    texts = [one.text for one in heard if isinstance(one, Message) and one.level == "warning"]
+    assert sum("1 of 27 chunks are not stored and read as 0" in text for text in texts) == 1
 
 
 def test_a_region_of_a_box_has_no_mean(tmp_path, fields_store, serial_run):

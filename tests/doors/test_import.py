@@ -253,7 +253,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, capsys):
     assert (again[6:] == 7.0).all()
     np.save(cube, DENSITY[::-1])
     assert run_import(cube, out, "--resume") == 2
-    assert "other settings or inputs" in capsys.readouterr().err
+    assert "another state of the input 'density'" in capsys.readouterr().err
     assert run_import(cube, out, "--overwrite") == 0
     check(str(out), DENSITY[::-1])
     assert zarr.open_group(out).attrs["provenance"]["digest"] != digest

@@ -22,6 +22,7 @@ from cosmoflow.stages.paintings import check_painting
 from cosmoflow.stages.report import page
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.metadata import plain_attributes
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import create_particles, write_particles
 from cosmoflow.storage.urls import open_group_for_writing
@@ -196,7 +197,7 @@ def test_densities_unlike_the_models_are_warned_of(painted, tmp_path, options, w
     result = cosmoflow.infer(painted(0, **options), out, "wiener", run)
     (text,) = warnings_of(heard)
     assert all(word in text for word in ["wiener", *words])
-    provenance = result.attrs["provenance"]
+    provenance = plain_attributes(result.attrs)["provenance"]
     assert text in provenance["notes"]
     painting = {"scheme": "cic", "redshift_space": None} | options
     assert provenance["painting"] == painting
