@@ -18,6 +18,10 @@ CRITICAL_DENSITY: Final = 2.77536627e11
 SPEED_OF_LIGHT: Final = 299792.458
 """km/s."""
 
+LARGEST_BOX: Final = 30_000.0
+"""Side of a box, Mpc/h, above which the unit must be another: the universe that can be observed is
+19,000 Mpc/h across."""
+
 COMPONENTS: Final = ("x", "y", "z")
 """Labels of the leading ``component`` dimension of every vector field."""
 

@@ -9,6 +9,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 from cosmoflow.config.base import Section, digest
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
+from cosmoflow.units import LARGEST_BOX
 
 Scheme = Literal["ngp", "cic", "tsc", "pcs"]
 Painted = Literal["density", "momentum", "velocity"]
@@ -19,7 +20,7 @@ Derivable = Literal["momentum", "divergence", "vorticity", "velocity_shear"]
 class SimulateConfig(Section):
     """An N-body box: its size, its particles and how they are moved."""
 
-    box_size: float = Field(256.0, gt=0.0, description="side of the box, Mpc/h")
+    box_size: float = Field(256.0, gt=0.0, le=LARGEST_BOX, description="side of the box, Mpc/h")
     particles: int = Field(256, ge=4, description="particles per axis")
     redshift: tuple[float, ...] = Field(
         (0.0,), description="redshift of the snapshot, or of several"

@@ -15,7 +15,7 @@ from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import Cube, Order, digest_of, open_cube
 from cosmoflow.storage.layout import check_unit
 from cosmoflow.storage.urls import absolute
-from cosmoflow.units import FIELD_UNITS
+from cosmoflow.units import FIELD_UNITS, LARGEST_BOX
 
 Quantity = Literal["density", "delta", "counts"]
 """1 + delta, delta, or anything proportional to mass."""
@@ -102,10 +102,11 @@ def check_request(request: Request) -> None:
     ------
     ConfigError, DataError
     """
-    if not 0.0 < request.box_size < math.inf:
+    if not 0.0 < request.box_size <= LARGEST_BOX:
         raise ConfigError(
-            "a box has a side", where="--box", value=request.box_size, limit="above 0 Mpc/h"
-        )
+            "this is no side of a box in Mpc/h",
+            where="--box", value=request.box_size, limit=f"above 0 and at most {LARGEST_BOX:g}",
+        )  # fmt: skip
     if not -1.0 < request.redshift < math.inf:
         raise ConfigError(
             "this is no redshift", where="--redshift", value=request.redshift, limit="above -1"

@@ -31,7 +31,7 @@ from cosmoflow.stages.prediction import Ensemble
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import place
 from cosmoflow.storage.finite import count_not_finite, not_finite
-from cosmoflow.storage.metadata import BoxMetadata, flat_attributes
+from cosmoflow.storage.metadata import BoxMetadata, check_box, flat_attributes
 from cosmoflow.storage.origins import WIENER
 from cosmoflow.storage.variables import LABELS, leading_dimension
 from cosmoflow.units import FIELD_UNITS, LENGTH
@@ -113,6 +113,7 @@ def infer_array(
     run = run or Run()
     given = np.asarray(density)
     check_array(given, "the density array")
+    check_box(box_size, redshift, "infer_array")
     field: Floats = np.ascontiguousarray(given, np.float32)
     metadata = BoxMetadata(box_size, redshift, cosmology or CosmologyConfig())
     box = ArrayBox(metadata, field.shape[0])

@@ -158,7 +158,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     fields, out = [absolute(url) for url in fields], absolute(out)
     check_output(out, run.existing, fields)
     stores = [_open(url, config.target) for url in fields]
-    _check_alike(stores)
+    _check_stores(stores, run)
     painting = check_painted_alike(stores, run.listener)
     architecture = find_architecture(config.model)
     geometry = geometry_of(architecture.build())
@@ -250,7 +250,23 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     return load_model(out)
 
 
-def _check_alike(stores: list[FieldStore]) -> None:
+def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
+    """Warn of one box under two names: a model would be validated on what it has learned."""
+    seen: dict[str, str] = {}
+    for store in stores:
+        before = seen.setdefault(store.digest, store.url)
+        if before != store.url or sum(one.url == before for one in stores) > 1:
+            caution(
+                run.listener,
+                f"{store.url} holds the same box as {before}: the residual in the validation boxes "
+                "is then one of training boxes",
+            )
+            return
+
+
+def _check_stores(stores: Sequence[FieldStore], run: Run) -> None:
+    """Refuse stores that differ in what a model is made for; warn of copies among them."""
+    _warn_of_copies(stores, run)
     first = stores[0]
     for store in stores[1:]:
         for name, value, expected in (

@@ -18,6 +18,7 @@ from cosmoflow.config.base import digest
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import DataError, IncompleteError
 from cosmoflow.storage.sampling import Sampling
+from cosmoflow.units import LARGEST_BOX
 
 FORMAT_VERSION = 1
 STATUS = "status"
@@ -100,16 +101,16 @@ class BoxMetadata:
         """
         attributes = plain_attributes(attributes)
         try:
-            box_size = float(attributes["box_size"])
-            if not 0.0 < box_size < math.inf:
-                raise ValueError(f"box_size {box_size} is not a length above 0")
+            box_size, redshift = float(attributes["box_size"]), float(attributes["redshift"])
+            check_box(box_size, redshift, where)
+            _check_cosmology(attributes["cosmology"], where)
             mass, sampling = attributes.get("particle_mass"), attributes.get(SAMPLING)
             unknown, axis = attributes.get("unknown_expansion"), attributes.get("redshift_space")
             if axis not in (None, "x", "y", "z"):
                 raise ValueError(f"redshift_space {axis!r} is none of x, y, z")
             return cls(
                 box_size,
-                float(attributes["redshift"]),
+                redshift,
                 CosmologyConfig.model_validate(attributes["cosmology"]),
                 None if mass is None else float(mass),
                 dict(attributes.get("provenance", {})),
@@ -128,6 +129,46 @@ class BoxMetadata:
             raise DataError(
                 "the store's attributes make no sense", where=where, value=str(error)
             ) from None
+
+
+def check_box(box_size: float, redshift: float, where: str) -> None:
+    """Refuse a box of no possible size or time.
+
+    Parameters
+    ----------
+    box_size : float
+        Mpc/h.
+    redshift : float
+    where : str
+        For messages.
+
+    Raises
+    ------
+    DataError
+    """
+    if not 0.0 < box_size <= LARGEST_BOX:
+        raise DataError(
+            "this is no side of a box in Mpc/h",
+            where=f"{where}, box_size", value=f"{box_size:g}",
+            limit=f"above 0 and at most {LARGEST_BOX:g} Mpc/h",
+            remedy=f"in kpc/h it would be {box_size / 1e3:g} Mpc/h: correct the unit",
+        )  # fmt: skip
+    if not -1.0 < redshift < math.inf:
+        raise DataError(
+            "this is no redshift",
+            where=f"{where}, redshift", value=f"{redshift:g}", limit="a finite number above -1",
+        )  # fmt: skip
+
+
+def _check_cosmology(said: Any, where: str) -> None:
+    """Refuse a cosmology without what expansion and growth depend on."""
+    missing = [name for name in ("h", "Omega_m") if not isinstance(said, dict) or name not in said]
+    if missing:
+        raise DataError(
+            f"the cosmology of the store lacks {' and '.join(missing)}",
+            where=f"{where}, cosmology", value=said,
+            remedy="set it on the group: cosmology with h, Omega_m, Omega_b, sigma8, n_s",
+        )  # fmt: skip
 
 
 def attributes_of(group: zarr.Group) -> dict[str, Any]:
@@ -176,8 +217,10 @@ def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = 
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise DataError(
             "the store's format version is not one that this cosmoflow reads",
-            where=where, value=version, limit=f"1 to {FORMAT_VERSION}",
-            remedy="upgrade cosmoflow",
+            where=where, value=repr(version), limit=f"an integer, 1 to {FORMAT_VERSION}",
+            remedy="upgrade cosmoflow"
+            if isinstance(version, int)
+            else f"set the attribute format_version to {FORMAT_VERSION}, a number",
         )  # fmt: skip
     if not unfinished and group.attrs.get(STATUS, COMPLETE) != COMPLETE:
         raise IncompleteError(

@@ -92,6 +92,11 @@ class ParticleStore:
         return open_column(self._group, name, unit, self.url, vector=vector, count=count)
 
     @property
+    def own(self) -> bool:
+        """Whether cosmoflow wrote the store."""
+        return LEDGER_GROUP in self._group
+
+    @property
     def count(self) -> int:
         """Number of particles."""
         return self._position.count

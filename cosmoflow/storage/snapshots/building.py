@@ -14,7 +14,7 @@ from cosmoflow.config.base import digest
 from cosmoflow.config.cosmology import EXTENSIONS, CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.storage.metadata import BoxMetadata, make_provenance
+from cosmoflow.storage.metadata import BoxMetadata, check_box, make_provenance
 from cosmoflow.storage.snapshots.conventions import Conversion
 from cosmoflow.storage.snapshots.expansion import Said, complete_expansion, find_doubt
 from cosmoflow.storage.snapshots.files import SourceFile
@@ -100,6 +100,7 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             remedy="choose others with the hint particle_types: --set snapshot.particle_types=all, "
             "or --set 'snapshot.particle_types=[4]'",
         )
+    check_box(facts.box_size, facts.redshift, url)
     notes, cautions = list(facts.notes), list[str]()
     check_masses(url, parts, cautions)
     masses = {part.mass for part in parts}

@@ -127,7 +127,7 @@ def resolve_units(
         return GadgetUnits(hinted, mass_unit, velocity_unit, "hint")
     if length is not None:
         return GadgetUnits(cgs_length(length), mass_unit, velocity_unit, "header")
-    box = first_of(header, "BoxSize")
+    box = max(box_sides(header))
     total = sum(one * count for one, count in table) * mass_unit
     fits = [
         unit
@@ -156,8 +156,7 @@ def resolve_box(url: str, header: Mapping[str, Any], length: float, hints: Snaps
     """
     if hints.box_size is not None:
         return hints.box_size
-    value = header.get("BoxSize")
-    sides = [float(side) for side in (value if isinstance(value, list) else [value or 0.0])]
+    value, sides = header.get("BoxSize"), box_sides(header)
     if max(sides) != min(sides):
         raise DataError("the box is no cube", where=url, value=sides)
     if not sides[0] > 0.0:
@@ -166,6 +165,12 @@ def resolve_box(url: str, header: Mapping[str, Any], length: float, hints: Snaps
             remedy="give the hint box_size, in Mpc/h: --set snapshot.box_size=500",
         )  # fmt: skip
     return sides[0] * length
+
+
+def box_sides(header: Mapping[str, Any]) -> list[float]:
+    """Return the sides of the box, in the header's unit: one number, or three; 0 for unknown."""
+    value = header.get("BoxSize")
+    return [float(side) for side in (value if isinstance(value, list) else [value or 0.0])]
 
 
 def describe_length(length: float) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.storage.metadata import check_zarr_format
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.snapshots.abacus import open_abacus
 from cosmoflow.storage.snapshots.arrays import open_npz
@@ -25,7 +26,7 @@ from cosmoflow.storage.snapshots.gadget import open_gadget
 from cosmoflow.storage.snapshots.gadget_binary import byte_order, open_gadget_binary
 from cosmoflow.storage.snapshots.parts import gather_files
 from cosmoflow.storage.snapshots.source import ParticleSource, Snapshot
-from cosmoflow.storage.urls import absolute, has_file
+from cosmoflow.storage.urls import absolute, has_file, open_group
 
 _ZARR_GROUP: Final = "zarr.json"
 _PROBES: Final = 8
@@ -33,6 +34,7 @@ _PROBE_ROWS: Final = 256
 # A sample spread over the whole snapshot that fills less of the box is in another unit of length.
 _LEAST_EXTENT: Final = 0.02
 
+Probed = TypeVar("Probed", bound=ParticleSource)
 _Opener = Callable[[str, Sequence[SourceFile], SnapshotHints], Snapshot]
 
 
@@ -68,7 +70,10 @@ def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSour
             raise ConfigError(
                 "hints are for snapshots of other codes, and this is a zarr store", where=url
             )
-        return ParticleStore(url)
+        store = ParticleStore(url)
+        return store if store.own else _probed(store)
+    if has_file(url, ".zgroup"):
+        check_zarr_format(open_group(url), url)
     hints = hints or SnapshotHints()
     if is_bigfile(url):
         return _probed(open_bigfile(url, hints))
@@ -177,7 +182,7 @@ def _open_hdf5(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> S
     return open_gadget(url, facts, hints, Hdf5Reader(), form)
 
 
-def _probed(snapshot: Snapshot) -> Snapshot:
+def _probed(snapshot: Probed) -> Probed:
     """Read a small sample: a wrong unit or a damaged column is better found before the work.
 
     Raises
@@ -198,6 +203,8 @@ def _probed(snapshot: Snapshot) -> Snapshot:
             value=f"{extent:.2g} of its side, in a sample of {len(sample)}",
             limit=f"{_LEAST_EXTENT:g} at least",
             remedy="box and positions differ in unit: give the hint length_unit or box_size "
-            "(--set snapshot.box_size=500, in Mpc/h)",
+            "(--set snapshot.box_size=500, in Mpc/h)"
+            if isinstance(snapshot, Snapshot)
+            else "correct the positions or the attribute box_size: both are in Mpc/h",
         )
     return snapshot

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from cosmoflow.errors import DataError
 from cosmoflow.storage.identity import in_threads
 from cosmoflow.storage.snapshots.files import open_file, stamp_file
 
@@ -39,6 +40,13 @@ def stamp_files(urls: Sequence[str]) -> list[list[Any]]:
 def hash_rows(reader: Reader, parts: Sequence[Part]) -> str:
     """Return a hash of sampled rows: positions, velocities and masses as the files have them.
 
+    Raises
+    ------
+    DataError
+        Two files hold the same particles.
+
+    Notes
+    -----
     Of every part that is sampled the first and the last rows are read, and some spread between.
     A reader without random access has checksums of all rows in the header instead.
     """
@@ -48,9 +56,28 @@ def hash_rows(reader: Reader, parts: Sequence[Part]) -> str:
     most = max(1, min(PLACES, MOST_PLACES // len(chosen)))
     places = [(part, *rows) for part in chosen for rows in _places(part.count, most)]
     total = hashlib.sha256()
-    for found in in_threads(partial(_hash_place, reader), places):
+    content: dict[Part, list[bytes]] = {}
+    for (part, *_), found in zip(
+        places, in_threads(partial(_hash_place, reader), places), strict=True
+    ):
         total.update(found)
+        content.setdefault(part, []).append(found)
+    _refuse_copies(content)
     return total.hexdigest()
+
+
+def _refuse_copies(content: Mapping[Part, Sequence[bytes]]) -> None:
+    """Refuse two files with the same particles: one is a copy of the other under its name."""
+    seen: dict[tuple[bytes, ...], Part] = {}
+    for part, hashes in content.items():
+        before = seen.setdefault(tuple(hashes), part)
+        if before is not part and part.count > 1:
+            raise DataError(
+                "two files of the snapshot hold the same particles",
+                where=part.label,
+                value=f"the rows of {before.label}",
+                remedy="one was copied over the other: copy it again",
+            )
 
 
 def _places(count: int, most: int) -> list[tuple[int, int]]:
