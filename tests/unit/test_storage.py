@@ -38,7 +38,9 @@ def test_particles_come_back(particle_store, mass):
     store = ParticleStore(made.url)
     assert (store.count, store.has_mass) == (512, mass)
     assert store.metadata.box_size == 64.0
-    assert store.metadata.particle_mass == 1e11
+    # Together they are the matter of the box: 0.31 of 2.775e11 M_sun/h in a cubic Mpc/h.
+    total = store.metadata.particle_mass * store.count
+    assert total == pytest.approx(0.31 * 2.77536627e11 * store.metadata.box_size**3)
     ranges = store.ranges(100)
     assert [start for start, _ in ranges] == [0, 100, 200, 300, 400, 500]
     parts = [store.read(*piece) for piece in ranges]
