@@ -41,7 +41,7 @@ class Door:
     home : str
         Module of the stage's function.
     name : str
-        Of that function.
+        Name of that function.
     own : str, optional
         The section whose settings are keywords.
     sections : tuple of str
@@ -85,7 +85,7 @@ def open_door(name: str, door: Door) -> Callable[..., Any]:
     Parameters
     ----------
     name : str
-        Of the function.
+        Name of the function.
     door : Door
         The stage, and which settings it takes.
 

@@ -140,7 +140,7 @@ def read_description(content: bytes, where: str) -> Description:
     Parameters
     ----------
     content : bytes
-        Of the file.
+        Content of the file.
     where : str
         The model's folder, for errors.
 

@@ -32,7 +32,7 @@ class Request:
     cubes : dict of Cube
         By the variable that each becomes.
     digests : dict of str
-        Of their content.
+        Digests of their content.
     sources : dict of str
         Where they are.
     box_size, redshift : float
@@ -183,7 +183,7 @@ def _recognise(found: Summary) -> Quantity | None:
 
 
 def assumed_of(request: Request, run: Run) -> list[str]:
-    """Return sentences on what nobody said."""
+    """Return one sentence for each thing that was assumed."""
     notes = []
     if not request.cubes["density"].named and request.order is None:
         notes.append("The axes of the cube were taken to be x, y, z, as NumPy reads them.")

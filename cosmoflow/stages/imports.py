@@ -70,7 +70,7 @@ def import_fields(
     box_size : float
         Side of the box, Mpc/h.
     redshift : float
-        Of the density.
+        Redshift of the density.
     quantity : {"density", "delta", "counts"}, optional
         ``density`` is 1 + delta, ``counts`` anything proportional to mass. By default the values
         tell, and what they do not tell is refused.

@@ -67,7 +67,7 @@ def caution_of(sampling: Sampling | None, grid: int) -> str | None:
     Parameters
     ----------
     sampling : Sampling or None
-        Of the store.
+        Sampling of the store.
     grid : int
         Its cells per axis.
     """

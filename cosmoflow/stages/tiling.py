@@ -105,7 +105,7 @@ def cut_pieces(block: Block, geometry: Geometry, layout: Layout, grid: int) -> l
     block : Block
         May start below cell 0 and end past the grid.
     geometry : Geometry
-        Of the network.
+        Geometry of the network.
     layout : Layout
         Sizes of tiles.
     grid : int

@@ -71,7 +71,7 @@ def open_column(
     group : zarr.Group
         The store.
     name : str
-        Of the column.
+        Name of the column.
     unit : str or None
         What it must be in, if it says; None for any.
     url : str

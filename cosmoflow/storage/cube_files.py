@@ -37,7 +37,7 @@ class Stored:
     shape : tuple of int
         Its shape.
     dtype : str
-        Of its numbers.
+        Type of its numbers.
     read : callable
         From slices to a part of it; picklable.
     names : tuple of str
@@ -147,8 +147,7 @@ def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:
             scale = axis[0] if len(axis) else None
             names.append(axis.label or (scale.name.rsplit("/", 1)[-1] if scale is not None else ""))
             # A dimension without a coordinate has a scale that says so and holds nothing.
-            told = scale is not None and "not a netCDF variable" not in str(scale.attrs.get("NAME"))
-            if told and scale is not None:
+            if scale is not None and "not a netCDF variable" not in str(scale.attrs.get("NAME")):
                 values = scale.asstr()[:] if scale.dtype.kind in "OS" else scale[:]
                 coordinates[names[-1].lower()] = (np.asarray(values), _text(scale.attrs))
         unit = _text(array.attrs)

@@ -39,7 +39,7 @@ def write_count(url: str, shard: int, count: int, *, digest: str) -> None:
     Parameters
     ----------
     url : str
-        Of the output.
+        URL of the output.
     shard : int
         Index in the ledger.
     count : int

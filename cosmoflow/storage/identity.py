@@ -2,8 +2,8 @@
 
 The identity of an array is made of the checksums of its objects, which are its chunks or shards.
 Chunks of our own arrays end with their CRC-32C, so that a few bytes of each are read. Objects
-without such checksums are hashed whole. Objects in a bucket are told by size and ETag. Times of
-change do not enter: a copy of a local store has the identity of the store.
+without such checksums are hashed whole. Objects in a bucket are identified by size and ETag. Times
+of change do not enter: a copy of a local store has the identity of the store.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def checksum_array(url: str, name: str, array: zarr.Array[Any]) -> str:
     Parameters
     ----------
     url : str
-        Of the store.
+        URL of the store.
     name : str
         Of the array inside it.
     array : zarr.Array

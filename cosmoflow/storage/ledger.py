@@ -93,7 +93,7 @@ def writing_shard(url: str, name: str, shard: int, digest: str | None) -> Iterat
 
 
 def check_run(group: zarr.Group, digest: str | None, where: str) -> None:
-    """Refuse to write to an output that another run has begun anew.
+    """Refuse to write to an output that another run has started again.
 
     Parameters
     ----------

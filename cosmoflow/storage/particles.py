@@ -131,7 +131,7 @@ class ParticleStore:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Nothing: what the store's provenance notes was told when it was made."""
+        """Nothing: the run that made the store gave its warnings then."""
         return ()
 
     @property

@@ -88,8 +88,8 @@ def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> 
         _check_header(file, said, header or said)
         header = header or said
     packed = "rvint" in columns[files[0].url]
-    told = _cosmology(header)
-    cosmology = resolve_cosmology(url, told, hints, notes)
+    stated = _cosmology(header)
+    cosmology = resolve_cosmology(url, stated, hints, notes)
     redshift = resolve_redshift(url, _number(header, "Redshift"), hints, notes)
     box_size = hints.box_size or _box_size(url, header)
     length = hinted_length(hints, cosmology.h) or 1.0
@@ -123,7 +123,7 @@ def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> 
             header={key: value for key, value in header.items() if isinstance(value, int | float)},
             notes=notes,
             share=share,
-            said=told,
+            said=stated,
         ),
         hints,
     )

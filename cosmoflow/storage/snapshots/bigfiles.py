@@ -192,10 +192,10 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
     fastpm = "ScalingFactor" in header
     counts = [int(count) for count in header.get("TotNumPart", [])]
     table = [float(mass) for mass in header.get("MassTable", [])]
-    told = read_cosmology(header)
+    stated = read_cosmology(header)
     if fastpm:
-        told["Omega_nu"] = _neutrinos(header)
-    cosmology = resolve_cosmology(url, told, hints, notes)
+        stated["Omega_nu"] = _neutrinos(header)
+    cosmology = resolve_cosmology(url, stated, hints, notes)
     said = None if hints.redshift is not None else read_redshift(url, header)
     redshift = resolve_redshift(url, said, hints, notes)
     units = resolve_units(
@@ -223,10 +223,10 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
         _check_rows(group, found, count)
         parts.append(_part(url, kind, count, mass, found[2] is not None))
     convention = _velocity_convention(url, header, fastpm, hints)
-    told["E"] = number_of(header, "HubbleE")
-    if told["E"] is None and hints.length_unit is None:
-        told["E"] = _hubble_ratio(header, units, redshift)
-    told["f"] = first_of(header, "GrowthRate") if fastpm else None
+    stated["E"] = number_of(header, "HubbleE")
+    if stated["E"] is None and hints.length_unit is None:
+        stated["E"] = _hubble_ratio(header, units, redshift)
+    stated["f"] = first_of(header, "GrowthRate") if fastpm else None
     # FastPM's masses are those of particles of the whole, also in a sub-sampled output.
     said = first_of(header, "ParticleFraction")
     fraction = said if said is not None and 0.0 < said < 1.0 else 1.0
@@ -262,7 +262,7 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
             },
             header=header,
             notes=notes,
-            said=told,
+            said=stated,
             share=fraction,
             left=left,
             left_shares={part.group: fraction for part in left},

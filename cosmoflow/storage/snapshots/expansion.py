@@ -166,7 +166,7 @@ def find_doubt(
     cosmology : CosmologyConfig
         As resolved.
     redshift : float
-        Of the snapshot.
+        Redshift of the snapshot.
     hints : SnapshotHints
         Those on dark energy or curvature outweigh the header.
     notes : list of str

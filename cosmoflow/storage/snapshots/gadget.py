@@ -186,8 +186,8 @@ def open_gadget(
     notes: list[str] = []
     # The run's parameters, where they are kept, say what the header leaves out.
     header = {**facts[0].groups.get("Parameters", {}), **facts[0].header}
-    told = read_cosmology(header)
-    cosmology = resolve_cosmology(url, told, hints, notes)
+    stated = read_cosmology(header)
+    cosmology = resolve_cosmology(url, stated, hints, notes)
     said = None if hints.redshift is not None else read_redshift(url, header)
     redshift = resolve_redshift(url, said, hints, notes)
     table = [float(mass) for mass in header.get("MassTable", [])]
@@ -226,7 +226,7 @@ def open_gadget(
             },
             header=facts[0].header,
             notes=notes,
-            said=told,
+            said=stated,
         ),
         hints,
     )

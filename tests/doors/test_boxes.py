@@ -1,0 +1,136 @@
+"""Boxes that cannot be: their size, time or cosmology; copies of files and of whole boxes."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zarr
+
+import cosmoflow
+from cosmoflow.config import load_settings
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.events import Message
+from tests import snapshot_files as files
+from tests.conftest import refused
+
+BOX = files.zeldovich_box(8, 500.0)
+PAINT = {"paint": {"grid": 4}}
+
+
+def user_store(path, position, velocity=BOX.velocity, **attributes):
+    """Write particles as a user of zarr would, without cosmoflow."""
+    group = zarr.open_group(path, mode="w", zarr_format=attributes.pop("zarr_format", 3))
+    group.create_array("position", data=np.asarray(position, np.float32))
+    group.create_array("velocity", data=np.asarray(velocity, np.float32))
+    cosmology = {"h": 0.67, "Omega_m": 0.32, "Omega_b": 0.049, "sigma8": 0.8, "n_s": 0.96}
+    group.attrs.update(
+        format="cosmoflow/particles", format_version=1, box_size=500.0, redshift=1.0,
+        cosmology=cosmology,
+    )  # fmt: skip
+    group.attrs.update(attributes)
+    return str(path)
+
+
+@pytest.mark.parametrize("mode", ["plain", "copied"])
+def test_a_file_that_was_copied_over_another_is_found(tmp_path, serial_run, mode):
+    """All counts are as the headers say; half of the particles are there twice."""
+    halves = [
+        replace(BOX, position=BOX.position[part], velocity=BOX.velocity[part])
+        for part in (slice(256), slice(256, None))
+    ]
+    if mode == "copied":
+        halves[1] = halves[0]
+    for index, half in enumerate(halves):
+        files.write_gadget_hdf5(
+            tmp_path / f"snap.{index}.hdf5", half, total={1: 512}, files=2, mass=BOX.mass
+        )
+    url, out = str(tmp_path / "snap.0.hdf5"), str(tmp_path / "f.zarr")
+
+    def paint():
+        return cosmoflow.paint(url, out, serial_run(**PAINT))
+
+    if mode == "copied":
+        refused(DataError, 3, paint, "same particles", "snap.1.hdf5", "snap.0.hdf5")
+    else:
+        mean = paint()["momentum"].values.reshape(3, -1).mean(axis=1)
+        np.testing.assert_allclose(mean, BOX.velocity.mean(axis=0), atol=1e-2)
+
+
+def test_three_equal_sides_are_one(tmp_path, serial_run):
+    one = files.write_gadget_hdf5(tmp_path / "a.hdf5", BOX)
+    three = files.write_gadget_hdf5(tmp_path / "b.hdf5", BOX, BoxSize=np.full(3, BOX.size * 1e3))
+    fields = [
+        cosmoflow.paint(url, f"{url}.zarr", serial_run(**PAINT))["density"].values
+        for url in (one, three)
+    ]
+    np.testing.assert_array_equal(*fields)
+    unlike = np.array([1.0, 1.0, 2.0]) * BOX.size * 1e3
+    url = files.write_gadget_hdf5(tmp_path / "c.hdf5", BOX, BoxSize=unlike)
+    refused(DataError, 3, lambda: cosmoflow.paint(url, f"{url}.zarr", serial_run(**PAINT)), "cube")
+
+
+def test_a_box_in_kpc_is_no_box_in_mpc(tmp_path, serial_run, fields_store):
+    """Nothing in an npz file says the unit, and masses of a store need not be known."""
+    url = str(tmp_path / "box.npz")
+    np.savez(
+        url, position=BOX.position * 1e3, velocity=BOX.velocity, box_size=BOX.size * 1e3,
+        redshift=1.0, h=0.67, Omega_m=0.32,
+    )  # fmt: skip
+    paint = lambda: cosmoflow.paint(url, str(tmp_path / "f.zarr"), serial_run(**PAINT))  # noqa: E731
+    refused(DataError, 3, paint, "500 Mpc/h", "500000")
+    made = fields_store(8)
+    zarr.open_group(made.url).attrs["box_size"] = 32_000.0
+    refused(DataError, 3, lambda: cosmoflow.open_fields(made.url), "32 Mpc/h")
+    refused(
+        DataError, 3, lambda: cosmoflow.infer_array(made.density, 32_000.0, "linear"), "32 Mpc/h"
+    )
+    with pytest.raises(ConfigError, match="box_size"):
+        load_settings(None, ["simulate.box_size=500000"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("redshift", float("nan"), "redshift"),
+        ("redshift", -2.0, "above -1"),
+        ("cosmology", {}, "lacks h and Omega_m"),
+        ("cosmology", {"Omega_m": 0.3}, "lacks h"),
+        ("cosmology", {"h": 0.7, "sigma8": 0.8}, "lacks Omega_m"),
+        ("format_version", "1", "an integer"),
+        ("box_size", 0.0, "above 0"),
+    ],
+)
+def test_attributes_of_a_store_are_not_assumed(fields_store, name, value, words):
+    made = fields_store(8)
+    zarr.open_group(made.url).attrs[name] = value
+    refused(DataError, 3, lambda: cosmoflow.open_fields(made.url), words)
+
+
+@pytest.mark.parametrize(
+    "position", [BOX.position / BOX.size, np.full((512, 3), 7.0)], ids=["unit box", "one place"]
+)
+def test_particles_of_a_store_fill_its_box(tmp_path, serial_run, position):
+    url = user_store(tmp_path / "p.zarr", position)
+    paint = lambda: cosmoflow.paint(url, str(tmp_path / "f.zarr"), serial_run(**PAINT))  # noqa: E731
+    refused(DataError, 3, paint, "only a corner of the box", "box_size")
+
+
+def test_particles_in_zarr_format_2_are_called_so(tmp_path, serial_run):
+    url = user_store(tmp_path / "p.zarr", BOX.position, zarr_format=2)
+    paint = lambda: cosmoflow.paint(url, str(tmp_path / "f.zarr"), serial_run(**PAINT))  # noqa: E731
+    refused(DataError, 3, paint, "zarr format")
+
+
+@pytest.mark.parametrize("again", ["the same URL", "a copy"])
+def test_a_box_that_is_trained_on_and_validated_on_is_warned_of(
+    fields_store, serial_run, tmp_path, again
+):
+    url = fields_store(12).url
+    other = url if again == "the same URL" else shutil.copytree(url, tmp_path / "copy.zarr")
+    heard = []
+    run = serial_run(train={"model": "wiener", "crop": 8}, listener=heard.append)
+    model = cosmoflow.train([url, str(other)], str(tmp_path / "model"), run)
+    texts = [one.text for one in heard if isinstance(one, Message) and one.level == "warning"]
+    assert sum("holds the same box as" in text for text in texts) == 1
+    assert any("holds the same box as" in note for note in model.spec.provenance["notes"])
