@@ -21,11 +21,10 @@ from dataclasses import dataclass, field, replace
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
-import yaml
-
 from cosmoflow.config import Settings, load_settings
 from cosmoflow.config.base import Section
 from cosmoflow.config.loading import merge, revise_settings
+from cosmoflow.config.yaml_text import parse_yaml
 from cosmoflow.errors import CosmoflowError, UsageError
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def _as_urls(value: Any) -> Any:
 
 
 _OPTION = re.compile(
-    r"--set[ =](?P<section>\w+)\.(?P<setting>\w+)=(?P<value>[\w.+-]*\w)"
+    r"--set[ =](?P<section>\w+)\.(?P<setting>\w+)=(?P<value>[^\s,;()]*[^\s,;().])"
     r"|--(?P<flag>resume|overwrite)\b"
     r"|--(?P<name>engine|grid|workers|steps)[ =](?P<given>\w+)"
 )
@@ -167,7 +166,7 @@ def _as_keyword(option: re.Match[str], door: Door) -> str:
     """Return the keyword that means what an option means."""
     if option["flag"]:
         return f"{option['flag']}=True"
-    value = yaml.safe_load(option["value"] or option["given"])
+    value = parse_yaml(option["value"] or option["given"])
     if option["name"]:
         return f"{option['name']}={value!r}"
     section, setting = option["section"], option["setting"]

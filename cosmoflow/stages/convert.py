@@ -128,10 +128,11 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
             progress.advance()
 
         engine.run(graph, note, needs=needs)
-        claim.check()
         source.check_unchanged()
+        total = _total_mass(source, out, masses)
+        claim.check()
         try:
-            check_mass(source, _total_mass(source, out, masses), out, run.listener)
+            check_mass(source, total, out, run.listener)
         except DataError:
             # Resuming would never finish it.
             remove(out)

@@ -20,14 +20,13 @@ from cosmoflow.numerics.tiles import axis_blocks
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import attributes_of
-from cosmoflow.storage.urls import open_group_for_writing, storage_errors
 from cosmoflow.units import INTERLACED, format_bytes
 
 MEAN_TOLERANCE: Final = 1e-3
 """What the mean of 1 + delta may differ from 1."""
 
-CHECKED: Final = "density_checksum"
-"""The attribute of a store that cosmoflow made: the checksum of its density, which is 1 + delta by
+DENSITY_CHECKSUMS: Final = "density_checksums"
+"""The attribute of a store that cosmoflow made: the checksum of each density, which is 1 + delta by
 construction. A later change gives another checksum."""
 
 _READERS: Final = 4
@@ -62,7 +61,12 @@ class Summary:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Self:
-        """Summarise an array."""
+        """Summarise an array, plane after plane: masks of all would take as much memory again."""
+        planes = values if values.ndim > 2 else values[None]
+        return reduce(cls.__add__, map(cls._of_plane, planes))
+
+    @classmethod
+    def _of_plane(cls, values: NDArray[Any]) -> Self:
         finite = np.isfinite(values)
         bad = int(values.size - finite.sum())
         if bad:
@@ -78,8 +82,8 @@ class Summary:
             bool((values == np.rint(values)).all()),
         )
 
-    def __add__(self, other: Summary) -> Summary:
-        return Summary(
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
             self.count + other.count,
             self.bad + other.bad,
             self.total + other.total,
@@ -199,7 +203,7 @@ def check_contents(store: FieldStore, names: Iterable[str], run: Run) -> None:
         missing, chunks = (0, 1) if store.own else store.missing_chunks(name)
         where = f"{store.url}, {name}"
         if name in DENSITIES:
-            if name == DENSITIES[0] and _is_as_noted(store):
+            if _is_as_noted(store, name):
                 continue
             found = summarise(store, name, run)
             _refuse_missing(found, missing, chunks, where)
@@ -246,18 +250,13 @@ def _blocks(store: FieldStore, name: str) -> Iterator[Block]:
         yield Block((x[0], y[0], z[0]), (x[1], y[1], z[1]))
 
 
-def note_density(url: str) -> None:
-    """Note the checksum of the density, once the run that makes a store has written all of it."""
+def checksum_densities(url: str) -> dict[str, str]:
+    """Return the checksums of an output's densities, to be noted when all of it is written."""
     store = FieldStore(url, unfinished=True)
-    if DENSITIES[0] not in store.variables:
-        return
-    checksum = store.checksum(DENSITIES[0])
-    group = open_group_for_writing(url)
-    with storage_errors(url):
-        group.attrs[CHECKED] = checksum
+    return {name: store.checksum(name) for name in DENSITIES if name in store.variables}
 
 
-def _is_as_noted(store: FieldStore) -> bool:
+def _is_as_noted(store: FieldStore, name: str) -> bool:
     """Tell whether a density is still the one that cosmoflow painted or imported."""
-    noted = attributes_of(store.group).get(CHECKED)
-    return noted is not None and noted == store.checksum(DENSITIES[0])
+    noted = attributes_of(store.group).get(DENSITY_CHECKSUMS)
+    return isinstance(noted, dict) and noted.get(name) == store.checksum(name)

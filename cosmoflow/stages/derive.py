@@ -12,7 +12,7 @@ import xarray as xr
 from cosmoflow.config.settings import DeriveConfig, choose_chunk
 from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph, available_memory
 from cosmoflow.errors import DataError
-from cosmoflow.events import StageFinished, caution
+from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
@@ -115,11 +115,13 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
     whatever the shards. Spectral derivatives are one task that holds the box; of a box that one
     process has no room for they are filters between two transforms in slabs.
     """
-    run = run or Run()
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
     fields, out = absolute(fields), absolute(out)
     check_output(out, run.existing, [fields])
     store = FieldStore(fields)
     work = check_work(store, names, run.settings.derive)
+    check_contents(store, [name for name, _ in work.inputs], run)
     begun = begun_config(out).get("transforms") if run.existing == "resume" else None
     plan, slabs = _plan(store, work, run, begun)
     config = {"derive": work.config.model_dump(mode="json"), "fields": list(work.names)}
@@ -135,7 +137,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             config,
             {"fields": store.digest, **flows},
             sources={"fields": store.url},
-            notes=[*input_notes("fields", store.metadata), *notes],
+            notes=[*input_notes("fields", store.metadata), *notes, *warned],
             facts={LINEAGE: lineage_of(store), **painting.as_facts()},
         ),
         redshift_space=painting.redshift_space,
@@ -151,7 +153,6 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         # Transforms of one box in memory are one task: Ray would not make it faster.
         cpu_seconds=0.0 if work.spectral and slabs is None else None,
     )
-    check_contents(store, [name for name, _ in work.inputs], run)
     blocks = grid_blocks(store.grid, work.shard)
     with claiming(out, run) as claim:
         finished = create_fields(
@@ -181,6 +182,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         store.check_unchanged()
         check_flows(store, flows)
+        claim.check()
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("derive", {"out": out, **plan.details}))
     return open_fields(out)

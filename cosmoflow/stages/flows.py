@@ -137,8 +137,11 @@ def identify_flows(store: FieldStore, names: Iterable[str]) -> dict[str, str]:
     for name in kept:
         radii: list[float | None] = [None] if name == WIENER else [*store.smoothing_scales()[:1]]
         for radius in radii:
-            noted, now = noted_origin(store, radius), _origin(store)
-            if noted is not None and not is_same_origin(noted, now):
+            noted = noted_origin(store, radius)
+            if noted is None:
+                continue
+            now = _origin(store)
+            if not is_same_origin(noted, now):
                 raise DataError(
                     "the stored velocity was made from another density, redshift or cosmology than "
                     "the store has now",

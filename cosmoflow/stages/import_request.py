@@ -13,6 +13,7 @@ from cosmoflow.stages.density import MEAN_TOLERANCE, Summary, require_density
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import Cube, Order, digest_of, open_cube
+from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.layout import check_unit
 from cosmoflow.storage.urls import absolute
 from cosmoflow.units import FIELD_UNITS, LARGEST_BOX
@@ -21,6 +22,10 @@ Quantity = Literal["density", "delta", "counts"]
 """1 + delta, delta, or anything proportional to mass."""
 
 VECTORS: Final = ("velocity", "momentum")
+
+
+IN_MEMORY: Final = "an array in memory"
+"""The source of a cube that is in no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,22 @@ class Request:
     def grid(self) -> int:
         """Cells per axis."""
         return self.cubes["density"].grid
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a cube is in this process, as arrays and those of npz files are."""
+        return any(cube.stored.in_memory for cube in self.cubes.values())
+
+    def check_unchanged(self) -> None:
+        """Refuse files that changed since they were opened.
+
+        Raises
+        ------
+        DataError
+        """
+        for name, place in self.sources.items():
+            if place != IN_MEMORY and (now := digest_of(place)) != self.digests[name]:
+                raise changed_input(place, self.digests[name], now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
@@ -20,8 +19,9 @@ from cosmoflow.errors import DataError
 from cosmoflow.events import Message, StageFinished
 from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.density import Summary, note_density
+from cosmoflow.stages.density import DENSITY_CHECKSUMS, Summary, checksum_densities
 from cosmoflow.stages.import_request import (
+    IN_MEMORY,
     VECTORS,
     Quantity,
     Request,
@@ -34,9 +34,11 @@ from cosmoflow.stages.import_request import (
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import Cube, Order, array_cube
+from cosmoflow.storage.empty_cells import begin_counts, sum_counts, write_count
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields, write_block
-from cosmoflow.storage.metadata import BoxMetadata, make_provenance
+from cosmoflow.storage.metadata import SAMPLING, BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
+from cosmoflow.storage.sampling import UNKNOWN, Sampling
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 from cosmoflow.units import SPEED_OF_LIGHT
 
@@ -157,8 +159,6 @@ def store_density(
     if cosmology is not None:
         settings = run.settings.model_copy(update={"cosmology": cosmology})
         run = replace(run, settings=settings)
-    # The array is here: workers elsewhere would need copies of it.
-    run = replace(run, session=Session(EngineConfig(choice="serial")))
     given = {"density": density, "velocity": velocity, "momentum": momentum}
     arrays = {name: np.asarray(one) for name, one in given.items() if one is not None}
     cubes = {
@@ -166,15 +166,16 @@ def store_density(
         for name, one in arrays.items()
     }
     digests = {name: _array_digest(one) for name, one in arrays.items()}
-    sources = dict.fromkeys(arrays, "an array in memory")
+    sources = dict.fromkeys(arrays, IN_MEMORY)
     request = Request(cubes, digests, sources, box_size, redshift, quantity, None)
     check_request(request)
     return _import(request, absolute(out), run)
 
 
 def _array_digest(values: NDArray[Any]) -> str:
-    described = f"{values.shape} {values.dtype}".encode()
-    return hashlib.sha256(described + np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+    found = hashlib.sha256(f"{values.shape} {values.dtype}".encode())
+    found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()[:16]
 
 
 def _cells(request: Request, run: Run) -> tuple[int, int]:
@@ -211,6 +212,8 @@ def _plan(request: Request, run: Run) -> Plan:
 def _import(request: Request, out: str, run: Run) -> xr.Dataset:
     files = [place.partition(WITHIN)[0] for place in request.sources.values()]
     check_output(out, run.existing, files)
+    if request.in_memory:
+        run = replace(run, session=Session(EngineConfig(choice="serial")))
     plan = _plan(request, run)
     engine = start_engine(run, plan, remedy="a smaller paint.shard")
     shard, chunk = _cells(request, run)
@@ -247,6 +250,7 @@ def _import(request: Request, out: str, run: Run) -> xr.Dataset:
             out, metadata, request.grid, tuple(sorted(request.cubes)),
             shard=shard, chunk=chunk, existing=run.existing,
         )  # fmt: skip
+        begin_counts(out, len(blocks))
         todo = np.flatnonzero(~finished).tolist()
         done = len(blocks) - len(todo)
         progress = Progress(run.listener, "import", len(blocks), "shards", done, claim=claim)
@@ -261,8 +265,14 @@ def _import(request: Request, out: str, run: Run) -> xr.Dataset:
             engine.run(graph, lambda key, result: progress.advance(), needs=needs)
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
-        note_density(out)
-        finish_group(open_group_for_writing(out))
+        request.check_unchanged()
+        sampling = Sampling(None, sum_counts(out) / request.grid**3, UNKNOWN)
+        facts = {
+            SAMPLING: sampling.to_attribute(),
+            DENSITY_CHECKSUMS: checksum_densities(out),
+        }
+        claim.check()
+        finish_group(open_group_for_writing(out), facts)
     run.listener(StageFinished("import", {"out": out, **plan.details}))
     return open_fields(out)
 
@@ -291,17 +301,25 @@ def import_task(
         if name == "density":
             values = np.maximum(values.astype(np.float64) / scaling.unit + scaling.offset, 0.0)
         fields[name] = np.ascontiguousarray(values, np.float32)
+    write_count(out, shard, int((fields["density"] == 0.0).sum()), digest=digest)
     write_block(out, block, shard, fields, digest=digest)
     return shard
 
 
 def _check_vector(values: NDArray[Any], name: str, where: str) -> None:
     """Refuse values that are not finite, and velocities above that of light."""
-    limit = SPEED_OF_LIGHT if name == "velocity" else math.inf
-    if not np.isfinite(values).all() or (abs(values) > limit).any():
+    if bad := int(values.size - np.isfinite(values).sum()):
         raise DataError(
-            f"the {name} holds values that are not finite or above the speed of light",
-            where=where, limit=f"{SPEED_OF_LIGHT:g} km/s",
+            f"the {name} holds values that are not finite",
+            where=where, value=f"{bad} of {values.size}", limit="finite values, km/s",
+            remedy="set cells without mass to 0 before you import the file",
+        )  # fmt: skip
+    fastest = float(abs(values).max())
+    if name == "velocity" and fastest > SPEED_OF_LIGHT:
+        raise DataError(
+            "the velocity is above the speed of light",
+            where=where, value=f"{fastest:g} km/s", limit=f"{SPEED_OF_LIGHT:g} km/s",
+            remedy="velocities are in km/s: convert the file",
         )  # fmt: skip
 
 

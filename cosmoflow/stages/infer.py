@@ -124,6 +124,7 @@ def infer(
         ensure_flows(fields, one.smoothing, one.spec.filter, run, model=name)
         for name, one in zip(names, models, strict=True)
     )
+    provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *warned]))
     # What the flow that workers read was made from: they stop when another is in its place.
     work = replace(work, flows=flows, origin=noted_origin(FieldStore(fields)))
     blocks = grid_blocks(store.grid, work.layout.shard)
@@ -162,9 +163,9 @@ def infer(
         claim.check()
         if work.config.restore_power:
             _restore(out, models[0], run)
-        claim.check()
         store.check_unchanged()
         _check_models(work, provenance)
+        claim.check()
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("infer", {"out": out, **plan.details}))
     return open_fields(out)

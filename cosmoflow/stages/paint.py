@@ -12,7 +12,7 @@ from cosmoflow.config.settings import PaintConfig
 from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.density import note_density
+from cosmoflow.stages.density import DENSITY_CHECKSUMS, checksum_densities
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.mass_balance import check_mass
 from cosmoflow.stages.notes import snapshot_config, snapshot_facts, tell_notes
@@ -29,7 +29,7 @@ from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.stages.sampling import caution_of, caution_of_plan
 from cosmoflow.storage.empty_cells import begin_counts, sum_counts
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
-from cosmoflow.storage.metadata import SAMPLING, add_notes, make_provenance
+from cosmoflow.storage.metadata import SAMPLING, make_provenance, with_notes
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
@@ -133,27 +133,24 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         store.check_unchanged()
-        sampling, text = _note_sampling(out, store.count, config)
-        note_density(out)
-        finish_group(open_group_for_writing(out))
+        sampling = Sampling(
+            store.count / config.grid**3, sum_counts(out) / config.grid**3, config.fill
+        )
+        text = caution_of(sampling, config.grid) if "velocity" in config.fields else None
+        checksums = checksum_densities(out)
+        claim.check()
+        group = open_group_for_writing(out)
+        facts = {
+            SAMPLING: sampling.to_attribute(),
+            DENSITY_CHECKSUMS: checksums,
+            **with_notes(group, [text] if text else []),
+        }
+        finish_group(group, facts)
     if text:
         caution(run.listener, text)
-    facts = {"out": out, **plan.details, **sampling.to_attribute()}
-    run.listener(StageFinished("paint", facts))
+    summary = {"out": out, **plan.details, **sampling.to_attribute()}
+    run.listener(StageFinished("paint", summary))
     return open_fields(out)
-
-
-def _note_sampling(out: str, count: int, config: PaintConfig) -> tuple[Sampling, str | None]:
-    """Note particles per cell and the share of empty cells; return what to warn of too."""
-    cells = config.grid**3
-    sampling = Sampling(count / cells, sum_counts(out) / cells, config.fill)
-    group = open_group_for_writing(out)
-    with storage_errors(out):
-        group.attrs[SAMPLING] = sampling.to_attribute()
-        text = caution_of(sampling, config.grid) if "velocity" in config.fields else None
-        if text:
-            add_notes(group, [text])
-    return sampling, text
 
 
 def _read_totals(out: str) -> BoxTotals | None:

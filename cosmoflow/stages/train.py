@@ -14,7 +14,7 @@ from typing import Any
 from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
-from cosmoflow.errors import ConfigError, CosmoflowError, DataError
+from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.description import read_filter
 from cosmoflow.model.fitting import Metrics, make_loop
@@ -191,8 +191,6 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     )
     if architecture.filter is not None:
         _require_memory_for_filter(max(store.grid for store in stores), run)
-    for store in stores:
-        check_contents(store, ["density", config.target], run)
     resumed = _can_resume(out, provenance, run)
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
         run.listener(Message(f"{out} is trained already"))
@@ -266,6 +264,8 @@ def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
 
 def _check_stores(stores: Sequence[FieldStore], run: Run) -> None:
     """Refuse stores that differ in what a model is made for; warn of copies among them."""
+    for store in stores:
+        check_contents(store, ["density", run.settings.train.target], run)
     _warn_of_copies(stores, run)
     first = stores[0]
     for store in stores[1:]:
@@ -292,7 +292,8 @@ def _check_stores(stores: Sequence[FieldStore], run: Run) -> None:
 def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -> None:
     """Refuse fields, and flows of a split, that were changed while the model learned from them.
 
-    No model is left that learned from two states of its fields, and no checkpoint of one.
+    No model is left that learned from two states of its fields, and no checkpoint of one: training
+    begins at step 0 again. Where storage cannot be read all of them stay.
 
     Raises
     ------
@@ -303,7 +304,7 @@ def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -
             store.check_unchanged()
         if split is not None:
             split.check_flows()
-    except CosmoflowError:
+    except (DataError, IncompleteError):
         remove_file(out, DESCRIPTION)
         remove(join(out, "checkpoints"))
         raise

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import ConfigError, DataError, StorageError
-from cosmoflow.storage.layout import decode
+from cosmoflow.storage.layout import PACKING, decode
 
 Index = tuple[slice, ...]
 
@@ -25,7 +25,6 @@ _SCALAR_NAMES: Final = (
     "dark_matter_density", "n",
 )  # fmt: skip
 _VECTOR_NAMES: Final = ("velocity", "velocities", "vel", "v", "momentum", "p")
-_PACKING: Final = ("scale_factor", "add_offset", "_FillValue", "missing_value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,11 @@ class Stored:
     names: tuple[str, ...] = ()
     unit: str | None = None
     coordinates: dict[str, tuple[NDArray[Any], str | None]] = field(default_factory=dict)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all of it is in this process: workers would each need a copy."""
+        return not isinstance(self.read, _Part)
 
 
 @contextmanager
@@ -126,7 +130,7 @@ def _read_hdf5(path: str, name: str, index: Index) -> NDArray[Any]:
 
 
 def _packing(attributes: Any) -> dict[str, Any]:
-    return {name: np.asarray(attributes[name]).item() for name in _PACKING if name in attributes}
+    return {name: np.asarray(attributes[name]).item() for name in PACKING if name in attributes}
 
 
 def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:

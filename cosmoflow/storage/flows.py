@@ -142,9 +142,13 @@ def adding_linear_velocity(
     _check(claim)
     with storage_errors(url):
         if scales and not _is_sharded(group, LINEAR, store):
-            # Of another writer: tasks that own whole shards would share its chunks.
-            del group[SMOOTHING], group[LINEAR]
-            scales = []
+            # Tasks that own whole shards would share the chunks of another writer.
+            raise DataError(
+                f"the store holds a {LINEAR} of another program",
+                where=f"{url}, {LINEAR}",
+                value=f"smoothing {', '.join(f'{one:g}' for one in scales)} Mpc/h",
+                remedy="rename or delete it: cosmoflow keeps flows of its own under this name",
+            )
         index = _slot(scales, radius)
         if index < len(scales):
             # First: a reader must not find the radius beside anything but its velocity.

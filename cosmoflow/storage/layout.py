@@ -25,7 +25,7 @@ from cosmoflow.units import DIVERGENCE, FIELD_UNITS, LENGTH, VELOCITY
 
 AXES: Final = ("x", "y", "z")
 
-_PACKING: Final = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+PACKING: Final = ("scale_factor", "add_offset", "_FillValue", "missing_value")
 """Attributes of CF that change what stored numbers mean."""
 
 _NAN: Final = base64.standard_b64encode(struct.pack("<d", math.nan)).decode()
@@ -174,7 +174,7 @@ def packing_of(array: zarr.Array[Any], where: str) -> dict[str, Any]:
             "the variable holds no real numbers",
             where=where, value=str(array.dtype), limit="floating point or integers",
         )  # fmt: skip
-    packing = {name: array.attrs[name] for name in _PACKING if name in array.attrs}
+    packing = {name: array.attrs[name] for name in PACKING if name in array.attrs}
     fill = packing.get("_FillValue")
     # xarray writes floating-point fill values of zarr format 3 as base64.
     if isinstance(fill, str) and fill != "NaN" and array.dtype.kind == "f":
@@ -320,7 +320,7 @@ def check_centres(
 
     if found.shape == centres.shape and near(centres):
         return
-    remedy = f"assign_coords({axis}=(numpy.arange({cells}) + 0.5) * {side:g}) if it is wrong only"
+    remedy = f"assign_coords({axis}=(numpy.arange({cells}) + 0.5) * {box_size!r} / {cells})"
     what = "the coordinate is not that of the cells' centres"
     if found.shape == centres.shape:
         if near(centres[::-1]):

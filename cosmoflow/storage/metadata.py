@@ -296,8 +296,13 @@ def make_provenance(
     }
 
 
-def add_notes(group: zarr.Group, notes: Iterable[str]) -> None:
-    """Add to the notes in an output's provenance what became known while it was made."""
+def with_notes(group: zarr.Group, notes: Iterable[str]) -> dict[str, Any]:
+    """Return the attribute ``provenance`` of an output with what became known while it was made."""
     provenance: dict[str, Any] = dict(attributes_of(group).get("provenance", {}))
     provenance["notes"] = list(dict.fromkeys([*provenance.get("notes", []), *notes]))
-    group.attrs["provenance"] = provenance
+    return {"provenance": provenance}
+
+
+def add_notes(group: zarr.Group, notes: Iterable[str]) -> None:
+    """Add to the notes in an output's provenance what became known while it was made."""
+    group.attrs.update(with_notes(group, notes))

@@ -252,6 +252,14 @@ def is_barely_begun(url: str) -> bool:
         return False
 
 
-def finish_group(group: zarr.Group) -> None:
-    """Mark an output as whole. Call it when every shard is written."""
-    group.attrs[STATUS] = COMPLETE
+def finish_group(group: zarr.Group, attributes: Mapping[str, Any] | None = None) -> None:
+    """Mark an output as whole. Call it when every shard is written.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The output, opened for writing after the run made sure that it still holds the claim.
+    attributes : mapping, optional
+        What became known while the output was made. One write sets them and the mark.
+    """
+    group.attrs.update({**(attributes or {}), STATUS: COMPLETE})

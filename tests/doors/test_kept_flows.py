@@ -138,7 +138,7 @@ def test_what_a_flow_was_made_from_is_noted(url, serial_run):
     assert wiener["growth_rate_hubble"] == pytest.approx(rate, rel=0.01)
 
 
-def test_flows_that_do_not_say_what_they_are_of_are_made_again(url, serial_run):
+def test_flows_that_do_not_say_what_they_are_of_are_not_used(url, serial_run):
     """Such as those of older versions, or a variable of this name that xarray wrote."""
     wrong = np.full((1, 3, GRID, GRID, GRID), 7.0, np.float32)
     dims = ("component", "x", "y", "z")
@@ -152,6 +152,14 @@ def test_flows_that_do_not_say_what_they_are_of_are_made_again(url, serial_run):
     added.to_zarr(url, mode="a", consolidated=False, zarr_format=3)
     assert FieldStore(url).smoothing_scales() == [RADIUS]
     assert lacking(FieldStore(url), [RADIUS]) == [RADIUS]
+    assert ensure_flows(url, (), UNIT_FILTER, serial_run()) == (WIENER,)
+    # Its scales are the user's: they are not dropped for one of ours.
+    refused(
+        DataError, 3, lambda: ensure_flows(url, (4.0,), None, serial_run()), "another program", url
+    )
+    np.testing.assert_array_equal(FieldStore(url).read(LINEAR, lead=(0,)), wrong[0])
+    # The remedy of the message.
+    shutil.rmtree(f"{url}/{LINEAR}")
     assert ensure_flows(url, (RADIUS,), UNIT_FILTER, serial_run()) == (WIENER, 0)
     right = expected(url)
     found = FieldStore(url).read(LINEAR, lead=(0,))

@@ -100,7 +100,6 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             remedy="choose others with the hint particle_types: --set snapshot.particle_types=all, "
             "or --set 'snapshot.particle_types=[4]'",
         )
-    check_box(facts.box_size, facts.redshift, url)
     notes, cautions = list(facts.notes), list[str]()
     check_masses(url, parts, cautions)
     masses = {part.mass for part in parts}
@@ -118,6 +117,8 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             "the masses are in a unit that the file does not say: their sum was not held against "
             "the mean density of matter"
         )
+    # After the masses: they say more about a wrong unit of length.
+    check_box(facts.box_size, facts.redshift, url)
     settings = {
         "hints": hints.model_dump(mode="json"),
         "format": facts.format,
