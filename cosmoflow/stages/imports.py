@@ -266,7 +266,7 @@ def _import(request: Request, out: str, run: Run) -> xr.Dataset:
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         request.check_unchanged()
-        sampling = Sampling(None, sum_counts(out) / request.grid**3, UNKNOWN)
+        sampling = Sampling(None, sum_counts(out)[0] / request.grid**3, UNKNOWN)
         facts = {
             SAMPLING: sampling.to_attribute(),
             DENSITY_CHECKSUMS: checksum_densities(out),

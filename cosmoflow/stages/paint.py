@@ -133,9 +133,8 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         store.check_unchanged()
-        sampling = Sampling(
-            store.count / config.grid**3, sum_counts(out) / config.grid**3, config.fill
-        )
+        empty, unfilled = (number / config.grid**3 for number in sum_counts(out))
+        sampling = Sampling(store.count / config.grid**3, empty, config.fill, unfilled)
         text = caution_of(sampling, config.grid) if "velocity" in config.fields else None
         checksums = checksum_densities(out)
         claim.check()

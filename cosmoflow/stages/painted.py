@@ -186,11 +186,12 @@ def paint_task(
     # The density is painted even where it is not wanted: it tells which cells are empty.
     fields = painted(tuple({**dict.fromkeys(config.fields), "density": None}), 0.0)
     density = fields["density"]
+    unfilled = 0
     if config.fill == "nearest":
-        fill_velocity(
+        unfilled = fill_velocity(
             fields["velocity"], density, buckets, block, config.grid, box_size, count=count
         )
-    write_count(out, shard, int((density == 0.0).sum()), digest=digest)
+    write_count(out, shard, int((density == 0.0).sum()), unfilled, digest=digest)
     fields = {name: fields[name] for name in config.fields}
     if config.interlaced:
         names = tuple(name for name in config.fields if name in INTERLACEABLE)

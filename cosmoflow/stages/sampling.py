@@ -79,7 +79,13 @@ def caution_of(sampling: Sampling | None, grid: int) -> str | None:
     if sampling.fill == UNKNOWN:
         return (
             f"{start}, and the store does not say how their velocity was made: "
-            "where it is a mean flow or zero, velocities and their spectra are wrong"
+            "where it is a mean flow or zero, velocities and their spectra are wrong; paint it "
+            "again from the particles, or say how in the attribute sampling (fill: nearest)"
+        )
+    if sampling.unfilled_share > MOST_EMPTY:
+        return (
+            f"{start}; {format_share(sampling.unfilled_share)} of the cells have no particle near "
+            f"enough and keep the mean flow of the box; {_remedies(each, grid, filled=True)}"
         )
     if sampling.fill == NEAREST and each is not None and each < ENOUGH_TO_FILL:
         return (

@@ -1,4 +1,4 @@
-"""How many empty cells every shard of painted fields has, kept beside the ledger.
+"""How many empty cells every shard has, and how many of them no fill reached, beside the ledger.
 
 A run that is resumed does not paint the finished shards again, and must count their cells too.
 """
@@ -24,16 +24,16 @@ def begin_counts(url: str, shards: int) -> None:
     with storage_errors(url):
         ledger = group.require_group(LEDGER_GROUP)
         found = ledger.get(COUNTS)
-        if isinstance(found, zarr.Array) and found.shape == (shards, 1):
+        if isinstance(found, zarr.Array) and found.shape == (shards, 2):
             return
         # Two dimensions, because ledgers of finished shards have one.
         ledger.create_array(
-            COUNTS, shape=(shards, 1), chunks=(1, 1), dtype="int64", fill_value=_NOT_COUNTED,
+            COUNTS, shape=(shards, 2), chunks=(1, 2), dtype="int64", fill_value=_NOT_COUNTED,
             compressors=None, dimension_names=("shard", "count"), overwrite=True,
         )  # fmt: skip
 
 
-def write_count(url: str, shard: int, count: int, *, digest: str) -> None:
+def write_count(url: str, shard: int, empty: int, unfilled: int = 0, *, digest: str) -> None:
     """Note the empty cells of a shard. Call it before the shard is marked finished.
 
     Parameters
@@ -42,8 +42,8 @@ def write_count(url: str, shard: int, count: int, *, digest: str) -> None:
         URL of the output.
     shard : int
         Index in the ledger.
-    count : int
-        Cells whose density is zero.
+    empty, unfilled : int
+        Cells whose density is zero; those of them that the fill ``nearest`` did not reach.
     digest : str
         Of the run whose shard it is.
 
@@ -56,11 +56,11 @@ def write_count(url: str, shard: int, count: int, *, digest: str) -> None:
     check_run(group, digest, url)
     with storage_errors(url):
         counts: Any = group[f"{LEDGER_GROUP}/{COUNTS}"]
-        counts[shard, 0] = count
+        counts[shard] = (empty, unfilled)
 
 
-def sum_counts(url: str) -> int:
-    """Return the empty cells of all shards of an output.
+def sum_counts(url: str) -> tuple[int, int]:
+    """Return the empty cells of all shards of an output, and those that the fill did not reach.
 
     Raises
     ------
@@ -69,7 +69,8 @@ def sum_counts(url: str) -> int:
     """
     with storage_errors(url):
         counts: Any = open_group(url)[f"{LEDGER_GROUP}/{COUNTS}"]
-        found: NDArray[np.int64] = np.asarray(counts[:, 0], np.int64)
+        found: NDArray[np.int64] = np.asarray(counts[:], np.int64)
     if (found == _NOT_COUNTED).any():
         raise RuntimeError(f"{url}: the empty cells of a finished shard were not counted")
-    return int(found.sum())
+    empty, unfilled = found.sum(axis=0).tolist()
+    return empty, unfilled

@@ -29,15 +29,22 @@ class Sampling:
         Share of cells whose density is zero, 0 to 1.
     fill : str
         How the velocity of those was made: ``background``, ``nearest``, ``model`` or ``unknown``.
+    unfilled_share : float
+        Share of cells, 0 to 1, that the fill ``nearest`` did not reach: they keep the background.
     """
 
     particles_per_cell: float | None
     empty_share: float
     fill: str
+    unfilled_share: float = 0.0
 
     def to_attribute(self) -> dict[str, Any]:
         """Return the group attribute ``sampling``."""
-        return asdict(self)
+        said = asdict(self)
+        # Written where there is something to say.
+        if not self.unfilled_share:
+            del said["unfilled_share"]
+        return said
 
     @classmethod
     def from_attribute(cls, found: Any) -> Self:
@@ -52,6 +59,8 @@ class Sampling:
             raise ValueError(f"sampling {found!r} is not a mapping with an empty_share")
         count, share = found.get("particles_per_cell"), float(found["empty_share"])
         count = None if count is None else float(count)
-        if not 0.0 <= share <= 1.0 or (count is not None and not 0.0 < count < math.inf):
+        unfilled = float(found.get("unfilled_share", 0.0))
+        shares_fit = 0.0 <= unfilled <= 1.0 and 0.0 <= share <= 1.0
+        if not shares_fit or (count is not None and not 0.0 < count < math.inf):
             raise ValueError(f"sampling {dict(found)} holds numbers that cannot be")
-        return cls(count, share, str(found.get("fill", UNKNOWN)))
+        return cls(count, share, str(found.get("fill", UNKNOWN)), unfilled)

@@ -408,3 +408,21 @@ def test_the_defaults_and_the_examples_have_eight_particles_a_cell():
     )
     assert particles**3 == 8 * grid**3
     assert box / grid == 2.0
+
+
+def test_cells_that_the_nearest_fill_does_not_reach_are_counted(serial_run, tmp_path):
+    """All particles lie in one corner: most cells are more than four mean separations away."""
+    rng = np.random.default_rng(2)
+    position = rng.uniform(0.0, BOX / 16, (512, 3)).astype(np.float32)
+    velocity = np.full((512, 3), 100.0, np.float32)
+    velocity[::2] = 300.0
+    url, out, heard = str(tmp_path / "p.zarr"), str(tmp_path / "f.zarr"), []
+    store_particles(url, position, velocity)
+    run = serial_run(paint={"grid": 32, "fill": "nearest"}, listener=heard.append)
+    paint(url, out, run)
+    found = FieldStore(out).metadata.sampling
+    cells = FieldStore(out).read("velocity")
+    # Nearest particles move at 100 or 300 km/s, the mean flow at 200.
+    kept = (cells[0] == 200.0) & (FieldStore(out).read("density") == 0.0)
+    assert found.unfilled_share == kept.mean() > 0.3
+    assert "keep the mean flow" in warnings_of(heard)[-1]
