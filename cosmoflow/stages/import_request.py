@@ -15,6 +15,7 @@ from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import Cube, Order, digest_of, open_cube
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.layout import check_unit
+from cosmoflow.storage.metadata import require_number
 from cosmoflow.storage.urls import absolute
 from cosmoflow.units import FIELD_UNITS, LARGEST_BOX
 
@@ -123,6 +124,8 @@ def check_request(request: Request) -> None:
     ------
     ConfigError, DataError
     """
+    require_number(request.box_size, "--box")
+    require_number(request.redshift, "--redshift")
     if not 0.0 < request.box_size <= LARGEST_BOX:
         raise ConfigError(
             "this is no side of a box in Mpc/h",

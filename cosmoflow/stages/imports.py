@@ -33,7 +33,7 @@ from cosmoflow.stages.import_request import (
 )
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.cube_files import WITHIN
-from cosmoflow.storage.cubes import Cube, Order, array_cube
+from cosmoflow.storage.cubes import Cube, Order, cube_of, store_array
 from cosmoflow.storage.empty_cells import begin_counts, sum_counts, write_count
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields, write_block
 from cosmoflow.storage.metadata import SAMPLING, BoxMetadata, make_provenance
@@ -160,20 +160,25 @@ def store_density(
         settings = run.settings.model_copy(update={"cosmology": cosmology})
         run = replace(run, settings=settings)
     given = {"density": density, "velocity": velocity, "momentum": momentum}
-    arrays = {name: np.asarray(one) for name, one in given.items() if one is not None}
-    cubes = {
-        name: array_cube(one, f"the {name} array", None, vector=name in VECTORS)
-        for name, one in arrays.items()
+    arrays = {
+        name: store_array(one, f"the {name} array")
+        for name, one in given.items()
+        if one is not None
     }
-    digests = {name: _array_digest(one) for name, one in arrays.items()}
+    cubes = {
+        name: cube_of(stored, f"the {name} array", None, vector=name in VECTORS)
+        for name, (_, stored) in arrays.items()
+    }
+    digests = {name: _array_digest(one, stored.names) for name, (one, stored) in arrays.items()}
     sources = dict.fromkeys(arrays, IN_MEMORY)
     request = Request(cubes, digests, sources, box_size, redshift, quantity, None)
     check_request(request)
     return _import(request, absolute(out), run)
 
 
-def _array_digest(values: NDArray[Any]) -> str:
-    found = hashlib.sha256(f"{values.shape} {values.dtype}".encode())
+def _array_digest(values: NDArray[Any], names: tuple[str, ...]) -> str:
+    described = " ".join([f"{values.shape} {values.dtype}", *names]).encode()
+    found = hashlib.sha256(described)
     found.update(np.ascontiguousarray(values).data)
     return found.hexdigest()[:16]
 

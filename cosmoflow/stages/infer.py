@@ -183,6 +183,8 @@ def _keep_precision(out: str, run: Run) -> Run:
 def listed(model: Models) -> tuple[str, ...]:
     """Return what one model or several are known by on every node."""
     names = (model,) if isinstance(model, str) else model
+    if not names:
+        raise ConfigError("no model is given", where="model", remedy="name one, or leave it out")
     return tuple(map(find_model, names))
 
 

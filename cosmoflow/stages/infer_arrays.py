@@ -30,6 +30,7 @@ from cosmoflow.stages.models import DEFAULT_MODEL, open_model
 from cosmoflow.stages.prediction import Ensemble
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.tiling import place
+from cosmoflow.storage.cubes import order_array
 from cosmoflow.storage.finite import count_not_finite, not_finite
 from cosmoflow.storage.metadata import BoxMetadata, check_box, flat_attributes
 from cosmoflow.storage.origins import WIENER
@@ -111,9 +112,14 @@ def infer_array(
     ConfigError
     """
     run = run or Run()
-    given = np.asarray(density)
-    check_array(given, "the density array")
     check_box(box_size, redshift, "infer_array")
+    if not isinstance(cosmology, CosmologyConfig | None):
+        raise ConfigError(
+            "this is no cosmology",
+            where="cosmology", value=repr(cosmology), limit="a mapping or a CosmologyConfig",
+        )  # fmt: skip
+    given = order_array(density, "the density array", box_size)
+    check_array(given, "the density array")
     field: Floats = np.ascontiguousarray(given, np.float32)
     metadata = BoxMetadata(box_size, redshift, cosmology or CosmologyConfig())
     box = ArrayBox(metadata, field.shape[0])

@@ -24,7 +24,7 @@ from cosmoflow.stages.sampling import examine, rests_on_fill
 from cosmoflow.stages.spectra_boxes import plan_boxes, sum_boxes
 from cosmoflow.stages.spectra_fields import ChosenField, choose_field
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.metadata import COMPLETE, STATUS, make_provenance
 from cosmoflow.storage.outputs import check_output
 from cosmoflow.storage.spectra import (
     begin_spectra,
@@ -276,7 +276,7 @@ def spectra(
             check_inputs()
             write_spectra(dataset, out, provenance)
     run.listener(StageFinished("spectra", {"out": out}))
-    return dataset
+    return dataset.assign_attrs({STATUS: COMPLETE})
 
 
 def require_plan(request: Request, run: Run) -> None:

@@ -105,11 +105,21 @@ def open_column(
         raise DataError(f"{name} is not of floating point", where=url, value=str(array.dtype))
     if unit is not None:
         check_unit(array.attrs.get("units"), unit, where)
-    labels = group.get(COMPONENT) if vector and COMPONENT in names else None
-    orders = label_orders({COMPONENT: labels}, url) if isinstance(labels, zarr.Array) else {}
-    if name == "position" and not np.isnan(array.fill_value) and LEDGER_GROUP not in group:
-        _refuse_missing(array, where)
-    return Column(array, axis, orders.get(COMPONENT), packing)
+    if not np.isnan(array.fill_value) and LEDGER_GROUP not in group:
+        _refuse_missing(array, name, where)
+    order = _component_order(group, names[1 - axis], url) if vector else None
+    return Column(array, axis, order, packing)
+
+
+def _component_order(group: zarr.Group, dimension: str | None, url: str) -> tuple[int, ...] | None:
+    """Return where x, y and z are, as the labels of the other dimension say, whatever its name."""
+    labels = group.get(dimension) if dimension else None
+    if not isinstance(labels, zarr.Array):
+        return None
+    if dimension != COMPONENT and labels.dtype.kind in "fiu":
+        # Numbers that only count.
+        return None
+    return label_orders({COMPONENT: labels}, url).get(COMPONENT)
 
 
 def _particle_axis(shape: tuple[int, ...], names: tuple[str | None, ...]) -> int:
@@ -121,13 +131,19 @@ def _particle_axis(shape: tuple[int, ...], names: tuple[str | None, ...]) -> int
     return int(shape[0] == 3 and shape[1] != 3)
 
 
-def _refuse_missing(array: zarr.Array[Any], where: str) -> None:
-    """Refuse positions of which chunks are missing: they would read as particles in the corner."""
+def _refuse_missing(array: zarr.Array[Any], name: str, where: str) -> None:
+    """Refuse a column of which chunks are missing: they would read as the array's fill value.
+
+    Zarr itself leaves out chunks that hold nothing but that value: velocities may all be 0, and
+    masses may all be what the fill value says.
+    """
     with storage_errors(where), damage(where):
         missing = array.nchunks - array.nchunks_initialized
-    if missing:
+    meant = {"velocity": missing == array.nchunks, "mass": array.fill_value != 0}
+    if missing and not meant.get(name, False):
+        noun = {"position": "positions", "velocity": "velocities", "mass": "masses"}[name]
         raise DataError(
-            "parts of the positions are missing and read as 0",
+            f"parts of the {noun} are missing and read as {array.fill_value:g}",
             where=where, value=f"{missing} of {array.nchunks} chunks are not stored",
             remedy="write the store again, or copy it again",
         )  # fmt: skip

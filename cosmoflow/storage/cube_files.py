@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.errors import ConfigError, DataError, StorageError
 from cosmoflow.storage.layout import PACKING, decode
+from cosmoflow.storage.snapshots.hdf5 import check_whole
 
 Index = tuple[slice, ...]
 
@@ -130,7 +131,10 @@ def _read_hdf5(path: str, name: str, index: Index) -> NDArray[Any]:
 
 
 def _packing(attributes: Any) -> dict[str, Any]:
-    return {name: np.asarray(attributes[name]).item() for name in PACKING if name in attributes}
+    found = {name: np.asarray(attributes[name]).item() for name in PACKING if name in attributes}
+    return {
+        name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()
+    }
 
 
 def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:
@@ -144,6 +148,7 @@ def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:
         file.visititems(visit)
         name = _choose(shapes, name, path, vector=vector)
         array = file[name]
+        check_whole(array, path)
         names: list[str] = []
         coordinates = {}
         for axis in array.dims:
@@ -206,12 +211,13 @@ def _astropy() -> Any:
 
 
 def _read_fits(path: str, name: str, index: Index) -> NDArray[Any]:
-    with _astropy().open(path, memmap=True) as file:
+    # Scaled integers cannot be mapped into memory; a section is read part by part without that.
+    with _astropy().open(path, memmap=False) as file:
         return np.array(file[int(name)].section[index])
 
 
 def _open_fits(path: str, name: str, vector: bool) -> tuple[str, Stored]:
-    with _astropy().open(path, memmap=True) as file:
+    with _astropy().open(path, memmap=False) as file:
         shapes = {
             str(number): tuple(unit.shape)
             for number, unit in enumerate(file)

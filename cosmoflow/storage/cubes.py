@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 
 from cosmoflow.errors import ConfigError, DataError, StorageError
 from cosmoflow.storage.cube_files import FORMATS, WITHIN, Index, Stored, reading
@@ -96,7 +97,7 @@ def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) ->
         It is no cube of real numbers, or the file says another order.
     """
     expected = "(3, n, n, n) or (n, n, n, 3)" if vector else "(n, n, n)"
-    if np.dtype(stored.dtype).kind not in "fiu":
+    if _kind(stored.dtype) not in "fiu":
         raise DataError(
             "the cube holds no real numbers",
             where=where, value=stored.dtype, limit="floating point or integers",
@@ -131,6 +132,14 @@ def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) ->
         return Cube(where, stored, (*first, *map(names.index, AXES)), True, components)
     ordered = rest[::-1] if order == "F" else rest
     return Cube(where, stored, (*first, *ordered), False, components)
+
+
+def _kind(dtype: str) -> str:
+    """Return NumPy's letter for a type; that of records where its name is none of NumPy's."""
+    try:
+        return np.dtype(dtype).kind
+    except TypeError:
+        return "V"
 
 
 def open_cube(place: str, order: Order | None, *, vector: bool) -> Cube:
@@ -168,10 +177,58 @@ def open_cube(place: str, order: Order | None, *, vector: bool) -> Cube:
     )  # fmt: skip
 
 
-def array_cube(values: NDArray[Any], where: str, order: Order | None, *, vector: bool) -> Cube:
-    """Return an array in memory as a cube."""
-    stored = Stored(values.shape, str(values.dtype), values.__getitem__)
-    return cube_of(stored, where, order, vector=vector)
+def store_array(values: ArrayLike, where: str) -> tuple[NDArray[Any], Stored]:
+    """Return an array in memory, and what xarray says of it: its axes, unit and coordinates.
+
+    Raises
+    ------
+    DataError
+        It is no array, or some of its values are masked.
+    """
+    given: Any = values
+    if isinstance(given, xr.Dataset):
+        raise DataError(
+            "this is a dataset, not one of its variables",
+            where=where, value=", ".join(map(str, given.data_vars)), remedy="give dataset[NAME]",
+        )  # fmt: skip
+    if np.ma.is_masked(given):
+        raise DataError(
+            "some of the values are masked",
+            where=where, value=f"{np.ma.getmaskarray(given).sum()} cells",
+            remedy="every cell of a box must have a value: fill them with numpy.ma.filled",
+        )  # fmt: skip
+    if hasattr(given, "detach"):
+        # Of torch: NumPy takes no tensor whose gradient is asked for, or that is on a GPU.
+        given = given.detach().cpu()
+    array = np.asarray(given)
+    stored = Stored(array.shape, str(array.dtype), array.__getitem__)
+    if isinstance(given, xr.DataArray):
+        told = {name: given[name] for name in given.dims if name in given.coords}
+        stored = replace(
+            stored,
+            names=tuple(map(str, given.dims)),
+            unit=given.attrs.get("units"),
+            coordinates={
+                str(name).lower(): (np.asarray(one.values), one.attrs.get("units"))
+                for name, one in told.items()
+            },
+        )
+    return array, stored
+
+
+def order_array(values: ArrayLike, where: str, box_size: float) -> NDArray[Any]:
+    """Return a scalar in memory with its axes in the order x, y, z, if they have names.
+
+    Raises
+    ------
+    DataError
+    """
+    array, stored = store_array(values, where)
+    if not stored.names or array.ndim != 3:
+        return array
+    cube = cube_of(stored, where, None, vector=False)
+    cube.check_box(box_size)
+    return cube.read((slice(None),) * 3)
 
 
 def digest_of(place: str) -> str:

@@ -25,7 +25,7 @@ from cosmoflow.units import DIVERGENCE, FIELD_UNITS, LENGTH, VELOCITY
 
 AXES: Final = ("x", "y", "z")
 
-PACKING: Final = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+PACKING: Final = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 """Attributes of CF that change what stored numbers mean."""
 
 _NAN: Final = base64.standard_b64encode(struct.pack("<d", math.nan)).decode()

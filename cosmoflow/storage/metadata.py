@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import numbers
 import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -108,6 +109,8 @@ class BoxMetadata:
             unknown, axis = attributes.get("unknown_expansion"), attributes.get("redshift_space")
             if axis not in (None, "x", "y", "z"):
                 raise ValueError(f"redshift_space {axis!r} is none of x, y, z")
+            if mass is not None and not 0.0 < float(mass) < math.inf:
+                raise ValueError(f"particle_mass {mass!r} is no mass")
             return cls(
                 box_size,
                 redshift,
@@ -146,6 +149,8 @@ def check_box(box_size: float, redshift: float, where: str) -> None:
     ------
     DataError
     """
+    for name, number in (("box_size", box_size), ("redshift", redshift)):
+        require_number(number, f"{where}, {name}")
     if not 0.0 < box_size <= LARGEST_BOX:
         raise DataError(
             "this is no side of a box in Mpc/h",
@@ -157,6 +162,20 @@ def check_box(box_size: float, redshift: float, where: str) -> None:
         raise DataError(
             "this is no redshift",
             where=f"{where}, redshift", value=f"{redshift:g}", limit="a finite number above -1",
+        )  # fmt: skip
+
+
+def require_number(value: object, where: str) -> None:
+    """Refuse what is not one real number.
+
+    Raises
+    ------
+    DataError
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise DataError(
+            "this is not one number",
+            where=where, value=repr(value), limit="a number: no text, array or unit",
         )  # fmt: skip
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+import xarray as xr
 import zarr
 
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
@@ -21,7 +24,7 @@ from cosmoflow.storage.metadata import (
 from cosmoflow.storage.urls import (
     damage,
     exists,
-    has_file,
+    find_bytes,
     holds_only_partial_files,
     local_path,
     open_group,
@@ -84,14 +87,38 @@ def is_ours(url: str) -> bool:
     path = local_path(url)
     if path is not None and path.is_file():
         # A spectrum in netCDF is the only output that is one file.
-        return path.suffix == ".nc"
-    if any(has_file(url, name) for name in OUTPUT_MARKS):
+        return path.suffix == ".nc" and _is_spectrum(path)
+    if any(_is_mark(url, name) for name in OUTPUT_MARKS):
         return True
     try:
         attributes = attributes_of(open_group(url))
     except (DataError, StorageError):
         return holds_only_partial_files(url)
     return str(attributes.get("format", "")).startswith("cosmoflow/")
+
+
+def _is_spectrum(path: Path) -> bool:
+    try:
+        with xr.open_dataset(path, engine="scipy", decode_times=False) as found:
+            return str(found.attrs.get("format", "")).startswith("cosmoflow/")
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _is_mark(url: str, name: str) -> bool:
+    """Tell whether a file says that cosmoflow made a folder: others have files of such names."""
+    content = find_bytes(url, name)
+    if content is None or name == OUTPUT_MARKS[0]:
+        return content is not None
+    text = content.decode("utf-8", "replace").strip()
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = text
+    if isinstance(said, dict):
+        return bool(said.keys() & {"weights_sha256", "digest"})
+    # Of older versions: the digest alone.
+    return re.fullmatch("[0-9a-f]{16}", text) is not None
 
 
 def begin_group(

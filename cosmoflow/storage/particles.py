@@ -76,6 +76,12 @@ class ParticleStore:
         self._position = self._column("position", LENGTH)
         self._velocity = self._column("velocity", VELOCITY, self.count)
         self._mass = self._column("mass", None, self.count) if "mass" in self._group else None
+        if self._mass is None and "masses" in self._group:
+            raise DataError(
+                "the masses have another name than the one that is read",
+                where=url, value="masses", limit="mass",
+                remedy="rename it with xarray: dataset.rename(masses='mass'), and write it again",
+            )  # fmt: skip
         self._coverage = self._noted_coverage()
         if self.count == 0:
             raise DataError("the particle store holds no particles", where=url)

@@ -32,6 +32,8 @@ _NAMES: Final = {
     "velocity": ("velocity", "vel"),
     "mass": ("mass",),
 }
+_OTHER_MASSES: Final = ("masses", "m", "weight", "weights")
+"""Names that masses have elsewhere, in lower case."""
 _LOCAL_HEADER: Final = struct.Struct("<26xHH")
 """Of a zip member: 26 bytes, then the lengths of its name and of its extra field."""
 _GULP: Final = 1 << 22
@@ -174,12 +176,24 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
             value=", ".join(columns) or "no arrays",
             limit="position and velocity, (n, 3)",
         )
+    others = [name for name in columns if name.lower() in _OTHER_MASSES]
+    if mass is None and others:
+        raise DataError(
+            "the masses have another name than the one that is read",
+            where=url, value=", ".join(others), limit="mass", remedy="numpy.savez(..., mass=...)",
+        )  # fmt: skip
     count = position.shape[0]
     for column, shape in ((position, (count, 3)), (velocity, (count, 3)), (mass, (count,))):
         if column is not None and column.shape != shape:
             raise DataError(
                 "an array has the wrong shape",
                 where=f"{url}, {column.member}", value=column.shape, limit=shape,
+            )  # fmt: skip
+        if column is not None and np.dtype(column.dtype).kind not in "fiu":
+            raise DataError(
+                "an array holds no real numbers",
+                where=f"{url}, {column.member}", value=str(np.dtype(column.dtype)),
+                limit="floating point or integers",
             )  # fmt: skip
     own = {name: numbers.get(name) for name in CosmologyConfig.model_fields}
     header = {**own, **read_expansion(numbers)}

@@ -201,6 +201,7 @@ def _inspect_type(group: h5py.Group, url: str) -> tuple[TypeFacts, list[h5py.Dat
                 where=f"{url}, {dataset.name}", value=dataset.shape, limit=f"{rows} rows",
             )  # fmt: skip
         _check_written(dataset, url)
+        _check_packing(dataset, url)
     facts = TypeFacts(
         rows,
         masses,
@@ -208,6 +209,31 @@ def _inspect_type(group: h5py.Group, url: str) -> tuple[TypeFacts, list[h5py.Dat
         {key: plain(value) for key, value in velocity.attrs.items()},
     )
     return facts, columns
+
+
+def check_whole(dataset: h5py.Dataset, url: str) -> None:
+    """Refuse a dataset for parts of which HDF5 would give zeros: they are missing.
+
+    Raises
+    ------
+    DataError
+    """
+    if dataset.is_virtual:
+        _mapped(dataset, url)
+    else:
+        _check_written(dataset, url)
+
+
+def _check_packing(dataset: h5py.Dataset, url: str) -> None:
+    """Refuse numbers that are to be scaled: no code of this family writes such columns."""
+    scale, offset = dataset.attrs.get("scale_factor", 1.0), dataset.attrs.get("add_offset", 0.0)
+    if scale != 1.0 or offset != 0.0:
+        raise DataError(
+            "a column is packed, which is not read",
+            where=f"{url}, {dataset.name}",
+            value=f"scale_factor {scale}, add_offset {offset}",
+            remedy="write the unpacked numbers as floating point, without these attributes",
+        )
 
 
 def _check_written(dataset: h5py.Dataset, url: str) -> None:
@@ -230,7 +256,7 @@ def _check_written(dataset: h5py.Dataset, url: str) -> None:
         raise DataError(
             "parts of a column were never written",
             where=f"{url}, {dataset.name}",
-            remedy="the simulation was stopped while it wrote this file; use another snapshot",
+            remedy="the program was stopped while it wrote this file; use another one",
         )
 
 

@@ -195,7 +195,10 @@ def _probed(snapshot: Probed) -> Probed:
     sample = np.concatenate(
         [snapshot.read(int(start), int(start) + rows).position for start in starts]
     )
-    extent = float(np.ptp(sample, axis=0).max()) / snapshot.metadata.box_size
+    # The box is periodic, and some have their origin in the middle: what is no gap is filled.
+    ordered = np.sort(sample, axis=0) / snapshot.metadata.box_size
+    gaps = np.diff(ordered, axis=0, append=ordered[:1] + 1.0).max(axis=0)
+    extent = 1.0 - float(gaps.min())
     if extent < _LEAST_EXTENT and snapshot.count > _PROBE_ROWS:
         raise DataError(
             "the particles fill only a corner of the box",

@@ -46,7 +46,7 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
     header, units = facts[0].header, facts[0].groups["Units"]
     said = _read_cosmology(facts[0].groups.get("Cosmology", {}))
     cosmology = resolve_cosmology(url, said, hints, notes)
-    redshift = resolve_redshift(url, _redshift(header), hints, notes)
+    redshift = resolve_redshift(url, _redshift(url, header, hints), hints, notes)
     a, h = 1.0 / (1.0 + redshift), cosmology.h
     length_cm, mass_g, time_s = (_unit(url, units, name) for name in (_LENGTH, _MASS, _TIME))
     coordinates = _exponents(url, facts, hints, "position", 1.0)
@@ -168,14 +168,26 @@ def _share(
     return next(iter(found.values()), 1.0)
 
 
-def _redshift(header: Mapping[str, Any]) -> float | None:
-    """Return the redshift; SWIFT's Time is a time, not the scale factor."""
-    for name in ("Redshift", "Scale-factor"):
-        value = header.get(name)
-        number = value[0] if isinstance(value, list) else value
-        if number is not None:
-            return float(number) if name == "Redshift" else 1.0 / float(number) - 1.0
-    return None
+def _redshift(url: str, header: Mapping[str, Any], hints: SnapshotHints) -> float | None:
+    """Return the redshift; SWIFT's Time is a time, not the scale factor.
+
+    Raises
+    ------
+    DataError
+        Redshift and scale factor contradict each other, and no hint says which is right.
+    """
+    said, a = (number_of(header, name) for name in ("Redshift", "Scale-factor"))
+    if said is None or a is None:
+        return said if not a else 1.0 / a - 1.0
+    if hints.redshift is None and abs(a * (1.0 + said) - 1.0) > 1e-3:
+        raise DataError(
+            "Redshift and Scale-factor of the header contradict each other",
+            where=url,
+            value=f"Scale-factor {a:g}, Redshift {said:g}",
+            limit="Scale-factor = 1 / (1 + Redshift)",
+            remedy="give the hint redshift when the header is wrong: --set snapshot.redshift=0",
+        )
+    return said
 
 
 def _unit(url: str, units: Mapping[str, Any], name: str) -> float:
