@@ -225,9 +225,11 @@ class ParticleStore:
 def _round_positions(position: NDArray[Any], box_size: float) -> NDArray[np.float32]:
     """Return positions as float32; those just below the side round to it, which is 0 again."""
     rounded = np.asarray(position, np.float32)
-    if rounded is not position:
-        rounded = np.where((rounded >= np.float32(box_size)) & (position < box_size), 0.0, rounded)
-    return np.asarray(rounded, np.float32)
+    # By type: even where nothing is converted, NumPy may return another view of the same numbers.
+    if position.dtype == np.float32:
+        return rounded
+    beyond = (rounded >= np.float32(box_size)) & (position < box_size)
+    return np.where(beyond, np.float32(0.0), rounded)
 
 
 def create_particles(
