@@ -187,7 +187,7 @@ def _format_particles(each: float) -> str:
 def _remedies(each: float | None, grid: int, *, filled: bool = False) -> str:
     coarser = 0 if each is None else math.floor(grid * math.cbrt(each / ENOUGH_PARTICLES) + 1e-9)
     size = f"--grid {coarser} ({ENOUGH_PARTICLES} particles a cell)"
-    start = f"paint with {size if coarser >= 2 else 'a coarser --grid'}"
+    start = f"paint with {size if 2 <= coarser < grid else 'a coarser --grid'}"
     if filled:
         return f"{start} or with more particles"
     few = each is not None and each < ENOUGH_TO_FILL

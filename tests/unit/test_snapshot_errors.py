@@ -274,7 +274,7 @@ def test_length_unit_that_nobody_knows(tmp_path, box):
 
 
 def test_box_in_another_unit_than_the_positions(tmp_path, box):
-    np.savez(tmp_path / "box.npz", **files.npz_arrays(box, box_size=1e3 * box.size))
+    np.savez(tmp_path / "box.npz", **files.npz_arrays(box, box_size=55.0 * box.size))
     refused(DataError, 3, lambda: read(tmp_path / "box.npz"), "corner of the box", "length_unit")
 
 

@@ -201,9 +201,9 @@ def test_other_outputs_are_no_reports(stores, box, serial_run, tmp_path, existin
     model, demo, curve = tmp_path / "model", tmp_path / "demo", tmp_path / "spectrum.nc"
     fields = make_store(tmp_path / "fields.zarr", {"velocity": box["noisy"]}, 20)
     model.mkdir()
-    (model / "model.json").write_text("{}")
+    (model / "model.json").write_text('{"weights_sha256": "0"}')
     mark_folder(str(demo), "demo")
-    curve.write_bytes(b"CDF")
+    xr.Dataset(attrs={"format": "cosmoflow/spectra"}).to_netcdf(curve, engine="scipy")
     before = contents(tmp_path)
     run = serial_run(**SETTINGS, existing=existing)
     kinds = {fields: "cosmoflow/fields", model: "model.json", demo: "cosmoflow/demo", curve: "said"}
