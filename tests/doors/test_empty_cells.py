@@ -154,7 +154,7 @@ def test_the_fill_is_the_same_however_the_box_is_cut(kind, serial_run, tmp_path,
             particles.mass[order]
         )
     found = []
-    for index, (shard, piece, url) in enumerate([(20, 512, particles.url), (7, 200, shuffled)]):
+    for index, (shard, piece, url) in enumerate([(20, 512, particles.url), (12, 200, shuffled)]):
         options = {"grid": 20, "shard": shard, "chunk": shard, "particles_per_task": piece}
         run = serial_run(paint={**options, "fill": "nearest", **own})
         out = str(tmp_path / f"fields-{index}.zarr")
@@ -418,7 +418,7 @@ def test_cells_that_the_nearest_fill_does_not_reach_are_counted(serial_run, tmp_
     velocity[::2] = 300.0
     url, out, heard = str(tmp_path / "p.zarr"), str(tmp_path / "f.zarr"), []
     store_particles(url, position, velocity)
-    run = serial_run(paint={"grid": 32, "fill": "nearest"}, listener=heard.append)
+    run = serial_run(paint={"grid": 16, "fill": "nearest"}, listener=heard.append)
     paint(url, out, run)
     found = FieldStore(out).metadata.sampling
     cells = FieldStore(out).read("velocity")
