@@ -32,6 +32,7 @@ def test_the_chain_is_the_serial_one(cluster, tmp_path, record_property):
 ENVIRONMENTS = {
     "no token": {"RAY_AUTH_MODE": "token"},
     "another token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "other"},
+    "no token file": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "missing"},
     "no authentication": {"RAY_AUTH_MODE": "disabled"},
 }
 
