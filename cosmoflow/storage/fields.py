@@ -35,10 +35,11 @@ from cosmoflow.storage.urls import (
     zarr_store,
 )
 from cosmoflow.storage.variables import LABELS, SMOOTHING, create_variable, write_coordinates
-from cosmoflow.units import COMPONENTS, FIELD_UNITS
+from cosmoflow.units import COMPONENTS, FIELD_UNITS, SPEED_OF_LIGHT
 
 LEDGER = "fields"
 RESTORED = "restored_velocity"
+_VELOCITIES = ("velocity", "linear_velocity", "wiener_velocity", "restored_velocity")
 FLOWS = ("linear_velocity", "wiener_velocity")
 """Variables that `infer` and `train` add to the store that they read."""
 
@@ -243,6 +244,16 @@ class FieldStore:
                 value=f"{int((~np.isfinite(values)).sum())} cells",
                 remedy=self._remedy(name),
             )
+        if not self.own and name in _VELOCITIES:
+            fastest = max(float(values.max()), -float(values.min()))
+            if fastest > SPEED_OF_LIGHT:
+                raise DataError(
+                    "the velocity is above the speed of light",
+                    where=place,
+                    value=f"{fastest:g} km/s",
+                    limit=f"{SPEED_OF_LIGHT:g} km/s",
+                    remedy="velocities are in km/s: convert them, and say so in `units`",
+                )
         return values
 
     def _remedy(self, name: str) -> str:

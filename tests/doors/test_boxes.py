@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 import cosmoflow
@@ -134,3 +135,32 @@ def test_a_box_that_is_trained_on_and_validated_on_is_warned_of(
     texts = [one.text for one in heard if isinstance(one, Message) and one.level == "warning"]
     assert sum("holds the same box as" in text for text in texts) == 1
     assert any("holds the same box as" in note for note in model.spec.provenance["notes"])
+
+
+def test_a_velocity_in_m_s_without_a_unit_is_refused(tmp_path, fields_store, serial_run):
+    """As another program wrote it: with no ledger, and no `units` on the variable."""
+    made = fields_store(8)
+    with xr.open_zarr(made.url, consolidated=False) as data:
+        attributes, centres = data.attrs, {name: data[name].values for name in "xyz"}
+    dims = ("component", "x", "y", "z")
+    for factor in (1.0, 1e4):
+        url = str(tmp_path / f"{factor:g}.zarr")
+        xr.Dataset({"velocity": (dims, factor * made.velocity)}, centres, attributes).to_zarr(
+            url, zarr_format=3, consolidated=False
+        )
+        spectrum = lambda url=url: cosmoflow.spectra(  # noqa: E731
+            url, f"{url}-power.zarr", "velocity", serial_run()
+        )
+        if factor == 1.0:
+            assert float(spectrum()["power"][0]) > 0.0
+        else:
+            refused(DataError, 3, spectrum, "speed of light", "km/s")
+
+
+def test_headers_with_text_or_another_name_of_w(tmp_path, serial_run):
+    text = np.array(["a"] * 6, "S1")
+    url = files.write_gadget_hdf5(tmp_path / "a.hdf5", BOX, MassTable=text)
+    paint = lambda: cosmoflow.paint(url, f"{url}.zarr", serial_run(**PAINT))  # noqa: E731
+    refused(DataError, 3, paint, "MassTable", "no numbers")
+    np.savez(tmp_path / "b.npz", **files.npz_arrays(BOX, w=-0.7))
+    assert cosmoflow.info(str(tmp_path / "b.npz"))["cosmology"]["w0"] == -0.7

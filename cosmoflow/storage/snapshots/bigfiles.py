@@ -31,6 +31,7 @@ from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactl
 from cosmoflow.storage.snapshots.gadget import (
     GadgetUnits,
     describe_length,
+    mass_table,
     read_cosmology,
     read_redshift,
     resolve_box,
@@ -191,7 +192,7 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
     check_no_catalogue(url, (), header)
     fastpm = "ScalingFactor" in header
     counts = [int(count) for count in header.get("TotNumPart", [])]
-    table = [float(mass) for mass in header.get("MassTable", [])]
+    table = mass_table(url, header)
     stated = read_cosmology(header)
     if fastpm:
         stated["Omega_nu"] = _neutrinos(header)

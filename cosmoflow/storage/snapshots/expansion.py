@@ -19,7 +19,7 @@ _SAME_GROWTH: Final = 1e-2
 _RADIATION: Final = 4.15e-5
 """``Omega_r h^2`` of photons and three massless neutrinos."""
 
-_W0: Final = ("w0", "W0", "w_0", "w0_fld", "W0_Fld", "DarkEnergyParam")
+_W0: Final = ("w0", "W0", "w_0", "w0_fld", "W0_Fld", "DarkEnergyParam", "w")
 _WA: Final = ("wa", "WA", "w_a", "wa_fld", "WA_Fld")
 _CURVATURE: Final = ("Omega_k", "Omega_K", "OmegaK")
 _LAMBDA: Final = ("OmegaLambda", "Omega_Lambda", "Omega_lambda", "Omega_DE")

@@ -173,6 +173,27 @@ def box_sides(header: Mapping[str, Any]) -> list[float]:
     return [float(side) for side in (value if isinstance(value, list) else [value or 0.0])]
 
 
+def mass_table(url: str, header: Mapping[str, Any]) -> list[float]:
+    """Return the mass of the particles of each type, in the header's unit; 0 where they differ.
+
+    Raises
+    ------
+    DataError
+        The header holds something else.
+    """
+    found = header.get("MassTable", [])
+    try:
+        return [float(mass) for mass in found]
+    except (TypeError, ValueError):
+        raise DataError(
+            "the table of masses in the header holds no numbers",
+            where=f"{url}, Header/MassTable",
+            value=found,
+            limit="one number for each type",
+            remedy="correct the header: 0 for types with a column of masses",
+        ) from None
+
+
 def describe_length(length: float) -> str:
     """Return a unit of length for people."""
     names = {unit: name for name, unit in _CANDIDATES.items()}
@@ -190,7 +211,7 @@ def open_gadget(
     cosmology = resolve_cosmology(url, stated, hints, notes)
     said = None if hints.redshift is not None else read_redshift(url, header)
     redshift = resolve_redshift(url, said, hints, notes)
-    table = [float(mass) for mass in header.get("MassTable", [])]
+    table = mass_table(url, header)
     counts = total_counts(facts[0]) or []
     units = resolve_units(
         url, header, hints, cosmology.Omega_m, list(zip(table, counts, strict=False))
