@@ -203,14 +203,14 @@ def store_array(values: ArrayLike, where: str) -> tuple[NDArray[Any], Stored]:
     array = np.asarray(given)
     stored = Stored(array.shape, str(array.dtype), array.__getitem__)
     if isinstance(given, xr.DataArray):
-        told = {name: given[name] for name in given.dims if name in given.coords}
+        labelled = {name: given[name] for name in given.dims if name in given.coords}
         stored = replace(
             stored,
             names=tuple(map(str, given.dims)),
             unit=given.attrs.get("units"),
             coordinates={
                 str(name).lower(): (np.asarray(one.values), one.attrs.get("units"))
-                for name, one in told.items()
+                for name, one in labelled.items()
             },
         )
     return array, stored

@@ -1,4 +1,4 @@
-"""Cells without mass: their velocity, how many there are, and who is warned of them."""
+"""Cells without mass: their velocity, their number, and the warnings about them."""
 
 import json
 import math

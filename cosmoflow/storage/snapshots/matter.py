@@ -94,7 +94,7 @@ class Verdict:
     shares : tuple of float
         Shares of the matter that the exact sum of the masses may have; none when it has no unit.
     notes, cautions : tuple of str
-        What a person may want to know, and what may make the result other than expected.
+        Facts for the user, and what may make the result other than expected.
     """
 
     shares: tuple[float, ...]
