@@ -65,8 +65,8 @@ def _number(value: float | None, digits: int) -> str:
 
 def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str, Any]) -> None:
     """Print the residuals of every method, best first, and where the report is."""
+    from cosmoflow.stages.empty_cells import MOST_EMPTY, format_share
     from cosmoflow.stages.evaluate import residual_rows
-    from cosmoflow.stages.sampling import MOST_EMPTY, format_share
 
     true = comparison.metrics["truth"]["rms"]
     table = Table(

@@ -26,13 +26,13 @@ from cosmoflow.stages.derive_slabs import (
     whole_bars,
 )
 from cosmoflow.stages.derived import derive_block, derive_box, recipe_of
+from cosmoflow.stages.empty_cells import MOST_EMPTY, examine, format_share, rests_on_fill
 from cosmoflow.stages.flows import FREE_SHARE, check_flows, identify_flows
 from cosmoflow.stages.graphs import Tell, run_graph
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.notes import input_notes
 from cosmoflow.stages.paintings import painting_of
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
-from cosmoflow.stages.sampling import MOST_EMPTY, examine, format_share, rests_on_fill
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import (
     FieldStore,

@@ -13,6 +13,7 @@ from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageE
 from cosmoflow.events import Message, StageFinished, noting
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.density import check_contents
+from cosmoflow.stages.empty_cells import describe_empty, examine, sampling_with
 from cosmoflow.stages.evaluate_lineage import Origins, check_agreement, check_origins
 from cosmoflow.stages.evaluate_linear import SCRATCH
 from cosmoflow.stages.evaluate_measure import measure
@@ -23,7 +24,6 @@ from cosmoflow.stages.notes import input_notes
 from cosmoflow.stages.report.figures import make_figures
 from cosmoflow.stages.report.page import write_metrics, write_report
 from cosmoflow.stages.run import Plan, Run, claiming, start_engine
-from cosmoflow.stages.sampling import describe_empty, examine, sampling_with
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.curves import write_curves
 from cosmoflow.storage.metadata import (

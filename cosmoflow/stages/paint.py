@@ -13,6 +13,7 @@ from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.density import DENSITY_CHECKSUMS, checksum_densities
+from cosmoflow.stages.empty_cells import caution_of, caution_of_plan
 from cosmoflow.stages.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.mass_balance import check_mass
 from cosmoflow.stages.notes import snapshot_config, snapshot_facts, tell_notes
@@ -26,7 +27,6 @@ from cosmoflow.stages.painted import (
     shards_near_piece,
 )
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
-from cosmoflow.stages.sampling import caution_of, caution_of_plan
 from cosmoflow.storage.empty_cells import begin_counts, sum_counts
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
 from cosmoflow.storage.metadata import SAMPLING, make_provenance, with_notes

@@ -12,6 +12,7 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.spectra import PowerSum, Products, WaveBins
 from cosmoflow.stages.density import check_contents
+from cosmoflow.stages.empty_cells import examine, rests_on_fill
 from cosmoflow.stages.flows import check_flows, identify_flows
 from cosmoflow.stages.lineage import relate
 from cosmoflow.stages.notes import input_notes
@@ -20,7 +21,6 @@ from cosmoflow.stages.power import Source, Variable, sum_power
 from cosmoflow.stages.power_plan import Grid, plan_power
 from cosmoflow.stages.readers import check_same_box
 from cosmoflow.stages.run import Plan, Run, claiming, start_engine
-from cosmoflow.stages.sampling import examine, rests_on_fill
 from cosmoflow.stages.spectra_boxes import plan_boxes, sum_boxes
 from cosmoflow.stages.spectra_fields import ChosenField, choose_field
 from cosmoflow.storage.fields import FieldStore

@@ -32,12 +32,12 @@ from cosmoflow.model.streams import pool_bytes
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages.density import check_contents
+from cosmoflow.stages.empty_cells import examine
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.gains import measure_gain
 from cosmoflow.stages.models import RUN, is_linear, load_model, model_folder, save_model
 from cosmoflow.stages.paintings import check_painted_alike
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
-from cosmoflow.stages.sampling import examine
 from cosmoflow.stages.tensorboard import open_board
 from cosmoflow.stages.training_data import (
     Split,

@@ -91,11 +91,11 @@ def contents(url):
 
 def test_flows_follow_what_was_corrected(url, serial_run, how):
     """One correction after the other, each in place."""
-    told = []
-    run = serial_run(listener=told.append)
+    heard = []
+    run = serial_run(listener=heard.append)
     for _ in range(2):
         assert ensure_flows(url, (RADIUS, 4.0), UNIT_FILTER, run) == (WIENER, 0, 1)
-    assert sum("velocity of" in getattr(event, "text", "") for event in told) == 3
+    assert sum("velocity of" in getattr(event, "text", "") for event in heard) == 3
     for correct in CORRECTIONS if how == "memory" else [correct_density]:
         old = FieldStore(url).read(LINEAR, lead=(0,))
         correct(url)
@@ -176,10 +176,10 @@ def test_a_store_that_cannot_be_written(url, serial_run, monkeypatch):
 
     monkeypatch.setattr(stage, "claim", refuse)
     run = serial_run()
-    told = []
-    assert ensure_flows(url, (RADIUS,), None, serial_run(listener=told.append)) == (0,)
-    assert [event.level for event in told] == ["warning"]
-    assert "do not say what they were made from" in told[0].text
+    heard = []
+    assert ensure_flows(url, (RADIUS,), None, serial_run(listener=heard.append)) == (0,)
+    assert [event.level for event in heard] == ["warning"]
+    assert "do not say what they were made from" in heard[0].text
     with pytest.raises(StorageError):
         ensure_flows(url, (RADIUS, 4.0), None, run)
     monkeypatch.undo()
@@ -332,7 +332,7 @@ def test_evaluate_makes_linear_theory_of_the_corrected_density(url, serial_run):
 
 
 def test_train_takes_the_flow_of_the_corrected_density(url, serial_run, tmp_path, fields_store):
-    """What a model is told on its boxes is the flow of their density now."""
+    """A model that is trained reads the flow of the present density."""
     other = fields_store(GRID, shard=8, chunk=4, seed=3).url
     settings = {"train": {"model": "wiener", "crop": 8}}
     first = train([url, other], str(tmp_path / "a"), serial_run(**settings)).spec.filter

@@ -1,4 +1,4 @@
-"""A command line that is refused: words for a person, one line of JSON for a program."""
+"""Usage errors: text for people, one line of JSON for programs."""
 
 import json
 

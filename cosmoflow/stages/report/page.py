@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cosmoflow.numerics.comparison import SAMPLED_AT, Comparison
+from cosmoflow.stages.empty_cells import MOST_EMPTY
 from cosmoflow.stages.report import markup, paper_tables, sections
 from cosmoflow.stages.report.figures import Figure
 from cosmoflow.stages.report.methods import best_baseline, best_network
 from cosmoflow.stages.report.style import CSS
-from cosmoflow.stages.sampling import MOST_EMPTY
 
 TITLE: Final = "Velocity reconstruction report"
 

@@ -8,12 +8,12 @@ from typing import Any, Final
 import numpy as np
 
 from cosmoflow.numerics.comparison import SAMPLED_AT, Comparison
+from cosmoflow.stages.empty_cells import MOST_EMPTY
 from cosmoflow.stages.report import markup, paper_tables
 from cosmoflow.stages.report.figures import Figure
 from cosmoflow.stages.report.figures.drawing import magnitude, numbers
 from cosmoflow.stages.report.markup import NONE, number, ratio, row, table
 from cosmoflow.stages.report.methods import best_baseline, best_network, ranked, styles
-from cosmoflow.stages.sampling import MOST_EMPTY
 
 NAMES: Final = {
     "speed": "Speed |v|",
