@@ -9,8 +9,7 @@ import numpy as np
 
 from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.models import load_model, model_folder
 from cosmoflow.stages.run import Run

@@ -10,6 +10,7 @@ from _cluster import Node, Pass, Rates
 
 from cosmoflow.config import Settings, load_settings
 from cosmoflow.numerics.wiener import SETS
+from cosmoflow.stages.flows.plan import plan_slabs
 from cosmoflow.stages.planning import costs
 from cosmoflow.stages.planning.demands import DEMANDS, Demand
 from cosmoflow.stages.planning.estimate import busy_cores
@@ -21,9 +22,9 @@ from cosmoflow.stages.planning.shapes import (
     store_bytes,
     worker_bytes,
 )
-from cosmoflow.stages.power import Variable
-from cosmoflow.stages.power_plan import Grid, PowerCut, plan_power
-from cosmoflow.stages.slab_plan import plan_slabs
+from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.sources import Variable
+from cosmoflow.stages.spectra.plan import PowerCut, plan_power
 
 PARTICLES_PER_CELL = 2
 """Along an axis: eight in a cell of 2 Mpc/h, what the network that ships was trained at."""

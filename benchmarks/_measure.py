@@ -13,7 +13,8 @@ from torch import Tensor
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.numerics import calculus, cola, initial, lpt, mesh, spectra
-from cosmoflow.numerics.painting import Block, Piece, paint_block
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.painting import Piece, paint_block
 
 VELOCITY_CELL = 2.0
 """Side of the cells, Mpc/h, on which velocity is momentum over density, as in the paper; no less

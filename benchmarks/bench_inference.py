@@ -36,9 +36,8 @@ from cosmoflow.model.precision import autocast, best_device, prepare_device
 from cosmoflow.model.registry import count_flops
 from cosmoflow.model.sources import MemoryFields
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.infer import infer
-from cosmoflow.stages.prediction import Member, predict_box
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.stages.infer import Member, infer, predict_box
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import WIENER

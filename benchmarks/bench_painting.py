@@ -24,7 +24,8 @@ import numpy as np
 from _measure import make_particles
 from numpy.typing import NDArray
 
-from cosmoflow.numerics.painting import Block, paint_block
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.painting import paint_block
 
 ROUNDS = 5
 Floats = NDArray[np.float32]

@@ -27,11 +27,12 @@ import torch
 from cosmoflow.config import CosmologyConfig, load_settings
 from cosmoflow.engine import Session
 from cosmoflow.numerics import fourier
+from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.spectra import Products, Term, WaveBins, auto_power, sum_modes
-from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.power import Variable, sum_power
-from cosmoflow.stages.power_plan import Grid
 from cosmoflow.stages.run import Run
+from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.sources import Variable
+from cosmoflow.stages.spectra.power import sum_power
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group

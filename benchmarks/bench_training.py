@@ -33,11 +33,11 @@ from cosmoflow.model.registry import count_flops, find_architecture
 from cosmoflow.model.samples import TrainingBox, draw_batch, measure_normalisation
 from cosmoflow.model.sources import DeviceFields, MemoryFields
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.run import Run
-from cosmoflow.stages.training_data import Split, fit_filter
+from cosmoflow.stages.train.data import Split, fit_filter
 from cosmoflow.storage.fields import FieldStore
 
 CROP = 48

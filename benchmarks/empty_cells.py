@@ -18,7 +18,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmoflow.numerics.painting import Block, fill_velocity, paint_block
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.painting import fill_velocity, paint_block
 from cosmoflow.storage.particles import ParticleStore
 
 BANDS = ((0.02, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.8))

@@ -24,12 +24,12 @@ from cosmoflow.config.settings import InferConfig
 from cosmoflow.engine import Session
 from cosmoflow.model.sources import MemoryFields
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
 from cosmoflow.stages.infer import infer
-from cosmoflow.stages.prediction import Ensemble, Member
+from cosmoflow.stages.infer.ensemble import Ensemble, Member
+from cosmoflow.stages.infer.tiles import Layout
 from cosmoflow.stages.run import Run
-from cosmoflow.stages.tiling import Layout
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import WIENER
 

@@ -29,13 +29,13 @@ import torch
 from _boxes import make_flows, open_shipped, repeat_box, worst_difference
 
 from cosmoflow.config.settings import InferConfig
-from cosmoflow.stages.infer_work import Device
-from cosmoflow.stages.prediction import Member, predict_box
+from cosmoflow.stages.infer import Member, predict_box
+from cosmoflow.stages.infer.request import Device
 from cosmoflow.storage.fields import FieldStore
 
 MODEL = "residual-small"
 LOOK = 0.02
-IMPORTS = "import cosmoflow.stages.infer, cosmoflow.stages.infer_plan, torch, ray"
+IMPORTS = "import cosmoflow.stages.infer.command, cosmoflow.stages.infer.plan, torch, ray"
 
 
 class PeakMemory:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmoflow.numerics.comparison import SAMPLED_AT
-from cosmoflow.stages.report.paper_tables import TABLE_K, TRANSFER, UNET
+from cosmoflow.stages.evaluate.report.paper_tables import TABLE_K, TRANSFER, UNET
 
 QUANTITIES = {
     "speed": "speed",

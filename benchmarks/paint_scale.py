@@ -27,8 +27,8 @@ from _measure import make_particles
 from numpy.typing import NDArray
 
 from cosmoflow.config.cosmology import CosmologyConfig
-from cosmoflow.numerics.painting import Block, paint_block
-from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.numerics.painting import paint_block
 from cosmoflow.storage.fields import create_fields, write_block
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.outputs import finish_group

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from cosmoflow.config.settings import InferConfig
-from cosmoflow.stages.infer_work import Device
+from cosmoflow.stages.infer import Member, predict_box
+from cosmoflow.stages.infer.request import Device
 from cosmoflow.stages.models import load_model
-from cosmoflow.stages.prediction import Member, predict_box
 from cosmoflow.storage.fields import FieldStore
 
 Vectors = NDArray[np.float32]

@@ -28,8 +28,8 @@ from _boxes import wrap_block
 from _memory import watch
 
 from cosmoflow.numerics import fourier
+from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.spectra import WaveBins, sum_products
-from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing

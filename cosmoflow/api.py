@@ -29,7 +29,7 @@ DOORS: Mapping[str, Door] = {
         aliases={**_INFER_ALIASES, "workers": "engine.workers"},
     ),
     "infer_array": Door(
-        "cosmoflow.stages.infer_arrays", "infer_array", "infer", aliases=_INFER_ALIASES
+        "cosmoflow.stages.infer", "infer_array", "infer", aliases=_INFER_ALIASES
     ),
     "import_fields": Door(
         "cosmoflow.stages.imports", "import_fields", sections=("cosmology", "paint")

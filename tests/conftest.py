@@ -23,8 +23,8 @@ from cosmoflow.model.residual import ResidualUNet
 from cosmoflow.model.sources import (
     MemoryFields,
 )
+from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.fourier import linear_velocity
-from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import create_fields, write_block

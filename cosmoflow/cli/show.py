@@ -65,8 +65,8 @@ def _number(value: float | None, digits: int) -> str:
 
 def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str, Any]) -> None:
     """Print the residuals of every method, best first, and where the report is."""
-    from cosmoflow.stages.empty_cells import MOST_EMPTY, format_share
     from cosmoflow.stages.evaluate import residual_rows
+    from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, format_share
 
     true = comparison.metrics["truth"]["rms"]
     table = Table(
@@ -94,7 +94,7 @@ def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str
 def _paper_table(comparison: Comparison) -> Table:
     """Return T(k) and r(k) at the wavenumbers of the paper's Tables 1 to 4, its values beside."""
     from cosmoflow.numerics.comparison import SAMPLED_AT
-    from cosmoflow.stages.report import paper_tables
+    from cosmoflow.stages.evaluate.report import paper_tables
 
     measured = comparison.metrics["spectra"]
     box = measured["subbox"]

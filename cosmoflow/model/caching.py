@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.model.sources import FieldSource, Lead
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import read_periodic
+from cosmoflow.numerics.blocks import Block, read_periodic
 
 Key = tuple[str, Lead, tuple[int, ...]]
 

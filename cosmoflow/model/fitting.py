@@ -25,7 +25,7 @@ from cosmoflow.model.prefetch import Prefetcher
 from cosmoflow.model.samples import Sample, TrainingBox, draw_batch, read_sample, stack
 from cosmoflow.model.streams import StreamedBoxes
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 
 Metrics = dict[str, float]
 

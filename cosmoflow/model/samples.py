@@ -14,9 +14,8 @@ from cosmoflow.errors import DataError
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.sources import FieldSource, Flow, read_flow, read_inputs, read_tensor
 from cosmoflow.model.velocity import Normalisation, Target
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block, split_block
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
-from cosmoflow.numerics.tiles import split_block
 
 _LEAST_VARIATION = 1e-6
 """Below this, in units of the fields, a standard deviation is rounding."""

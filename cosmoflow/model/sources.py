@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grow, read_periodic
+from cosmoflow.numerics.blocks import Block, grow, read_periodic
 
 Lead = tuple[int, ...]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cosmoflow.model.samples import TrainingBox, choose_box
 from cosmoflow.model.sources import BlockFields, variable_of
-from cosmoflow.numerics.tiles import grow
+from cosmoflow.numerics.blocks import grow
 
 BLOCK_CELLS = 128
 """Per axis of a block: large beside a crop, so that few cells are read that no crop needs."""

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import fourier
+from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.threads import map_ahead
-from cosmoflow.numerics.tiles import axis_blocks
 
 Modes = NDArray[np.complex64]
 

@@ -11,9 +11,9 @@ import numpy as np
 from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
-from cosmoflow.stages.lineage import LINEAGE, lineage_of
-from cosmoflow.stages.mass_balance import check_mass
-from cosmoflow.stages.notes import snapshot_facts, tell_notes
+from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.inputs.mass_balance import check_mass
+from cosmoflow.stages.inputs.notes import snapshot_facts, tell_notes
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cosmoflow.config.folders import require_working_directory
 from cosmoflow.config.settings import Settings
-from cosmoflow.engine import Engine, Session
+from cosmoflow.engine import Engine, Key, Resources, Session, TaskGraph
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
 from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, warn_only
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.outputs import Existing, is_barely_begun
 from cosmoflow.storage.urls import exists, remove
 from cosmoflow.units import format_bytes
+
+Tell = Callable[[Key], None]
+"""What a task calls with its key when it is done."""
 
 _OF_THE_SETTINGS: Final = Session()
 """Stands for a session of the settings' own: a default cannot look at another field."""
@@ -223,3 +226,37 @@ class Progress:
         with self._lock:
             self._done = done
             self._listener(StageAdvanced(self._stage, done, self._total, note))
+
+
+def run_graph(
+    build: Callable[[Tell], TaskGraph],
+    engine: Engine,
+    plan: Plan,
+    run: Run,
+    on_done: Callable[[Key, Any], None],
+) -> None:
+    """Run a graph, and show how many of its tasks are done.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the graph, given what its tasks are to call.
+    engine : Engine
+        What it runs on.
+    plan : Plan
+        The stage, how many tasks there are, what each needs.
+    run : Run
+        Who hears of progress.
+    on_done : callable
+        Takes the key and the result of every output of the graph, in any order.
+    """
+    progress = Progress(run.listener, plan.stage, plan.tasks, plan.unit)
+    # A task that is run again, since its worker died, counts once.
+    done: set[Key] = set()
+
+    def note(key: Key) -> None:
+        done.add(key)
+        progress.reach(len(done), key[0])
+
+    with engine.channel(note) as tell:
+        engine.run(build(tell), on_done, needs=Resources(memory=plan.worker_memory))

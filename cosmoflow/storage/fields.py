@@ -12,8 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grid_blocks, read_periodic
+from cosmoflow.numerics.blocks import Block, grid_blocks, read_periodic
 from cosmoflow.storage.finite import REGION, check_finite, region_block
 from cosmoflow.storage.identity import changed_input, checksum_array, identify_store
 from cosmoflow.storage.layout import (

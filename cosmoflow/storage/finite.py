@@ -10,7 +10,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.storage.metadata import attributes_of
 
 REGION: Final = "region"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.config.base import digest as digest_of
 from cosmoflow.errors import DataError, IncompleteError, StorageError, SupersededError
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.finite import count_not_finite

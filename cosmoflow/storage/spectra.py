@@ -55,7 +55,7 @@ def describe_spectra(
     Returns
     -------
     xr.Dataset
-        See :func:`cosmoflow.stages.spectra.spectra`.
+        See :func:`cosmoflow.stages.spectra.command.spectra`.
     """
     first, last = fields[0], fields[-1]
     crossed = len(fields) > 1

@@ -33,7 +33,7 @@ def fields(tmp_path_factory):
     names = ("velocity", "momentum")
     create_fields(url, make_metadata(320.0), GRID, names, shard=GRID, chunk=16)
     whole = [random_fields.normal(0.0, 300.0, (3, *(GRID,) * 3)).astype(np.float32) for _ in names]
-    from cosmoflow.numerics.painting import Block
+    from cosmoflow.numerics.blocks import Block
 
     write_block(url, Block((0, 0, 0), (GRID,) * 3), 0, dict(zip(names, whole, strict=True)))
     finish_group(open_group_for_writing(url))

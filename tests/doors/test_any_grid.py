@@ -13,14 +13,13 @@ from cosmoflow.errors import DataError
 from cosmoflow.events import ignore
 from cosmoflow.model.sources import MemoryFields
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.infer import infer
-from cosmoflow.stages.infer_arrays import ArrayBox, infer_array
+from cosmoflow.stages.infer.arrays import ArrayBox, infer_array
+from cosmoflow.stages.infer.ensemble import Ensemble, Member, predict_box
+from cosmoflow.stages.infer.tiles import Layout
 from cosmoflow.stages.models import check_fits, fitting_grid, load_model, model_folder, save_model
-from cosmoflow.stages.prediction import Ensemble, Member, predict_box
-from cosmoflow.stages.tiling import Layout
 from cosmoflow.storage.metadata import BoxMetadata
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks, synthetic_fields
 

@@ -14,7 +14,7 @@ from cosmoflow.cosmology import linear_power
 from cosmoflow.cosmology.background import Background
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.stages.readers import check_same_box
+from cosmoflow.stages.inputs.readers import check_same_box
 from cosmoflow.storage.fields import FieldStore, create_fields, write_whole
 from cosmoflow.storage.metadata import BoxMetadata, plain_attributes
 from cosmoflow.storage.outputs import finish_group

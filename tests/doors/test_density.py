@@ -8,7 +8,7 @@ import cosmoflow
 from cosmoflow.cli.app import run_app
 from cosmoflow.errors import DataError
 from cosmoflow.events import Message
-from cosmoflow.stages.density import Summary, check_contents
+from cosmoflow.stages.inputs.density import Summary, check_contents
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.urls import open_group_for_writing
 from tests.conftest import refused
@@ -98,7 +98,7 @@ def test_a_painted_density_is_read_whole_only_if_it_was_changed(
     cosmoflow.paint(particle_store(8).url, url, run)
     whole = []
     monkeypatch.setattr(
-        "cosmoflow.stages.density.summarise",
+        "cosmoflow.stages.inputs.density.summarise",
         lambda store, name, run: whole.append(name) or Summary.of(store.read(name)),
     )
     check_contents(FieldStore(url), ["density"], run)

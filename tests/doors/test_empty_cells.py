@@ -13,13 +13,14 @@ from cosmoflow.config import load_settings
 from cosmoflow.config.settings import Settings
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import Message, StageAdvanced
-from cosmoflow.numerics.painting import Block, fill_reach, fill_velocity, paint_block
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.painting import fill_reach, fill_velocity, paint_block
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.evaluate import evaluate
+from cosmoflow.stages.evaluate.report.figures import Figure
 from cosmoflow.stages.infer import infer
 from cosmoflow.stages.inspect import inspect
 from cosmoflow.stages.paint import paint, plan_paint
-from cosmoflow.stages.report.figures import Figure
 from cosmoflow.stages.spectra import spectra
 from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
@@ -375,7 +376,7 @@ def test_evaluate_warns_and_measures_where_there_is_mass(
     painted, serial_run, tmp_path, monkeypatch
 ):
     heard = []
-    monkeypatch.setattr("cosmoflow.stages.evaluate.make_figures", draw_nothing)
+    monkeypatch.setattr("cosmoflow.stages.evaluate.command.make_figures", draw_nothing)
     prediction, out = str(tmp_path / "prediction.zarr"), tmp_path / "report"
     infer(painted[0], prediction, "linear:8", serial_run())
     run = serial_run(evaluate={"subbox": 32.0}, listener=heard.append)

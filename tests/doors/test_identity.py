@@ -16,9 +16,9 @@ from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import StageAdvanced
-from cosmoflow.stages import evaluate as stage
 from cosmoflow.stages.convert import convert
 from cosmoflow.stages.derive import derive
+from cosmoflow.stages.evaluate import command as stage
 from cosmoflow.stages.infer import infer
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.simulate import simulate

@@ -14,16 +14,15 @@ import zarr
 from cosmoflow.errors import DataError, IncompleteError, StorageError
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.wiener import WienerFilter
-from cosmoflow.stages import flows as stage
-from cosmoflow.stages import train as training
 from cosmoflow.stages.derive import derive
-from cosmoflow.stages.evaluate_linear import lacking
-from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.evaluate.linear import lacking
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.infer import infer
-from cosmoflow.stages.infer_arrays import infer_array
+from cosmoflow.stages.flows import stored as stage
+from cosmoflow.stages.infer import infer, infer_array
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.models import save_model
 from cosmoflow.stages.spectra import spectra
+from cosmoflow.stages.train import command as training
 from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import WIENER, add_linear_velocity, check_filter, filter_digest

@@ -17,9 +17,9 @@ from cosmoflow.engine import Session
 from cosmoflow.errors import DataError
 from cosmoflow.events import Message, ignore, noting
 from cosmoflow.stages.evaluate import plan_evaluate
-from cosmoflow.stages.lineage import relate
-from cosmoflow.stages.paintings import check_painting
-from cosmoflow.stages.report import page
+from cosmoflow.stages.evaluate.report import page
+from cosmoflow.stages.inputs.lineage import relate
+from cosmoflow.stages.inputs.paintings import check_painting
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import plain_attributes
@@ -147,7 +147,7 @@ def test_what_is_forced_or_cannot_be_checked_is_said_and_kept(
     painted, predicted, tmp_path, monkeypatch
 ):
     # Drawing takes most of the time of a report, and has nothing to do with it.
-    monkeypatch.setattr("cosmoflow.stages.evaluate.make_figures", lambda *_: [])
+    monkeypatch.setattr("cosmoflow.stages.evaluate.command.make_figures", lambda *_: [])
     heads = []
 
     def write_head(comparison, figures, context, folder):
@@ -155,7 +155,7 @@ def test_what_is_forced_or_cannot_be_checked_is_said_and_kept(
         parts = page._page(comparison, figures, context)
         heads.extend(takewhile(lambda part: "<section" not in part, parts))
 
-    monkeypatch.setattr("cosmoflow.stages.evaluate.write_report", write_head)
+    monkeypatch.setattr("cosmoflow.stages.evaluate.command.write_report", write_head)
     mine, other = (FieldStore(painted(seed)).read("velocity") for seed in (0, 1))
     rng = np.random.default_rng(5)
     good = foreign(str(tmp_path / "good.zarr"), mine + rng.normal(0.0, 30.0, mine.shape))

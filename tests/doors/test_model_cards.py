@@ -21,7 +21,7 @@ from cosmoflow.model.description import read_filter
 from cosmoflow.model.fitting import Fitting
 from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, from_files, to_files
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.storage.fields import create_fields, finished_shards, write_block, write_whole
 from tests.conftest import UNIT_FILTER, make_metadata, narrow_networks, refused

@@ -104,7 +104,7 @@ def test_a_job_that_is_ended_can_be_resumed(tmp_path, particle_store, monkeypatc
     command = ["paint", particles, fields, "--grid", "8", "--quiet"]
     try:
         with monkeypatch.context() as patch:
-            progress = "cosmoflow.stages.paint.Progress.advance"
+            progress = "cosmoflow.stages.paint.command.Progress.advance"
             patch.setattr(progress, lambda *_: os.kill(os.getpid(), number))
             assert run_app(command) == 130
         assert signal.getsignal(number) is unexpected

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.origins import describe_origin
 from tests.e2e.conftest import SMALL

@@ -13,11 +13,12 @@ from cosmoflow.events import StageAdvanced, StageStarted
 from cosmoflow.numerics import calculus
 from cosmoflow.numerics.fourier import forward, linear_velocity
 from cosmoflow.numerics.wiener import SETS, WienerFilter
-from cosmoflow.stages import flows, slab_writing
-from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.slab_flows import LinearTheory, add_flow
-from cosmoflow.stages.slab_plan import plan_slabs
+from cosmoflow.stages.flows import stored as flows
+from cosmoflow.stages.flows.plan import plan_slabs
+from cosmoflow.stages.flows.slabs import LinearTheory, add_flow
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
+from cosmoflow.stages.slabs import writing as slab_writing
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import (
     WIENER,

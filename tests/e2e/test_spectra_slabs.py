@@ -12,14 +12,16 @@ import zarr
 
 from cosmoflow.errors import ConfigError, DataError, IncompleteError, OutputExistsError
 from cosmoflow.numerics import calculus, fourier
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.spectra import Products, Term, WaveBins, join_interlaced, sum_products
-from cosmoflow.stages import spectra as stage
-from cosmoflow.stages.power import Variable, measure_power, row_blocks, sum_power
-from cosmoflow.stages.power_plan import ROWS, Grid, plan_power
-from cosmoflow.stages.readers import StoreReader
+from cosmoflow.stages.inputs.readers import StoreReader
+from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.sources import Variable
+from cosmoflow.stages.spectra import command as stage
 from cosmoflow.stages.spectra import spectra
+from cosmoflow.stages.spectra.plan import ROWS, plan_power
+from cosmoflow.stages.spectra.power import measure_power, row_blocks, sum_power
 from cosmoflow.storage.fields import FieldStore
 from tests.conftest import refused
 

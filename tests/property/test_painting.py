@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.special import j1
 
 from cosmoflow.errors import DataError
+from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.painting import bucket_particles, check_particles, paint_block, streams
-from cosmoflow.numerics.tiles import grid_blocks
 from cosmoflow.stages.paint import paint
 from tests.conftest import cut, displaced_lattice
 

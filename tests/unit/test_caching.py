@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cosmoflow.model.caching import CachedFields
 from cosmoflow.model.sources import MemoryFields
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 
 GRID = 10
 FIELDS = {

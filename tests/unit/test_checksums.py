@@ -9,7 +9,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ShardingCodec
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.storage.fields import FieldStore, create_fields, open_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import COVERAGE, ParticleStore

@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 
 from cosmoflow.errors import BusyError, DataError, SupersededError
-from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.stages.convert import convert
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.paint import paint

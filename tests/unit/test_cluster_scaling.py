@@ -12,9 +12,9 @@ _cluster = pytest.importorskip("_cluster")
 _stages = pytest.importorskip("_cluster_stages")
 sys.path.remove(BENCHMARKS)
 
+from cosmoflow.stages.planning import NODE_TYPES  # noqa: E402
 from cosmoflow.stages.planning.demands import DEMANDS  # noqa: E402
 from cosmoflow.stages.planning.estimate import estimate  # noqa: E402
-from cosmoflow.stages.planning.nodes import NODE_TYPES  # noqa: E402
 
 Node, Pass, Rates, Simulation = _cluster.Node, _cluster.Pass, _cluster.Rates, _cluster.Simulation
 

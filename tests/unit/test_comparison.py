@@ -9,9 +9,9 @@ import torch
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics import fourier, quantities, spectra
+from cosmoflow.numerics.blocks import central_boxes
 from cosmoflow.numerics.comparison import QUANTITIES, SUBBOX_QUANTITIES, Patch, compare
 from cosmoflow.numerics.residuals import ResidualSum, sum_residual
-from cosmoflow.numerics.tiles import central_boxes
 
 BOX, CELLS = 96.0, 24
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cosmoflow.numerics import calculus, spectra
+from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.comparison import coarse, compare, slices
-from cosmoflow.numerics.tiles import grid_blocks
 from tests.conftest import cut
 from tests.unit.test_comparison import BOX, fields
 

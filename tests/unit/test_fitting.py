@@ -29,7 +29,7 @@ from cosmoflow.model.sources import (
     MemoryFields,
 )
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.train import train
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks, synthetic_fields
 

@@ -10,9 +10,9 @@ from cosmoflow.model.sources import (
     MemoryFields,
 )
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
-from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.prediction import Ensemble, Member
-from cosmoflow.stages.tiling import Layout
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.stages.infer.ensemble import Ensemble, Member
+from cosmoflow.stages.infer.tiles import Layout
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks
 
 NAMES = ("residual-tiny", "residual-medium")

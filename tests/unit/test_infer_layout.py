@@ -11,12 +11,11 @@ from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.engine import Resources
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages.infer_layout import choose_layout, count_workers, worker_memory
-from cosmoflow.stages.infer_work import Device, check_work, wanted_block
+from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.stages.infer.layout import choose_layout, count_workers, worker_memory
+from cosmoflow.stages.infer.request import Device, check_work, wanted_block
+from cosmoflow.stages.infer.tiles import cut_tiles
 from cosmoflow.stages.run import Run
-from cosmoflow.stages.tiling import cut_tiles
 from cosmoflow.storage.metadata import BoxMetadata
 from tests.unit.test_networks import UNIT_FILTER
 

@@ -8,16 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosmoflow.model.geometry import Geometry
-from cosmoflow.numerics.painting import Block
-from cosmoflow.stages.tiling import (
-    Layout,
-    blending_weights,
-    bounding_block,
-    cut_tiles,
-    intersect,
-    overlap,
-    place,
-)
+from cosmoflow.numerics.blocks import Block, bounding_block, intersect, overlap, place
+from cosmoflow.stages.infer.tiles import Layout, blending_weights, cut_tiles
 
 quick = settings(max_examples=100, deadline=None)
 origins = st.tuples(*[st.integers(-5, 25)] * 3)

@@ -26,14 +26,14 @@ from cosmoflow.model.sources import (
     read_inputs,
 )
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.fourier import linear_velocity
-from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.symmetry import CUBE_GROUP
-from cosmoflow.stages.expansion import growth_rate_hubble
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.prediction import Ensemble, Member
+from cosmoflow.stages.infer.ensemble import Ensemble, Member
+from cosmoflow.stages.infer.tiles import Layout
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.run import Run
-from cosmoflow.stages.tiling import Layout
 from cosmoflow.storage.fields import FieldStore
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks, synthetic_fields
 

@@ -12,8 +12,7 @@ from cosmoflow.errors import (
     IncompleteError,
     OutputExistsError,
 )
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import (
     FieldStore,

@@ -9,11 +9,12 @@ import pytest
 
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
-from cosmoflow.numerics.tiles import grid_blocks, grow
-from cosmoflow.stages.infer_plan import plan_work
-from cosmoflow.stages.infer_work import wanted_block
+from cosmoflow.numerics.blocks import grid_blocks, grow
+from cosmoflow.stages.infer.plan import plan_work
+from cosmoflow.stages.infer.request import wanted_block
+from cosmoflow.stages.infer.tiles import cut_tiles
 from cosmoflow.stages.paint import plan_paint
-from cosmoflow.stages.painted import shards_near_piece
+from cosmoflow.stages.paint.tasks import shards_near_piece
 from cosmoflow.stages.planning import NODE_TYPES, bundles, costs, plan
 from cosmoflow.stages.planning.chain import IDLE_ALLOWED
 from cosmoflow.stages.planning.demands import DEMANDS, count_painted_parts
@@ -21,7 +22,6 @@ from cosmoflow.stages.planning.estimate import busy_cores, estimate
 from cosmoflow.stages.planning.nodes import GIB, NodeType
 from cosmoflow.stages.planning.shapes import ParticleShape, metadata_of, worker_bytes
 from cosmoflow.stages.run import Plan
-from cosmoflow.stages.tiling import cut_tiles
 from tests.unit.test_infer_layout import Box, cut
 
 TWO_CORES = NodeType("two cores", "aws", 2, 2, 24 * GIB, 1e12, 10**12, 0.0, 0.0, fast_bfloat16=True)

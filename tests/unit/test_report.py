@@ -16,8 +16,8 @@ import torch
 
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
-from cosmoflow.stages.report import figures, markup, methods, page, paper_tables
-from cosmoflow.stages.report.figures.box import residual_by_density
+from cosmoflow.stages.evaluate.report import figures, markup, methods, page, paper_tables
+from cosmoflow.stages.evaluate.report.figures.box import residual_by_density
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
@@ -128,7 +128,7 @@ def test_the_same_numbers_give_the_same_bytes(report, tmp_path):
     (tmp_path / "comparison").write_bytes(pickle.dumps(found))
     program = (
         "import pathlib, pickle, sys\n"
-        "from cosmoflow.stages.report.figures.counts import joint_distributions\n"
+        "from cosmoflow.stages.evaluate.report.figures.counts import joint_distributions\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "found = pickle.loads((folder / 'comparison').read_bytes())\n"
         "joint_distributions(found, folder)\n"

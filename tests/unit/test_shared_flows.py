@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cosmoflow.errors import DataError, IncompleteError, SupersededError
-from cosmoflow.stages import flows as stage
 from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.flows import stored as stage
 from cosmoflow.storage import flows
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.fields import FieldStore

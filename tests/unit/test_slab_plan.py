@@ -8,8 +8,9 @@ from cosmoflow.config import load_settings
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.wiener import SETS
+from cosmoflow.stages.flows.plan import SLABS, cut_box, plan_slabs
 from cosmoflow.stages.run import Run, start_engine
-from cosmoflow.stages.slab_plan import LEAST_PLANES, MOST_PARTS, SLABS, cut_box, plan_slabs
+from cosmoflow.stages.slabs.plan import LEAST_PLANES, MOST_PARTS
 
 GB = 1 << 30
 
@@ -71,7 +72,7 @@ def test_a_box_too_large_for_any_slab_is_refused(allowed):
 
 @pytest.mark.parametrize("name", SETS)
 def test_parts_are_those_of_the_graph(name):
-    from cosmoflow.stages.slab_flows import Work, build_graph
+    from cosmoflow.stages.flows.slabs import Work, build_graph
 
     cut = cut_box(box(20, shard=8), SETS[name], 3)
     source = SimpleNamespace(fields=SETS[name])

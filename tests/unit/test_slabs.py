@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cosmoflow.numerics import fourier, slabs
+from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.slabs import RowWaves
-from cosmoflow.numerics.tiles import axis_blocks
 
 BOX = 50.0
 CUTS = [(24, 8, 3), (24, 8, 8), (24, 24, 24), (25, 8, 3), (25, 25, 7), (18, 5, 1)]

@@ -8,7 +8,8 @@ import pytest
 
 from cosmoflow.cosmology.background import Background
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.painting import Block, paint_block
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.painting import paint_block
 from cosmoflow.storage.snapshots import SnapshotHints, describe_snapshot, open_particles
 from tests import snapshot_files as files
 from tests.conftest import refused

@@ -11,8 +11,7 @@ from cosmoflow.model.prefetch import Prefetcher
 from cosmoflow.model.samples import TrainingBox, draw_batch, read_sample
 from cosmoflow.model.sources import BlockFields, DeviceFields, MemoryFields, variable_of
 from cosmoflow.model.streams import StreamedBoxes, Streaming
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grow
+from cosmoflow.numerics.blocks import Block, grow
 from tests.conftest import synthetic_fields
 from tests.unit.test_fitting import CROP, GEOMETRY
 

@@ -14,7 +14,7 @@ from cosmoflow.errors import (
     IncompleteError,
     StorageError,
 )
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.paint import paint
 from cosmoflow.storage import urls
 from cosmoflow.storage.fields import (

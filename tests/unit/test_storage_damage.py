@@ -10,8 +10,7 @@ import zarr
 
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grid_blocks
+from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.storage.fields import (
     FieldStore,
     create_fields,

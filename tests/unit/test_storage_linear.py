@@ -9,7 +9,7 @@ import xarray as xr
 
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import StorageError
-from cosmoflow.numerics.painting import Block
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.storage.fields import (
     FieldStore,
     create_fields,

@@ -5,8 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import grid_blocks, grow, read_periodic, shards_near, split_block
+from cosmoflow.numerics.blocks import (
+    Block,
+    grid_blocks,
+    grow,
+    read_periodic,
+    shards_near,
+    split_block,
+)
 from tests.conftest import cut
 
 quick = settings(max_examples=60, deadline=None)

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import calculus
+from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.numerics.comparison.coarse import CoarseSum, Runs, first_cells
 from cosmoflow.numerics.comparison.readers import TRUTH, Array, Json, Readers, read_tensor
 from cosmoflow.numerics.distributions import DistributionSum, sum_distributions
-from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.residuals import ResidualSum, sum_residual
 from cosmoflow.numerics.threads import map_ahead
-from cosmoflow.numerics.tiles import grow
 
 Floats = NDArray[np.float64]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cosmoflow.errors import DataError
+from cosmoflow.numerics.blocks import central_boxes, grid_blocks
 from cosmoflow.numerics.comparison.blocks import BlockSum, coarse_cells, sum_block
 from cosmoflow.numerics.comparison.coarse import CoarseSum
 from cosmoflow.numerics.comparison.power import subbox_cells, sum_box, sum_subbox
@@ -19,7 +20,6 @@ from cosmoflow.numerics.comparison.slices import (
     sum_plane,
 )
 from cosmoflow.numerics.spectra import WINDOWS
-from cosmoflow.numerics.tiles import central_boxes, grid_blocks
 from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cosmoflow.numerics import calculus, fourier
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.comparison.readers import TRUTH, Readers, read_tensor, whole_box
-from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
 from cosmoflow.numerics.quantities import magnitude
 from cosmoflow.numerics.spectra import PowerSum, WaveBins, sum_products

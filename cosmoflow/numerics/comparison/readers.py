@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.numerics.painting import Block
-from cosmoflow.numerics.tiles import read_periodic
+from cosmoflow.numerics.blocks import Block, read_periodic
 
 Array = NDArray[np.float32]
 Json = dict[str, Any]

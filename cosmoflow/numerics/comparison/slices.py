@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import calculus
+from cosmoflow.numerics.blocks import Block, axis_blocks, grow
 from cosmoflow.numerics.comparison.coarse import CoarseSum, Runs, first_cells
 from cosmoflow.numerics.comparison.readers import (
     TRUTH,
@@ -20,9 +21,7 @@ from cosmoflow.numerics.comparison.readers import (
     Readers,
     read_tensor,
 )
-from cosmoflow.numerics.painting import Block
 from cosmoflow.numerics.residuals import sum_residual
-from cosmoflow.numerics.tiles import axis_blocks, grow
 
 SIDE: Final = 80.0
 """Of the patch, Mpc/h."""

@@ -6,7 +6,7 @@ cut into chunks, on the shards of the grid or on the number of workers and threa
 but to the last bit.
 """
 
-from cosmoflow.numerics.painting.blocks import SCHEME_ORDER, Block, Piece
+from cosmoflow.numerics.painting.blocks import SCHEME_ORDER, Piece
 from cosmoflow.numerics.painting.checks import check_particles
 from cosmoflow.numerics.painting.fields import FIELDS, divide_momentum, paint_block
 from cosmoflow.numerics.painting.nearest import fill_reach, fill_velocity
@@ -15,7 +15,6 @@ from cosmoflow.numerics.painting.sorting import bucket_particles
 __all__ = [
     "FIELDS",
     "SCHEME_ORDER",
-    "Block",
     "Piece",
     "bucket_particles",
     "check_particles",

@@ -1,10 +1,9 @@
-"""What painting speaks of: blocks of cells, pieces of the particles, schemes."""
+"""What painting speaks of: pieces of the particles, schemes, places in sorted lists."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numba
@@ -22,14 +21,6 @@ Velocities are None when only the density is painted, masses when all are equal.
 
 _SEGMENT: Final = 1 << 16
 """Least number of particles that are worth a job of their own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A cuboid of cells of a periodic grid: its first cell and its shape, per axis."""
-
-    origin: tuple[int, int, int]
-    shape: tuple[int, int, int]
 
 
 def first_cell_offset(scheme: str, shift: float = 0.0) -> float:

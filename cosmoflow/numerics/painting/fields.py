@@ -12,13 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.painting.blocks import (
-    SCHEME_ORDER,
-    Block,
-    Piece,
-    first_cell_offset,
-    run_threads,
-)
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.painting.blocks import SCHEME_ORDER, Piece, first_cell_offset, run_threads
 from cosmoflow.numerics.painting.shares import MOST_MASS
 from cosmoflow.numerics.painting.streams import Streams, make_streams
 from cosmoflow.numerics.painting.tables import TouchTables

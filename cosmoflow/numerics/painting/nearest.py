@@ -17,8 +17,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.compiled import compiled
-from cosmoflow.numerics.painting.blocks import Block, Piece, flat_rows, run_threads
+from cosmoflow.numerics.painting.blocks import Piece, flat_rows, run_threads
 from cosmoflow.numerics.painting.shares import LEAST_MASS, MASS_UNITS
 
 FILL_REACH: Final = 4.0

@@ -13,15 +13,17 @@ from cosmoflow.engine import USEFUL_CORES
 from cosmoflow.model.registry import Architecture, find_architecture
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
-from cosmoflow.stages.evaluate_methods import Inputs
-from cosmoflow.stages.evaluate_plan import all_methods, power_plans
-from cosmoflow.stages.evaluate_plan import plan_work as plan_evaluation
-from cosmoflow.stages.flows import FREE_SHARE, WIENER_BYTES
-from cosmoflow.stages.infer_layout import choose_layout
-from cosmoflow.stages.infer_plan import plan_work as plan_inference
-from cosmoflow.stages.infer_work import Device, check_work
-from cosmoflow.stages.paint_plan import make_plan
-from cosmoflow.stages.painted import painted_variables, shards_near_piece
+from cosmoflow.stages.evaluate.inputs import Inputs
+from cosmoflow.stages.evaluate.plan import all_methods, power_plans
+from cosmoflow.stages.evaluate.plan import plan_work as plan_evaluation
+from cosmoflow.stages.flows.plan import plan_slabs
+from cosmoflow.stages.flows.stored import FREE_SHARE, WIENER_BYTES
+from cosmoflow.stages.infer.layout import choose_layout
+from cosmoflow.stages.infer.plan import plan_work as plan_inference
+from cosmoflow.stages.infer.request import Device, check_work
+from cosmoflow.stages.inputs.readers import Method
+from cosmoflow.stages.paint.plan import make_plan
+from cosmoflow.stages.paint.tasks import painted_variables, shards_near_piece
 from cosmoflow.stages.planning import costs
 from cosmoflow.stages.planning.nodes import NodeType
 from cosmoflow.stages.planning.shapes import (
@@ -32,13 +34,12 @@ from cosmoflow.stages.planning.shapes import (
     planned_run,
     worker_bytes,
 )
-from cosmoflow.stages.power import Variable
-from cosmoflow.stages.power_plan import Grid, plan_power
-from cosmoflow.stages.readers import Method
 from cosmoflow.stages.run import Plan
 from cosmoflow.stages.simulate import plan_simulate
-from cosmoflow.stages.slab_plan import plan_slabs
-from cosmoflow.stages.train import plan_training
+from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.sources import Variable
+from cosmoflow.stages.spectra.plan import plan_power
+from cosmoflow.stages.train.command import plan_training
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.particles import ROWS_PER_CHUNK, ROWS_PER_SHARD
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cosmoflow.numerics.tiles import grid_blocks
-from cosmoflow.stages import evaluate as stage
+from cosmoflow.numerics.blocks import grid_blocks
+from cosmoflow.stages.evaluate import command as stage
 from cosmoflow.storage.fields import create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing

@@ -12,10 +12,10 @@ import zarr
 
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import BusyError, ConfigError, DataError, IncompleteError, OutputExistsError
-from cosmoflow.stages import evaluate as stage
-from cosmoflow.stages import evaluate_measure
+from cosmoflow.stages.evaluate import command as stage
 from cosmoflow.stages.evaluate import evaluate
-from cosmoflow.stages.evaluate_methods import open_inputs
+from cosmoflow.stages.evaluate import measure as evaluate_measure
+from cosmoflow.stages.evaluate.inputs import open_inputs
 from cosmoflow.stages.inspect import inspect
 from cosmoflow.storage.claims import claim
 from cosmoflow.storage.outputs import mark_folder

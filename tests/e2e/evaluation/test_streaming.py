@@ -11,12 +11,13 @@ from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
-from cosmoflow.stages import evaluate as stage
-from cosmoflow.stages import evaluate_linear, evaluate_plan
+from cosmoflow.stages.evaluate import command as stage
 from cosmoflow.stages.evaluate import evaluate, plan_evaluate
-from cosmoflow.stages.expansion import growth_rate_hubble
+from cosmoflow.stages.evaluate import linear as evaluate_linear
+from cosmoflow.stages.evaluate import plan as evaluate_plan
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.slab_flows import add_flow
+from cosmoflow.stages.flows.slabs import add_flow
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from tests.conftest import make_metadata, refused
 from tests.e2e.evaluation.conftest import (
     CELL,

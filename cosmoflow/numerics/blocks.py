@@ -1,0 +1,176 @@
+"""Blocks of cells of a periodic grid, and their geometry."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Slices = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A cuboid of cells of a periodic grid: its first cell and its shape, per axis."""
+
+    origin: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+
+def axis_blocks(cells: int, size: int) -> list[tuple[int, int]]:
+    """Return ``(origin, length)`` of the blocks along an axis; the last may be shorter."""
+    return [(origin, min(size, cells - origin)) for origin in range(0, cells, size)]
+
+
+def grid_blocks(cells: int, size: int) -> list[Block]:
+    """Return the blocks of a cubic grid in C order; together they cover each cell once."""
+    return split_block(Block((0, 0, 0), (cells, cells, cells)), size)
+
+
+def split_block(block: Block, size: int) -> list[Block]:
+    """Return the sub-blocks of a block, anchored at its origin, in C order."""
+    axes = [
+        [(start + origin, length) for origin, length in axis_blocks(extent, size)]
+        for start, extent in zip(block.origin, block.shape, strict=True)
+    ]
+    return [Block((x[0], y[0], z[0]), (x[1], y[1], z[1])) for x, y, z in itertools.product(*axes)]
+
+
+def central_boxes(cells: int, side: int) -> list[Block]:
+    """Return the cubes that fit side by side into the centre of a grid, in C order.
+
+    Parameters
+    ----------
+    cells, side : int
+        Cells per axis of the grid, and of a cube; none fits that is larger.
+    """
+    count = cells // side
+    margin = (cells - count * side) // 2
+    return split_block(Block((margin,) * 3, (count * side,) * 3), side)
+
+
+def shards_near(covered: NDArray[np.bool_], cells: int, size: int, reach: int) -> NDArray[np.bool_]:
+    """Return which shards along an axis are within ``reach`` cells of covered bins.
+
+    Parameters
+    ----------
+    covered : (bins,) bool
+        Which of equal bins of the periodic axis are covered.
+    cells, size : int
+        Cells of the axis, and of a shard.
+    reach : int
+        Cells.
+
+    Returns
+    -------
+    (shards,) bool
+    """
+    bins, shards = len(covered), -(-cells // size)
+    near = np.zeros(shards, np.bool_)
+    for one in np.flatnonzero(covered).tolist():
+        first = math.floor(one * cells / bins) - reach
+        last = math.ceil((one + 1) * cells / bins) + reach
+        near[(np.arange(first, min(last, first + cells)) % cells) // size] = True
+    return near
+
+
+def grow(block: Block, halo: int) -> Block:
+    """Return the block with ``halo`` cells more on every side; its origin may be negative."""
+    ox, oy, oz = block.origin
+    nx, ny, nz = block.shape
+    return Block((ox - halo, oy - halo, oz - halo), (nx + 2 * halo, ny + 2 * halo, nz + 2 * halo))
+
+
+def _axis_runs(origin: int, length: int, cells: int) -> Iterator[tuple[slice, slice]]:
+    """Yield (source, target) slices that cover a run of a periodic axis without wrapping."""
+    done = 0
+    while done < length:
+        start = (origin + done) % cells
+        run = min(length - done, cells - start)
+        yield slice(start, start + run), slice(done, done + run)
+        done += run
+
+
+def read_periodic(
+    read: Callable[[tuple[slice, ...]], NDArray[np.float32]],
+    lead: tuple[int, ...],
+    block: Block,
+    cells: int,
+    *,
+    fresh: bool = False,
+) -> NDArray[np.float32]:
+    """Read a block of a periodic grid, wrapped as often as it needs.
+
+    Parameters
+    ----------
+    read : callable
+        Takes three slices inside the grid and returns an array ``(*lead, ...)``.
+    lead : tuple of int
+        Leading dimensions of what ``read`` returns.
+    block : Block
+        May start below 0, end past the grid and be larger than it.
+    cells : int
+        Cells per axis of the grid.
+    fresh : bool
+        What ``read`` returns is nobody else's: of a block that does not wrap it is returned as it
+        is, not copied.
+
+    Returns
+    -------
+    (*lead, *block.shape) float32
+    """
+    runs = [
+        list(_axis_runs(origin, length, cells))
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    ]
+    if fresh and all(len(run) == 1 for run in runs):
+        return read(tuple(run[0][0] for run in runs))
+    out = np.empty((*lead, *block.shape), np.float32)
+    for pieces in itertools.product(*runs):
+        source = tuple(piece[0] for piece in pieces)
+        x, y, z = (piece[1] for piece in pieces)
+        out[..., x, y, z] = read(source)
+    return out
+
+
+def overlap(block: Block, tile: Block) -> tuple[Slices, Slices]:
+    """Return where a tile lies in a block: slices into the block and into the tile."""
+    inside, source = [], []
+    for start, length, first, size in zip(
+        block.origin, block.shape, tile.origin, tile.shape, strict=True
+    ):
+        low, high = max(start, first), min(start + length, first + size)
+        inside.append(slice(low - start, high - start))
+        source.append(slice(low - first, high - first))
+    return (inside[0], inside[1], inside[2]), (source[0], source[1], source[2])
+
+
+def bounding_block(blocks: Sequence[Block]) -> Block:
+    """Return the smallest block that holds all of some blocks."""
+    low = np.min([block.origin for block in blocks], axis=0)
+    high = np.max([np.add(block.origin, block.shape) for block in blocks], axis=0)
+    (x, y, z), (nx, ny, nz) = low.tolist(), (high - low).tolist()
+    return Block((x, y, z), (nx, ny, nz))
+
+
+def intersect(first: Block, second: Block) -> Block | None:
+    """Return the cells that two blocks share, None if there are none."""
+    low = np.maximum(first.origin, second.origin)
+    high = np.minimum(np.add(first.origin, first.shape), np.add(second.origin, second.shape))
+    if (high <= low).any():
+        return None
+    (x, y, z), (nx, ny, nz) = low.tolist(), (high - low).tolist()
+    return Block((x, y, z), (nx, ny, nz))
+
+
+def place(part: Block, whole: Block) -> Slices:
+    """Return where a block lies in another one that holds it."""
+    x, y, z = (
+        slice(first - start, first - start + length)
+        for first, length, start in zip(part.origin, part.shape, whole.origin, strict=True)
+    )
+    return x, y, z

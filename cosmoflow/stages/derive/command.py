@@ -1,0 +1,336 @@
+"""From fields to fields: velocity, momentum, divergence, vorticity, shear, smoothed versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from cosmoflow.config.settings import DeriveConfig, choose_chunk
+from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph, available_memory
+from cosmoflow.errors import DataError
+from cosmoflow.events import StageFinished, caution, noting
+from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.numerics.exact_sums import ExactSum
+from cosmoflow.stages.derive.plan import Work, check_work, plan_work
+from cosmoflow.stages.derive.recipes import derive_block, derive_box, recipe_of
+from cosmoflow.stages.derive.slabs import (
+    DerivedShards,
+    SlabWork,
+    build_slabs,
+    plan_slabs,
+    whole_bars,
+)
+from cosmoflow.stages.flows.stored import FREE_SHARE, check_flows, identify_flows
+from cosmoflow.stages.inputs.density import check_contents
+from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, examine, format_share, rests_on_fill
+from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.inputs.notes import input_notes
+from cosmoflow.stages.inputs.paintings import painting_of
+from cosmoflow.stages.run import Plan, Progress, Run, Tell, claiming, run_graph, start_engine
+from cosmoflow.storage.claims import Claim
+from cosmoflow.storage.fields import (
+    FieldStore,
+    create_fields,
+    finished_shards,
+    open_fields,
+    write_block,
+)
+from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.outputs import begun_config, check_output, finish_group
+from cosmoflow.storage.sampling import BACKGROUND, NEAREST, Sampling
+from cosmoflow.storage.urls import absolute, open_group_for_writing
+
+_NO_BACKGROUND = (0.0, 0.0, 0.0)
+
+IN_MEMORY, IN_SLABS = "memory", "slabs"
+"""How the transforms of a box were made, as its provenance has it."""
+
+
+def plan_derive(fields: str, names: Sequence[str], run: Run) -> Plan:
+    """Say what :func:`derive` would do."""
+    store = FieldStore(fields)
+    return _plan(store, check_work(store, names, run.settings.derive), run)[0]
+
+
+def _plan(
+    store: FieldStore, work: Work, run: Run, begun: str | None = None
+) -> tuple[Plan, SlabWork | None]:
+    """Plan the work: in slabs, if it takes transforms of a box that one process has no room for.
+
+    A run that goes on does as it began: the two ways differ by the rounding of float32.
+    """
+    plan = plan_work(store, work)
+    if begun == IN_MEMORY:
+        return plan, None
+    allowed = run.settings.engine.memory
+    free = available_memory()
+    room = FREE_SHARE * free if allowed is None else min(allowed, free)
+    if not work.spectral or (plan.worker_memory <= room and begun != IN_SLABS):
+        return plan, None
+    slab_plan, slabs = plan_slabs(store, work, run)
+    return (slab_plan, slabs) if slabs.fields else (plan, None)
+
+
+def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) -> xr.Dataset:
+    """Derive fields from those of a store.
+
+    Parameters
+    ----------
+    fields : str
+        URL of a fields store: painted, predicted or derived.
+    out : str
+        URL of the fields store to write.
+    names : sequence of str
+        Among
+
+        - ``velocity``, km/s: momentum over density, the mean flow where there is no mass;
+        - ``momentum``, km/s: density times velocity;
+        - ``divergence``, ``vorticity`` and ``velocity_shear`` (the eigenvalues of
+          ``(d_i v_j + d_j v_i) / 2``, ascending) of the velocity, km/s/(Mpc/h);
+        - ``smoothed_X``: the same derivatives of the Gaussian-smoothed velocity, or any other
+          stored variable X smoothed.
+    run : Run, optional
+        Settings (section ``derive``), engine, progress.
+
+    Returns
+    -------
+    xr.Dataset
+        The fields, lazy.
+
+    Raises
+    ------
+    DataError
+        The store lacks a variable or is damaged.
+    OutputExistsError, StorageError, ConfigError
+
+    Notes
+    -----
+    By differences every shard is a task of its own, and the result is the same to the last bit
+    whatever the shards. Spectral derivatives are one task that holds the box; of a box that one
+    process has no room for they are filters between two transforms in slabs.
+    """
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
+    fields, out = absolute(fields), absolute(out)
+    check_output(out, run.existing, [fields])
+    store = FieldStore(fields)
+    work = check_work(store, names, run.settings.derive)
+    check_contents(store, [name for name, _ in work.inputs], run)
+    begun = begun_config(out).get("transforms") if run.existing == "resume" else None
+    plan, slabs = _plan(store, work, run, begun)
+    config = {"derive": work.config.model_dump(mode="json"), "fields": list(work.names)}
+    if work.spectral:
+        config["transforms"] = IN_MEMORY if slabs is None else IN_SLABS
+    painting = painting_of(store)
+    flows = identify_flows(store, (name for name, _ in work.inputs))
+    sampling, notes = _sampling(store, work, run)
+    metadata = replace(
+        store.metadata,
+        provenance=make_provenance(
+            "derive",
+            config,
+            {"fields": store.digest, **flows},
+            sources={"fields": store.url},
+            notes=[*input_notes("fields", store.metadata), *notes, *warned],
+            facts={LINEAGE: lineage_of(store), **painting.as_facts()},
+        ),
+        redshift_space=painting.redshift_space,
+        sampling=sampling,
+    )
+    # Before anything is written: a run that is refused leaves an older output as it is.
+    engine = start_engine(
+        run,
+        plan,
+        remedy="fewer fields at once, or --method difference"
+        if work.spectral
+        else "a smaller derive.shard, fewer fields at once or a smaller radius",
+        # Transforms of one box in memory are one task: Ray would not make it faster.
+        cpu_seconds=0.0 if work.spectral and slabs is None else None,
+    )
+    blocks = grid_blocks(store.grid, work.shard)
+    with claiming(out, run) as claim:
+        finished = create_fields(
+            out,
+            metadata,
+            store.grid,
+            work.names,
+            shard=work.shard,
+            chunk=choose_chunk(work.shard),
+            existing=run.existing,
+            attributes={name: _attributes(name, work.config) for name in work.names},
+        )
+        todo = np.flatnonzero(~finished).tolist()
+        digest = metadata.provenance["digest"]
+        if todo and slabs is not None:
+            _derive_slabs(slabs, out, digest, todo, engine, plan, run, claim)
+        else:
+            done = len(blocks) - len(todo)
+            progress = Progress(run.listener, "derive", len(blocks), "shards", done, claim=claim)
+            needs = Resources(memory=plan.worker_memory)
+            if work.spectral:
+                needs = engine.share(1, most=USEFUL_CORES, memory=plan.worker_memory)
+            if todo:
+                graph = _build_graph(work, out, digest, blocks, todo)
+                engine.run(graph, lambda key, result: progress.advance(result), needs=needs)
+        if not finished_shards(out).all():
+            raise RuntimeError(f"{out}: the graph ended with unfinished shards")
+        store.check_unchanged()
+        check_flows(store, flows)
+        claim.check()
+        finish_group(open_group_for_writing(out))
+    run.listener(StageFinished("derive", {"out": out, **plan.details}))
+    return open_fields(out)
+
+
+def _sampling(store: FieldStore, work: Work, run: Run) -> tuple[Sampling | None, list[str]]:
+    """Return the sampling of the output, and notes of its empty cells, having warned of them."""
+    sampling, names = store.metadata.sampling, set(work.names)
+    notes = []
+    if work.needs_background and sampling is not None:
+        # The velocity that is made of a momentum has not the fill of the stored one.
+        if sampling.fill == NEAREST:
+            names.remove("velocity")
+            if sampling.empty_share > MOST_EMPTY:
+                notes.append(
+                    f"{format_share(sampling.empty_share)} of the cells hold no mass, and the "
+                    "derived velocity is the mean flow there, not that of the nearest particle: "
+                    f"use the velocity that {store.url} holds"
+                )
+                caution(run.listener, notes[0])
+        sampling = replace(sampling, fill=BACKGROUND)
+    stores = [store] if any(map(rests_on_fill, names)) else []
+    return sampling, [*notes, *examine(stores, run.listener)]
+
+
+def _derive_slabs(
+    slabs: SlabWork,
+    out: str,
+    digest: str,
+    todo: list[int],
+    engine: Engine,
+    plan: Plan,
+    run: Run,
+    claim: Claim,
+) -> None:
+    background = _NO_BACKGROUND
+    if slabs.work.needs_background:
+        first = TaskGraph()
+        _add_background(first, slabs.work, grid_blocks(slabs.grid, slabs.work.shard))
+        first.outputs.append(("background", 0))
+        background = engine.run(first)["background", 0]
+    writer = DerivedShards(slabs, out, digest, background)
+
+    def build(tell: Tell) -> TaskGraph:
+        return build_slabs(slabs, writer, todo, tell)
+
+    left = replace(plan, tasks=plan.tasks - len(whole_bars(slabs, todo)))
+    run_graph(build, engine, left, run, lambda key, result: claim.check())
+
+
+def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:
+    """Return what a variable says of itself beside its unit."""
+    recipe = recipe_of(name)
+    attributes: dict[str, Any] = {}
+    if recipe.slopes:
+        attributes["derivatives"] = config.method
+    if recipe.smoothed:
+        attributes["smoothing_radius"] = config.smoothing
+    return attributes
+
+
+def _build_graph(
+    work: Work, out: str, digest: str, blocks: list[Block], todo: list[int]
+) -> TaskGraph:
+    """Find the mean flow where it is needed, then derive shard by shard, or all in one task."""
+    graph = TaskGraph()
+    background: Any = _NO_BACKGROUND
+    if work.needs_background:
+        _add_background(graph, work, blocks)
+        background = graph.result(("background", 0))
+    if work.spectral:
+        graph.add(("derive", 0), derive_box_task, work, out, digest, todo, background, output=True)
+        return graph
+    for shard in todo:
+        graph.add(
+            ("derive", shard),
+            derive_task,
+            work,
+            out,
+            digest,
+            shard,
+            blocks[shard],
+            background,
+            output=True,
+        )
+    return graph
+
+
+def _add_background(graph: TaskGraph, work: Work, blocks: list[Block]) -> None:
+    """Add the task ``("background", 0)`` that returns the mean flow, and those that it needs."""
+    for shard, block in enumerate(blocks):
+        graph.add(("sum", shard), sum_task, work.fields, block)
+    sums = (graph.result(("sum", shard)) for shard in range(len(blocks)))
+    graph.add(("background", 0), background_task, work.fields, *sums)
+
+
+def sum_task(fields: str, block: Block) -> tuple[ExactSum, ...]:
+    """Add up density, then momenta x, y, z, of a block: exactly, so no order of blocks matters."""
+    store = FieldStore(fields)
+    momenta = (store.read_block("momentum", block, lead=(axis,)) for axis in range(3))
+    density = store.read_block("density", block)
+    return tuple(ExactSum.of(values) for values in (density, *momenta))
+
+
+def background_task(fields: str, *sums: tuple[ExactSum, ...]) -> tuple[float, float, float]:
+    """Return mean momentum over mean density of the box, km/s.
+
+    Raises
+    ------
+    DataError
+        There is no mass.
+    """
+    mass, x, y, z = (float(sum(column, ExactSum())) for column in zip(*sums, strict=True))
+    if not mass > 0.0:
+        raise DataError("the density has no mass", where=fields, value=mass, limit="above 0")
+    return x / mass, y / mass, z / mass
+
+
+def derive_task(
+    work: Work,
+    out: str,
+    digest: str,
+    shard: int,
+    block: Block,
+    background: tuple[float, float, float],
+) -> int:
+    """Derive one shard and write it; return how many shards that were."""
+    store = FieldStore(work.fields)
+    write_block(
+        out,
+        block,
+        shard,
+        derive_block(store, block, work.names, work.config.smoothing, background),
+        digest=digest,
+    )
+    return 1
+
+
+def derive_box_task(
+    work: Work, out: str, digest: str, todo: list[int], background: tuple[float, float, float]
+) -> int:
+    """Derive the whole box and write the shards that are to do; return how many."""
+    store = FieldStore(work.fields)
+    values = derive_box(store, work.names, work.config.smoothing, background)
+    blocks = grid_blocks(store.grid, work.shard)
+    for shard in todo:
+        x, y, z = (
+            slice(origin, origin + length)
+            for origin, length in zip(blocks[shard].origin, blocks[shard].shape, strict=True)
+        )
+        part = {name: field[..., x, y, z] for name, field in values.items()}
+        write_block(out, blocks[shard], shard, part, digest=digest)
+    return len(todo)

@@ -1,0 +1,194 @@
+"""What `derive` is asked for, checked, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cosmoflow.config.settings import DeriveConfig
+from cosmoflow.errors import ConfigError
+from cosmoflow.numerics.blocks import grid_blocks
+from cosmoflow.numerics.smoothing import NARROWEST, gaussian_reach
+from cosmoflow.stages.derive.recipes import recipe_of
+from cosmoflow.stages.run import Plan
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.variables import count_parts
+
+WIDEST = 6
+"""A box is at least this many smoothing radii wide: beyond, what is left is its mean."""
+
+_OVERHEAD = 3 << 25
+"""Bytes of a worker that do not depend on the grid: buffers of the store, of threads, of malloc."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is derived from a store, checked.
+
+    Parameters
+    ----------
+    fields : str
+        URL of the store.
+    names : tuple of str
+        The fields, sorted.
+    config : DeriveConfig
+        Method and smoothing.
+    shard : int
+        Cells per axis that one task writes.
+    halo : int
+        Cells around a shard that its task reads too.
+    """
+
+    fields: str
+    names: tuple[str, ...]
+    config: DeriveConfig
+    shard: int
+    halo: int
+
+    @property
+    def spectral(self) -> bool:
+        """Whether one task does the whole box."""
+        return self.config.method == "spectral"
+
+    @property
+    def parts(self) -> int:
+        """Numbers that are written for each cell."""
+        return sum(count_parts(name) for name in self.names)
+
+    @property
+    def inputs(self) -> list[tuple[str, bool]]:
+        """The variables that are read, and whether they are smoothed then."""
+        recipes = [recipe_of(name) for name in self.names]
+        return sorted({(name, one.smoothed) for one in recipes for name in one.inputs})
+
+    @property
+    def needs_background(self) -> bool:
+        """Whether the mean flow of the box must be known."""
+        return "velocity" in self.names
+
+
+def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) -> Work:
+    """Return what is to be done.
+
+    Raises
+    ------
+    ConfigError
+        A field is unknown, or the smoothing does not suit the fields or the grid.
+    DataError
+        The store lacks a variable.
+    """
+    if not names:
+        raise ConfigError("no field to derive is named", where="--field")
+    names = tuple(sorted(set(names)))
+    recipes = [recipe_of(name) for name in names]
+    reach = _check_smoothing(store, any(one.smoothed for one in recipes), config)
+    for one in recipes:
+        store.require(*one.inputs)
+    spectral = config.method == "spectral"
+    slopes = max(int(one.slopes) for one in recipes)
+    return Work(
+        store.url,
+        names,
+        config,
+        min(config.shard or store.shard, store.grid),
+        0 if spectral else slopes + reach,
+    )
+
+
+def _check_smoothing(store: FieldStore, smoothed: bool, config: DeriveConfig) -> int:
+    """Return how many cells the Gaussian reaches in real space."""
+    radius, cell = config.smoothing, store.cell_size
+    if not smoothed:
+        if radius is not None:
+            raise ConfigError(
+                "a smoothing radius is given, but no field is smoothed",
+                where="--smoothing",
+                value=f"{radius:g} Mpc/h",
+                remedy="name a field smoothed_..., or leave the radius out",
+            )
+        return 0
+    if radius is None:
+        raise ConfigError(
+            "a smoothed field needs the radius of the Gaussian",
+            where="--smoothing",
+            remedy="give it in Mpc/h",
+        )
+    size = store.metadata.box_size
+    if radius > size / WIDEST:
+        raise ConfigError(
+            "the smoothing radius is too large for the box",
+            where="--smoothing",
+            value=f"{radius:g} Mpc/h",
+            limit=f"a box of {size:g} Mpc/h over {WIDEST}: {size / WIDEST:g} Mpc/h",
+        )
+    if config.method == "difference" and radius < NARROWEST * cell:
+        raise ConfigError(
+            "cells cannot sample so narrow a Gaussian",
+            where="--smoothing",
+            value=f"{radius:g} Mpc/h",
+            limit=f"{NARROWEST:g} cells of {cell:g} Mpc/h or more: {NARROWEST * cell:g} Mpc/h",
+            remedy="--method spectral, or a finer grid",
+        )
+    return gaussian_reach(radius, cell)
+
+
+def plan_work(store: FieldStore, work: Work) -> Plan:
+    """Count tasks and bytes."""
+    cells = store.grid**3
+    shards = len(grid_blocks(store.grid, work.shard))
+    sums = shards + 1 if work.needs_background else 0
+    read = sum(count_parts(name) for name, _ in work.inputs)
+    haloed = cells if work.spectral else shards * (work.shard + 2 * work.halo) ** 3
+    smoothed = sum(count_parts(name) for name, smoothed in work.inputs if smoothed)
+    per_cell = 2e-7 * (read + work.parts)
+    if not work.spectral:
+        per_cell += 1e-8 * smoothed * work.halo
+    return Plan(
+        stage="derive",
+        tasks=sums + (1 if work.spectral else shards),
+        unit="tasks",
+        worker_memory=_box_memory(store, work) if work.spectral else _block_memory(work),
+        read=4 * (haloed * read + (4 * cells if sums else 0)),
+        written=4 * cells * work.parts,
+        cpu_seconds=cells * per_cell,
+        details={
+            "fields": list(work.names),
+            "method": work.config.method,
+            "smoothing": work.config.smoothing,
+            "grid": store.grid,
+            "shard": work.shard,
+            "shards": shards,
+            "halo": work.halo,
+        },
+    )
+
+
+def _block_memory(work: Work) -> int:
+    """Return the bytes of a task that does a shard: what peaks were measured to stay within."""
+    cells = work.shard**3
+    haloed = (work.shard + 2) ** 3
+    # The plain inputs are let go before the smoothed ones are read.
+    held = max(
+        sum(count_parts(name) for name, smoothed in work.inputs if smoothed == kind)
+        for kind in (False, True)
+    )
+    # A component with its whole halo, as it is read and as it is smoothed.
+    reading = 4 * (work.shard + 2 * work.halo) ** 3
+    return 4 * (held * haloed + work.parts * cells + max(reading, _encoding(work))) + _OVERHEAD
+
+
+def _box_memory(store: FieldStore, work: Work) -> int:
+    """Return the bytes of the task that does the whole box."""
+    cells = store.grid**3
+    recipes = [recipe_of(name) for name in work.names]
+    # Modes of the velocity, or the variables that a ratio is made of; then the tensor, or modes.
+    held = 3 * int(any(one.slopes for one in recipes))
+    held = max([held, *(sum(map(count_parts, one.inputs)) for one in recipes if not one.slopes)])
+    transforms = 9 if any(name.endswith("velocity_shear") for name in work.names) else 6
+    return 4 * (cells * (held + work.parts + transforms) + _encoding(work)) + _OVERHEAD
+
+
+def _encoding(work: Work) -> int:
+    """Return the numbers that are held while shards are compressed: of two, one being let go."""
+    largest = sorted((count_parts(name) for name in work.names), reverse=True)[:2]
+    return int(4.5 * sum(largest) * work.shard**3)

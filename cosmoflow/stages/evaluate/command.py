@@ -1,0 +1,273 @@
+"""How good a prediction is: figures, spectra, a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
+from cosmoflow.events import Message, StageFinished, noting
+from cosmoflow.numerics.comparison import Comparison
+from cosmoflow.stages.evaluate.inputs import Inputs, Predictions, open_inputs
+from cosmoflow.stages.evaluate.lineage import Origins, check_agreement, check_origins
+from cosmoflow.stages.evaluate.linear import SCRATCH
+from cosmoflow.stages.evaluate.measure import measure
+from cosmoflow.stages.evaluate.plan import plan_work
+from cosmoflow.stages.evaluate.report.figures import make_figures
+from cosmoflow.stages.evaluate.report.page import write_metrics, write_report
+from cosmoflow.stages.inputs.density import check_contents
+from cosmoflow.stages.inputs.empty_cells import describe_empty, examine, sampling_with
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
+from cosmoflow.stages.inputs.notes import input_notes
+from cosmoflow.stages.run import Plan, Run, claiming, start_engine
+from cosmoflow.storage.claims import Claim
+from cosmoflow.storage.curves import write_curves
+from cosmoflow.storage.metadata import (
+    COMPLETE,
+    FORMAT_VERSION,
+    INCOMPLETE,
+    STATUS,
+    attributes_of,
+    make_provenance,
+)
+from cosmoflow.storage.outputs import OUTPUT_MARKS, check_output, check_same_run
+from cosmoflow.storage.urls import (
+    absolute,
+    exists,
+    find_bytes,
+    has_file,
+    holds_only_partial_files,
+    join,
+    local_path,
+    open_group,
+    remove,
+    storage_errors,
+    write_bytes,
+)
+
+REPORT = "report.html"
+METRICS = "metrics.json"
+CURVES = "curves.zarr"
+FIGURES = "figures"
+
+_FORMAT = "cosmoflow/report"
+
+_REMEDY = "a smaller evaluate.subbox, fewer predictions at once, or more memory for a worker"
+
+
+def plan_evaluate(truth: str, predictions: Predictions, run: Run) -> Plan:
+    """Say what :func:`evaluate` would do."""
+    return plan_work(_open(truth, predictions, run)[0], run)[0]
+
+
+def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = None) -> Comparison:
+    """Compare predictions, and linear theory, with the truth; write a report.
+
+    Nothing is read whole: tasks add up blocks, sub-boxes and slabs of the stores, on the run's
+    engine, and no figure depends on how a box is cut but in its last digits.
+
+    Parameters
+    ----------
+    truth : str
+        URL of a fields store with ``density`` and ``velocity``.
+    predictions : str or sequence of str
+        URLs of fields stores with ``velocity`` or ``momentum``, or ``NAME=URL``; without a name
+        the report calls a prediction by its model.
+    out : str
+        Local folder for ``report.html``, ``metrics.json``, ``curves.zarr`` and ``figures/``.
+    run : Run, optional
+        Settings (section ``evaluate``), engine, what to do with an existing report, progress. One
+        that is resumed is made again, if it was begun with the same settings and stores.
+
+    Returns
+    -------
+    Comparison
+        Every number of the report.
+
+    Raises
+    ------
+    DataError
+        They cannot be compared, a prediction was made from another box, or one is damaged. Then no
+        report is there, and one that was there before is as it was.
+    OutputExistsError
+        A report is there already, or something that is none.
+    ConfigError
+        The report that is to be resumed was begun with other settings or stores; there is too
+        little memory.
+    StorageError
+        The folder or a store cannot be reached.
+
+    Notes
+    -----
+    Linear theory is read from the truth where that has it, and otherwise made in a scratch store
+    inside the folder, 12 bytes a cell for each radius, which is deleted at the end.
+    """
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
+    out = absolute(out)
+    folder = local_path(out)
+    if folder is None:
+        raise ConfigError(
+            "a report is written to a local folder", where="--out", value=out,
+            remedy="write it here and copy it",
+        )  # fmt: skip
+    inputs, origins = _open(truth, predictions, run)
+    provenance = _provenance(inputs, run)
+    _check_folder(out, inputs, run, provenance)
+    plan, cut = plan_work(inputs, run)
+    # Before anything is made: a run that is refused leaves an older report as it is.
+    engine = start_engine(run, plan, remedy=_REMEDY)
+    check_contents(inputs.true, ["density", "velocity"], run)
+    for store in inputs.found.values():
+        check_contents(store, [one.variable for one in inputs.methods if one.url == store.url], run)
+    size, subbox = inputs.box_size, run.settings.evaluate.subbox
+    if subbox > size:
+        run.listener(Message(f"sub-boxes are {size:g} Mpc/h: the box has no more"))
+    provenance["notes"] += examine([inputs.true, *inputs.found.values()], run.listener)
+    with _holding(out, run, provenance) as claim:
+        comparison = measure(inputs, out, cut, engine, run, claim)
+        check_agreement(comparison.metrics["residual"], origins, run.listener)
+        provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *origins.notes, *warned]))
+        for store in (inputs.true, *inputs.found.values()):
+            store.check_unchanged()
+        _write(comparison, inputs, out, provenance)
+    page = folder / REPORT
+    run.listener(StageFinished("evaluate", {"out": str(folder), "report": str(page)}))
+    return comparison
+
+
+def _open(truth: str, predictions: Predictions, run: Run) -> tuple[Inputs, Origins]:
+    """Open the stores, and refuse what cannot be compared."""
+    config = run.settings.evaluate
+    inputs = open_inputs(truth, predictions, config.smoothing)
+    # Linear theory is compared too; a box whose growth is not known is refused before anything.
+    growth_rate_hubble(inputs.true.metadata)
+    return inputs, check_origins(inputs, run.listener, force=config.force)
+
+
+def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
+    """Return what a report is made with, and from which stores."""
+    stores = {name: store.digest for name, store in inputs.found.items()}
+    config = run.settings.resolved("evaluate")
+    # It changes which stores are accepted, and no number.
+    config["evaluate"].pop("force")
+    urls = {name: store.url for name, store in inputs.found.items()}
+    return make_provenance(
+        "evaluate",
+        config,
+        {"truth": inputs.true.digest, **stores},
+        sources={"truth": inputs.true.url, **urls},
+        notes=[
+            note
+            for name, store in {"truth": inputs.true, **inputs.found}.items()
+            for note in input_notes(name, store.metadata)
+        ],
+    )
+
+
+def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]) -> None:
+    """Refuse a folder that is there and may not be replaced."""
+    stores = [inputs.true, *inputs.found.values()]
+    check_output(out, run.existing, [store.url for store in stores])
+    # A run that was killed before its first mark leaves a folder that tells nothing.
+    if not exists(out) or (Path(out).is_dir() and holds_only_partial_files(out)):
+        return
+    found = _read_mark(out)
+    if found.get("format") != _FORMAT:
+        # A report is written into its folder: another output there would be left half replaced.
+        raise OutputExistsError(
+            "what is there is no report, so it is neither resumed nor replaced",
+            where=out,
+            value=f"format: {found.get('format', 'not said')}",
+            limit=f"format: {_FORMAT}",
+            remedy="give the report another name",
+        )
+    if run.existing == "resume":
+        check_same_run(found.get("provenance", {}), provenance, out, "report")
+
+
+def _read_mark(out: str) -> dict[str, Any]:
+    """Return what a folder says of itself, at least its format; nothing if it says nothing."""
+    try:
+        content = find_bytes(out, OUTPUT_MARKS[0])
+        found = attributes_of(open_group(out)) if content is None else json.loads(content)
+    except (DataError, StorageError, ValueError):
+        found = {}
+    if isinstance(found, dict) and found:
+        return found
+    # Folders of models are told by the names of their files.
+    names = [name for name in OUTPUT_MARKS[1:] if has_file(out, name)]
+    return {"format": f"that of {' and '.join(names)}"} if names else {}
+
+
+@contextmanager
+def _holding(out: str, run: Run, provenance: dict[str, Any]) -> Iterator[Claim]:
+    """Hold the report's folder, and leave none behind where there was none when a run fails."""
+    with claiming(out, run) as claim:
+        begun_before = exists(out)
+        if not begun_before:
+            _mark(out, INCOMPLETE, provenance)
+        try:
+            yield claim
+        except BaseException:
+            # Storage that fails here as well is no news, and would hide what is.
+            with suppress(StorageError):
+                if not begun_before and claim.holds():
+                    remove(out)
+            raise
+
+
+def _mark(out: str, status: str, provenance: dict[str, Any]) -> None:
+    """Say that a folder is a report, which ``--overwrite`` may replace, of what, and if whole."""
+    content = {
+        "format": _FORMAT,
+        "format_version": FORMAT_VERSION,
+        STATUS: status,
+        "provenance": provenance,
+    }
+    write_bytes(out, OUTPUT_MARKS[0], f"{json.dumps(content)}\n".encode())
+
+
+def _write(comparison: Comparison, inputs: Inputs, out: str, provenance: dict[str, Any]) -> None:
+    """Write all that a report has in place of an older one, the page last."""
+    _mark(out, INCOMPLETE, provenance)
+    folder = Path(out)
+    for name in (REPORT, METRICS, CURVES, FIGURES, SCRATCH):
+        if exists(join(out, name)):
+            remove(join(out, name))
+    context = _context(comparison, inputs, provenance)
+    with storage_errors(out):
+        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        figures = make_figures(comparison, folder / FIGURES)
+        write_curves(comparison, join(out, CURVES), inputs.true.metadata, provenance)
+        write_metrics(comparison, context, folder / METRICS)
+        write_report(comparison, figures, context, folder)
+    _mark(out, COMPLETE, provenance)
+
+
+def _context(comparison: Comparison, inputs: Inputs, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return what the report says of the run."""
+    true, metadata, found = inputs.true, inputs.true.metadata, inputs.found
+    sampling = sampling_with(true, comparison.metrics["truth"]["empty_share"])
+    return {
+        # First, because it bears on all that follows.
+        "empty_cells": describe_empty(sampling, true.grid),
+        "truth": true.url,
+        "predictions": {name: store.url for name, store in found.items()},
+        "box_size": metadata.box_size,
+        "cells": true.grid,
+        "cell_size": true.cell_size,
+        "redshift": metadata.redshift,
+        "cosmology": metadata.cosmology.model_dump(mode="json"),
+        "prediction_provenance": {name: store.metadata.provenance for name, store in found.items()},
+        "provenance": provenance,
+    }
+
+
+def residual_rows(comparison: Comparison) -> list[tuple[str, float, float, float]]:
+    """Return method, 3-D rms residual (km/s), mean cosine and rms over that of the truth."""
+    return comparison.residual_rows()

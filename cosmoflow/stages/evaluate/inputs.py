@@ -1,0 +1,137 @@
+"""What is compared: the stores, and the velocities in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.numerics.comparison.readers import TRUTH
+from cosmoflow.stages.inputs.readers import Method, StoreReader, check_same_box
+from cosmoflow.storage.fields import RESTORED, FieldStore
+from cosmoflow.storage.urls import absolute
+
+Predictions = str | Sequence[str]
+"""URLs of fields stores, each by itself or as ``NAME=URL``."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The stores that are compared.
+
+    Parameters
+    ----------
+    true : FieldStore
+        The truth.
+    found : dict of FieldStore
+        The predictions by name.
+    methods : tuple of Method
+        The velocities in them, in the order of the report.
+    """
+
+    true: FieldStore
+    found: dict[str, FieldStore]
+    methods: tuple[Method, ...]
+
+    def readers(self, methods: Sequence[Method]) -> dict[str, StoreReader]:
+        """Return the readers of the truth and of some methods, by name."""
+        first = StoreReader.of(self.true, TRUTH)
+        return {TRUTH: first} | {one.name: replace(first, method=one) for one in methods}
+
+    @property
+    def box_size(self) -> float:
+        """Mpc/h."""
+        return self.true.metadata.box_size
+
+
+def open_inputs(truth: str, predictions: Predictions, radii: Sequence[float]) -> Inputs:
+    """Open all stores, and refuse those that cannot be compared.
+
+    Parameters
+    ----------
+    truth : str
+        URL of the fields store with ``density`` and ``velocity``.
+    predictions : str or sequence of str
+        URLs of the others.
+    radii : sequence of float
+        Of linear theory, whose names no prediction may have.
+
+    Raises
+    ------
+    ConfigError
+        There is no prediction, or two have one name.
+    DataError
+        The stores are of different boxes, or lack what is compared.
+    StorageError, IncompleteError
+        One is not there, or not whole.
+    """
+    true = FieldStore(absolute(truth))
+    true.require("density", "velocity")
+    _check_whole(true)
+    taken = {TRUTH: true.url} | dict.fromkeys(map(linear_name, radii), "linear theory")
+    found: dict[str, FieldStore] = {}
+    methods: list[Method] = []
+    for given in [predictions] if isinstance(predictions, str) else predictions:
+        label, store = _open_prediction(given)
+        _check_whole(store)
+        check_same_box(true, store)
+        own = _velocities(label, store)
+        for method in own:
+            if method.name in taken:
+                raise ConfigError(
+                    "two predictions have one name",
+                    where="PREDICTION",
+                    value=f"{taken[method.name]} and {store.url}, both {method.name!r}",
+                    remedy="name them: first=URL second=URL",
+                )
+            taken[method.name] = store.url
+        found[label] = store
+        methods += own
+    if not found:
+        raise ConfigError("there is nothing to compare", remedy="name a prediction")
+    return Inputs(true, found, tuple(methods))
+
+
+def linear_name(radius: float) -> str:
+    """Return what the report calls linear theory with some smoothing."""
+    return "linear theory" if radius == 0.0 else f"linear theory {radius:g} Mpc/h"
+
+
+def _open_prediction(given: str) -> tuple[str, FieldStore]:
+    """Open ``URL`` or ``NAME=URL``; a store without a name has that of its model, else its own."""
+    label, equals, url = given.partition("=")
+    # A local store may have a name with =.
+    if not equals or "/" in label or Path(given).exists():
+        label, url = "", given
+    store = FieldStore(absolute(url))
+    config = store.metadata.provenance.get("config")
+    models = config.get("models") if isinstance(config, dict) else None
+    return label or " + ".join(models or [PurePosixPath(url).stem]), store
+
+
+def _velocities(label: str, store: FieldStore) -> list[Method]:
+    """Return the velocities of a prediction; that of a momentum follows from the density."""
+    variable = next((name for name in ("velocity", "momentum") if name in store.variables), None)
+    if variable is None:
+        raise DataError(
+            "the prediction holds neither velocity nor momentum",
+            where=store.url,
+            value=", ".join(store.variables),
+        )
+    methods = [Method(label, store.url, variable)]
+    if RESTORED in store.variables:
+        methods.append(Method(f"{label}, power restored", store.url, RESTORED))
+    return methods
+
+
+def _check_whole(store: FieldStore) -> None:
+    """Refuse a store of a part of the box."""
+    if (region := store.region) is not None:
+        raise DataError(
+            "the store holds a region of the box only",
+            where=store.url,
+            value=f"{region.shape} cells from {region.origin}",
+            limit=f"all {store.grid}^3 cells",
+            remedy="predict the whole box: run infer without --region",
+        )

@@ -1,0 +1,206 @@
+"""How the work of `evaluate` is cut into tasks, and what those take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cosmoflow.numerics.blocks import Block, axis_blocks, central_boxes, grid_blocks
+from cosmoflow.numerics.comparison import QUANTITIES
+from cosmoflow.numerics.comparison.blocks import SHARED, coarse_cells
+from cosmoflow.numerics.comparison.power import subbox_cells
+from cosmoflow.numerics.comparison.slices import Patch, plane_blocks
+from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
+from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
+from cosmoflow.stages.evaluate.linear import fits_in_memory, lacking
+from cosmoflow.stages.evaluate.tasks import BlockTask, PatchTask, PlaneTask, SubboxTask, Task
+from cosmoflow.stages.flows.plan import plan_slabs
+from cosmoflow.stages.flows.stored import LINEAR_BYTES
+from cosmoflow.stages.inputs.readers import Method
+from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.slabs.plan import Grid, memory_allowed
+from cosmoflow.stages.slabs.sources import Derived
+from cosmoflow.stages.spectra.plan import plan_power
+from cosmoflow.units import format_bytes
+
+BLOCK_CELLS = 256
+"""Most cells per axis of a block: its halo is read twice, and a larger one has little of it."""
+
+_OVERHEAD = 256 << 20
+"""Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc, and the
+float64 temporaries of a few planes for each thread."""
+_BLOCK_BYTES, _MOMENTUM_BYTES = 52, 24
+"""A cell, of a block with its halo, and more where a velocity is made of a momentum."""
+_SUBBOX_BYTES = 110
+"""A cell, of a sub-box."""
+_PATCH_BYTES = 160
+"""A cell, of the patch with its halo."""
+_SECONDS = {"blocks": 4e-7, "subboxes": 4e-7, "linear": 4e-7}
+"""Of a core, for each cell and method."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A box in tasks.
+
+    Parameters
+    ----------
+    grid : int
+        Cells per axis.
+    block : int
+        Cells per axis of a block.
+    subbox : int
+        Cells per axis of a sub-box, 0 where none fits.
+    memory : int
+        Bytes of a worker that handles the tasks.
+    """
+
+    grid: int
+    block: int
+    subbox: int
+    memory: int
+
+    @property
+    def subbox_count(self) -> int:
+        """How many sub-boxes there are, which may be too many to list for no more than a plan."""
+        return (self.grid // self.subbox) ** 3 if self.subbox else 0
+
+    @property
+    def subboxes(self) -> list[Block]:
+        """The sub-boxes."""
+        return central_boxes(self.grid, self.subbox) if self.subbox else []
+
+    def first_tasks(self) -> list[Task]:
+        """Return the tasks that the strongest infall is found by, and those beside them."""
+        blocks: list[Task] = [BlockTask(block) for block in grid_blocks(self.grid, self.block)]
+        return blocks + [SubboxTask(box) for box in self.subboxes]
+
+    def last_tasks(self, patch: Patch, names: Sequence[str]) -> list[Task]:
+        """Return the tasks that read what is drawn of the truth and the methods."""
+        planes: list[Task] = [PlaneTask(block) for block in plane_blocks(patch, self.block)]
+        return planes + [PatchTask(name, patch) for name in names]
+
+    def count_tasks(self, names: int, box_size: float) -> int:
+        """Return how many there are in all."""
+        patch = Patch.around((0, 0, 0), self.grid, box_size)
+        blocks = len(axis_blocks(self.grid, self.block)) ** 3
+        return blocks + self.subbox_count + len(self.last_tasks(patch, [""] * names))
+
+
+def all_methods(inputs: Inputs, radii: Sequence[float]) -> list[Method]:
+    """Return the methods with those of linear theory, wherever that will be stored."""
+    linear = [Method(linear_name(radius), "", "linear_velocity") for radius in dict.fromkeys(radii)]
+    return [*inputs.methods, *linear]
+
+
+def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
+    """Cut a box into tasks whose workers have the memory, and say what all of it takes.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        The stores.
+    run : Run
+        Settings; its session knows the memory.
+
+    Returns
+    -------
+    plan : Plan
+        Its ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
+    cut : Cut
+        The tasks.
+    """
+    true, config = inputs.true, run.settings.evaluate
+    cells, size = true.grid**3, inputs.box_size
+    methods = all_methods(inputs, config.smoothing)
+    missing = lacking(true, config.smoothing)
+    block = _block_cells(inputs, run)
+    side = subbox_cells(true.grid, size, min(config.subbox, size))
+    patch = Patch.around((0, 0, 0), true.grid, size)
+    patch_bytes = _PATCH_BYTES * (patch.cells + 2) ** 2 * (patch.layers + 2)
+    memory = {
+        "blocks": block_memory(inputs, block),
+        "subboxes": _OVERHEAD + _SUBBOX_BYTES * side**3,
+        "patch": _OVERHEAD + patch_bytes,
+    }
+    cut = Cut(true.grid, block, side, max(memory.values()))
+    seconds = cells * (
+        len(methods) * (_SECONDS["blocks"] + _SECONDS["subboxes"] * bool(side))
+        + len(missing) * _SECONDS["linear"]
+    )
+    read = cells * (4 + 12 * (1 + len(methods))) * (1 + bool(side))
+    exchanged, linear = 0, "stored with the truth"
+    tasks = cut.count_tasks(1 + len(methods), size)
+    for part in power_plans(inputs, methods, run):
+        memory["spectra"] = max(part.worker_memory, memory.get("spectra", 0))
+        exchanged, read = max(exchanged, part.exchanged), read + part.read
+        seconds, tasks = seconds + part.cpu_seconds, tasks + part.tasks
+    if missing and fits_in_memory(true, run):
+        linear = "made in memory"
+    elif missing:
+        part, _ = plan_slabs(true, ("contrast",), run, None)
+        memory["linear theory"] = part.worker_memory
+        exchanged, linear = max(exchanged, part.exchanged), "made slab by slab"
+    plan = Plan(
+        stage="evaluate",
+        tasks=tasks,
+        unit="tasks",
+        worker_memory=max(memory.values()),
+        read=read,
+        written=12 * cells * len(missing) + (8 << 20),
+        cpu_seconds=seconds + 10.0,
+        exchanged=exchanged,
+        details={
+            "grid": true.grid,
+            "methods": [method.name for method in methods],
+            "predictions": {name: store.url for name, store in inputs.found.items()},
+            "block": cut.block,
+            "subboxes": cut.subbox_count,
+            "linear_theory": linear,
+            "memory_of_parts": {part: format_bytes(need) for part, need in memory.items()},
+            "memory_of_this_process": format_bytes(
+                _driver_memory(inputs, cut, len(methods), linear)
+            ),
+        },
+    )
+    return plan, cut
+
+
+def block_memory(inputs: Inputs, block: int) -> int:
+    """Return the bytes that a task with a block of some cells per axis takes."""
+    divided = any(method.variable == "momentum" for method in inputs.methods)
+    return _OVERHEAD + (_BLOCK_BYTES + _MOMENTUM_BYTES * divided) * (block + 2) ** 3
+
+
+def _block_cells(inputs: Inputs, run: Run) -> int:
+    """Return the largest block that every core has the memory for: of whole shards, or of chunks.
+
+    Where even a chunk is too large it is the smallest, which the plan's memory then tells of.
+    """
+    true = inputs.true
+    shard, chunk = min(true.shard, true.grid), min(true.chunk, true.grid)
+    # Several shards, one, or an equal part of one: no chunk is then cut by two blocks.
+    sides = [shard * count for count in range(BLOCK_CELLS // shard, 0, -1)] or [shard]
+    sides += [part for part in range(shard - chunk, 0, -chunk) if shard % part == 0]
+    # A block of half the box at most, so that there are some to share.
+    most = max(true.grid // 2, sides[-1])
+    sides = [side for side in sides if side <= min(most, BLOCK_CELLS)] or sides[-1:]
+    room = memory_allowed(run)
+    return next((side for side in sides if block_memory(inputs, side) <= room), sides[-1])
+
+
+def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[Plan]:
+    """Return the plans of the transforms of each field that the box's spectra need."""
+    grid = Grid.of(inputs.true)
+    readers = inputs.readers(methods).values()
+    fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES)
+    sources = ([Derived(one, grid.cell_size, field) for one in readers] for field in fields)
+    return [plan_power(some, grid, run, stage="evaluate")[0] for some in sources]
+
+
+def _driver_memory(inputs: Inputs, cut: Cut, methods: int, linear: str) -> int:
+    """Return the bytes that the process which adds up takes beyond its interpreter."""
+    sums = 8 * (len(SHARED) + methods) * coarse_cells(cut.grid, inputs.box_size) ** 3
+    spectra = 8 * 4 * (3 + 2 * methods) * (cut.subbox // 2) * cut.subbox_count
+    made = LINEAR_BYTES * cut.grid**3 if linear == "made in memory" else 0
+    return _OVERHEAD + max(made, sums + spectra)

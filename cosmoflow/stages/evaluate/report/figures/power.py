@@ -1,0 +1,187 @@
+"""Power, its ratio and the correlation of four quantities: the paper's Figure 6."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cosmoflow.numerics.comparison import Comparison
+from cosmoflow.stages.evaluate.report import paper_tables
+from cosmoflow.stages.evaluate.report.figures.drawing import (
+    Figure,
+    Sheet,
+    drawing,
+    legend_height,
+    listed,
+    numbers,
+)
+from cosmoflow.stages.evaluate.report.methods import TRUTH_COLOUR, Style, best_network, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FOUR: Final = {
+    "speed": r"$|v|$",
+    "divergence": r"$\theta=\nabla\cdot v$",
+    "momentum": r"$p=|v|\,\delta$",
+    "theta_p": r"$\Theta_p=|\nabla\times(\rho v)|$",
+}
+
+_POWER_UNITS: Final = (
+    "Units of P(k): (km/s)^2 (Mpc/h)^3 for |v| and p, (km/s)^2 (Mpc/h) for the two derivatives."
+)
+
+_PAPER_MARK: Final[dict[str, Any]] = {
+    "marker": "o",
+    "mfc": "white",
+    "mec": "black",
+    "ms": 5.5,
+    "ls": "none",
+    "zorder": 5,
+}
+
+
+def spectra(comparison: Comparison, folder: Path) -> list[Figure]:
+    """Draw power, T(k) and r(k) of the paper's four quantities, like its Figure 6."""
+    measured = comparison.metrics["spectra"]
+    drawn = []
+    # A box smaller than a sub-box has none.
+    if measured["subbox"] is not None:
+        box = measured["subbox"]
+        path = folder / "spectra_subbox.png"
+        _draw_spectra(comparison, box["quantities"], path)
+        bands = (
+            "Bands: the error of the mean, by leaving out one sub-box at a time. "
+            if box["boxes"] > 1
+            else ""
+        )
+        caption = (
+            f"Mean over {box['boxes']} sub-box{'es' if box['boxes'] > 1 else ''} of "
+            f"({box['side']:.0f} Mpc/h)^3, plain transforms and finite differences, as in the "
+            "paper's Figure 6. Below each power: T(k) = P_predicted / P_true, with the "
+            "paper's U-net (Tables 1 to 4) as open circles, and the cross-correlation r(k), "
+            f"which a field that is merely as lively as the truth cannot fake. {bands}"
+            f"{_POWER_UNITS}"
+        )
+        title = "Power, ratio and correlation in the sub-boxes"
+        alt = _seen(comparison, box["quantities"], "the sub-boxes")
+        drawn.append(Figure("spectra", title, caption, alt, path, lines=True))
+    path = folder / "spectra_full.png"
+    quantities = measured["full"]["quantities"]
+    _draw_spectra(comparison, quantities, path)
+    caption = (
+        "The same quantities in the whole periodic box, without the leakage that the faces of a "
+        f"sub-box cause; divergence by spectral derivatives. {_POWER_UNITS}"
+    )
+    alt = _seen(comparison, quantities, "the whole box")
+    title = "Power, ratio and correlation in the box"
+    return [*drawn, Figure("full", title, caption, alt, path, lines=True)]
+
+
+def _seen(comparison: Comparison, quantities: dict[str, Any], place: str) -> str:
+    """Return what a reader of the curves sees first: where the best network stands."""
+    name = best_network(comparison) or comparison.methods[0]
+    at = paper_tables.TABLE_K[1]
+    parts = []
+    for quantity in _FOUR:
+        sampled = quantities[quantity]["methods"][name]["sampled"]
+        index = list(sampled["k"]).index(at)
+        ratio, match = sampled["T"][index], sampled["r"][index]
+        if ratio is not None and match is not None:
+            parts.append(f"T {ratio:.2f} and r {match:.2f} for {quantity.replace('_', ' ')}")
+    curves = f"Power, ratio T and correlation r against wavenumber in {place}, four quantities"
+    return f"{curves}; {name} at k = {at:g} h/Mpc: {listed(tuple(parts))}" if parts else curves
+
+
+def _draw_spectra(comparison: Comparison, quantities: dict[str, Any], path: Path) -> None:
+    look = styles(comparison.methods)
+    foot = 0.6 + legend_height(len(comparison.methods) + 2)
+    with drawing(path, 2, 2, aspect=1.65, gap=0.6, between=0.52, foot=foot) as sheet:
+        for axes, (quantity, label) in zip(sheet.grid.flat, _FOUR.items(), strict=True):
+            power, ratio, match = _stack(axes)
+            found = quantities[quantity]
+            k = numbers(found["k"])
+            power.loglog(k, numbers(found["truth"]), color=TRUTH_COLOUR, lw=4.0, alpha=0.6)
+            ratio.set_yscale("log")
+            for name in comparison.methods:
+                curve = found["methods"][name]
+                for part, key in ((power, "power"), (ratio, "T"), (match, "r")):
+                    _line(part, k, curve, key, look[name])
+            paper = paper_tables.TRANSFER[quantity][paper_tables.UNET]
+            inside = [i for i, at in enumerate(paper_tables.TABLE_K) if k[0] <= at <= k[-1]]
+            ratio.plot(
+                [paper_tables.TABLE_K[i] for i in inside],
+                [paper[i] for i in inside],
+                **_PAPER_MARK,
+            )
+            power.set_title(label)
+            _frame_spectrum(power, ratio, match)
+            if axes in sheet.grid[:, 0]:
+                for part, name in ((power, "P(k)"), (ratio, "T(k)"), (match, "r(k)")):
+                    part.set_ylabel(name)
+                    part.yaxis.set_label_coords(-0.23, 0.5)
+        _legend(sheet, comparison)
+
+
+def _stack(axes: Axes) -> list[Axes]:
+    """Put three panels in the place of one, which is left without a frame."""
+    box, canvas = axes.get_position(), axes.get_figure(root=True)
+    assert canvas is not None
+    axes.axis("off")
+    panels: list[Axes] = []
+    for low, high in ((0.585, 1.0), (0.29, 0.565), (0.0, 0.27)):
+        place = (box.x0, box.y0 + low * box.height, box.width, (high - low) * box.height)
+        panels.append(canvas.add_axes(place, sharex=panels[0] if panels else None))
+    return panels
+
+
+def _line(axes: Axes, k: Any, curve: dict[str, Any], key: str, style: Style) -> None:
+    """Draw a curve and, where it was measured in several boxes, the band of its error."""
+    values = numbers(curve[key])
+    axes.plot(k, values, color=style.colour, ls=style.dash)
+    if curve.get(f"{key}_error") is not None:
+        error = numbers(curve[f"{key}_error"])
+        band: dict[str, Any] = {"color": style.colour, "alpha": 0.25, "lw": 0.0}
+        axes.fill_between(k, values - error, values + error, **band)
+
+
+def _frame_spectrum(power: Axes, ratio: Axes, match: Axes) -> None:
+    """Set limits and ticks, so that a baseline gone wild does not squash the rest."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    for axes in (ratio, match):
+        axes.axhline(1.0, color="black", lw=0.7)
+    curves = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ratio.lines])
+    curves = curves[np.isfinite(curves) & (curves > 0.0)]
+    low, high = min(max(curves.min(), 0.03), 0.27), max(min(1.1 * curves.max(), 120.0), 3.5)
+    ratio.set_ylim(low, high)
+    match.set_ylim(-0.05, 1.08)
+    match.set_xlabel("k [h/Mpc]")
+    decades = [0.01, 0.1, 1.0, 10.0, 100.0]
+    halves = sorted([*decades, 0.03, 0.3, 3.0, 30.0])
+    for axis, ticks in ((match.xaxis, halves), (ratio.yaxis, decades if high > 10.0 else halves)):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    for axes in (power, ratio):
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.tick_params(labelbottom=False)
+    # The truth decides how deep the powers' axis reaches: a smoothed field has none at high k.
+    truth = np.asarray(power.lines[0].get_ydata(), dtype=float)
+    usable = truth[np.isfinite(truth) & (truth > 0.0)]
+    if usable.size:
+        power.set_ylim(bottom=0.2 * float(usable.min()))
+
+
+def _legend(sheet: Sheet, comparison: Comparison) -> None:
+    from matplotlib.lines import Line2D
+
+    look = styles(comparison.methods)
+    handles = [Line2D([], [], color=TRUTH_COLOUR, lw=4.0, alpha=0.6)]
+    handles += [
+        Line2D([], [], color=look[name].colour, ls=look[name].dash) for name in comparison.methods
+    ]
+    handles.append(Line2D([], [], **_PAPER_MARK))
+    sheet.add_legend(handles, ["truth", *comparison.methods, "paper's U-net"])

@@ -1,0 +1,334 @@
+"""From a density cube, in a file or in memory, to a fields store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import reduce
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.settings import EngineConfig
+from cosmoflow.engine import Resources, Session, TaskGraph
+from cosmoflow.errors import DataError
+from cosmoflow.events import Message, StageFinished
+from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.stages.imports.request import (
+    IN_MEMORY,
+    VECTORS,
+    Quantity,
+    Request,
+    Scaling,
+    assumed_of,
+    check_request,
+    open_request,
+    settle,
+)
+from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, Summary, checksum_densities
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.storage.cube_files import WITHIN
+from cosmoflow.storage.cubes import Cube, Order, cube_of, store_array
+from cosmoflow.storage.empty_cells import begin_counts, sum_counts, write_count
+from cosmoflow.storage.fields import create_fields, finished_shards, open_fields, write_block
+from cosmoflow.storage.metadata import SAMPLING, BoxMetadata, make_provenance
+from cosmoflow.storage.outputs import check_output, finish_group
+from cosmoflow.storage.sampling import UNKNOWN, Sampling
+from cosmoflow.storage.urls import absolute, open_group_for_writing
+from cosmoflow.units import SPEED_OF_LIGHT
+
+_OVERHEAD: Final = 160 << 20
+_BYTES_PER_SECOND: Final = 3e8
+
+
+def import_fields(
+    cube: str,
+    out: str,
+    run: Run | None = None,
+    *,
+    box_size: float,
+    redshift: float,
+    quantity: Quantity | None = None,
+    velocity: str | None = None,
+    momentum: str | None = None,
+    order: Order | None = None,
+) -> xr.Dataset:
+    """Make a fields store of a density cube, as the command ``cosmoflow import`` does.
+
+    Parameters
+    ----------
+    cube : str
+        A local file: NumPy (``.npy``, ``.npz``), HDF5, FITS or netCDF. Of several arrays in a file
+        ``FILE::NAME`` names one. Shape ``(n, n, n)``.
+    out : str
+        URL of the fields store to write.
+    run : Run, optional
+        Settings (section ``cosmology``; ``shard`` and ``chunk`` of ``paint``), engine, progress.
+    box_size : float
+        Side of the box, Mpc/h.
+    redshift : float
+        Redshift of the density.
+    quantity : {"density", "delta", "counts"}, optional
+        ``density`` is 1 + delta, ``counts`` anything proportional to mass. By default the values
+        tell, and what they do not tell is refused.
+    velocity, momentum : str, optional
+        Files as ``cube``, km/s, shape ``(3, n, n, n)`` or ``(n, n, n, 3)``. Momentum is
+        ``(1 + delta) v``.
+    order : {"C", "F"}, optional
+        Which axis varies slowest in the array as NumPy reads it: x (C), or z (F), as in files that
+        Fortran or IDL wrote. By default what the file says, else C.
+
+    Returns
+    -------
+    xr.Dataset
+        The fields, lazy.
+
+    Raises
+    ------
+    DataError
+        A file is damaged or no such cube, or its values make no sense.
+    ConfigError, OutputExistsError, StorageError
+    """
+    run = run or Run()
+    files = {"density": cube, "velocity": velocity, "momentum": momentum}
+    request = open_request(
+        files, box_size=box_size, redshift=redshift, quantity=quantity, order=order, hashed=True
+    )
+    return _import(request, absolute(out), run)
+
+
+def plan_import(
+    cube: str,
+    run: Run,
+    *,
+    box_size: float,
+    redshift: float,
+    quantity: Quantity | None = None,
+    velocity: str | None = None,
+    momentum: str | None = None,
+    order: Order | None = None,
+) -> Plan:
+    """Say what :func:`import_fields` would do."""
+    files = {"density": cube, "velocity": velocity, "momentum": momentum}
+    request = open_request(
+        files, box_size=box_size, redshift=redshift, quantity=quantity, order=order
+    )
+    return _plan(request, run)
+
+
+def store_density(
+    density: ArrayLike,
+    out: str,
+    run: Run | None = None,
+    *,
+    box_size: float,
+    redshift: float,
+    quantity: Quantity | None = None,
+    velocity: ArrayLike | None = None,
+    momentum: ArrayLike | None = None,
+    cosmology: CosmologyConfig | None = None,
+) -> xr.Dataset:
+    """Make a fields store of a density in memory.
+
+    Parameters
+    ----------
+    density : array_like
+        Shape ``(n, n, n)``.
+    out, run, box_size, redshift, quantity
+        As :func:`import_fields` takes them.
+    velocity, momentum : array_like, optional
+        km/s, shape ``(3, n, n, n)`` or ``(n, n, n, 3)``.
+    cosmology : CosmologyConfig, optional
+        Of the box; by default that of the settings.
+
+    Returns
+    -------
+    xr.Dataset
+        The fields, lazy.
+
+    Raises
+    ------
+    DataError, ConfigError, OutputExistsError, StorageError
+    """
+    run = run or Run()
+    if cosmology is not None:
+        settings = run.settings.model_copy(update={"cosmology": cosmology})
+        run = replace(run, settings=settings)
+    given = {"density": density, "velocity": velocity, "momentum": momentum}
+    arrays = {
+        name: store_array(one, f"the {name} array")
+        for name, one in given.items()
+        if one is not None
+    }
+    cubes = {
+        name: cube_of(stored, f"the {name} array", None, vector=name in VECTORS)
+        for name, (_, stored) in arrays.items()
+    }
+    digests = {name: _array_digest(one, stored.names) for name, (one, stored) in arrays.items()}
+    sources = dict.fromkeys(arrays, IN_MEMORY)
+    request = Request(cubes, digests, sources, box_size, redshift, quantity, None)
+    check_request(request)
+    return _import(request, absolute(out), run)
+
+
+def _array_digest(values: NDArray[Any], names: tuple[str, ...]) -> str:
+    described = " ".join([f"{values.shape} {values.dtype}", *names]).encode()
+    found = hashlib.sha256(described)
+    found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()[:16]
+
+
+def _cells(request: Request, run: Run) -> tuple[int, int]:
+    """Return the cells per axis of a shard and of a chunk, as `paint` would choose them."""
+    config = run.settings.paint.model_copy(update={"grid": request.grid})
+    return config.shard_cells, config.chunk_cells
+
+
+def _plan(request: Request, run: Run) -> Plan:
+    shard, _ = _cells(request, run)
+    cells = request.grid**3
+    parts = {name: 3 if name in VECTORS else 1 for name in request.cubes}
+    read = sum(parts[name] * cube.itemsize for name, cube in request.cubes.items())
+    written = 4 * sum(parts.values())
+    return Plan(
+        stage="import",
+        tasks=len(grid_blocks(request.grid, shard)),
+        unit="shards",
+        # What is read, in double precision, as float32, and encoded.
+        worker_memory=_OVERHEAD + (read + 8 * sum(parts.values()) + 2 * written) * shard**3,
+        # All is read twice: first to know what it is like.
+        read=2 * read * cells,
+        written=written * cells,
+        cpu_seconds=(2 * read + written) * cells / _BYTES_PER_SECOND,
+        details={
+            "grid": request.grid,
+            "cell_size": request.box_size / request.grid,
+            "fields": sorted(request.cubes),
+            "type": request.cubes["density"].stored.dtype,
+        },
+    )
+
+
+def _import(request: Request, out: str, run: Run) -> xr.Dataset:
+    files = [place.partition(WITHIN)[0] for place in request.sources.values()]
+    check_output(out, run.existing, files)
+    if request.in_memory:
+        run = replace(run, session=Session(EngineConfig(choice="serial")))
+    plan = _plan(request, run)
+    engine = start_engine(run, plan, remedy="a smaller paint.shard")
+    shard, chunk = _cells(request, run)
+    blocks = grid_blocks(request.grid, shard)
+    needs = Resources(memory=plan.worker_memory)
+    graph = TaskGraph()
+    for index, block in enumerate(blocks):
+        graph.add(("look", index), look_task, request.cubes, block, output=True)
+    summaries = engine.run(graph, needs=needs)
+    found = reduce(Summary.__add__, (summaries[key] for key in graph.outputs))
+    scaling, notes = settle(request, found)
+    notes += assumed_of(request, run)
+    for note in notes:
+        run.listener(Message(note))
+    provenance = make_provenance(
+        "import",
+        {
+            "box_size": request.box_size,
+            "redshift": request.redshift,
+            "quantity": request.quantity,
+            "order": request.order,
+            **run.settings.resolved("cosmology"),
+            "shard": shard,
+        },
+        request.digests,
+        sources=request.sources,
+        notes=notes,
+    )
+    metadata = BoxMetadata(
+        request.box_size, request.redshift, run.settings.cosmology, provenance=provenance
+    )
+    with claiming(out, run) as claim:
+        finished = create_fields(
+            out, metadata, request.grid, tuple(sorted(request.cubes)),
+            shard=shard, chunk=chunk, existing=run.existing,
+        )  # fmt: skip
+        begin_counts(out, len(blocks))
+        todo = np.flatnonzero(~finished).tolist()
+        done = len(blocks) - len(todo)
+        progress = Progress(run.listener, "import", len(blocks), "shards", done, claim=claim)
+        graph = TaskGraph()
+        digest = provenance["digest"]
+        for index in todo:
+            graph.add(
+                ("import", index), import_task,
+                request.cubes, scaling, out, digest, blocks[index], index, output=True,
+            )  # fmt: skip
+        if todo:
+            engine.run(graph, lambda key, result: progress.advance(), needs=needs)
+        if not finished_shards(out).all():
+            raise RuntimeError(f"{out}: the graph ended with unfinished shards")
+        request.check_unchanged()
+        sampling = Sampling(None, sum_counts(out)[0] / request.grid**3, UNKNOWN)
+        facts = {
+            SAMPLING: sampling.to_attribute(),
+            DENSITY_CHECKSUMS: checksum_densities(out),
+        }
+        claim.check()
+        finish_group(open_group_for_writing(out), facts)
+    run.listener(StageFinished("import", {"out": out, **plan.details}))
+    return open_fields(out)
+
+
+def look_task(cubes: Mapping[str, Cube], block: Block) -> Summary:
+    """Say what a part of the density is like, and refuse vectors that make no sense.
+
+    Raises
+    ------
+    DataError
+    """
+    for name, cube in cubes.items():
+        if name in VECTORS:
+            where = f"{cube.where}, {block.shape} cells from {block.origin}"
+            _check_vector(cube.read(_part(block)), name, where)
+    return Summary.of(cubes["density"].read(_part(block)))
+
+
+def import_task(
+    cubes: Mapping[str, Cube], scaling: Scaling, out: str, digest: str, block: Block, shard: int
+) -> int:
+    """Read one shard's part of the cubes and write it."""
+    fields: dict[str, NDArray[np.float32]] = {}
+    for name, cube in cubes.items():
+        values = cube.read(_part(block))
+        if name == "density":
+            values = np.maximum(values.astype(np.float64) / scaling.unit + scaling.offset, 0.0)
+        fields[name] = np.ascontiguousarray(values, np.float32)
+    write_count(out, shard, int((fields["density"] == 0.0).sum()), digest=digest)
+    write_block(out, block, shard, fields, digest=digest)
+    return shard
+
+
+def _check_vector(values: NDArray[Any], name: str, where: str) -> None:
+    """Refuse values that are not finite, and velocities above that of light."""
+    if bad := int(values.size - np.isfinite(values).sum()):
+        raise DataError(
+            f"the {name} holds values that are not finite",
+            where=where, value=f"{bad} of {values.size}", limit="finite values, km/s",
+            remedy="set cells without mass to 0 before you import the file",
+        )  # fmt: skip
+    fastest = float(abs(values).max())
+    if name == "velocity" and fastest > SPEED_OF_LIGHT:
+        raise DataError(
+            "the velocity is above the speed of light",
+            where=where, value=f"{fastest:g} km/s", limit=f"{SPEED_OF_LIGHT:g} km/s",
+            remedy="velocities are in km/s: convert the file",
+        )  # fmt: skip
+
+
+def _part(block: Block) -> tuple[slice, ...]:
+    return tuple(
+        slice(origin, origin + length)
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    )

@@ -1,0 +1,218 @@
+"""What is imported: cubes, and what the numbers of the density cube are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.stages.inputs.density import MEAN_TOLERANCE, Summary, require_density
+from cosmoflow.stages.run import Run
+from cosmoflow.storage.cube_files import WITHIN
+from cosmoflow.storage.cubes import Cube, Order, digest_of, open_cube
+from cosmoflow.storage.identity import changed_input
+from cosmoflow.storage.layout import check_unit
+from cosmoflow.storage.metadata import require_number
+from cosmoflow.storage.urls import absolute
+from cosmoflow.units import FIELD_UNITS, LARGEST_BOX
+
+Quantity = Literal["density", "delta", "counts"]
+"""1 + delta, delta, or anything proportional to mass."""
+
+VECTORS: Final = ("velocity", "momentum")
+
+
+IN_MEMORY: Final = "an array in memory"
+"""The source of a cube that is in no file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be imported.
+
+    Parameters
+    ----------
+    cubes : dict of Cube
+        By the variable that each becomes.
+    digests : dict of str
+        Digests of their content.
+    sources : dict of str
+        Where they are.
+    box_size, redshift : float
+        Mpc/h; of the box.
+    quantity : str or None
+        What the density cube holds; None to find out.
+    order : str or None
+        As it was given.
+    """
+
+    cubes: Mapping[str, Cube]
+    digests: Mapping[str, str]
+    sources: Mapping[str, str]
+    box_size: float
+    redshift: float
+    quantity: Quantity | None
+    order: Order | None
+
+    @property
+    def grid(self) -> int:
+        """Cells per axis."""
+        return self.cubes["density"].grid
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a cube is in this process, as arrays and those of npz files are."""
+        return any(cube.stored.in_memory for cube in self.cubes.values())
+
+    def check_unchanged(self) -> None:
+        """Refuse files that changed since they were opened.
+
+        Raises
+        ------
+        DataError
+        """
+        for name, place in self.sources.items():
+            if place != IN_MEMORY and (now := digest_of(place)) != self.digests[name]:
+                raise changed_input(place, self.digests[name], now)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What makes 1 + delta of the density cube: ``offset + value / unit``."""
+
+    offset: float
+    unit: float
+
+
+def open_request(
+    files: Mapping[str, str | None],
+    *,
+    box_size: float,
+    redshift: float,
+    quantity: Quantity | None,
+    order: Order | None,
+    hashed: bool = False,
+) -> Request:
+    """Open the cubes, and refuse those that cannot be imported.
+
+    Raises
+    ------
+    DataError, ConfigError, StorageError
+    """
+    places = {name: _absolute(place) for name, place in files.items() if place is not None}
+    cubes = {
+        name: open_cube(place, order, vector=name in VECTORS) for name, place in places.items()
+    }
+    digests = {name: digest_of(place) for name, place in places.items()} if hashed else {}
+    request = Request(cubes, digests, places, box_size, redshift, quantity, order)
+    check_request(request)
+    return request
+
+
+def _absolute(place: str) -> str:
+    url, within, name = place.partition(WITHIN)
+    return f"{absolute(url)}{within}{name}"
+
+
+def check_request(request: Request) -> None:
+    """Refuse a box or cubes that make no sense.
+
+    Raises
+    ------
+    ConfigError, DataError
+    """
+    require_number(request.box_size, "--box")
+    require_number(request.redshift, "--redshift")
+    if not 0.0 < request.box_size <= LARGEST_BOX:
+        raise ConfigError(
+            "this is no side of a box in Mpc/h",
+            where="--box", value=request.box_size, limit=f"above 0 and at most {LARGEST_BOX:g}",
+        )  # fmt: skip
+    if not -1.0 < request.redshift < math.inf:
+        raise ConfigError(
+            "this is no redshift", where="--redshift", value=request.redshift, limit="above -1"
+        )
+    for name, cube in request.cubes.items():
+        cube.check_box(request.box_size)
+        if name in VECTORS:
+            check_unit(cube.stored.unit, FIELD_UNITS[name][0], cube.where)
+        if cube.grid != request.grid:
+            raise DataError(
+                f"the {name} is on another grid than the density",
+                where=cube.where, value=f"{cube.grid} cells per axis", limit=request.grid,
+            )  # fmt: skip
+
+
+def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
+    """Find out what the density cube holds, unless that was said, and how to scale it.
+
+    Raises
+    ------
+    DataError
+        The values are not what they are said to be, or do not tell what they are.
+    """
+    where, said = request.cubes["density"].where, request.quantity
+    if found.bad:
+        require_density(found, where)
+    if found.lowest == found.highest:
+        raise DataError(
+            "the cube is the same everywhere",
+            where=where, value=found.lowest, limit="values that vary",
+        )  # fmt: skip
+    quantity = said or _recognise(found)
+    heard = "was said to be" if said else "was recognised as"
+    if quantity == "density":
+        require_density(found, where)
+        return Scaling(0.0, 1.0), [f"The cube {heard} 1 + delta: its mean is {found.mean:.6g}."]
+    if quantity == "delta":
+        if not found.is_delta:
+            raise DataError(
+                "the cube is not delta",
+                where=where, value=f"a mean of {found.mean:g} and a lowest value of "
+                f"{found.lowest:g}",
+                limit=f"a mean of 0 to within {MEAN_TOLERANCE:g}, no value below -1",
+                remedy="say what it is: --quantity density or counts",
+            )  # fmt: skip
+        return Scaling(1.0, 1.0), [f"The cube {heard} delta: 1 was added."]
+    if quantity == "counts":
+        if found.lowest < 0.0:
+            raise DataError(
+                "counts and masses are never below 0",
+                where=where, value=f"a lowest value of {found.lowest:g}", limit=0,
+                remedy="say what it is: --quantity delta, or give another cube",
+            )  # fmt: skip
+        note = f"The cube {heard} counts: it was divided by its mean, {found.mean:.9g}."
+        return Scaling(0.0, found.mean), [note]
+    try:
+        require_density(found, where)
+    except DataError as error:
+        error.remedy = (
+            "--quantity counts divides by the mean"
+            if found.lowest >= 0.0
+            else f"say what it is: --quantity density, delta or counts; or {error.remedy}"
+        )
+        raise
+    raise AssertionError("a density is recognised")
+
+
+def _recognise(found: Summary) -> Quantity | None:
+    if found.is_density:
+        return "density"
+    if found.is_delta:
+        return "delta"
+    return "counts" if found.whole and found.lowest >= 0.0 else None
+
+
+def assumed_of(request: Request, run: Run) -> list[str]:
+    """Return one sentence for each thing that was assumed."""
+    notes = []
+    if not request.cubes["density"].named and request.order is None:
+        notes.append("The axes of the cube were taken to be x, y, z, as NumPy reads them.")
+    if run.settings.cosmology == CosmologyConfig() and "cosmology" not in (
+        run.settings.model_fields_set
+    ):
+        notes.append("The cosmology was not given: that of cosmoflow's defaults was assumed.")
+    return notes

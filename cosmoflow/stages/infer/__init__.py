@@ -1,0 +1,13 @@
+"""From fields and models to the velocity of a box, or of a part of it."""
+
+from cosmoflow.stages.infer.arrays import infer_array
+from cosmoflow.stages.infer.command import infer, plan_infer
+from cosmoflow.stages.infer.ensemble import Member, predict_box
+
+__all__ = [
+    "Member",
+    "infer",
+    "infer_array",
+    "plan_infer",
+    "predict_box",
+]

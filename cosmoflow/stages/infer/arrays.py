@@ -1,0 +1,205 @@
+"""Inference on arrays in memory, for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.engine import keeping_freed_buffers
+from cosmoflow.errors import ConfigError
+from cosmoflow.model.sources import Flow, MemoryFields
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.blocks import grid_blocks, place
+from cosmoflow.numerics.fourier import linear_velocity
+from cosmoflow.stages.derive.recipes import Floats
+from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
+from cosmoflow.stages.infer.command import Models, listed
+from cosmoflow.stages.infer.ensemble import Ensemble
+from cosmoflow.stages.infer.layout import choose_layout
+from cosmoflow.stages.infer.request import Work, check_work, wanted_block
+from cosmoflow.stages.infer.worker import describe_variables, make_ensemble, predict_fields
+from cosmoflow.stages.inputs.density import check_array
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
+from cosmoflow.stages.models import DEFAULT_MODEL, open_model
+from cosmoflow.stages.run import Run
+from cosmoflow.storage.cubes import order_array
+from cosmoflow.storage.finite import count_not_finite, not_finite
+from cosmoflow.storage.metadata import BoxMetadata, check_box, flat_attributes
+from cosmoflow.storage.origins import WIENER
+from cosmoflow.storage.variables import LABELS, leading_dimension
+from cosmoflow.units import FIELD_UNITS, LENGTH
+
+SHARD = 128
+"""Cells per axis of what is predicted at once, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayBox:
+    """A periodic box whose density is an array.
+
+    Parameters
+    ----------
+    metadata : BoxMetadata
+        Its size, redshift and cosmology.
+    grid : int
+        Cells per axis.
+    """
+
+    metadata: BoxMetadata
+    grid: int
+    url: str = "the density array"
+
+    @property
+    def cell_size(self) -> float:
+        """Side of a cell, Mpc/h."""
+        return self.metadata.box_size / self.grid
+
+    @property
+    def shard(self) -> int:
+        """Cells per axis of what is predicted at once, at least."""
+        return min(SHARD, self.grid)
+
+    @property
+    def chunk(self) -> int:
+        """Cells per axis of what is decoded at once: nothing is."""
+        return self.grid
+
+
+def infer_array(
+    density: ArrayLike,
+    box_size: float,
+    model: Models = DEFAULT_MODEL,
+    *,
+    redshift: float = 0.0,
+    cosmology: CosmologyConfig | None = None,
+    run: Run | None = None,
+) -> xr.Dataset:
+    """Predict the velocity (or momentum) of a box whose density is in memory.
+
+    Parameters
+    ----------
+    density : array_like
+        Shape ``(n, n, n)``: the matter density of a periodic box over its mean.
+    box_size : float
+        Side of the box, Mpc/h.
+    model : str or sequence of str
+        As of :func:`cosmoflow.infer`.
+    redshift : float
+        Of the density.
+    cosmology : CosmologyConfig, optional
+        Of the box; by default that of the simulations that the shipped models come from.
+    run : Run, optional
+        Settings (section ``infer``).
+
+    Returns
+    -------
+    xr.Dataset
+        As :func:`cosmoflow.infer` returns it, in memory.
+
+    Raises
+    ------
+    DataError
+        The array is no density over its mean on a cubic grid, a model was made for other cells, or
+        a prediction is not finite.
+    ConfigError
+    """
+    run = run or Run()
+    check_box(box_size, redshift, "infer_array")
+    if not isinstance(cosmology, CosmologyConfig | None):
+        raise ConfigError(
+            "this is no cosmology",
+            where="cosmology", value=repr(cosmology), limit="a mapping or a CosmologyConfig",
+        )  # fmt: skip
+    given = order_array(density, "the density array", box_size)
+    check_array(given, "the density array")
+    field: Floats = np.ascontiguousarray(given, np.float32)
+    metadata = BoxMetadata(box_size, redshift, cosmology or CosmologyConfig())
+    box = ArrayBox(metadata, field.shape[0])
+    if run.settings.infer.restore_power:
+        raise ConfigError(
+            "power is restored in stores only",
+            where="infer.restore_power",
+            remedy="leave it out, or use cosmoflow.infer",
+        )
+    names = listed(model)
+    models = [open_model(name, box) for name in names]
+    work = check_work(box, names, models, run)
+    work = replace(work, layout=choose_layout(work, box, models, run))
+    source, flows = _add_flows(field, box, models, names)
+    work = replace(work, flows=tuple(flows))
+    ensemble = make_ensemble(models, work)
+    with keeping_freed_buffers():
+        fields = _predict_region(ensemble, source, work, box)
+    return _to_dataset(fields, work, box)
+
+
+def _add_flows(
+    density: Floats, box: ArrayBox, models: list[VelocityModel], names: Sequence[str]
+) -> tuple[MemoryFields, list[tuple[Flow, ...]]]:
+    """Make the global velocities that the models want; return the box, and which each takes."""
+    size, rate = box.metadata.box_size, growth_rate_hubble(box.metadata)
+    fields: dict[str, Floats] = {"density": density}
+    source = torch.from_numpy(density)
+    radii = sorted({radius for model in models for radius in model.smoothing})
+    if radii:
+        linear = [linear_velocity(source, size, rate, radius).numpy() for radius in radii]
+        fields["linear_velocity"] = np.stack(linear)
+    flows: list[tuple[Flow, ...]] = []
+    for name, model in zip(names, models, strict=True):
+        wiener = model.spec.filter
+        if wiener is not None and WIENER not in fields:
+            check_weights(wiener, name)
+            flow = wiener.velocity(source, size, rate)
+            if not is_physical(flow):
+                check_modes(source, size, wiener.fields, box.url)
+                raise refuse_flow(wiener, rate, box.url, name)
+            fields[WIENER] = flow.numpy()
+        first: tuple[Flow, ...] = () if wiener is None else (WIENER,)
+        flows.append((*first, *(radii.index(radius) for radius in model.smoothing)))
+    return MemoryFields(fields), flows
+
+
+def _predict_region(
+    ensemble: Ensemble, source: MemoryFields, work: Work, box: ArrayBox
+) -> dict[str, Floats]:
+    """Predict the blocks of the region, one after the other."""
+    fields: dict[str, Floats] = {}
+    blocks = grid_blocks(box.grid, work.layout.shard)
+    for shards in work.tasks(box.grid, [True] * len(blocks)):
+        block = wanted_block([blocks[shard] for shard in shards], work.region, 0)
+        inputs = ensemble.read(source, wanted_block([block], work.region, work.halo))
+        found = predict_fields(ensemble, inputs, block, work, box.cell_size)
+        for name, values in found.items():
+            if bad := count_not_finite(values):
+                said = {"stage": "infer", "sources": {"models": " ".join(work.models)}}
+                raise not_finite(bad, values.size, said, f"{name} of {box.url}")
+            if name not in fields:
+                fields[name] = np.empty((*values.shape[:-3], *work.region.shape), np.float32)
+            fields[name][(..., *place(block, work.region))] = values
+    return fields
+
+
+def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Dataset:
+    """Return fields of the region as a dataset like that of a store."""
+    coordinates: dict[str, Any] = {}
+    for axis, first, length in zip("xyz", work.region.origin, work.region.shape, strict=True):
+        centres = (np.arange(first, first + length) + 0.5) * box.cell_size
+        coordinates[axis] = (axis, centres, {"units": LENGTH})
+    variables = {}
+    own = describe_variables(work)
+    for name, values in fields.items():
+        lead = leading_dimension(name)
+        units, long_name = FIELD_UNITS[name]
+        dims = ("x", "y", "z") if lead is None else (lead, "x", "y", "z")
+        said = {"units": units, "long_name": long_name, **own[name]}
+        variables[name] = (dims, values, said)
+    used = {lead for name in fields if (lead := leading_dimension(name)) is not None}
+    coordinates |= {lead: (lead, list(LABELS[lead])) for lead in used}
+    return xr.Dataset(variables, coordinates, flat_attributes(box.metadata.to_attributes("fields")))

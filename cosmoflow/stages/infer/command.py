@@ -1,0 +1,269 @@
+"""From fields and models to the velocity of a box, or of a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from cosmoflow.config.settings import choose_chunk
+from cosmoflow.engine import available_memory
+from cosmoflow.errors import ConfigError
+from cosmoflow.events import Message, StageFinished, noting
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.blocks import grid_blocks, intersect
+from cosmoflow.numerics.rounding import round_to
+from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.infer.layout import choose_layout, one_local_worker
+from cosmoflow.stages.infer.plan import plan_work
+from cosmoflow.stages.infer.request import Work, check_work
+from cosmoflow.stages.infer.worker import describe_variables, make_predictor
+from cosmoflow.stages.inputs.density import check_contents
+from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.inputs.notes import input_notes
+from cosmoflow.stages.inputs.paintings import check_painting, painting_of
+from cosmoflow.stages.models import (
+    DEFAULT_MODEL,
+    find_model,
+    is_named,
+    model_digest,
+    open_model,
+)
+from cosmoflow.stages.run import (
+    Plan,
+    Progress,
+    Run,
+    claiming,
+    require_memory,
+    start_engine,
+)
+from cosmoflow.storage.fields import (
+    RESTORED,
+    FieldStore,
+    create_fields,
+    finished_shards,
+    open_fields,
+    write_whole,
+)
+from cosmoflow.storage.identity import changed_input
+from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.origins import noted_origin
+from cosmoflow.storage.outputs import begun_config, check_output, finish_group
+from cosmoflow.storage.sampling import MODEL, Sampling
+from cosmoflow.storage.urls import absolute, exists, open_group_for_writing
+
+Models = str | Sequence[str]
+
+
+def plan_infer(fields: str, model: Models, run: Run) -> Plan:
+    """Say what :func:`infer` would do."""
+    store = FieldStore(fields)
+    work, models = _prepare(store, listed(model), run)
+    return plan_work(work, store, models)
+
+
+def infer(
+    fields: str, out: str, model: Models = DEFAULT_MODEL, run: Run | None = None
+) -> xr.Dataset:
+    """Predict the velocity (or momentum) of a box.
+
+    Parameters
+    ----------
+    fields : str
+        URL of a fields store with ``density``.
+    out : str
+        URL of the fields store to write.
+    model : str or sequence of str
+        The name of a model that comes with cosmoflow, by default its best network; ``linear`` or
+        ``linear:R`` for linear theory smoothed at R Mpc/h; or the URL of a model folder. The
+        predictions of several are averaged.
+    run : Run, optional
+        Settings (section ``infer``), engine, progress.
+
+    Returns
+    -------
+    xr.Dataset
+        The models' target and what else was asked for, lazy; of a region, if there is one.
+
+    Raises
+    ------
+    DataError
+        A model was made for other cells, a store or model is damaged, or a prediction is not
+        finite.
+    OutputExistsError, StorageError, ConfigError
+    """
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
+    fields, out = absolute(fields), absolute(out)
+    names = listed(model)
+    inputs = [fields, *(name for name in names if not is_named(name))]
+    check_output(out, run.existing, inputs)
+    store = FieldStore(fields)
+    run = _keep_precision(out, run)
+    work, models = _prepare(store, names, run)
+    if work.config.restore_power:
+        _check_restorable(work, models, store, run)
+    plan = plan_work(work, store, models, measured=False)
+    check_contents(store, ["density"], run)
+    # Before anything is written: a run that is refused leaves an older output as it is.
+    engine = start_engine(
+        run,
+        plan,
+        remedy="a smaller infer.tile, infer.shard or infer.batch",
+        cpu_seconds=0.0 if one_local_worker(run) else None,
+    )
+    # Before the flows: a density that is changed after they are made is noticed at the end.
+    provenance = _provenance(work, models, store, warned)
+    flows = tuple(
+        ensure_flows(fields, one.smoothing, one.spec.filter, run, model=name)
+        for name, one in zip(names, models, strict=True)
+    )
+    provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *warned]))
+    # What the flow that workers read was made from: they stop when another is in its place.
+    work = replace(work, flows=flows, origin=noted_origin(FieldStore(fields)))
+    blocks = grid_blocks(store.grid, work.layout.shard)
+    wanted = np.array([intersect(block, work.region) is not None for block in blocks])
+    with claiming(out, run) as claim:
+        finished = create_fields(
+            out,
+            replace(
+                store.metadata,
+                provenance=provenance,
+                redshift_space=painting_of(store).redshift_space,
+                sampling=_sampling(store),
+            ),
+            store.grid,
+            (*work.variables, RESTORED) if work.config.restore_power else work.variables,
+            shard=work.layout.shard,
+            chunk=choose_chunk(work.layout.shard),
+            existing=run.existing,
+            attributes=describe_variables(work),
+            region=None if work.config.region is None else work.region,
+        )
+        done = int((finished & wanted).sum())
+        progress = Progress(run.listener, "infer", int(wanted.sum()), "shards", done, claim=claim)
+        if tasks := work.tasks(store.grid, (~finished).tolist()):
+            engine.map(
+                partial(make_predictor, fields, work, out, provenance["digest"]),
+                tasks,
+                lambda task, result: progress.advance(len(task)),
+                name="infer",
+                workers=run.settings.engine.workers,
+                memory=plan.worker_memory,
+                accelerated=True,
+            )
+        if not finished_shards(out)[wanted].all():
+            raise RuntimeError(f"{out}: the actors ended with unfinished shards")
+        claim.check()
+        if work.config.restore_power:
+            _restore(out, models[0], run)
+        store.check_unchanged()
+        _check_models(work, provenance)
+        claim.check()
+        finish_group(open_group_for_writing(out))
+    run.listener(StageFinished("infer", {"out": out, **plan.details}))
+    return open_fields(out)
+
+
+def _keep_precision(out: str, run: Run) -> Run:
+    """Return a run that goes on in the arithmetic it was begun in, on whichever machine."""
+    if run.existing != "resume" or run.settings.infer.precision != "auto" or not exists(out):
+        return run
+    config = begun_config(out).get("infer", {})
+    infer = run.settings.infer.model_copy(update={"precision": config.get("precision", "auto")})
+    return replace(run, settings=run.settings.model_copy(update={"infer": infer}))
+
+
+def listed(model: Models) -> tuple[str, ...]:
+    """Return what one model or several are known by on every node."""
+    names = (model,) if isinstance(model, str) else model
+    if not names:
+        raise ConfigError("no model is given", where="model", remedy="name one, or leave it out")
+    return tuple(map(find_model, names))
+
+
+def _prepare(store: FieldStore, names: Sequence[str], run: Run) -> tuple[Work, list[VelocityModel]]:
+    """Open the models, check what is asked for, and cut the box."""
+    models = [open_model(name, store) for name in names]
+    store.require("density")
+    work = check_work(store, names, models, run)
+    check_painting(store, names, models, run.listener)
+    return replace(work, layout=choose_layout(work, store, models, run)), models
+
+
+def _provenance(
+    work: Work, models: Sequence[VelocityModel], store: FieldStore, notes: Sequence[str]
+) -> dict[str, Any]:
+    # Tiles and batches change a result by rounding alone: a run that did not fit into memory may be
+    # resumed with smaller ones.
+    config = work.config.model_dump(mode="json", exclude={"tile", "batch"})
+    return make_provenance(
+        "infer",
+        {"infer": config, "models": [model.spec.architecture for model in models]},
+        {"fields": store.digest, "models": _digest_models(work)},
+        sources={"fields": store.url, "models": " ".join(work.models)},
+        notes=[*input_notes("fields", store.metadata), *notes],
+        facts={LINEAGE: lineage_of(store), **painting_of(store).as_facts()},
+    )
+
+
+def _digest_models(work: Work) -> str:
+    return " ".join(model_digest(name) for name in work.models)
+
+
+def _check_models(work: Work, provenance: dict[str, Any]) -> None:
+    """Refuse models that were trained again while workers loaded them."""
+    before, now = provenance["inputs"]["models"], _digest_models(work)
+    if before != now:
+        raise changed_input(" ".join(work.models), before, now)
+
+
+def _sampling(store: FieldStore) -> Sampling | None:
+    """Return the sampling of the density: a model gives its empty cells a velocity."""
+    found = store.metadata.sampling
+    return None if found is None else replace(found, fill=MODEL)
+
+
+def _check_restorable(
+    work: Work, models: Sequence[VelocityModel], store: FieldStore, run: Run
+) -> None:
+    """Refuse to restore power without gains, or without the memory for it.
+
+    Raises
+    ------
+    ConfigError
+    """
+    gain = models[0].spec.gain
+    if len(models) > 1 or gain is None or work.target != "velocity":
+        raise ConfigError(
+            "gains are those of one model"
+            if len(models) > 1
+            else "the model has no gains to restore power with",
+            where="infer.restore_power", value=", ".join(work.models),
+            remedy="leave it out, or train a velocity model on two boxes or more",
+        )  # fmt: skip
+    if gain.symmetries != work.config.symmetries:
+        raise ConfigError(
+            "the gains were measured with another number of symmetries",
+            where="infer.symmetries", value=work.config.symmetries, limit=gain.symmetries,
+            remedy=f"--set infer.symmetries={gain.symmetries}",
+        )  # fmt: skip
+    cells = store.grid**3
+    plan = Plan("restoring power", 1, "box", 64 * cells, 12 * cells, 12 * cells, 0.0)
+    require_memory(run, plan, available_memory(), remedy="leave infer.restore_power out")
+
+
+def _restore(out: str, model: VelocityModel, run: Run) -> None:
+    """Add the velocity with the power of the true one beside the predicted one."""
+    gain, rounding = model.spec.gain, run.settings.infer.rounding
+    assert gain is not None
+    run.listener(Message("restoring the power of small scales"))
+    store = FieldStore(out, unfinished=True)
+    velocity = torch.from_numpy(store.read("velocity"))
+    restored = gain.restore(velocity, store.metadata.box_size).numpy()
+    write_whole(out, RESTORED, restored if rounding is None else round_to(restored, rounding))

@@ -1,0 +1,247 @@
+"""How `infer` cuts a box into blocks and tiles, so that a worker keeps within its memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from cosmoflow.engine import available_memory
+from cosmoflow.engine.base import USEFUL_CORES
+from cosmoflow.model.footprint import count_activation_bytes
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.blocks import Block, grow
+from cosmoflow.stages.infer.request import Work
+from cosmoflow.stages.infer.tiles import Layout, Sides, TileGrid, cut_tiles
+from cosmoflow.stages.models import Box
+from cosmoflow.stages.run import Run
+from cosmoflow.storage.variables import count_parts
+
+USEFUL_MEMORY = 8 << 30
+"""Bytes of a worker beyond which it gains next to nothing."""
+
+_USEFUL_CACHE = 1 << 30
+"""The same of decoded chunks."""
+
+_CACHE_COST = 2
+"""Memory that a byte of it takes: chunks that are let go leave holes that suit no larger buffer."""
+
+_TASKS = 8
+"""Tasks that each worker should have at least, for progress, balance and resuming."""
+
+_CUTS = 16
+"""Tiles per axis of a block at most, unless the settings ask for more."""
+
+_BATCH_CELLS = 64**3
+"""Output cells from which on a forward pass is as fast as any: smaller tiles go in batches."""
+
+_LARGEST_BATCH = 8
+
+_LARGEST_PASS = 192**3
+"""Output cells beyond which a forward pass on a CPU loses by its memory what it gains in halo."""
+
+_ACTIVATIONS = 1.3
+"""Memory of a forward pass over that of its tensors: the most that was measured on a CPU."""
+
+_FLOAT32_ON_GPU = 2.0
+"""The same in float32 on a GPU, where cuDNN copies layers into another layout: 1.6 was measured."""
+
+_DEVICE_SHARE = 0.8
+"""Of a GPU's free memory, what a forward pass is planned for."""
+
+_OVERHEAD = 96 << 20
+"""Bytes of a worker that do not depend on the grid: buffers of the store, of threads, of malloc."""
+
+_ENCODING = 4.5
+"""Numbers held for each number of a shard while it is compressed."""
+
+
+class Sharded(Box, Protocol):
+    """A box that is kept in shards."""
+
+    @property
+    def shard(self) -> int:
+        """Cells per axis of a shard."""
+
+    @property
+    def chunk(self) -> int:
+        """Cells per axis of what is decoded at once."""
+
+
+def one_local_worker(run: Run) -> bool:
+    """Tell whether this process would be the only worker, which Ray makes no faster."""
+    several_gpus = torch.cuda.is_available() and torch.cuda.device_count() > 1
+    return run.settings.engine.address is None and count_workers(run) == 1 and not several_gpus
+
+
+def count_workers(run: Run) -> int:
+    """Return about how many workers there would be."""
+    if run.settings.engine.workers is not None:
+        return run.settings.engine.workers
+    if run.settings.engine.address is None:
+        return -(-len(os.sched_getaffinity(0)) // USEFUL_CORES)
+    engine = run.session.engine(0.0)
+    each = engine.share(1 << 20, most=USEFUL_CORES, memory=0, accelerated=True)
+    # Where workers have GPUs, the cores of other nodes make no more of them.
+    return max(1, engine.gpus // each.gpus if each.gpus else engine.cpus // each.cpus)
+
+
+def _memory_allowed(run: Run) -> int:
+    """Return the bytes that a worker is planned for."""
+    config = run.settings.engine
+    available = available_memory() if config.address is None else run.session.engine(0.0).memory
+    if config.memory is not None:
+        return min(int(config.memory), available)
+    # Half of what there is: a person at a laptop has other things open.
+    workers = count_workers(run) if config.address is None else 1
+    return min(available // 2 // workers, USEFUL_MEMORY)
+
+
+def choose_layout(work: Work, store: Sharded, models: Sequence[VelocityModel], run: Run) -> Layout:
+    """Return the layout with the least halo that memory takes, or else the smallest.
+
+    Raises
+    ------
+    ConfigError
+        A tile was asked for that a network does not have.
+    """
+    shard = min(work.config.shard or store.shard, store.grid)
+    allowed, workers = _memory_allowed(run), count_workers(run)
+    works: list[Work] = []
+    for block in _blocks(shard):
+        tasks = _count_tasks(work.region, block)
+        if max(block) == shard or (max(block) <= store.grid and tasks >= _TASKS * workers):
+            works += _cut(work, models, shard, block)
+    if work.config.tile is None and work.device_memory is None:
+        works = [one for one in works if _largest_pass(one, models) <= _LARGEST_PASS] or works
+    works.sort(key=lambda one: (_halo_work(one, models), _count_passes(one, models)))
+    for one in works:
+        spare = allowed - worker_memory(one, models)
+        if spare >= 0 and _fits_device(one, models):
+            cache = min(spare // _CACHE_COST, _useful_cache(one, store, models))
+            return replace(one.layout, cache=cache)
+    return works[-1].layout
+
+
+def _count_tasks(region: Block, block: Sides) -> int:
+    """Return how many blocks there are with cells of a region."""
+    return math.prod(
+        (origin + length - 1) // side - origin // side + 1
+        for origin, length, side in zip(region.origin, region.shape, block, strict=True)
+    )
+
+
+def _blocks(shard: int) -> Iterator[Sides]:
+    """Yield blocks of one shard and of more."""
+    for count in range(4):
+        x, y, z = (shard * (2 if axis < count else 1) for axis in range(3))
+        yield (z, y, x)
+
+
+def _cut(work: Work, models: Sequence[VelocityModel], shard: int, block: Sides) -> Iterator[Work]:
+    """Yield the layouts of a block: one tile, or as many equal ones as the settings ask for."""
+    config = work.config
+    if config.tile is not None:
+        for model in models:
+            model.geometry.check_output(config.tile, "infer.tile")
+    fixed = {model.geometry.fixed_output for model in models}
+    tiles = {size for size in fixed if size is not None}
+    if None in fixed:
+        stride = math.lcm(*(model.geometry.stride for model in models))
+        # What derivatives need around the block begins on the lattice too.
+        cells = -(-work.halo // stride) - (-(max(block) + work.halo) // stride)
+        cuts = range(1, cells + 1 if config.tile is not None else min(cells, _CUTS) + 1)
+        tiles |= {-(-cells // count) * stride for count in cuts}
+    for tile in sorted(tiles):
+        if config.tile is None or tile <= config.tile:
+            batch = config.batch or min(_LARGEST_BATCH, max(1, _BATCH_CELLS // tile**3))
+            layout = Layout(shard, block, tile, batch, config.overlap)
+            yield replace(work, layout=layout)
+
+
+def _tiles(work: Work, model: VelocityModel) -> TileGrid:
+    """Return the tiles of a model that cover a whole block."""
+    return cut_tiles(grow(Block((0, 0, 0), work.extent), work.halo), model.geometry, work.layout)
+
+
+def _largest_pass(work: Work, models: Sequence[VelocityModel]) -> int:
+    """Return the most output cells of a forward pass."""
+    return work.layout.batch * max(math.prod(_tiles(work, model).shape) for model in models)
+
+
+def _count_passes(work: Work, models: Sequence[VelocityModel]) -> float:
+    """Return the forward passes for a cell."""
+    passes = sum(-(-len(_tiles(work, model)) // work.layout.batch) for model in models)
+    return passes / math.prod(work.extent)
+
+
+def _halo_work(work: Work, models: Sequence[VelocityModel]) -> float:
+    """Return about how much work there is for a cell, halos included."""
+    total = 0.0
+    for model in models:
+        tiles, halo = _tiles(work, model), model.geometry.halo
+        # Unpadded layers see from all of the halo to none of it: half of it in the mean.
+        total += len(tiles) * math.prod(side + halo for side in tiles.shape)
+    return total / math.prod(work.extent)
+
+
+def _useful_cache(work: Work, store: Sharded, models: Sequence[VelocityModel]) -> int:
+    """Return the bytes of the chunks that a layer of blocks touches: the next ones do so again."""
+    halo = max(model.geometry.halo for model in models) + work.halo
+    thickness = (-(-(work.extent[0] + 2 * halo) // store.chunk) + 1) * store.chunk
+    cells = min(thickness, store.grid)
+    for side in work.region.shape[1:]:
+        cells *= min(side + 2 * (halo + store.chunk), store.grid)
+    return min(4 * _input_channels(models) * cells, _USEFUL_CACHE)
+
+
+def _input_channels(models: Sequence[VelocityModel]) -> int:
+    return 1 + 3 * max(model.flows for model in models)
+
+
+def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
+    """Return the bytes that a forward pass takes on its device."""
+    need = 0
+    for model in models:
+        tiles = _tiles(work, model)
+        channels = 1 + 3 * model.flows
+        copied = work.device_memory is not None and work.config.precision == "float32"
+        factor = _FLOAT32_ON_GPU if copied else _ACTIVATIONS
+        # Tiles cut out, their channels in both layouts, what comes out; turned, and the mean.
+        fields = 3 * channels + 6 + (0 if work.config.symmetries == 1 else channels + 6)
+        activations = count_activation_bytes(
+            model.spec.architecture, tiles.shape, work.config.precision
+        )
+        cells = math.prod(side + 2 * model.geometry.halo for side in tiles.shape)
+        batch = min(work.layout.batch, len(tiles))
+        need = max(need, batch * int(factor * activations + 4 * fields * cells))
+    return need
+
+
+def _fits_device(work: Work, models: Sequence[VelocityModel]) -> bool:
+    if work.device_memory is None:
+        return True
+    return pass_memory(work, models) <= _DEVICE_SHARE * work.device_memory
+
+
+def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:
+    """Return the bytes of a worker that reads one task, predicts another and writes a third."""
+    layout, config = work.layout, work.config
+    region = max(
+        math.prod(grow(_tiles(work, model).bounds, model.geometry.halo).shape) for model in models
+    )
+    parts = [count_parts(name) for name in work.variables]
+    # Means of models, and squares, while they are added up.
+    held = 3 * (len(models) > 1) + 9 * config.spread
+    block = math.prod(side + 2 * work.halo for side in work.extent)
+    encoding = _ENCODING * max(parts) * layout.shard**3
+    weights = sum(p.numel() for model in models for p in model.parameters())
+    # Inputs twice, and a vector of them while it is put together.
+    inputs = (2 * _input_channels(models) + 3) * region
+    numbers = inputs + (2 * sum(parts) + held) * block + encoding + 2 * weights
+    there = pass_memory(work, models) if work.device_memory is None else 0
+    return int(4 * numbers) + _CACHE_COST * layout.cache + there + _OVERHEAD

@@ -1,0 +1,181 @@
+"""What `infer` is going to need: memory, bytes, operations, seconds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cosmoflow.config.settings import InferConfig
+from cosmoflow.model.precision import autocast, best_device
+from cosmoflow.model.registry import count_flops
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.blocks import Block, axis_blocks, bounding_block, grow
+from cosmoflow.stages.infer.layout import worker_memory
+from cosmoflow.stages.infer.request import Work
+from cosmoflow.stages.infer.tiles import cut_pieces
+from cosmoflow.stages.models import Box
+from cosmoflow.stages.run import Plan
+from cosmoflow.storage.variables import count_parts
+
+_BYTES_PER_SECOND = 6e8
+"""Of reading and writing compressed chunks on two cores."""
+
+_GUESSED_RATE = 1.5e11
+"""FLOPs a second where nobody needs to know better."""
+
+_CALIBRATION_CELLS = 64
+"""Largest tile, per axis, that is timed to know how fast this machine is."""
+
+_ENDLESS = 1 << 12
+"""Cells of a tile beside which its halo is nothing."""
+
+
+def measure_rate(model: VelocityModel, config: InferConfig, tile: int) -> float:
+    """Return the FLOPs a second of a model on this machine: of the best of two small passes."""
+    geometry = model.geometry
+    side = geometry.fixed_output or min(tile, _CALIBRATION_CELLS)
+    flops = count_flops(model.spec.architecture, side)
+    if flops == 0:
+        return math.inf
+    device = best_device()
+    model = model.to(device)
+    model.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    cells = geometry.input_cells(side)
+    density = torch.ones((1, cells, cells, cells), device=device)
+    flows = torch.zeros((1, model.flows, 3, cells, cells, cells), device=device)
+    seconds = math.inf
+    with torch.inference_mode(), autocast(config.precision, device):
+        for _ in range(2):
+            begun = time.perf_counter()
+            model(density, flows).cpu()
+            seconds = min(seconds, time.perf_counter() - begun)
+    return flops / seconds
+
+
+def plan_work(
+    work: Work, box: Box, models: Sequence[VelocityModel], *, measured: bool = True
+) -> Plan:
+    """Count tasks, bytes, operations and seconds, these by timing a small pass or by guess."""
+    layout, config = work.layout, work.config
+    axes = [_cut_axis(work, models, box.grid, axis) for axis in range(3)]
+    tiles = read = tasks = 0
+    flops, seconds = 0.0, 0.0
+    rates = [
+        measure_rate(model, config, layout.tile) if measured else _GUESSED_RATE for model in models
+    ]
+    for count, block in _kinds(axes):
+        tasks += count
+        for model, rate in zip(models, rates, strict=True):
+            pieces = cut_pieces(block, model.geometry, layout, box.grid)
+            for piece in pieces:
+                passes = count * len(piece.tiles)
+                each = count_flops(model.spec.architecture, piece.tiles.shape)
+                operations = config.symmetries * passes * each
+                tiles += passes
+                flops += operations
+                seconds += operations / rate
+            bounds = bounding_block([piece.tiles.bounds for piece in pieces])
+            haloed = grow(bounds, model.geometry.halo)
+            read += 4 * (1 + 3 * model.flows) * count * math.prod(haloed.shape)
+    parts = sum(count_parts(name) for name in work.variables) + 3 * config.restore_power
+    written = 4 * parts * math.prod(axis.written for axis in axes)
+    seconds += (read + written) / _BYTES_PER_SECOND
+    cells = math.prod(work.region.shape)
+    return Plan(
+        stage="infer",
+        tasks=tasks,
+        unit="blocks",
+        worker_memory=worker_memory(work, models),
+        read=read,
+        written=written,
+        cpu_seconds=seconds * len(os.sched_getaffinity(0)),
+        details={
+            "grid": box.grid,
+            "region": [list(work.region.origin), list(work.region.shape)],
+            "shard": layout.shard,
+            "block": list(layout.block),
+            "tile": layout.tile,
+            "batch": layout.batch,
+            "halo": max(model.geometry.halo for model in models),
+            "tiles": tiles,
+            "precision": config.precision,
+            "flops": flops,
+            "flops_over_one_tile": round(_over_one_tile(models, config, flops / cells), 3),
+            **({"seconds_here": round(seconds, 1)} if measured else {}),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """What tasks predict along an axis.
+
+    Parameters
+    ----------
+    kinds : dict
+        How many intervals ``(origin, length)`` are cut into tiles as this one is.
+    written : int
+        Cells of the shards that they write.
+    """
+
+    kinds: dict[tuple[int, int], int]
+    written: int
+
+
+def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int) -> _Axis:
+    """Find the intervals along an axis; a large box has many, and few that differ."""
+    layout = work.layout
+    first = work.region.origin[axis]
+    last = first + work.region.shape[axis]
+    # Tiles lie on lattices from cell 0 on, so intervals that begin at one place of a common period
+    # of those are cut alike.
+    steps = [
+        model.geometry.stride
+        if model.geometry.fixed_output is None
+        else model.geometry.fixed_output - layout.overlap
+        for model in models
+    ]
+    period = math.lcm(*steps)
+    representatives: dict[tuple[int, int], tuple[int, int]] = {}
+    kinds: dict[tuple[int, int], int] = {}
+    written = 0
+    for start, length in axis_blocks(grid, layout.block[axis]):
+        low, high = max(start, first), min(start + length, last)
+        if low >= high:
+            continue
+        inside = [
+            size
+            for origin, size in axis_blocks(length, layout.shard)
+            if start + origin < high and start + origin + size > low
+        ]
+        written += sum(inside)
+        interval = (low - work.halo, high - low + 2 * work.halo)
+        # Unless the lattice does not close across the border that an interval reaches over.
+        crosses = interval[0] < 0 or sum(interval) > grid
+        alike = (interval[0] if crosses else interval[0] % period, interval[1])
+        interval = representatives.setdefault(alike, interval)
+        kinds[interval] = kinds.get(interval, 0) + 1
+    return _Axis(kinds, written)
+
+
+def _kinds(axes: Sequence[_Axis]) -> Iterator[tuple[int, Block]]:
+    """Yield how many of the blocks that tasks predict are cut alike, and one of them."""
+    for (x, nx), (y, ny), (z, nz) in itertools.product(*(axis.kinds.items() for axis in axes)):
+        yield nx * ny * nz, Block((x[0], y[0], z[0]), (x[1], y[1], z[1]))
+
+
+def _over_one_tile(
+    models: Sequence[VelocityModel], config: InferConfig, flops_per_cell: float
+) -> float:
+    """Return the operations for a cell over those in one tile of the size of any box."""
+    least = 0.0
+    for model in models:
+        side = model.geometry.fixed_output or _ENDLESS
+        least += count_flops(model.spec.architecture, side) / side**3
+    return flops_per_cell / (config.symmetries * least) if least else 1.0

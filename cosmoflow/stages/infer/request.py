@@ -1,0 +1,251 @@
+"""What `infer` is asked for, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from cosmoflow.config.settings import InferConfig
+from cosmoflow.engine import Resources, TaskGraph
+from cosmoflow.errors import ConfigError
+from cosmoflow.model.precision import best_device, has_fast_bfloat16
+from cosmoflow.model.sources import Flow
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.numerics.blocks import Block, bounding_block, grid_blocks, grow, intersect
+from cosmoflow.stages.derive import recipe_of
+from cosmoflow.stages.infer.tiles import Layout, Sides
+from cosmoflow.stages.models import Box, check_fits
+from cosmoflow.stages.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be predicted, checked.
+
+    Parameters
+    ----------
+    models : tuple of str
+        Their names or URLs.
+    target : str
+        What they predict.
+    config : InferConfig
+        The settings.
+    layout : Layout
+        How the box is cut.
+    region : Block
+        The cells that are wanted.
+    flows : tuple of tuple of Flow
+        Of each model; empty until they are made.
+    origin : mapping or None
+        What the Wiener velocity among them was made from, as it is noted in the store.
+    device_memory : int or None
+        Bytes of a worker's GPU; None where workers compute on CPUs.
+    """
+
+    models: tuple[str, ...]
+    target: str
+    config: InferConfig
+    layout: Layout
+    region: Block
+    flows: tuple[tuple[Flow, ...], ...] = ()
+    origin: Mapping[str, Any] | None = None
+    device_memory: int | None = None
+
+    @property
+    def extent(self) -> Sides:
+        """The most cells that a task predicts, of each axis, derivatives' halo not counted."""
+        x, y, z = map(min, self.layout.block, self.region.shape)
+        return x, y, z
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """What a task writes."""
+        spread = (f"{self.target}_std",) if self.config.spread else ()
+        return (self.target, *spread, *self.config.fields)
+
+    @property
+    def halo(self) -> int:
+        """Cells around a block that derivatives need predicted too."""
+        return int(any(recipe_of(name).slopes for name in self.config.fields))
+
+    def tasks(self, grid: int, unfinished: Sequence[bool]) -> list[tuple[int, ...]]:
+        """Return the shards of each task: those of a block that are wanted and not finished."""
+        shards = grid_blocks(grid, self.layout.shard)
+        per_axis = -(-grid // self.layout.shard)
+        spans = [side // self.layout.shard for side in self.layout.block]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, block in enumerate(shards):
+            if unfinished[index] and intersect(block, self.region) is not None:
+                place = np.unravel_index(index, (per_axis,) * 3)
+                group = tuple(int(axis) // span for axis, span in zip(place, spans, strict=True))
+                groups.setdefault(group, []).append(index)
+        return [tuple(group) for group in groups.values()]
+
+
+def check_work(
+    box: Box,
+    names: Sequence[str],
+    models: Sequence[VelocityModel],
+    run: Run,
+    *,
+    device: Device | None = None,
+) -> Work:
+    """Return what is to be done, the box not yet cut.
+
+    Parameters
+    ----------
+    box : Box
+        What the models are applied to.
+    names : sequence of str
+        Of the models.
+    models : sequence of VelocityModel
+        All of them.
+    run : Run
+        Settings, and the engine that knows the workers.
+    device : Device, optional
+        What workers compute on; none means to ask one.
+
+    Raises
+    ------
+    ConfigError
+        The models do not go together, or an option does not suit them.
+    DataError
+        They were made for other cells.
+    """
+    config = run.settings.infer
+    for name, model in zip(names, models, strict=True):
+        check_fits(model, name, box, run.listener)
+        _check_overlap(model, config)
+    _check_together(names, models)
+    target = models[0].spec.target
+    if config.spread and len(models) * config.symmetries == 1:
+        raise ConfigError(
+            "one prediction has no spread",
+            where="infer.spread",
+            remedy="give --model again for more models, or --set infer.symmetries=8",
+        )
+    if config.fields and target != "velocity":
+        raise ConfigError(
+            "only from a velocity can fields be derived in the same pass",
+            where="--field", value=", ".join(config.fields), limit=f"this model predicts {target}",
+            remedy="cosmoflow derive makes them from the output",
+        )  # fmt: skip
+    if config.fields and any(model.geometry.fixed_output is not None for model in models):
+        _refuse_slopes(config)
+    device = device or _ask_device(run)
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": device.precision})
+    whole = Layout(box.grid, (box.grid, box.grid, box.grid), box.grid)
+    region = _region_cells(box, config)
+    return Work(tuple(names), target, config, whole, region, device_memory=device.memory)
+
+
+def _check_together(names: Sequence[str], models: Sequence[VelocityModel]) -> None:
+    """Refuse models whose predictions cannot be averaged."""
+    targets = sorted({model.spec.target for model in models})
+    if len(targets) > 1:
+        raise ConfigError(
+            "the models predict different fields",
+            where="--model", value=", ".join(names), limit=" or ".join(targets),
+        )  # fmt: skip
+    filters = {model.spec.filter.digest for model in models if model.spec.filter is not None}
+    if len(filters) > 1:
+        raise ConfigError(
+            "the models have different Wiener filters, and a store keeps the velocity of one",
+            where="--model", value=", ".join(names),
+            remedy="train them on the same boxes, with different --set seed",
+        )  # fmt: skip
+
+
+def _check_overlap(model: VelocityModel, config: InferConfig) -> None:
+    """Refuse to blend what does not differ, or more than two tiles along an axis."""
+    fixed = model.geometry.fixed_output
+    if config.overlap and fixed is None:
+        raise ConfigError(
+            "the tiles of this network agree where they overlap: there is nothing to blend",
+            where="infer.overlap", value=config.overlap, limit=0,
+            remedy="leave it out; it is for padded networks such as paper",
+        )  # fmt: skip
+    if fixed is not None and config.overlap > fixed // 2:
+        raise ConfigError(
+            "tiles would overlap by more than half",
+            where="infer.overlap", value=config.overlap, limit=f"{fixed // 2} of {fixed} cells",
+        )  # fmt: skip
+
+
+def _region_cells(box: Box, config: InferConfig) -> Block:
+    """Return the cells whose centres lie in the region."""
+    grid, size = box.grid, box.metadata.box_size
+    if config.region is None:
+        return Block((0, 0, 0), (grid, grid, grid))
+    origin, shape = [], []
+    for axis, (low, high) in zip("xyz", config.region, strict=True):
+        first, last = (math.ceil(edge / box.cell_size - 0.5) for edge in (low, high))
+        if low < 0.0 or high > size or first >= last:
+            raise ConfigError(
+                "the region holds no cell of the box" if first >= last else
+                "the region reaches out of the box",
+                where=f"--region, {axis}", value=f"{low:g}:{high:g} Mpc/h",
+                limit=f"within 0:{size:g} Mpc/h, cells of {box.cell_size:g} Mpc/h",
+            )  # fmt: skip
+        origin.append(first)
+        shape.append(last - first)
+    return Block((origin[0], origin[1], origin[2]), (shape[0], shape[1], shape[2]))
+
+
+def _refuse_slopes(config: InferConfig) -> None:
+    """Refuse derivatives of a padded network: beside a block its lattice of tiles is another."""
+    slopes = [name for name in config.fields if recipe_of(name).slopes]
+    if slopes:
+        raise ConfigError(
+            "derivatives in the same pass are for networks without padding",
+            where="--field", value=", ".join(slopes),
+            remedy="cosmoflow derive makes them from the output",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What workers compute on.
+
+    Parameters
+    ----------
+    precision : {"float32", "bfloat16"}
+        The faster arithmetic.
+    memory : int or None
+        Bytes that are free on the GPU; None for a CPU.
+    """
+
+    precision: Literal["float32", "bfloat16"]
+    memory: int | None
+
+    @classmethod
+    def here(cls) -> Device:
+        """Return the device of this process."""
+        device = best_device()
+        memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+        return cls("bfloat16" if has_fast_bfloat16(device) else "float32", memory)
+
+
+def _ask_device(run: Run) -> Device:
+    """Return the device of the workers; of a cluster, that of one of them, for all alike."""
+    if run.settings.engine.address is None:
+        return Device.here()
+    engine = run.session.engine(0.0)
+    graph = TaskGraph()
+    graph.add(("device", 0), Device.here, output=True)
+    needs = Resources(gpus=engine.share(1, most=1, memory=0, accelerated=True).gpus)
+    found: Device = engine.run(graph, needs=needs)["device", 0]
+    return found
+
+
+def wanted_block(shards: Sequence[Block], region: Block, halo: int) -> Block:
+    """Return the cells that a task predicts: of its shards those in the region, and around them."""
+    inside = intersect(bounding_block(shards), region)
+    assert inside is not None
+    return grow(inside, halo)

@@ -1,0 +1,205 @@
+"""How a box is cut for inference: shards into blocks, blocks into tiles, tiles blended or not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.model.geometry import Geometry
+from cosmoflow.numerics.blocks import Block
+
+Sides = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a box is cut for inference, in cells per axis.
+
+    Parameters
+    ----------
+    shard : int
+        What one write covers.
+    block : (int, int, int)
+        What one task predicts and writes: one shard or several.
+    tile : int
+        Most output of one forward pass.
+    batch : int
+        Tiles of a forward pass.
+    overlap : int
+        Cells that neighbouring tiles share, for networks whose answer depends on the tile.
+    cache : int
+        Bytes of decoded chunks that a worker keeps for the next block.
+    """
+
+    shard: int
+    block: Sides
+    tile: int
+    batch: int = 1
+    overlap: int = 0
+    cache: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """The tiles of a block, all of one size, in C order; there may be very many.
+
+    Parameters
+    ----------
+    origins : (range, range, range)
+        Of each axis.
+    shape : (int, int, int)
+        Cells of a tile.
+    """
+
+    origins: tuple[range, range, range]
+    shape: Sides
+
+    def __len__(self) -> int:
+        return math.prod(map(len, self.origins))
+
+    def __iter__(self) -> Iterator[Block]:
+        return (Block(origin, self.shape) for origin in itertools.product(*self.origins))
+
+    @property
+    def bounds(self) -> Block:
+        """The smallest block that holds all of them."""
+        x, y, z = self.origins
+        nx, ny, nz = (
+            axis[-1] - axis[0] + side for axis, side in zip(self.origins, self.shape, strict=True)
+        )
+        return Block((x[0], y[0], z[0]), (nx, ny, nz))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a block, and the tiles that predict it.
+
+    Parameters
+    ----------
+    block : Block
+        Its cells.
+    tiles : TileGrid
+        They cover the cells and may reach past them.
+    """
+
+    block: Block
+    tiles: TileGrid
+
+
+def cut_pieces(block: Block, geometry: Geometry, layout: Layout, grid: int) -> list[Piece]:
+    """Cut a block into the pieces whose tiles lie on one lattice, and these into tiles.
+
+    The lattice of the stride begins at cell 0 of the box. If the grid is no multiple of the stride,
+    the lattice does not close across the periodic border: cell ``n`` of the box is its cell 0 and
+    is predicted as that one, by a tile of another lattice than cell ``n - 1``. A block that reaches
+    across the border, as derivatives need it, then has a piece on either side.
+
+    Parameters
+    ----------
+    block : Block
+        May start below cell 0 and end past the grid.
+    geometry : Geometry
+        Geometry of the network.
+    layout : Layout
+        Sizes of tiles.
+    grid : int
+        Cells per axis of the periodic box.
+
+    Returns
+    -------
+    list of Piece
+        One, unless the block crosses the border of such a grid.
+    """
+    if geometry.fixed_output is not None or grid % geometry.stride == 0:
+        return [Piece(block, cut_tiles(block, geometry, layout))]
+    axes = [
+        _split_periods(origin, length, grid)
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    ]
+    pieces = []
+    for (x, nx, sx), (y, ny, sy), (z, nz, sz) in itertools.product(*axes):
+        inside = cut_tiles(Block((x - sx, y - sy, z - sz), (nx, ny, nz)), geometry, layout)
+        tx, ty, tz = (
+            range(axis.start + shift, axis.stop + shift, axis.step)
+            for axis, shift in zip(inside.origins, (sx, sy, sz), strict=True)
+        )
+        pieces.append(Piece(Block((x, y, z), (nx, ny, nz)), TileGrid((tx, ty, tz), inside.shape)))
+    return pieces
+
+
+def _split_periods(origin: int, length: int, grid: int) -> list[tuple[int, int, int]]:
+    """Cut an interval at the borders of a periodic axis: origin, length and start of the period."""
+    parts = []
+    while length:
+        period = origin // grid * grid
+        part = min(length, period + grid - origin)
+        parts.append((origin, part, period))
+        origin, length = origin + part, length - part
+    return parts
+
+
+def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> TileGrid:
+    """Return the tiles that a block on one lattice is predicted by.
+
+    A network without padding gives every cell the same value from any tile whose origin lies on the
+    lattice of its stride, so its tiles fit the block. One with padding does not: its tiles have one
+    size and lie on one lattice from cell 0 on, whatever the block.
+    """
+    axes = [
+        _cut_axis(origin, length, geometry, layout)
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    ]
+    (x, nx), (y, ny), (z, nz) = axes
+    return TileGrid((x, y, z), (nx, ny, nz))
+
+
+def _cut_axis(origin: int, length: int, geometry: Geometry, layout: Layout) -> tuple[range, int]:
+    """Return the origins and the size of the tiles along an axis."""
+    if geometry.fixed_output is not None:
+        size = geometry.fixed_output
+        step = size - layout.overlap
+        first = (origin - size) // step + 1
+        return range(first * step, origin + length, step), size
+    stride = geometry.stride
+    low = origin // stride * stride
+    cells = -(-(origin + length - low) // stride)
+    count = -(-cells * stride // layout.tile)
+    size = -(-cells // count) * stride
+    return range(low, low + cells * stride, size), size
+
+
+def batches(tiles: Iterable[Block], size: int) -> Iterator[list[Block]]:
+    """Cut tiles into batches."""
+    remaining = iter(tiles)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch
+
+
+def blending_weights(size: int, shared: int) -> NDArray[np.float32] | None:
+    """Return the weight of each cell of a tile among the tiles that cover the cell.
+
+    Along an axis it rises linearly over the cells that a tile shares with the one before and falls
+    over those shared with the next, so that the weights of all tiles add up to 1 everywhere.
+
+    Parameters
+    ----------
+    size : int
+        Cells of a tile, per axis.
+    shared : int
+        Cells that neighbouring tiles share, at most half of them.
+
+    Returns
+    -------
+    (size, size, size) float32, or None
+        None where nothing is shared, and every weight is 1.
+    """
+    if shared == 0:
+        return None
+    rise = np.arange(1, shared + 1) / (shared + 1)
+    axis = np.concatenate([rise, np.ones(size - 2 * shared), rise[::-1]])
+    return np.asarray(np.einsum("i,j,k->ijk", axis, axis, axis), np.float32)

@@ -1,0 +1,261 @@
+"""Whether a density is 1 + delta: one check for stores, arrays and imported cubes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.errors import DataError
+from cosmoflow.events import Message, caution
+from cosmoflow.numerics.blocks import Block, axis_blocks
+from cosmoflow.stages.run import Run
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.metadata import attributes_of
+from cosmoflow.units import INTERLACED, format_bytes
+
+MEAN_TOLERANCE: Final = 1e-3
+"""What the mean of 1 + delta may differ from 1."""
+
+DENSITY_CHECKSUMS: Final = "density_checksums"
+"""The attribute of a store that cosmoflow made: the checksum of each density, which is 1 + delta by
+construction. A later change gives another checksum."""
+
+_READERS: Final = 4
+_ANNOUNCED: Final = 1 << 30
+"""Bytes whose reading takes long enough to be announced."""
+
+DENSITIES: Final = ("density", f"{INTERLACED}density")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What some values are like.
+
+    Parameters
+    ----------
+    count, bad : int
+        How many there are, and how many of them are not finite.
+    total : float
+        Their sum.
+    lowest, highest : float
+        Of those that are finite.
+    whole : bool
+        Whether all are integers.
+    """
+
+    count: int
+    bad: int
+    total: float
+    lowest: float
+    highest: float
+    whole: bool
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Self:
+        """Summarise an array, plane after plane: masks of all would take as much memory again."""
+        planes = values if values.ndim > 2 else values[None]
+        return reduce(cls.__add__, map(cls._of_plane, planes))
+
+    @classmethod
+    def _of_plane(cls, values: NDArray[Any]) -> Self:
+        finite = np.isfinite(values)
+        bad = int(values.size - finite.sum())
+        if bad:
+            values = values[finite]
+        if not values.size:
+            return cls(bad, bad, 0.0, np.inf, -np.inf, True)
+        return cls(
+            values.size + bad,
+            bad,
+            float(values.sum(dtype=np.float64)),
+            float(values.min()),
+            float(values.max()),
+            bool((values == np.rint(values)).all()),
+        )
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            self.count + other.count,
+            self.bad + other.bad,
+            self.total + other.total,
+            min(self.lowest, other.lowest),
+            max(self.highest, other.highest),
+            self.whole and other.whole,
+        )
+
+    @property
+    def mean(self) -> float:
+        """Of the finite values."""
+        return self.total / max(1, self.count - self.bad)
+
+    @property
+    def is_density(self) -> bool:
+        """Whether it can be 1 + delta."""
+        return self.lowest >= 0.0 and abs(self.mean - 1.0) <= MEAN_TOLERANCE
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether it can be delta."""
+        return -1.0 - 1e-5 <= self.lowest < 0.0 and abs(self.mean) <= MEAN_TOLERANCE
+
+
+def require_density(found: Summary, where: str) -> None:
+    """Refuse values that are not 1 + delta, and say what they look like.
+
+    Raises
+    ------
+    DataError
+    """
+    if found.bad:
+        raise DataError(
+            "the density holds values that are not finite",
+            where=where, value=f"{found.bad} of {found.count} cells",
+        )  # fmt: skip
+    if found.is_density:
+        return
+    look, remedy = _look(found)
+    raise DataError(
+        f"the density is not 1 + delta: {look}",
+        where=where,
+        value=f"a mean of {found.mean:g} and a lowest value of {found.lowest:g}",
+        limit="a mean of 1 and no value below 0",
+        remedy=remedy,
+    )
+
+
+def _look(found: Summary) -> tuple[str, str]:
+    """Return what values that are not 1 + delta look like, and what to do."""
+    mean, lowest = found.mean, found.lowest
+    if found.is_delta:
+        return "it looks like delta", "add 1"
+    if lowest < 0.0 and abs(mean) <= MEAN_TOLERANCE:
+        return "it looks like a contrast that falls below -1", (
+            "a matter density is never below 0: give the nonlinear density, not a linear one"
+        )
+    if lowest < 0.0 and abs(mean - 1.0) <= MEAN_TOLERANCE:
+        return "some values are below 0", (
+            "a matter density is never below 0: set them to 0 and divide by the mean"
+        )
+    if lowest < 0.0:
+        return "it may be the logarithm of one", (
+            "undo the logarithm and divide by the mean, or give another field"
+        )
+    if mean == 0.0:
+        return "it has no mass", "give a density that is not 0 everywhere"
+    kind = "masses" if mean > 1e6 else "counts" if found.whole else "a density in another unit"
+    return f"it looks like {kind}", f"divide by its mean, {mean:.9g}"
+
+
+def check_array(density: NDArray[Any], where: str) -> None:
+    """Refuse an array that is not 1 + delta on a cubic grid.
+
+    Raises
+    ------
+    DataError
+    """
+    if density.ndim != 3 or len(set(density.shape)) != 1 or density.size == 0:
+        raise DataError(
+            "a density has shape (n, n, n)", where=where, value=density.shape, limit="(n, n, n)"
+        )
+    if density.dtype.kind not in "fiu":
+        raise DataError(
+            "the density holds no real numbers",
+            where=where, value=str(density.dtype), limit="floating point or integers",
+        )  # fmt: skip
+    require_density(Summary.of(density), where)
+
+
+def check_contents(store: FieldStore, names: Iterable[str], run: Run) -> None:
+    """Refuse a store whose density is not 1 + delta; warn of chunks that are not there.
+
+    Parameters
+    ----------
+    store : FieldStore
+        An input of a stage.
+    names : iterable of str
+        The variables that the stage reads; only these are looked at.
+    run : Run
+        Its listener hears what takes long.
+
+    Raises
+    ------
+    DataError
+
+    Notes
+    -----
+    All cells of a density that others wrote are read, once a run. Those of a density that cosmoflow
+    painted or imported are read only where its checksum has changed since.
+    """
+    if store.region is not None:
+        return
+    for name in dict.fromkeys(names):
+        if name not in store.variables:
+            continue
+        missing, chunks = (0, 1) if store.own else store.missing_chunks(name)
+        where = f"{store.url}, {name}"
+        if name in DENSITIES:
+            if _is_as_noted(store, name):
+                continue
+            found = summarise(store, name, run)
+            _refuse_missing(found, missing, chunks, where)
+            require_density(found, where)
+        elif missing:
+            caution(
+                run.listener,
+                f"{where}: {missing} of {chunks} chunks are not stored and read as 0",
+            )
+
+
+def _refuse_missing(found: Summary, missing: int, chunks: int, where: str) -> None:
+    """Refuse a density whose mean lacks what its missing chunks would have held."""
+    share = missing / chunks
+    if 0.0 < 0.5 * share < 1.0 - found.mean:
+        raise DataError(
+            "parts of the density are missing and read as 0",
+            where=where,
+            value=f"{missing} of {chunks} chunks are not stored, and the mean is {found.mean:g}",
+            limit="a mean of 1",
+            remedy="write the store again, or copy it again",
+        )
+
+
+def summarise(store: FieldStore, name: str, run: Run) -> Summary:
+    """Read a whole variable, block by block, and say what it is like."""
+    size = 4 * store.grid**3
+    if size >= _ANNOUNCED:
+        run.listener(
+            Message(f"reading {format_bytes(size)}, to see that {store.url} holds 1 + delta")
+        )
+
+    def one(block: Block) -> Summary:
+        return Summary.of(store.read_block(name, block))
+
+    with ThreadPoolExecutor(min(_READERS, len(os.sched_getaffinity(0)))) as pool:
+        return reduce(Summary.__add__, pool.map(one, _blocks(store, name)))
+
+
+def _blocks(store: FieldStore, name: str) -> Iterator[Block]:
+    """Yield the blocks that storage holds together, in C order."""
+    axes = (axis_blocks(store.grid, size) for size in store.stored_shape(name))
+    for x, y, z in itertools.product(*axes):
+        yield Block((x[0], y[0], z[0]), (x[1], y[1], z[1]))
+
+
+def checksum_densities(url: str) -> dict[str, str]:
+    """Return the checksums of an output's densities, to be noted when all of it is written."""
+    store = FieldStore(url, unfinished=True)
+    return {name: store.checksum(name) for name in DENSITIES if name in store.variables}
+
+
+def _is_as_noted(store: FieldStore, name: str) -> bool:
+    """Tell whether a density is still the one that cosmoflow painted or imported."""
+    noted = attributes_of(store.group).get(DENSITY_CHECKSUMS)
+    return isinstance(noted, dict) and noted.get(name) == store.checksum(name)

@@ -1,0 +1,124 @@
+"""How the density of a store was painted, and whether models were trained on such."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from cosmoflow.events import Listener, caution
+from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.stages.inputs.readers import painted_scheme
+from cosmoflow.stages.models import is_linear
+from cosmoflow.storage.fields import FieldStore
+
+PAINTING: Final = "painting"
+"""Key of a provenance: how the density that an output descends from was painted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """How a density was painted.
+
+    Parameters
+    ----------
+    scheme : str or None
+        Mass-assignment scheme; None where the store does not say.
+    redshift_space : {"x", "y", "z"} or None
+        Axis along which velocities displaced the particles; None for real space.
+    """
+
+    scheme: str | None = None
+    redshift_space: str | None = None
+
+    @property
+    def space(self) -> str:
+        """Where the particles were, for messages."""
+        if self.redshift_space is None:
+            return "real space"
+        return f"redshift space along {self.redshift_space}"
+
+    def as_facts(self) -> dict[str, Any]:
+        """Return what a provenance keeps of it; nothing where nothing is known."""
+        return {} if self == Painting() else {PAINTING: asdict(self)}
+
+
+REAL_CIC: Final = Painting("cic")
+"""What a model was trained on that does not say: the models that ship, and older ones."""
+
+
+def painting_of(store: FieldStore) -> Painting:
+    """Return how the density of a painted, predicted or derived store was painted.
+
+    Raises
+    ------
+    DataError
+        The mass-assignment scheme is none that cosmoflow knows.
+    """
+    provenance = store.metadata.provenance
+    config = provenance.get("config")
+    painted = config.get("paint") if isinstance(config, dict) else None
+    if not isinstance(painted, dict):
+        painted = provenance.get(PAINTING)
+    if not isinstance(painted, dict):
+        painted = {}
+    axis = store.metadata.redshift_space or painted.get("redshift_space")
+    return Painting(painted_scheme(store) or painted.get("scheme"), axis)
+
+
+def check_painting(
+    store: FieldStore, names: Sequence[str], models: Sequence[VelocityModel], listener: Listener
+) -> Painting:
+    """Warn of a density that was painted in another way than those that models were trained on.
+
+    Returns
+    -------
+    Painting
+        That of the store.
+    """
+    painting = painting_of(store)
+    for name, model in zip(names, models, strict=True):
+        trained = trained_on(model)
+        if painting.redshift_space != trained.redshift_space:
+            made_in = "linear theory is of" if is_linear(name) else f"{name} was trained in"
+            caution(
+                listener,
+                f"the density of {store.url} was painted in {painting.space}, and {made_in} "
+                f"{trained.space}: nothing says how wrong its velocities are there",
+            )
+        if is_linear(name) or painting.scheme is None or trained.scheme is None:
+            continue
+        if painting.scheme != trained.scheme:
+            caution(
+                listener,
+                f"the density of {store.url} was painted by {painting.scheme.upper()}, and {name} "
+                f"was trained on {trained.scheme.upper()}: paint with "
+                f"--scheme {trained.scheme} for velocities as good as its card says",
+            )
+    return painting
+
+
+def trained_on(model: VelocityModel) -> Painting:
+    """Return how the densities were painted that a model was trained on."""
+    found = model.spec.provenance.get(PAINTING)
+    if not isinstance(found, dict):
+        return REAL_CIC
+    return Painting(found.get("scheme"), found.get("redshift_space"))
+
+
+def check_painted_alike(stores: Sequence[FieldStore], listener: Listener) -> Painting:
+    """Warn of training fields that were painted in different ways; return the first's way."""
+    paintings = [painting_of(store) for store in stores]
+    first = paintings[0]
+    for store, painting in zip(stores, paintings, strict=True):
+        for mine, theirs in (
+            (first.space, painting.space),
+            ((first.scheme or "").upper(), (painting.scheme or "").upper()),
+        ):
+            if mine and theirs and mine != theirs:
+                caution(
+                    listener,
+                    f"the training fields are mixed: {store.url} was painted in {theirs}, "
+                    f"{stores[0].url} in {mine}",
+                )
+    return first

@@ -1,0 +1,216 @@
+"""From particles to density, momentum and velocity on a grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from cosmoflow.config.settings import PaintConfig
+from cosmoflow.engine import Key, Resources, TaskGraph
+from cosmoflow.events import StageFinished, caution
+from cosmoflow.numerics.blocks import grid_blocks
+from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, checksum_densities
+from cosmoflow.stages.inputs.empty_cells import caution_of, caution_of_plan
+from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.inputs.mass_balance import check_mass
+from cosmoflow.stages.inputs.notes import snapshot_config, snapshot_facts, tell_notes
+from cosmoflow.stages.paint.plan import make_plan
+from cosmoflow.stages.paint.tasks import (
+    BoxTotals,
+    add_totals,
+    bucket_task,
+    paint_task,
+    painted_variables,
+    shards_near_piece,
+)
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.storage.empty_cells import begin_counts, sum_counts
+from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
+from cosmoflow.storage.metadata import SAMPLING, make_provenance, with_notes
+from cosmoflow.storage.outputs import check_output, finish_group
+from cosmoflow.storage.sampling import Sampling
+from cosmoflow.storage.snapshots import ParticleSource, open_particles
+from cosmoflow.storage.urls import absolute, open_group, open_group_for_writing, storage_errors
+
+TOTALS: Key = ("totals", 0)
+"""Key of the task that adds up masses and momenta; its name is that of the attribute."""
+
+
+def plan_paint(particles: str, run: Run) -> Plan:
+    """Say what :func:`paint` would do."""
+    store = open_particles(particles, run.settings.snapshot)
+    if text := caution_of_plan(store.count, run.settings.paint):
+        caution(run.listener, text)
+    return make_plan(store, run)
+
+
+def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
+    """Assign particles to a grid.
+
+    Parameters
+    ----------
+    particles : str
+        URL of a particle store, or of a snapshot of another code.
+    out : str
+        URL of the fields store to write.
+    run : Run, optional
+        Settings (section ``paint``), engine, progress.
+
+    Returns
+    -------
+    xr.Dataset
+        ``density`` (over its mean), ``momentum`` and ``velocity`` (km/s), lazy.
+
+    Raises
+    ------
+    DataError
+        A particle is not finite or lies outside the box, or the particles of a snapshot are not the
+        matter of its cosmology.
+    OutputExistsError, StorageError, ConfigError
+    """
+    run = run or Run()
+    config = run.settings.paint
+    particles, out = absolute(particles), absolute(out)
+    check_output(out, run.existing, [particles])
+    store = open_particles(particles, run.settings.snapshot)
+    tell_notes(store, run.listener)
+    plan = make_plan(store, run)
+    # Before anything that is there already is given up.
+    engine = start_engine(run, plan, remedy="a smaller paint.shard or paint.particles_per_task")
+    notes = list(store.metadata.provenance.get("notes", ()))
+    if text := caution_of_plan(store.count, config):
+        caution(run.listener, text)
+        notes.append(text)
+    blocks = grid_blocks(config.grid, config.shard_cells)
+    metadata = replace(
+        store.metadata,
+        provenance=make_provenance(
+            "paint",
+            # How the particles are cut into tasks does not change the result.
+            {
+                "paint": config.model_dump(mode="json", exclude={"particles_per_task"}),
+                **snapshot_config(store),
+            },
+            {"particles": store.digest},
+            sources={"particles": particles},
+            notes=notes,
+            facts={LINEAGE: lineage_of(store, "particles"), **snapshot_facts(store)},
+        ),
+        redshift_space=config.redshift_space,
+    )
+    with claiming(out, run) as claim:
+        finished = create_fields(
+            out,
+            metadata,
+            config.grid,
+            painted_variables(config),
+            shard=config.shard_cells,
+            chunk=config.chunk_cells,
+            existing=run.existing,
+        )
+        begin_counts(out, len(blocks))
+        todo = np.flatnonzero(~finished).tolist()
+        done = len(blocks) - len(todo)
+        progress = Progress(run.listener, "paint", len(blocks), "shards", done, claim=claim)
+        if todo:
+            totals = _read_totals(out)
+            piece = plan.details["particles_per_task"]
+            digest = metadata.provenance["digest"]
+            graph = _build_graph(store, out, digest, config, todo, piece, totals)
+
+            def note(key: Key, result: Any) -> None:
+                if key == TOTALS:
+                    claim.check()
+                    check_mass(store, result[0], out, run.listener)
+                    _write_totals(out, result)
+                else:
+                    progress.advance()
+
+            engine.run(graph, note, needs=Resources(memory=plan.worker_memory))
+        if not finished_shards(out).all():
+            raise RuntimeError(f"{out}: the graph ended with unfinished shards")
+        store.check_unchanged()
+        empty, unfilled = (number / config.grid**3 for number in sum_counts(out))
+        sampling = Sampling(store.count / config.grid**3, empty, config.fill, unfilled)
+        text = caution_of(sampling, config.grid) if "velocity" in config.fields else None
+        checksums = checksum_densities(out)
+        claim.check()
+        group = open_group_for_writing(out)
+        facts = {
+            SAMPLING: sampling.to_attribute(),
+            DENSITY_CHECKSUMS: checksums,
+            **with_notes(group, [text] if text else []),
+        }
+        finish_group(group, facts)
+    if text:
+        caution(run.listener, text)
+    summary = {"out": out, **plan.details, **sampling.to_attribute()}
+    run.listener(StageFinished("paint", summary))
+    return open_fields(out)
+
+
+def _read_totals(out: str) -> BoxTotals | None:
+    """Return the totals that an earlier run noted."""
+    with storage_errors(out):
+        noted: Any = open_group(out).attrs.get(TOTALS[0])
+    return None if noted is None else (noted["mass"], *noted["momentum"])
+
+
+def _write_totals(out: str, totals: BoxTotals) -> None:
+    """Note the totals, so that who resumes the run need not read all particles again."""
+    mass, *momentum = totals
+    group = open_group_for_writing(out)
+    with storage_errors(out):
+        group.attrs[TOTALS[0]] = {"mass": mass, "momentum": momentum}
+
+
+def _build_graph(
+    store: ParticleSource,
+    out: str,
+    digest: str,
+    config: PaintConfig,
+    todo: list[int],
+    piece: int,
+    totals: BoxTotals | None,
+) -> TaskGraph:
+    """Bucket the pieces of the particles, add up the totals, paint every shard that is to do.
+
+    A shard waits for the pieces that may touch it and no others; pieces that touch none are not
+    read once the totals are known.
+    """
+    graph = TaskGraph()
+    size = store.metadata.box_size
+    buckets: dict[int, list[Any]] = {shard: [] for shard in todo}
+    sums: list[Any] = []
+    for index, (start, stop) in enumerate(store.ranges(piece)):
+        nearby = shards_near_piece(store, start, stop, config)
+        near = [shard for shard in todo if nearby[shard]]
+        if totals is not None and not near:
+            continue
+        key = ("bucket", index)
+        parts = len(near) + 1
+        graph.add(key, bucket_task, store, start, stop, size, config, near, parts=parts)
+        for part, shard in enumerate(near):
+            buckets[shard].append(graph.part(key, part))
+        sums.append(graph.part(key, len(near)))
+    if totals is None:
+        graph.add(TOTALS, add_totals, *sums, output=True)
+    known = graph.result(TOTALS) if totals is None else totals
+    for shard, parts_of_it in buckets.items():
+        graph.add(
+            ("paint", shard),
+            paint_task,
+            out,
+            digest,
+            shard,
+            store.count,
+            size,
+            config,
+            known,
+            *parts_of_it,
+            output=True,
+        )
+    return graph

@@ -1,0 +1,138 @@
+"""What `paint` is going to do: pieces of the particles, memory, bytes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cosmoflow.config.settings import PaintConfig
+from cosmoflow.numerics.blocks import axis_blocks
+from cosmoflow.numerics.painting import SCHEME_ORDER
+from cosmoflow.stages.inputs.expansion import hubble_rate
+from cosmoflow.stages.paint.tasks import painted_variables, reach_of
+from cosmoflow.stages.run import Plan, Run
+from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.variables import count_parts
+
+PIECES = 16
+"""Pieces that the particles are cut into, unless that makes them too small or too large.
+
+Every piece hands something to almost every shard, and Ray takes a millisecond for each (measured).
+"""
+SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
+
+_BYTES_PER_PARTICLE = 24
+_BYTES_PER_MASS = 8
+_PARTICLES_PER_SECOND = 5e6
+_OVERHEAD = 160 << 20
+"""Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
+
+
+class Counted(Protocol):
+    """Particles, as far as a plan needs to know them."""
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether they have masses of their own."""
+
+    @property
+    def metadata(self) -> BoxMetadata:
+        """Of their box."""
+
+    def ranges(self, rows: int) -> list[tuple[int, int]]:
+        """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
+
+
+def make_plan(store: Counted, run: Run) -> Plan:
+    """Say what painting would do.
+
+    Raises
+    ------
+    DataError
+        Redshift space is asked for, and the expansion of the box is not known.
+    """
+    config = run.settings.paint
+    if config.redshift_space is not None:
+        # Refused here, before a task on some worker is.
+        hubble_rate(store.metadata)
+    shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
+    piece = _piece(store, config, run.settings.engine.memory)
+    numbers = sum(count_parts(name) for name in painted_variables(config))
+    row = _row_bytes(store)
+    return Plan(
+        stage="paint",
+        tasks=len(store.ranges(piece)) + shards,
+        unit="tasks",
+        worker_memory=_OVERHEAD
+        + max(round(_bucketing_bytes(store, config) * piece), _painting_bytes(store, config)),
+        read=store.count * row,
+        written=config.grid**3 * 4 * numbers,
+        cpu_seconds=store.count / _PARTICLES_PER_SECOND,
+        exchanged=round(store.count * row * _copies(store, config)),
+        details={
+            "particles": store.count,
+            "particles_per_task": piece,
+            "grid": config.grid,
+            "shard": config.shard_cells,
+            "shards": shards,
+            "cell_size": store.metadata.box_size / config.grid,
+            "particles_per_cell": store.count / config.grid**3,
+        },
+    )
+
+
+def _row_bytes(store: Counted) -> int:
+    return _BYTES_PER_PARTICLE + _BYTES_PER_MASS * int(store.has_mass)
+
+
+def _copies(store: Counted, config: PaintConfig) -> float:
+    """Return how many shards a particle is handed to on average."""
+    if config.shard_cells == config.grid:
+        return 1.0
+    span = SCHEME_ORDER[config.scheme] - 1 + int(config.interlaced)
+    if reach := reach_of(config, store.count):
+        span = 2 * (reach + 1)
+    along_axis = min(1.0 + span / config.shard_cells, -(-config.grid // config.shard_cells))
+    return float(along_axis**3)
+
+
+def _bucketing_bytes(store: Counted, config: PaintConfig) -> float:
+    """Return the bytes that a bucketing task needs for each of its particles.
+
+    It holds them as they were read, and as they are sorted.
+    """
+    return 2.0 * _row_bytes(store) * _copies(store, config)
+
+
+def _painting_bytes(store: Counted, config: PaintConfig) -> int:
+    """Return the bytes that a painting task needs.
+
+    It holds a sorted copy of its particles, some of them twice, its fields, and the shard of one of
+    them as it is encoded; the particles themselves lie in the object store. To fill empty cells it
+    lists the particles cell by cell, in place of the sorted copy.
+    """
+    cells = config.shard_cells
+    numbers = [count_parts(name) for name in painted_variables(config)]
+    # What a crowded shard holds more than the mean one: an allowance that grows as shards shrink,
+    # several times the scatter of the mass in cubes of this side, Mpc/h, at z = 0.
+    side = store.metadata.box_size * cells / config.grid
+    crowding = 1.0 + (30.0 / side) ** 1.2
+    particles = store.count * (cells / config.grid) ** 3 * _copies(store, config) * crowding
+    fields = 4 * cells**3 * (sum(numbers) + int("density" not in config.fields) + 2 * max(numbers))
+    if reach := reach_of(config, store.count):
+        # Where the particles of every cell begin, which cells are empty, and a mask of these.
+        fields += 8 * min(cells + 2 * reach, config.grid) ** 3 + 9 * cells**3
+    return int(1.5 * _row_bytes(store) * min(particles, store.count)) + fields
+
+
+def _piece(store: Counted, config: PaintConfig, allowed: int | None) -> int:
+    """Return how many particles a bucketing task reads."""
+    if config.particles_per_task is not None:
+        return min(config.particles_per_task, store.count)
+    piece = min(max(-(-store.count // PIECES), SMALLEST_PIECE), LARGEST_PIECE)
+    if allowed is not None:
+        piece = min(piece, int((allowed - _OVERHEAD) / _bucketing_bytes(store, config)))
+    return min(max(piece, SMALLEST_PIECE), store.count)

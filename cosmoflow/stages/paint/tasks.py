@@ -1,0 +1,201 @@
+"""The tasks of `paint`: particles to the shards that they touch, shards to their fields."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.config.settings import PaintConfig
+from cosmoflow.errors import DataError
+from cosmoflow.numerics.blocks import grid_blocks, shards_near
+from cosmoflow.numerics.exact_sums import ExactSum
+from cosmoflow.numerics.painting import (
+    SCHEME_ORDER,
+    Piece,
+    bucket_particles,
+    fill_reach,
+    fill_velocity,
+    paint_block,
+)
+from cosmoflow.stages.inputs.expansion import hubble_rate
+from cosmoflow.storage.empty_cells import write_count
+from cosmoflow.storage.fields import write_block
+from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.particles import Particles
+from cosmoflow.storage.snapshots import ParticleSource
+from cosmoflow.units import COMPONENTS, INTERLACED
+
+INTERLACEABLE = ("density", "momentum")
+"""Fields that are linear in the particles: a second grid makes their spectra better."""
+
+Totals = tuple[ExactSum, ...]
+"""Sum of masses, then of momenta x, y, z, of some particles."""
+BoxTotals = tuple[float, float, float, float]
+"""The same of all particles."""
+
+
+class Covered(Protocol):
+    """Particles of which it is known about where they are."""
+
+    @property
+    def count(self) -> int:
+        """Number of particles."""
+
+    def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
+        """Return which of equal bins along x, y and z may hold the particles ``start`` to ``stop``.
+
+        Shape (3, bins); None when nobody knows.
+        """
+
+
+def painted_variables(config: PaintConfig) -> tuple[str, ...]:
+    """Return the variables that painting writes."""
+    second = [name for name in config.fields if name in INTERLACEABLE and config.interlaced]
+    return (*config.fields, *(INTERLACED + name for name in second))
+
+
+def reach_of(config: PaintConfig, count: int) -> int:
+    """Return how many cells around a shard particles are needed from beside their clouds; or 0."""
+    return fill_reach(config.grid, count) if config.fill == "nearest" else 0
+
+
+def bucket_task(
+    store: ParticleSource,
+    start: int,
+    stop: int,
+    box_size: float,
+    config: PaintConfig,
+    shards: list[int],
+) -> list[Any]:
+    """Read a range of particles; return those of each of some shards, and the totals of all.
+
+    Raises
+    ------
+    DataError
+        A particle is not where the store says that its particles are.
+    """
+    particles = store.read(start, stop)
+    if config.redshift_space is not None:
+        particles = _in_redshift_space(particles, store.metadata, config.redshift_space)
+    totals = _totals(particles)
+    moving = set(config.fields) != {"density"}
+    buckets = bucket_particles(
+        (particles.position, particles.velocity if moving else None, particles.mass),
+        config.grid,
+        box_size,
+        config.shard_cells,
+        config.scheme,
+        interlaced=config.interlaced,
+        reach=reach_of(config, store.count),
+    )
+    near = shards_near_piece(store, start, stop, config)
+    strays = sum(len(buckets[shard][0]) for shard in np.flatnonzero(~near))
+    if strays:
+        raise DataError(
+            "particles are not where the store says that they are",
+            where=f"{store.url}, particles {start} to {stop}",
+            value=f"{strays} of them",
+            remedy="delete ledger/coverage of the store; it works without it",
+        )
+    return [*(buckets[shard] for shard in shards), totals]
+
+
+def shards_near_piece(
+    store: Covered, start: int, stop: int, config: PaintConfig
+) -> NDArray[np.bool_]:
+    """Return which shards of the grid the particles ``start`` to ``stop`` may touch, in C order."""
+    covered = store.coverage(start, stop)
+    if covered is None:
+        return np.ones(len(grid_blocks(config.grid, config.shard_cells)), np.bool_)
+    if config.redshift_space is not None:
+        covered = covered.copy()
+        covered[COMPONENTS.index(config.redshift_space)] = True
+    # A cell more than a cloud spans, for the rounding of positions to bins and to cells.
+    cloud = SCHEME_ORDER[config.scheme] + int(config.interlaced) + 1
+    reach = max(cloud, reach_of(config, store.count) + 2)
+    x, y, z = (shards_near(bins, config.grid, config.shard_cells, reach) for bins in covered)
+    near: NDArray[np.bool_] = (x[:, None, None] & y[:, None] & z).reshape(-1)
+    return near
+
+
+def _in_redshift_space(particles: Particles, metadata: BoxMetadata, axis: str) -> Particles:
+    """Move particles to where their redshifts put them, ``s = x + v / (a H)`` along one axis."""
+    column, size, rate = COMPONENTS.index(axis), metadata.box_size, hubble_rate(metadata)
+    position = particles.position.copy()
+    moved = position[:, column] + particles.velocity[:, column].astype(np.float64) / rate
+    position[:, column] = moved % size
+    # Just below the side rounds to it, which is the same place as 0.
+    position[position[:, column] >= np.float32(size), column] = 0.0
+    return replace(particles, position=position)
+
+
+def _totals(particles: Particles) -> Totals:
+    """Add up masses (1 each if there are none) and momenta, exactly: no order of them matters."""
+    mass, velocity = particles.mass, particles.velocity.T
+    if mass is None:
+        return (ExactSum(Fraction(len(particles.position))), *map(ExactSum.of, velocity))
+    return (ExactSum.of(mass), *(ExactSum.of(component * mass) for component in velocity))
+
+
+def add_totals(*totals: Totals) -> BoxTotals:
+    """Add up the totals of all pieces.
+
+    Raises
+    ------
+    DataError
+        The particles have no mass.
+    """
+    mass, *momentum = (float(sum(column, ExactSum())) for column in zip(*totals, strict=True))
+    if not mass > 0.0:
+        raise DataError("the particles have no mass", value=mass, limit="above 0")
+    x, y, z = momentum
+    return mass, x, y, z
+
+
+def paint_task(
+    out: str,
+    digest: str,
+    shard: int,
+    count: int,
+    box_size: float,
+    config: PaintConfig,
+    totals: BoxTotals,
+    *buckets: Piece,
+) -> int:
+    """Paint one shard from its own particles and write it, with the number of its empty cells."""
+    block = grid_blocks(config.grid, config.shard_cells)[shard]
+
+    def painted(names: tuple[str, ...], shift: float) -> dict[str, Any]:
+        return paint_block(
+            buckets,
+            block,
+            config.grid,
+            box_size,
+            config.scheme,
+            count=count,
+            mean_mass=totals[0] / count,
+            background=np.array(totals[1:]) / totals[0],
+            fields=names,
+            shift=shift,
+        )
+
+    # The density is painted even where it is not wanted: it tells which cells are empty.
+    fields = painted(tuple({**dict.fromkeys(config.fields), "density": None}), 0.0)
+    density = fields["density"]
+    unfilled = 0
+    if config.fill == "nearest":
+        unfilled = fill_velocity(
+            fields["velocity"], density, buckets, block, config.grid, box_size, count=count
+        )
+    write_count(out, shard, int((density == 0.0).sum()), unfilled, digest=digest)
+    fields = {name: fields[name] for name in config.fields}
+    if config.interlaced:
+        names = tuple(name for name in config.fields if name in INTERLACEABLE)
+        second = painted(names, 0.5)
+        fields |= {INTERLACED + name: values for name, values in second.items()}
+    write_block(out, block, shard, fields, digest=digest)
+    return shard

@@ -1,0 +1,310 @@
+"""One simulated box: what is stored of it and where, and how it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.config.settings import PaintConfig, Settings, SimulateConfig
+from cosmoflow.cosmology.background import Background
+from cosmoflow.cosmology.linear_power import LinearPower
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.model.precision import best_device
+from cosmoflow.numerics import cola, fourier, initial, lpt
+from cosmoflow.numerics.blocks import grid_blocks
+from cosmoflow.storage.fields import create_fields, finished_shards, write_block
+from cosmoflow.storage.identity import changed_input
+from cosmoflow.storage.initial import read_power_table, read_white_noise, white_noise_digest
+from cosmoflow.storage.metadata import COMPLETE, STATUS, BoxMetadata, make_provenance
+from cosmoflow.storage.outputs import Existing, finish_group
+from cosmoflow.storage.particles import create_particles, write_particles
+from cosmoflow.storage.urls import absolute, join, open_group, open_group_for_writing
+from cosmoflow.units import CRITICAL_DENSITY
+
+Report = Callable[[int, str], None]
+"""Hears of (steps done, what was done)."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """What the Gaussian initial conditions are made of.
+
+    Parameters
+    ----------
+    power : LinearPower
+        Today's.
+    white_noise : str, optional
+        URL of a cube; none means that of the box's seed.
+    digests : dict
+        Of the files that were given, by what they are.
+    """
+
+    power: LinearPower
+    white_noise: str | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+def read_initial(settings: Settings) -> Initial:
+    """Read or compute the linear power, and look at the white noise if there is any.
+
+    Raises
+    ------
+    ConfigError, DataError, StorageError
+        They cannot be read, or do not fit the box.
+    """
+    config = settings.simulate
+    digests: dict[str, str] = {}
+    if config.linear_power is None:
+        power = LinearPower.from_cosmology(settings.cosmology)
+    else:
+        k, values, digests["linear_power"] = read_power_table(config.linear_power)
+        power = LinearPower(k, values)
+        _check_table(power, config, settings.cosmology.sigma8)
+    cube = None if config.white_noise is None else absolute(config.white_noise)
+    if cube is not None:
+        noise = read_white_noise(cube)
+        if noise.shape != (config.particles,) * 3:
+            raise DataError(
+                "the white noise does not fit the particles",
+                where=cube,
+                value=noise.shape,
+                limit=(config.particles,) * 3,
+                remedy=f"set simulate.particles={noise.shape[0]}, or give another cube",
+            )
+        initial.check_white_noise(noise)
+        initial.check_flat_power(noise)
+        digests["white_noise"] = white_noise_digest(noise)
+    return Initial(power, cube, digests)
+
+
+def _check_table(power: LinearPower, config: SimulateConfig, sigma8: float) -> None:
+    """Refuse a table of another amplitude than the stores would claim, or that is too short."""
+    found = power.sigma(8.0)
+    if abs(found / sigma8 - 1.0) > 0.01:
+        raise ConfigError(
+            "the table of the linear power has another amplitude than the cosmology",
+            where=config.linear_power,
+            value=f"sigma8 = {found:.4f}",
+            limit=f"cosmology.sigma8 = {sigma8} to 1 %",
+            remedy=f"set cosmology.sigma8={found:.4f}, or scale the table; it must be of z = 0",
+        )
+    fundamental = 2.0 * np.pi / config.box_size
+    wanted = (fundamental, fundamental * config.particles / 2)
+    if power.k[0] > wanted[0] or power.k[-1] < wanted[1]:
+        raise DataError(
+            "the table of the linear power does not cover the box",
+            where=config.linear_power,
+            value=f"k from {power.k[0]:.4g} to {power.k[-1]:.4g} h/Mpc",
+            limit=f"{wanted[0]:.4g} to {wanted[1]:.4g} h/Mpc",
+        )
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box to be simulated.
+
+    Parameters
+    ----------
+    name : str
+        For people.
+    seed : int
+        Of its white noise.
+    inverted : bool
+        Whether it is the second of a pair.
+    snapshots : dict of float to str
+        URL of the particles at each redshift, in order of time.
+    initial_fields : str or None
+        URL of the linear fields, when they are wanted.
+    """
+
+    name: str
+    seed: int
+    inverted: bool
+    snapshots: dict[float, str]
+    initial_fields: str | None
+
+    def begin(self, settings: Settings, initial: Initial, existing: Existing) -> bool:
+        """Create the stores of this box; tell whether an earlier run finished them all."""
+        config = settings.simulate
+        provenance = self.provenance(settings, initial)
+        mass = settings.cosmology.Omega_m * CRITICAL_DENSITY * config.box_size**3
+        mass /= config.particles**3
+
+        def metadata(redshift: float) -> BoxMetadata:
+            return BoxMetadata(config.box_size, redshift, settings.cosmology, mass, provenance)
+
+        for redshift, url in self.snapshots.items():
+            create_particles(url, config.particles**3, metadata(redshift), existing)
+        if self.initial_fields is not None:
+            layout = _layout(config.particles)
+            create_fields(
+                self.initial_fields, metadata(0.0), config.particles,
+                ("linear_density", "displacement"),
+                shard=layout.shard_cells, chunk=layout.chunk_cells, existing=existing,
+            )  # fmt: skip
+        return all(_is_whole(url) for url in self.stores())
+
+    def stores(self) -> list[str]:
+        """Return the URLs of all stores of this box."""
+        return [*self.snapshots.values(), *([self.initial_fields] if self.initial_fields else [])]
+
+    def provenance(self, settings: Settings, initial: Initial) -> dict[str, Any]:
+        """Return what the stores of this box say of how they are made."""
+        return make_provenance(
+            "simulate",
+            self._content(settings),
+            initial.digests,
+            sources={role: str(getattr(settings.simulate, role)) for role in initial.digests},
+        )
+
+    def _content(self, settings: Settings) -> dict[str, Any]:
+        """Return the settings that decide what is in this box."""
+        content: dict[str, Any] = settings.resolved("simulate", "cosmology")
+        # How many boxes were asked for does not change this one; files count by their content.
+        for name in ("count", "paired", "linear_power", "white_noise", "initial_fields"):
+            content["simulate"].pop(name)
+        return {"seed": self.seed, "inverted": self.inverted, **content}
+
+
+def is_folder(settings: Settings) -> bool:
+    """Tell whether the output is a folder of stores instead of one store."""
+    config = settings.simulate
+    return config.count > 1 or len(config.redshift) > 1 or config.initial_fields
+
+
+def plan_boxes(out: str, settings: Settings) -> list[Box]:
+    """Return the boxes of a run and where they go."""
+    config = settings.simulate
+
+    def url(*parts: str) -> str:
+        return join(out, "-".join(part for part in parts if part) + ".zarr")
+
+    boxes = []
+    for index in range(config.count):
+        name = f"box-{index:04d}" if config.count > 1 else ""
+        if not is_folder(settings):
+            snapshots = {config.snapshots[0]: out}
+        elif len(config.snapshots) == 1:
+            snapshots = {config.snapshots[0]: url(name or "particles")}
+        else:
+            snapshots = {z: url(name, f"z{z:g}") for z in config.snapshots}
+        boxes.append(
+            Box(
+                name or "box",
+                settings.seed + (index // 2 if config.paired else index),
+                config.paired and index % 2 == 1,
+                snapshots,
+                url(name, "initial") if config.initial_fields else None,
+            )
+        )
+    return boxes
+
+
+def simulate_box(box: Box, settings: Settings, given: Initial, report: Report) -> str:
+    """Simulate one box into stores that are there already, and mark them whole."""
+    config = settings.simulate
+    device = best_device()
+    digest = box.provenance(settings, given)["digest"]
+    modes = _linear_modes(box, config, given).to(device)
+    if box.initial_fields is not None:
+        density = fourier.inverse(modes, config.particles)
+    psi1, psi2 = lpt.displacements(modes, config.box_size)
+    del modes
+    if box.initial_fields is not None:
+        _write_initial(box.initial_fields, digest, config.particles, density, psi1)
+        del density
+    for snapshot, url in zip(
+        _evolve(config, Background(settings.cosmology), psi1, psi2, report),
+        box.snapshots.values(),
+        strict=True,
+    ):
+        _write_snapshot(url, digest, snapshot)
+    report(1 + config.time_steps, "written")
+    return box.name
+
+
+def _evolve(
+    config: SimulateConfig, background: Background, psi1: Tensor, psi2: Tensor, report: Report
+) -> Iterator[cola.Snapshot]:
+    outputs = [1.0 / (1.0 + z) for z in config.snapshots]
+    if config.method == "2lpt":
+        for done, snapshot in enumerate(
+            cola.displace(background, psi1, psi2, box_size=config.box_size, outputs=outputs), 1
+        ):
+            report(done, f"a = {snapshot.scale_factor:.3f}")
+            yield snapshot
+    else:
+        yield from cola.evolve(
+            background,
+            psi1,
+            psi2,
+            box_size=config.box_size,
+            outputs=outputs,
+            steps=config.steps,
+            a_start=1.0 / (1.0 + config.start_redshift),
+            spacing=config.spacing,
+            mesh_factor=config.mesh_factor,
+            compensate=config.compensate == "auto",
+            progress=lambda done, total: report(done, f"step {done} of {total}"),
+        )
+
+
+def _linear_modes(box: Box, config: SimulateConfig, given: Initial) -> Tensor:
+    """Return the modes of the linear density today."""
+    if given.white_noise is None:
+        noise = initial.white_noise_modes(config.particles, box.seed)
+    else:
+        cube = read_white_noise(given.white_noise)
+        before, now = given.digests["white_noise"], white_noise_digest(cube)
+        if before != now:
+            raise changed_input(given.white_noise, before, now)
+        noise = initial.modes_of_noise(cube)
+    return initial.linear_density_modes(
+        noise,
+        config.box_size,
+        given.power,
+        fixed_amplitude=config.fixed_amplitude,
+        inverted=box.inverted,
+    )
+
+
+def _write_snapshot(url: str, digest: str, snapshot: cola.Snapshot) -> None:
+    def rows(start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        position, velocity = snapshot.rows(start, stop)
+        return position.cpu().numpy(), velocity.cpu().numpy()
+
+    if not _is_whole(url):
+        write_particles(url, rows, digest=digest)
+        finish_group(open_group_for_writing(url))
+
+
+def _write_initial(url: str, digest: str, cells: int, density: Tensor, psi1: Tensor) -> None:
+    """Write the linear density and displacement; the lattice points are the centres of cells."""
+    displacement = psi1.view(cells, cells, cells, 3).movedim(-1, 0)
+    finished = finished_shards(url)
+    for shard, block in enumerate(grid_blocks(cells, _layout(cells).shard_cells)):
+        if not finished[shard]:
+            part = tuple(
+                slice(first, first + length)
+                for first, length in zip(block.origin, block.shape, strict=True)
+            )
+            fields = {
+                "linear_density": density[part].cpu().numpy(),
+                "displacement": displacement[:, *part].cpu().numpy(),
+            }
+            write_block(url, block, shard, fields, digest=digest)
+    finish_group(open_group_for_writing(url))
+
+
+def _is_whole(url: str) -> bool:
+    return open_group(url).attrs.get(STATUS) == COMPLETE
+
+
+def _layout(cells: int) -> PaintConfig:
+    """Return how a grid of the particles' lattice is cut: as painting would cut it."""
+    return PaintConfig(grid=cells)

@@ -1,0 +1,189 @@
+"""N-body boxes: Gaussian initial conditions, 2LPT and COLA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from cosmoflow.config.settings import Settings
+from cosmoflow.engine import USEFUL_CORES, Engine, TaskGraph
+from cosmoflow.errors import ConfigError
+from cosmoflow.events import StageFinished
+from cosmoflow.numerics import cola
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.stages.simulate.boxes import (
+    Box,
+    Initial,
+    is_folder,
+    plan_boxes,
+    read_initial,
+    simulate_box,
+)
+from cosmoflow.storage.claims import Claim
+from cosmoflow.storage.outputs import check_output, mark_folder
+from cosmoflow.storage.particles import ParticleStore
+from cosmoflow.storage.urls import absolute, exists, has_file, remove
+
+_SECONDS_PER_PARTICLE_AND_STEP = 150e-9
+
+
+def plan_simulate(run: Run) -> Plan:
+    """Say what :func:`simulate` would do.
+
+    Raises
+    ------
+    ConfigError
+        The cosmology cannot be simulated.
+    """
+    config, neutrinos = run.settings.simulate, run.settings.cosmology.m_nu
+    if neutrinos > 0.0:
+        raise ConfigError(
+            "massive neutrinos are not simulated: their free streaming is not modelled",
+            where="cosmology.m_nu",
+            value=f"{neutrinos:g} eV",
+            limit=0,
+            remedy="leave it out; --set cosmology.sigma8=... sets the amplitude",
+        )
+    particles = config.particles**3
+    steps = config.time_steps
+    return Plan(
+        stage="simulate",
+        tasks=config.count,
+        unit="boxes",
+        worker_memory=cola.peak_bytes(config.particles, config.mesh_factor),
+        read=0,
+        written=config.count
+        * particles
+        * (24 * len(config.redshift) + 16 * int(config.initial_fields)),
+        cpu_seconds=config.count
+        * particles
+        * steps
+        * config.mesh_factor**2
+        * _SECONDS_PER_PARTICLE_AND_STEP,
+        details={
+            "particles": particles,
+            "box_size": config.box_size,
+            "spacing": config.box_size / config.particles,
+            "steps": steps,
+            "mesh": config.particles * config.mesh_factor,
+            "redshifts": list(config.snapshots),
+            "seeds": sorted({box.seed for box in plan_boxes("", run.settings)}),
+        },
+    )
+
+
+def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
+    """Simulate boxes of dark matter.
+
+    Parameters
+    ----------
+    out : str
+        URL of the particle store to write. With several boxes, several redshifts or initial fields
+        it is a folder of stores: ``box-0000.zarr``, ``box-0000-z0.5.zarr``,
+        ``box-0000-initial.zarr`` and so on, without the number when there is one box.
+    run : Run, optional
+        Settings (sections ``simulate``, ``cosmology``, ``seed``), engine, progress.
+
+    Returns
+    -------
+    list of ParticleStore
+        Box after box, those of a box in order of time. Boxes are seeded ``seed``, ``seed + 1`` and
+        so on; a pair shares its seed.
+
+    Raises
+    ------
+    ConfigError, DataError, StorageError
+        Before any box is begun: settings that cannot be run, initial conditions that cannot be
+        used, too little memory.
+    """
+    run = run or Run()
+    settings = run.settings
+    out = absolute(out)
+    check_output(out, run.existing)
+    plan = plan_simulate(run)
+    boxes = plan_boxes(out, settings)
+    initial = read_initial(settings)
+    engine = start_engine(
+        run,
+        plan,
+        remedy="fewer simulate.particles or a smaller simulate.mesh_factor; "
+        "more volume comes from more boxes",
+        # One box has all cores in this process; several are spread.
+        cpu_seconds=plan.cpu_seconds if len(boxes) > 1 else 0.0,
+    )
+    with claiming(out, run) as claim:
+        if is_folder(settings):
+            _begin_folder(out, run)
+        ticks = settings.simulate.time_steps + 1
+        progress = _BoxProgress(run, len(boxes), ticks)
+        todo: list[tuple[int, Box]] = []
+        for index, box in enumerate(boxes):
+            if box.begin(settings, initial, run.existing):
+                progress.hear((index, ticks, f"{box.name} was finished before"))
+            else:
+                todo.append((index, box))
+        if todo:
+            _run_boxes(engine, todo, settings, initial, plan.worker_memory, progress, claim)
+    run.listener(StageFinished("simulate", {"out": out, **plan.details}))
+    return [ParticleStore(url) for box in boxes for url in box.snapshots.values()]
+
+
+def _run_boxes(
+    engine: Engine,
+    todo: list[tuple[int, Box]],
+    settings: Settings,
+    initial: Initial,
+    memory: int,
+    progress: _BoxProgress,
+    claim: Claim,
+) -> None:
+    """Simulate boxes, each as one task."""
+
+    def hear(message: tuple[int, int, str]) -> None:
+        progress.hear(message)
+        # What is heard of Ray's tasks comes in a thread where an error would stop nothing.
+        if engine.name == "serial":
+            claim.check()
+
+    with engine.channel(hear) as send:
+        graph = TaskGraph()
+        for index, box in todo:
+            report = partial(_report, send, index, box.name)
+            graph.add(
+                ("simulate", index), simulate_box, box, settings, initial, report, output=True
+            )
+        needs = engine.share(len(todo), most=USEFUL_CORES, memory=memory)
+        engine.run(graph, lambda key, result: claim.check(), needs=needs)
+
+
+def _report(
+    send: Callable[[tuple[int, int, str]], None], index: int, name: str, done: int, what: str
+) -> None:
+    send((index, done, f"{name}: {what}"))
+
+
+class _BoxProgress:
+    """Adds up how far each box is. A box that a retry begins anew takes its steps back."""
+
+    def __init__(self, run: Run, boxes: int, ticks: int) -> None:
+        self._progress = Progress(run.listener, "simulate", boxes * ticks, "steps")
+        self._done = [0] * boxes
+
+    def hear(self, message: tuple[int, int, str]) -> None:
+        """Take (index of the box, steps done, what was done)."""
+        index, done, note = message
+        self._done[index] = done
+        self._progress.reach(sum(self._done), note)
+
+
+def _begin_folder(out: str, run: Run) -> None:
+    """Prepare the folder of several stores."""
+    if has_file(out, "zarr.json") and run.existing == "resume":
+        raise ConfigError(
+            "there is a single box where a folder of boxes should go",
+            where=out,
+            remedy="another name, or --overwrite",
+        )
+    if run.existing == "overwrite" and exists(out):
+        remove(out)
+    mark_folder(out, "boxes")

@@ -1,0 +1,164 @@
+"""Real fields of a box that are transformed in slabs: stored variables, and derived fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.numerics import slabs
+from cosmoflow.numerics.blocks import Block, grow
+from cosmoflow.numerics.quantities import FIELDS, Field, wrap
+from cosmoflow.storage.fields import FieldStore
+
+
+class Source(Protocol):
+    """A real field of a box, read planes by planes in whatever process they are needed."""
+
+    @property
+    def components(self) -> int:
+        """1, or 3 of a vector."""
+
+    @property
+    def held(self) -> float:
+        """Numbers that a cell of a slab takes at most while its field is read and made."""
+
+    @property
+    def working(self) -> int:
+        """Numbers that a cell of a block takes beside those, where the block is made at once."""
+
+    def blocks(self, x: slice) -> Iterable[tuple[slice, Tensor]]:
+        """Yield planes of a slab, counted from its first, and values ``(components, b, n, n)``."""
+
+    def read(self, block: Block) -> Tensor:
+        """Return the values ``(components, nx, ny, nz)`` in a block."""
+
+
+class FieldReader(Protocol):
+    """Density over its mean and velocity, km/s, of one box; picklable."""
+
+    @property
+    def grid(self) -> int:
+        """Cells per axis."""
+
+    def held(self, names: tuple[str, ...]) -> float:
+        """Return the numbers that a cell takes at most while these are read."""
+
+    def read(self, name: str, block: Block) -> NDArray[np.float32]:
+        """Return ``density`` or ``velocity`` in a periodic block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of a fields store.
+
+    Parameters
+    ----------
+    url, name : str
+        Of the store, and of the variable in it.
+    components : int
+        1, or 3 of a vector.
+    lead : tuple of int
+        Indices into leading dimensions to fix, such as the smoothing scale.
+    offset : float
+        What is taken away from every cell: 1 of a density over its mean, whose fluctuations are
+        then transformed without the rounding of a large mean.
+    """
+
+    url: str
+    name: str
+    components: int
+    lead: tuple[int, ...] = ()
+    offset: float = 0.0
+
+    @property
+    def held(self) -> float:
+        """The values alone."""
+        return self.components
+
+    @property
+    def working(self) -> int:
+        """Nothing."""
+        return 0
+
+    def blocks(self, x: slice) -> Iterator[tuple[slice, Tensor]]:
+        """Yield planes and their values."""
+        store = FieldStore(self.url)
+        values = self._read(store, Block((x.start, 0, 0), (x.stop - x.start, *2 * (store.grid,))))
+        for own in slabs.plane_blocks(values.shape[1], store.grid):
+            yield own, values[:, own]
+
+    def read(self, block: Block) -> Tensor:
+        """Return the values in a block."""
+        return self._read(FieldStore(self.url), block)
+
+    def _read(self, store: FieldStore, block: Block) -> Tensor:
+        values = torch.from_numpy(store.read_block(self.name, block, lead=self.lead))
+        if self.offset:
+            values -= self.offset
+        return values.view(self.components, *block.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A field that follows from density and velocity.
+
+    Parameters
+    ----------
+    reader : FieldReader
+        Of both.
+    cell : float
+        Side of a cell, Mpc/h.
+    field : str
+        Of :data:`cosmoflow.numerics.quantities.FIELDS`.
+    """
+
+    reader: FieldReader
+    cell: float
+    field: str
+
+    @property
+    def rule(self) -> Field:
+        """How it is made."""
+        return FIELDS[self.field]
+
+    @property
+    def components(self) -> int:
+        """1, or 3 of a vector."""
+        return self.rule.components
+
+    @property
+    def held(self) -> float:
+        """What is read of the slab; the field is made of a few planes at a time."""
+        return self.reader.held(self.rule.reads)
+
+    @property
+    def working(self) -> int:
+        """What the rule takes."""
+        return self.rule.working
+
+    def blocks(self, x: slice) -> Iterator[tuple[slice, Tensor]]:
+        """Yield planes and their values."""
+        rule, grid = self.rule, self.reader.grid
+        planes = x.stop - x.start
+        block = Block((x.start - rule.halo, 0, 0), (planes + 2 * rule.halo, grid, grid))
+        read = {name: torch.from_numpy(self.reader.read(name, block)) for name in rule.reads}
+        for own in slabs.plane_blocks(planes, grid):
+            around = slice(own.start, own.stop + 2 * rule.halo)
+            values = {
+                name: wrap(field[..., around, :, :], rule.halo) for name, field in read.items()
+            }
+            made = rule.make(values, self.cell)
+            yield own, made.view(rule.components, own.stop - own.start, grid, grid)
+
+    def read(self, block: Block) -> Tensor:
+        """Return the values in a block."""
+        rule = self.rule
+        around = grow(block, rule.halo)
+        values = {name: torch.from_numpy(self.reader.read(name, around)) for name in rule.reads}
+        return rule.make(values, self.cell).view(rule.components, *block.shape)

@@ -1,0 +1,445 @@
+"""From fields to a model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from cosmoflow.config.cosmology import EXTENSIONS
+from cosmoflow.config.settings import Settings
+from cosmoflow.engine import available_memory
+from cosmoflow.errors import ConfigError, DataError, IncompleteError
+from cosmoflow.events import Message, StageFinished, caution, noting
+from cosmoflow.model.description import read_filter
+from cosmoflow.model.fitting import Metrics, make_loop
+from cosmoflow.model.folder import DESCRIPTION, WEIGHTS
+from cosmoflow.model.geometry import Geometry
+from cosmoflow.model.registry import (
+    Architecture,
+    count_flops,
+    count_parameters,
+    find_architecture,
+    geometry_of,
+    widest_layer,
+)
+from cosmoflow.model.streams import pool_bytes
+from cosmoflow.model.velocity import ModelSpec, VelocityModel
+from cosmoflow.numerics.wiener import SETS, WienerFilter
+from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.inputs.density import check_contents
+from cosmoflow.stages.inputs.empty_cells import examine
+from cosmoflow.stages.inputs.paintings import check_painted_alike
+from cosmoflow.stages.models import RUN, is_linear, load_model, model_folder, save_model
+from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
+from cosmoflow.stages.train.data import (
+    Split,
+    choose_split,
+    field_bytes,
+    fit_filter,
+    is_streamed,
+    make_job,
+    normalise,
+)
+from cosmoflow.stages.train.gains import measure_gain
+from cosmoflow.stages.train.tensorboard import open_board
+from cosmoflow.storage.checkpoints import CheckpointFolder
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.files import remove_file
+from cosmoflow.storage.metadata import make_provenance
+from cosmoflow.storage.origins import noted_origin
+from cosmoflow.storage.outputs import check_output, check_same_run
+from cosmoflow.storage.urls import absolute, exists, has_file, join, read_bytes, remove, write_bytes
+
+HISTORY = "history.csv"
+FILTER = "filter.json"
+"""Holds the Wiener filter of a run from its start, so that a resumed run goes on with the same."""
+
+FILTER_BYTES = 72
+"""A cell, of what fitting a filter holds at once: density, velocity and its modes, the modes of
+four fields, float64 products of two."""
+
+_NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "tensorboard"}
+"""Settings that change nothing of a model: a run may be resumed with others, on more workers."""
+
+_FLOPS_PER_SECOND = 1.5e11
+_DEFAULT_CROP = 48
+
+
+def _crop_cells(settings: Settings, geometry: Geometry) -> int:
+    crop = settings.train.crop or geometry.fixed_output or _DEFAULT_CROP
+    return geometry.check_output(crop, "train.crop")
+
+
+def plan_train(fields: Sequence[str], run: Run) -> Plan:
+    """Say what :func:`train` would do."""
+    return plan_training([_open(url, run.settings.train.target).grid for url in fields], run)
+
+
+def plan_training(grids: Sequence[int], run: Run) -> Plan:
+    """Say what training on boxes of so many cells per axis takes."""
+    config = run.settings.train
+    architecture = find_architecture(config.model)
+    network = architecture.build()
+    geometry = geometry_of(network)
+    crop = _crop_cells(run.settings, geometry)
+    flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
+    cells = geometry.input_cells(crop) ** 3
+    needed = sum(field_bytes(grid, architecture.flows) for grid in grids)
+    streamed = is_streamed(config.data, needed)
+    held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
+    parameters, _ = count_parameters(network)
+    widest = widest_layer(network)
+    return Plan(
+        stage="train",
+        tasks=config.steps,
+        unit="steps",
+        # Fields, or blocks of them, held in memory; weights, gradients, average and two moments;
+        # activations, of which backpropagation keeps about a dozen of the widest at full size.
+        worker_memory=held + 20 * parameters + 12 * 4 * min(widest, 64) * cells * config.batch,
+        read=needed,
+        written=4 * parameters * (1 + 4 * config.keep_checkpoints),
+        cpu_seconds=flops / _FLOPS_PER_SECOND,
+        details={
+            "model": config.model,
+            "target": config.target,
+            "crop": crop,
+            "batch": config.batch,
+            "samples": config.batch * config.steps,
+            "workers": config.workers,
+            "data": "streamed" if streamed else "in memory",
+            "flops": flops,
+        },
+    )
+
+
+def _open(url: str, target: str) -> FieldStore:
+    store = FieldStore(url)
+    store.require("density", target)
+    return store
+
+
+def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityModel:
+    """Train a network.
+
+    Parameters
+    ----------
+    fields : sequence of str
+        URLs of fields stores of one cell size and redshift. Of several boxes the last eighth (at
+        least one) validates; of a lone box a slab does.
+    out : str
+        URL of the model folder to write.
+    run : Run, optional
+        Settings (sections ``train`` and ``seed``), engine, progress.
+
+    Returns
+    -------
+    VelocityModel
+        With averaged weights, as saved.
+
+    Raises
+    ------
+    DataError
+        The fields do not belong together or are too small.
+    DataError
+        The loss is no longer finite.
+    OutputExistsError, StorageError, ConfigError
+    """
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
+    settings, config = run.settings, run.settings.train
+    if not fields:
+        raise ConfigError("there is nothing to train on", remedy="name fields stores")
+    fields, out = [absolute(url) for url in fields], absolute(out)
+    check_output(out, run.existing, fields)
+    stores = [_open(url, config.target) for url in fields]
+    _check_stores(stores, run)
+    painting = check_painted_alike(stores, run.listener)
+    architecture = find_architecture(config.model)
+    geometry = geometry_of(architecture.build())
+    crop = _crop_cells(settings, geometry)
+    for store in stores:
+        if store.grid < crop:
+            raise DataError(
+                "the box is smaller than a crop",
+                where=store.url,
+                value=f"{store.grid} cells per axis",
+                limit=f"train.crop {crop}",
+                remedy="a smaller train.crop",
+            )
+    split = choose_split(fields, stores[0].grid, config.validation_fraction, crop, geometry)
+    provenance = make_provenance(
+        "train",
+        {
+            "seed": settings.seed,
+            "train": config.model_dump(mode="json", exclude=_NO_MATTER),
+        },
+        {f"fields {index}": store.digest for index, store in enumerate(stores)},
+        sources={f"fields {index}": store.url for index, store in enumerate(stores)},
+        # Momenta are zero where there is no mass, whatever the velocity there.
+        notes=[*examine(stores if config.target == "velocity" else (), run.listener), *warned],
+        facts=painting.as_facts(),
+    )
+    plan = plan_train(fields, run)
+    engine = start_engine(
+        run, plan, remedy="a smaller train.batch or train.crop", workers=config.workers
+    )
+    if architecture.filter is not None:
+        _require_memory_for_filter(max(store.grid for store in stores), run)
+    resumed = _can_resume(out, provenance, run)
+    if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
+        run.listener(Message(f"{out} is trained already"))
+        return load_model(out)
+    wiener = _find_filter(out, resumed, split, architecture, run)
+    flows = [ensure_flows(url, architecture.smoothing, wiener, run, model=out) for url in fields]
+    split = replace(
+        split,
+        flows=tuple(flows),
+        filter="" if wiener is None else wiener.digest,
+        origins=() if wiener is None else tuple(noted_origin(FieldStore(url)) for url in fields),
+    )
+    spec = ModelSpec(
+        architecture=architecture.name,
+        target=config.target,
+        cell_size=stores[0].cell_size,
+        redshift=stores[0].metadata.redshift,
+        cosmology=stores[0].metadata.cosmology.model_dump(mode="json"),
+        normalisation=normalise(split, config.target, architecture.offset),
+        provenance=provenance,
+        filter=wiener,
+    )
+    # Only now: a run that is refused has not deleted what was there.
+    if not resumed:
+        _begin(out, provenance, wiener)
+    if not architecture.learns:
+        for store in stores:
+            store.check_unchanged()
+        save_model(out, VelocityModel(spec))
+        run.listener(StageFinished("train", {"out": out, **plan.details}))
+        return load_model(out)
+    progress = Progress(run.listener, "train", config.steps, "steps")
+    board = open_board(out, config.tensorboard)
+
+    def on_report(metrics: Metrics) -> None:
+        note = f"validation residual {metrics['validation_rms']:.1f} km/s"
+        progress.reach(int(metrics["step"]), note)
+        board(metrics)
+
+    checkpoints = CheckpointFolder(join(out, "checkpoints"), config.keep_checkpoints)
+    if resumed:
+        _announce_checkpoint(checkpoints, run)
+    loop = make_loop(
+        partial(VelocityModel, spec),
+        partial(make_job, split, settings, crop),
+        checkpoints,
+        partial(_write_history, out),
+        partial(_finish, out, split, config.measure_gain),
+    )
+    engine.train(loop, workers=config.workers, on_report=on_report)
+    # Fields in memory were looked at when they were read, unless gains were measured at the end.
+    reads_on = plan.details["data"] == "streamed" or (config.measure_gain and split.validation)
+    _check_fields(stores, split if reads_on else None, out)
+    run.listener(StageFinished("train", {"out": out, **plan.details}))
+    return load_model(out)
+
+
+def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
+    """Warn of one box under two names: a model would be validated on what it has learned."""
+    seen: dict[str, str] = {}
+    for store in stores:
+        before = seen.setdefault(store.digest, store.url)
+        if before != store.url or sum(one.url == before for one in stores) > 1:
+            caution(
+                run.listener,
+                f"{store.url} holds the same box as {before}: the residual in the validation boxes "
+                "is then one of training boxes",
+            )
+            return
+
+
+def _check_stores(stores: Sequence[FieldStore], run: Run) -> None:
+    """Refuse stores that differ in what a model is made for; warn of copies among them."""
+    for store in stores:
+        check_contents(store, ["density", run.settings.train.target], run)
+    _warn_of_copies(stores, run)
+    first = stores[0]
+    for store in stores[1:]:
+        for name, value, expected in (
+            ("cell size", store.cell_size, first.cell_size),
+            ("redshift", store.metadata.redshift, first.metadata.redshift),
+            ("Omega_m", store.metadata.cosmology.Omega_m, first.metadata.cosmology.Omega_m),
+            ("sigma8", store.metadata.cosmology.sigma8, first.metadata.cosmology.sigma8),
+            *(
+                (name, getattr(store.metadata.cosmology, name),
+                 getattr(first.metadata.cosmology, name))
+                for name in EXTENSIONS
+            ),
+        ):  # fmt: skip
+            if abs(value - expected) > 1e-6 * max(1.0, abs(expected)):
+                raise DataError(
+                    f"the training fields differ in {name}",
+                    where=store.url,
+                    value=value,
+                    limit=f"{expected} as in {first.url}",
+                )
+
+
+def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -> None:
+    """Refuse fields, and flows of a split, that were changed while the model learned from them.
+
+    No model is left that learned from two states of its fields, and no checkpoint of one: training
+    begins at step 0 again. Where storage cannot be read all of them stay.
+
+    Raises
+    ------
+    DataError, IncompleteError
+    """
+    try:
+        for store in stores:
+            store.check_unchanged()
+        if split is not None:
+            split.check_flows()
+    except (DataError, IncompleteError):
+        remove_file(out, DESCRIPTION)
+        remove(join(out, "checkpoints"))
+        raise
+
+
+def _can_resume(out: str, provenance: dict[str, Any], run: Run) -> bool:
+    """Tell whether there is a model folder to go on with.
+
+    Raises
+    ------
+    ConfigError
+        It belongs to another run.
+    """
+    if run.existing != "resume" or not exists(out):
+        return False
+    check_same_run(_begun(out), provenance, out, "model")
+    return True
+
+
+def _begun(out: str) -> dict[str, Any]:
+    """Return the provenance that a model folder was begun with; of older folders, its digest."""
+    if not has_file(out, RUN):
+        return {}
+    content = read_bytes(out, RUN).decode("utf-8", "backslashreplace").strip()
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"digest": content}
+
+
+def _find_filter(
+    out: str, resumed: bool, split: Split, architecture: Architecture, run: Run
+) -> WienerFilter | None:
+    """Fit the filter whose flow an architecture wants, or read that of the run to go on with."""
+    if architecture.filter is None:
+        return None
+    if resumed and has_file(out, FILTER):
+        return read_filter(read_bytes(out, FILTER), out, FILTER)
+    run.listener(Message("fitting the Wiener filter"))
+    return fit_filter(split, SETS[architecture.filter])
+
+
+def _begin(out: str, provenance: dict[str, Any], wiener: WienerFilter | None) -> None:
+    """Start the model folder."""
+    if exists(out):
+        remove(out)
+    write_bytes(out, RUN, f"{json.dumps(provenance)}\n".encode())
+    if wiener is not None:
+        write_bytes(out, FILTER, json.dumps(asdict(wiener)).encode())
+
+
+def _require_memory_for_filter(grid: int, run: Run) -> None:
+    """Refuse boxes whose transforms this process has no memory for."""
+    cells = grid**3
+    plan = Plan("fitting the Wiener filter", 1, "box", FILTER_BYTES * cells, 16 * cells, 0, 0.0)
+    require_memory(
+        run, plan, available_memory(),
+        remedy="train on smaller boxes: a model serves boxes of any size",
+    )  # fmt: skip
+
+
+def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
+    """Say where a resumed run goes on, and which checkpoints it has to pass over."""
+    damaged: list[str] = []
+    found = replace(checkpoints, on_damage=damaged.append).newest()
+    for name in damaged:
+        caution(run.listener, f"passing over a damaged checkpoint: {name}")
+    text = "starting anew: no whole checkpoint" if found is None else "going on from a checkpoint"
+    run.listener(Message(f"{text} in {checkpoints.url}"))
+
+
+def _finish(out: str, split: Split, symmetries: int, model: VelocityModel) -> None:
+    """Save the model, then the gains that restore its power; runs in the worker of rank 0."""
+    save_model(out, model)
+    if symmetries and split.validation and model.spec.target == "velocity":
+        gain = measure_gain(model, split, symmetries)
+        if gain is not None:
+            model.spec = replace(model.spec, gain=gain)
+            save_model(out, model)
+
+
+def _write_history(out: str, history: list[Metrics]) -> None:
+    """Write the history so far; runs in the worker of rank 0."""
+    write_bytes(out, HISTORY, _to_csv(history).encode())
+
+
+def _to_csv(history: list[Metrics]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return buffer.getvalue()
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """Return what ``cosmoflow info`` says of a model: a folder, one that ships, linear theory."""
+    if is_linear(name):
+        architecture = find_architecture(name)
+        return {
+            "kind": "model",
+            "name": name,
+            "architecture": name,
+            "summary": architecture.summary,
+            "target": "velocity",
+            "cell_size": "any",
+            "redshift": "any",
+            "cosmology": "any",
+            "parameters": 0,
+            "halo": 0,
+            "stride": 1,
+            "smoothing": list(architecture.smoothing),
+            "files": [],
+            "provenance": {},
+        }
+    folder = model_folder(name)
+    model = load_model(folder)
+    spec = model.spec
+    return {
+        "kind": "model",
+        "name": PurePosixPath(name).name,
+        "folder": folder,
+        "ships": folder != name,
+        "architecture": spec.architecture,
+        "summary": find_architecture(spec.architecture).summary,
+        "target": spec.target,
+        "cell_size": spec.cell_size,
+        "redshift": spec.redshift,
+        "cosmology": spec.cosmology,
+        "parameters": count_parameters(model.network)[0],
+        "halo": model.geometry.halo,
+        "stride": model.geometry.stride,
+        "smoothing": list(model.smoothing),
+        "filter": None if spec.filter is None else list(spec.filter.fields),
+        "gains_for_symmetries": None if spec.gain is None else spec.gain.symmetries,
+        "files": [file for file in (DESCRIPTION, WEIGHTS, HISTORY) if has_file(folder, file)],
+        "provenance": spec.provenance,
+    }

@@ -1,0 +1,244 @@
+"""What a network is trained, validated and normalised on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cosmoflow.config.settings import Settings, TrainConfig
+from cosmoflow.engine import available_memory
+from cosmoflow.errors import ConfigError
+from cosmoflow.model.fitting import TrainingJob
+from cosmoflow.model.geometry import Geometry
+from cosmoflow.model.precision import best_device
+from cosmoflow.model.registry import find_architecture, geometry_of
+from cosmoflow.model.samples import (
+    TrainingBox,
+    measure_normalisation,
+    split_lone_box,
+    validation_blocks,
+)
+from cosmoflow.model.sources import DeviceFields, FieldSource, Flow, MemoryFields
+from cosmoflow.model.streams import StreamedBoxes, Streaming
+from cosmoflow.model.velocity import Normalisation, Target
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.fourier import linear_velocity
+from cosmoflow.numerics.radial import RadialBins
+from cosmoflow.numerics.wiener import WienerFilter, WienerSum, sum_products
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.flows import check_filter
+from cosmoflow.storage.origins import Origin
+from cosmoflow.units import format_bytes
+
+VALIDATION_BLOCKS = 8
+MEMORY_SHARE = 0.25
+"""Fields up to this share of the free memory are held in it; larger ones are streamed."""
+DEVICE_SHARE = 0.5
+"""The same of a GPU's memory, for fields that fit into main memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which cells of which stores are learned from, and which are not.
+
+    Parameters
+    ----------
+    fields : tuple of str
+        URLs of the stores; the last ``validation`` of them validate.
+    flows : tuple of tuple of Flow
+        The global velocities of each.
+    validation : int
+        Stores that validate; 0 for a lone box.
+    slab : int
+        Cells along x of a lone box that validate.
+    filter : str
+        Digest of the Wiener filter whose velocity is among the flows; "" for none.
+    origins : tuple of mapping or None
+        What the Wiener velocity of each store was made from, as it is noted there.
+    """
+
+    fields: tuple[str, ...]
+    flows: tuple[tuple[Flow, ...], ...]
+    validation: int
+    slab: int
+    filter: str = ""
+    origins: tuple[Origin | None, ...] = ()
+
+    @property
+    def training(self) -> int:
+        """How many stores are learned from."""
+        return len(self.fields) - self.validation
+
+    def check_flows(self, *urls: str) -> None:
+        """Stop a run whose Wiener velocities another run has replaced; call it after reading them.
+
+        Raises
+        ------
+        IncompleteError
+        """
+        if not self.filter:
+            return
+        for url, origin in zip(self.fields, self.origins, strict=True):
+            if url in (urls or self.fields):
+                check_filter(url, self.filter, origin)
+
+
+def choose_split(
+    fields: Sequence[str], grid: int, fraction: float, crop: int, geometry: Geometry
+) -> Split:
+    """Keep some of the stores, or a slab of a lone one, for validation.
+
+    Raises
+    ------
+    DataError
+        A lone box is too small for a crop beside a slab.
+    """
+    if len(fields) == 1:
+        slab = split_lone_box(grid, fraction, crop, geometry)
+        return Split(tuple(fields), ((),), 0, slab)
+    validation = max(1, round(len(fields) * fraction))
+    return Split(tuple(fields), ((),) * len(fields), validation, 0)
+
+
+_LINEAR_RADIUS = 4.0
+_ROUNDS = 4
+"""Of filling in the velocities of a slab: each leaves a tenth of the last one's change."""
+
+
+def fit_filter(split: Split, names: Sequence[str]) -> WienerFilter:
+    """Fit a Wiener filter to the velocities of the training boxes.
+
+    The velocities of a lone box's validation slab are not looked at. A Fourier transform needs
+    some, so they are first those of linear theory and then, round after round, those of the filter
+    found so far, which have no say in what the next one is.
+    """
+    stores = [FieldStore(url) for url in split.fields[: split.training]]
+    # Cells are of one size, so the bins of the first box hold all modes of the others.
+    bins = RadialBins.covering(stores[0].grid, stores[0].metadata.box_size)
+    total = WienerSum.zero(names, bins)
+    for store in stores:
+        density = torch.from_numpy(store.read("density"))
+        size, rate = store.metadata.box_size, growth_rate_hubble(store.metadata)
+        velocity = torch.from_numpy(store.read("velocity"))
+        if not split.slab:
+            total = total + sum_products(density, velocity, size, rate, names, bins)
+            continue
+        guess = linear_velocity(density, size, rate, _LINEAR_RADIUS)
+        for _ in range(_ROUNDS):
+            velocity[:, -split.slab :] = guess[:, -split.slab :]
+            total = sum_products(density, velocity, size, rate, names, bins)
+            guess = total.solve().velocity(density, size, rate)
+    return total.solve()
+
+
+def normalise(split: Split, target: Target, offset: float) -> Normalisation:
+    """Measure the constants of a model over what it learns from."""
+    boxes = [
+        _part(FieldStore(url), flows, split.slab)
+        for url, flows in zip(
+            split.fields[: split.training], split.flows[: split.training], strict=True
+        )
+    ]
+    return measure_normalisation(boxes, target, offset)
+
+
+def _part(source: FieldSource, flows: tuple[Flow, ...], slab: int) -> TrainingBox:
+    return TrainingBox.slab(source, flows, 0, source.grid - slab)
+
+
+def make_job(split: Split, settings: Settings, crop: int) -> TrainingJob:
+    """Open the fields, in the worker that learns from them."""
+    config = settings.train
+    geometry = geometry_of(find_architecture(config.model).build())
+    hold = _holder(split, config, best_device())
+    boxes = [
+        _part(hold(url, flows), flows, 0)
+        for url, flows in zip(split.fields, split.flows, strict=True)
+    ]
+    validation: list[tuple[TrainingBox, Block]] = []
+    if split.slab:
+        box = boxes[0]
+        first = box.source.grid - split.slab
+        blocks = validation_blocks(
+            box.source.grid, first, split.slab, crop, geometry, VALIDATION_BLOCKS
+        )
+        validation = [(box, block) for block in blocks]
+        boxes = [_part(box.source, box.flows, split.slab)]
+    else:
+        held_out, boxes = boxes[split.training :], boxes[: split.training]
+        for box in held_out:
+            grid = box.source.grid
+            share = max(1, VALIDATION_BLOCKS // len(held_out))
+            blocks = validation_blocks(grid, 0, grid, crop, geometry, share)
+            validation += [(box, block) for block in blocks]
+    training: Sequence[TrainingBox] | StreamedBoxes = boxes
+    if any(isinstance(box.source, FieldStore) for box in boxes):
+        streaming = Streaming(settings.seed, crop, config.batch, geometry.halo, config.target)
+        training = StreamedBoxes(boxes, streaming)
+    return TrainingJob(config, settings.seed, crop, training, validation)
+
+
+def field_bytes(grid: int, flows: int) -> int:
+    """Return the memory of a box's density, target and global velocities."""
+    return grid**3 * 4 * (1 + 3 * (1 + flows))
+
+
+def memory_for_fields() -> int:
+    """Return the bytes of fields that are held in memory; more are streamed."""
+    return int(MEMORY_SHARE * available_memory())
+
+
+def is_streamed(data: str, needed: int) -> bool:
+    """Tell whether fields of so many bytes are streamed, given the setting ``train.data``."""
+    return data == "stream" or (data == "auto" and needed > memory_for_fields())
+
+
+def _holder(
+    split: Split, config: TrainConfig, device: torch.device
+) -> Callable[[str, tuple[Flow, ...]], FieldSource]:
+    """Return what opens a store: on the device, in main memory or where it is, as all of them fit.
+
+    Raises
+    ------
+    ConfigError
+        The fields were to be in memory and do not fit.
+    """
+    count = len(split.flows[0])
+    needed = sum(field_bytes(FieldStore(url).grid, count) for url in split.fields)
+    if config.data == "memory" and needed > memory_for_fields():
+        raise ConfigError(
+            "the training fields do not fit into memory",
+            where="train.data",
+            value=format_bytes(needed),
+            limit=f"{format_bytes(memory_for_fields())}, {MEMORY_SHARE:.0%} of what is free",
+            remedy="train.data=stream",
+        )
+    if is_streamed(config.data, needed):
+        return lambda url, flows: FieldStore(url)
+
+    def read(url: str, flows: tuple[Flow, ...]) -> dict[str, NDArray[np.float32]]:
+        try:
+            return _read(url, config.target, flows)
+        finally:
+            split.check_flows(url)
+
+    if device.type == "cuda" and needed < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return lambda url, flows: DeviceFields(read(url, flows), device)
+    return lambda url, flows: MemoryFields(read(url, flows))
+
+
+def _read(url: str, target: str, flows: tuple[Flow, ...]) -> dict[str, NDArray[np.float32]]:
+    store = FieldStore(url)
+    names = {"density", target, *(flow for flow in flows if isinstance(flow, str))}
+    fields = {name: store.read(name) for name in sorted(names)}
+    scales = [flow for flow in flows if isinstance(flow, int)]
+    if scales:
+        fields["linear_velocity"] = np.stack(
+            [store.read("linear_velocity", lead=(scale,)) for scale in range(max(scales) + 1)]
+        )
+    return fields
