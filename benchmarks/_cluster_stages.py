@@ -10,8 +10,8 @@ from _cluster import Node, Pass, Rates
 
 from cosmoflow.config import Settings, load_settings
 from cosmoflow.numerics.wiener import SETS
+from cosmoflow.stages import costs
 from cosmoflow.stages.flows.plan import plan_slabs
-from cosmoflow.stages.planning import costs
 from cosmoflow.stages.planning.demands import DEMANDS, Demand
 from cosmoflow.stages.planning.estimate import busy_cores
 from cosmoflow.stages.planning.nodes import NodeType

@@ -33,7 +33,7 @@ from _cluster_stages import (
     two_rounds,
 )
 
-from cosmoflow.stages.planning import costs
+from cosmoflow.stages import costs
 from cosmoflow.stages.planning.demands import Demand
 from cosmoflow.stages.planning.nodes import NodeType, find_node
 

@@ -14,7 +14,7 @@ from cosmoflow.events import StageFinished
 from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.inputs.mass_balance import check_mass
 from cosmoflow.stages.inputs.notes import snapshot_facts, tell_notes
-from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, claiming, start_engine
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.particles import (
@@ -45,7 +45,7 @@ def plan_convert(snapshot: str, run: Run) -> Plan:
 
 def _plan(source: ParticleSource) -> Plan:
     row = _BYTES_PER_PARTICLE + 8 * int(source.has_mass)
-    return Plan(
+    return UntypedPlan(
         stage="convert",
         tasks=-(-source.count // ROWS_PER_SHARD),
         unit="shards",
@@ -54,7 +54,7 @@ def _plan(source: ParticleSource) -> Plan:
         read=source.count * row,
         written=source.count * row,
         cpu_seconds=source.count / _PARTICLES_PER_SECOND,
-        details={
+        entries={
             "particles": source.count,
             "box_size": source.metadata.box_size,
             "redshift": source.metadata.redshift,

@@ -13,7 +13,7 @@ from cosmoflow.stages.evaluate import METRICS, REPORT, evaluate
 from cosmoflow.stages.infer import infer
 from cosmoflow.stages.models import has_cells, load_model, model_folder
 from cosmoflow.stages.paint import paint
-from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.run import Plan, Run, UntypedPlan
 from cosmoflow.stages.simulate import plan_simulate, simulate
 from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
@@ -30,7 +30,7 @@ def plan_demo(run: Run) -> Plan:
     """Say what :func:`demo` would do."""
     plan = plan_simulate(run)
     config = run.settings
-    return Plan(
+    return UntypedPlan(
         stage="demo",
         tasks=7,
         unit="stages",
@@ -38,7 +38,7 @@ def plan_demo(run: Run) -> Plan:
         read=0,
         written=2 * (plan.written + config.paint.grid**3 * 52),
         cpu_seconds=300.0,
-        details={
+        entries={
             **plan.details,
             "grid": config.paint.grid,
             "model": config.train.model,

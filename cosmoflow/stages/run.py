@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from cosmoflow.config.folders import require_working_directory
 from cosmoflow.config.settings import Settings
-from cosmoflow.engine import Engine, Key, Resources, Session, TaskGraph
+from cosmoflow.engine import Engine, Key, Resources, Session, TaskGraph, available_memory
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
 from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, warn_only
 from cosmoflow.storage.claims import Claim, claim
@@ -20,6 +20,9 @@ from cosmoflow.units import format_bytes
 
 Tell = Callable[[Key], None]
 """What a task calls with its key when it is done."""
+
+FREE_SHARE: Final = 0.5
+"""Share of the free memory that a process takes unless ``--memory`` says how much it may."""
 
 _OF_THE_SETTINGS: Final = Session()
 """Stands for a session of the settings' own: a default cannot look at another field."""
@@ -95,9 +98,12 @@ def claiming(out: str, run: Run) -> Iterator[Claim]:
             raise
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
-    """What a stage is going to do, told before it does it.
+    """What a stage is going to do.
+
+    Every stage has a plan of its own class, whose further fields say what else the stage has
+    decided. ``--dry-run`` prints a plan, the planner of clusters reads it, and the stage runs it.
 
     Parameters
     ----------
@@ -114,8 +120,6 @@ class Plan:
     exchanged : int
         Bytes that tasks hand to one another: through Ray's object store, which keeps on disk what
         exceeds it, or in the memory of this process.
-    details : dict
-        Whatever else helps to judge the run.
     """
 
     stage: str
@@ -125,8 +129,34 @@ class Plan:
     read: int
     written: int
     cpu_seconds: float
-    exchanged: int = 0
-    details: dict[str, Any] = field(default_factory=dict)
+    exchanged: int = field(default=0, kw_only=True)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The further fields of the stage's own plan, but for hidden ones."""
+        common = {one.name for one in fields(Plan)}
+        return {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if one.name not in common and one.metadata.get("shown", True)
+        }
+
+
+@dataclass(frozen=True)
+class UntypedPlan(Plan):
+    """Interim: a plan whose further entries are a dictionary."""
+
+    entries: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The entries."""
+        return self.entries
+
+
+def hidden() -> Any:
+    """Return the default-less field of a plan that :attr:`Plan.details` leaves out."""
+    return field(kw_only=True, repr=False, metadata={"shown": False})
 
 
 def start_engine(
@@ -161,6 +191,15 @@ def start_engine(
         remedy += ", or --engine ray" if plan.exchanged else ""
     require_memory(run, plan, engine.memory, remedy=remedy)
     return engine
+
+
+def memory_here(run: Run) -> int:
+    """Return the bytes that this process may take: what ``--memory`` allows, else half of the free.
+
+    The other half is for whatever else runs on the machine.
+    """
+    allowed, free = run.settings.engine.memory, available_memory()
+    return int(FREE_SHARE * free) if allowed is None else min(free, int(allowed))
 
 
 def require_memory(run: Run, plan: Plan, available: int, *, remedy: str) -> None:

@@ -178,7 +178,7 @@ def test_spectral_in_slabs_is_the_box_in_memory(box, tmp_path, cosmoflow, monkey
     paths = [tmp_path / "whole.zarr", tmp_path / "slabs.zarr"]
     options = ["--method=spectral", f"--engine={engine}", "--json"]
     assert cosmoflow("derive", box[0], paths[0], *ALL, *options)[0] == 0
-    monkeypatch.setattr("cosmoflow.stages.derive.command.FREE_SHARE", 0.0)
+    monkeypatch.setattr("cosmoflow.stages.run.FREE_SHARE", 0.0)
     code, events, err = cosmoflow(
         "derive", box[0], paths[1], *ALL, *options, "--set=derive.shard=9"
     )
@@ -193,7 +193,7 @@ def test_spectral_in_slabs_is_the_box_in_memory(box, tmp_path, cosmoflow, monkey
 
 
 def test_slabs_go_on_where_they_were_stopped(box, tmp_path, cosmoflow, monkeypatch):
-    monkeypatch.setattr("cosmoflow.stages.derive.command.FREE_SHARE", 0.0)
+    monkeypatch.setattr("cosmoflow.stages.run.FREE_SHARE", 0.0)
     options = [*ALL, "--method=spectral", "--engine=serial", "--set=derive.shard=9"]
     assert cosmoflow("derive", box[0], tmp_path / "whole.zarr", *options)[0] == 0
     written, real = [], derive_slabs.write_block
@@ -212,7 +212,7 @@ def test_slabs_go_on_where_they_were_stopped(box, tmp_path, cosmoflow, monkeypat
         derive_slabs, "write_block", lambda *a, **how: (again.append(a[2]), real(*a, **how))
     )
     # With room for the box by now it still goes on as it began.
-    monkeypatch.setattr("cosmoflow.stages.derive.command.FREE_SHARE", 0.5)
+    monkeypatch.setattr("cosmoflow.stages.run.FREE_SHARE", 0.5)
     assert cosmoflow("derive", box[0], out, *options, "--resume")[0] == 0
     # Shards along z are written together: the bar that was not whole is written again.
     assert sorted(again) == sorted(set(range(8)) - set(written[:2]))

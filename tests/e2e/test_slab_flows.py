@@ -144,7 +144,7 @@ def test_a_box_larger_than_memory_goes_to_ray(store, serial_run, ray_session, mo
     wiener = make_filter("wiener")
     told = []
     run = replace(serial_run(listener=told.append), session=ray_session)
-    monkeypatch.setattr(flows, "available_memory", lambda: 100 << 10)
+    monkeypatch.setattr("cosmoflow.stages.run.available_memory", lambda: 100 << 10)
     for _ in range(2):
         assert ensure_flows(store.url, (RADIUS, 0.0), wiener, run) == (WIENER, 0, 1)
     assert sum(isinstance(event, StageStarted) for event in told) == 3

@@ -168,7 +168,7 @@ def test_what_to_do_about_cells_that_are_missing(url, serial_run, name):
 )
 def test_a_flow_takes_half_of_the_free_memory_unasked(serial_run, monkeypatch, free, allowed, fits):
     need, run = 40 * GRID**3, serial_run()
-    monkeypatch.setattr(stage, "available_memory", lambda: int(free * need))
+    monkeypatch.setattr("cosmoflow.stages.run.available_memory", lambda: int(free * need))
     if allowed is not None:
         engine = run.settings.engine.model_copy(update={"memory": int(allowed * need)})
         run = replace(run, settings=run.settings.model_copy(update={"engine": engine}))

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from cosmoflow.config.settings import DeriveConfig, choose_chunk
-from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph, available_memory
+from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.blocks import Block, grid_blocks
@@ -24,13 +24,22 @@ from cosmoflow.stages.derive.slabs import (
     plan_slabs,
     whole_bars,
 )
-from cosmoflow.stages.flows.stored import FREE_SHARE, check_flows, identify_flows
+from cosmoflow.stages.flows.stored import check_flows, identify_flows
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, examine, format_share, rests_on_fill
 from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import painting_of
-from cosmoflow.stages.run import Plan, Progress, Run, Tell, claiming, run_graph, start_engine
+from cosmoflow.stages.run import (
+    Plan,
+    Progress,
+    Run,
+    Tell,
+    claiming,
+    memory_here,
+    run_graph,
+    start_engine,
+)
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import (
     FieldStore,
@@ -66,10 +75,7 @@ def _plan(
     plan = plan_work(store, work)
     if begun == IN_MEMORY:
         return plan, None
-    allowed = run.settings.engine.memory
-    free = available_memory()
-    room = FREE_SHARE * free if allowed is None else min(allowed, free)
-    if not work.spectral or (plan.worker_memory <= room and begun != IN_SLABS):
+    if not work.spectral or (plan.worker_memory <= memory_here(run) and begun != IN_SLABS):
         return plan, None
     slab_plan, slabs = plan_slabs(store, work, run)
     return (slab_plan, slabs) if slabs.fields else (plan, None)

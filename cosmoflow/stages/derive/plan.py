@@ -10,7 +10,7 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.smoothing import NARROWEST, gaussian_reach
 from cosmoflow.stages.derive.recipes import recipe_of
-from cosmoflow.stages.run import Plan
+from cosmoflow.stages.run import Plan, UntypedPlan
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.variables import count_parts
 
@@ -143,7 +143,7 @@ def plan_work(store: FieldStore, work: Work) -> Plan:
     per_cell = 2e-7 * (read + work.parts)
     if not work.spectral:
         per_cell += 1e-8 * smoothed * work.halo
-    return Plan(
+    return UntypedPlan(
         stage="derive",
         tasks=sums + (1 if work.spectral else shards),
         unit="tasks",
@@ -151,7 +151,7 @@ def plan_work(store: FieldStore, work: Work) -> Plan:
         read=4 * (haloed * read + (4 * cells if sums else 0)),
         written=4 * cells * work.parts,
         cpu_seconds=cells * per_cell,
-        details={
+        entries={
             "fields": list(work.names),
             "method": work.config.method,
             "smoothing": work.config.smoothing,

@@ -22,7 +22,7 @@ from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import Modes, Parts, RowWaves, block_bytes, cut_axis
 from cosmoflow.stages.derive.plan import Work
 from cosmoflow.stages.derive.recipes import derive_block, recipe_of
-from cosmoflow.stages.run import Plan, Run, Tell
+from cosmoflow.stages.run import Plan, Run, Tell, UntypedPlan
 from cosmoflow.stages.slabs.plan import OVERHEAD, least_thickness, memory_allowed
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.slabs.writing import add_writes, shard_bars
@@ -188,7 +188,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> tuple[Plan, SlabWork]
     writing = round(_ENCODING * 4 * work.parts * work.shard**3)
     exchanged = (sources + travelling + parts) * plane * store.grid
     cells = store.grid**3
-    plan = Plan(
+    plan = UntypedPlan(
         stage="derive",
         tasks=(len(whole.sources) + 2) * len(slab) + bars,
         unit="tasks",
@@ -197,7 +197,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> tuple[Plan, SlabWork]
         written=4 * cells * work.parts,
         cpu_seconds=_SECONDS_PER_NUMBER * exchanged / 4,
         exchanged=exchanged,
-        details={
+        entries={
             "fields": list(work.names),
             "method": work.config.method,
             "smoothing": work.config.smoothing,

@@ -8,16 +8,15 @@ from contextlib import contextmanager, suppress
 import torch
 
 from cosmoflow.config.settings import choose_chunk
-from cosmoflow.engine import available_memory
 from cosmoflow.errors import StorageError
 from cosmoflow.events import Message
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.stages.evaluate.inputs import linear_name
 from cosmoflow.stages.flows.slabs import LinearTheory, add_flow
-from cosmoflow.stages.flows.stored import FREE_SHARE, LINEAR_BYTES, current_scales
+from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.inputs.readers import Method
-from cosmoflow.stages.run import Run
+from cosmoflow.stages.run import Run, memory_here
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore, create_fields
 from cosmoflow.storage.flows import adding_linear_velocity
@@ -37,9 +36,7 @@ def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
 
 def fits_in_memory(true: FieldStore, run: Run) -> bool:
     """Tell whether this process may have the memory for the transforms of a box."""
-    allowed, free = run.settings.engine.memory, available_memory()
-    limit = FREE_SHARE * free if allowed is None else min(free, allowed)
-    return LINEAR_BYTES * true.grid**3 <= limit
+    return LINEAR_BYTES * true.grid**3 <= memory_here(run)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from cosmoflow.stages.evaluate.tasks import BlockTask, PatchTask, PlaneTask, Sub
 from cosmoflow.stages.flows.plan import plan_slabs
 from cosmoflow.stages.flows.stored import LINEAR_BYTES
 from cosmoflow.stages.inputs.readers import Method
-from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.run import Plan, Run, UntypedPlan
 from cosmoflow.stages.slabs.plan import Grid, memory_allowed
 from cosmoflow.stages.slabs.sources import Derived
 from cosmoflow.stages.spectra.plan import plan_power
@@ -141,7 +141,7 @@ def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
         part, _ = plan_slabs(true, ("contrast",), run, None)
         memory["linear theory"] = part.worker_memory
         exchanged, linear = max(exchanged, part.exchanged), "made slab by slab"
-    plan = Plan(
+    plan = UntypedPlan(
         stage="evaluate",
         tasks=tasks,
         unit="tasks",
@@ -150,7 +150,7 @@ def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
         written=12 * cells * len(missing) + (8 << 20),
         cpu_seconds=seconds + 10.0,
         exchanged=exchanged,
-        details={
+        entries={
             "grid": true.grid,
             "methods": [method.name for method in methods],
             "predictions": {name: store.url for name, store in inputs.found.items()},

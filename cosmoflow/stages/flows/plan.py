@@ -9,7 +9,7 @@ from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.numerics.wiener import POINTWISE
-from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.run import Plan, Run, UntypedPlan
 from cosmoflow.stages.slabs.plan import OVERHEAD, Sharded, least_thickness, memory_allowed
 
 SLABS = 16
@@ -139,7 +139,7 @@ def plan_slabs(
     writing = round(_ENCODING * 12 * cut.shard**3)
     exchanged = cut.exchanged * plane * store.grid
     cells = store.grid**3
-    plan = Plan(
+    plan = UntypedPlan(
         stage="flow",
         tasks=cut.tasks,
         unit="tasks",
@@ -148,6 +148,6 @@ def plan_slabs(
         written=12 * cells,
         cpu_seconds=_SECONDS_PER_NUMBER * exchanged / 4,
         exchanged=exchanged,
-        details={"grid": store.grid, "slabs": len(cut.slabs), "planes": planes},
+        entries={"grid": store.grid, "slabs": len(cut.slabs), "planes": planes},
     )
     return plan, cut

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cosmoflow.engine import available_memory
 from cosmoflow.errors import DataError, StorageError
 from cosmoflow.events import Message, caution
 from cosmoflow.model.sources import Flow
@@ -19,7 +18,7 @@ from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
 from cosmoflow.stages.flows.slabs import FlowSource, LinearTheory, add_flow
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
-from cosmoflow.stages.run import Run
+from cosmoflow.stages.run import Run, memory_here
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.fields import FLOWS, FieldStore
 from cosmoflow.storage.flows import (
@@ -35,9 +34,6 @@ from cosmoflow.storage.urls import join
 
 LINEAR_BYTES, WIENER_BYTES = 40, 68
 """A cell, of what linear theory and a Wiener filter hold at once in memory (measured)."""
-
-FREE_SHARE = 0.5
-"""Of the free memory, what a flow may take unasked: whatever else runs here needs some as well."""
 
 
 def ensure_flows(
@@ -291,7 +287,4 @@ def _density(store: FieldStore) -> torch.Tensor:
 
 def _fits(bytes_per_cell: int, store: FieldStore, run: Run) -> bool:
     """Tell whether this process may have the memory for a box's transforms."""
-    allowed = run.settings.engine.memory
-    free = available_memory()
-    limit = FREE_SHARE * free if allowed is None else min(free, allowed)
-    return bytes_per_cell * store.grid**3 <= limit
+    return bytes_per_cell * store.grid**3 <= memory_here(run)

@@ -30,7 +30,7 @@ from cosmoflow.stages.imports.request import (
     settle,
 )
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, Summary, checksum_densities
-from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, claiming, start_engine
 from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import Cube, Order, cube_of, store_array
 from cosmoflow.storage.empty_cells import begin_counts, sum_counts, write_count
@@ -194,7 +194,7 @@ def _plan(request: Request, run: Run) -> Plan:
     parts = {name: 3 if name in VECTORS else 1 for name in request.cubes}
     read = sum(parts[name] * cube.itemsize for name, cube in request.cubes.items())
     written = 4 * sum(parts.values())
-    return Plan(
+    return UntypedPlan(
         stage="import",
         tasks=len(grid_blocks(request.grid, shard)),
         unit="shards",
@@ -204,7 +204,7 @@ def _plan(request: Request, run: Run) -> Plan:
         read=2 * read * cells,
         written=written * cells,
         cpu_seconds=(2 * read + written) * cells / _BYTES_PER_SECOND,
-        details={
+        entries={
             "grid": request.grid,
             "cell_size": request.box_size / request.grid,
             "fields": sorted(request.cubes),

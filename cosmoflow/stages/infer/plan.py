@@ -20,7 +20,7 @@ from cosmoflow.stages.infer.layout import worker_memory
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import cut_pieces
 from cosmoflow.stages.models import Box
-from cosmoflow.stages.run import Plan
+from cosmoflow.stages.run import Plan, UntypedPlan
 from cosmoflow.storage.variables import count_parts
 
 _BYTES_PER_SECOND = 6e8
@@ -87,7 +87,7 @@ def plan_work(
     written = 4 * parts * math.prod(axis.written for axis in axes)
     seconds += (read + written) / _BYTES_PER_SECOND
     cells = math.prod(work.region.shape)
-    return Plan(
+    return UntypedPlan(
         stage="infer",
         tasks=tasks,
         unit="blocks",
@@ -95,7 +95,7 @@ def plan_work(
         read=read,
         written=written,
         cpu_seconds=seconds * len(os.sched_getaffinity(0)),
-        details={
+        entries={
             "grid": box.grid,
             "region": [list(work.region.origin), list(work.region.shape)],
             "shard": layout.shard,

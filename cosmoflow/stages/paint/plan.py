@@ -9,7 +9,7 @@ from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.painting import SCHEME_ORDER
 from cosmoflow.stages.inputs.expansion import hubble_rate
 from cosmoflow.stages.paint.tasks import painted_variables, reach_of
-from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.run import Plan, Run, UntypedPlan
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.variables import count_parts
 
@@ -62,7 +62,7 @@ def make_plan(store: Counted, run: Run) -> Plan:
     piece = _piece(store, config, run.settings.engine.memory)
     numbers = sum(count_parts(name) for name in painted_variables(config))
     row = _row_bytes(store)
-    return Plan(
+    return UntypedPlan(
         stage="paint",
         tasks=len(store.ranges(piece)) + shards,
         unit="tasks",
@@ -72,7 +72,7 @@ def make_plan(store: Counted, run: Run) -> Plan:
         written=config.grid**3 * 4 * numbers,
         cpu_seconds=store.count / _PARTICLES_PER_SECOND,
         exchanged=round(store.count * row * _copies(store, config)),
-        details={
+        entries={
             "particles": store.count,
             "particles_per_task": piece,
             "grid": config.grid,

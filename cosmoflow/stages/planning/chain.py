@@ -9,7 +9,7 @@ from typing import Final
 from cosmoflow.config.settings import Settings
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.registry import find_architecture
-from cosmoflow.stages.planning import costs
+from cosmoflow.stages import costs
 from cosmoflow.stages.planning.demands import DEMANDS, ON_GPUS, Demand
 from cosmoflow.stages.planning.estimate import Estimate, bundles, estimate
 from cosmoflow.stages.planning.nodes import DEFAULT_GPU_NODE, DEFAULT_NODE, NodeType, find_node

@@ -13,18 +13,18 @@ from cosmoflow.engine import USEFUL_CORES
 from cosmoflow.model.registry import Architecture, find_architecture
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
+from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.inputs import Inputs
 from cosmoflow.stages.evaluate.plan import all_methods, power_plans
 from cosmoflow.stages.evaluate.plan import plan_work as plan_evaluation
 from cosmoflow.stages.flows.plan import plan_slabs
-from cosmoflow.stages.flows.stored import FREE_SHARE, WIENER_BYTES
+from cosmoflow.stages.flows.stored import WIENER_BYTES
 from cosmoflow.stages.infer.layout import choose_layout
 from cosmoflow.stages.infer.plan import plan_work as plan_inference
 from cosmoflow.stages.infer.request import Device, check_work
 from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.paint.plan import make_plan
 from cosmoflow.stages.paint.tasks import painted_variables, shards_near_piece
-from cosmoflow.stages.planning import costs
 from cosmoflow.stages.planning.nodes import NodeType
 from cosmoflow.stages.planning.shapes import (
     FieldShape,
@@ -34,7 +34,7 @@ from cosmoflow.stages.planning.shapes import (
     planned_run,
     worker_bytes,
 )
-from cosmoflow.stages.run import Plan
+from cosmoflow.stages.run import FREE_SHARE, Plan
 from cosmoflow.stages.simulate import plan_simulate
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Variable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cosmoflow.stages.planning import costs
+from cosmoflow.stages import costs
 from cosmoflow.stages.planning.demands import Demand
 from cosmoflow.stages.planning.nodes import NodeType
 from cosmoflow.stages.planning.shapes import store_bytes, worker_bytes

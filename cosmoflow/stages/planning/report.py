@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cosmoflow.stages.planning import costs
+from cosmoflow.stages import costs
 from cosmoflow.stages.planning.estimate import Resource
 from cosmoflow.tables import WIDTH, html_table, text_table
 from cosmoflow.units import format_bytes

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import Engine, Resources, Session
 from cosmoflow.engine.serial import SerialEngine
-from cosmoflow.stages.planning.costs import OBJECT_STORE_SHARE, SYSTEM_BYTES
+from cosmoflow.stages.costs import OBJECT_STORE_SHARE, SYSTEM_BYTES
 from cosmoflow.stages.planning.nodes import NodeType
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.metadata import BoxMetadata

@@ -10,7 +10,7 @@ from cosmoflow.engine import USEFUL_CORES, Engine, TaskGraph
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics import cola
-from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, claiming, start_engine
 from cosmoflow.stages.simulate.boxes import (
     Box,
     Initial,
@@ -46,7 +46,7 @@ def plan_simulate(run: Run) -> Plan:
         )
     particles = config.particles**3
     steps = config.time_steps
-    return Plan(
+    return UntypedPlan(
         stage="simulate",
         tasks=config.count,
         unit="boxes",
@@ -60,7 +60,7 @@ def plan_simulate(run: Run) -> Plan:
         * steps
         * config.mesh_factor**2
         * _SECONDS_PER_PARTICLE_AND_STEP,
-        details={
+        entries={
             "particles": particles,
             "box_size": config.box_size,
             "spacing": config.box_size / config.particles,

@@ -12,7 +12,7 @@ from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import Block, central_boxes
 from cosmoflow.numerics.slabs import RowWaves
 from cosmoflow.numerics.spectra import PowerSum, Products
-from cosmoflow.stages.run import Plan, Progress, Run, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, start_engine
 from cosmoflow.stages.slabs.sources import Source
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def plan_boxes(request: Request, run: Run) -> Plan:
     held = 2 * numbers + max(
         source.held + source.working + 2 * source.components for source in request.sources
     )
-    return Plan(
+    return UntypedPlan(
         stage="spectra",
         tasks=len(boxes),
         unit="boxes",
@@ -65,7 +65,7 @@ def plan_boxes(request: Request, run: Run) -> Plan:
         read=4 * numbers * cells**3 * len(boxes),
         written=8 * 8 * (cells // 2) * len(boxes),
         cpu_seconds=_SECONDS_PER_NUMBER * numbers * cells**3 * len(boxes),
-        details={
+        entries={
             "grid": request.grid.cells,
             "boxes": len(boxes),
             "box_cells": cells,

@@ -159,7 +159,7 @@ def plan_spectra(request: Request, run: Run) -> Plan:
     return replace(
         plan,
         written=8 * bins.count * 8,
-        details={**plan.details, "bins": bins.count, "fields": names},
+        entries={**plan.details, "bins": bins.count, "fields": names},  # type: ignore[call-arg]
     )
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import block_bytes, cut_axis
-from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.run import Plan, Run, UntypedPlan
 from cosmoflow.stages.slabs.plan import (
     OVERHEAD,
     Grid,
@@ -118,7 +118,7 @@ def plan_power(
     )
     thickest = max(slab.stop - slab.start for slab in cut.planes)
     cells = grid.cells**3
-    plan = Plan(
+    plan = UntypedPlan(
         stage=stage,
         tasks=len(sources) * len(cut.planes) + len(cut.rows),
         unit="slabs",
@@ -127,7 +127,7 @@ def plan_power(
         written=0,
         cpu_seconds=_SECONDS_PER_NUMBER * cells * total,
         exchanged=total * plane * grid.cells,
-        details={
+        entries={
             "grid": grid.cells,
             "transforms": total,
             "slabs": [len(cut.planes), len(cut.rows)],

@@ -36,7 +36,7 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
 from cosmoflow.stages.models import RUN, is_linear, load_model, model_folder, save_model
-from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, require_memory, start_engine
 from cosmoflow.stages.train.data import (
     Split,
     choose_split,
@@ -95,7 +95,7 @@ def plan_training(grids: Sequence[int], run: Run) -> Plan:
     held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
     parameters, _ = count_parameters(network)
     widest = widest_layer(network)
-    return Plan(
+    return UntypedPlan(
         stage="train",
         tasks=config.steps,
         unit="steps",
@@ -105,7 +105,7 @@ def plan_training(grids: Sequence[int], run: Run) -> Plan:
         read=needed,
         written=4 * parameters * (1 + 4 * config.keep_checkpoints),
         cpu_seconds=flops / _FLOPS_PER_SECOND,
-        details={
+        entries={
             "model": config.model,
             "target": config.target,
             "crop": crop,

@@ -153,7 +153,7 @@ def test_a_box_larger_than_memory(stores, expected, serial_run, tmp_path, monkey
     """Linear theory in slabs, blocks of a chunk each, and the truth's store is only read."""
     truth, predictions = stores(10)
     before = contents(truth)
-    monkeypatch.setattr(evaluate_linear, "available_memory", lambda: 100 << 10)
+    monkeypatch.setattr("cosmoflow.stages.run.available_memory", lambda: 100 << 10)
     monkeypatch.setattr(evaluate_plan, "BLOCK_CELLS", 5)
     made = []
     monkeypatch.setattr(
