@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from cosmoflow.model.names import model_folder
 from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.models import load_model, model_folder
+from cosmoflow.stages.models import load_model
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.flows import FILTER, WIENER

@@ -74,9 +74,9 @@ def infer(
     ] = None,
 ) -> None:
     """Predict the velocity field of a box, or of a part of it, tile by tile."""
+    from cosmoflow.model.names import DEFAULT_MODEL
     from cosmoflow.stages.infer import infer as run_infer
     from cosmoflow.stages.infer import plan_infer
-    from cosmoflow.stages.models import DEFAULT_MODEL
 
     model = models or [DEFAULT_MODEL]
     own = {"fields": names or None, "region": region}
@@ -94,8 +94,8 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """List the architectures (parameters, cells in and out, halo, FLOPs) and what ships."""
+    from cosmoflow.model.names import pretrained_models
     from cosmoflow.model.registry import ARCHITECTURES, summarise
-    from cosmoflow.stages.models import pretrained_models
 
     summaries, ships = [summarise(name) for name in ARCHITECTURES], pretrained_models()
     if as_json:

@@ -21,10 +21,8 @@ from cosmoflow.model.description import (
     check_description,
     read_description,
 )
+from cosmoflow.model.names import DESCRIPTION, WEIGHTS
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
-
-WEIGHTS = "model.safetensors"
-DESCRIPTION = "model.json"
 
 
 def to_files(model: VelocityModel, where: str = "the model") -> dict[str, bytes]:

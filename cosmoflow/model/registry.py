@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.baseline import Baseline
 from cosmoflow.model.geometry import Geometry, Sides
+from cosmoflow.model.names import LINEAR
 from cosmoflow.model.paper import PaperNetwork
 from cosmoflow.model.residual import ResidualUNet
 
@@ -80,7 +81,6 @@ def _linear(radius: float) -> Architecture:
     return Architecture(name, "linear theory, smoothed at R of linear:R Mpc/h", Baseline, (radius,))
 
 
-LINEAR = "linear"
 _SHALLOW = ((1, 1, 2), (1, 2))
 _DEEP = ((2, 2, 2), (2, 2))
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
+from cosmoflow.model.names import model_folder
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.evaluate import METRICS, REPORT, evaluate
 from cosmoflow.stages.infer import infer
-from cosmoflow.stages.models import has_cells, load_model, model_folder
+from cosmoflow.stages.models import has_cells, load_model
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Plan, Run, UntypedPlan
 from cosmoflow.stages.simulate import plan_simulate, simulate

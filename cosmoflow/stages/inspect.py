@@ -10,9 +10,7 @@ import zarr
 
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
-from cosmoflow.model.folder import DESCRIPTION
-from cosmoflow.stages.models import RUN, is_named, is_plain, near_model, unknown_model
-from cosmoflow.stages.train import describe_model
+from cosmoflow.model.names import DESCRIPTION, RUN, is_named, is_plain
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import (
     COMPLETE,
@@ -74,12 +72,16 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> Description:
 def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
     # A folder of the name of a model that ships is meant by ./NAME, as for `infer`.
     if is_named(url):
-        return describe_model(url)
+        return _describe_model(url)
     name, url = url, absolute(url)
     if has_file(url, DESCRIPTION) or has_file(url, RUN):
-        return describe_model(url)
-    if is_plain(name) and near_model(name) and not exists(url):
-        raise unknown_model(name)
+        return _describe_model(url)
+    if is_plain(name) and not exists(url):
+        # Loaded here: models need torch, which stores do not.
+        from cosmoflow.stages.models import near_model, unknown_model
+
+        if near_model(name):
+            raise unknown_model(name)
     if has_file(url, OUTPUT_MARKS[0]):
         return _describe_folder(find_bytes(url, OUTPUT_MARKS[0]) or b"{}")
     if has_file(url, ".zgroup"):
@@ -121,6 +123,12 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
             if flags.ndim == 1
         }
     return content
+
+
+def _describe_model(name: str) -> dict[str, Any]:
+    from cosmoflow.stages.models import describe_model
+
+    return describe_model(name)
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,28 +8,31 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.errors import ConfigError, DataError, IncompleteError, StorageError
 from cosmoflow.events import Listener, caution, warn_only
 from cosmoflow.model.description import read_description
-from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, from_files, to_files
-from cosmoflow.model.registry import ARCHITECTURES, LINEAR, summarise
+from cosmoflow.model.folder import from_files, to_files
+from cosmoflow.model.names import (
+    DESCRIPTION,
+    HISTORY,
+    LINEAR,
+    RUN,
+    WEIGHTS,
+    is_linear,
+    is_named,
+    is_plain,
+    model_folder,
+    pretrained_models,
+)
+from cosmoflow.model.registry import ARCHITECTURES, count_parameters, find_architecture, summarise
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.urls import absolute, exists, has_file, read_bytes, write_bytes
 from cosmoflow.tables import html_table, shorten, text_table
-
-RUN = "run.json"
-"""Says which run a model folder belongs to, from its first step on."""
-
-PRETRAINED = Path(__file__).parent.parent / "pretrained"
-"""The folders of the models that come with cosmoflow."""
-
-DEFAULT_MODEL = "residual-small"
-"""Of them, the one that `infer` takes when none is named."""
 
 CELL_SIZE_TOLERANCE = 1e-3
 
@@ -104,11 +107,6 @@ def find_model(name: str) -> str:
     return absolute(name)
 
 
-def is_plain(name: str) -> bool:
-    """Tell whether a text could be a model's name: it has nothing of a path or a URL."""
-    return bool(name) and not set(name) & set("/\\:")
-
-
 def near_model(name: str) -> str | None:
     """Return the model or architecture that may be meant by a name that is none's."""
     names = {known.casefold(): known for known in (*ARCHITECTURES, *pretrained_models())}
@@ -148,21 +146,6 @@ def _known_models(ships: Sequence[str]) -> str:
     )
 
 
-def is_named(name: str) -> bool:
-    """Tell whether a model is linear theory or ships, rather than a folder of somebody's."""
-    return is_linear(name) or name in pretrained_models()
-
-
-def model_folder(name: str) -> str:
-    """Return the folder of a model; of one that ships, in the installation of this node."""
-    return str(PRETRAINED / name) if name in pretrained_models() else name
-
-
-def pretrained_models() -> list[str]:
-    """Return the names of the models that come with cosmoflow."""
-    return sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())
-
-
 class ModelList(list[dict[str, Any]]):
     """The architectures, each as a dict of its figures."""
 
@@ -198,11 +181,6 @@ def models() -> ModelList:
     """
     ships = pretrained_models()
     return ModelList(asdict(summarise(name)) | {"ships": name in ships} for name in ARCHITECTURES)
-
-
-def is_linear(name: str) -> bool:
-    """Tell whether a model is linear theory, which there is nothing to load of."""
-    return name == LINEAR or name.startswith(f"{LINEAR}:")
 
 
 def open_model(name: str, fields: Box) -> VelocityModel:
@@ -347,3 +325,48 @@ def _unlike_cells(cell_size: float, model_url: str, fields: Box) -> DataError:
         limit=limit,
         remedy=remedy,
     )
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """Return what ``cosmoflow info`` says of a model: a folder, one that ships, linear theory."""
+    if is_linear(name):
+        architecture = find_architecture(name)
+        return {
+            "kind": "model",
+            "name": name,
+            "architecture": name,
+            "summary": architecture.summary,
+            "target": "velocity",
+            "cell_size": "any",
+            "redshift": "any",
+            "cosmology": "any",
+            "parameters": 0,
+            "halo": 0,
+            "stride": 1,
+            "smoothing": list(architecture.smoothing),
+            "files": [],
+            "provenance": {},
+        }
+    folder = model_folder(name)
+    model = load_model(folder)
+    spec = model.spec
+    return {
+        "kind": "model",
+        "name": PurePosixPath(name).name,
+        "folder": folder,
+        "ships": folder != name,
+        "architecture": spec.architecture,
+        "summary": find_architecture(spec.architecture).summary,
+        "target": spec.target,
+        "cell_size": spec.cell_size,
+        "redshift": spec.redshift,
+        "cosmology": spec.cosmology,
+        "parameters": count_parameters(model.network)[0],
+        "halo": model.geometry.halo,
+        "stride": model.geometry.stride,
+        "smoothing": list(model.smoothing),
+        "filter": None if spec.filter is None else list(spec.filter.fields),
+        "gains_for_symmetries": None if spec.gain is None else spec.gain.symmetries,
+        "files": [file for file in (DESCRIPTION, WEIGHTS, HISTORY) if has_file(folder, file)],
+        "provenance": spec.provenance,
+    }

@@ -11,6 +11,7 @@ from cosmoflow.config import CosmologyConfig
 from cosmoflow.config.settings import InferConfig, choose_chunk
 from cosmoflow.errors import DataError
 from cosmoflow.events import ignore
+from cosmoflow.model.names import model_folder
 from cosmoflow.model.sources import MemoryFields
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block, grid_blocks
@@ -19,7 +20,7 @@ from cosmoflow.stages.infer import infer
 from cosmoflow.stages.infer.arrays import ArrayBox, infer_array
 from cosmoflow.stages.infer.ensemble import Ensemble, Member, predict_box
 from cosmoflow.stages.infer.tiles import Layout
-from cosmoflow.stages.models import check_fits, fitting_grid, load_model, model_folder, save_model
+from cosmoflow.stages.models import check_fits, fitting_grid, load_model, save_model
 from cosmoflow.storage.metadata import BoxMetadata
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks, synthetic_fields
 

@@ -23,8 +23,9 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.cli.console import Reporter
 from cosmoflow.config.loading import load_settings
 from cosmoflow.errors import StorageError
+from cosmoflow.model.names import PRETRAINED
 from cosmoflow.stages.evaluate.inputs import open_inputs
-from cosmoflow.stages.models import PRETRAINED, find_model, load_model, model_digest
+from cosmoflow.stages.models import find_model, load_model, model_digest
 from cosmoflow.storage import urls
 from cosmoflow.storage.buckets import Bucket, open_bucket
 from cosmoflow.storage.checkpoints import CheckpointFolder

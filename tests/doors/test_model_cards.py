@@ -19,7 +19,8 @@ from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import DataError
 from cosmoflow.model.description import read_filter
 from cosmoflow.model.fitting import Fitting
-from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, from_files, to_files
+from cosmoflow.model.folder import from_files, to_files
+from cosmoflow.model.names import DESCRIPTION, WEIGHTS
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.restoration import PowerGain

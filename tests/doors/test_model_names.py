@@ -8,7 +8,8 @@ import pytest
 import cosmoflow
 from cosmoflow.cli.app import run_app
 from cosmoflow.errors import ConfigError, StorageError
-from cosmoflow.stages.models import find_model, pretrained_models
+from cosmoflow.model.names import pretrained_models
+from cosmoflow.stages.models import find_model
 from tests.conftest import refused
 
 SHIPPED = ("residual-medium", "residual-small", "wiener")

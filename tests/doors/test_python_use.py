@@ -21,8 +21,9 @@ from cosmoflow.config import CosmologyConfig, Settings
 from cosmoflow.errors import ConfigError, OutputExistsError, UsageError
 from cosmoflow.events import CosmoflowWarning
 from cosmoflow.keywords import open_door
+from cosmoflow.model.names import model_folder
 from cosmoflow.numerics.comparison import compare
-from cosmoflow.stages.models import load_model, model_folder
+from cosmoflow.stages.models import load_model
 from cosmoflow.stages.run import Run
 from tests.conftest import BOX, refused
 

@@ -8,14 +8,9 @@ import pytest
 import xarray as xr
 import zarr
 
+from cosmoflow.model.names import PRETRAINED, model_folder, pretrained_models
 from cosmoflow.numerics.comparison import SAMPLED_AT
-from cosmoflow.stages.models import (
-    PRETRAINED,
-    find_model,
-    load_model,
-    model_folder,
-    pretrained_models,
-)
+from cosmoflow.stages.models import find_model, load_model
 from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.e2e

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load, save
 
 from cosmoflow.errors import DataError, IncompleteError, StorageError
-from cosmoflow.model.folder import DESCRIPTION, WEIGHTS, from_files, to_files
+from cosmoflow.model.folder import from_files, to_files
+from cosmoflow.model.names import DESCRIPTION, RUN, WEIGHTS
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.numerics.wiener import WienerFilter
-from cosmoflow.stages.models import RUN, load_model, save_model
+from cosmoflow.stages.models import load_model, save_model
 
 
 @pytest.fixture(scope="module")

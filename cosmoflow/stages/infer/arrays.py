@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.engine import keeping_freed_buffers
 from cosmoflow.errors import ConfigError
+from cosmoflow.model.names import DEFAULT_MODEL
 from cosmoflow.model.sources import Flow, MemoryFields
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import grid_blocks, place
@@ -27,7 +28,7 @@ from cosmoflow.stages.infer.request import Work, check_work, wanted_block
 from cosmoflow.stages.infer.worker import describe_variables, make_ensemble, predict_fields
 from cosmoflow.stages.inputs.density import check_array
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
-from cosmoflow.stages.models import DEFAULT_MODEL, open_model
+from cosmoflow.stages.models import open_model
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.cubes import order_array
 from cosmoflow.storage.finite import count_not_finite, not_finite

@@ -15,6 +15,7 @@ from cosmoflow.config.settings import choose_chunk
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import Message, StageFinished, noting
+from cosmoflow.model.names import DEFAULT_MODEL, is_named
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import grid_blocks, intersect
 from cosmoflow.numerics.rounding import round_to
@@ -27,13 +28,7 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import check_painting, painting_of
-from cosmoflow.stages.models import (
-    DEFAULT_MODEL,
-    find_model,
-    is_named,
-    model_digest,
-    open_model,
-)
+from cosmoflow.stages.models import find_model, model_digest, open_model
 from cosmoflow.stages.run import (
     Plan,
     Progress,

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from cosmoflow.events import Listener, caution
+from cosmoflow.model.names import is_linear
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.stages.inputs.readers import painted_scheme
-from cosmoflow.stages.models import is_linear
 from cosmoflow.storage.fields import FieldStore
 
 PAINTING: Final = "painting"

@@ -1,9 +1,8 @@
 """From fields to a model."""
 
-from cosmoflow.stages.train.command import describe_model, plan_train, train
+from cosmoflow.stages.train.command import plan_train, train
 
 __all__ = [
-    "describe_model",
     "plan_train",
     "train",
 ]

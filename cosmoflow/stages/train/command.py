@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 from cosmoflow.config.cosmology import EXTENSIONS
@@ -18,8 +17,8 @@ from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.description import read_filter
 from cosmoflow.model.fitting import Metrics, make_loop
-from cosmoflow.model.folder import DESCRIPTION, WEIGHTS
 from cosmoflow.model.geometry import Geometry
+from cosmoflow.model.names import DESCRIPTION, HISTORY, RUN, WEIGHTS
 from cosmoflow.model.registry import (
     Architecture,
     count_flops,
@@ -35,7 +34,7 @@ from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
-from cosmoflow.stages.models import RUN, is_linear, load_model, model_folder, save_model
+from cosmoflow.stages.models import load_model, save_model
 from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, require_memory, start_engine
 from cosmoflow.stages.train.data import (
     Split,
@@ -56,7 +55,6 @@ from cosmoflow.storage.origins import noted_origin
 from cosmoflow.storage.outputs import check_output, check_same_run
 from cosmoflow.storage.urls import absolute, exists, has_file, join, read_bytes, remove, write_bytes
 
-HISTORY = "history.csv"
 FILTER = "filter.json"
 """Holds the Wiener filter of a run from its start, so that a resumed run goes on with the same."""
 
@@ -398,48 +396,3 @@ def _to_csv(history: list[Metrics]) -> str:
     writer.writeheader()
     writer.writerows(history)
     return buffer.getvalue()
-
-
-def describe_model(name: str) -> dict[str, Any]:
-    """Return what ``cosmoflow info`` says of a model: a folder, one that ships, linear theory."""
-    if is_linear(name):
-        architecture = find_architecture(name)
-        return {
-            "kind": "model",
-            "name": name,
-            "architecture": name,
-            "summary": architecture.summary,
-            "target": "velocity",
-            "cell_size": "any",
-            "redshift": "any",
-            "cosmology": "any",
-            "parameters": 0,
-            "halo": 0,
-            "stride": 1,
-            "smoothing": list(architecture.smoothing),
-            "files": [],
-            "provenance": {},
-        }
-    folder = model_folder(name)
-    model = load_model(folder)
-    spec = model.spec
-    return {
-        "kind": "model",
-        "name": PurePosixPath(name).name,
-        "folder": folder,
-        "ships": folder != name,
-        "architecture": spec.architecture,
-        "summary": find_architecture(spec.architecture).summary,
-        "target": spec.target,
-        "cell_size": spec.cell_size,
-        "redshift": spec.redshift,
-        "cosmology": spec.cosmology,
-        "parameters": count_parameters(model.network)[0],
-        "halo": model.geometry.halo,
-        "stride": model.geometry.stride,
-        "smoothing": list(model.smoothing),
-        "filter": None if spec.filter is None else list(spec.filter.fields),
-        "gains_for_symmetries": None if spec.gain is None else spec.gain.symmetries,
-        "files": [file for file in (DESCRIPTION, WEIGHTS, HISTORY) if has_file(folder, file)],
-        "provenance": spec.provenance,
-    }
