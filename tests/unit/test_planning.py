@@ -10,12 +10,13 @@ import pytest
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.blocks import grid_blocks, grow
+from cosmoflow.stages import costs
 from cosmoflow.stages.infer.plan import plan_work
 from cosmoflow.stages.infer.request import wanted_block
 from cosmoflow.stages.infer.tiles import cut_tiles
 from cosmoflow.stages.paint import plan_paint
 from cosmoflow.stages.paint.tasks import shards_near_piece
-from cosmoflow.stages.planning import NODE_TYPES, bundles, costs, plan
+from cosmoflow.stages.planning import NODE_TYPES, bundles, plan
 from cosmoflow.stages.planning.chain import IDLE_ALLOWED
 from cosmoflow.stages.planning.demands import DEMANDS, count_painted_parts
 from cosmoflow.stages.planning.estimate import busy_cores, estimate
