@@ -13,6 +13,9 @@ from cosmoflow.config.settings import Scheme
 START_SECONDS: Final = 9.0
 """Of a command on Ray: interpreter, libraries, Ray (docs/painting.md)."""
 
+OVERHEAD: Final = 160 << 20
+"""Bytes of a worker that do not grow with its task: buffers of the store, of threads, of malloc."""
+
 # --- Particles and cells, in core-seconds.
 
 SIMULATE_SECONDS: Final = 3.0e-7
@@ -30,12 +33,14 @@ SCHEME_COST: Final[dict[Scheme, float]] = {"ngp": 1.0, "cic": 1.0, "tsc": 1.6, "
 WRITE_NUMBER: Final = 2.2e-8
 """Encoding and writing: 10.4 s for 7 numbers in each of 512^3 cells (docs/painting.md)."""
 
-SPECTRA_NUMBER: Final = 1.2e-7
-"""A number of a cell that is read, transformed in slabs through Ray's object store, and summed:
-between 4.5e-8 in one process and 2.0e-7 beside other work with a store that was too small
-(docs/statistics.md)."""
-FLOW_NUMBER: Final = 1.0e-7
-"""A number that tasks of a global flow hand on: 89 s at 512^3 on two cores (docs/inference.md)."""
+SPECTRA_NUMBER: Final = 1.2e-8
+"""A number of a cell that is read, transformed in slabs, and summed."""
+SUBBOX_NUMBER: Final = 2e-8
+"""A number of a cell of a sub-box that is read, transformed and summed."""
+FLOW_NUMBER: Final = 4e-8
+"""A number that tasks of a global flow hand on."""
+DERIVE_NUMBER: Final = 4e-8
+"""A number that tasks of spectral derivatives hand on."""
 FLOW_CELL: Final = 6.0e-7
 """A cell of a Wiener-filtered flow that is made in memory: 3.2 s of CPU time at 192^3 cells, 6.6 s
 the first time (docs/planning.md)."""
