@@ -11,7 +11,7 @@ from _cluster import Node, Pass, Rates
 from cosmoflow.config import Settings, load_settings
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages import costs
-from cosmoflow.stages.flows.plan import plan_slabs
+from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.planning.demands import DEMANDS, Demand
 from cosmoflow.stages.planning.estimate import busy_cores
 from cosmoflow.stages.planning.nodes import NodeType
@@ -22,9 +22,9 @@ from cosmoflow.stages.planning.shapes import (
     store_bytes,
     worker_bytes,
 )
-from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.plan import Cut, Grid
 from cosmoflow.stages.slabs.sources import Variable
-from cosmoflow.stages.spectra.plan import PowerCut, plan_power
+from cosmoflow.stages.spectra import plan_power
 
 PARTICLES_PER_CELL = 2
 """Along an axis: eight in a cell of 2 Mpc/h, what the network that ships was trained at."""
@@ -113,15 +113,14 @@ def _layers(pieces: int, layers: int, settings: Settings) -> tuple[tuple[range, 
 
 def cut_power(
     settings: Settings, node: NodeType, thickness: int | None = None
-) -> tuple[Demand, PowerCut]:
+) -> tuple[Demand, Cut]:
     """Return what the spectrum of the density takes, and its slabs."""
     fields = fields_of(settings)
-    grid = Grid(fields.grid, fields.metadata.box_size, min(fields.shard, fields.grid), fields.chunk)
     run = planned_run(settings, node, 1)
     sources = [Variable("", "density", 1)]
-    plan, cut = plan_power(sources, grid, run, stage="spectra", thickness=thickness)
+    plan = plan_power(sources, Grid.of(fields), run, stage="spectra", thickness=thickness)
     demand = DEMANDS["spectra"](settings, node, 1)
-    return Demand(plan, demand.core_seconds, gets=demand.gets), cut
+    return Demand(plan, demand.core_seconds, gets=demand.gets), plan.cut
 
 
 def spectra_passes(
@@ -145,10 +144,11 @@ def flow_passes(
 ) -> tuple[list[Pass], Demand]:
     """Return the passes of the Wiener-filtered flow: slabs along x and y in turn, then writing."""
     fields, names = fields_of(settings), SETS["wiener"]
-    plan, cut = plan_slabs(fields, names, planned_run(settings, node, 1), thickness)
+    plan = plan_flow(Grid.of(fields), names, planned_run(settings, node, 1), thickness)
+    cut = plan.fields
     field_bytes = plan.exchanged / cut.exchanged
     work = field_bytes / 4 * costs.FLOW_NUMBER
-    count, bars = len(cut.slabs), round(fields.grid / cut.shard)
+    count, bars = plan.slabs, round(fields.grid / plan.cut.grid.shard)
     squares = len(cut.squares)
     # Fields that each pass hands on; those of the pointwise fields wait for the flow.
     chain = [

@@ -32,6 +32,7 @@ from cosmoflow.numerics.spectra import Products, Term, WaveBins, auto_power, sum
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Variable
+from cosmoflow.stages.spectra import plan_power
 from cosmoflow.stages.spectra.power import sum_power
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
@@ -91,13 +92,14 @@ def ways(url: str, density: np.ndarray) -> dict[str, Callable[[], Any]]:
     run = Run(settings, Session(settings.engine))
     source = Variable(url, "density", 1, offset=1.0)
     products = Products((Term((0,)),), ((0, 0),), WaveBins.linear(store.grid, SIZE))
+    plan = plan_power([source], Grid.of(store), run, stage="spectra")
     modes = fourier.forward(tensor)
     return {
         "torch rfftn": lambda: fourier.forward(tensor),
         "binning alone": lambda: sum_modes(modes, cells=store.grid, box_size=SIZE),
         "auto_power, in memory": lambda: auto_power(tensor, SIZE),
         "reading the store": lambda: store.read("density"),
-        "spectra, from the store": lambda: sum_power([source], [products], Grid.of(store), run)[0],
+        "spectra, from the store": lambda: sum_power([source], [products], plan, run)[0],
     }
 
 

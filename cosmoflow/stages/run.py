@@ -133,12 +133,12 @@ class Plan:
 
     @property
     def details(self) -> dict[str, Any]:
-        """The further fields of the stage's own plan, but for hidden ones."""
+        """The further fields of the stage's own plan, as far as its repr shows them."""
         common = {one.name for one in fields(Plan)}
         return {
             one.name: getattr(self, one.name)
             for one in fields(self)
-            if one.name not in common and one.metadata.get("shown", True)
+            if one.name not in common and one.repr
         }
 
 
@@ -156,7 +156,7 @@ class UntypedPlan(Plan):
 
 def hidden() -> Any:
     """Return the default-less field of a plan that :attr:`Plan.details` leaves out."""
-    return field(kw_only=True, repr=False, metadata={"shown": False})
+    return field(kw_only=True, repr=False)
 
 
 def start_engine(

@@ -15,10 +15,11 @@ from cosmoflow.numerics.fourier import forward, linear_velocity
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.flows import stored as flows
-from cosmoflow.stages.flows.plan import plan_slabs
+from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.slabs import LinearTheory, add_flow
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
-from cosmoflow.stages.slabs import writing as slab_writing
+from cosmoflow.stages.slabs import transform
+from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import (
     WIENER,
@@ -169,17 +170,17 @@ def allow(run, memory):
 def test_less_memory_means_thinner_slabs(store, serial_run):
     fields = SETS["wiener"]
     plans = [
-        plan_slabs(store, fields, allow(serial_run(), (184 << 20) + kilobytes * 1000), None)
+        plan_flow(Grid.of(store), fields, allow(serial_run(), (184 << 20) + kilobytes * 1000))
         for kilobytes in (0, 60, 120, 10000)
     ]
-    planes = [plan.details["planes"] for plan, _ in plans]
+    planes = [plan.planes for plan in plans]
     assert planes == sorted(planes)
     # Shards of 12 planes cut in two: thinner slabs than 8 planes are never asked for.
     assert planes[0] == 6
     assert planes[-1] == SHARD
-    for plan, cut in plans:
-        assert sum(slab.stop - slab.start for slab in cut.slabs) == GRID
-        assert plan.tasks == 5 * len(cut.slabs) + 9
+    for plan in plans:
+        assert sum(slab.stop - slab.start for slab in plan.cut.planes) == GRID
+        assert plan.tasks == 5 * plan.slabs + 9
 
 
 def test_too_little_memory_is_refused_and_nothing_is_begun(store, serial_run):
@@ -193,7 +194,7 @@ def test_too_little_memory_is_refused_and_nothing_is_begun(store, serial_run):
 def test_what_a_failed_run_leaves_passes_for_nothing(store, serial_run, monkeypatch):
     """It dies while the last shards are written; the next run makes all of it."""
     wiener = make_filter("wiener-log")
-    real = slab_writing.write_task
+    real = transform.write_task
     calls = []
 
     def die(*arguments):
@@ -202,7 +203,7 @@ def test_what_a_failed_run_leaves_passes_for_nothing(store, serial_run, monkeypa
             raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(slab_writing, "write_task", die)
+    monkeypatch.setattr(transform, "write_task", die)
     for add in (add_linear, lambda *to: add_filtered(to[0], wiener, to[1])):
         with pytest.raises(MemoryError):
             add(store, serial_run())

@@ -83,7 +83,9 @@ def test_slabs_of_any_thickness_give_the_same(store, serial_run, thickness):
     source = Variable(store.url, "density", 1)
     products = Products((Term((0,)),), ((0, 0),), WaveBins.linear(GRID, SIZE))
     grid = Grid.of(store)
-    (found,) = sum_power([source], [products], grid, serial_run(), thickness=thickness)
+    run = serial_run()
+    plan = plan_power([source], grid, run, stage="spectra", thickness=thickness)
+    (found,) = sum_power([source], [products], plan, run)
     assert_power(found.power(), numpy_power(store.read("density"))[1])
 
 
@@ -91,17 +93,17 @@ def test_slabs_that_begin_with_groups_of_rows_give_the_same_bit_for_bit(store, s
     """Whatever memory there is, and so however thick slabs are: they are cut so."""
     source = Variable(store.url, "velocity", 3)
     products = Products((Term((0,)),), ((0, 0),), WaveBins.linear(GRID, SIZE), axis=2)
-    found = [
-        sum_power([source], [products], Grid.of(store), serial_run(), thickness=thickness)[0]
-        for thickness in (8, 16, 24)
-    ]
+    run, found = serial_run(), []
+    for thickness in (8, 16, 24):
+        plan = plan_power([source], Grid.of(store), run, stage="spectra", thickness=thickness)
+        found += sum_power([source], [products], plan, run)
     for other in found[1:]:
         np.testing.assert_array_equal(other.products, found[0].products)
         np.testing.assert_array_equal(other.k, found[0].k)
     for megabytes in (200, 300, 1000):
         run = allow(serial_run(), megabytes << 20)
-        _, cut = plan_power([source], Grid(256, 512.0, 128, 64), run, stage="spectra")
-        assert all(slab.start % ROWS == 0 for slab in cut.rows)
+        plan = plan_power([source], Grid(256, 512.0, 128, 64), run, stage="spectra")
+        assert all(slab.start % ROWS == 0 for slab in plan.cut.rows)
 
 
 @pytest.mark.parametrize("cells", [16, 100, 256, 1024])
@@ -121,7 +123,9 @@ def test_interlaced_pairs_are_joined_row_by_row(fields_store, serial_run, thickn
     stores = [FieldStore(fields_store(GRID, cell=CELL, shard=12, seed=seed).url) for seed in (1, 2)]
     products = Products((Term((0, 1), window=2),), ((0, 0),), WaveBins.linear(GRID, SIZE))
     sources = [Variable(one.url, "density", 1, offset=1.0) for one in stores]
-    (found,) = sum_power(sources, [products], Grid.of(stores[0]), serial_run(), thickness=thickness)
+    run = serial_run()
+    plan = plan_power(sources, Grid.of(stores[0]), run, stage="spectra", thickness=thickness)
+    (found,) = sum_power(sources, [products], plan, run)
     first, second = (fourier.forward(torch.from_numpy(s.read("density") - 1.0)) for s in stores)
     joined = join_interlaced(first, second)
     expected = sum_products([joined], [(0, 0)], WaveBins.linear(GRID, SIZE), windows=[2])
@@ -274,13 +278,13 @@ def test_less_memory_means_thinner_slabs_until_it_is_refused(serial_run):
     planes = []
     for gigabytes in (1, 2, 4, 8):
         run = allow(serial_run(), gigabytes << 30)
-        plan, cut = plan_power([source], grid, run, stage="spectra")
+        plan = plan_power([source], grid, run, stage="spectra")
         assert plan.worker_memory <= gigabytes << 30
-        planes.append(max(slab.stop - slab.start for slab in cut.planes))
+        planes.append(max(slab.stop - slab.start for slab in plan.cut.planes))
     assert planes == sorted(planes)
     # As much as one read decodes, and no more: other cores want slabs as well.
     assert planes[-1] == 64
-    plan, _ = plan_power([source], grid, allow(serial_run(), 1 << 28), stage="spectra")
+    plan = plan_power([source], grid, allow(serial_run(), 1 << 28), stage="spectra")
     assert plan.worker_memory > 1 << 28
 
 

@@ -8,15 +8,15 @@ from cosmoflow.config import load_settings
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.wiener import SETS
-from cosmoflow.stages.flows.plan import SLABS, cut_box, plan_slabs
+from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.run import Run, start_engine
-from cosmoflow.stages.slabs.plan import LEAST_PLANES, MOST_PARTS
+from cosmoflow.stages.slabs.plan import LEAST_PLANES, MOST_PARTS, SLABS, Grid
 
 GB = 1 << 30
 
 
 def box(grid, shard=128):
-    return SimpleNamespace(grid=grid, shard=shard)
+    return Grid(grid, float(grid), min(shard, grid), min(shard, grid))
 
 
 def cluster_run(memory, cores, allowed=None):
@@ -32,19 +32,19 @@ def cluster_run(memory, cores, allowed=None):
 @pytest.mark.parametrize("grid", [1024, 2048, 4096])
 @pytest.mark.parametrize("node", [8 * GB, 16 * GB, 64 * GB])
 def test_slabs_are_neither_thin_nor_many(name, grid, node):
-    plan, cut = plan_slabs(box(grid), SETS[name], cluster_run(node, 16), None)
-    assert plan.details["planes"] >= LEAST_PLANES
-    assert cut.parts <= MOST_PARTS
-    assert plan.details["planes"] <= grid // SLABS
+    plan = plan_flow(box(grid), SETS[name], cluster_run(node, 16))
+    assert plan.planes >= LEAST_PLANES
+    assert plan.parts <= MOST_PARTS
+    assert plan.planes <= grid // SLABS
 
 
 def test_memory_is_that_of_the_cluster():
     """And not that of the machine on which the command is given."""
     plans = [
-        plan_slabs(box(2048), SETS["wiener"], cluster_run(memory, cores), None)[0]
+        plan_flow(box(2048), SETS["wiener"], cluster_run(memory, cores))
         for memory, cores in ((64 * GB, 16), (256 * GB, 16), (256 * GB, 4))
     ]
-    planes = [plan.details["planes"] for plan in plans]
+    planes = [plan.planes for plan in plans]
     assert planes == sorted(set(planes))
     # Every core of such a node has what its worker needs.
     assert plans[0].worker_memory <= 4 * GB
@@ -54,7 +54,7 @@ def test_memory_is_that_of_the_cluster():
 def test_settings_may_allow_less_and_never_more_than_there_is():
     def planes(allowed):
         run = cluster_run(64 * GB, 1, allowed)
-        return plan_slabs(box(2048), SETS["wiener"], run, None)[0].details["planes"]
+        return plan_flow(box(2048), SETS["wiener"], run).planes
 
     assert planes(3 * GB) < planes(8 * GB) <= planes(None) == planes(1024 * GB)
 
@@ -63,7 +63,7 @@ def test_settings_may_allow_less_and_never_more_than_there_is():
 def test_a_box_too_large_for_any_slab_is_refused(allowed):
     """Rather than cut into slabs of single planes, whose parts nobody could count."""
     run = cluster_run((5 if allowed is None else 64) * GB, 4, allowed)
-    plan, _ = plan_slabs(box(4096), SETS["wiener"], run, None)
+    plan = plan_flow(box(4096), SETS["wiener"], run)
     assert plan.worker_memory > 5 * GB
     with pytest.raises(ConfigError, match="more memory than there is") as caught:
         start_engine(run, plan, remedy="more memory for a worker")
@@ -72,16 +72,17 @@ def test_a_box_too_large_for_any_slab_is_refused(allowed):
 
 @pytest.mark.parametrize("name", SETS)
 def test_parts_are_those_of_the_graph(name):
-    from cosmoflow.stages.flows.slabs import Work, build_graph
+    from cosmoflow.stages.flows.slabs import Flow, build_graph
 
-    cut = cut_box(box(20, shard=8), SETS[name], 3)
     source = SimpleNamespace(fields=SETS[name])
-    graph = build_graph(Work("", 20.0, 1.0, source, cut), None, print)
-    assert cut.parts == sum(graph.parts.values())
+    plan = plan_flow(box(20, shard=8), SETS[name], cluster_run(GB, 4), thickness=3)
+    graph = build_graph(Flow("", 20.0, 1.0, source), plan, None, print)
+    assert plan.parts == sum(graph.parts.values())
+    assert plan.tasks == sum(isinstance(key[0], str) for key in graph.tasks)
 
 
 def test_small_grids_and_shards_are_slabs_themselves():
     run = cluster_run(GB, 4)
-    assert len(plan_slabs(box(6, shard=128), SETS["wiener"], run, None)[1].slabs) == 1
+    assert plan_flow(box(6, shard=128), SETS["wiener"], run).slabs == 1
     # Thirty-two shards of four planes: no slab lies in two of them.
-    assert len(plan_slabs(box(128, shard=4), SETS["wiener"], run, None)[1].slabs) == 32
+    assert plan_flow(box(128, shard=4), SETS["wiener"], run).slabs == 32

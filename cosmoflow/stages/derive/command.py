@@ -15,15 +15,9 @@ from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.numerics.exact_sums import ExactSum
-from cosmoflow.stages.derive.plan import Work, check_work, plan_work
+from cosmoflow.stages.derive.plan import BlockPlan, Work, check_work, plan_work
 from cosmoflow.stages.derive.recipes import derive_block, derive_box, recipe_of
-from cosmoflow.stages.derive.slabs import (
-    DerivedShards,
-    SlabWork,
-    build_slabs,
-    plan_slabs,
-    whole_bars,
-)
+from cosmoflow.stages.derive.slabs import DerivedShards, SlabPlan, build_slabs, plan_slabs
 from cosmoflow.stages.flows.stored import check_flows, identify_flows
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, examine, format_share, rests_on_fill
@@ -62,23 +56,21 @@ IN_MEMORY, IN_SLABS = "memory", "slabs"
 def plan_derive(fields: str, names: Sequence[str], run: Run) -> Plan:
     """Say what :func:`derive` would do."""
     store = FieldStore(fields)
-    return _plan(store, check_work(store, names, run.settings.derive), run)[0]
+    return _plan(store, check_work(store, names, run.settings.derive), run)
 
 
 def _plan(
     store: FieldStore, work: Work, run: Run, begun: str | None = None
-) -> tuple[Plan, SlabWork | None]:
+) -> BlockPlan | SlabPlan:
     """Plan the work: in slabs, if it takes transforms of a box that one process has no room for.
 
-    A run that goes on does as it began: the two ways differ by the rounding of float32.
+    A resumed run does as it began: the two ways differ by the rounding of float32.
     """
     plan = plan_work(store, work)
-    if begun == IN_MEMORY:
-        return plan, None
-    if not work.spectral or (plan.worker_memory <= memory_here(run) and begun != IN_SLABS):
-        return plan, None
-    slab_plan, slabs = plan_slabs(store, work, run)
-    return (slab_plan, slabs) if slabs.fields else (plan, None)
+    fits = plan.worker_memory <= memory_here(run) and begun != IN_SLABS
+    if begun == IN_MEMORY or not work.spectral or fits:
+        return plan
+    return plan_slabs(store, work, run) or plan
 
 
 def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) -> xr.Dataset:
@@ -127,10 +119,11 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
     work = check_work(store, names, run.settings.derive)
     check_contents(store, [name for name, _ in work.inputs], run)
     begun = begun_config(out).get("transforms") if run.existing == "resume" else None
-    plan, slabs = _plan(store, work, run, begun)
+    plan = _plan(store, work, run, begun)
+    in_slabs = isinstance(plan, SlabPlan)
     config = {"derive": work.config.model_dump(mode="json"), "fields": list(work.names)}
     if work.spectral:
-        config["transforms"] = IN_MEMORY if slabs is None else IN_SLABS
+        config["transforms"] = IN_SLABS if in_slabs else IN_MEMORY
     painting = painting_of(store)
     flows = identify_flows(store, (name for name, _ in work.inputs))
     sampling, notes = _sampling(store, work, run)
@@ -155,7 +148,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         if work.spectral
         else "a smaller derive.shard, fewer fields at once or a smaller radius",
         # Transforms of one box in memory are one task: Ray would not make it faster.
-        cpu_seconds=0.0 if work.spectral and slabs is None else None,
+        cpu_seconds=0.0 if work.spectral and not in_slabs else None,
     )
     blocks = grid_blocks(store.grid, work.shard)
     with claiming(out, run) as claim:
@@ -171,8 +164,8 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         )
         todo = np.flatnonzero(~finished).tolist()
         digest = metadata.provenance["digest"]
-        if todo and slabs is not None:
-            _derive_slabs(slabs, out, digest, todo, engine, plan, run, claim)
+        if todo and isinstance(plan, SlabPlan):
+            _derive_slabs(plan, out, digest, todo, engine, run, claim)
         else:
             done = len(blocks) - len(todo)
             progress = Progress(run.listener, "derive", len(blocks), "shards", done, claim=claim)
@@ -213,27 +206,20 @@ def _sampling(store: FieldStore, work: Work, run: Run) -> tuple[Sampling | None,
 
 
 def _derive_slabs(
-    slabs: SlabWork,
-    out: str,
-    digest: str,
-    todo: list[int],
-    engine: Engine,
-    plan: Plan,
-    run: Run,
-    claim: Claim,
+    plan: SlabPlan, out: str, digest: str, todo: list[int], engine: Engine, run: Run, claim: Claim
 ) -> None:
-    background = _NO_BACKGROUND
-    if slabs.work.needs_background:
+    work, background = plan.work, _NO_BACKGROUND
+    if work.needs_background:
         first = TaskGraph()
-        _add_background(first, slabs.work, grid_blocks(slabs.grid, slabs.work.shard))
+        _add_background(first, work, grid_blocks(plan.grid, work.shard))
         first.outputs.append(("background", 0))
         background = engine.run(first)["background", 0]
-    writer = DerivedShards(slabs, out, digest, background)
+    writer = DerivedShards(work, out, digest, background)
 
     def build(tell: Tell) -> TaskGraph:
-        return build_slabs(slabs, writer, todo, tell)
+        return build_slabs(plan, writer, todo, tell)
 
-    left = replace(plan, tasks=plan.tasks - len(whole_bars(slabs, todo)))
+    left = replace(plan, tasks=plan.tasks - len(plan.skipped(todo)))
     run_graph(build, engine, left, run, lambda key, result: claim.check())
 
 

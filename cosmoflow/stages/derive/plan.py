@@ -1,4 +1,4 @@
-"""What `derive` is asked for, checked, and what it needs."""
+"""Validated requests of `derive`, and what they take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.smoothing import NARROWEST, gaussian_reach
 from cosmoflow.stages.derive.recipes import recipe_of
-from cosmoflow.stages.run import Plan, UntypedPlan
+from cosmoflow.stages.run import Plan
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.variables import count_parts
 
@@ -132,8 +132,45 @@ def _check_smoothing(store: FieldStore, smoothed: bool, config: DeriveConfig) ->
     return gaussian_reach(radius, cell)
 
 
-def plan_work(store: FieldStore, work: Work) -> Plan:
-    """Count tasks and bytes."""
+@dataclass(frozen=True)
+class DerivePlan(Plan):
+    """The plan of a derivation.
+
+    Parameters
+    ----------
+    fields : list of str
+        The fields.
+    method : str
+        ``difference`` or ``spectral``.
+    smoothing : float or None
+        Radius of the Gaussian, Mpc/h.
+    grid, shard, shards : int
+        Cells per axis of the box and of a shard, and number of shards.
+    """
+
+    fields: list[str]
+    method: str
+    smoothing: float | None
+    grid: int
+    shard: int
+    shards: int
+
+
+@dataclass(frozen=True)
+class BlockPlan(DerivePlan):
+    """The plan of a derivation by shards, or of the whole box in memory.
+
+    Parameters
+    ----------
+    halo : int
+        Cells around a shard that its task reads too.
+    """
+
+    halo: int
+
+
+def plan_work(store: FieldStore, work: Work) -> BlockPlan:
+    """Plan the work shard by shard, or in one task if it is spectral."""
     cells = store.grid**3
     shards = len(grid_blocks(store.grid, work.shard))
     sums = shards + 1 if work.needs_background else 0
@@ -143,7 +180,7 @@ def plan_work(store: FieldStore, work: Work) -> Plan:
     per_cell = 2e-7 * (read + work.parts)
     if not work.spectral:
         per_cell += 1e-8 * smoothed * work.halo
-    return UntypedPlan(
+    return BlockPlan(
         stage="derive",
         tasks=sums + (1 if work.spectral else shards),
         unit="tasks",
@@ -151,15 +188,13 @@ def plan_work(store: FieldStore, work: Work) -> Plan:
         read=4 * (haloed * read + (4 * cells if sums else 0)),
         written=4 * cells * work.parts,
         cpu_seconds=cells * per_cell,
-        entries={
-            "fields": list(work.names),
-            "method": work.config.method,
-            "smoothing": work.config.smoothing,
-            "grid": store.grid,
-            "shard": work.shard,
-            "shards": shards,
-            "halo": work.halo,
-        },
+        fields=list(work.names),
+        method=work.config.method,
+        smoothing=work.config.smoothing,
+        grid=store.grid,
+        shard=work.shard,
+        shards=shards,
+        halo=work.halo,
     )
 
 

@@ -1,12 +1,12 @@
 """Spectral derivatives and smoothing of boxes larger than memory: filters between two transforms.
 
-    planes ─▶ filter ─▶ join ─▶ write
-
-Every variable is transformed once, whatever is made of it.
+Every variable is transformed once, whatever is made of it
+(:mod:`cosmoflow.stages.slabs.transform`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,24 +18,18 @@ from torch import Tensor
 from cosmoflow.engine import TaskGraph
 from cosmoflow.numerics import calculus, deformation, slabs
 from cosmoflow.numerics.blocks import Block, grid_blocks
-from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
-from cosmoflow.numerics.slabs import Modes, Parts, RowWaves, block_bytes, cut_axis
-from cosmoflow.stages.derive.plan import Work
+from cosmoflow.numerics.slabs import RowWaves, block_bytes
+from cosmoflow.stages.costs import DERIVE_NUMBER
+from cosmoflow.stages.derive.plan import DerivePlan, Work
 from cosmoflow.stages.derive.recipes import derive_block, recipe_of
-from cosmoflow.stages.run import Plan, Run, Tell, UntypedPlan
-from cosmoflow.stages.slabs.plan import OVERHEAD, least_thickness, memory_allowed
+from cosmoflow.stages.run import Run, Tell
+from cosmoflow.stages.slabs.plan import Cut, Grid, plan_cut, shard_bars
 from cosmoflow.stages.slabs.sources import Variable
-from cosmoflow.stages.slabs.writing import add_writes, shard_bars
+from cosmoflow.stages.slabs.transform import SlabGraph
 from cosmoflow.storage.fields import FieldStore, write_block
 from cosmoflow.storage.variables import count_parts
 from cosmoflow.units import SMOOTHED
 
-_WANTED_PLANES = 16
-_BLOCKS = 24
-"""Blocks of modes that a task has in hand of each field."""
-_ENCODING = 5.5
-"""A shard as it is joined, and as it is encoded, in shards."""
-_SECONDS_PER_NUMBER = 4e-8
 _TRAVELLING = {"divergence": 1, "vorticity": 3, "velocity_shear": 6}
 
 
@@ -96,37 +90,74 @@ class Filtered:
 
 
 @dataclass(frozen=True, slots=True)
-class SlabWork:
-    """What the tasks know.
+class Filters:
+    """The filtered fields of a derivation, one after the other.
 
     Parameters
     ----------
-    work : Work
-        What is derived, from what.
-    box_size : float
-        Mpc/h.
-    grid : int
-        Cells per axis.
-    planes : tuple of slice
-        The slabs, along x and along y.
+    fields : tuple of Filtered
+        The fields.
     """
 
-    work: Work
-    box_size: float
-    grid: int
-    planes: tuple[slice, ...]
+    fields: tuple[Filtered, ...]
+
+    @classmethod
+    def of(cls, work: Work) -> Filters:
+        """Return the fields that are not made cell by cell."""
+        found = (Filtered.of(name, work.config.smoothing) for name in work.names)
+        return cls(tuple(one for one in found if one is not None))
 
     @property
-    def fields(self) -> list[Filtered]:
-        """What is filtered."""
-        found = (Filtered.of(name, self.work.config.smoothing) for name in self.work.names)
-        return [one for one in found if one is not None]
+    def sources(self) -> list[str]:
+        """The variables that are transformed."""
+        return sorted({one.source for one in self.fields})
 
     @property
-    def sources(self) -> list[Variable]:
-        """What is transformed."""
-        names = sorted({one.source for one in self.fields})
-        return [Variable(self.work.fields, name, count_parts(name)) for name in names]
+    def travelling(self) -> int:
+        """Number of products that are transformed back."""
+        return sum(field.travelling for field in self.fields)
+
+    @property
+    def parts(self) -> int:
+        """Numbers of a cell of all fields."""
+        return sum(count_parts(field.name) for field in self.fields)
+
+    def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
+        """Yield the products of the modes of all sources."""
+        for field in self.fields:
+            yield from field.multiply(modes[self.sources.index(field.source)], waves)
+
+    def finish(self, products: Tensor) -> Iterator[Tensor]:
+        """Yield the components of all fields."""
+        first = 0
+        for field in self.fields:
+            own = slabs.inverse_planes(products[first : first + field.travelling])
+            first += field.travelling
+            yield from field.finish(own)
+
+
+@dataclass(frozen=True)
+class SlabPlan(DerivePlan):
+    """The plan of a derivation in slabs.
+
+    Parameters
+    ----------
+    slabs : int
+        Number of slabs.
+    work : Work
+        What is derived.
+    cut : Cut
+        The slabs.
+    """
+
+    slabs: int
+    work: Work = dataclasses.field(repr=False)
+    cut: Cut = dataclasses.field(repr=False)
+
+    def skipped(self, todo: Sequence[int]) -> frozenset[int]:
+        """Return the bars of shards along z, each written by one task, that hold nothing to do."""
+        bars = len(shard_bars(self.cut.grid))
+        return frozenset(range(bars**2)) - {shard // bars for shard in todo}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +166,7 @@ class DerivedShards:
 
     Parameters
     ----------
-    work : SlabWork
+    work : Work
         What is derived.
     out, digest : str
         The store that is written, and the run that writes it.
@@ -143,139 +174,79 @@ class DerivedShards:
         Mean momentum over mean density, km/s.
     """
 
-    work: SlabWork
+    work: Work
     out: str
     digest: str
     background: tuple[float, float, float]
 
     def write(self, values: NDArray[np.float32], block: Block) -> None:
         """Write one shard, given the filtered fields one after the other."""
-        own = self.work.work
+        store, work = FieldStore(self.work.fields), self.work
         found: dict[str, NDArray[np.float32]] = {}
         first = 0
-        for field in self.work.fields:
+        for field in Filters.of(work).fields:
             count = count_parts(field.name)
             part = values[first : first + count]
             found[field.name] = part if count > 1 else part[0]
             first += count
-        others = [name for name in own.names if name not in found]
-        if others:
-            store = FieldStore(own.fields)
+        if others := [name for name in work.names if name not in found]:
             found |= derive_block(store, block, others, None, self.background)
-        shard = grid_blocks(self.work.grid, own.shard).index(block)
+        shard = grid_blocks(store.grid, work.shard).index(block)
         write_block(self.out, block, shard, found, digest=self.digest)
 
 
-def plan_slabs(store: FieldStore, work: Work, run: Run) -> tuple[Plan, SlabWork]:
-    """Choose the slabs, and say what deriving fields in them takes."""
-    whole = SlabWork(work, store.metadata.box_size, store.grid, ())
-    plane = block_bytes(store.grid)
-    sources = sum(source.components for source in whole.sources)
-    travelling = sum(field.travelling for field in whole.fields)
-    parts = sum(count_parts(field.name) for field in whole.fields)
-    # Planes are held as they are read and as their modes; products as they travel, and joined.
-    most = max(2 * max(source.components for source in whole.sources), travelling, parts)
-    blocks = _BLOCKS * max(plane, BLOCK_BYTES_CPU) * max(sources, travelling) // 3
-    room = (memory_allowed(run) - OVERHEAD - blocks) // (2 * most * plane)
-    fields = len(whole.sources) + 1
-    least = least_thickness(
-        min(work.shard, store.grid), lambda planes: fields * (-(-store.grid // planes)) ** 2
+def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
+    """Choose the slabs, and say what deriving fields in them takes; None if nothing is filtered."""
+    filters, grid = Filters.of(work), Grid.of(store, work.shard)
+    if not filters.fields:
+        return None
+    components = [count_parts(name) for name in filters.sources]
+    numbers, bars = sum(components), len(shard_bars(grid))
+    cut, memory = plan_cut(
+        grid,
+        run,
+        # Planes are held as they are read and as their modes; products as they travel, and joined.
+        held=max(2 * max(components), filters.travelling, filters.parts),
+        handled=max(numbers, filters.travelling),
+        written=work.parts,
+        count_parts=lambda slabs: (len(components) + 1) * slabs**2,
     )
-    thickness = max(least, min(room, max(store.grid // 16, _WANTED_PLANES)))
-    slab = tuple(cut_axis(store.grid, work.shard, min(thickness, work.shard)))
-    thickest = max(one.stop - one.start for one in slab)
-    bars = len(shard_bars(store.grid, work.shard)) ** 2
-    writing = round(_ENCODING * 4 * work.parts * work.shard**3)
-    exchanged = (sources + travelling + parts) * plane * store.grid
-    cells = store.grid**3
-    plan = UntypedPlan(
+    slabs = len(cut.planes)
+    exchanged = (
+        (numbers + filters.travelling + filters.parts) * block_bytes(grid.cells) * grid.cells
+    )
+    return SlabPlan(
         stage="derive",
-        tasks=(len(whole.sources) + 2) * len(slab) + bars,
+        tasks=(len(components) + 2) * slabs + bars**2,
         unit="tasks",
-        worker_memory=OVERHEAD + max(writing, blocks + most * thickest * plane),
-        read=4 * cells * sources,
-        written=4 * cells * work.parts,
-        cpu_seconds=_SECONDS_PER_NUMBER * exchanged / 4,
+        worker_memory=memory,
+        read=4 * grid.cells**3 * numbers,
+        written=4 * grid.cells**3 * work.parts,
+        cpu_seconds=DERIVE_NUMBER * exchanged / 4,
         exchanged=exchanged,
-        entries={
-            "fields": list(work.names),
-            "method": work.config.method,
-            "smoothing": work.config.smoothing,
-            "grid": store.grid,
-            "shard": work.shard,
-            "shards": len(grid_blocks(store.grid, work.shard)),
-            "slabs": len(slab),
-        },
+        fields=list(work.names),
+        method=work.config.method,
+        smoothing=work.config.smoothing,
+        grid=grid.cells,
+        shard=work.shard,
+        shards=len(grid_blocks(grid.cells, work.shard)),
+        slabs=slabs,
+        work=work,
+        cut=cut,
     )
-    return plan, SlabWork(work, store.metadata.box_size, store.grid, slab)
 
 
 def build_slabs(
-    work: SlabWork, writer: DerivedShards, todo: Sequence[int], tell: Tell
+    plan: SlabPlan, writer: DerivedShards, todo: Sequence[int], tell: Tell
 ) -> TaskGraph:
     """Transform every variable, filter, transform back, and write the shards that are to do."""
-    graph = TaskGraph()
-    count, sources = len(work.planes), work.sources
-    bars = shard_bars(work.grid, work.work.shard)
-    for number in range(len(sources)):
-        for x in range(count):
-            key = ("planes", number * count + x)
-            graph.add(key, planes_task, work, number, x, tell, parts=count)
-    for y in range(count):
-        parts = (graph.part(("planes", index), y) for index in range(len(sources) * count))
-        graph.add(("filter", y), filter_task, work, y, tell, *parts, parts=count)
-    for x in range(count):
-        rows = (graph.part(("filter", y), x) for y in range(count))
-        graph.add(("join", x), join_task, work, x, tell, *rows, parts=len(bars))
-    done = whole_bars(work, todo)
-    add_writes(graph, "join", work.planes, work.grid, work.work.shard, writer, tell, skip=done)
-    return graph
-
-
-def whole_bars(work: SlabWork, todo: Sequence[int]) -> frozenset[int]:
-    """Return the bars of shards along z, each written by one task, that hold nothing to do."""
-    bars = len(shard_bars(work.grid, work.work.shard))
-    return frozenset(range(bars**2)) - {shard // bars for shard in todo}
-
-
-def planes_task(work: SlabWork, number: int, x: int, tell: Tell) -> list[Modes]:
-    """Read planes of a variable and transform them; return the part of every y-slab."""
-    source, slab = work.sources[number], work.planes[x]
-    shape = (source.components, slab.stop - slab.start, work.grid)
-    parts = slabs.forward_planes(source.blocks(slab), shape, work.planes)
-    tell(("planes", number * len(work.planes) + x))
-    return parts
-
-
-def filter_task(work: SlabWork, y: int, tell: Tell, *parts: Modes) -> list[Modes]:
-    """Make the products of some rows; return what gives them in x-slabs."""
-    each, fields = len(work.planes), work.fields
-    place = {source.name: index for index, source in enumerate(work.sources)}
-    handed = [parts[first : first + each] for first in range(0, len(parts), each)]
-
-    def multiply(modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
-        for field in fields:
-            yield from field.multiply(modes[place[field.source]], waves)
-
-    count = sum(field.travelling for field in fields)
-    waves = RowWaves(work.grid, work.box_size, work.planes[y])
-    result = slabs.filter_rows(handed, waves, work.planes, count, multiply)
-    tell(("filter", y))
-    return result
-
-
-def join_task(work: SlabWork, x: int, tell: Tell, *rows: Modes) -> list[NDArray[np.float32]]:
-    """Return the fields of planes, in parts as wide as shards along y."""
-    cells, fields = work.grid, work.fields
-    shape = (sum(count_parts(field.name) for field in fields), rows[0].shape[1], cells, cells)
-    parts = Parts(shape, -2, shard_bars(cells, work.work.shard), np.float32)
-    for own, travelled in slabs.join_rows(rows):
-        first = place = 0
-        for field in fields:
-            products = slabs.inverse_planes(travelled[first : first + field.travelling])
-            first += field.travelling
-            for component in field.finish(products):
-                parts.put((place, own), component)
-                place += 1
-    tell(("join", x))
-    return parts.arrays
+    build, filters = SlabGraph(plan.cut, tell), Filters.of(plan.work)
+    variables = [Variable(plan.work.fields, name, count_parts(name)) for name in filters.sources]
+    fields = [
+        handed
+        for number, variable in enumerate(variables)
+        for handed in build.planes(variable.fields, number=number)
+    ]
+    products = build.products(filters.multiply, filters.travelling, fields, "filter")
+    build.write(filters.finish, filters.parts, products, "join", writer, skip=plan.skipped(todo))
+    return build.graph

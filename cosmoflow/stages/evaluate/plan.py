@@ -14,13 +14,13 @@ from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.evaluate.linear import fits_in_memory, lacking
 from cosmoflow.stages.evaluate.tasks import BlockTask, PatchTask, PlaneTask, SubboxTask, Task
-from cosmoflow.stages.flows.plan import plan_slabs
+from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES
 from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.run import Plan, Run, UntypedPlan
 from cosmoflow.stages.slabs.plan import Grid, memory_allowed
 from cosmoflow.stages.slabs.sources import Derived
-from cosmoflow.stages.spectra.plan import plan_power
+from cosmoflow.stages.spectra import PowerPlan, plan_power
 from cosmoflow.units import format_bytes
 
 BLOCK_CELLS = 256
@@ -138,9 +138,9 @@ def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
     if missing and fits_in_memory(true, run):
         linear = "made in memory"
     elif missing:
-        part, _ = plan_slabs(true, ("contrast",), run, None)
-        memory["linear theory"] = part.worker_memory
-        exchanged, linear = max(exchanged, part.exchanged), "made slab by slab"
+        flow = plan_flow(Grid.of(true), ("contrast",), run)
+        memory["linear theory"] = flow.worker_memory
+        exchanged, linear = max(exchanged, flow.exchanged), "made slab by slab"
     plan = UntypedPlan(
         stage="evaluate",
         tasks=tasks,
@@ -189,13 +189,13 @@ def _block_cells(inputs: Inputs, run: Run) -> int:
     return next((side for side in sides if block_memory(inputs, side) <= room), sides[-1])
 
 
-def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[Plan]:
+def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[PowerPlan]:
     """Return the plans of the transforms of each field that the box's spectra need."""
     grid = Grid.of(inputs.true)
     readers = inputs.readers(methods).values()
     fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES)
     sources = ([Derived(one, grid.cell_size, field) for one in readers] for field in fields)
-    return [plan_power(some, grid, run, stage="evaluate")[0] for some in sources]
+    return [plan_power(some, grid, run, stage="evaluate") for some in sources]
 
 
 def _driver_memory(inputs: Inputs, cut: Cut, methods: int, linear: str) -> int:

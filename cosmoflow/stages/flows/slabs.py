@@ -1,9 +1,10 @@
-"""Global velocities of boxes larger than memory: transforms in slabs that tasks hand to each other.
+"""Global velocities of boxes larger than memory.
 
-    planes ─▶ (tide ─▶ squares ─▶) flow ─▶ velocity ─▶ write
+    density ─▶ fields ─▶ (tide ─▶ squares ─▶) flow ─▶ velocity ─▶ write
 
-Tasks of x-slabs (planes, squares, velocity) and of y-slabs (tide, flow) alternate; each hands every
-task of the next kind its part. Last, the tasks that write join what x-slabs have of whole shards.
+The fields of the source are transformed in slabs (:mod:`cosmoflow.stages.slabs.transform`). Squares
+take a round of their own: the smoothed contrast and its tide come back to real space, are squared,
+and are transformed again.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from functools import partial
+from typing import ClassVar, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.engine import Key, TaskGraph
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block
-from cosmoflow.numerics.slabs import Modes, Parts, RowWaves
+from cosmoflow.numerics.slabs import Modes, RowWaves
 from cosmoflow.numerics.wiener import FIELDS, SQUARE_RADIUS, add_squares
 from cosmoflow.stages.flows.checks import is_finite, is_physical, refuse_density, refuse_flow
-from cosmoflow.stages.flows.plan import Cut, plan_slabs
+from cosmoflow.stages.flows.plan import FlowPlan, plan_flow
 from cosmoflow.stages.run import Run, Tell, run_graph, start_engine
-from cosmoflow.stages.slabs.writing import add_writes, shard_bars
+from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.transform import Fields, SlabGraph
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import FlowArray
@@ -64,38 +65,6 @@ class LinearTheory:
 
 def _window(squared: Tensor, radius: float) -> Tensor:
     return torch.exp(squared * (-0.5 * radius**2))
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What the tasks know.
-
-    Parameters
-    ----------
-    url : str
-        Of the fields store.
-    box_size : float
-        Mpc/h.
-    rate : float
-        ``f a H``, km/s per Mpc/h.
-    source : FlowSource
-        Of the velocity.
-    cut : Cut
-        The slabs, and the fields that are made in them.
-    model : str or None
-        Name or URL of the model that the source is of, for errors.
-    """
-
-    url: str
-    box_size: float
-    rate: float
-    source: FlowSource
-    cut: Cut
-    model: str | None = None
-
-    def waves(self, index: int) -> RowWaves:
-        """Return the wavenumbers of a y-slab."""
-        return RowWaves(self.cut.grid, self.box_size, self.cut.slabs[index])
 
 
 def add_flow(
@@ -143,9 +112,9 @@ def add_flow(
         A worker would need more memory than it may have.
     """
     store.require("density")
-    plan, cut = plan_slabs(store, source.fields, run, thickness)
+    plan = plan_flow(Grid.of(store), source.fields, run, thickness)
     engine = start_engine(run, plan, remedy="more memory for a worker")
-    work = Work(store.url, store.metadata.box_size, rate, source, cut, model)
+    flow = Flow(store.url, store.metadata.box_size, rate, source, model)
 
     def note(key: Key, result: None) -> None:
         # Not when a task tells: that comes in a thread where an error would stop nothing.
@@ -153,132 +122,111 @@ def add_flow(
             claim.check()
 
     with adding as array:
-        run_graph(lambda tell: build_graph(work, array, tell), engine, plan, run, note)
+        run_graph(lambda tell: build_graph(flow, plan, array, tell), engine, plan, run, note)
         check()
 
 
-def build_graph(work: Work, array: FlowArray, tell: Tell) -> TaskGraph:
+def build_graph(flow: Flow, plan: FlowPlan, array: FlowArray, tell: Tell) -> TaskGraph:
     """Make the fields of the source, sum them to the source of the flow, and write the flow."""
-    graph, cut = TaskGraph(), work.cut
-    indices = range(len(cut.slabs))
-    # Of every field, what each y-slab is handed by all x-slabs.
-    handed: dict[str, list[list[Any]]] = {}
-
-    def hand(name: str, fields: Sequence[str]) -> None:
-        for number, field in enumerate(fields):
-            first = number * len(indices)
-            handed[field] = [[graph.part((name, x), first + y) for x in indices] for y in indices]
-
-    for x in indices:
-        parts = len(cut.pointwise) * len(indices)
-        graph.add(("planes", x), planes_task, work, x, tell, parts=parts)
-    hand("planes", cut.pointwise)
-    if cut.squares:
-        for y in indices:
-            contrast = handed["contrast"][y]
-            graph.add(("tide", y), tide_task, work, y, tell, *contrast, parts=len(indices))
-        for x in indices:
-            tides = (graph.part(("tide", y), x) for y in indices)
-            parts = len(cut.squares) * len(indices)
-            graph.add(("squares", x), squares_task, work, x, tell, *tides, parts=parts)
-        hand("squares", cut.squares)
-    for y in indices:
-        fields = (part for name in work.source.fields for part in handed[name][y])
-        graph.add(("flow", y), flow_task, work, y, tell, *fields, parts=len(indices))
-    bars = shard_bars(cut.grid, cut.shard)
-    for x in indices:
-        flows = (graph.part(("flow", y), x) for y in indices)
-        graph.add(("velocity", x), velocity_task, work, x, tell, *flows, parts=len(bars))
-    add_writes(graph, "velocity", cut.slabs, cut.grid, cut.shard, array, tell)
-    return graph
+    build, fields = SlabGraph(plan.cut, tell), plan.fields
+    handed = build.planes(partial(flow.pointwise, fields.pointwise), len(fields.pointwise))
+    found = dict(zip(fields.pointwise, handed, strict=True))
+    if fields.squares:
+        squares = Squares(fields.squares, flow.box_size)
+        tides = build.products(squares.multiply, fields.travelling, [found["contrast"]], "tide")
+        handed = build.planes(squares.fields, len(fields.squares), "squares", products=tides)
+        found |= zip(fields.squares, handed, strict=True)
+    sources = [found[name] for name in flow.source.fields]
+    flows = build.products(flow.multiply, 2, sources, "flow")
+    build.write(flow.velocity, 3, flows, "velocity", array)
+    return build.graph
 
 
-def planes_task(work: Work, x: int, tell: Tell) -> list[Modes]:
-    """Read planes of the density; return the parts of the fields that each cell gives."""
-    cut = work.cut
-    slab = cut.slabs[x]
-    planes = slab.stop - slab.start
-    block = Block((slab.start, 0, 0), (planes, cut.grid, cut.grid))
-    density = torch.from_numpy(FieldStore(work.url).read_block("density", block))
-    parts: list[Modes] = []
-    for name in cut.pointwise:
-        fields = (
-            (own, FIELDS[name](density[own], work.box_size))
-            for own in slabs.plane_blocks(planes, cut.grid)
-        )
-        parts += slabs.forward_planes(fields, (planes, cut.grid), cut.slabs)
-    tell(("planes", x))
-    return parts
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """The squares of the smoothed contrast and of its tide.
 
+    Parameters
+    ----------
+    names : tuple of str
+        ``squared_contrast``, ``squared_tide``, or both.
+    box_size : float
+        Mpc/h.
+    """
 
-def tide_task(work: Work, y: int, tell: Tell, *contrast: Modes) -> list[Modes]:
-    """Smooth the rows of the contrast; return what gives their squares in x-slabs."""
-    cut = work.cut
+    names: tuple[str, ...]
+    box_size: float
 
-    def multiply(modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
+    def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
+        """Smooth the modes of the contrast; yield what gives the squares."""
         smoothed = modes[0] * _window(waves.squared(), SQUARE_RADIUS)
-        if "squared_contrast" in cut.squares:
+        if "squared_contrast" in self.names:
             yield smoothed
-        if "squared_tide" in cut.squares:
+        if "squared_tide" in self.names:
             yield from slabs.tide_rows(smoothed, waves)
 
-    parts = slabs.filter_rows([contrast], work.waves(y), cut.slabs, cut.travelling, multiply)
-    tell(("tide", y))
-    return parts
+    def fields(self, x: slice, *products: Modes) -> Fields:
+        """Yield each square and its planes."""
+        make = {"squared_contrast": self._contrast, "squared_tide": self._tide}
+        for name in self.names:
+            yield (), ((own, make[name](one)) for own, one in slabs.join_rows(products))
+
+    def _contrast(self, products: Tensor) -> Tensor:
+        return slabs.inverse_planes(products[0]).square_()
+
+    def _tide(self, products: Tensor) -> Tensor:
+        _, planes, cells, _ = products.shape
+        total = torch.zeros((planes, cells, cells))
+        return add_squares(total, slabs.tide_planes(products[-3:], self.box_size))
 
 
-def squares_task(work: Work, x: int, tell: Tell, *tides: Modes) -> list[Modes]:
-    """Return the parts of the squares of the smoothed contrast and of its tide."""
-    cut = work.cut
-    shape = (tides[0].shape[1], cut.grid)
-    make = {"squared_contrast": _squared_contrast, "squared_tide": _squared_tide}
-    parts: list[Modes] = []
-    for name in cut.squares:
-        fields = ((own, make[name](one, work.box_size)) for own, one in slabs.join_rows(tides))
-        parts += slabs.forward_planes(fields, shape, cut.slabs)
-    tell(("squares", x))
-    return parts
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The velocity of a source, refused where it is not finite or faster than light.
 
+    Parameters
+    ----------
+    url : str
+        URL of the fields store.
+    box_size : float
+        Mpc/h.
+    rate : float
+        ``f a H``, km/s per Mpc/h.
+    source : FlowSource
+        Source of the velocity.
+    model : str or None
+        Name or URL of the model that the source belongs to, for errors.
+    """
 
-def _squared_contrast(travelled: Tensor, box_size: float) -> Tensor:
-    return slabs.inverse_planes(travelled[0]).square_()
+    url: str
+    box_size: float
+    rate: float
+    source: FlowSource
+    model: str | None = None
 
+    def pointwise(self, names: Sequence[str], x: slice) -> Fields:
+        """Yield fields that follow from the density of each cell; it is read once for all."""
+        store, planes = FieldStore(self.url), x.stop - x.start
+        block = Block((x.start, 0, 0), (planes, store.grid, store.grid))
+        density = torch.from_numpy(store.read_block("density", block))
+        for name in names:
+            blocks = slabs.plane_blocks(planes, store.grid)
+            yield (), ((own, FIELDS[name](density[own], self.box_size)) for own in blocks)
 
-def _squared_tide(travelled: Tensor, box_size: float) -> Tensor:
-    _, planes, cells, _ = travelled.shape
-    total = torch.zeros((planes, cells, cells))
-    return add_squares(total, slabs.tide_planes(travelled[-3:], box_size))
-
-
-def flow_task(work: Work, y: int, tell: Tell, *parts: Modes) -> list[Modes]:
-    """Sum the rows of the fields to the source of the flow; return what gives it in x-slabs."""
-    each = len(work.cut.slabs)
-    fields = [parts[first : first + each] for first in range(0, len(parts), each)]
-
-    def multiply(modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
-        source = work.source.combine(modes, waves.squared()).mul_(work.rate)
+    def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
+        """Sum the modes of the fields to the source; return what gives the velocity."""
+        source = self.source.combine(modes, waves.squared()).mul_(self.rate)
         # No task writes before all of these are done: what is refused here leaves no shard.
         if not is_finite(source):
-            for name, found in zip(work.source.fields, modes, strict=True):
+            for name, found in zip(self.source.fields, modes, strict=True):
                 if not is_finite(found):
-                    raise refuse_density(name, work.url)
-            raise refuse_flow(work.source, work.rate, work.url, work.model)
+                    raise refuse_density(name, self.url)
+            raise refuse_flow(self.source, self.rate, self.url, self.model)
         return slabs.gradient_rows(source, waves)
 
-    flows = slabs.filter_rows(fields, work.waves(y), work.cut.slabs, 2, multiply)
-    tell(("flow", y))
-    return flows
-
-
-def velocity_task(work: Work, x: int, tell: Tell, *flows: Modes) -> list[NDArray[np.float32]]:
-    """Return the velocity of planes, in parts as wide as shards along y."""
-    cells = work.cut.grid
-    shape = (3, flows[0].shape[1], cells, cells)
-    parts = Parts(shape, -2, shard_bars(cells, work.cut.shard), np.float32)
-    for own, travelled in slabs.join_rows(flows):
-        for axis, component in slabs.gradient_planes(travelled, work.box_size):
+    def velocity(self, products: Tensor) -> Iterator[Tensor]:
+        """Yield the components of the velocity, km/s."""
+        for _, component in slabs.gradient_planes(products, self.box_size):
             if not is_physical(component):
-                raise refuse_flow(work.source, work.rate, work.url, work.model)
-            parts.put((axis, own), component)
-    tell(("velocity", x))
-    return parts.arrays
+                raise refuse_flow(self.source, self.rate, self.url, self.model)
+            yield component

@@ -17,7 +17,7 @@ from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.inputs import Inputs
 from cosmoflow.stages.evaluate.plan import all_methods, power_plans
 from cosmoflow.stages.evaluate.plan import plan_work as plan_evaluation
-from cosmoflow.stages.flows.plan import plan_slabs
+from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import WIENER_BYTES
 from cosmoflow.stages.infer.layout import choose_layout
 from cosmoflow.stages.infer.plan import plan_work as plan_inference
@@ -38,7 +38,7 @@ from cosmoflow.stages.run import FREE_SHARE, Plan
 from cosmoflow.stages.simulate import plan_simulate
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Variable
-from cosmoflow.stages.spectra.plan import plan_power
+from cosmoflow.stages.spectra import plan_power
 from cosmoflow.stages.train.command import plan_training
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.particles import ROWS_PER_CHUNK, ROWS_PER_SHARD
@@ -172,9 +172,9 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan = Plan("flow", 1, "box", WIENER_BYTES * cells, 4 * cells, 12 * cells, 0.0)
         seconds, parts, cpus, width = cells * costs.FLOW_CELL, 0, USEFUL_CORES, 1
     else:
-        plan, cut = plan_slabs(fields, names, run, None)
-        seconds, parts = plan.exchanged / 4 * costs.FLOW_NUMBER, cut.parts
-        cpus, width = 1, len(cut.slabs)
+        plan = plan_flow(Grid.of(fields), names, run)
+        seconds, parts = plan.exchanged / 4 * costs.FLOW_NUMBER, plan.parts
+        cpus, width = 1, plan.slabs
     return Demand(
         plan,
         seconds,
@@ -222,14 +222,13 @@ def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
 def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     """Return what the power spectrum of the density takes."""
     fields = fields_of(settings)
-    grid = Grid(fields.grid, fields.metadata.box_size, min(fields.shard, fields.grid), fields.chunk)
     run = planned_run(settings, node, nodes)
-    plan, cut = plan_power([Variable("", "density", 1)], grid, run, stage="spectra")
+    plan = plan_power([Variable("", "density", 1)], Grid.of(fields), run, stage="spectra")
     return Demand(
         plan,
         fields.grid**3 * costs.SPECTRA_NUMBER,
-        width=min(len(cut.planes), len(cut.rows)),
-        parts=len(cut.planes) * len(cut.rows),
+        width=min(plan.slabs),
+        parts=plan.parts,
         gets=_chunks(fields),
     )
 
@@ -245,14 +244,13 @@ def evaluate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     plan, _ = plan_evaluation(inputs, run)
     methods = all_methods(inputs, settings.evaluate.smoothing)
     powers = power_plans(inputs, methods, run)
-    rows = [one.details["slabs"][1] for one in powers]
-    transforms = sum(one.details["transforms"] for one in powers)
+    transforms = sum(one.transforms for one in powers)
     # What the plan counts for its transforms gives way to what they were measured to take.
     own = plan.cpu_seconds - sum(one.cpu_seconds for one in powers)
     return Demand(
         plan,
         own + transforms * fields.grid**3 * costs.SPECTRA_NUMBER,
-        parts=sum((one.tasks - count) * count for one, count in zip(powers, rows, strict=True)),
+        parts=sum(one.parts for one in powers),
         gets=-(-plan.read // (4 * fields.chunk**3)),
         prefixes=2 + len(methods),
         stored=8e6,

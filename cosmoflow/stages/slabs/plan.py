@@ -1,4 +1,4 @@
-"""How boxes are cut into slabs, whatever is made in them, and what all such transforms need."""
+"""How boxes are cut into slabs, whatever is made in them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cosmoflow.numerics.blocks import axis_blocks
+from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
+from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.numerics.threads import MOST_THREADS
+from cosmoflow.stages.costs import OVERHEAD
 from cosmoflow.stages.run import Run
-from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.metadata import BoxMetadata
 
 LEAST_PLANES = 8
 """Planes below which a slab is never cut for lack of memory: plans that need more are refused."""
@@ -18,8 +22,14 @@ MOST_PARTS = 200_000
 They grow as the square of the number of slabs.
 """
 
-OVERHEAD = 160 << 20
-"""Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
+WANTED_PLANES = 16
+"""Planes that a slab has where memory allows: storage decodes whole chunks to read a plane."""
+SLABS = 16
+"""Least slabs of a box, unless they would be thinner than :data:`WANTED_PLANES`."""
+_BLOCKS = 8
+"""Blocks of modes that a task has in hand of each field while it multiplies and joins them."""
+_ENCODING = 5.5
+"""A shard as it is joined, and as it is encoded, in shards."""
 
 
 class Sharded(Protocol):
@@ -32,6 +42,14 @@ class Sharded(Protocol):
     @property
     def shard(self) -> int:
         """Cells per axis of a shard."""
+
+    @property
+    def chunk(self) -> int:
+        """Cells per axis of what is decoded at once."""
+
+    @property
+    def metadata(self) -> BoxMetadata:
+        """The box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +72,99 @@ class Grid:
     chunk: int
 
     @classmethod
-    def of(cls, store: FieldStore) -> Grid:
-        """Return the grid of a store."""
-        shard = min(store.shard, store.grid)
+    def of(cls, store: Sharded, shard: int | None = None) -> Grid:
+        """Return the grid of a store, or of an output with shards of its own."""
+        shard = min(shard or store.shard, store.grid)
         return cls(store.grid, store.metadata.box_size, shard, min(store.chunk, shard))
 
     @property
     def cell_size(self) -> float:
         """Side of a cell, Mpc/h."""
         return self.box_size / self.cells
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A box in slabs.
+
+    Parameters
+    ----------
+    grid : Grid
+        The box.
+    planes, rows : tuple of slice
+        The slabs along x, and along y.
+    """
+
+    grid: Grid
+    planes: tuple[slice, ...]
+    rows: tuple[slice, ...]
+
+
+def shard_bars(grid: Grid) -> list[slice]:
+    """Return where shards lie along an axis: one task writes the bar of shards along z."""
+    return [slice(start, start + size) for start, size in axis_blocks(grid.cells, grid.shard)]
+
+
+def cut_alike(grid: Grid, thickness: int) -> Cut:
+    """Cut a box along x and y into the same slabs, none of which lies in two shards."""
+    slabs = tuple(cut_axis(grid.cells, grid.shard, min(thickness, grid.shard)))
+    return Cut(grid, slabs, slabs)
+
+
+def plan_cut(
+    grid: Grid,
+    run: Run,
+    *,
+    held: int,
+    handled: int,
+    written: int,
+    count_parts: Callable[[int], int],
+    thickness: int | None = None,
+) -> tuple[Cut, int]:
+    """Cut a box whose fields are transformed there and back, and written in shards.
+
+    Slabs are so thin that every core has the memory for one, but no thinner than makes sense. Then
+    workers need more memory: the engine reserves it, and runs fewer of them on a node.
+
+    Parameters
+    ----------
+    grid : Grid
+        The box.
+    run : Run
+        Its session knows the memory, its settings may allow less.
+    held : int
+        Fields that a task holds of its slab at most: real ones, or modes, as large.
+    handled : int
+        Fields of which a task has blocks of modes in hand.
+    written : int
+        Numbers that are written for each cell.
+    count_parts : callable
+        From the number of slabs to the parts that tasks hand on in all.
+    thickness : int, optional
+        Most planes of a slab; none means what suits the memory.
+
+    Returns
+    -------
+    cut : Cut
+        The slabs.
+    memory : int
+        Bytes of a worker. It may be more than there is: :func:`start_engine` refuses it then.
+    """
+    plane = block_bytes(grid.cells)
+    blocks = _BLOCKS * handled * max(plane, BLOCK_BYTES_CPU)
+    if thickness is None:
+        # As much again lies in the object store, which may be no larger than a worker.
+        fitting = (memory_allowed(run) - OVERHEAD - blocks) // (2 * held * plane)
+        wanted = min(fitting, max(grid.cells // SLABS, WANTED_PLANES))
+        # No slab lies in two shards, so one as thick as a shard is the thickest there is.
+        least = least_thickness(
+            grid.shard, lambda planes: count_parts(len(cut_alike(grid, planes).planes))
+        )
+        thickness = max(least, wanted)
+    cut = cut_alike(grid, thickness)
+    planes = max(slab.stop - slab.start for slab in cut.planes)
+    writing = round(_ENCODING * 4 * written * grid.shard**3)
+    return cut, OVERHEAD + max(writing, blocks + held * planes * plane)
 
 
 def memory_allowed(run: Run) -> int:

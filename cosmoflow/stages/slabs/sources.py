@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.numerics.quantities import FIELDS, Field, wrap
+from cosmoflow.stages.slabs.transform import Blocks, Fields
 from cosmoflow.storage.fields import FieldStore
 
 
@@ -32,8 +32,8 @@ class Source(Protocol):
     def working(self) -> int:
         """Numbers that a cell of a block takes beside those, where the block is made at once."""
 
-    def blocks(self, x: slice) -> Iterable[tuple[slice, Tensor]]:
-        """Yield planes of a slab, counted from its first, and values ``(components, b, n, n)``."""
+    def fields(self, x: slice) -> Fields:
+        """Return the field: its leading dimension and its planes ``(components, b, n, n)``."""
 
     def read(self, block: Block) -> Tensor:
         """Return the values ``(components, nx, ny, nz)`` in a block."""
@@ -86,8 +86,11 @@ class Variable:
         """Nothing."""
         return 0
 
-    def blocks(self, x: slice) -> Iterator[tuple[slice, Tensor]]:
-        """Yield planes and their values."""
+    def fields(self, x: slice) -> Fields:
+        """Return the variable and its planes."""
+        return [((self.components,), self._planes(x))]
+
+    def _planes(self, x: slice) -> Blocks:
         store = FieldStore(self.url)
         values = self._read(store, Block((x.start, 0, 0), (x.stop - x.start, *2 * (store.grid,))))
         for own in slabs.plane_blocks(values.shape[1], store.grid):
@@ -142,8 +145,11 @@ class Derived:
         """What the rule takes."""
         return self.rule.working
 
-    def blocks(self, x: slice) -> Iterator[tuple[slice, Tensor]]:
-        """Yield planes and their values."""
+    def fields(self, x: slice) -> Fields:
+        """Return the field and its planes."""
+        return [((self.components,), self._planes(x))]
+
+    def _planes(self, x: slice) -> Blocks:
         rule, grid = self.rule, self.reader.grid
         planes = x.stop - x.start
         block = Block((x.start - rule.halo, 0, 0), (planes + 2 * rule.halo, grid, grid))

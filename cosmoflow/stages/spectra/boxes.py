@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import Block, central_boxes
 from cosmoflow.numerics.slabs import RowWaves
 from cosmoflow.numerics.spectra import PowerSum, Products
-from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, start_engine
+from cosmoflow.stages.costs import OVERHEAD, SUBBOX_NUMBER
+from cosmoflow.stages.run import Plan, Progress, Run, start_engine
 from cosmoflow.stages.slabs.sources import Source
-
-if TYPE_CHECKING:
-    from cosmoflow.stages.spectra.command import Request
+from cosmoflow.stages.spectra.request import Request
 
 LEAST_CELLS = 4
 """Cells per axis of the smallest sub-box that has a spectrum worth the name."""
 
-_OVERHEAD = 160 << 20
-"""Bytes of a worker that grow with nothing."""
-_SECONDS_PER_NUMBER = 2e-8
-"""Of a core, for each number that is transformed and summed."""
+
+@dataclass(frozen=True)
+class BoxesPlan(Plan):
+    """The plan of the spectra of sub-boxes.
+
+    Parameters
+    ----------
+    grid, boxes, box_cells : int
+        Cells per axis of the box, number of sub-boxes, and cells per axis of a sub-box.
+    fields : list of str
+        The fields whose spectra are measured.
+    blocks : list of Block
+        The sub-boxes.
+    """
+
+    grid: int
+    boxes: int
+    box_cells: int
+    fields: list[str]
+    blocks: list[Block] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +63,7 @@ class BoxWork:
         return self.products.sum_rows(modes, RowWaves(cells, side, slice(0, cells)))
 
 
-def plan_boxes(request: Request, run: Run) -> Plan:
+def plan_boxes(request: Request, run: Run) -> BoxesPlan:
     """Say what :func:`sum_boxes` would do."""
     cells, boxes = _cut(request)
     numbers = sum(source.components for source in request.sources)
@@ -57,36 +71,34 @@ def plan_boxes(request: Request, run: Run) -> Plan:
     held = 2 * numbers + max(
         source.held + source.working + 2 * source.components for source in request.sources
     )
-    return UntypedPlan(
+    return BoxesPlan(
         stage="spectra",
         tasks=len(boxes),
         unit="boxes",
-        worker_memory=_OVERHEAD + round(4 * held * (cells + 2) ** 3),
+        worker_memory=OVERHEAD + round(4 * held * (cells + 2) ** 3),
         read=4 * numbers * cells**3 * len(boxes),
         written=8 * 8 * (cells // 2) * len(boxes),
-        cpu_seconds=_SECONDS_PER_NUMBER * numbers * cells**3 * len(boxes),
-        entries={
-            "grid": request.grid.cells,
-            "boxes": len(boxes),
-            "box_cells": cells,
-            "fields": [field.name for field in request.fields],
-        },
+        cpu_seconds=SUBBOX_NUMBER * numbers * cells**3 * len(boxes),
+        grid=request.grid.cells,
+        boxes=len(boxes),
+        box_cells=cells,
+        fields=[field.name for field in request.fields],
+        blocks=boxes,
     )
 
 
 def sum_boxes(
-    request: Request, run: Run, check: Callable[[], None] = lambda: None
+    request: Request, plan: BoxesPlan, run: Run, check: Callable[[], None] = lambda: None
 ) -> list[PowerSum]:
     """Return the sum of each sub-box, in the order of their places; ``check`` may end the run.
 
     Raises
     ------
     ConfigError
-        There is no such sub-box, or not the memory for one.
+        There is not the memory for a sub-box.
     """
-    cells, boxes = _cut(request)
-    plan = plan_boxes(request, run)
     engine = start_engine(run, plan, remedy="smaller sub-boxes, or more memory for a worker")
+    cells, boxes = plan.box_cells, plan.blocks
     bins = request.bins(cells, cells * request.grid.cell_size)
     work = BoxWork(tuple(request.sources), request.products(bins))
     progress = Progress(run.listener, "spectra", len(boxes), "boxes")

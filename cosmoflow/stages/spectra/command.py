@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import xarray as xr
 
-from cosmoflow.config.settings import SpectraConfig
-from cosmoflow.errors import ConfigError
-from cosmoflow.events import StageFinished, caution, noting
-from cosmoflow.numerics.spectra import PowerSum, Products, WaveBins
+from cosmoflow.events import StageFinished, noting
+from cosmoflow.numerics.spectra import PowerSum
 from cosmoflow.stages.flows import check_flows, identify_flows
 from cosmoflow.stages.inputs.density import check_contents
-from cosmoflow.stages.inputs.empty_cells import examine, rests_on_fill
-from cosmoflow.stages.inputs.lineage import relate
+from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import painting_of
-from cosmoflow.stages.inputs.readers import check_same_box
-from cosmoflow.stages.run import Plan, Run, claiming, start_engine
-from cosmoflow.stages.slabs.plan import Grid
-from cosmoflow.stages.slabs.sources import Source, Variable
-from cosmoflow.stages.spectra.boxes import plan_boxes, sum_boxes
-from cosmoflow.stages.spectra.fields import ChosenField, choose_field
-from cosmoflow.stages.spectra.plan import plan_power
+from cosmoflow.stages.run import Run, claiming, start_engine
+from cosmoflow.stages.spectra.boxes import BoxesPlan, plan_boxes, sum_boxes
+from cosmoflow.stages.spectra.plan import REMEDY, SpectraPlan, plan_power
 from cosmoflow.stages.spectra.power import sum_power
-from cosmoflow.storage.fields import FieldStore
+from cosmoflow.stages.spectra.request import Request, request_spectra
 from cosmoflow.storage.metadata import COMPLETE, STATUS, make_provenance
 from cosmoflow.storage.outputs import check_output
 from cosmoflow.storage.spectra import (
@@ -38,129 +31,14 @@ from cosmoflow.storage.spectra import (
 from cosmoflow.storage.urls import absolute, exists
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, once it is known to be there.
-
-    Parameters
-    ----------
-    stores : tuple of FieldStore
-        Of the field, and of the one that it is crossed with if that lies elsewhere.
-    fields : tuple of ChosenField
-        One, or two to be crossed.
-    config : SpectraConfig
-        The bins, and the boxes.
-    """
-
-    stores: tuple[FieldStore, ...]
-    fields: tuple[ChosenField, ...]
-    config: SpectraConfig
-
-    @property
-    def grid(self) -> Grid:
-        """The box."""
-        return Grid.of(self.stores[0])
-
-    @property
-    def sources(self) -> list[Source]:
-        """What is transformed, each once."""
-        return list(dict.fromkeys(source for field in self.fields for source in field.sources))
-
-    def reads(self, store: FieldStore) -> set[str]:
-        """Return the stored variables that are transformed as they are."""
-        found = (source for source in self.sources if isinstance(source, Variable))
-        return {source.name for source in found if source.url == store.url}
-
-    def variables(self) -> list[tuple[FieldStore, tuple[str, ...]]]:
-        """Return the stores, and all variables that are read of each."""
-        stores = (self.stores[0], self.stores[-1])
-        return [(store, one.reads) for store, one in zip(stores, self.fields, strict=False)]
-
-    def stores_of_flows(self) -> list[FieldStore]:
-        """Return the stores whose velocity in empty cells has a part in the spectra."""
-        own = (self.stores[0], self.stores[-1])
-        named = zip(own, self.fields, strict=False)
-        return list(dict.fromkeys(store for store, one in named if rests_on_fill(one.name)))
-
-    def products(self, bins: WaveBins) -> Products:
-        """Return what is summed."""
-        place = {source: index for index, source in enumerate(self.sources)}
-        terms = tuple(
-            replace(field.term, transforms=tuple(place[source] for source in field.sources))
-            for field in self.fields
-        )
-        pairs = ((0, 0),) if len(terms) == 1 else ((0, 0), (1, 1), (0, 1))
-        axis = self.config.multipoles
-        return Products(terms, pairs, bins, None if axis is None else "xyz".index(axis))
-
-    def bins(self, cells: int, size: float) -> WaveBins:
-        """Return the bins of a cube."""
-        if self.config.bins == "linear":
-            return WaveBins.linear(cells, size)
-        return WaveBins.logarithmic(cells, size, self.config.per_decade)
-
-
-def request_spectra(
-    fields: str,
-    field: str,
-    run: Run,
-    *,
-    cross: str | None = None,
-    cross_fields: str | None = None,
-    compensate: str = "auto",
-) -> Request:
-    """Open the stores and find the fields.
-
-    Raises
-    ------
-    ConfigError
-        A field is not there, or a scalar was paired with a vector.
-    DataError
-        The stores hold different boxes.
-    """
-    # Workers open the stores too, in working folders of their own.
-    first = FieldStore(absolute(fields))
-    stores = [first]
-    chosen = [choose_field(first, field, compensate)]
-    if cross_fields is not None:
-        stores.append(FieldStore(absolute(cross_fields)))
-        check_same_box(*stores)
-        if relate(*stores) == "other":
-            caution(
-                run.listener,
-                f"{stores[0].url} and {stores[1].url} were made from different particles: their "
-                "cross spectrum is that of two boxes",
-            )
-    if cross is not None or cross_fields is not None:
-        chosen.append(choose_field(stores[-1], cross or field, compensate))
-        if chosen[0].components != chosen[1].components:
-            raise ConfigError(
-                "a scalar, a vector and eigenvalues have no cross spectra", where="--cross",
-                value=" and ".join(one.name for one in chosen),
-            )  # fmt: skip
-    config = run.settings.spectra
-    for one in chosen:
-        if config.subbox is not None and one.term.derive is not None:
-            raise ConfigError(
-                f"{one.name} takes spectral derivatives, and a sub-box is not periodic",
-                where="spectra.subbox", value=one.name,
-                remedy=f"store it first: cosmoflow derive FIELDS OUT --field {one.name}",
-            )  # fmt: skip
-    return Request(tuple(stores), tuple(chosen), config)
-
-
-def plan_spectra(request: Request, run: Run) -> Plan:
+def plan_spectra(request: Request, run: Run) -> SpectraPlan | BoxesPlan:
     """Say what :func:`spectra` would do."""
     if request.config.subbox is not None:
         return plan_boxes(request, run)
-    plan, _ = plan_power(request.sources, request.grid, run, stage="spectra")
-    bins = request.bins(request.grid.cells, request.grid.box_size)
+    plan = plan_power(request.sources, request.grid, run, stage="spectra")
+    bins = request.bins(request.grid.cells, request.grid.box_size).count
     names = [field.name for field in request.fields]
-    return replace(
-        plan,
-        written=8 * bins.count * 8,
-        entries={**plan.details, "bins": bins.count, "fields": names},  # type: ignore[call-arg]
-    )
+    return SpectraPlan(**{**vars(plan), "written": 8 * bins * 8}, bins=bins, fields=names)
 
 
 def spectra(
@@ -259,21 +137,22 @@ def spectra(
             averaged=request.config.subbox is not None,
         )
 
+    plan = plan_spectra(request, run)
     if is_netcdf(out):
         if run.existing == "resume" and exists(out):
             # One file is there whole or not at all.
             check_output(out, "error", inputs)
-        dataset = describe(measure(request, run))
+        dataset = describe(measure(request, plan, run))
         check_inputs()
         # Somebody may have put something there meanwhile: that took hours of a large box.
         check_output(out, run.existing, inputs)
         write_netcdf(dataset, out, provenance)
     else:
-        # Refused for lack of memory before anything is made.
-        require_plan(request, run)
+        # A lack of memory is refused before anything is written.
+        start_engine(run, plan, remedy=REMEDY)
         with claiming(out, run) as claim:
             begin_spectra(out, provenance, run.existing)
-            dataset = describe(measure(request, run, claim.check))
+            dataset = describe(measure(request, plan, run, claim.check))
             claim.check()
             check_inputs()
             write_spectra(dataset, out, provenance)
@@ -281,21 +160,17 @@ def spectra(
     return dataset.assign_attrs({STATUS: COMPLETE})
 
 
-def require_plan(request: Request, run: Run) -> None:
-    """Refuse a request whose workers would need more memory than they may have."""
-    plan = plan_spectra(request, run)
-    start_engine(run, plan, remedy="thinner slabs are not possible: more memory for a worker")
-
-
 def measure(
-    request: Request, run: Run, check: Callable[[], None] = lambda: None
+    request: Request,
+    plan: SpectraPlan | BoxesPlan,
+    run: Run,
+    check: Callable[[], None] = lambda: None,
 ) -> Sequence[PowerSum]:
     """Return the sums of the box, or of each of its sub-boxes; ``check`` may end the run."""
-    if request.config.subbox is not None:
-        return sum_boxes(request, run, check)
-    grid = request.grid
-    products = request.products(request.bins(grid.cells, grid.box_size))
-    return sum_power(request.sources, [products], grid, run, check=check)
+    if isinstance(plan, BoxesPlan):
+        return sum_boxes(request, plan, run, check)
+    bins = request.bins(request.grid.cells, request.grid.box_size)
+    return sum_power(request.sources, [request.products(bins)], plan, run, check=check)
 
 
 def _attributes(request: Request) -> dict[str, object]:

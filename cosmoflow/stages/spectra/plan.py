@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import block_bytes, cut_axis
-from cosmoflow.stages.run import Plan, Run, UntypedPlan
+from cosmoflow.stages.costs import OVERHEAD, SPECTRA_NUMBER
+from cosmoflow.stages.run import Plan, Run
 from cosmoflow.stages.slabs.plan import (
-    OVERHEAD,
+    WANTED_PLANES,
+    Cut,
     Grid,
     least_thickness,
     memory_allowed,
@@ -20,17 +22,15 @@ from cosmoflow.stages.slabs.plan import (
 
 ROWS = 8
 """Rows whose modes are summed together: slabs of rows begin with such a group, and so do sums."""
-WANTED_PLANES = 16
-"""Planes that a slab has at least where memory allows and chunks are thinner."""
+
+REMEDY = "thinner slabs are not possible: more memory for a worker"
 
 _BLOCKS = 5
 """Blocks of a plane of modes that a thread has in hand of each number that it works on."""
-_SECONDS_PER_NUMBER = 1.2e-8
-"""Of a core, for each number that is transformed and summed."""
 
 
 class Transformed(Protocol):
-    """What a plan needs to know of a field, see :class:`cosmoflow.stages.spectra.power.Source`."""
+    """What a plan needs to know of a field, see :class:`cosmoflow.stages.slabs.sources.Source`."""
 
     @property
     def components(self) -> int:
@@ -41,21 +41,48 @@ class Transformed(Protocol):
         """Numbers that a cell of a slab takes at most while its field is read and made."""
 
 
-@dataclass(frozen=True, slots=True)
-class PowerCut:
-    """A box in slabs.
+@dataclass(frozen=True)
+class PowerPlan(Plan):
+    """The plan of sums over the modes of a box.
 
     Parameters
     ----------
-    grid : Grid
-        The box.
-    planes, rows : tuple of slice
-        Along x, and along y.
+    grid : int
+        Cells per axis.
+    transforms : int
+        Fields that are transformed; a vector counts three times.
+    slabs : list of int
+        Number of slabs of planes and of rows.
+    cut : Cut
+        The slabs.
     """
 
-    grid: Grid
-    planes: tuple[slice, ...]
-    rows: tuple[slice, ...]
+    grid: int
+    transforms: int
+    slabs: list[int]
+    cut: Cut = field(repr=False)
+
+    @property
+    def parts(self) -> int:
+        """Parts that tasks hand on in all."""
+        rows = len(self.cut.rows)
+        return (self.tasks - rows) * rows
+
+
+@dataclass(frozen=True)
+class SpectraPlan(PowerPlan):
+    """The plan of the spectra of a box.
+
+    Parameters
+    ----------
+    bins : int
+        Number of bins of k.
+    fields : list of str
+        The fields whose spectra are measured.
+    """
+
+    bins: int
+    fields: list[str]
 
 
 def plan_power(
@@ -65,7 +92,7 @@ def plan_power(
     *,
     stage: str,
     thickness: int | None = None,
-) -> tuple[Plan, PowerCut]:
+) -> PowerPlan:
     """Choose the slabs, and say what the spectra take.
 
     Slabs of planes are as thick as what one read needs where every core has the memory, so that
@@ -80,16 +107,14 @@ def plan_power(
     run : Run
         Its session knows the memory, its settings may allow less.
     stage : str
-        For people.
+        Name of the stage, for messages.
     thickness : int, optional
         Most planes, and rows, of a slab; none means what suits the memory.
 
     Returns
     -------
-    plan : Plan
+    PowerPlan
         Its ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
-    cut : PowerCut
-        The slabs.
     """
     plane = block_bytes(grid.cells)
     total = sum(source.components for source in sources)
@@ -98,19 +123,21 @@ def plan_power(
     threads = planned_threads(run)
     jobs = threads + (threads > 1)
     blocks = _BLOCKS * jobs * max(total, 3) * max(plane, BLOCK_BYTES_CPU)
-    room = memory_allowed(run) - OVERHEAD - blocks
-    least = least_thickness(
-        grid.cells, lambda planes: len(sources) * (-(-grid.cells // planes)) ** 2
-    )
     if thickness is None:
-        planes = max(least, min(int(room // (most * plane)), _wanted(grid.chunk)))
+        room = memory_allowed(run) - OVERHEAD - blocks
+        # Whole chunks, at least WANTED_PLANES.
+        wanted = grid.chunk * max(1, -(-WANTED_PLANES // grid.chunk))
+        least = least_thickness(
+            grid.cells, lambda planes: len(sources) * (-(-grid.cells // planes)) ** 2
+        )
+        planes = max(least, min(int(room // (most * plane)), wanted))
         # Rows of all fields are in the object store together, for each core a slab: half of what a
         # store of a worker's size has room for.
-        rows = max(least, min(int(room // (2 * total * plane)), _wanted(grid.chunk)))
+        rows = max(least, min(int(room // (2 * total * plane)), wanted))
         rows = max(ROWS, rows // ROWS * ROWS)
     else:
         planes = rows = thickness
-    cut = PowerCut(
+    cut = Cut(
         grid,
         tuple(cut_axis(grid.cells, grid.shard, min(planes, grid.shard))),
         # As many rows as may be, not equal shares: each slab begins with a group of rows.
@@ -118,24 +145,17 @@ def plan_power(
     )
     thickest = max(slab.stop - slab.start for slab in cut.planes)
     cells = grid.cells**3
-    plan = UntypedPlan(
+    return PowerPlan(
         stage=stage,
         tasks=len(sources) * len(cut.planes) + len(cut.rows),
         unit="slabs",
         worker_memory=OVERHEAD + blocks + round(most * thickest * plane),
         read=4 * cells * total,
         written=0,
-        cpu_seconds=_SECONDS_PER_NUMBER * cells * total,
+        cpu_seconds=SPECTRA_NUMBER * cells * total,
         exchanged=total * plane * grid.cells,
-        entries={
-            "grid": grid.cells,
-            "transforms": total,
-            "slabs": [len(cut.planes), len(cut.rows)],
-        },
+        grid=grid.cells,
+        transforms=total,
+        slabs=[len(cut.planes), len(cut.rows)],
+        cut=cut,
     )
-    return plan, cut
-
-
-def _wanted(chunk: int) -> int:
-    """Return the planes of whole chunks, at least :data:`WANTED_PLANES`."""
-    return chunk * max(1, -(-WANTED_PLANES // chunk))

@@ -1,16 +1,13 @@
-"""Power spectra of boxes larger than memory: transforms in slabs that tasks hand to each other.
+"""Power spectra of boxes larger than memory: sums over modes that slabs are transformed to.
 
-    planes ─▶ rows ─▶ sums
-
-A task reads planes of one field and transforms them along y and z; a task that is handed its rows
-by all of those transforms them along x, which gives modes, and sums their products in bins. One
-transform serves every product that it has a part in.
+One transform serves every product that it has a part in.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from cosmoflow.engine import Key, TaskGraph
 from cosmoflow.numerics import slabs
@@ -20,19 +17,37 @@ from cosmoflow.numerics.slabs import Modes, RowWaves
 from cosmoflow.numerics.spectra import PowerSum, Products, Term, WaveBins
 from cosmoflow.numerics.threads import map_ahead
 from cosmoflow.stages.run import Run, Tell, run_graph, start_engine
-from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.plan import Cut, Grid
 from cosmoflow.stages.slabs.sources import Derived, FieldReader, Source
-from cosmoflow.stages.spectra.plan import ROWS, PowerCut, plan_power
+from cosmoflow.stages.slabs.transform import SlabGraph
+from cosmoflow.stages.spectra.plan import REMEDY, ROWS, PowerPlan, plan_power
+
+
+def sum_rows(
+    wanted: tuple[Products, ...], fields: Sequence[Sequence[Modes]], cut: Cut, rows: slice
+) -> list[list[PowerSum]]:
+    """Return the sums over a y-slab of all products, for every group of :data:`ROWS` rows."""
+
+    def sum_block(block: slice) -> list[PowerSum]:
+        own = slice(rows.start + block.start, rows.start + block.stop)
+        waves = RowWaves(cut.grid.cells, cut.grid.box_size, own)
+        modes = [slabs.transform_rows(one, block) for one in fields]
+        return [products.sum_rows(modes, waves) for products in wanted]
+
+    groups: dict[int, list[PowerSum]] = {}
+    blocks = row_blocks(rows, cut.grid.cells)
+    for block, sums in zip(blocks, map_ahead(sum_block, blocks), strict=True):
+        group = (rows.start + block.start) // ROWS
+        groups[group] = _add(groups[group], sums) if group in groups else sums
+    return list(groups.values())
 
 
 def sum_power(
     sources: Sequence[Source],
     wanted: Sequence[Products],
-    grid: Grid,
+    plan: PowerPlan,
     run: Run,
     *,
-    stage: str = "spectra",
-    thickness: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[PowerSum]:
     """Transform fields and sum products of their modes.
@@ -40,17 +55,13 @@ def sum_power(
     Parameters
     ----------
     sources : sequence of Source
-        What is transformed.
+        The fields.
     wanted : sequence of Products
-        Of those transforms, by their place among the sources.
-    grid : Grid
-        The box, and the cells that one read of it needs.
+        Products of those transforms, by their place among the sources.
+    plan : PowerPlan
+        What :func:`plan_power` returned for these sources.
     run : Run
         Settings, engine, progress.
-    stage : str
-        For people.
-    thickness : int, optional
-        Most planes, and rows, of a slab; none means what suits the memory.
     check : callable
         Called whenever rows are done; what it raises ends the run.
 
@@ -58,8 +69,8 @@ def sum_power(
     -------
     list of PowerSum
         One for each of what was wanted. Rows are summed in groups of :data:`ROWS`, and the groups
-        in their order: neither the engine, nor the number of workers and which of them is first,
-        nor the slabs make a difference.
+        in their order: the engine, the number of workers, their order and the slabs make no
+        difference.
 
     Raises
     ------
@@ -68,8 +79,7 @@ def sum_power(
     DataError
         A field is damaged or holds values that are not finite.
     """
-    plan, cut = plan_power(sources, grid, run, stage=stage, thickness=thickness)
-    engine = start_engine(run, plan, remedy="more memory for a worker")
+    engine = start_engine(run, plan, remedy=REMEDY)
     found: dict[int, list[list[PowerSum]]] = {}
 
     def keep(key: Key, sums: list[list[PowerSum]]) -> None:
@@ -77,7 +87,14 @@ def sum_power(
         found[key[1]] = sums
 
     def build(tell: Tell) -> TaskGraph:
-        return build_graph(tuple(sources), tuple(wanted), cut, tell)
+        slab_graph = SlabGraph(plan.cut, tell)
+        fields = [
+            handed
+            for number, source in enumerate(sources)
+            for handed in slab_graph.planes(source.fields, number=number)
+        ]
+        slab_graph.sums(partial(sum_rows, tuple(wanted)), fields)
+        return slab_graph.graph
 
     run_graph(build, engine, plan, run, keep)
     totals = [products.zero() for products in wanted]
@@ -89,53 +106,6 @@ def sum_power(
 
 def _add(totals: list[PowerSum], more: list[PowerSum]) -> list[PowerSum]:
     return [total + own for total, own in zip(totals, more, strict=True)]
-
-
-def build_graph(
-    sources: tuple[Source, ...], wanted: tuple[Products, ...], cut: PowerCut, tell: Tell
-) -> TaskGraph:
-    """Transform planes of every source, and sum what rows of all of them give."""
-    graph = TaskGraph()
-    count = len(cut.planes)
-    for number, source in enumerate(sources):
-        for x in range(count):
-            key = ("planes", number * count + x)
-            graph.add(key, planes_task, source, cut, x, key, tell, parts=len(cut.rows))
-    for y in range(len(cut.rows)):
-        parts = [graph.part(("planes", index), y) for index in range(len(sources) * count)]
-        graph.add(("rows", y), rows_task, wanted, cut, y, tell, *parts, output=True)
-    return graph
-
-
-def planes_task(source: Source, cut: PowerCut, x: int, key: Key, tell: Tell) -> list[Modes]:
-    """Read planes of a field and transform them; return the part of every y-slab."""
-    slab = cut.planes[x]
-    shape = (source.components, slab.stop - slab.start, cut.grid.cells)
-    parts = slabs.forward_planes(source.blocks(slab), shape, cut.rows)
-    tell(key)
-    return parts
-
-
-def rows_task(
-    wanted: tuple[Products, ...], cut: PowerCut, y: int, tell: Tell, *parts: Modes
-) -> list[list[PowerSum]]:
-    """Transform rows of all fields along x; sum the products of their modes, group by group."""
-    each, rows = len(cut.planes), cut.rows[y]
-    fields = [parts[first : first + each] for first in range(0, len(parts), each)]
-
-    def sum_rows(block: slice) -> list[PowerSum]:
-        own = slice(rows.start + block.start, rows.start + block.stop)
-        waves = RowWaves(cut.grid.cells, cut.grid.box_size, own)
-        modes = [slabs.transform_rows(one, block) for one in fields]
-        return [products.sum_rows(modes, waves) for products in wanted]
-
-    groups: dict[int, list[PowerSum]] = {}
-    blocks = row_blocks(rows, cut.grid.cells)
-    for block, sums in zip(blocks, map_ahead(sum_rows, blocks), strict=True):
-        group = (rows.start + block.start) // ROWS
-        groups[group] = _add(groups[group], sums) if group in groups else sums
-    tell(("rows", y))
-    return list(groups.values())
 
 
 def row_blocks(rows: slice, cells: int) -> list[slice]:
@@ -192,7 +162,8 @@ def measure_power(
         names = [name for name in quantities if QUANTITIES[name].field == field]
         sources = [Derived(reader, grid.cell_size, field) for reader in readers.values()]
         wanted = [Products(_terms(name, count, window), tuple(pairs), bins) for name in names]
-        sums = sum_power(sources, wanted, grid, run, stage="evaluate", check=check)
+        plan = plan_power(sources, grid, run, stage="evaluate")
+        sums = sum_power(sources, wanted, plan, run, check=check)
         result |= dict(zip(names, sums, strict=True))
     return {name: result[name] for name in quantities}
 

@@ -1,0 +1,252 @@
+"""Transforms of boxes larger than memory: tasks over slabs that hand parts of their results on.
+
+    planes ─▶ rows ─▶ sums
+                  ╰▶ products ─▶ planes (and on to rows again)
+                             ╰▶ fields ─▶ write
+
+A task of an x-slab transforms planes along y and z and hands every y-slab its rows. A task of a
+y-slab transforms its rows along x, which gives modes. It either sums over the modes, or multiplies
+them and hands every x-slab the planes of the products. A task of an x-slab transforms products back
+into real fields. The fields are written, or are the planes of another transform.
+
+:mod:`cosmoflow.numerics.slabs` has the arithmetic. Spectra, global flows and spectral derivatives
+say what is read, what is made of the modes, and where the fields go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmoflow.engine import Key, TaskGraph
+from cosmoflow.numerics import slabs
+from cosmoflow.numerics.blocks import Block, axis_blocks
+from cosmoflow.numerics.slabs import Modes, Parts, RowWaves
+from cosmoflow.stages.run import Tell
+from cosmoflow.stages.slabs.plan import Cut, shard_bars
+
+Blocks = Iterable[tuple[slice, Tensor]]
+"""Planes of a slab, counted from its first, and their values ``(..., b, n, n)``, float32."""
+
+
+Fields = Iterable[tuple[tuple[int, ...], Blocks]]
+"""The leading dimensions and the planes of each field of an x-slab."""
+
+ReadFields = Callable[..., Fields]
+"""From the planes of an x-slab, and products where they are the source, to real fields."""
+
+Multiply = Callable[[list[Tensor], RowWaves], Iterable[Tensor]]
+"""From the modes of every field in some rows to their products with functions of k."""
+
+SumRows = Callable[[Sequence[Sequence[Modes]], Cut, slice], Any]
+"""From the parts of every field and a y-slab to sums over its modes."""
+
+Finish = Callable[[Tensor], Iterable[Tensor]]
+"""From products ``(count, b, n, n // 2 + 1)``, modes along y and z, to fields ``(b, n, n)``."""
+
+
+class ShardWriter(Protocol):
+    """The destination of fields; picklable."""
+
+    def write(self, values: NDArray[np.float32], block: Block) -> None:
+        """Write the values ``(count, nx, ny, nz)`` of one whole shard."""
+
+
+Handed = list[tuple[Key, int]]
+"""What y-slabs are handed of one field: the task of each x-slab, and its first part."""
+
+
+@dataclass
+class SlabGraph:
+    """The graph of a transform, under construction.
+
+    All callables that it is given must be picklable.
+
+    Parameters
+    ----------
+    cut : Cut
+        The slabs.
+    tell : callable
+        Called by every task with its key when the task is done.
+
+    Attributes
+    ----------
+    graph : TaskGraph
+        The tasks added so far.
+    """
+
+    cut: Cut
+    tell: Tell
+    graph: TaskGraph = field(default_factory=TaskGraph)
+
+    def planes(
+        self,
+        read: ReadFields,
+        fields: int = 1,
+        name: str = "planes",
+        *,
+        number: int = 0,
+        products: Sequence[Key] = (),
+    ) -> list[Handed]:
+        """Transform the planes of fields along y and z.
+
+        Parameters
+        ----------
+        read : callable
+            Returns the fields of an x-slab.
+        fields : int
+            Number of fields.
+        name : str
+            Name of the tasks.
+        number : int
+            Times that tasks of this name were added before.
+        products : sequence of Key
+            The tasks of y-slabs whose products the fields are made of.
+
+        Returns
+        -------
+        list of Handed
+            One for each field.
+        """
+        slabs, rows = len(self.cut.planes), len(self.cut.rows)
+        keys = [(name, number * slabs + x) for x in range(slabs)]
+        for x, key in enumerate(keys):
+            given = (self.graph.part(one, x) for one in products)
+            self.graph.add(
+                key, planes_task, read, self.cut, x, key, self.tell, *given, parts=fields * rows
+            )
+        return [[(key, one * rows) for key in keys] for one in range(fields)]
+
+    def sums(self, sum_rows: SumRows, fields: Sequence[Handed]) -> None:
+        """Sum over the modes of all fields: the results of the tasks ``("rows", y)``."""
+        self._rows("rows", partial(sum_task, sum_rows), fields, output=True)
+
+    def products(
+        self, multiply: Multiply, count: int, fields: Sequence[Handed], name: str
+    ) -> list[Key]:
+        """Make ``count`` products of modes; return the tasks, with a part for every x-slab."""
+        task = partial(product_task, multiply, count)
+        return self._rows(name, task, fields, parts=len(self.cut.planes))
+
+    def _rows(
+        self, name: str, task: Callable[..., Any], fields: Sequence[Handed], **how: Any
+    ) -> list[Key]:
+        keys = [(name, y) for y in range(len(self.cut.rows))]
+        for y, key in enumerate(keys):
+            parts = (self.graph.part(one, first + y) for handed in fields for one, first in handed)
+            self.graph.add(key, task, self.cut, y, key, self.tell, *parts, **how)
+        return keys
+
+    def write(
+        self,
+        finish: Finish,
+        count: int,
+        products: Sequence[Key],
+        name: str,
+        writer: ShardWriter,
+        *,
+        skip: frozenset[int] = frozenset(),
+    ) -> None:
+        """Transform products back and write the fields in whole shards.
+
+        Parameters
+        ----------
+        finish : callable
+            Makes the fields.
+        count : int
+            Number of fields; a vector counts three times.
+        products : sequence of Key
+            The tasks of y-slabs.
+        name : str
+            Name of the tasks that make the fields.
+        writer : ShardWriter
+            Writes them.
+        skip : frozenset of int
+            Bars of shards that need no writing, counted along y, then x.
+        """
+        cut, bars = self.cut, shard_bars(self.cut.grid)
+        for x in range(len(cut.planes)):
+            parts = (self.graph.part(one, x) for one in products)
+            key = (name, x)
+            task = partial(finish_task, finish, count)
+            self.graph.add(key, task, cut, key, self.tell, *parts, parts=len(bars))
+        for number, bar in enumerate(bars):
+            inside = [x for x, slab in enumerate(cut.planes) if bar.start <= slab.start < bar.stop]
+            for other, along in enumerate(bars):
+                key = ("write", number * len(bars) + other)
+                if key[1] not in skip:
+                    parts = (self.graph.part((name, x), other) for x in inside)
+                    corner = (bar.start, along.start)
+                    self.graph.add(
+                        key, write_task, writer, cut.grid.shard, corner, key, self.tell, *parts,
+                        output=True,
+                    )  # fmt: skip
+
+
+def planes_task(
+    read: ReadFields, cut: Cut, x: int, key: Key, tell: Tell, *products: Modes
+) -> list[Modes]:
+    """Return what every y-slab is handed of each field of an x-slab."""
+    slab, parts = cut.planes[x], list[Modes]()
+    for lead, blocks in read(slab, *products):
+        shape = (*lead, slab.stop - slab.start, cut.grid.cells)
+        parts += slabs.forward_planes(blocks, shape, cut.rows)
+    tell(key)
+    return parts
+
+
+def _by_field(cut: Cut, parts: Sequence[Modes]) -> list[Sequence[Modes]]:
+    each = len(cut.planes)
+    return [parts[first : first + each] for first in range(0, len(parts), each)]
+
+
+def sum_task(sum_rows: SumRows, cut: Cut, y: int, key: Key, tell: Tell, *parts: Modes) -> Any:
+    """Return the sums over the modes of a y-slab."""
+    found = sum_rows(_by_field(cut, parts), cut, cut.rows[y])
+    tell(key)
+    return found
+
+
+def product_task(
+    multiply: Multiply, count: int, cut: Cut, y: int, key: Key, tell: Tell, *parts: Modes
+) -> list[Modes]:
+    """Return what every x-slab is handed of the products of the modes of a y-slab."""
+    waves = RowWaves(cut.grid.cells, cut.grid.box_size, cut.rows[y])
+    found = slabs.filter_rows(_by_field(cut, parts), waves, cut.planes, count, multiply)
+    tell(key)
+    return found
+
+
+def finish_task(
+    finish: Finish, count: int, cut: Cut, key: Key, tell: Tell, *products: Modes
+) -> list[NDArray[np.float32]]:
+    """Return the fields of an x-slab, in parts as wide as shards along y."""
+    cells = cut.grid.cells
+    shape = (count, products[0].shape[1], cells, cells)
+    parts = Parts(shape, -2, shard_bars(cut.grid), np.float32)
+    for own, block in slabs.join_rows(products):
+        for place, values in enumerate(finish(block)):
+            parts.put((place, own), values)
+    tell(key)
+    return parts.arrays
+
+
+def write_task(
+    writer: ShardWriter,
+    shard: int,
+    corner: tuple[int, int],
+    key: Key,
+    tell: Tell,
+    *parts: NDArray[np.float32],
+) -> None:
+    """Write the shards that lie along z from a corner (x, y), given their parts along x."""
+    for start, size in axis_blocks(parts[0].shape[-1], shard):
+        values = np.concatenate([part[..., start : start + size] for part in parts], axis=1)
+        writer.write(values, Block((*corner, start), values.shape[1:]))
+    tell(key)

@@ -1,0 +1,130 @@
+"""Requests for power spectra, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cosmoflow.config.settings import SpectraConfig
+from cosmoflow.errors import ConfigError
+from cosmoflow.events import caution
+from cosmoflow.numerics.spectra import Products, WaveBins
+from cosmoflow.stages.inputs.empty_cells import rests_on_fill
+from cosmoflow.stages.inputs.lineage import relate
+from cosmoflow.stages.inputs.readers import check_same_box
+from cosmoflow.stages.run import Run
+from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.sources import Source, Variable
+from cosmoflow.stages.spectra.fields import ChosenField, choose_field
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.urls import absolute
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, once it is known to be there.
+
+    Parameters
+    ----------
+    stores : tuple of FieldStore
+        Of the field, and of the one that it is crossed with if that lies elsewhere.
+    fields : tuple of ChosenField
+        One, or two to be crossed.
+    config : SpectraConfig
+        The bins, and the boxes.
+    """
+
+    stores: tuple[FieldStore, ...]
+    fields: tuple[ChosenField, ...]
+    config: SpectraConfig
+
+    @property
+    def grid(self) -> Grid:
+        """The box."""
+        return Grid.of(self.stores[0])
+
+    @property
+    def sources(self) -> list[Source]:
+        """What is transformed, each once."""
+        return list(dict.fromkeys(source for field in self.fields for source in field.sources))
+
+    def reads(self, store: FieldStore) -> set[str]:
+        """Return the stored variables that are transformed as they are."""
+        found = (source for source in self.sources if isinstance(source, Variable))
+        return {source.name for source in found if source.url == store.url}
+
+    def variables(self) -> list[tuple[FieldStore, tuple[str, ...]]]:
+        """Return the stores, and all variables that are read of each."""
+        stores = (self.stores[0], self.stores[-1])
+        return [(store, one.reads) for store, one in zip(stores, self.fields, strict=False)]
+
+    def stores_of_flows(self) -> list[FieldStore]:
+        """Return the stores whose velocity in empty cells has a part in the spectra."""
+        own = (self.stores[0], self.stores[-1])
+        named = zip(own, self.fields, strict=False)
+        return list(dict.fromkeys(store for store, one in named if rests_on_fill(one.name)))
+
+    def products(self, bins: WaveBins) -> Products:
+        """Return what is summed."""
+        place = {source: index for index, source in enumerate(self.sources)}
+        terms = tuple(
+            replace(field.term, transforms=tuple(place[source] for source in field.sources))
+            for field in self.fields
+        )
+        pairs = ((0, 0),) if len(terms) == 1 else ((0, 0), (1, 1), (0, 1))
+        axis = self.config.multipoles
+        return Products(terms, pairs, bins, None if axis is None else "xyz".index(axis))
+
+    def bins(self, cells: int, size: float) -> WaveBins:
+        """Return the bins of a cube."""
+        if self.config.bins == "linear":
+            return WaveBins.linear(cells, size)
+        return WaveBins.logarithmic(cells, size, self.config.per_decade)
+
+
+def request_spectra(
+    fields: str,
+    field: str,
+    run: Run,
+    *,
+    cross: str | None = None,
+    cross_fields: str | None = None,
+    compensate: str = "auto",
+) -> Request:
+    """Open the stores and find the fields.
+
+    Raises
+    ------
+    ConfigError
+        A field is not there, or a scalar was paired with a vector.
+    DataError
+        The stores hold different boxes.
+    """
+    # Workers open the stores too, in working folders of their own.
+    first = FieldStore(absolute(fields))
+    stores = [first]
+    chosen = [choose_field(first, field, compensate)]
+    if cross_fields is not None:
+        stores.append(FieldStore(absolute(cross_fields)))
+        check_same_box(*stores)
+        if relate(*stores) == "other":
+            caution(
+                run.listener,
+                f"{stores[0].url} and {stores[1].url} were made from different particles: their "
+                "cross spectrum is that of two boxes",
+            )
+    if cross is not None or cross_fields is not None:
+        chosen.append(choose_field(stores[-1], cross or field, compensate))
+        if chosen[0].components != chosen[1].components:
+            raise ConfigError(
+                "a scalar, a vector and eigenvalues have no cross spectra", where="--cross",
+                value=" and ".join(one.name for one in chosen),
+            )  # fmt: skip
+    config = run.settings.spectra
+    for one in chosen:
+        if config.subbox is not None and one.term.derive is not None:
+            raise ConfigError(
+                f"{one.name} takes spectral derivatives, and a sub-box is not periodic",
+                where="spectra.subbox", value=one.name,
+                remedy=f"store it first: cosmoflow derive FIELDS OUT --field {one.name}",
+            )  # fmt: skip
+    return Request(tuple(stores), tuple(chosen), config)
