@@ -178,7 +178,7 @@ def flow_passes(
              written=stored / bars**2, puts=2.0 * bars, fetched=3 * field_bytes / bars**2,
              waits=tuple((range(bar * each, (bar + 1) * each),) for bar in range(bars)))
     )  # fmt: skip
-    return passes, Demand(plan, plan.exchanged / 4 * costs.FLOW_NUMBER, parts=cut.parts)
+    return passes, Demand(plan, plan.exchanged / 4 * costs.FLOW_NUMBER, parts=plan.parts)
 
 
 def infer_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand]:

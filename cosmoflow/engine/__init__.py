@@ -1,17 +1,17 @@
-"""Running callables: Dask graphs, actor pools and training loops, in this process or on Ray.
+"""Engines that run Dask graphs, pools of actors and training loops, in this process or on Ray.
 
-The only importer of Dask and Ray. It knows no cosmology.
+No other package imports Dask or Ray, and this one contains no cosmology.
 """
 
 import os
 import sys
 
-# Ray reads these when it is imported, whichever module of ours (or notebook) does that first.
+# Ray reads these variables when it is imported, by any module of ours or by a notebook.
 if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # Ray is about to leave GPUs visible to tasks that asked for none, and says so at length: our
-    # workers hide them.
+    # Ray warns at length that a later version will leave GPUs visible to tasks that ask for none.
+    # Our workers hide them themselves.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from cosmoflow.engine.base import USEFUL_CORES, Engine, Resources, TrainingContext

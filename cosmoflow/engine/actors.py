@@ -1,4 +1,4 @@
-"""A pool of Ray actors that grows, shrinks and outlives the death of any of them."""
+"""A pool of Ray actors that grows and shrinks, and survives the death of any actor."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ from cosmoflow.errors import IncompleteError
 T = TypeVar("T")
 
 FRUITLESS_DEATHS = 20
-"""Workers that may die one after the other while no task is finished, before the pool gives up."""
+"""Deaths of workers, with no task finished between them, after which the pool gives up."""
 
 DEATHS_OF_EACH = 3
-"""The same for each of the workers that were up at once: many nodes may be taken back together, and
-more than once while one long task runs."""
+"""The same, for each of the workers that were up at the same time: a cluster may take back many
+nodes together, and more than once during a long task."""
 
 _LOOK = 1.0
-"""Seconds between two looks at what the cluster has room for."""
+"""Seconds between two checks of how many actors the cluster has room for."""
 
 
 class _Worker:
-    """Holds what ``make_worker`` made, for as long as the pool lives."""
+    """The actor: it keeps what ``make_worker`` returns for as long as the pool lives."""
 
     def __init__(self, name: str, make_worker: Callable[[], Any], needs: Resources) -> None:
         self._name = name
         telemetry.prepare()
-        # Before make_worker, whose libraries read the environment; and after, for what it loaded.
+        # Called before make_worker, because libraries read the environment when they are loaded,
+        # and again after it, for the libraries that it has loaded.
         use_share(needs)
         keep_freed_buffers()
         self._lock = threading.Lock()
-        # An actor whose constructor raises counts as dead and would be replaced for ever: the error
-        # waits for the first task, which carries it back.
+        # An actor whose constructor raises counts as dead and would be replaced for ever. So the
+        # error is kept and raised by the first task.
         self._failure: Exception | None = None
         try:
             handler = make_worker()
@@ -63,7 +64,7 @@ class _Worker:
             return handler(task)
 
     def ready(self) -> None:
-        """Answer as soon as the worker is up."""
+        """Return as soon as the actor is up."""
 
     def handle(self, task: Any) -> Any:
         if self._failure is not None:
@@ -73,24 +74,24 @@ class _Worker:
 
 
 class ActorPool:
-    """Actors that work on tasks.
+    """A pool of actors that work on tasks.
 
-    Only an actor that is up gets tasks, so one for which the cluster has no room yet delays
-    nothing: it joins when a node does. The tasks of an actor that dies, alone or with its node, go
-    to the others, and a new one is asked for.
+    Only actors that are up get tasks. An actor for which the cluster has no room yet delays nothing
+    and joins later. If an actor dies, alone or with its node, its tasks go to the others, and a new
+    actor is started.
 
     Parameters
     ----------
     make_worker : callable
         Called once in every actor; see :meth:`cosmoflow.engine.base.Engine.map`.
     needs : Resources
-        What Ray reserves for each actor.
+        Resources that Ray reserves for each actor.
     places : callable
         Returns how many actors the cluster has room for now.
     name : str
-        What the workers do, for their logs and metrics.
+        Name of the work, for logs and metrics.
     patience : float
-        Seconds to wait for a first worker to come up, with none at work.
+        Seconds to wait for an actor to come up while none is up.
     """
 
     def __init__(
@@ -114,12 +115,12 @@ class ActorPool:
         self._most = 0
 
     def run(self, tasks: Sequence[T], on_done: Callable[[T, Any], None]) -> None:
-        """Work on all tasks; every actor has a few in hand so that it never waits for the driver.
+        """Work on all tasks. Every actor has a few at a time, so it never waits for the driver.
 
         Raises
         ------
         IncompleteError
-            Workers die one after the other, or none comes up.
+            Actors die one after the other, or none comes up.
         """
         waiting = deque(tasks)
         idle_since = looked = time.monotonic()
@@ -131,7 +132,7 @@ class ActorPool:
                     for ref in ready:
                         self._hear(ref, waiting, on_done)
                 else:
-                    # No node has room: Ray would not wait for nothing.
+                    # No node has room. ray.wait does not accept an empty list.
                     time.sleep(_LOOK)
                 now = time.monotonic()
                 if now - looked > _LOOK:
@@ -153,13 +154,13 @@ class ActorPool:
                 ray.kill(actor)
 
     def _grow(self, unfinished: int) -> None:
-        """Ask for as many actors as the cluster has room for and the tasks have use for."""
+        """Start actors: as many as the cluster has room for, but no more than unfinished tasks."""
         missing = min(self._places(), unfinished) - len(self._actors) - len(self._starting)
         for _ in range(missing):
             self._start()
 
     def _start(self) -> None:
-        # A dead actor is replaced by the pool, which knows what it was doing; Ray restarts none.
+        # Ray restarts no actor: the pool replaces a dead one, because it knows its tasks.
         actor = (
             ray.remote(_Worker)
             .options(max_restarts=0, max_concurrency=STEPS, **placement(self._needs))
@@ -168,7 +169,7 @@ class ActorPool:
         self._starting[actor.ready.remote()] = actor
 
     def _hear(self, ref: Any, waiting: deque[T], on_done: Callable[[T, Any], None]) -> None:
-        """Act on what came back: an actor that is up, a result, or a death."""
+        """Handle a finished reference: an actor that has come up, a result, or a death."""
         actor, task = self._running.pop(ref, (self._starting.pop(ref, None), None))
         up = actor not in self._actors
         try:
@@ -187,7 +188,7 @@ class ActorPool:
         self._feed(actor, waiting)
 
     def _feed(self, actor: Any, waiting: deque[T]) -> None:
-        """Give an actor tasks until it has enough, but none that another could begin at once."""
+        """Give an actor enough tasks, but none that an idle actor could begin at once."""
         in_hand = sum(1 for busy, _ in self._running.values() if busy is actor)
         idle = len(self._actors) + len(self._starting)
         while waiting and in_hand < STEPS and (in_hand == 0 or len(waiting) >= idle):
@@ -196,12 +197,12 @@ class ActorPool:
             in_hand += 1
 
     def _bury(self, actor: Any, waiting: deque[T], error: RayActorError) -> None:
-        """Take a dead actor's tasks back, ask for another one, and feed those that live."""
+        """Take back the tasks of a dead actor, start another one, and feed the others."""
         for ref in [ref for ref, (busy, _) in self._running.items() if busy is actor]:
             waiting.appendleft(self._running.pop(ref)[1])
         if actor in self._actors:
             self._actors.remove(actor)
-        # One that is only out of reach might go on writing.
+        # An actor that is only unreachable might go on writing.
         ray.kill(actor)
         self._fruitless += 1
         limit = max(FRUITLESS_DEATHS, DEATHS_OF_EACH * self._most)

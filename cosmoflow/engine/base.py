@@ -1,4 +1,4 @@
-"""What an engine does for a stage."""
+"""The interface of the engines."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one task needs of the node that it runs on.
+    """Resources that a task needs on its node.
 
     Parameters
     ----------
     cpus, gpus : int
-        Cores, and GPUs.
+        Number of cores and of GPUs.
     memory : int
-        Bytes beyond the interpreter; 0 leaves them uncounted.
+        Bytes beyond the interpreter; 0 means that memory is not counted.
     """
 
     cpus: int = 1
@@ -32,14 +32,14 @@ class Resources:
 
 
 ONE_CORE = Resources()
-"""What a task needs that says nothing."""
+"""Resources of a task by default."""
 
 USEFUL_CORES = 8
-"""Cores that one task or worker makes good use of; a larger node has several side by side."""
+"""Cores that a task or worker uses well; a node with more cores runs several side by side."""
 
 
 class TrainingContext(Protocol):
-    """What a data-parallel training loop knows of the workers beside it."""
+    """The workers of a data-parallel training loop, as one of them sees them."""
 
     rank: int
     world_size: int
@@ -51,7 +51,7 @@ class TrainingContext(Protocol):
         """Return the sum of a value over the workers. Every worker must call it."""
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Tell the driver how the training goes. Every worker must call it."""
+        """Send metrics to the driver. Every worker must call it."""
 
 
 class Engine(Protocol):
@@ -61,11 +61,11 @@ class Engine(Protocol):
 
     @property
     def cpus(self) -> int:
-        """CPUs at hand."""
+        """Number of CPUs."""
 
     @property
     def gpus(self) -> int:
-        """GPUs at hand for tasks that ask for them."""
+        """Number of GPUs for tasks that ask for them."""
 
     @property
     def memory(self) -> int:
@@ -73,22 +73,22 @@ class Engine(Protocol):
 
     @property
     def memory_per_core(self) -> int:
-        """Bytes that each of as many workers as there are cores can have."""
+        """Bytes that each worker can have if there is one worker for each core."""
 
     def share(self, tasks: int, *, most: int, memory: int, accelerated: bool = False) -> Resources:
-        """Return what each of some equal tasks should ask for so that the nodes are used well.
+        """Return the resources that each of some equal tasks should ask for.
 
-        ``most`` is how many cores a task can make good use of, ``memory`` the bytes it needs; an
-        ``accelerated`` one runs faster on a GPU, where there are any.
+        ``most`` is the number of cores that a task can use well, and ``memory`` the bytes that it
+        needs. An ``accelerated`` task runs on a GPU if there is one.
         """
 
     def channel(
         self, on_message: Callable[[Any], None]
     ) -> AbstractContextManager[Callable[[Any], None]]:
-        """Open a way for running tasks to tell the driver something.
+        """Open a channel for messages from running tasks to the driver.
 
-        Its value is picklable and goes to the tasks as an argument; what they call it with reaches
-        ``on_message``, perhaps in another thread.
+        The channel is a picklable function that is passed to the tasks. Whatever a task calls it
+        with is passed to ``on_message``, possibly in another thread.
         """
 
     def run(
@@ -100,8 +100,8 @@ class Engine(Protocol):
     ) -> dict[Key, Any]:
         """Run a graph and return the results of its outputs.
 
-        ``on_done`` hears of every output as soon as it is there, in any order. Every task has what
-        it ``needs``, where the engine counts it.
+        ``on_done`` is called with the key and the result of each output as soon as it is ready, in
+        any order. ``needs`` are the resources of each task, if the engine counts them.
         """
 
     def map(
@@ -117,11 +117,11 @@ class Engine(Protocol):
     ) -> None:
         """Send tasks to a pool of long-lived workers.
 
-        ``make_worker`` is called once in every worker and returns what handles a task there, at
-        once or in overlapping steps; ``name`` is what logs call it. Tasks must be idempotent: those
-        of a worker that dies go to another one. ``workers`` limits their number, and each has
-        ``memory`` bytes where the engine counts it, and a GPU if it is ``accelerated`` and there
-        are any.
+        ``make_worker`` is called once in every worker. It returns the function that handles a task,
+        or a pipeline that handles it in overlapping steps. ``name`` is used in logs. Tasks must be
+        idempotent, since the tasks of a worker that dies go to another one. ``workers`` limits the
+        number of workers. Each has ``memory`` bytes, if the engine counts memory, and a GPU if it
+        is ``accelerated`` and there is one.
         """
 
     def train(

@@ -28,19 +28,19 @@ class _Mailbox:
 
 
 class _Sender:
-    """What a task holds. Sending waits until the message is kept: none is lost at the end."""
+    """The sending end, in a task. It returns when the message has arrived, so none is lost."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
 
     def __call__(self, message: Any) -> None:
-        # A mailbox that went down with its node costs the messages, not the task.
+        # If the mailbox has died with its node, messages are lost but the task goes on.
         with suppress(RayError):
             ray.get(self._mailbox.put.remote(message))
 
 
 def beside_driver(kind: type) -> Any:
-    """Start an actor on this process's node: it lives and dies with whom it serves."""
+    """Start an actor on the node of this process, so that they live and die together."""
     node = ray.get_runtime_context().get_node_id()
     return ray.remote(num_cpus=0, label_selector={"ray.io/node-id": node})(kind).remote()
 
@@ -49,8 +49,8 @@ def beside_driver(kind: type) -> Any:
 def open_channel(on_message: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
     """Yield a picklable function that sends its argument to ``on_message`` in this process.
 
-    Messages arrive in a thread of their own, those of one task in their order, and all that were
-    sent before the channel closes.
+    ``on_message`` is called in a separate thread. The messages of one task arrive in their order.
+    All messages arrive that were sent before the channel closes.
     """
     mailbox = beside_driver(_Mailbox)
     finished = threading.Event()
@@ -71,7 +71,7 @@ def _deliver(mailbox: Any, on_message: Callable[[Any], None], finished: threadin
         try:
             messages = ray.get(mailbox.take.remote())
         except RayError:
-            # The cluster is gone; whoever waits for the tasks says so.
+            # The cluster is gone; waiting for the tasks raises the error.
             return
         for message in messages:
             on_message(message)

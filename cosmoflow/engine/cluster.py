@@ -1,7 +1,7 @@
 """Joining a Ray cluster, or starting an instance on this machine.
 
-Ray itself waits for minutes for a cluster that is not there, says "failed to connect" of a token
-that is wrong, and aborts the process of a driver that has none: all of it is looked at first.
+Ray itself waits for minutes for a cluster that does not exist, reports a wrong token as "failed to
+connect", and aborts the driver's process if there is no token. So all of this is checked first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LEAST_STORE = 80 << 20
 """Bytes below which Ray starts no object store."""
 
 CONNECT_SECONDS = 5.0
-"""How long a cluster has to take a connection."""
+"""Seconds within which a cluster must accept a connection."""
 
 _ON_HEAD = "run the command on a node of the cluster, with --address auto"
 
@@ -43,14 +43,14 @@ def start_instance(memory: int | None) -> None:
     Parameters
     ----------
     memory : int, optional
-        Of its object store, bytes; none leaves it to Ray.
+        Size of its object store, bytes; by default Ray decides.
 
     Raises
     ------
     ConfigError
-        There is less memory, or no folder for its sockets.
+        There is too little memory, or no folder for the sockets.
     StorageError
-        It does not start.
+        Ray does not start.
     """
     folders = choose_folders()
     ensure_token()
@@ -73,7 +73,7 @@ def start_instance(memory: int | None) -> None:
             remedy="less; in a container, more shared memory (docker run --shm-size)",
         ) from error
     except Exception as error:
-        # Ray raises plain exceptions too, when its processes do not come up in time.
+        # Ray also raises plain exceptions, when its processes do not come up in time.
         folder = folders.get("_temp_dir", get_default_ray_temp_dir())
         raise StorageError(
             f"Ray does not start on this machine: {_first_line(error)}",
@@ -87,15 +87,15 @@ def join(address: str, *, ship_code: bool = False) -> None:
     Parameters
     ----------
     address : str
-        ``host:port`` of its head, or ``auto`` for the one that runs on this machine.
+        ``host:port`` of its head, or ``auto`` for the cluster that this machine belongs to.
     ship_code : bool
-        Have the workers use this process's cosmoflow rather than their own.
+        Send this process's cosmoflow to the workers, to be used instead of their own.
 
     Raises
     ------
     ConfigError
-        The address is of another kind, there is no token or the wrong one, or the cluster has
-        another Python or Ray.
+        The address is of another kind, the token is missing or wrong, or the cluster has another
+        Python or Ray.
     StorageError
         The cluster cannot be reached.
     """
@@ -126,7 +126,7 @@ def join(address: str, *, ship_code: bool = False) -> None:
 
 
 def describe() -> str:
-    """Return a line on the cluster that this process has joined: size, dashboard, logs."""
+    """Return a line about the cluster that this process has joined: size, dashboard, logs."""
     context = ray.get_runtime_context()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     have = ray.cluster_resources()
@@ -158,7 +158,7 @@ def _resolve(address: str) -> str:
     host, _, port = gcs.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(
-            "this is no address of a Ray cluster",
+            "this is not the address of a Ray cluster",
             where="--address",
             value=address,
             limit="HOST:PORT of its head, or auto",
@@ -167,7 +167,7 @@ def _resolve(address: str) -> str:
 
 
 def _require_token() -> None:
-    """Make sure that there is a token where one is wanted."""
+    """Make sure that there is a token, if the cluster requires one."""
     if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -186,7 +186,7 @@ def _require_token() -> None:
 
 
 def _knock(gcs: str, address: str) -> None:
-    """Find out at once whether the head is there and takes the token."""
+    """Find out at once whether the head can be reached and accepts the token."""
     host, _, port = gcs.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

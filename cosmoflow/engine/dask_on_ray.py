@@ -1,7 +1,7 @@
 """A Dask scheduler that runs every node of a graph as one Ray task.
 
-It serves any Dask collection (``dask.compute(x, scheduler=get)``) and our own task graphs.
-``ray.util.dask`` cannot be used: it rebuilds dataclasses field by field and so breaks on every
+It runs any Dask collection (``dask.compute(x, scheduler=get)``) and our own task graphs.
+``ray.util.dask`` cannot be used: it rebuilds dataclasses field by field, which fails for every
 graph that holds a zarr 3 array.
 """
 
@@ -23,16 +23,15 @@ from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.nodes import placement
 from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_share
-from cosmoflow.engine.versions import Mismatch, guarded
 
 _LOOK = 1.0
-"""Seconds between two looks at which tasks have ended."""
+"""Seconds between two checks of which tasks have ended."""
 
 _PATIENCE = 10.0
-"""Seconds that running tasks have to end after one of them has failed."""
+"""Seconds that running tasks have to end after another task has failed."""
 
 RETRIES = 5
-"""How often a task is run again whose worker or node died."""
+"""How often a task is run again if its worker or node dies."""
 
 
 def _run_node(
@@ -43,7 +42,7 @@ def _run_node(
     inputs: list[Hashable],
     *values: Any,
 ) -> Any:
-    """Run one node. Ray has resolved the values, which lie in shared memory, by now."""
+    """Run one node. Ray has replaced references by values, which are in shared memory."""
     if internal_kv._internal_kv_exists(flag):
         raise RuntimeError("another task of this graph has failed")
     use_share(needs)
@@ -59,7 +58,7 @@ def run(
     *,
     parts: Mapping[Any, int] | None = None,
     needs: Resources = ONE_CORE,
-    compare: Callable[[], Mismatch] | None = None,
+    guard: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
 ) -> dict[Any, Any]:
     """Run a graph on Ray.
 
@@ -70,24 +69,23 @@ def run(
     wanted : sequence
         Keys of the results to return.
     on_done : callable, optional
-        Hears of each wanted key and result as soon as it is there.
+        Called with each wanted key and its result as soon as it is ready.
     parts : mapping, optional
-        Number of parts of the results that are to be shipped part by part; the node ``(key, i)`` is
-        then part i of ``key``.
+        Number of parts of each result that is shipped part by part; the node ``(key, i)`` is then
+        part i of ``key``.
     needs : Resources
-        What Ray reserves for each task.
-    compare : callable, optional
-        Looks, before a worker's first task, whether it has the driver's versions.
+        Resources that Ray reserves for each task.
+    guard : callable
+        Wraps what workers run, to check first whether they have the driver's versions.
     """
-    call = _run_node if compare is None else guarded(_run_node, compare)
-    function = ray.remote(max_retries=RETRIES)(call)
+    function = ray.remote(max_retries=RETRIES)(guard(_run_node))
     flag = b"cosmoflow stop " + uuid.uuid4().bytes
     tasks: set[ray.ObjectRef] = set()
     try:
         refs = _submit(graph, function, parts or {}, needs, flag, tasks)
         waiting = {refs[key]: key for key in wanted}
-        # What is not referred to goes as soon as the tasks that need it are done, from the object
-        # store and from the disk.
+        # Ray deletes a result without references, from the object store and from the disk, as soon
+        # as the tasks that need it are done.
         del refs
         return _collect(waiting, tasks, on_done)
     except RayTaskError as error:
@@ -107,7 +105,7 @@ def _submit(
     tasks: set[ray.ObjectRef],
 ) -> dict[Any, ray.ObjectRef]:
     """Submit a graph; return a reference for every node, and note one for every task."""
-    # A single part is Ray's single return value, the sequence itself: getitem takes it out.
+    # With a single part Ray returns the sequence itself, so the getitem task takes the part out.
     parts = {key: count for key, count in parts.items() if count > 1}
     nodes = convert_legacy_graph(dict(graph))
     refs: dict[Any, Any] = {}
@@ -125,7 +123,7 @@ def _submit(
             count = parts.get(key, 1)
             where = later if inputs else first
             task = function.options(name=str(key), num_returns=count, **where)
-            # Values travel as top-level arguments: Ray resolves only those.
+            # Ray replaces only references that are top-level arguments.
             values = (refs[name] for name in inputs)
             result = task.remote(flag, key, node, needs, inputs, *values)
             if key in parts:
@@ -142,11 +140,11 @@ def _collect(
     tasks: set[ray.ObjectRef],
     on_done: Callable[[Any, Any], None] | None,
 ) -> dict[Any, Any]:
-    """Wait for some references, telling of each as it comes; forget tasks that have ended."""
+    """Wait for some references, and report each as it is ready; drop tasks that have ended."""
     results: dict[Any, Any] = {}
     looked = time.monotonic()
     while waiting:
-        # A timeout keeps the interpreter responsive to Ctrl-C.
+        # The timeout keeps the interpreter responsive to Ctrl-C.
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
         for ref in ready:
             key = waiting.pop(ref)
@@ -161,7 +159,7 @@ def _collect(
 
 
 def _finished(tasks: set[ray.ObjectRef]) -> list[ray.ObjectRef]:
-    """Return the tasks that have ended, leaving their results where they are."""
+    """Return the tasks that have ended, without fetching their results."""
     if not tasks:
         return []
     done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=0, fetch_local=False)
@@ -169,10 +167,10 @@ def _finished(tasks: set[ray.ObjectRef]) -> list[ray.ObjectRef]:
 
 
 def _stop(tasks: set[ray.ObjectRef], flag: bytes) -> None:
-    """Have tasks that have not begun end at once, and wait for those that run.
+    """Make tasks that have not begun end at once, and wait for those that run.
 
-    ``ray.cancel`` is not to be used: Ray 2.60 aborts the whole driver ("Tried to complete task that
-    was not pending") when a task that is cancelled is just being handed to a worker.
+    ``ray.cancel`` cannot be used: Ray 2.60 aborts the driver ("Tried to complete task that was not
+    pending") if a task is cancelled while it is being handed to a worker.
     """
     internal_kv._internal_kv_put(flag, b"stop")
     if tasks:

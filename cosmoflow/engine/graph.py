@@ -1,4 +1,4 @@
-"""Dask graphs of tasks that compute for their side effects or hand on parts of their results."""
+"""Dask graphs of tasks with side effects, or with results that are passed on in parts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Key = tuple[str, int]
 class TaskGraph:
     """A Dask graph under construction.
 
-    Tasks are added after the tasks they need, so the order of insertion is a topological order.
+    A task is added after the tasks that it needs, so the order of insertion is topological.
 
     Attributes
     ----------
     tasks : dict
         Dask's low-level graph, ready for any Dask scheduler.
     parts : dict
-        How many parts the results of some tasks have. A scheduler that can (ours on Ray) ships each
-        part on its own, so that a task that needs one part never receives the others.
+        Number of parts of the results of some tasks. Our scheduler on Ray ships each part
+        separately, so that a task that needs one part does not receive the others.
     outputs : list
         Keys whose results the caller wants.
     """

@@ -1,4 +1,4 @@
-"""Memory that this machine, or the container that we run in, has left, and giving it back."""
+"""The memory that is available to this process, and when freed memory returns to the system."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+import psutil
 
 _CGROUP = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -18,9 +20,9 @@ _ALL = (1 << 31) - 1
 def available_memory() -> int:
     """Return the bytes that this process can still have: the machine's, or its container's.
 
-    What the kernel would give back under pressure counts as available.
+    Memory that the kernel would free under pressure counts as available.
     """
-    free = _meminfo("MemAvailable")
+    free: int = psutil.virtual_memory().available
     for limit, used in (
         (_CGROUP / "memory.max", _CGROUP / "memory.current"),
         (
@@ -28,7 +30,7 @@ def available_memory() -> int:
             _CGROUP / "memory" / "memory.usage_in_bytes",
         ),
     ):
-        # No limit reads "max", or a number beyond any machine.
+        # Without a limit, the file holds "max", or a number beyond any machine.
         if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
             free = min(free, int(text) - int(used.read_text()) + _page_cache(limit.parent))
     return max(free, 0)
@@ -36,21 +38,21 @@ def available_memory() -> int:
 
 @cache
 def return_freed_buffers() -> None:
-    """Have buffers that this process frees go back to the system at once, where libc can do that.
+    """Return freed buffers to the system at once, if libc can do that.
 
-    glibc raises the size from which on it does so to that of the largest buffer freed, up to 32 MB,
-    and keeps what is smaller: after reading 200 MB of particles a worker held 300 MB more, in
-    pieces that suited nothing else. A size that is set stays.
+    By default glibc returns only buffers above a threshold, which it raises to the size of the
+    largest freed buffer, up to 32 MB. After reading 200 MB of particles, a worker held 300 MB more
+    in pieces of no use to others. A threshold that is set is not raised.
     """
     _tune(_MMAP_THRESHOLD, 1 << 20)
 
 
 def keep_freed_buffers() -> None:
-    """Have buffers that this process frees stay with it, where libc can do that.
+    """Keep freed buffers in this process, if libc can do that.
 
-    A network needs the same large buffers step after step. Handing them back and asking for them
-    again has the kernel clear each page anew, which cost a third of a training step and far more
-    beside another busy process.
+    A network needs the same large buffers in every step. If they are returned and allocated again,
+    the kernel clears each page, which took a third of a training step, and far more beside another
+    busy process.
     """
     _tune(_MMAP_MAX, 0)
     _tune(_TRIM_THRESHOLD, _ALL)
@@ -58,7 +60,7 @@ def keep_freed_buffers() -> None:
 
 @contextmanager
 def keeping_freed_buffers() -> Iterator[None]:
-    """:func:`keep_freed_buffers` for a while, then hand all of them back."""
+    """Keep freed buffers while the ``with`` block runs, then return them to the system."""
     keep_freed_buffers()
     try:
         yield
@@ -74,14 +76,6 @@ def _tune(parameter: int, value: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(parameter, value)
-
-
-def _meminfo(key: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return 1024 * int(value.split()[0])
-    raise OSError(f"/proc/meminfo has no {key}")
 
 
 def _page_cache(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: what they have, and which of them a task may run on."""
+"""The nodes of a Ray cluster: their resources, and which of them a task may run on."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from cosmoflow.errors import IncompleteError
 from cosmoflow.units import format_bytes
 
 POOL = "cosmoflow/pool"
-"""The label of a node that says what it is for: ``head``, ``cpu`` or ``gpu``."""
+"""Label of a node for its purpose: ``head``, ``cpu`` or ``gpu``."""
 
 MOST_ASKED = 10_000
-"""Most workers that an autoscaler is asked for: its own limit decides."""
+"""Largest number of workers to request from an autoscaler, which has a limit of its own."""
 
 _LOOK = 1.0
-"""Seconds between two looks for a node that is to come."""
+"""Seconds between two checks for new nodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a node that is up has to give.
+    """A node that is up.
 
     Parameters
     ----------
     name : str
-        Ray's id of it.
+        Ray's id of the node.
     address : str
-        Its IP address.
+        IP address.
     cpus, gpus : int
-        Cores and GPUs.
+        Number of cores and of GPUs.
     memory : int
-        Bytes beside its object store.
+        Bytes without the object store.
     pool : str
-        The value of its label :data:`POOL`; empty without one.
+        Value of the label :data:`POOL`; empty without one.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Node:
     pool: str
 
     def places(self, needs: Resources) -> int:
-        """Return how many tasks with such needs it has room for."""
+        """Return how many tasks with these needs fit on the node."""
         room = [self.cpus // needs.cpus]
         if needs.gpus:
             room.append(self.gpus // needs.gpus)
@@ -62,7 +62,7 @@ class Node:
 
 
 def worker_nodes() -> list[Node]:
-    """Return the nodes that are up and have a core to give."""
+    """Return the nodes that are up and have at least one core."""
     nodes = [
         Node(
             name=node["NodeID"],
@@ -79,30 +79,30 @@ def worker_nodes() -> list[Node]:
 
 
 def cpu_pool(nodes: list[Node]) -> list[Node]:
-    """Return the nodes for work that needs no GPU: all but those labelled so, where there are."""
+    """Return the nodes for work without GPUs: all but those labelled ``gpu``, if there are any."""
     return [node for node in nodes if node.pool != "gpu"] or nodes
 
 
 def nodes_for(needs: Resources) -> list[Node]:
-    """Return the nodes on which a task with such needs may run.
+    """Return the nodes on which a task with these needs may run.
 
-    One without GPUs stays off the nodes whose label says that they are for GPUs, whose cores have
-    them to feed, unless it fits nowhere else.
+    A task without GPUs does not run on nodes labelled ``gpu``, whose cores serve the GPUs, unless
+    it fits on no other node.
     """
     nodes = [node for node in worker_nodes() if node.places(needs)]
     return nodes if needs.gpus else cpu_pool(nodes)
 
 
 def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
-    """Return the options of a Ray task or actor with such needs.
+    """Return the options of a Ray task or actor with these needs.
 
     Parameters
     ----------
     needs : Resources
-        They decide which nodes it may run on, see :func:`nodes_for`.
+        Needs of the task; they determine the allowed nodes, see :func:`nodes_for`.
     spread : bool
-        Over the nodes in turn, rather than where its inputs lie, or on the first node with room:
-        what tasks without inputs hand on fills the object stores alike then.
+        Distribute the tasks over the nodes in turn, rather than to the nodes of their inputs or the
+        first one with room. For tasks without inputs, this fills the object stores evenly.
     """
     options: dict[str, Any] = {
         "num_cpus": needs.cpus,
@@ -118,17 +118,17 @@ def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
 
 
 def count_places(needs: Resources) -> int:
-    """Return how many tasks with such needs the nodes that are up have room for."""
+    """Return how many tasks with these needs fit on the nodes that are up."""
     return sum(node.places(needs) for node in nodes_for(needs))
 
 
 def nodes_with(memory: int = 0) -> list[Node]:
-    """Return the worker nodes with so many bytes.
+    """Return the worker nodes with at least ``memory`` bytes.
 
     Raises
     ------
     IncompleteError
-        There is none: they have not joined yet, or are gone.
+        There is no such node: the nodes have not joined yet, or have left.
     """
     nodes = worker_nodes()
     if fitting := [node for node in nodes if node.memory >= memory]:
@@ -145,9 +145,9 @@ def nodes_with(memory: int = 0) -> list[Node]:
 
 
 def wait_for(needs: Resources, tasks: int, patience: float, tell: Callable[[str], None]) -> None:
-    """Wait until there is room for some tasks side by side, having asked an autoscaler for it.
+    """Request room for some tasks side by side from an autoscaler, and wait until it is there.
 
-    Returns after ``patience`` seconds all the same: whoever needs the room says what is missing.
+    After ``patience`` seconds the function returns in any case; the caller checks the room.
     """
     if count_places(needs) >= tasks or not patience:
         return
@@ -164,10 +164,10 @@ def wait_for(needs: Resources, tasks: int, patience: float, tell: Callable[[str]
 
 
 def ask_for(needs: Resources, tasks: int) -> None:
-    """Tell an autoscaler, if there is one, how many tasks of which needs are to run side by side.
+    """Request room for some tasks side by side from the autoscaler, if there is one.
 
-    It would find out by itself, but only from what waits: a pool asks for no more workers than
-    there are places, and would never grow beyond the nodes that it found.
+    An autoscaler adds nodes by itself only for tasks that wait. A pool starts no more workers than
+    there are places, so without a request it would never grow beyond the nodes that it found.
     """
     bundle: dict[str, float] = {"CPU": needs.cpus}
     if needs.gpus:
@@ -180,17 +180,17 @@ def ask_for(needs: Resources, tasks: int) -> None:
 
 
 def ask_for_nothing() -> None:
-    """Take back what was asked for: idle nodes may go.
+    """Withdraw the request for room, so that idle nodes may be removed.
 
-    Ray keeps one request for the whole cluster, also when the driver that made it is gone.
+    Ray keeps one request for the whole cluster, even if the driver that made it has ended.
     """
     request_resources(bundles=[])
 
 
 Scarce = Literal["CPU", "GPU"]
-"""What a cluster has a total of."""
+"""Resources that are counted over the cluster."""
 
 
 def total(resource: Scarce) -> int:
-    """Return how much of a resource all nodes that are up have."""
+    """Return the total of a resource over all nodes that are up."""
     return int(ray.cluster_resources().get(resource, 0))

@@ -31,7 +31,7 @@ from cosmoflow.engine.versions import Mismatch, check_nodes, guarded, make_compa
 from cosmoflow.errors import ConfigError, CosmoflowError, IncompleteError
 
 LEAST_PATIENCE = 60.0
-"""Seconds that a first worker has to come up, however little patience there is for nodes."""
+"""Shortest time to wait for a first worker, seconds, even if ``engine.patience`` is shorter."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,16 +43,16 @@ class RayEngine:
     Parameters
     ----------
     config : EngineConfig, optional
-        Its ``address`` is that of a running cluster; none starts an instance on this machine, which
-        ends with the engine. Its ``memory`` is the most that a worker may have: such an instance
-        gets an object store of that size too, and keeps the rest of what tasks hand on on disk.
+        ``address`` is that of a running cluster; without one, Ray is started on this machine and
+        stops with the engine. ``memory`` is the most that a worker may have. Ray on this machine
+        also gets an object store of that size, and spills what exceeds it to disk.
     tell : callable
-        Hears what a person should know: which cluster it is, what is waited for.
+        Called with messages for the user: which cluster is used, and what is waited for.
 
     Raises
     ------
     ConfigError
-        The cluster takes no token of ours, or its nodes have other versions.
+        The cluster does not accept the token, or its nodes have other versions.
     StorageError
         The cluster cannot be reached.
     IncompleteError
@@ -75,7 +75,7 @@ class RayEngine:
         cluster.join(self._config.address, ship_code=self._config.ship_code)
         try:
             tell(cluster.describe())
-            # What a driver that was killed has asked for would be rented for ever.
+            # The nodes that a killed driver has requested would be rented for ever.
             ask_for_nothing()
             self._wait_for(Resources(), 1)
             nodes_with()
@@ -86,7 +86,7 @@ class RayEngine:
 
     @cached_property
     def _compare(self) -> Callable[[], Mismatch] | None:
-        """Tells a worker what it has of other versions; workers of this machine have none."""
+        """Compares versions in a worker; None on this machine, where all workers have ours."""
         return make_comparison() if self._config.address else None
 
     def check_versions(self) -> None:
@@ -95,7 +95,7 @@ class RayEngine:
         Raises
         ------
         ConfigError
-            One has not.
+            A node has another version.
         """
         if self._compare is not None:
             check_nodes(worker_nodes(), self._compare)
@@ -104,13 +104,13 @@ class RayEngine:
         return function if self._compare is None else guarded(function, self._compare)
 
     def _wait_for(self, needs: Resources, tasks: int) -> None:
-        """Wait until there is room for some tasks side by side, asking an autoscaler for it."""
+        """On a cluster, request room for some tasks side by side and wait for it."""
         if self._config.address is not None:
             with self._errors():
                 wait_for(needs, tasks, self._config.patience, self._tell)
 
     def _wait_for_gpus(self, workers: int, memory: int = 0) -> None:
-        """Wait for the GPUs that the configuration insists on."""
+        """Wait for GPUs if the configuration requires them."""
         if not self._config.gpus:
             return
         needs = Resources(gpus=1, memory=memory)
@@ -126,31 +126,23 @@ class RayEngine:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what Ray itself raises into errors that say how to go on.
+        """Turn exceptions of Ray into errors with a remedy.
 
-        What a worker with other versions raises may be anything.
+        A worker with other versions may raise anything, or die at once: before an error of ours or
+        of Python is raised again, the versions of all nodes are checked.
         """
         try:
             yield
-        except IncompleteError:
-            # Workers that die at once may do so for that reason.
-            with suppress(RayError):
-                self.check_versions()
-            raise
-        except CosmoflowError:
-            raise
-        except RayTaskError:
-            # Raised by our code in a worker: a bug, to be seen with its traceback.
-            self.check_versions()
-            raise
-        except RayError as error:
-            raise IncompleteError(
-                "the Ray cluster was lost, or cannot run the job",
-                value=str(error).strip().splitlines()[0],
-                remedy="see `ray status`; then run the same command again with --resume",
-            ) from error
-        except Exception:
-            self.check_versions()
+        except Exception as error:
+            if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+                raise IncompleteError(
+                    "the Ray cluster was lost, or cannot run the job",
+                    value=str(error).strip().splitlines()[0],
+                    remedy="see `ray status`; then run the same command again with --resume",
+                ) from error
+            if isinstance(error, IncompleteError) or not isinstance(error, CosmoflowError):
+                with suppress(RayError):
+                    self.check_versions()
             raise
 
     @property
@@ -166,7 +158,7 @@ class RayEngine:
     def cpus_for_each(self, workers: int, gpus: int = 0) -> int:
         """Return the CPUs that each of some equal workers can have, beside its GPUs.
 
-        A worker lives on one node: two nodes of 16 have three workers of 8, and not of 10.
+        A worker runs on one node: two nodes of 16 CPUs have room for three workers of 8, not of 10.
         """
         nodes = [node for node in nodes_with() if node.gpus >= gpus]
         nodes = nodes if gpus else cpu_pool(nodes)
@@ -178,20 +170,20 @@ class RayEngine:
 
     @property
     def memory(self) -> int:
-        """Bytes that one worker can have: those of the largest node beside its object store."""
+        """Bytes that one worker can have: those of the largest node without its object store."""
         return max(node.memory for node in nodes_with())
 
     @property
     def memory_per_core(self) -> int:
-        """Bytes of a worker of one core, on the node that has least for each of its cores."""
+        """Bytes of a worker with one core, on the node with the least memory per core."""
         return min(node.memory // node.cpus for node in cpu_pool(nodes_with()))
 
     def share(self, tasks: int, *, most: int, memory: int, accelerated: bool = False) -> Resources:
-        """Return what each of some equal tasks should ask for.
+        """Return the resources that each of some equal tasks should ask for.
 
-        Where there are nodes with GPUs an accelerated task gets one, and its share of the cores
-        beside it. Elsewhere a node takes as many tasks as it has places of ``most`` cores and room
-        in memory; with few tasks each gets more cores, up to a whole node.
+        If there are nodes with GPUs, an accelerated task gets one, with its share of the cores.
+        Otherwise a node runs as many tasks as fit, by their memory and with ``most`` cores each. If
+        there are fewer tasks than that, each gets more cores, up to a whole node.
         """
         if accelerated:
             self._wait_for_gpus(1, memory)
@@ -209,11 +201,11 @@ class RayEngine:
     def channel(
         self, on_message: Callable[[Any], None]
     ) -> AbstractContextManager[Callable[[Any], None]]:
-        """Carry messages through an actor; ``on_message`` is called in a thread of this process."""
+        """Open a channel through an actor; ``on_message`` is called in a thread of this process."""
         return open_channel(on_message)
 
     def close(self) -> None:
-        """Leave the cluster, and stop it when this engine started it."""
+        """Leave the cluster, and stop it if this engine has started it."""
         if self._owner and ray.is_initialized():
             ray.shutdown()
 
@@ -232,7 +224,7 @@ class RayEngine:
                 on_done,
                 parts=graph.parts,
                 needs=needs,
-                compare=self._compare,
+                guard=self._guard,
             )
 
     def map(
@@ -246,7 +238,7 @@ class RayEngine:
         memory: int = 0,
         accelerated: bool = False,
     ) -> None:
-        """Send tasks to a pool of actors: one a GPU, or one a node or group of cores."""
+        """Send tasks to a pool of actors: one for each GPU, node or group of cores."""
         if not tasks:
             return
         needs = self._worker_share(len(tasks), workers, memory, accelerated)
@@ -262,7 +254,7 @@ class RayEngine:
 
     @contextmanager
     def _asking(self, needs: Resources, tasks: int) -> Iterator[None]:
-        """Ask a cluster's autoscaler for room for some tasks while they run."""
+        """Request room for some tasks from a cluster's autoscaler while they run."""
         if self._config.address is None:
             yield
             return
@@ -276,7 +268,7 @@ class RayEngine:
     def _worker_share(
         self, tasks: int, workers: int | None, memory: int, accelerated: bool
     ) -> Resources:
-        """Return what each worker of :meth:`map` gets."""
+        """Return the resources of each worker of :meth:`map`."""
         if workers is None or (accelerated and self.gpus):
             return self.share(tasks, most=USEFUL_CORES, memory=memory, accelerated=accelerated)
         return Resources(self.cpus_for_each(min(workers, tasks)), 0, memory)

@@ -1,4 +1,4 @@
-"""Handling tasks in three steps that overlap: the next is read and the last written meanwhile."""
+"""Tasks in three overlapping steps: while one is in work, the next is read, the last written."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 STEPS = 3
-"""Tasks that a pipeline has in hand at most: one read or waiting, one in work, one written."""
+"""Most tasks in a pipeline at a time: one read or waiting, one in work, one written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline(Generic[T, R]):
-    """What a worker does with a task, as three steps.
+    """The three steps of handling a task.
 
-    A step handles one task at a time, always in the same thread; the steps of different tasks
-    overlap. The inputs of one task at most wait for their turn.
+    A step handles one task at a time, always in the same thread. The steps of different tasks
+    overlap, and the inputs of at most one task wait.
 
     Parameters
     ----------
     read : callable
-        From a task to its inputs. It mostly waits for storage.
+        From a task to its inputs; mostly waits for storage.
     work : callable
-        From inputs to outputs. It keeps the cores or the GPU busy.
+        From inputs to outputs; keeps the cores or the GPU busy.
     write : callable
-        From outputs to the task's result. It mostly waits for storage.
+        From outputs to the result of the task; mostly waits for storage.
     """
 
     read: Callable[[T], Any]
@@ -62,7 +62,7 @@ class PipelineThreads(Generic[T, R]):
     """A pipeline whose tasks come from several threads.
 
     A task keeps its place in a step until there is room in the next one. So a worker holds the
-    inputs of two tasks at most, and the outputs of two, however slow a step is.
+    inputs of at most two tasks and the outputs of at most two, however slow a step is.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class PipelineThreads(Generic[T, R]):
                 if held is not None:
                     held.release()
                 held = place
-                # What the step was given goes before its place does.
+                # The input of the step is freed before its place is.
                 value = thread.submit(step, value).result()
         finally:
             if held is not None:

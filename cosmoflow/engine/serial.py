@@ -1,4 +1,4 @@
-"""The engine without Ray: everything in this process, the oracle of the distributed one."""
+"""The engine without Ray. It runs everything in this process, and is the reference in tests."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ R = TypeVar("R")
 
 
 class SerialEngine:
-    """Runs one thing after the other; numerical libraries may still use every core."""
+    """Runs one task after the other; numerical libraries may still use every core."""
 
     name = "serial"
 
     @property
     def cpus(self) -> int:
-        """CPUs at hand."""
+        """Number of CPUs of this process."""
         return len(os.sched_getaffinity(0))
 
     @property
     def gpus(self) -> int:
-        """None that a task would ask for: this process uses the one that it finds."""
+        """0: tasks need not ask for a GPU, because this process uses the one that it finds."""
         return 0
 
     @property
@@ -42,17 +42,17 @@ class SerialEngine:
 
     @property
     def memory_per_core(self) -> int:
-        """Bytes of each of as many processes as there are CPUs at hand."""
+        """Available bytes for each CPU."""
         return self.memory // self.cpus
 
     def share(self, tasks: int, *, most: int, memory: int, accelerated: bool = False) -> Resources:
-        """Give everything to every task: they run one after the other."""
+        """Return all resources, because tasks run one after the other."""
         return Resources(self.cpus, 0, memory)
 
     def channel(
         self, on_message: Callable[[Any], None]
     ) -> AbstractContextManager[Callable[[Any], None]]:
-        """Call ``on_message`` itself."""
+        """Return ``on_message`` as the channel."""
         return nullcontext(on_message)
 
     def run(
@@ -107,7 +107,7 @@ class SerialEngine:
         Raises
         ------
         ConfigError
-            It wants more than one worker.
+            More than one worker is requested.
         """
         if workers > 1:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Choosing the engine of a stage, and keeping Ray up between stages."""
+"""The choice of the engine of a stage; Ray is kept running between stages."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ SERIAL_SECONDS = 30.0
 
 
 class Session:
-    """Hands out engines; Ray starts when first needed and stays until the session closes.
+    """Provides engines; Ray is started when first needed and runs until the session closes.
 
     Parameters
     ----------
     config : EngineConfig
-        Which engine, and where.
+        Settings of the engine.
 
     Attributes
     ----------
     tell : callable
-        Hears what a person should know of the cluster; nobody does until somebody sets it.
+        Called with messages about the cluster for the user. Does nothing until it is set.
     """
 
     def __init__(self, config: EngineConfig | None = None) -> None:
@@ -44,11 +44,11 @@ class Session:
         Parameters
         ----------
         cpu_seconds : float
-            What it takes, roughly.
+            Rough cost of the job.
         workers : int
-            Processes that it needs.
+            Number of processes that it needs.
         memory : int
-            Bytes that it needs when everything stays in this process.
+            Bytes that it needs if everything runs in this process.
         """
         if not self._wants_ray(cpu_seconds, workers, memory):
             if self.config.gpus is False:
@@ -68,13 +68,13 @@ class Session:
             return self.config.choice == "ray"
         if self._ray is not None or self.config.address is not None or workers > 1:
             return True
-        # Half of what there is: a person at a laptop has other things open. Ray keeps on disk what
-        # exceeds its store.
+        # Half of what is available: a laptop runs other programs too. Ray spills what exceeds its
+        # object store to disk.
         room = self.config.memory or available_memory() // 2
         return cpu_seconds > SERIAL_SECONDS or memory > room
 
     def close(self) -> None:
-        """Stop Ray if this session started it."""
+        """Stop Ray if this session has started it."""
         if self._ray is not None:
             self._ray.close()
             self._ray = None

@@ -1,7 +1,7 @@
-"""What this process hands to Ray: folders, token, search paths, signals.
+"""The environment of Ray: folders, token, search path, signals.
 
-Ray takes all four from the surroundings of the process that starts it, and fails, or lets a module
-of the working folder hide a library, where they are unusual.
+Ray takes them from the process that starts it. If they are unusual, it fails, or a module in the
+working folder hides a library.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FOLDER_BYTES = SOCKET_BYTES - len(_SOCKET)
 """Longest path of a folder in which Ray can have its sockets."""
 
 SHORT_FOLDERS = ("/tmp/ray", "/var/tmp/ray", "/dev/shm/ray")
-"""Where Ray's sockets and logs go when they cannot go into TMPDIR."""
+"""Folders for Ray's sockets and logs if TMPDIR cannot be used."""
 
 
 def choose_folders() -> dict[str, str]:
-    """Return the arguments of ``ray.init`` that say where Ray has its files; none by default.
+    """Return the arguments of ``ray.init`` for the folders of Ray; empty by default.
 
-    Where the path of TMPDIR is too long for sockets, they go elsewhere with the logs; objects that
-    exceed the memory are large and still go to TMPDIR.
+    If the path of TMPDIR is too long for sockets, sockets and logs go elsewhere. Spilled objects,
+    which are large, still go to TMPDIR.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def choose_folders() -> dict[str, str]:
         There is no folder for the sockets.
     """
     asked = get_default_ray_temp_dir()
-    # Ray waits in vain for its own processes where the path is relative; an empty TMPDIR is none.
+    # With a relative path, Ray waits in vain for its own processes. An empty TMPDIR is ignored.
     folder = str(Path(asked if asked != "ray" else "/tmp/ray").absolute())
     usable = _is_usable(folder)
     if usable and len(os.fsencode(folder)) <= FOLDER_BYTES:
@@ -66,7 +66,7 @@ def choose_folders() -> dict[str, str]:
 
 
 def _is_usable(folder: str) -> bool:
-    """Tell whether files can be made in a folder, which is created."""
+    """Return whether files can be written in a folder, which is created if it is missing."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -75,7 +75,7 @@ def _is_usable(folder: str) -> bool:
 
 
 def ensure_token() -> None:
-    """Make a token for an instance of this process alone where Ray cannot write its file.
+    """Make a token for Ray on this machine if Ray cannot write its token file.
 
     Ray keeps the token in the home folder, which a container or a batch system may lack.
     """
@@ -93,14 +93,14 @@ def ensure_token() -> None:
 
 
 class _SearchPath(list[str]):
-    """The folders in which workers look for modules first.
+    """The first folders of the search path of workers.
 
-    Ray adds the working folder of the driver. A script there that is called zarr.py would hide the
-    library from workers, though not from a driver that does not look there.
+    Ray adds the working folder of the driver. A script called zarr.py there would hide the library
+    from workers, even if the driver itself does not search that folder.
     """
 
     def extend(self, folders: Iterable[str]) -> None:
-        """Add those of some folders in which this process looks too."""
+        """Add the folders that are in the search path of this process too."""
         own = {os.path.realpath(folder) for folder in sys.path}
         super().extend(folder for folder in folders if os.path.realpath(folder) in own)
 
@@ -108,8 +108,7 @@ class _SearchPath(list[str]):
 def describe_job() -> JobConfig:
     """Return the configuration of this process as a driver of Ray.
 
-    Workers of this machine find the cosmoflow that this process runs, wherever that was imported
-    from.
+    Workers on this machine import the same cosmoflow as this process, from whatever folder.
     """
     job = JobConfig()
     job._py_driver_sys_path = _SearchPath()
@@ -121,9 +120,9 @@ def describe_job() -> JobConfig:
 
 @contextmanager
 def keeping_sigterm() -> Iterator[None]:
-    """Have SIGTERM do afterwards what it did before, where that was said in Python.
+    """Restore the handler of SIGTERM afterwards, if it was set in Python.
 
-    Ray's own handlers end the process at once, and with a dump of its stack.
+    Ray's own handler ends the process at once and dumps its stack.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:

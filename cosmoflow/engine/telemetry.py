@@ -1,7 +1,7 @@
-"""What a worker tells of its tasks: a line each in its log, and metrics for Prometheus.
+"""Records of a worker's tasks: a line for each in its log, and metrics for Prometheus.
 
-Ray serves the metrics of all workers of a node at its metrics port; without its dashboard nobody
-asks for them, and they cost nothing.
+Ray serves the metrics of all workers of a node at its metrics port. Without its dashboard they are
+not collected and cost nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 from ray.util.metrics import Counter, Gauge, Histogram
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
-"""Upper limits of the bins in which tasks are counted by how long they took."""
+"""Upper edges of the bins of the durations of tasks."""
 
 
 class _Instruments:
@@ -45,7 +45,7 @@ def _instruments() -> _Instruments:
 
 @cache
 def _log() -> logging.Logger:
-    """Return the logger of a worker, which writes to its own file."""
+    """Return the logger of a worker, which writes to the worker's own file."""
     log = logging.getLogger("cosmoflow.worker")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s cosmoflow %(levelname)s %(message)s"))
@@ -56,23 +56,23 @@ def _log() -> logging.Logger:
 
 
 def prepare() -> None:
-    """Make what :func:`watched` uses, before several threads do so at once."""
+    """Create what :func:`watched` uses, before several threads need it at once."""
     _instruments()
     _log()
 
 
 @contextmanager
 def watched(kind: str, name: str) -> Iterator[None]:
-    """Note how a task goes that runs meanwhile.
+    """Record the duration and outcome of a task, which runs in the ``with`` block.
 
-    Its seconds include those in which it waits for others that the same worker has in hand.
+    The duration includes the time in which it waits for other tasks of the same worker.
 
     Parameters
     ----------
     kind : str
-        What many tasks have in common: the tag of the metrics.
+        Kind of the task, the tag of the metrics.
     name : str
-        Which one it is, for the log.
+        Name of the task, for the log.
     """
     begun, outcome = time.perf_counter(), "failed"
     try:

@@ -1,4 +1,4 @@
-"""What of a node the numerical libraries of this process use."""
+"""The cores and GPUs that the numerical libraries of this process use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from cosmoflow.engine.base import Resources
 
 
 def use_threads(count: int) -> None:
-    """Let torch and numba use ``count`` threads, those of them that are loaded already.
+    """Make torch and numba use ``count`` threads, if they are loaded.
 
-    A worker of Ray has the cores that it asked for; left alone, each library would start as many
-    threads as the machine has cores, in every worker.
+    By default, in every worker each library would start as many threads as the machine has cores.
     """
     os.environ["OMP_NUM_THREADS"] = str(count)
     torch, numba = sys.modules.get("torch"), sys.modules.get("numba")
@@ -23,12 +22,12 @@ def use_threads(count: int) -> None:
 
 
 def use_share(share: Resources) -> None:
-    """Keep to the cores that a worker has asked for, and off GPUs if it has asked for none."""
+    """Use only the cores that a worker has asked for, and GPUs only if it has asked for any."""
     if not share.gpus:
         hide_gpus()
     use_threads(share.cpus)
 
 
 def hide_gpus() -> None:
-    """Let torch find no GPU in this process, unless it has found one already."""
+    """Hide GPUs from torch in this process, unless torch has found them already."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -26,7 +26,7 @@ from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import CosmoflowError, IncompleteError
 
 FAILURES = 3
-"""How often Ray Train starts the workers again after one of them died."""
+"""How often Ray Train restarts the workers after one of them has died."""
 
 
 class _RayContext:
@@ -53,7 +53,7 @@ class _RayContext:
 
 
 class _Verdict:
-    """Keeps the error, of ours, that ends a training whatever the restarts."""
+    """Keeps the error that ends a training for good, despite restarts."""
 
     def __init__(self) -> None:
         self._error: CosmoflowError | None = None
@@ -66,7 +66,7 @@ class _Verdict:
 
 
 class _Forward(UserCallback):  # type: ignore[misc]
-    """Passes the reports of rank 0 to the driver; runs in the trainer's controller."""
+    """Passes the reports of rank 0 to the driver. It runs in the controller of the trainer."""
 
     def __init__(self, send: Callable[[dict[str, float]], None]) -> None:
         self._send = send
@@ -76,9 +76,9 @@ class _Forward(UserCallback):  # type: ignore[misc]
 
 
 def _use_own_interface() -> None:
-    """Have gloo listen on the address by which the cluster knows this node.
+    """Make gloo listen on the address that this node has in the cluster.
 
-    gloo looks up the name of its host, which many systems resolve to the loopback.
+    By default gloo looks up the host name, which many systems resolve to the loopback address.
     """
     address = ray.util.get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():
@@ -109,13 +109,13 @@ def run_torch_trainer(
 ) -> None:
     """Run a loop on data-parallel workers.
 
-    The loop keeps its own checkpoints and finds the newest one when it starts, so that a restart by
-    Ray Train and a restart by a person are the same thing.
+    The loop writes its own checkpoints and starts from the newest one, so a restart by Ray Train is
+    the same as a restart by the user.
 
     Raises
     ------
     CosmoflowError
-        The one that the loop raised. It is final: only deaths of workers are retried.
+        The error that the loop has raised. It is final: only deaths of workers are retried.
     IncompleteError
         Workers kept dying.
     """
@@ -126,15 +126,16 @@ def run_torch_trainer(
         if not use_gpu:
             use_share(Resources(cpus))
         if ray.get(verdict.error.remote()) is not None:
-            # This is the restart after an error that no restart mends: end, and let it be told.
+            # An earlier attempt failed with an error that a restart does not fix. The driver
+            # raises it.
             return
         try:
             with keeping_freed_buffers():
                 loop(_RayContext())
         except CosmoflowError as error:
             ray.get(verdict.fail.remote(error))
-            # The others wait for this worker for ever unless it fails; they are started once more,
-            # find the error and end.
+            # The other workers would wait for this one for ever, so it fails. All are restarted
+            # once, find the error and end.
             raise
 
     scratch = tempfile.mkdtemp(prefix="cosmoflow-train-")

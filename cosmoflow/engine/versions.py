@@ -1,7 +1,12 @@
-"""Making sure that all workers run the driver's code: a result must not depend on where it is made.
+"""Checks that all workers have the driver's versions: a result must not depend on where it is made.
 
-What a worker has is found by functions that are defined inside others. Ray ships those whole, while
-it ships a module's function by its name, to mean whatever the worker's own copy of it is.
+The versions of a worker are found by functions that are defined inside other functions. Ray ships
+such a function by value, while it ships a function of a module by its name, which means the
+worker's own copy.
+
+The tasks make the check, once in each process. Ray's ``worker_process_setup_hook`` cannot: if it
+raises, Ray ends the worker and retries the task, possibly on another node. The driver then gets a
+``WorkerCrashedError`` without the cause, or no error at all.
 """
 
 from __future__ import annotations
@@ -17,23 +22,22 @@ from cosmoflow.engine.nodes import Node
 from cosmoflow.errors import ConfigError
 
 PROBE_SECONDS = 60.0
-"""How long nodes have to tell their versions; one that takes longer is checked with its first task.
-"""
+"""Seconds to wait for the versions of the nodes. A slower node is checked with its first task."""
 
 LIBRARIES = ("ray", "torch", "numpy", "numba", "zarr", "numcodecs", "obstore", "dask")
-"""Those on which a result, or its format, depends."""
+"""Libraries on which results or their format depend."""
 
 Versions = dict[str, str]
-"""Names, and what is installed of each."""
+"""Installed version of each library."""
 
 Mismatch = list[tuple[str, str, str]]
-"""What differs: its name, what was found, what was expected."""
+"""Names of what differs, with the found and the expected version."""
 
 
 def make_probe() -> Callable[[], Versions]:
-    """Return a function that tells the versions of the process that calls it.
+    """Return a function that returns the versions of the process that calls it.
 
-    Beside cosmoflow's version stands a digest of its source: clones change between releases.
+    The version of cosmoflow includes a digest of its source, which may change between releases.
     """
     libraries = LIBRARIES
 
@@ -47,7 +51,7 @@ def make_probe() -> Callable[[], Versions]:
 
         def installed(name: str) -> str:
             try:
-                # 2.13.0+cpu computes on CPUs what 2.13.0+cu126 does.
+                # On CPUs 2.13.0+cpu and 2.13.0+cu126 compute the same.
                 return importlib.metadata.version(name).partition("+")[0]
             except importlib.metadata.PackageNotFoundError:
                 return "none"
@@ -68,28 +72,31 @@ def make_probe() -> Callable[[], Versions]:
 
 
 def make_comparison() -> Callable[[], Mismatch]:
-    """Return a function that tells what differs between the process that calls it and this one.
+    """Return a function that compares the versions of its process with those of this process.
 
-    It looks once in each process that it is shipped to.
+    In each process the comparison is made only once.
     """
-    probe, looked = make_probe(), {}
+    probe = make_probe()
     expected = probe()
+    looked: list[Mismatch] = []
 
     def compare() -> Mismatch:
-        if "wrong" not in looked:
+        if not looked:
             found = probe()
-            looked["wrong"] = [
-                (name, found[name], version)
-                for name, version in expected.items()
-                if found[name] != version
-            ]
-        return list(looked["wrong"])
+            looked.append(
+                [
+                    (name, found[name], version)
+                    for name, version in expected.items()
+                    if found[name] != version
+                ]
+            )
+        return looked[0]
 
     return compare
 
 
 def check_nodes(nodes: Sequence[Node], compare: Callable[[], Mismatch]) -> None:
-    """Compare what nodes have with what this process has.
+    """Compare the versions of some nodes with those of this process.
 
     Raises
     ------
@@ -114,16 +121,16 @@ def check_nodes(nodes: Sequence[Node], compare: Callable[[], Mismatch]) -> None:
                 asked[ref], [("cosmoflow", f"unknown: {error.cause!r}", "ours")]
             ) from error
         except ray.exceptions.RayError:
-            # The node has gone since. Whoever runs tasks copes with that.
+            # The node has left the cluster; running the tasks deals with that.
             continue
         if wrong:
             raise refusal(asked[ref], wrong)
 
 
 def guarded(function: Callable[..., Any], compare: Callable[[], Mismatch]) -> Callable[..., Any]:
-    """Return a function, to be shipped whole, that calls another one where nothing differs.
+    """Return a function, shipped by value, that checks versions and then calls another function.
 
-    Nodes that join later than :func:`check_nodes` looks are found so.
+    This finds nodes that join after :func:`check_nodes`.
     """
 
     def call(*arguments: Any) -> Any:
@@ -135,7 +142,7 @@ def guarded(function: Callable[..., Any], compare: Callable[[], Mismatch]) -> Ca
 
 
 def refusal(node: str, wrong: Mismatch) -> ConfigError:
-    """Return the error that names a node and what differs there."""
+    """Return the error that names a node and the versions that differ."""
     remedy = "install the same on every node"
     if [name for name, _, _ in wrong] == ["cosmoflow"]:
         remedy += ", or send this code along: --set engine.ship_code=true"

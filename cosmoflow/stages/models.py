@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.errors import ConfigError, DataError, IncompleteError, StorageError
@@ -30,7 +30,7 @@ from cosmoflow.model.names import (
 )
 from cosmoflow.model.registry import ARCHITECTURES, count_parameters, find_architecture, summarise
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
-from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.urls import absolute, exists, has_file, read_bytes, write_bytes
 from cosmoflow.tables import html_table, shorten, text_table
 
@@ -40,26 +40,6 @@ SMALLEST_GRID = 2
 """Cells per axis that `paint` makes at least."""
 
 _HEADINGS = ("model", "ships", "parameters", "output", "halo", "summary")
-
-
-class Box(Protocol):
-    """A box that models are applied to; a fields store is one."""
-
-    @property
-    def url(self) -> str:
-        """Where it is, for messages."""
-
-    @property
-    def grid(self) -> int:
-        """Cells per axis."""
-
-    @property
-    def cell_size(self) -> float:
-        """Side of a cell, Mpc/h."""
-
-    @property
-    def metadata(self) -> BoxMetadata:
-        """Its size, redshift and cosmology."""
 
 
 def load_model(url: str) -> VelocityModel:

@@ -1,10 +1,10 @@
-"""Object stores: how they are reached, what is tried again, and what their errors mean.
+"""Connections to object stores: retries, and messages for their errors.
 
-What obstore repeats on its own, and what not, was measured with a proxy that injects faults
-(``tests/unit/test_object_store.py``). It repeats whatever is answered with 5xx, any request that
-finds no connection, and reading and plain writing whose connection ends, a GET in the middle of its
-body too. It does not repeat conditional writes, deletions and listings whose connection ends, nor
-a GET of what is not there whose answer ends in its middle: :func:`insisting` does.
+Which requests obstore retries was measured with a proxy that injects faults
+(``tests/unit/test_object_store.py``). It retries requests that are answered with 5xx, requests that
+find no connection, and reads and plain writes whose connection breaks, also in the middle of the
+body of a GET. It does not retry conditional writes, deletions and listings whose connection breaks,
+nor the GET of a missing object whose answer breaks off: :func:`insisting` does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -43,41 +42,41 @@ from cosmoflow.storage.places import RemotePlace, remote_place
 T = TypeVar("T")
 
 PATIENCE = 120.0
-"""Seconds for which a request that fails is repeated. Stores answer 503 for as long as it takes
-them to spread a new load, a minute or two; below five minutes, the credentials in a request hold.
-With obstore's own numbers, ten retries were over after 2.5 s."""
+"""Seconds for which a failing request is repeated. Stores answer 503 while they adapt to a new
+load, for a minute or two; the credentials in a request are valid for five minutes. obstore's
+default of ten retries ended after 2.5 s."""
 
 GREETING = 5.0
-"""The same for the first request of a process to a bucket. Whoever mistypes an endpoint, or has no
-credentials, is not to wait for minutes; 5xx answers count as success."""
+"""The same for the first request of a process to a bucket: a mistyped endpoint or missing
+credentials should be reported at once. Answers of 5xx count as success."""
 
 STALL = 60.0
-"""Seconds without a byte after which an answer counts as lost; a request is sent within them too.
-obstore has no such limit, but one of 30 s for all: too little for a large shard on a slow line."""
+"""Seconds without a byte after which a request or its answer counts as lost. obstore instead limits
+the whole request to 30 s, which is too little for a large shard on a slow line."""
 
 LONGEST = 900.0
-"""Seconds that one request may take in all: 512 MiB at 0.6 MB/s."""
+"""Seconds that one request may take in total: 512 MiB at 0.6 MB/s."""
 
 ONE_PUT = 32 << 20
-"""Bytes up to which an object is sent whole, at 0.6 MB/s or more. obstore sends what exceeds 5 MiB
-in parts, and of a worker that is killed meanwhile they stay, unseen and paid for; one request
-leaves nothing."""
+"""Bytes up to which an object is sent in one request, at 0.6 MB/s or more. obstore sends objects
+above 5 MiB in parts; if a worker is killed meanwhile, its parts stay in the bucket, unlisted
+and paid for. A single request leaves nothing behind."""
 
 _STORES: dict[str, Callable[..., Any]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-"""What opens a bucket of each cloud. It takes the prefix as it is; ``from_url`` of obstore decodes
-percent escapes, and cuts a key at ``#`` and ``?``."""
+"""Classes that open a bucket of each cloud. They take the prefix literally; obstore's ``from_url``
+decodes percent escapes, and cuts a key at ``#`` and ``?``."""
 _KEYS = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
-"""What the environment variables of each cloud begin with."""
+"""Prefixes of the environment variables of each cloud."""
 _CLIENT_OPTIONS = (
     "allow_http", "allow_invalid_certificates", "connect_timeout", "http1_only", "http2_only",
     "pool_idle_timeout", "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes",
     "proxy_url", "randomize_addresses", "read_timeout", "timeout", "user_agent",
 )  # fmt: skip
 _BROKEN_OFF = "HTTP error: "
-"""What obstore says of a connection that failed; of an answer it says its status code."""
+"""In obstore's messages about failed connections; messages about answers have a status code."""
 _CODE, _STATUS = re.compile(r"<Code>(\w+)</Code>"), re.compile(r"status code: (\d+[^:]*)")
 _METADATA = ("/latest/api/token", "/latest/meta-data", "/computeMetadata/", "/metadata/identity")
-"""Where obstore asks for the credentials of a machine in a cloud when it was given none."""
+"""Addresses at which obstore asks for the credentials of a cloud machine if none are given."""
 _BAD_CREDENTIALS = (
     "AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken",
     "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired",
@@ -92,26 +91,26 @@ class Bucket:
     Parameters
     ----------
     store : obstore.store.ObjectStore
-        Whose prefix is the place.
+        Store whose prefix is the place.
     """
 
     def __init__(self, store: Any) -> None:
         self._store = store
 
     def get(self, name: str) -> Any:
-        """Return an object's content, to be had by ``bytes()``."""
+        """Return an object's content; its method ``bytes()`` reads it."""
         return insisting(lambda: self._store.get(name))
 
     def head(self, name: str) -> Any:
-        """Return an object's size and the like."""
+        """Return an object's metadata, such as its size."""
         return self._store.head(name)
 
     def put(self, name: str, content: bytes, mode: str = "overwrite") -> None:
-        """Write an object; with the mode "create" unless it is there."""
+        """Write an object; with the mode "create" only if it does not exist."""
         insisting(lambda: self._store.put(name, content, mode=mode))
 
     def delete(self, names: str | Sequence[str]) -> None:
-        """Delete objects, those of them that are there."""
+        """Delete the objects that exist among those named."""
         insisting(lambda: self._store.delete(names))
 
     def list(self, chunk_size: int = 1000) -> Iterator[Sequence[Any]]:
@@ -123,8 +122,8 @@ class Bucket:
             try:
                 return [*next(stream, [])]
             except (ObstoreError, OSError):
-                # A new listing begins after the last name only here: the name of a folder's mark
-                # lacks its slash, and a listing after that name finds the mark once more.
+                # Only a retry starts after the last name: the listed name of a folder marker lacks
+                # its slash, so a listing that starts after it finds the marker again.
                 stream = self._store.list(offset=last, chunk_size=chunk_size)
                 raise
 
@@ -138,12 +137,12 @@ class Bucket:
 
 
 class BucketStore(ObjectStore[Any]):
-    """zarr's view of a place in an object store, which repeats what obstore does not."""
+    """A zarr store in an object store; it retries requests that obstore does not."""
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Read an object or a part of it; None if it is not there."""
+        """Read an object or a part of it; None if it does not exist."""
         read = super().get
         return await _insisting(lambda: read(key, prototype, byte_range))
 
@@ -156,28 +155,20 @@ class BucketStore(ObjectStore[Any]):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object."""
-        self._check_writable()
-        content = value.as_buffer_like()
-        parts = len(value) > ONE_PUT
-
-        async def put() -> None:
-            await obstore.put_async(self.store, key, content, use_multipart=parts)
-
-        await _insisting(put)
+        await self._put(key, value, use_multipart=len(value) > ONE_PUT)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write an object unless it is there."""
+        """Write an object unless it exists."""
+        with suppress(AlreadyExistsError):
+            await self._put(key, value, mode="create")
+
+    async def _put(self, key: str, value: Buffer, **how: Any) -> None:
         self._check_writable()
         content = value.as_buffer_like()
-
-        async def put() -> None:
-            await obstore.put_async(self.store, key, content, mode="create")
-
-        with suppress(AlreadyExistsError):
-            await _insisting(put)
+        await _insisting(lambda: obstore.put_async(self.store, key, content, **how))
 
     async def delete(self, key: str) -> None:
-        """Delete an object if it is there."""
+        """Delete an object if it exists."""
         self._check_writable()
         with suppress(FileNotFoundError):
             await _insisting(lambda: obstore.delete_async(self.store, key))
@@ -186,7 +177,7 @@ class BucketStore(ObjectStore[Any]):
         """Delete all objects below a prefix."""
         self._check_writable()
         folder = f"{prefix.rstrip('/')}/" if prefix else prefix
-        # obstore calls the mark of a folder "" there, and would delete another object.
+        # obstore lists a folder marker as "", and would delete another object instead.
         keys = [item["path"] async for item in self._list(folder) if item["path"]]
         if keys:
             await _insisting(lambda: obstore.delete_async(self.store, keys))
@@ -199,7 +190,7 @@ class BucketStore(ObjectStore[Any]):
             yield name.removeprefix(prefix.rstrip("/")).strip("/")
 
     async def _list(self, prefix: str | None = None) -> AsyncIterator[Any]:  # type: ignore[override]
-        # All of zarr's own listings go through this one.
+        # All listings of zarr call this method.
         async def everything() -> Any:
             return await obstore.list(self.store, prefix=prefix).collect_async()
 
@@ -213,18 +204,13 @@ def open_bucket(url: str) -> Bucket:
     Raises
     ------
     StorageError
-        It cannot be reached, or there are no credentials or wrong ones.
+        The bucket cannot be reached, or the credentials are missing or wrong.
     """
     return Bucket(connect(url))
 
 
-def bucket_store(url: str, *, read_only: bool) -> ObjectStore[Any]:
-    """Return the zarr store behind a remote URL; raises what :func:`open_bucket` does."""
-    return BucketStore(connect(url), read_only=read_only)
-
-
 def connect(url: str) -> Any:
-    """Return obstore's own view of a remote URL; raises what :func:`open_bucket` does."""
+    """Return obstore's client of a remote URL; it raises the errors of :func:`open_bucket`."""
     place = remote_place(url)
     prefix = f"{_KEYS[place.scheme]}_"
     return _connected(
@@ -234,7 +220,7 @@ def connect(url: str) -> Any:
 
 @lru_cache(maxsize=256)
 def _connected(place: RemotePlace, environment: tuple[tuple[str, str], ...]) -> Any:
-    """Return the client of a place; kept, for each has connections of its own."""
+    """Return the client of a place. Clients are cached, since each has its own connections."""
     _greet(place.root, environment)
     with naming(place.url):
         return _STORES[place.scheme](
@@ -246,29 +232,29 @@ def _connected(place: RemotePlace, environment: tuple[tuple[str, str], ...]) -> 
 
 
 def forget() -> None:
-    """Close all connections, so that changed numbers count."""
+    """Close all connections, so that changed constants of this module take effect."""
     _connected.cache_clear()
     _greet.cache_clear()
 
 
 def _client_options(scheme: str) -> dict[str, Any]:
-    """Return the settings of connections: ours, and those that the environment has.
+    """Return the connection settings: ours, overridden by those in the environment.
 
-    obstore reads the latter itself, but forgets them when it is given any.
+    obstore reads the environment itself, but ignores it when any settings are passed.
     """
     found = {name: os.environ.get(f"{_KEYS[scheme]}_{name.upper()}") for name in _CLIENT_OPTIONS}
     return {
         "connect_timeout": timedelta(seconds=5),
         "read_timeout": timedelta(seconds=STALL),
         "timeout": timedelta(seconds=LONGEST),
-        # S3 closes a connection that was idle for 20 s or so; a request that it crosses is lost.
+        # S3 closes idle connections after about 20 s; a request sent at that moment is lost.
         "pool_idle_timeout": timedelta(seconds=15),
         **{name: value for name, value in found.items() if value is not None},
     }
 
 
 def _retries(patience: float, longest_pause: float) -> dict[str, Any]:
-    """Return how obstore repeats a request: as often as there is time for, seconds."""
+    """Return the retry settings of obstore: any number of retries within ``patience`` seconds."""
     return {
         "max_retries": 1000,
         "retry_timeout": timedelta(seconds=patience),
@@ -282,7 +268,7 @@ def _retries(patience: float, longest_pause: float) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _greet(root: RemotePlace, environment: tuple[tuple[str, str], ...]) -> None:
-    """Make sure that a bucket can be reached; its errors are told at once, not after PATIENCE."""
+    """Make sure that a bucket can be reached; errors are raised after GREETING, not PATIENCE."""
     with naming(root.url):
         bucket = _STORES[root.scheme](
             root.bucket,
@@ -293,54 +279,50 @@ def _greet(root: RemotePlace, environment: tuple[tuple[str, str], ...]) -> None:
             retry_config=_retries(GREETING, longest_pause=1.0),
         )
         try:
-            # Of nothing, so that the answer is short.
+            # The prefix matches no object, so that the answer is short.
             insisting(lambda: list(bucket.list(".cosmoflow")), patience=GREETING)
         except (ObstoreError, OSError) as error:
-            # Who may not list may still read; who is told to slow down is heard.
+            # Reading may be allowed where listing is not, and a busy store answers at last.
             known = _code(error) in (*_BAD_CREDENTIALS, *_NO_BUCKET)
             if known or _BROKEN_OFF in first_line(error):
                 raise
 
 
 def insisting(call: Callable[[], T], patience: float | None = None) -> T:
-    """Call something that is harmless when done twice, again while its connection breaks."""
-    waits = _waits(patience)
+    """Call an idempotent function, and call it again while its connection breaks."""
+    pauses = _pauses(PATIENCE if patience is None else patience)
     while True:
         try:
             return call()
         except (ObstoreError, OSError) as error:
-            time.sleep(_wait_after(error, waits))
+            time.sleep(_pause_after(error, pauses))
 
 
 async def _insisting(call: Callable[[], Awaitable[T]]) -> T:
-    waits = _waits(None)
+    pauses = _pauses(PATIENCE)
     while True:
         try:
             return await call()
         except (ObstoreError, OSError) as error:
-            await asyncio.sleep(_wait_after(error, waits))
+            await asyncio.sleep(_pause_after(error, pauses))
 
 
-def _waits(patience: float | None) -> Iterator[float]:
-    """Return pauses, each about twice as long as the one before, until patience ends."""
-    ends = time.monotonic() + (PATIENCE if patience is None else patience)
-    return takewhile(lambda _: time.monotonic() < ends, _pauses())
-
-
-def _pauses() -> Iterator[float]:
+def _pauses(patience: float) -> Iterator[float]:
+    """Yield pauses, each about twice as long as the one before, until patience ends."""
+    ends = time.monotonic() + patience
     pause = 0.1
-    while True:
+    while time.monotonic() < ends:
         yield pause * random.uniform(0.5, 1.0)
         pause = min(2.0 * pause, 10.0)
 
 
-def _wait_after(error: Exception, waits: Iterator[float]) -> float:
-    """Return how long to pause before the next try, or raise the error if there is none."""
+def _pause_after(error: Exception, pauses: Iterator[float]) -> float:
+    """Return how long to pause before the next attempt, or raise the error if there is none."""
     text = first_line(error)
     broken = isinstance(error, GenericError) and _BROKEN_OFF in text
-    # The last answer to an upload in parts was lost, so there was nothing to abort.
+    # The last answer to a multipart upload was lost, so there was nothing to abort.
     aborted = isinstance(error, FileNotFoundError) and "DELETE" in text and "uploadId=" in text
-    pause = next(waits, None) if broken or aborted else None
+    pause = next(pauses, None) if broken or aborted else None
     if pause is None:
         raise error
     return pause
@@ -348,7 +330,7 @@ def _wait_after(error: Exception, waits: Iterator[float]) -> float:
 
 @contextmanager
 def naming(url: str) -> Iterator[None]:
-    """Turn what obstore raises into errors that name the place."""
+    """Turn exceptions of obstore into errors that name the place."""
     try:
         yield
     except (ObstoreError, FileNotFoundError) as error:
@@ -356,7 +338,7 @@ def naming(url: str) -> Iterator[None]:
 
 
 def explain(error: Exception, url: str) -> StorageError:
-    """Return the error that tells a person what one of an object store means."""
+    """Return the error that explains an exception of obstore."""
     text, code = first_line(error), _code(error)
     if code in _NO_BUCKET or isinstance(error, FileNotFoundError | NotFoundError):
         kind, remedy = "store", "check the path"
@@ -399,14 +381,13 @@ def explain(error: Exception, url: str) -> StorageError:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, without the pages of debug output that obstore adds."""
+    """Return the message of an error without the debug output that obstore adds."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _code(error: Exception) -> str | None:
-    """Return the word by which the answer to a request says what is wrong, if it says so."""
-    found = _CODE.search(str(error))
-    return found[1] if found else None
+    """Return the error code in the answer to a request, if it has one."""
+    return found[1] if (found := _CODE.search(str(error))) else None
 
 
 def _endpoint(text: str) -> str | None:

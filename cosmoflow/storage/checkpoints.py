@@ -1,4 +1,4 @@
-"""The newest few checkpoints of a training run, each whole or not counted."""
+"""The newest checkpoints of a training run; damaged ones are passed over."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Keeps checkpoints as files ``step-00001000.ckpt`` that begin with their own SHA-256.
+    """A folder of checkpoints, files ``step-0000001000.ckpt`` that begin with their SHA-256.
 
     Parameters
     ----------
     url : str
-        The folder.
+        URL of the folder.
     keep : int
-        How many of the newest to keep.
+        How many of the newest checkpoints to keep.
     on_damage : callable
-        Hears of a file that is not whole and is passed over.
+        Called with the URL of each damaged file that is passed over.
     """
 
     url: str
@@ -32,13 +32,13 @@ class CheckpointFolder:
     on_damage: Callable[[str], None] | None = None
 
     def save(self, step: int, content: bytes) -> None:
-        """Keep a checkpoint and drop the oldest beyond ``keep``."""
+        """Write a checkpoint, and delete all but the newest ``keep``."""
         write_bytes(self.url, _name(step), hashlib.sha256(content).digest() + content)
         for name in self._names()[: -self.keep]:
             remove_file(self.url, name)
 
     def newest(self) -> bytes | None:
-        """Return the newest checkpoint that is whole, or None."""
+        """Return the newest undamaged checkpoint, or None."""
         for name in reversed(self._names()):
             content = read_bytes(self.url, name)
             body = content[_DIGEST_BYTES:]

@@ -1,9 +1,9 @@
 """One writer for each output: a run claims its output before it writes to it.
 
-The claims on a place are small files beside what is stored there. They form a chain: the first is
-``first.claim``, and the one that follows a claim is named after that claim's token. Files are
-created exclusively, so that a claim has one successor at most however many runs want to follow it,
-and whoever is last in the chain holds the place.
+A claim is a small file beside the data. A run that takes over from a dead run adds a claim to the
+chain: the first claim is ``first.claim``, and each later one is named after the token of the claim
+that it follows. The files are created exclusively, so a claim has at most one successor, however
+many runs try to take over. The last claim of the chain holds the place.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _GROUP_CONTENT = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}\n'
 
 
 class Claim:
-    """The right to write to a place; :func:`claim` gives it.
+    """The right to write to a place; :func:`claim` returns one that is held.
 
     Parameters
     ----------
     url : str
-        The place.
+        URL of the place.
     """
 
     PERIOD: ClassVar[float] = 2.0
-    """Seconds between two signs of life."""
+    """Seconds between two heartbeats."""
     LEASE: ClassVar[float] = 60.0
-    """Seconds without one after which a holder counts as dead. A process may well be silent for
-    some: while a library compiles, while storage is slow."""
+    """Seconds without a heartbeat after which a holder counts as dead. A live process may miss
+    several: while a library compiles, or while storage is slow."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -59,14 +59,14 @@ class Claim:
         self._pulse = threading.Thread(target=self._live, daemon=True)
 
     def check(self) -> None:
-        """Stop a run that has lost its place, because it slept for longer than the lease.
+        """Stop a run that has lost its claim, because it slept for longer than the lease.
 
         Raises
         ------
         SupersededError
         """
-        # The pulse of a process that has just woken up may not have looked yet. The clock is one
-        # that goes on while a machine sleeps; where it jumps, one look too many does no harm.
+        # In a process that has just woken up, the heartbeat thread may not have run yet.
+        # time.time() goes on while a machine sleeps. If it jumps, one check too many does no harm.
         if not self._lost and abs(time.time() - self._beaten) > 2 * self.PERIOD:
             self._beat()
         if self._lost:
@@ -78,50 +78,52 @@ class Claim:
             )
 
     def acquire(self, *, wait: bool, listener: Listener = ignore) -> None:
-        """Become the last of the chain, or raise BusyError."""
-        told: Holder | None = None
+        """Become the last claim of the chain, or raise BusyError."""
+        announced: Holder | None = None
         while True:
             last = _last(self._folder)
-            if last is not None and not last.is_dead():
-                if self._shows_life(last):
-                    if wait:
-                        if last != told:
-                            listener(Message(f"waiting for {last}, which is writing to {self.url}"))
-                        told = last
-                        continue
+            if last is not None and self._shows_life(last):
+                if not wait:
                     raise BusyError(
                         "another run is writing this output",
                         where=self.url,
                         value=str(last),
                         remedy="let it finish, or stop it and run again with --resume",
                     )
-                if _last(self._folder) != last:
-                    continue
-            name = _FIRST if last is None else last.token + _CLAIM
-            content = json.dumps(self._holder.to_dict()).encode()
-            if create_bytes(self._folder, name, content):
-                # Was what we follow cleared away meanwhile, nobody would find us in the chain.
-                if self._is_last():
-                    break
-                remove_file(self._folder, name)
-        # Without it, zarr wonders what this folder is, and warns.
+                if last != announced:
+                    listener(Message(f"waiting for {last}, which is writing to {self.url}"))
+                announced = last
+            elif self._follow(last):
+                break
+        # zarr warns of a folder that is no group.
         write_bytes(self._folder, _GROUP, _GROUP_CONTENT)
         self._beat()
         self._pulse.start()
 
-    def _shows_life(self, holder: Holder) -> bool:
-        """Wait for a holder's next sign of life; False if none comes, or if it lets go or dies.
+    def _follow(self, last: Holder | None) -> bool:
+        """Create the claim that follows ``last``; False if another run was faster."""
+        name = _FIRST if last is None else last.token + _CLAIM
+        if not create_bytes(self._folder, name, json.dumps(self._holder.to_dict()).encode()):
+            return False
+        if self._is_last():
+            return True
+        # The holder that we follow has released its claim, so the chain no longer reaches ours.
+        remove_file(self._folder, name)
+        return False
 
-        Signs are compared with one another, never with a clock: those of two machines differ.
+    def _shows_life(self, holder: Holder) -> bool:
+        """Wait for a holder's next heartbeat; False if none comes, or if it lets go or dies.
+
+        Heartbeats are compared with one another, never with a clock: two machines' clocks differ.
         """
         name = holder.token + _BEAT
         began, before = time.monotonic(), find_bytes(self._folder, name)
-        while time.monotonic() - began < self.LEASE:
+        while time.monotonic() - began < self.LEASE and not holder.is_dead():
             time.sleep(self.PERIOD / 4)
-            if _last(self._folder) != holder or holder.is_dead():
+            if _last(self._folder) != holder:
                 return False
             if find_bytes(self._folder, name) != before:
-                return True
+                return not holder.is_dead()
         return False
 
     def _is_last(self) -> bool:
@@ -129,12 +131,12 @@ class Claim:
 
     def _live(self) -> None:
         while not self._lost and not self._ended.wait(self.PERIOD):
-            # Storage that fails for a while is noticed by the run itself.
+            # If storage fails for long, the run's own reads and writes raise.
             with suppress(StorageError):
                 self._beat()
 
     def _beat(self) -> None:
-        """Give a sign of life, and look whether the place is still ours."""
+        """Check that the place is still ours, and write a heartbeat."""
         with self._beating:
             self._lost = self._lost or not self._is_last()
             if not self._lost:
@@ -144,25 +146,24 @@ class Claim:
                 self._beaten = time.time()
 
     def holds(self) -> bool:
-        """Tell whether the place is still held."""
+        """Return whether the place is still held."""
         return not self._lost and self._is_last()
 
     def release(self) -> None:
-        """Let go, and clear away the claims on the place."""
+        """Release the place, and delete the claims on it."""
         self._ended.set()
         if self._pulse.is_alive():
             self._pulse.join()
-        # What cannot be deleted now is left to whoever comes next.
+        # The next run deletes what cannot be deleted now.
         with suppress(StorageError):
             if not self.holds():
                 remove_file(self._folder, self._holder.token + _BEAT)
                 return
             known = (_CLAIM, _BEAT, ".partial")
             names = [name for name in list_names(self._folder) if name.endswith(known)]
-            # The whole chain goes with its first. Then the next one may begin at once, whose first
-            # and whose group are not ours to delete.
-            names.remove(_FIRST)
-            for name in (_GROUP, _FIRST, *names):
+            # Without its first claim there is no chain, and another run may begin one. The first
+            # claim and the group are then that run's, so ours are deleted before anything else.
+            for name in (_GROUP, _FIRST, *(name for name in names if name != _FIRST)):
                 remove_file(self._folder, name)
             prune(self._folder)
             prune(self.url)
@@ -170,33 +171,33 @@ class Claim:
 
 @contextmanager
 def claim(url: str, *, wait: bool = False, listener: Listener = ignore) -> Iterator[Claim]:
-    """Hold a place, so that no other run writes to it meanwhile.
+    """Hold a place while the ``with`` block runs, so that no other run writes to it.
 
     Parameters
     ----------
     url : str
-        Of the output, or of the store that is added to.
+        URL of the output, or of the store that is added to.
     wait : bool
-        Wait for a run that holds it instead of giving up.
+        Wait for the run that holds the place instead of raising BusyError.
     listener : callable
-        Hears, once of each, which runs are waited for.
+        Receives one message for each run that is waited for.
 
     Yields
     ------
     Claim
-        Ask it now and then, with ``check``, whether the place is still held.
+        Call its ``check`` now and then: it raises when the place is no longer held.
 
     Raises
     ------
     BusyError
-        Another run holds it.
+        Another run holds the place.
     StorageError
-        It cannot be reached.
+        The place cannot be reached.
 
     Notes
     -----
-    A run of this machine that has died is followed at once, any other when it has been silent for
-    :attr:`Claim.LEASE`.
+    The place of a run that died on this machine is taken over at once. A run on another machine
+    counts as dead when it has written no heartbeat for :attr:`Claim.LEASE`.
     """
     held = Claim(url)
     try:
@@ -207,7 +208,7 @@ def claim(url: str, *, wait: bool = False, listener: Listener = ignore) -> Itera
 
 
 def _last(folder: str) -> Holder | None:
-    """Return the holder at the end of the chain, or None when there is no chain."""
+    """Return the holder of the last claim of the chain, or None if there is no chain."""
     last: Holder | None = None
     name = _FIRST
     while (content := find_bytes(folder, name)) is not None:

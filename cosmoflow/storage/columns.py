@@ -1,4 +1,4 @@
-"""The columns of a particle store, which others may have written in another layout."""
+"""The columns of a particle store, in cosmoflow's layout or in that of another program."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Column:
     Parameters
     ----------
     array : zarr.Array
-        Where it is stored.
+        The stored array.
     axis : int
-        Its axis along which particles are counted.
+        Axis of the particles.
     order : tuple of int, optional
-        Where x, y and z are stored; none means in this order.
+        Indices of x, y and z along the other axis; by default they are in this order.
     packing : dict
-        Attributes that say how its numbers are to be decoded.
+        Attributes that say how the numbers are decoded.
     """
 
     array: Any
@@ -73,18 +73,18 @@ def open_column(
     name : str
         Name of the column.
     unit : str or None
-        What it must be in, if it says; None for any.
+        Required unit of a column that has one; None allows any.
     url : str
-        Of the store, for messages.
+        URL of the store, for messages.
     vector : bool
         Whether each particle has three numbers.
     count : int or None
-        Particles that the store has, once it is known.
+        Number of particles, if it is known already.
 
     Raises
     ------
     DataError
-        It is not there, or of a shape, unit or data type that cosmoflow does not take.
+        The column does not exist, or it has the wrong shape, unit or data type.
     """
     where = f"{url}, {name}"
     with damage(where):
@@ -112,18 +112,18 @@ def open_column(
 
 
 def _component_order(group: zarr.Group, dimension: str | None, url: str) -> tuple[int, ...] | None:
-    """Return where x, y and z are, as the labels of the other dimension say, whatever its name."""
+    """Return the order of x, y and z by the labels of the other dimension, whatever its name."""
     labels = group.get(dimension) if dimension else None
     if not isinstance(labels, zarr.Array):
         return None
     if dimension != COMPONENT and labels.dtype.kind in "fiu":
-        # Numbers that only count.
+        # These labels are only indices.
         return None
     return label_orders({COMPONENT: labels}, url).get(COMPONENT)
 
 
 def _particle_axis(shape: tuple[int, ...], names: tuple[str | None, ...]) -> int:
-    """Return the axis along which particles are counted: by names, or else by its length."""
+    """Return the axis of the particles: by its name, or else by its length."""
     if len(shape) != 2:
         return 0
     if COMPONENT in names:
@@ -132,10 +132,10 @@ def _particle_axis(shape: tuple[int, ...], names: tuple[str | None, ...]) -> int
 
 
 def _refuse_missing(array: zarr.Array[Any], name: str, where: str) -> None:
-    """Refuse a column of which chunks are missing: they would read as the array's fill value.
+    """Refuse a column with missing chunks, which would read as the fill value of the array.
 
-    Zarr itself leaves out chunks that hold nothing but that value: velocities may all be 0, and
-    masses may all be what the fill value says.
+    zarr does not store chunks in which all values equal the fill value. So the chunks of velocities
+    that are all 0, or of masses that all equal a fill value other than 0, may be missing.
     """
     with storage_errors(where), damage(where):
         missing = array.nchunks - array.nchunks_initialized

@@ -1,4 +1,4 @@
-"""The arrays in files of NumPy, HDF5, FITS and netCDF, read part by part."""
+"""Arrays in files of NumPy, HDF5, FITS and netCDF, read in parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cosmoflow.storage.snapshots.hdf5 import check_whole
 Index = tuple[slice, ...]
 
 WITHIN: Final = "::"
-"""Stands between a file and the name of the array in it."""
+"""Separator between a file and the name of the array in it."""
 
 _SCALAR_NAMES: Final = (
     "density", "delta", "overdensity", "counts", "rho", "dens", "deltax", "density_contrast",
@@ -30,22 +30,22 @@ _VECTOR_NAMES: Final = ("velocity", "velocities", "vel", "v", "momentum", "p")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An array as a file has it.
+    """An array in a file.
 
     Parameters
     ----------
     shape : tuple of int
-        Its shape.
+        Shape of the array.
     dtype : str
-        Type of its numbers.
+        Type of the numbers.
     read : callable
-        From slices to a part of it; picklable.
+        From slices to a part of the array; picklable.
     names : tuple of str
-        Of its axes; empty if the file does not say.
+        Names of the axes; empty if the file has none.
     unit : str or None
-        If the file says.
+        Unit of the numbers; None if the file has none.
     coordinates : dict
-        Along named axes: values and unit.
+        Values and unit of the coordinates along named axes.
     """
 
     shape: tuple[int, ...]
@@ -57,13 +57,13 @@ class Stored:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all of it is in this process: workers would each need a copy."""
+        """Whether the whole array is in this process, so that each worker would need a copy."""
         return not isinstance(self.read, _Part)
 
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn what the readers raise into errors that name the file."""
+    """Turn exceptions of the file libraries into errors that name the file."""
     try:
         yield
     except PermissionError as error:
@@ -75,7 +75,7 @@ def reading(where: str) -> Iterator[None]:
 
 
 def _choose(names: dict[str, tuple[int, ...]], wanted: str, path: str, *, vector: bool) -> str:
-    """Return the name of the array to take, of those in a file with their shapes."""
+    """Return the name of the array that is meant, given the names and shapes in a file."""
     listing = ", ".join(f"{name} {shape}" for name, shape in names.items()) or "nothing"
     if wanted:
         match = [name for name in names if name.strip("/") == wanted.strip("/")]
@@ -96,7 +96,7 @@ def _choose(names: dict[str, tuple[int, ...]], wanted: str, path: str, *, vector
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Reads parts of one array of a file, which it opens each time; picklable."""
+    """Reads parts of an array; it opens the file for each of them, so that it is picklable."""
 
     load: Callable[[str, str, Index], NDArray[Any]]
     path: str
@@ -117,7 +117,7 @@ def _open_npy(path: str, name: str, vector: bool) -> tuple[str, Stored]:
 
 
 def _open_npz(path: str, name: str, vector: bool) -> tuple[str, Stored]:
-    # A compressed member has no parts: all of it is read, once.
+    # A compressed member cannot be read in parts, so all of it is read once.
     with np.load(path, allow_pickle=False) as file:
         name = _choose({one: file[one].shape for one in file.files}, name, path, vector=vector)
         values = file[name]
@@ -152,10 +152,10 @@ def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:
         names: list[str] = []
         coordinates = {}
         for axis in array.dims:
-            # netCDF 4 keeps a coordinate as the scale of an axis.
+            # netCDF 4 stores a coordinate as the scale of an axis.
             scale = axis[0] if len(axis) else None
             names.append(axis.label or (scale.name.rsplit("/", 1)[-1] if scale is not None else ""))
-            # A dimension without a coordinate has a scale that says so and holds nothing.
+            # A dimension without a coordinate has an empty scale of this name.
             if scale is not None and "not a netCDF variable" not in str(scale.attrs.get("NAME")):
                 values = scale.asstr()[:] if scale.dtype.kind in "OS" else scale[:]
                 coordinates[names[-1].lower()] = (np.asarray(values), _text(scale.attrs))
@@ -166,7 +166,7 @@ def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:
 
 
 def _text(attributes: Any) -> str | None:
-    """Return the unit that attributes tell."""
+    """Return the unit in the attributes of an array; None if there is none."""
     for key in ("units", "unit", "Units", "BUNIT"):
         if key in attributes:
             value = attributes[key]
@@ -211,7 +211,7 @@ def _astropy() -> Any:
 
 
 def _read_fits(path: str, name: str, index: Index) -> NDArray[Any]:
-    # Scaled integers cannot be mapped into memory; a section is read part by part without that.
+    # Scaled integers cannot be memory-mapped; a section is read in parts without a mapping.
     with _astropy().open(path, memmap=False) as file:
         return np.array(file[int(name)].section[index])
 

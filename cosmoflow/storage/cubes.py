@@ -1,4 +1,4 @@
-"""Scalars and vectors on cubic grids, in files of others or in memory."""
+"""Scalars and vectors on cubic grids, in files of other programs or in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cosmoflow.storage.urls import local_path
 from cosmoflow.units import COMPONENTS
 
 Order = Literal["C", "F"]
-"""Which axis varies slowest: x, as in NumPy (C), or z, as in Fortran and IDL (F)."""
+"""The slowest axis: x, as in NumPy (C), or z, as in Fortran and IDL (F)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,15 @@ class Cube:
     Parameters
     ----------
     where : str
-        The file, and the array in it.
+        The file and the array in it, for messages.
     stored : Stored
         The array.
     axes : tuple of int
-        Its axes of (component,) x, y and z.
+        Axes of the array that are (component,) x, y and z.
     named : bool
-        Whether the file says which axis is which.
+        Whether the file names the axes.
     components : tuple of int, optional
-        Where x, y and z are along its component; none means in this order.
+        Indices of x, y and z along the component axis; by default they are in this order.
     """
 
     where: str
@@ -52,11 +52,11 @@ class Cube:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes per number."""
         return np.dtype(self.stored.dtype).itemsize
 
     def read(self, part: Index) -> NDArray[Any]:
-        """Return some cells of x, y and z: (nx, ny, nz), or (3, nx, ny, nz)."""
+        """Return some cells, shape (nx, ny, nz) or (3, nx, ny, nz)."""
         index = [slice(None)] * len(self.axes)
         for axis, one in zip(self.axes[-3:], part, strict=True):
             index[axis] = one
@@ -64,7 +64,7 @@ class Cube:
         return values if self.components is None else values[list(self.components)]
 
     def check_box(self, box_size: float) -> None:
-        """Refuse coordinates in the file that are not those of the cells' centres.
+        """Refuse coordinates in the file that are not the centres of the cells.
 
         Raises
         ------
@@ -78,23 +78,24 @@ class Cube:
 
 
 def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) -> Cube:
-    """Find out which axis of an array is which.
+    """Return an array as a cube, with its axes identified.
 
     Parameters
     ----------
     stored : Stored
         The array.
     where : str
-        For messages.
+        The file and the array in it, for messages.
     order : {"C", "F"} or None
-        Which of x and z varies slowest; None means what the file says, else C.
+        Order of the axes; None means that of the file, or C if the file does not name the axes.
     vector : bool
-        Whether it has three components.
+        Whether the array has three components.
 
     Raises
     ------
     DataError, ConfigError
-        It is no cube of real numbers, or the file says another order.
+        The array is not a cube of real numbers, or an order is given although the file names the
+        axes.
     """
     expected = "(3, n, n, n) or (n, n, n, 3)" if vector else "(n, n, n)"
     if _kind(stored.dtype) not in "fiu":
@@ -104,7 +105,7 @@ def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) ->
         )  # fmt: skip
     shape, names = stored.shape, tuple(name.lower() for name in stored.names)
     if len(shape) != 3 + vector:
-        raise DataError("the array is no cube", where=where, value=shape, limit=expected)
+        raise DataError("the array is not a cube", where=where, value=shape, limit=expected)
     first: tuple[int, ...] = ()
     rest = list(range(len(shape)))
     if vector:
@@ -112,7 +113,7 @@ def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) ->
         if "component" in names:
             lead = [names.index("component")]
         if len(lead) != 1 or shape[lead[0]] != 3:
-            raise DataError("the array is no vector", where=where, value=shape, limit=expected)
+            raise DataError("the array is not a vector", where=where, value=shape, limit=expected)
         first = (lead[0],)
         rest.remove(lead[0])
     if len({shape[axis] for axis in rest}) != 1 or shape[rest[0]] < 2:
@@ -135,7 +136,7 @@ def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) ->
 
 
 def _kind(dtype: str) -> str:
-    """Return NumPy's letter for a type; that of records where its name is none of NumPy's."""
+    """Return NumPy's letter for a type; "V", that of records, if NumPy does not know its name."""
     try:
         return np.dtype(dtype).kind
     except TypeError:
@@ -148,14 +149,14 @@ def open_cube(place: str, order: Order | None, *, vector: bool) -> Cube:
     Parameters
     ----------
     place : str
-        A local file, with ``::NAME`` after it if it holds several arrays.
+        Path of a local file, followed by ``::NAME`` if the file holds several arrays.
     order, vector
-        As :func:`cube_of` takes them.
+        See :func:`cube_of`.
 
     Raises
     ------
     StorageError, DataError, ConfigError
-        It cannot be read, or is no such cube.
+        The file cannot be read, or does not hold such a cube.
     """
     url, _, name = place.partition(WITHIN)
     path = local_path(url)
@@ -171,19 +172,19 @@ def open_cube(place: str, order: Order | None, *, vector: bool) -> Cube:
                 name, stored = opening(str(path), name, vector)
             return cube_of(stored, f"{url}{WITHIN}{name}" if name else url, order, vector=vector)
     raise DataError(
-        "this is no file of a format that cosmoflow imports",
+        "cosmoflow does not import files of this format",
         where=url, limit="NumPy (.npy, .npz), HDF5, FITS, netCDF",
         remedy="save it as .npy: numpy.save('cube.npy', array)",
     )  # fmt: skip
 
 
 def store_array(values: ArrayLike, where: str) -> tuple[NDArray[Any], Stored]:
-    """Return an array in memory, and what xarray says of it: its axes, unit and coordinates.
+    """Return an array in memory, with its axes, unit and coordinates if it is an xarray array.
 
     Raises
     ------
     DataError
-        It is no array, or some of its values are masked.
+        The value is not an array, or some of it is masked.
     """
     given: Any = values
     if isinstance(given, xr.Dataset):
@@ -198,7 +199,7 @@ def store_array(values: ArrayLike, where: str) -> tuple[NDArray[Any], Stored]:
             remedy="every cell of a box must have a value: fill them with numpy.ma.filled",
         )  # fmt: skip
     if hasattr(given, "detach"):
-        # Of torch: NumPy takes no tensor whose gradient is asked for, or that is on a GPU.
+        # NumPy does not accept torch tensors that require a gradient or are on a GPU.
         given = given.detach().cpu()
     array = np.asarray(given)
     stored = Stored(array.shape, str(array.dtype), array.__getitem__)
@@ -217,7 +218,7 @@ def store_array(values: ArrayLike, where: str) -> tuple[NDArray[Any], Stored]:
 
 
 def order_array(values: ArrayLike, where: str, box_size: float) -> NDArray[Any]:
-    """Return a scalar in memory with its axes in the order x, y, z, if they have names.
+    """Return a scalar in memory, with named axes sorted to x, y, z.
 
     Raises
     ------
@@ -232,7 +233,7 @@ def order_array(values: ArrayLike, where: str, box_size: float) -> NDArray[Any]:
 
 
 def digest_of(place: str) -> str:
-    """Return a SHA-256 of the content of a file, and of the name of the array in it."""
+    """Return a digest of the content of a file and of the name of the array in it."""
     url, _, name = place.partition(WITHIN)
     with reading(url), Path(local_path(url) or url).open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256")

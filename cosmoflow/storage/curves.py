@@ -1,4 +1,4 @@
-"""Every curve of an evaluation as xarray opens it, to be plotted beside others."""
+"""The curves of an evaluation as an xarray dataset."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def describe_curves(
     Parameters
     ----------
     comparison : Comparison
-        What was measured.
+        Results of the evaluation.
     metadata : BoxMetadata
-        Of the truth.
+        Metadata of the truth.
     provenance : mapping
-        Of the run.
+        Provenance of the run.
 
     Returns
     -------
@@ -98,23 +98,23 @@ def describe_curves(
 def write_curves(
     comparison: Comparison, url: str, metadata: BoxMetadata, provenance: Mapping[str, Any]
 ) -> None:
-    """Write every curve of a comparison to a zarr store, marked as whole at the end.
+    """Write every curve of a comparison to a zarr store, and mark it as complete.
 
     Parameters
     ----------
     comparison : Comparison
-        What was measured.
+        Results of the evaluation.
     url : str
-        Of the store; what is there is replaced.
+        URL of the store; an existing one is replaced.
     metadata : BoxMetadata
-        Of the truth.
+        Metadata of the truth.
     provenance : mapping
-        Of the run.
+        Provenance of the run.
 
     Raises
     ------
     StorageError
-        It cannot be written.
+        The store cannot be written.
     """
     dataset = describe_curves(comparison, metadata, provenance)
     if exists(url):
@@ -129,12 +129,12 @@ def write_curves(
 
 
 def _names(names: Iterable[str]) -> NDArray[np.object_]:
-    """Return names as zarr stores strings of any length, which its format knows."""
+    """Return names as an array that zarr stores as strings of any length."""
     return np.array(list(names), dtype=object)
 
 
 def _array(values: Sequence[Any]) -> Floats:
-    """Return numbers as an array, None as not a number."""
+    """Return numbers as an array, with NaN for None."""
     return np.array(values, np.float64)
 
 
@@ -197,7 +197,7 @@ def _by_density(found: Mapping[str, Any], methods: Sequence[str]) -> dict[str, V
 def _distributions(
     found: Mapping[str, Any], methods: Sequence[str]
 ) -> tuple[dict[str, Variable], dict[str, Any]]:
-    """Return counts of cells over the bins of their axes, and the bins."""
+    """Return counts of cells in the bins of each axis, and the bins."""
     variables: dict[str, Variable] = {}
     coordinates: dict[str, Any] = {}
     for axis, edges in found["edges"].items():

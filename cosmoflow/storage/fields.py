@@ -1,4 +1,4 @@
-"""Stores of fields on a grid: what xarray opens, and what tasks read and write block by block."""
+"""Stores of fields on a grid: opened by xarray, and read and written by tasks block by block."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import zarr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.blocks import Block, grid_blocks, read_periodic
-from cosmoflow.storage.finite import REGION, check_finite, region_block
-from cosmoflow.storage.identity import changed_input, checksum_array, identify_store
+from cosmoflow.numerics.blocks import Block, grid_blocks, place, read_periodic
+from cosmoflow.storage import finite
+from cosmoflow.storage.identity import Store, checksum_array, identify_store
 from cosmoflow.storage.layout import (
     canonical,
     check_coordinates,
@@ -23,7 +23,7 @@ from cosmoflow.storage.layout import (
     shard_cells,
 )
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
-from cosmoflow.storage.metadata import BoxMetadata, attributes_of, check_group, flat_attributes
+from cosmoflow.storage.metadata import BoxMetadata, attributes_of, flat_attributes
 from cosmoflow.storage.outputs import Existing, begin_group
 from cosmoflow.storage.urls import (
     damage,
@@ -33,49 +33,50 @@ from cosmoflow.storage.urls import (
     storage_errors,
     zarr_store,
 )
-from cosmoflow.storage.variables import LABELS, SMOOTHING, create_variable, write_coordinates
-from cosmoflow.units import COMPONENTS, FIELD_UNITS, SPEED_OF_LIGHT
+from cosmoflow.storage.variables import (
+    LABELS,
+    SMOOTHING,
+    create_variable,
+    write_cells,
+    write_coordinates,
+)
+from cosmoflow.units import COMPONENTS, FIELD_UNITS
 
 LEDGER = "fields"
 RESTORED = "restored_velocity"
-_VELOCITIES = ("velocity", "linear_velocity", "wiener_velocity", "restored_velocity")
 FLOWS = ("linear_velocity", "wiener_velocity")
 """Variables that `infer` and `train` add to the store that they read."""
 
 
-class FieldStore:
+class FieldStore(Store):
     """A fields store opened for reading.
 
     Parameters
     ----------
     url : str
-        Where it is.
+        URL of the store.
     unfinished : bool
-        Open a store that is not whole yet, in the run that makes it.
+        Open a store that is not complete yet, in the run that makes it.
 
     Attributes
     ----------
     variables : list of str
-        The fields that it holds.
+        Fields that the store holds.
     own : bool
-        Whether cosmoflow wrote it; its layout is known then.
+        Whether cosmoflow wrote the store, so that its layout is known.
     grid, shard, chunk : int
-        Cells per axis of the grid, of what one write of the store covers, and of what one read
-        needs.
+        Cells per axis of the grid, of a shard and of a chunk.
 
     Raises
     ------
     StorageError, DataError, IncompleteError
-        It cannot be reached, is no fields store, or is not whole.
+        The store cannot be reached, is not a fields store, or is not complete.
     """
 
     def __init__(self, url: str, *, unfinished: bool = False) -> None:
-        self.url = url
-        self._group = open_group(url)
-        check_group(self._group, "fields", url, unfinished=unfinished)
-        self.metadata = BoxMetadata.from_attributes(self._group.attrs, url)
+        super().__init__(url, "fields", unfinished=unfinished)
         with damage(url):
-            members = dict(self._group.members())
+            members = dict(self.group.members())
         arrays = {name: found for name, found in members.items() if isinstance(found, zarr.Array)}
         self.variables = sorted(name for name in arrays if name in FIELD_UNITS)
         if not self.variables:
@@ -83,7 +84,7 @@ class FieldStore:
                 "the fields store holds no field",
                 where=url, value=sorted(arrays), limit=f"any of {', '.join(FIELD_UNITS)}",
             )  # fmt: skip
-        # The labels and coordinates of a store that cosmoflow began need not be read in every task.
+        # cosmoflow's own labels and coordinates are known, so that no task needs to read them.
         self.own = LEDGER_GROUP in members
         self._orders = {} if self.own else label_orders(arrays, url)
         self._layouts = {
@@ -103,20 +104,17 @@ class FieldStore:
 
     def _array(self, name: str) -> zarr.Array[Any]:
         with damage(f"{self.url}, {name}"):
-            array = self._group.get(name)
+            array = self.group.get(name)
         if not isinstance(array, zarr.Array):
-            raise DataError(
-                f"the fields store has no {name!r}",
-                where=self.url,
-                value=f"it has {', '.join(self.variables)}",
-            )
+            found = f"it has {', '.join(self.variables)}"
+            raise DataError(f"the fields store has no {name!r}", where=self.url, value=found)
         return array
 
     @property
     def region(self) -> Block | None:
-        """The cells that the store holds, None if it holds all."""
-        found = attributes_of(self._group).get(REGION)
-        return None if found is None else region_block(found)
+        """The cells that the store holds; None if it holds the whole grid."""
+        found = attributes_of(self.group).get(finite.REGION)
+        return None if found is None else finite.region_block(found)
 
     @property
     def cell_size(self) -> float:
@@ -125,46 +123,31 @@ class FieldStore:
 
     @property
     def components(self) -> tuple[int, ...]:
-        """Which of x, y and z each component of the store's vectors is."""
+        """Indices of x, y and z, in the order of the stored components."""
         order = self._orders.get("component", range(len(COMPONENTS)))
         return tuple(np.argsort(order).tolist())
-
-    @property
-    def group(self) -> zarr.Group:
-        """The group, open for reading."""
-        return self._group
 
     @cached_property
     def digest(self) -> str:
         """Identity of what the store holds, see :mod:`cosmoflow.storage.identity`.
 
-        The flows that a stage keeps in the store and the ledger do not enter.
+        It does not depend on the ledger, nor on the flows that stages keep in the store.
         """
         with damage(self.url):
-            labels = sorted({"x", "y", "z", *LABELS} & set(self._group.array_keys()))
+            labels = sorted({"x", "y", "z", *LABELS} & set(self.group.array_keys()))
         names = [*(name for name in self.variables if name not in FLOWS), *labels]
         return identify_store(
             self.metadata,
             {name: self.checksum(name) for name in names},
-            region=self._group.attrs.get(REGION),
+            region=self.group.attrs.get(finite.REGION),
         )
 
     def checksum(self, name: str) -> str:
         """Return a checksum of a variable's values and attributes."""
         return checksum_array(self.url, name, self._array(name))
 
-    def check_unchanged(self) -> None:
-        """Refuse a store that was changed since :attr:`digest` was asked for.
-
-        Raises
-        ------
-        DataError
-        """
-        if (now := type(self)(self.url).digest) != self.digest:
-            raise changed_input(self.url, self.digest, now)
-
     def attributes(self, name: str) -> Mapping[str, Any]:
-        """Return what a variable says of itself."""
+        """Return the attributes of a variable."""
         return self._array(name).attrs
 
     def stored_shape(self, name: str) -> tuple[int, ...]:
@@ -173,7 +156,7 @@ class FieldStore:
         return self._layouts[name].cells(array.shards or array.chunks)
 
     def missing_chunks(self, name: str) -> tuple[int, int]:
-        """Return how many chunks of a variable are not stored and read as 0, and of how many."""
+        """Return how many chunks of a variable are missing and read as 0, and how many it has."""
         array = self._array(name)
         if np.isnan(array.fill_value):
             return 0, array.nchunks
@@ -181,14 +164,11 @@ class FieldStore:
             return array.nchunks - array.nchunks_initialized, array.nchunks
 
     def smoothing_scales(self) -> list[float]:
-        """Return the Gaussian radii of the stored ``linear_velocity``, Mpc/h.
-
-        A scale that a run began and did not finish is NaN, which equals no radius.
-        """
-        if "linear_velocity" not in self.variables or SMOOTHING not in self._group:
+        """Return the radii of ``linear_velocity``, Mpc/h; NaN for scales that are not finished."""
+        if "linear_velocity" not in self.variables or SMOOTHING not in self.group:
             return []
         with storage_errors(self.url), damage(f"{self.url}, {SMOOTHING}"):
-            return [float(radius) for radius in np.asarray(self._group[SMOOTHING][:])]  # type: ignore[index]
+            return [float(radius) for radius in np.asarray(self.group[SMOOTHING][:])]  # type: ignore[index]
 
     def require(self, *names: str) -> None:
         """Refuse a store that lacks a variable.
@@ -208,11 +188,11 @@ class FieldStore:
         Parameters
         ----------
         name : str
-            The variable.
+            Name of the variable.
         block : Block
-            May reach past the grid: it wraps.
+            The cells. A block that reaches past the grid wraps around.
         lead : tuple of int
-            Indices into leading dimensions to fix, such as the smoothing scale.
+            Indices into the first leading dimensions, such as that of the smoothing scale.
 
         Returns
         -------
@@ -224,7 +204,7 @@ class FieldStore:
             A chunk is damaged or holds values that are not finite.
         """
         array = self._array(name)
-        # A flow that was added after the store was opened is in cosmoflow's own layout.
+        # A flow that was added after the store was opened has cosmoflow's own layout.
         layout = self._layouts.get(name) or find_layout(array, name, self.url, self._orders)
         shape = layout.parts(array.shape, len(lead))
 
@@ -234,88 +214,64 @@ class FieldStore:
         place = f"{self.url}, {name}, block of {block.shape} cells from {block.origin}"
         with storage_errors(self.url), damage(place):
             values = read_periodic(read, shape, block, self.grid, fresh=True)
-        # Plane after plane: a mask of all would take a quarter as much memory again.
-        if not all(np.isfinite(plane).all() for plane in values.reshape(-1, *values.shape[-2:])):
-            self._check_region(block, place)
+        if bad := finite.count_not_finite(values):
+            finite.check_inside(self.region, block, place)
             raise DataError(
                 "the field holds values that are not finite",
                 where=place,
-                value=f"{int((~np.isfinite(values)).sum())} cells",
+                value=f"{bad} cells",
                 remedy=self._remedy(name),
             )
-        if not self.own and name in _VELOCITIES:
-            fastest = max(float(values.max()), -float(values.min()))
-            if fastest > SPEED_OF_LIGHT:
-                raise DataError(
-                    "the velocity is above the speed of light",
-                    where=place,
-                    value=f"{fastest:g} km/s",
-                    limit=f"{SPEED_OF_LIGHT:g} km/s",
-                    remedy="velocities are in km/s: convert them, and say so in `units`",
-                )
+        if not self.own and name in ("velocity", *FLOWS, RESTORED):
+            finite.check_speed(values, place)
         return values
 
     def _remedy(self, name: str) -> str:
         """Return what to do about a variable that is damaged."""
         if name in FLOWS:
-            # Added to a store by whoever reads them; what else it holds is good.
+            # The next run that reads the flow makes it again; the rest of the store is good.
             return f"delete {join(self.url, name)}: the next run that needs it makes it again"
         stage = self.metadata.provenance.get("stage")
-        return f"make the store anew: run {stage} with --overwrite" if stage else "make it anew"
-
-    def _check_region(self, block: Block, place: str) -> None:
-        """Refuse cells outside of the region that the store holds."""
-        region = self.region
-        if region is None:
-            return
-        low, high = np.array(region.origin), np.add(region.origin, region.shape)
-        if (low > block.origin).any() or (np.add(block.origin, block.shape) > high).any():
-            raise DataError(
-                "the store holds a region of the box only",
-                where=place,
-                limit=f"cells from {region.origin} to {tuple(high.tolist())}",
-                remedy="predict the whole box: run infer without --region",
-            )
+        return f"make the store again: run {stage} with --overwrite" if stage else "make it again"
 
     def read(self, name: str, *, lead: tuple[int, ...] = ()) -> NDArray[np.float32]:
         """Read a whole variable."""
-        whole = Block((0, 0, 0), (self.grid, self.grid, self.grid))
-        return self.read_block(name, whole, lead=lead)
+        return self.read_block(name, Block((0, 0, 0), (self.grid,) * 3), lead=lead)
 
 
 def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
-    """Open a fields store as a lazy xarray dataset; of its region, if it holds no more.
+    """Open a fields store as a lazy xarray dataset, cut to the region that it holds.
 
     Parameters
     ----------
     url : str
-        Of the store.
+        URL of the store.
     shards : bool
-        Make one Dask chunk of every shard, which is what a task should read at once; otherwise the
-        chunks follow the store's much smaller inner chunks.
+        Make one Dask chunk of every shard, which is a good size for a task. Otherwise the Dask
+        chunks are the store's chunks, which are much smaller.
 
     Returns
     -------
     xr.Dataset
-        Attributes with parts, such as ``cosmology`` and ``provenance``, are JSON text, as netCDF
-        needs them to be.
+        Nested attributes, such as ``cosmology`` and ``provenance``, are JSON text, so that the
+        dataset can be written as netCDF.
     """
     store = FieldStore(url)
-    size = store.shard
     chunks: dict[str, int] = {}
     if shards:
-        chunks = {"x": size, "y": size, "z": size}
-        chunks |= {dimension: len(labels) for dimension, labels in LABELS.items()}
+        whole = {dimension: len(labels) for dimension, labels in LABELS.items()}
+        chunks = dict.fromkeys("xyz", store.shard) | whole
     dataset: xr.Dataset = xr.open_zarr(
         zarr_store(url, read_only=True), consolidated=False, chunks=chunks
     )
-    # How it is stored would keep a changed or rechunked dataset from being written elsewhere.
+    # The encoding would prevent a changed or rechunked dataset from being written.
     dataset = canonical(dataset, store.variables, store.metadata.box_size).drop_encoding()
     dataset.attrs = flat_attributes(dataset.attrs)
     if (region := store.region) is None:
         return dataset
-    axes = zip("xyz", region.origin, region.shape, strict=True)
-    return dataset.isel({axis: slice(first, first + length) for axis, first, length in axes})
+    return dataset.isel(
+        dict(zip("xyz", place(region, Block((0, 0, 0), region.shape)), strict=True))
+    )
 
 
 def create_fields(
@@ -335,29 +291,29 @@ def create_fields(
     Parameters
     ----------
     url : str
-        Of the store.
+        URL of the store.
     metadata : BoxMetadata
-        Its attributes.
+        Attributes of the store.
     grid, shard, chunk : int
-        Cells per axis of the grid, of what one task writes, and of what one read needs.
+        Cells per axis of the grid, of a shard and of a chunk.
     variables : tuple of str
         Names from :data:`cosmoflow.units.FIELD_UNITS`.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that is there already.
+        What to do with an output that exists already.
     attributes : mapping of str to mapping, optional
-        What the variables say of themselves beside their units.
+        Attributes of each variable beside its units.
     region : Block, optional
-        The cells that it is to hold; none means all.
+        The cells that the store will hold; by default the whole grid.
 
     Returns
     -------
     (shards,) bool
-        Which shards, in the order of ``grid_blocks``, are finished already.
+        Which shards are finished already, in the order of ``grid_blocks``.
     """
     own = metadata.to_attributes("fields")
     if region is not None:
-        axes = zip(region.origin, region.shape, strict=True)
-        own[REGION] = [[first, first + length] for first, length in axes]
+        cells = place(region, Block((0, 0, 0), region.shape))
+        own[finite.REGION] = [[part.start, part.stop] for part in cells]
     with storage_errors(url):
         group, resumed = begin_group(url, own, existing)
         if resumed and _is_as_begun(group, variables, grid, shard):
@@ -366,22 +322,22 @@ def create_fields(
         for name in variables:
             said = (attributes or {}).get(name)
             create_variable(group, name, grid, shard, chunk, attributes=said)
-        ledger = Ledger.create(group, LEDGER, len(grid_blocks(grid, shard)))
-        return ledger.finished()
+        return Ledger.create(group, LEDGER, len(grid_blocks(grid, shard))).finished()
 
 
 def _is_as_begun(group: zarr.Group, variables: tuple[str, ...], grid: int, shard: int) -> bool:
-    """Tell whether a store has all that an earlier run created; else its ledger means nothing."""
+    """Return whether a store has all the arrays of the run; else its ledger means nothing."""
     ledger = group.get(f"{LEDGER_GROUP}/{LEDGER}")
     if not isinstance(ledger, zarr.Array) or ledger.shape != (len(grid_blocks(grid, shard)),):
         return False
-    for name in variables:
-        array = group.get(name)
-        if not isinstance(array, zarr.Array) or array.shape[-3:] != (grid, grid, grid):
-            return False
-        if array.shards is None or array.shards[-1] != shard:
-            return False
-    return True
+    arrays = [group.get(name) for name in variables]
+    return all(
+        isinstance(array, zarr.Array)
+        and array.shape[-3:] == (grid, grid, grid)
+        and array.shards is not None
+        and array.shards[-1] == shard
+        for array in arrays
+    )
 
 
 def write_block(
@@ -392,43 +348,37 @@ def write_block(
     *,
     digest: str | None = None,
 ) -> None:
-    """Write one whole shard of some variables, then mark it finished.
+    """Write a shard of some variables, then mark it as finished.
 
     Parameters
     ----------
     url : str
-        Of a store that :func:`create_fields` made.
+        URL of a store that :func:`create_fields` made.
     block : Block
-        The shard's cells.
+        Cells of the shard.
     shard : int
-        Its index in the ledger.
+        Index of the shard in the ledger.
     fields : dict of str to array
         Values of shape ``(..., *block.shape)``.
     digest : str, optional
-        Of the run whose shard it is: what another one has begun anew there is left alone.
+        Digest of the run, to refuse a store that another run has begun again.
 
     Raises
     ------
     SupersededError
-        The store is another run's by now.
+        Another run has taken over the store.
     DataError
         A value is not finite; nothing is written.
     """
-    cells = tuple(
-        slice(origin, origin + length)
-        for origin, length in zip(block.origin, block.shape, strict=True)
-    )
     with writing_shard(url, LEDGER, shard, digest) as group:
         for name, values in fields.items():
-            check_finite(values, group, f"{url}, {name}", block)
+            finite.check_finite(values, group, f"{url}, {name}", block)
         for name, values in fields.items():
-            array: Any = group[name]
-            # Looking for chunks that need not be written takes as long as writing them.
-            array.with_config({"write_empty_chunks": True})[(..., *cells)] = values
+            write_cells(group[name], values, block)
 
 
 def write_whole(url: str, name: str, values: NDArray[np.float32]) -> None:
-    """Write all of a variable at once, in the one process that writes to the store.
+    """Write a whole variable. No other process may write to the store.
 
     Raises
     ------
@@ -436,7 +386,7 @@ def write_whole(url: str, name: str, values: NDArray[np.float32]) -> None:
         A value is not finite; nothing is written.
     """
     group = open_group_for_writing(url)
-    check_finite(values, group, f"{url}, {name}")
+    finite.check_finite(values, group, f"{url}, {name}")
     with storage_errors(url):
         array: Any = group[name]
         array[:] = values

@@ -1,4 +1,4 @@
-"""Small files that just one of several writers creates."""
+"""Small files that exactly one of several writers creates."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from cosmoflow.storage.urls import find_bytes, has_file, join, local_path, stora
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _TRIES = 100
-"""To make a folder that others clear away."""
+"""Attempts to create a folder that other runs may delete at the same time."""
 
 
 def create_bytes(url: str, name: str, content: bytes) -> bool:
-    """Write the small file ``name`` unless it is there; of several writers just one succeeds.
+    """Write the small file ``name`` unless it exists; of several writers exactly one succeeds.
 
     Parameters
     ----------
     url, name : str
-        The folder, which is made when it is missing, and the file.
+        URL of the folder, which is created if it is missing, and name of the file.
     content : bytes
-        Not what any other writer would write.
+        Content that no other writer would write.
 
     Returns
     -------
     bool
-        Whether this call has written it.
+        Whether this call has written the file.
     """
     path = local_path(url)
     with storage_errors(join(url, name)):
@@ -41,10 +41,10 @@ def create_bytes(url: str, name: str, content: bytes) -> bool:
         try:
             bucket.put(name, content, mode="create")
         except AlreadyExistsError:
-            # A request that was sent again, its answer lost, meets its own object.
+            # A request whose answer was lost is sent again, and then finds its own object.
             return find_bytes(url, name) == content
         except NotSupportedError:
-            # Stores without conditional writes: who comes second is seen afterwards, mostly.
+            # The store has no conditional writes: reading back finds most, not all, of the races.
             if has_file(url, name):
                 return False
             bucket.put(name, content)
@@ -53,7 +53,7 @@ def create_bytes(url: str, name: str, content: bytes) -> bool:
 
 
 def _link_bytes(path: Path, name: str, content: bytes) -> bool:
-    # Linked when it is whole: a reader never sees half of it.
+    # The name is linked when the content is complete, so a reader never sees a part.
     partial = path / f".{name}.{secrets.token_hex(4)}.partial"
     while True:
         _make_folder(path)
@@ -63,7 +63,7 @@ def _link_bytes(path: Path, name: str, content: bytes) -> bool:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            # Whoever was here last has just cleared the empty folder away.
+            # Another run has just deleted the empty folder.
             continue
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
@@ -76,7 +76,7 @@ def _link_bytes(path: Path, name: str, content: bytes) -> bool:
 
 
 def _make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless they are there."""
+    """Create a folder and its parents, unless they exist."""
     for left in reversed(range(_TRIES)):
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def _make_folder(path: Path) -> None:
                         value=f"it points to {place.readlink()}",
                         remedy="make the folder that it points to, or delete the link",
                     ) from None
-            # It was there, or one above it, when we looked, and was cleared away before the end.
+            # Another run deleted the folder, or a parent, while we were creating it.
             if not left:
                 raise
         else:
@@ -107,7 +107,7 @@ def _create_bytes(path: Path, content: bytes) -> bool:
 
 
 def remove_file(url: str, name: str) -> None:
-    """Delete the small file ``name`` in the folder ``url``, if it is there."""
+    """Delete the small file ``name`` in the folder ``url``, if it exists."""
     path = local_path(url)
     with storage_errors(join(url, name)), suppress(FileNotFoundError, NotFoundError):
         if path is None:

@@ -1,4 +1,4 @@
-"""No output holds values that are not finite: every block is looked at before it is written."""
+"""Checks of the values of fields: of all that are written, and of those of other programs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import zarr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.blocks import Block, intersect
 from cosmoflow.storage.metadata import attributes_of
+from cosmoflow.units import SPEED_OF_LIGHT
 
 REGION: Final = "region"
-"""The group attribute that says, in cells ``[from, to]`` of each axis, what a store holds."""
+"""The group attribute for the region that a store holds: cells ``[from, to]`` of each axis."""
 
 _CAUSES: Final[Mapping[str, str]] = {
     "infer": "the model's numbers overflow on this density: try --set infer.precision=float32, or "
@@ -24,13 +25,48 @@ _CAUSES: Final[Mapping[str, str]] = {
     "derive": "look at the field that is derived from: its values overflow",
     "simulate": "use more time steps, or a larger box",
 }
-"""The likely cause, and what to do about it, by the stage that writes."""
+"""Remedies by the stage that writes: the likely cause, and what to do about it."""
 
 
 def region_block(ranges: Sequence[Sequence[int]]) -> Block:
-    """Return the cells that :data:`REGION` says."""
+    """Return the block of a :data:`REGION` attribute."""
     (x, x1), (y, y1), (z, z1) = ranges
     return Block((x, y, z), (x1 - x, y1 - y, z1 - z))
+
+
+def check_inside(region: Block | None, block: Block, where: str) -> None:
+    """Refuse a block that is not inside the region that a store holds; None means all cells.
+
+    Raises
+    ------
+    DataError
+    """
+    if region is not None and intersect(block, region) != block:
+        high = tuple(np.add(region.origin, region.shape).tolist())
+        raise DataError(
+            "the store holds a region of the box only",
+            where=where,
+            limit=f"cells from {region.origin} to {high}",
+            remedy="predict the whole box: run infer without --region",
+        )
+
+
+def check_speed(velocity: NDArray[np.float32], where: str) -> None:
+    """Refuse a velocity, km/s, above the speed of light: its unit is another.
+
+    Raises
+    ------
+    DataError
+    """
+    fastest = max(float(velocity.max()), -float(velocity.min()))
+    if fastest > SPEED_OF_LIGHT:
+        raise DataError(
+            "the velocity is above the speed of light",
+            where=where,
+            value=f"{fastest:g} km/s",
+            limit=f"{SPEED_OF_LIGHT:g} km/s",
+            remedy="velocities are in km/s: convert them, and say so in `units`",
+        )
 
 
 def check_finite(
@@ -43,11 +79,11 @@ def check_finite(
     values : ndarray
         Shape ``(..., nx, ny, nz)``.
     group : zarr.Group
-        The output. Outside of its region, if it has one, there is nothing, which is written as NaN.
+        The output. If it has a region, cells outside of it are NaN and are not checked.
     where : str
-        The output and the variable, for errors.
+        The output and the variable, for the message.
     block : Block, optional
-        The cells; all of the grid if none.
+        The cells; by default the whole grid.
 
     Raises
     ------
@@ -73,16 +109,16 @@ def check_finite(
 
 
 def not_finite(bad: int, size: int, provenance: Mapping[str, Any], where: str) -> DataError:
-    """Return the error of a stage whose result is not finite.
+    """Return the error for a result that is not finite.
 
     Parameters
     ----------
     bad, size : int
-        How many values are not finite, and how many there are.
+        Number of values that are not finite, and of all values.
     provenance : mapping
-        Of the output: its stage and its inputs tell where to look.
+        Provenance of the output; the message names its stage and its inputs.
     where : str
-        What was to be written.
+        The output, the variable and the cells.
     """
     stage = str(provenance.get("stage", ""))
     sources = provenance.get("sources") or {}
@@ -97,9 +133,9 @@ def not_finite(bad: int, size: int, provenance: Mapping[str, Any], where: str) -
 
 
 def count_not_finite(values: NDArray[np.float32]) -> int:
-    """Return how many values are not finite, in one pass if there are none."""
+    """Return how many values are not finite; a single pass if there are none."""
     planes = values.reshape(-1, *values.shape[-2:]) if values.flags.c_contiguous else values
-    # Plane after plane, whose masks stay in the cache.
+    # Plane after plane, so that the masks stay in the cache.
     return sum(_count(plane) for plane in planes)
 
 

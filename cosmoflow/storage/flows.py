@@ -1,8 +1,8 @@
-"""Adding the global velocities to a fields store that is whole already.
+"""Adding global velocities ("flows") to a complete fields store.
 
-Each is begun, written shard by shard or at once, and noted only then: a run that dies half way
-leaves something that no reader asks for and that the next run begins again. A flow notes what it
-was made from; one that notes something else is not read, and the next run replaces it.
+A flow is begun, then written, shard by shard or at once, and listed when all of it is written. A
+flow that is not listed is not read, and the next run begins it again. A flow notes what it was made
+from. If that is not what a run expects, the run replaces the flow.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from cosmoflow.storage.origins import (
     scale_key,
 )
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
-from cosmoflow.storage.variables import COMPRESSORS, SMOOTHING, create_variable
+from cosmoflow.storage.variables import COMPRESSORS, SMOOTHING, create_variable, write_cells
 from cosmoflow.units import LENGTH
 
 FILTER: Final = "filter"
-"""The attribute that says which filter a ``wiener_velocity`` is of: "" until all is written."""
+"""Attribute of ``wiener_velocity``: digest of its filter, or "" until all of it is written."""
 BEGUN: Final = "last_begun"
-"""The attribute that says which filter's, or which radius's, velocity was begun last, and from
-what: no task writes another."""
+"""Attribute that identifies the velocity that was begun last: its filter or radius, and what it is
+made from. Tasks of any other velocity are refused."""
 
 
 def _begun(what: str | float, origin: Origin | None) -> str | float:
-    """Return what tells the velocity that is being written from any other in its place."""
+    """Return the value of :data:`BEGUN`, which identifies a velocity that is being written."""
     return what if origin is None else f"{what} of {digest_of(dict(origin))}"
 
 
 @dataclass(frozen=True, slots=True)
 class FlowArray:
-    """Where a velocity that has been begun is to be written.
+    """A velocity that has been begun and can be written.
 
     Parameters
     ----------
     url : str
-        Of the fields store.
+        URL of the fields store.
     name : str
-        Of the variable.
+        Name of the variable.
     begun : str or float
-        What it is of: digest of a filter, or radius in Mpc/h, and what it is made from.
+        Identity of the velocity: digest of a filter, or radius in Mpc/h, and what it is made from.
     lead : tuple of int
-        Indices into its leading dimensions.
+        Indices into the first leading dimensions of the variable.
     components : tuple of int
-        Which of x, y and z each stored component is: the labels of the store say so.
+        Indices of x, y and z, in the order of the components in the store.
     """
 
     url: str
@@ -73,20 +73,14 @@ class FlowArray:
     components: tuple[int, ...] = (0, 1, 2)
 
     def write(self, values: NDArray[float32], block: Block | None = None) -> None:
-        """Write the velocity, shape (3, nx, ny, nz), km/s, of whole shards, or of the box.
+        """Write the velocity of whole shards, or of the box: shape (3, nx, ny, nz), km/s.
 
         Raises
         ------
         SupersededError
-            Another run has begun another velocity in its place: this one's driver slept, and lost
-            its claim, while its workers went on.
+            Another run has begun another velocity in this place. The driver of this run slept and
+            lost its claim, while its workers went on.
         """
-        cells: tuple[slice, ...] = ()
-        if block is not None:
-            cells = tuple(
-                slice(origin, origin + length)
-                for origin, length in zip(block.origin, block.shape, strict=True)
-            )
         if self.components != (0, 1, 2):
             values = values[list(self.components)]
         group = open_group_for_writing(self.url)
@@ -98,8 +92,7 @@ class FlowArray:
                     where=f"{self.url}, {self.name}", value=found, limit=self.begun,
                     remedy="run again when the other run is done",
                 )  # fmt: skip
-            # Looking for chunks that need not be written takes as long as writing them.
-            array.with_config({"write_empty_chunks": True})[(*self.lead, ..., *cells)] = values
+            write_cells(array, values, block, self.lead)
 
 
 @contextmanager
@@ -111,18 +104,18 @@ def adding_linear_velocity(
     Parameters
     ----------
     url : str
-        Of a whole fields store.
+        URL of a complete fields store.
     radius : float
         Gaussian radius, Mpc/h.
     claim : Claim, optional
-        On the store: it must still be held when the velocity is begun, and when it is noted.
+        Claim on the store. It must be held when the velocity is begun and when it is listed.
     origin : mapping, optional
-        What it is made from, to be noted.
+        What the velocity is made from; it is stored with it.
 
     Yields
     ------
     FlowArray
-        Where to write it.
+        Where to write the velocity.
 
     Raises
     ------
@@ -131,18 +124,17 @@ def adding_linear_velocity(
 
     Notes
     -----
-    What was begun and not finished is a scale of NaN, which equals no radius. A listed velocity of
-    the same radius is replaced. When the velocity is refused with a DataError, what was begun is
-    dropped.
+    The radius of an unfinished velocity is stored as NaN, which equals no radius. A listed velocity
+    of the same radius is replaced. If the block raises a DataError, the velocity is dropped.
     """
     store = FieldStore(url)
     scales = store.smoothing_scales()
     begun = _begun(radius, origin)
-    group = open_group_for_writing(url)
+    group: Any = open_group_for_writing(url)
     _check(claim)
     with storage_errors(url):
-        if scales and not _is_sharded(group, LINEAR, store):
-            # Tasks that own whole shards would share the chunks of another writer.
+        # Two tasks might write to the same chunk of an array that is not cut into our shards.
+        if scales and group[LINEAR].shards != (1, 3, *(store.shard,) * 3):
             raise DataError(
                 f"the store holds a {LINEAR} of another program",
                 where=f"{url}, {LINEAR}",
@@ -151,8 +143,8 @@ def adding_linear_velocity(
             )
         index = _slot(scales, radius)
         if index < len(scales):
-            # First: a reader must not find the radius beside anything but its velocity.
-            _array(group, SMOOTHING)[index] = math.nan
+            # Before anything else: a reader must find the radius only with its own velocity.
+            group[SMOOTHING][index] = math.nan
         if not scales:
             create_variable(group, LINEAR, store.grid, store.shard, store.chunk, scales=1)
             group.create_array(
@@ -160,14 +152,23 @@ def adding_linear_velocity(
                 dimension_names=(SMOOTHING,), overwrite=True, compressors=COMPRESSORS,
                 attributes={"units": LENGTH, "long_name": "radius of the Gaussian window"},
             )  # fmt: skip
-        array, listing = _array(group, LINEAR), _array(group, SMOOTHING)
+        array, listing = group[LINEAR], group[SMOOTHING]
         if index == len(scales) > 0:
             array.resize((index + 1, *array.shape[1:]))
             listing.resize((index + 1,))
         array.attrs[BEGUN] = begun
-    with _dropping(claim, lambda: _drop_scale(group, index)):
+
+    def drop() -> None:
+        """Delete the scale if it is the last one; any other stays, with the radius NaN."""
+        if listing.shape == (1,):
+            del group[SMOOTHING]
+            del group[LINEAR]
+        elif index == listing.shape[0] - 1:
+            listing.resize((index,))
+            array.resize((index, *array.shape[1:]))
+
+    with _writing(claim, drop):
         yield FlowArray(url, LINEAR, begun, (index,), store.components)
-    _check(claim)
     with storage_errors(url):
         noted = array.attrs.get(MADE_FROM)
         notes = dict(noted) if isinstance(noted, dict) else {}
@@ -182,96 +183,57 @@ def adding_linear_velocity(
 def adding_wiener_velocity(
     url: str, digest: str, claim: Claim | None = None, origin: Origin | None = None
 ) -> Iterator[FlowArray]:
-    """Begin the velocity of a Wiener filter, and note whose it is when it is written.
+    """Begin the velocity of a Wiener filter, and note the filter when it is written.
 
     Parameters
     ----------
-    url : str
-        Of a whole fields store.
+    url, claim, origin
+        As for :func:`adding_linear_velocity`, which also describes what is yielded and raised.
     digest : str
-        Of the filter. The store keeps one filter's velocity, the newest's.
-    claim : Claim, optional
-        On the store: it must still be held when the velocity is begun, and when it is noted.
-    origin : mapping, optional
-        What it is made from, to be noted.
-
-    Yields
-    ------
-    FlowArray
-        Where to write it.
-
-    Raises
-    ------
-    SupersededError
-        The claim is lost.
+        Digest of the filter. A store keeps the velocity of one filter, the newest.
 
     Notes
     -----
-    Another run may be reading the velocity of an older filter: :func:`check_filter` tells it. When
-    the velocity is refused with a DataError, what was begun is dropped.
+    Another run may be reading the velocity of an older filter; it notices by :func:`check_filter`.
+    If the block raises a DataError, the velocity is dropped.
     """
     begun = _begun(digest, origin)
     store = FieldStore(url)
     group = open_group_for_writing(url)
     _check(claim)
     with storage_errors(url):
-        # First, since deleting an array deletes its chunks and its attributes in any order: who
-        # reads it must not find the old filter's digest beside anything but its velocity.
+        # Before anything else: an array's chunks and attributes are deleted in any order, and a
+        # reader must find the digest of the old filter only with its own velocity.
         if isinstance(old := group.get(WIENER), zarr.Array):
             old.attrs[FILTER] = ""
         array: zarr.Array[Any] = create_variable(
             group, WIENER, store.grid, store.shard, store.chunk,
             attributes={FILTER: "", BEGUN: begun},
         )  # fmt: skip
-    with _dropping(claim, lambda: _drop(group, WIENER)):
+    with _writing(claim, lambda: group.__delitem__(WIENER)):
         yield FlowArray(url, WIENER, begun, components=store.components)
-    _check(claim)
     with storage_errors(url):
         noted = {} if origin is None else {MADE_FROM: dict(origin)}
-        # In one write: a reader finds both or neither.
+        # A single write, so that a reader finds both or neither.
         array.attrs.update({FILTER: digest, **noted})
 
 
 @contextmanager
-def _dropping(claim: Claim | None, drop: Callable[[], None]) -> Iterator[None]:
-    """Drop what was begun if its making is refused, unless another run has taken over."""
+def _writing(claim: Claim | None, drop: Callable[[], None]) -> Iterator[None]:
+    """Drop a velocity whose making is refused; check at the end that the claim is still held."""
     try:
         yield
     except DataError:
-        # What cannot be dropped is not listed, and the next run begins it again.
+        # If it cannot be dropped, it is still not listed, and the next run begins it again.
         with suppress(StorageError, OSError):
             if claim is None or claim.holds():
                 drop()
         raise
-
-
-def _drop(group: zarr.Group, *names: str) -> None:
-    for name in names:
-        del group[name]
-
-
-def _drop_scale(group: zarr.Group, index: int) -> None:
-    """Drop the last scale, which is not listed; one before it stays a scale of NaN."""
-    array, listing = _array(group, LINEAR), _array(group, SMOOTHING)
-    if listing.shape == (1,):
-        _drop(group, SMOOTHING, LINEAR)
-    elif index == listing.shape[0] - 1:
-        listing.resize((index,))
-        array.resize((index, *array.shape[1:]))
-
-
-def _array(group: zarr.Group, name: str) -> Any:
-    return group[name]
-
-
-def _is_sharded(group: zarr.Group, name: str, store: FieldStore) -> bool:
-    """Tell whether an array is cut as ours are: one shard is what one task writes."""
-    shards = _array(group, name).shards
-    return shards is not None and tuple(shards) == (1, 3, *(store.shard,) * 3)
+    _check(claim)
 
 
 def _slot(scales: Sequence[float], radius: float) -> int:
-    """Return where a scale goes: in its own place, in that of an unfinished one, or at the end."""
+    """Return the index of a scale: its own, that of an unfinished scale, or the next one."""
     if radius in scales:
         return scales.index(radius)
     return next((i for i, found in enumerate(scales) if math.isnan(found)), len(scales))
@@ -289,20 +251,14 @@ def add_linear_velocity(
     claim: Claim | None = None,
     origin: Origin | None = None,
 ) -> int:
-    """Add the linear velocity at one more smoothing scale to a fields store, unless it is there.
+    """Add the linear velocity at a smoothing scale to a fields store, unless the store has it.
 
     Parameters
     ----------
-    url : str
-        Of a whole fields store.
-    radius : float
-        Gaussian radius, Mpc/h.
+    url, radius, claim, origin
+        As for :func:`adding_linear_velocity`.
     make : callable
         Returns the velocity, shape (3, n, n, n), km/s.
-    claim : Claim, optional
-        On the store.
-    origin : mapping, optional
-        What it is made from.
 
     Returns
     -------
@@ -312,14 +268,14 @@ def add_linear_velocity(
     Raises
     ------
     DataError
-        The velocity is not finite. Nothing of it is stored.
+        The velocity is not finite; nothing is stored.
     """
     store = FieldStore(url)
     scales = store.smoothing_scales()
     if radius in scales and is_same_origin(noted_origin(store, radius), origin):
         return scales.index(radius)
-    # Before anything is begun: what fails to be made leaves the store as it was.
-    values = require_finite(make(), f"{url}, {LINEAR}")
+    # Made before anything is begun, so that a failure leaves the store as it was.
+    values = _require_finite(make(), f"{url}, {LINEAR}")
     with adding_linear_velocity(url, radius, claim, origin) as array:
         array.write(values)
     return array.lead[0]
@@ -332,35 +288,29 @@ def add_wiener_velocity(
     claim: Claim | None = None,
     origin: Origin | None = None,
 ) -> None:
-    """Store the velocity of a Wiener filter in a fields store, unless it is there.
+    """Add the velocity of a Wiener filter to a fields store, unless the store has it.
 
     Parameters
     ----------
-    url : str
-        Of a whole fields store.
-    digest : str
-        Of the filter.
+    url, digest, claim, origin
+        As for :func:`adding_wiener_velocity`.
     make : callable
         Returns the velocity, shape (3, n, n, n), km/s.
-    claim : Claim, optional
-        On the store.
-    origin : mapping, optional
-        What it is made from.
 
     Raises
     ------
     DataError
-        The velocity is not finite. Nothing of it is stored.
+        The velocity is not finite; nothing is stored.
     """
     store = FieldStore(url)
     if filter_digest(store) == digest and is_same_origin(noted_origin(store), origin):
         return
-    values = require_finite(make(), f"{url}, {WIENER}")
+    values = _require_finite(make(), f"{url}, {WIENER}")
     with adding_wiener_velocity(url, digest, claim, origin) as array:
         array.write(values)
 
 
-def require_finite(values: NDArray[float32], where: str) -> NDArray[float32]:
+def _require_finite(values: NDArray[float32], where: str) -> NDArray[float32]:
     """Return a velocity, or refuse one that holds values that are not finite.
 
     Raises
@@ -377,7 +327,7 @@ def require_finite(values: NDArray[float32], where: str) -> NDArray[float32]:
 
 
 def filter_digest(store: FieldStore) -> str:
-    """Return which filter made the stored ``wiener_velocity``, or "" if none did."""
+    """Return the digest of the filter of the stored ``wiener_velocity``; "" without one."""
     if WIENER not in store.variables:
         return ""
     return str(store.attributes(WIENER).get(FILTER, ""))
@@ -389,22 +339,23 @@ def check_filter(url: str, digest: str, origin: Origin | None = None) -> None:
     Parameters
     ----------
     url : str
-        Of the fields store.
+        URL of the fields store.
     digest : str
-        Of the filter whose velocity the run has just read.
+        Digest of the filter whose velocity the run has just read.
     origin : mapping, optional
-        What that velocity was made from, as it was noted when the run began.
+        What that velocity was made from, as the store said when the run began.
 
     Raises
     ------
     IncompleteError
-        The store has another filter's velocity, one that was made from something else, or none that
-        is whole.
+        The store has the velocity of another filter, one that was made from something else, or no
+        complete one.
 
     Notes
     -----
-    Call it after a read, also after one that failed. The digest goes before the first chunk is
-    touched and the next comes after the last, so what was read is good if it is there.
+    Call it after each read, also after one that failed. The digest is deleted before the first
+    chunk is changed, and the next one is written after the last chunk. So what was read is good if
+    the digest is still there.
     """
     group = open_group(url)
     with storage_errors(url), damage(f"{url}, {WIENER}"):

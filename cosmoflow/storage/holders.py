@@ -1,4 +1,4 @@
-"""Who holds a claim: a process of a machine, which may have ended."""
+"""The process that holds a claim, and whether it has ended."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ class Holder:
     Parameters
     ----------
     token : str
-        Of this claim and no other.
+        Unique name of the claim.
     host : str
-        Name of the machine, for people.
+        Name of the machine, for messages.
     machine : str
-        What two processes have in common that see each other's process ids.
+        Identity of the machine and its process namespace: processes with the same value see each
+        other's process ids.
     pid : int
-        The process.
+        Process id.
     started : str or None
-        When it started, in a form of its own: the number alone may soon be another process's.
+        Start time of the process, in the system's own form. Process ids are reused, so the id alone
+        does not identify a process.
     since : str
-        When it claimed, for people.
+        Time of the claim, for messages.
     """
 
     token: str
@@ -42,7 +44,7 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """Return this process, with a new token."""
+        """Return a holder for this process, with a new token."""
         return cls(
             secrets.token_hex(8),
             socket.gethostname(),
@@ -53,11 +55,11 @@ class Holder:
         )
 
     def to_dict(self) -> dict[str, str | int | None]:
-        """Return what :func:`Holder` takes."""
+        """Return the arguments of :func:`Holder`."""
         return asdict(self)
 
     def is_dead(self) -> bool:
-        """Tell whether the process has certainly ended: it was on this machine, and is no more."""
+        """Return whether the process has certainly ended; False for those of other machines."""
         if self.machine != _machine():
             return False
         started = start_of_process(self.pid)
@@ -71,17 +73,17 @@ def _machine() -> str:
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     parts = [socket.gethostname()]
     with suppress(OSError):
-        # Containers may share a name, and a machine keeps its own when it starts anew.
+        # Containers may share a host name, and a machine keeps its name when it is restarted.
         parts += [boot.read_text().strip(), str(namespace.readlink())]
     return " ".join(parts)
 
 
 def start_of_process(pid: int) -> str | None:
-    """Return when a process started, in a form of its own; None if it has ended."""
+    """Return when a process started, in the system's own form; None if it has ended."""
     try:
-        # The process's name, in brackets, may hold anything.
+        # The name of the process stands in brackets and may hold any character.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # A zombie has ended: only its parent has not looked yet.
+        # A zombie has ended, but its parent has not waited for it yet.
         return None if state in "ZX" else fields[18]
     except OSError:
         if Path("/proc/self/stat").exists():
@@ -93,11 +95,12 @@ def start_of_process(pid: int) -> str | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Tell whether there is a process that /proc does not show, as those of others on some systems.
+    """Return whether a process exists that /proc does not show.
 
-    Whether it is the one that was meant nobody can say then: its signs of life will.
+    Some systems hide the processes of other users (``hidepid=2``). It may be another process with
+    the same id; then its heartbeats tell.
     """
-    # Elsewhere than on POSIX, signal 0 is one that ends a process.
+    # On systems other than POSIX, signal 0 would end the process.
     if os.name != "posix" or Path(f"/proc/{pid}/stat").exists():
         return False
     try:

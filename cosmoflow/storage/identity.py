@@ -1,9 +1,10 @@
-"""What tells one input from another: checksums of what a store holds.
+"""Identities of inputs: checksums of what a store holds.
 
-The identity of an array is made of the checksums of its objects, which are its chunks or shards.
-Chunks of our own arrays end with their CRC-32C, so that a few bytes of each are read. Objects
-without such checksums are hashed whole. Objects in a bucket are identified by size and ETag. Times
-of change do not enter: a copy of a local store has the identity of the store.
+The identity of an array is computed from the checksums of its objects, which are its chunks or
+shards. The chunks of our own arrays end with their CRC-32C, so only a few bytes of each are read.
+Objects without such checksums are hashed completely. Objects in a bucket are identified by size and
+ETag. The identity does not depend on modification times: a copy of a local store has the identity
+of the store.
 """
 
 from __future__ import annotations
@@ -26,35 +27,35 @@ from zarr.core.metadata import ArrayV3Metadata
 from cosmoflow.config.base import digest
 from cosmoflow.errors import DataError
 from cosmoflow.storage.buckets import open_bucket
-from cosmoflow.storage.metadata import BoxMetadata
-from cosmoflow.storage.urls import join, local_path, storage_errors
+from cosmoflow.storage.metadata import BoxMetadata, check_group
+from cosmoflow.storage.urls import join, local_path, open_group, storage_errors
 
 T = TypeVar("T")
 
 THREADS: Final = 16
-"""Objects that are read at once: most of the time goes into waiting for storage."""
+"""Objects that are read at the same time; most of the time is spent waiting for storage."""
 _FEW: Final = 16
-"""Objects for which threads are not worth their start."""
+"""Number of objects up to which starting threads is not worthwhile."""
 _GULP: Final = 1 << 20
 _METADATA: Final = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _ENTRY: Final = struct.Struct("<QQ")
-"""One chunk in the index of a shard: where it begins, and how many bytes it has."""
+"""Entry of one chunk in the index of a shard: its offset and its length in bytes."""
 _CRC: Final = 4
 _ABSENT: Final = 2**64 - 1
 
 Stamp = tuple[str, int, str]
-"""Key, bytes, and what changes with every write: of a local file its inode and times, of an object
-in a bucket its ETag."""
+"""Key, size in bytes, and a value that changes with every write: inode and times of a local file,
+or the ETag of an object in a bucket."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where an object of an array has checksums of its content.
+    """Position of the checksums in the objects of an array.
 
     Parameters
     ----------
     chunks : int
-        Of a shard; 0 for an object that is one chunk.
+        Chunks of a shard; 0 if an object is a single chunk.
     at_end : bool
         Whether the index of a shard is at its end.
     """
@@ -64,26 +65,26 @@ class _Layout:
 
 
 _known: dict[tuple[str, str], tuple[tuple[Stamp, ...], str]] = {}
-"""Of the arrays that this process has looked at: the stamps of their objects, and the checksum."""
+"""Stamps of the objects and checksum of each array that this process has hashed."""
 _MOST_KNOWN: Final = 256
 
 
 def checksum_array(url: str, name: str, array: zarr.Array[Any]) -> str:
-    """Return a checksum of what an array holds and of what it says of its values.
+    """Return a checksum of the content and the attributes of an array.
 
     Parameters
     ----------
     url : str
         URL of the store.
     name : str
-        Of the array inside it.
+        Name of the array in the store.
     array : zarr.Array
-        The same, opened.
+        The opened array.
 
     Returns
     -------
     str
-        Of its values as they are stored, its shape, type, dimensions and attributes.
+        Checksum of the stored values, the shape, type, dimensions and attributes.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def checksum_array(url: str, name: str, array: zarr.Array[Any]) -> str:
 
     Notes
     -----
-    The objects are read once in a process as long as their stamps stay the same.
+    A process reads the objects again only if their stamps have changed.
     """
     place = join(url, name)
     with storage_errors(place):
@@ -121,12 +122,12 @@ def identify_store(metadata: BoxMetadata, checksums: Mapping[str, str], **facts:
     Parameters
     ----------
     metadata : BoxMetadata
-        Of the box: size, redshift, cosmology and so on. Of its provenance only the settings of
-        painting enter: they decide how spectra undo the window.
+        Metadata of the box. Of the provenance, only the settings of painting are used: spectra
+        depend on them, because they undo the window.
     checksums : mapping of str to str
         Name and checksum of every array that a stage may read.
     **facts
-        What else decides how the arrays are read.
+        Other values that determine how the arrays are read.
     """
     config = metadata.provenance.get("config")
     box = _plain(metadata.to_attributes("any"))
@@ -142,6 +143,53 @@ def identify_store(metadata: BoxMetadata, checksums: Mapping[str, str], **facts:
     )
 
 
+class Store:
+    """A store of a box, opened for reading.
+
+    Parameters
+    ----------
+    url : str
+        URL of the store.
+    kind : str
+        Required kind of the store.
+    unfinished : bool
+        Open a store that is not complete yet.
+
+    Attributes
+    ----------
+    group : zarr.Group
+        The group, open for reading.
+    metadata : BoxMetadata
+        Metadata of the box.
+    digest : str
+        Identity of what it holds.
+
+    Raises
+    ------
+    StorageError, DataError, IncompleteError
+        The store cannot be reached, is of another kind, or is not complete.
+    """
+
+    digest: Any
+
+    def __init__(self, url: str, kind: str, *, unfinished: bool = False) -> None:
+        self.url = url
+        self.group = open_group(url)
+        check_group(self.group, kind, url, unfinished=unfinished)
+        self.metadata = BoxMetadata.from_attributes(self.group.attrs, url)
+
+    def check_unchanged(self) -> None:
+        """Refuse a store that was changed since :attr:`digest` was asked for.
+
+        Raises
+        ------
+        DataError
+        """
+        subclass: Any = type(self)
+        if (now := subclass(self.url).digest) != self.digest:
+            raise changed_input(self.url, self.digest, now)
+
+
 def changed_input(url: str, before: str, now: str) -> DataError:
     """Return the error about an input that changed while a run read it."""
     return DataError(
@@ -154,7 +202,7 @@ def changed_input(url: str, before: str, now: str) -> DataError:
 
 
 def in_threads(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-    """Return what a function that waits for storage makes of each item, in their order."""
+    """Return the results of a function for all items, in their order, called in threads."""
     items = list(items)
     if len(items) <= _FEW:
         return [function(item) for item in items]
@@ -163,12 +211,12 @@ def in_threads(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
 
 
 def _plain(value: Any) -> Any:
-    """Return attributes as what JSON has; numbers that are not finite become text."""
+    """Return attributes as plain JSON data; numbers that are not finite become text."""
     return json.loads(json.dumps(value, default=str, sort_keys=True), parse_constant=str)
 
 
 def _stamps(url: str, name: str) -> Iterator[Stamp]:
-    """Yield what tells the objects of an array from what is written in their place later."""
+    """Yield the stamps of the objects of an array."""
     path = local_path(url)
     if path is None:
         for page in open_bucket(join(url, name)).list():
@@ -207,7 +255,7 @@ def _hash_objects(place: str, stamps: Iterable[Stamp], layout: _Layout | None) -
 
 
 def _layout_of(array: zarr.Array[Any]) -> _Layout | None:
-    """Return where the objects of an array have checksums; None if they are to be hashed whole."""
+    """Return where the objects of an array have checksums; None if they have none."""
     if not isinstance(array.metadata, ArrayV3Metadata):
         return None
     codecs = array.metadata.codecs
@@ -238,10 +286,9 @@ def _hash_object(path: Path, layout: _Layout | None) -> bytes:
 
 
 def _checksums_inside(file: int, layout: _Layout) -> bytes | None:
-    """Return bytes and checksum of every chunk of an object; None where they make no sense.
+    """Return size and checksum of every chunk of an object; None if the index is invalid.
 
-    Where the chunks lie in a shard does not matter: a shard that was written in another order holds
-    the same.
+    The order of the chunks in a shard does not matter: it does not change the content.
     """
     size = os.fstat(file).st_size
     if layout.chunks == 0:

@@ -1,4 +1,4 @@
-"""Initial conditions from and to storage: tables of power, cubes of white noise, linear fields."""
+"""Reading of initial conditions: tables of the linear power, and cubes of white noise."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ def read_power_table(url: str) -> tuple[Floats, Floats, str]:
     Parameters
     ----------
     url : str
-        Of a text file whose first two columns are k in h/Mpc and P in (Mpc/h)^3; lines that start
-        with # are comments.
+        URL of a text file whose first two columns are k in h/Mpc and P in (Mpc/h)^3. Lines that
+        start with # are comments.
 
     Returns
     -------
     k, power : (n,) float64
+        Wavenumbers, h/Mpc, and power, (Mpc/h)^3.
     digest : str
-        Of the file's content.
+        Digest of the content of the file.
 
     Raises
     ------
@@ -42,7 +43,7 @@ def read_power_table(url: str) -> tuple[Floats, Floats, str]:
         k, power = table[:, 0], table[:, 1]
     except (ValueError, IndexError) as error:
         raise DataError(
-            "the file is no table of a power spectrum",
+            "the file is not a table of a power spectrum",
             where=url,
             value=str(error),
             limit="columns of numbers: k in h/Mpc, P in (Mpc/h)^3",
@@ -56,11 +57,12 @@ def read_white_noise(url: str) -> NDArray[np.float32]:
     Parameters
     ----------
     url : str
-        Of a ``.npy`` file or a zarr array.
+        URL of a ``.npy`` file or a zarr array.
 
     Returns
     -------
     (n, n, n) float32
+        White noise, dimensionless.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def read_white_noise(url: str) -> NDArray[np.float32]:
         try:
             values: Any = np.load(io.BytesIO(_read(url)), allow_pickle=False)
         except ValueError as error:
-            raise DataError("the file is no NumPy array", where=url, value=str(error)) from None
+            raise DataError("the file is not a NumPy array", where=url, value=str(error)) from None
     else:
         with storage_errors(url), damage(url):
             array: Any = zarr.open_array(zarr_store(absolute(url), read_only=True), mode="r")

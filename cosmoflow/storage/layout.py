@@ -1,7 +1,8 @@
-"""How the variables of a fields store lie in it: the order of dimensions, labels, packing.
+"""Layout of the variables in a fields store: order of dimensions and labels, packing.
 
-Stores that cosmoflow wrote have one layout. Those that others wrote may have their dimensions and
-components in any order and their values packed into integers; what cannot be read right is refused.
+All stores that cosmoflow writes have the same layout. Stores of other programs may have dimensions
+and components in any order, and values packed into integers. What cannot be read correctly is
+refused.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from cosmoflow.units import DIVERGENCE, FIELD_UNITS, LENGTH, VELOCITY
 AXES: Final = ("x", "y", "z")
 
 PACKING: Final = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
-"""Attributes of CF that change what stored numbers mean."""
+"""Attributes of the CF conventions that change the meaning of stored numbers."""
 
 _NAN: Final = base64.standard_b64encode(struct.pack("<d", math.nan)).decode()
-"""The ``_FillValue`` that xarray writes for floating point: missing values are NaN as they are."""
+"""The ``_FillValue`` that xarray writes for floating point: NaN, which needs no decoding."""
 
 _TOLERANCE: Final = 1e-3
-"""Of a cell, that a coordinate may be away from the cell's centre: float32 in large grids."""
+"""Allowed distance of a coordinate from the cell's centre, in cells: float32 in large grids."""
 
 _LARGEST_SHARD: Final = 128
 """Cells per axis of the shards that are added to a store whose own chunks are larger."""
@@ -48,7 +49,7 @@ _SPELLINGS: Final = {
 
 
 def same_unit(found: object, expected: str) -> bool:
-    """Tell whether a unit is another spelling of the expected one; no unit says nothing else."""
+    """Return whether a unit is a spelling of the expected one; an empty unit counts as one."""
     text = str(found).lower()
     for sign in " ^*{}$\\_":
         text = text.replace(sign, "")
@@ -75,7 +76,7 @@ def check_unit(found: object, expected: str, where: str) -> None:
 
 
 def dimensions_of(name: str) -> tuple[str, ...]:
-    """Return the dimensions of a variable, in the order in which cosmoflow has them."""
+    """Return the dimensions of a variable in cosmoflow's order."""
     lead = leading_dimension(name)
     scales = (SMOOTHING,) if name == "linear_velocity" else ()
     return (*scales, *(() if lead is None else (lead,)), *AXES)
@@ -88,14 +89,14 @@ class Layout:
     Parameters
     ----------
     stored : tuple of str
-        Its dimensions, in the order in which it has them.
+        Dimensions in the stored order.
     wanted : tuple of str
-        The same in the order in which cosmoflow has them.
+        Dimensions in cosmoflow's order.
     orders : mapping
-        For a dimension whose labels are stored in another order than cosmoflow's: the index of
+        For each dimension whose labels are in another order than cosmoflow's: the stored index of
         each of cosmoflow's labels.
     packing : mapping
-        Attributes that say how its numbers are to be decoded.
+        Attributes that say how the numbers are decoded.
     """
 
     stored: tuple[str, ...]
@@ -105,12 +106,12 @@ class Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether it is stored as cosmoflow stores it."""
+        """Whether the variable is stored in cosmoflow's own layout."""
         reordered = any(name in self.orders for name in self.stored)
         return self.stored == self.wanted and not reordered and not self.packing
 
     def cells(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Return those of a shape, or of chunks, that belong to x, y and z."""
+        """Return the parts of a shape, or of chunk sizes, that belong to x, y and z."""
         return tuple(int(sizes[self.stored.index(axis)]) for axis in AXES)
 
     def parts(self, shape: Sequence[int], fixed: int) -> tuple[int, ...]:
@@ -152,7 +153,7 @@ class Layout:
 
 
 def decode(raw: NDArray[Any], packing: Mapping[str, Any]) -> NDArray[Any]:
-    """Return packed numbers decoded as CF says; missing ones are NaN."""
+    """Return numbers decoded by the CF conventions; missing values become NaN."""
     if not packing:
         return raw
     dims = [f"axis{index}" for index in range(raw.ndim)]
@@ -162,12 +163,12 @@ def decode(raw: NDArray[Any], packing: Mapping[str, Any]) -> NDArray[Any]:
 
 
 def packing_of(array: zarr.Array[Any], where: str) -> dict[str, Any]:
-    """Return the attributes of an array that say how its numbers are to be decoded.
+    """Return the attributes of an array that say how its numbers are decoded.
 
     Raises
     ------
     DataError
-        The array holds no real numbers.
+        The array does not hold real numbers.
     """
     if array.dtype.kind not in "fiu":
         raise DataError(
@@ -185,19 +186,19 @@ def packing_of(array: zarr.Array[Any], where: str) -> dict[str, Any]:
 
 
 def label_orders(arrays: Mapping[str, zarr.Array[Any]], url: str) -> dict[str, tuple[int, ...]]:
-    """Return where a store has each of cosmoflow's labels, of dimensions with another order.
+    """Return the stored index of each label, for dimensions with another order than cosmoflow's.
 
     Parameters
     ----------
     arrays : mapping of str to zarr.Array
         All arrays of the store.
     url : str
-        Of the store, for messages.
+        URL of the store, for messages.
 
     Raises
     ------
     DataError
-        A label is none that cosmoflow knows.
+        A label is unknown.
     """
     orders = {
         dimension: _label_order(arrays[dimension], dimension, url)
@@ -218,7 +219,7 @@ def find_layout(
     Raises
     ------
     DataError
-        A dimension, unit or data type is none that cosmoflow understands.
+        A dimension, unit or data type is unknown.
     """
     where = f"{url}, {name}"
     wanted = dimensions_of(name)
@@ -250,12 +251,12 @@ def _label_order(array: zarr.Array[Any], dimension: str, url: str) -> tuple[int,
 
 
 def order_of(values: NDArray[Any], dimension: str, where: str) -> tuple[int, ...] | None:
-    """Return where each of cosmoflow's labels is, None if they are in cosmoflow's order.
+    """Return the stored index of each of cosmoflow's labels; None if they are in its order.
 
     Raises
     ------
     DataError
-        A label is none that cosmoflow knows.
+        A label is unknown.
     """
     found = [str(label) for label in values.ravel().tolist()]
     labels = [str(label) for label in LABELS[dimension]]
@@ -263,7 +264,7 @@ def order_of(values: NDArray[Any], dimension: str, where: str) -> tuple[int, ...
         return None
     if sorted(found) != sorted(labels):
         raise DataError(
-            f"the labels along {dimension} are none that cosmoflow knows",
+            f"cosmoflow does not know the labels along {dimension}",
             where=f"{where}, {dimension}",
             value=", ".join(found),
             limit=f"{', '.join(labels)}, in any order",
@@ -276,18 +277,18 @@ def order_of(values: NDArray[Any], dimension: str, where: str) -> tuple[int, ...
 def check_coordinates(
     arrays: Mapping[str, zarr.Array[Any]], grid: int, box_size: float, url: str
 ) -> None:
-    """Refuse coordinates that are not those of ascending cell centres in Mpc/h.
+    """Refuse coordinates that are not the ascending cell centres in Mpc/h.
 
     Parameters
     ----------
     arrays : mapping of str to zarr.Array
-        All arrays of the store; it may have no coordinates.
+        All arrays of the store, with or without coordinates.
     grid : int
         Cells per axis.
     box_size : float
-        Mpc/h.
+        Side of the box, Mpc/h.
     url : str
-        Of the store, for messages.
+        URL of the store, for messages.
 
     Raises
     ------
@@ -304,7 +305,7 @@ def check_coordinates(
 def check_centres(
     values: NDArray[Any], unit: object, axis: str, cells: int, box_size: float, where: str
 ) -> None:
-    """Refuse values that are not those of ascending cell centres in Mpc/h.
+    """Refuse values that are not the ascending cell centres in Mpc/h.
 
     Raises
     ------
@@ -351,9 +352,9 @@ def _range(values: NDArray[np.floating[Any]]) -> str:
 
 
 def canonical(dataset: xr.Dataset, names: Sequence[str], box_size: float) -> xr.Dataset:
-    """Return a dataset with the dimensions of some variables, and their labels, in our order.
+    """Return a dataset with dimensions and labels in cosmoflow's order.
 
-    Coordinates that it lacks are added.
+    Missing coordinates are added.
     """
     for axis in AXES:
         if axis not in dataset.coords:
@@ -371,9 +372,10 @@ def canonical(dataset: xr.Dataset, names: Sequence[str], box_size: float) -> xr.
 
 
 def shard_cells(layout: Layout, array: zarr.Array[Any]) -> tuple[int, int]:
-    """Return the cells per axis of one write and of one read of a variable.
+    """Return the cells per axis of a shard and of a chunk.
 
-    Chunks of others may be of any shape: what is added to their stores has cubes.
+    Variables that are added to the store of another program, whose chunks may have any shape, get
+    cubic shards.
     """
     if array.shards is not None and layout.plain:
         return int(array.shards[-1]), int(array.chunks[-1])

@@ -1,13 +1,16 @@
-"""Which shards of an output are finished.
+"""Which shards of an output are finished, and how many empty cells each of them has.
 
-The ledger is a zarr array of flags beside the output's variables, one chunk a shard, so that it
-works on every store that zarr works on and no two tasks ever write to the same object.
+The ledger is a zarr array of flags beside the output's variables, with one chunk for each shard. It
+works on every store that zarr supports, and no two tasks write to the same object. The numbers of
+empty cells are stored beside it: a resumed run does not paint the finished shards again, but their
+cells count too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import zarr
@@ -15,9 +18,11 @@ from numpy.typing import NDArray
 
 from cosmoflow.errors import SupersededError
 from cosmoflow.storage.metadata import attributes_of
-from cosmoflow.storage.urls import open_group_for_writing, storage_errors
+from cosmoflow.storage.urls import open_group, open_group_for_writing, storage_errors
 
 LEDGER_GROUP = "ledger"
+EMPTY_CELLS = f"{LEDGER_GROUP}/empty_cells"
+_NOT_COUNTED = -1
 
 
 class Ledger:
@@ -34,7 +39,7 @@ class Ledger:
     def __init__(self, group: zarr.Group, name: str) -> None:
         flags = group[f"{LEDGER_GROUP}/{name}"]
         if not isinstance(flags, zarr.Array):
-            raise TypeError(f"ledger {name!r} is no array")
+            raise TypeError(f"ledger {name!r} is not an array")
         self._flags = flags
 
     @classmethod
@@ -47,28 +52,28 @@ class Ledger:
         return cls(group, name)
 
     def mark(self, shard: int) -> None:
-        """Note that a shard is whole. Call it after the shard's data are written."""
+        """Mark a shard as finished. Call it after the shard's data are written."""
         self._flags[shard] = 1
 
     def finished(self) -> NDArray[np.bool_]:
-        """Return one flag a shard."""
+        """Return one flag for each shard."""
         return np.asarray(self._flags[:], np.uint8).astype(np.bool_)
 
 
 @contextmanager
 def writing_shard(url: str, name: str, shard: int, digest: str | None) -> Iterator[zarr.Group]:
-    """Open an output to write one of its shards, and note afterwards that it is whole.
+    """Open an output to write one of its shards, and mark the shard as finished afterwards.
 
     Parameters
     ----------
     url : str
-        Of the output.
+        URL of the output.
     name : str
-        Of its ledger.
+        Name of its ledger.
     shard : int
-        Index in the ledger.
+        Index of the shard in the ledger.
     digest : str or None
-        Of the run whose task this is, if it may have lost its output meanwhile.
+        Digest of the run that the task belongs to; None skips the check.
 
     Yields
     ------
@@ -78,15 +83,15 @@ def writing_shard(url: str, name: str, shard: int, digest: str | None) -> Iterat
     Raises
     ------
     SupersededError
-        The output is another run's by now. A driver that sleeps learns of it from its claim, but
-        its workers go on with what they have in hand.
+        Another run has taken over the output. A driver that slept learns of this from its claim,
+        but its workers go on with the tasks that they have.
     """
     group = open_group_for_writing(url)
     check_run(group, digest, url)
     with storage_errors(url):
         yield group
         if digest is not None:
-            # Opened again, since a group keeps the attributes that it was opened with.
+            # Opened again, because a group keeps the attributes that it was opened with.
             group = open_group_for_writing(url)
             check_run(group, digest, url)
         Ledger(group, name).mark(shard)
@@ -100,7 +105,7 @@ def check_run(group: zarr.Group, digest: str | None, where: str) -> None:
     group : zarr.Group
         The output, as it is now.
     digest : str or None
-        Of the run that is going to write; None for whichever.
+        Digest of the run that is going to write; None skips the check.
     where : str
         URL of the output.
 
@@ -111,7 +116,7 @@ def check_run(group: zarr.Group, digest: str | None, where: str) -> None:
     found = attributes_of(group).get("provenance", {}).get("digest")
     if digest not in (None, found):
         raise SupersededError(
-            "another run has taken over the output of this one and made it anew",
+            "another run has taken over the output of this one and begun it again",
             where=where,
             value=f"digest {found}",
             limit=f"digest {digest}, of this run",
@@ -120,10 +125,67 @@ def check_run(group: zarr.Group, digest: str | None, where: str) -> None:
 
 
 def has_finished_shards(group: zarr.Group) -> bool:
-    """Tell whether any ledger of an output has a finished shard."""
+    """Return whether any ledger of an output has a finished shard."""
     ledgers = group.get(LEDGER_GROUP)
     if not isinstance(ledgers, zarr.Group):
         return False
-    # What else is kept beside the flags has more dimensions than the shards.
+    # The other arrays in the group, such as the counts of empty cells, have more dimensions.
     names = [name for name, array in ledgers.arrays() if array.ndim == 1]
     return any(Ledger(group, name).finished().any() for name in names)
+
+
+def begin_counts(url: str, shards: int) -> None:
+    """Create the array of the counts of an output, unless an earlier run has created it."""
+    group = open_group_for_writing(url)
+    with storage_errors(url):
+        found = group.get(EMPTY_CELLS)
+        if isinstance(found, zarr.Array) and found.shape == (shards, 2):
+            return
+        # Two dimensions distinguish it from the ledgers of finished shards, which have one.
+        group.create_array(
+            EMPTY_CELLS, shape=(shards, 2), chunks=(1, 2), dtype="int64", fill_value=_NOT_COUNTED,
+            compressors=None, dimension_names=("shard", "count"), overwrite=True,
+        )  # fmt: skip
+
+
+def write_count(url: str, shard: int, empty: int, unfilled: int = 0, *, digest: str) -> None:
+    """Write the number of empty cells of a shard. Call it before the shard is marked as finished.
+
+    Parameters
+    ----------
+    url : str
+        URL of the output.
+    shard : int
+        Index in the ledger.
+    empty, unfilled : int
+        Number of cells whose density is zero, and of those that the fill ``nearest`` did not reach.
+    digest : str
+        Digest of the run that the shard belongs to.
+
+    Raises
+    ------
+    SupersededError
+        Another run has taken over the output.
+    """
+    group = open_group_for_writing(url)
+    check_run(group, digest, url)
+    with storage_errors(url):
+        counts: Any = group[EMPTY_CELLS]
+        counts[shard] = (empty, unfilled)
+
+
+def sum_counts(url: str) -> tuple[int, int]:
+    """Return how many cells of an output are empty, and how many of those the fill did not reach.
+
+    Raises
+    ------
+    RuntimeError
+        A shard has not been counted.
+    """
+    with storage_errors(url):
+        counts: Any = open_group(url)[EMPTY_CELLS]
+        found: NDArray[np.int64] = np.asarray(counts[:], np.int64)
+    if (found == _NOT_COUNTED).any():
+        raise RuntimeError(f"{url}: the empty cells of a finished shard were not counted")
+    empty, unfilled = found.sum(axis=0).tolist()
+    return empty, unfilled

@@ -1,4 +1,4 @@
-"""The attributes that every store carries: what it is, of which box, made how, whole or not."""
+"""Attributes of every store: its kind, its box, its provenance, and whether it is complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import zarr
 
@@ -24,7 +24,7 @@ from cosmoflow.units import LARGEST_BOX
 FORMAT_VERSION = 1
 STATUS = "status"
 IDENTITY = "identity_version"
-"""The key in a provenance that says that the digests of its inputs depend on their data."""
+"""Key in a provenance; its presence says that the digests of the inputs depend on their data."""
 _IDENTITY_VERSION = 1
 SAMPLING = "sampling"
 INCOMPLETE = "incomplete"
@@ -33,27 +33,28 @@ COMPLETE = "complete"
 
 @dataclass(frozen=True, slots=True)
 class BoxMetadata:
-    """What a store of particles or fields says about its box.
+    """Metadata of the box of a store of particles or fields.
 
     Parameters
     ----------
     box_size : float
-        Mpc/h.
+        Side of the box, Mpc/h.
     redshift : float
-        Of the snapshot.
+        Redshift of the snapshot.
     cosmology : CosmologyConfig
         Parameters of the simulation.
     particle_mass : float or None
-        M_sun/h, when all masses are equal.
+        Mass of each particle, M_sun/h, if all are equal.
     provenance : dict
         See :func:`make_provenance`.
     unknown_expansion : str, optional
-        Why the expansion and growth of the box are not those of ``cosmology``; none: they are.
+        Why the expansion and growth of the box differ from those of ``cosmology``; by default they
+        do not.
     redshift_space : {"x", "y", "z"}, optional
         Axis along which velocities displaced the particles before they were painted.
     sampling : Sampling, optional
-        Of fields: particles per cell, and cells that have none. It becomes known when all shards
-        are painted; what is made from the fields carries it on.
+        Particles per cell of fields, and their empty cells. It is known when all shards are
+        painted, and passed on to what is made from the fields.
     """
 
     box_size: float
@@ -82,7 +83,7 @@ class BoxMetadata:
         }
         if self.particle_mass is not None:
             attributes["particle_mass"] = self.particle_mass
-        # Written where there is something to say: other stores stay as they were.
+        # Optional attributes are written only if they are set.
         if self.unknown_expansion is not None:
             attributes["unknown_expansion"] = self.unknown_expansion
         if self.redshift_space is not None:
@@ -98,7 +99,7 @@ class BoxMetadata:
         Raises
         ------
         DataError
-            One is missing or makes no sense.
+            An attribute is missing or invalid.
         """
         attributes = plain_attributes(attributes)
         try:
@@ -108,9 +109,9 @@ class BoxMetadata:
             mass, sampling = attributes.get("particle_mass"), attributes.get(SAMPLING)
             unknown, axis = attributes.get("unknown_expansion"), attributes.get("redshift_space")
             if axis not in (None, "x", "y", "z"):
-                raise ValueError(f"redshift_space {axis!r} is none of x, y, z")
+                raise ValueError(f"redshift_space {axis!r} is not one of x, y, z")
             if mass is not None and not 0.0 < float(mass) < math.inf:
-                raise ValueError(f"particle_mass {mass!r} is no mass")
+                raise ValueError(f"particle_mass {mass!r} is not a mass")
             return cls(
                 box_size,
                 redshift,
@@ -130,20 +131,53 @@ class BoxMetadata:
             ) from None
         except (TypeError, ValueError) as error:
             raise DataError(
-                "the store's attributes make no sense", where=where, value=str(error)
+                "the store's attributes are invalid", where=where, value=str(error)
             ) from None
 
 
+class Box(Protocol):
+    """A box of fields on a cubic grid; a fields store is one."""
+
+    @property
+    def url(self) -> str:
+        """URL of the box, for messages."""
+
+    @property
+    def grid(self) -> int:
+        """Cells per axis."""
+
+    @property
+    def cell_size(self) -> float:
+        """Side of a cell, Mpc/h."""
+
+    @property
+    def metadata(self) -> BoxMetadata:
+        """Size, redshift and cosmology of the box."""
+
+
+class StoredBox(Box, Protocol):
+    """A box that is kept in shards; a fields store is one."""
+
+    @property
+    def shard(self) -> int:
+        """Cells per axis of a shard."""
+
+    @property
+    def chunk(self) -> int:
+        """Cells per axis of a chunk."""
+
+
 def check_box(box_size: float, redshift: float, where: str) -> None:
-    """Refuse a box of no possible size or time.
+    """Refuse an impossible box size or redshift.
 
     Parameters
     ----------
     box_size : float
-        Mpc/h.
+        Side of the box, Mpc/h.
     redshift : float
+        Redshift.
     where : str
-        For messages.
+        The store or file, for messages.
 
     Raises
     ------
@@ -166,7 +200,7 @@ def check_box(box_size: float, redshift: float, where: str) -> None:
 
 
 def require_number(value: object, where: str) -> None:
-    """Refuse what is not one real number.
+    """Refuse a value that is not a real number.
 
     Raises
     ------
@@ -180,7 +214,7 @@ def require_number(value: object, where: str) -> None:
 
 
 def _check_cosmology(said: Any, where: str) -> None:
-    """Refuse a cosmology without what expansion and growth depend on."""
+    """Refuse a cosmology without the parameters of the expansion."""
     missing = [name for name in ("h", "Omega_m") if not isinstance(said, dict) or name not in said]
     if missing:
         raise DataError(
@@ -196,7 +230,7 @@ def attributes_of(group: zarr.Group) -> dict[str, Any]:
 
 
 def flat_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes that netCDF takes: those with parts as JSON text."""
+    """Return attributes in a form for netCDF, with nested ones as JSON text."""
     return {
         key: value if isinstance(value, str | int | float) else json.dumps(value)
         for key, value in attributes.items()
@@ -204,7 +238,7 @@ def flat_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo :func:`flat_attributes`: a dataset written elsewhere has JSON text for attributes."""
+    """Undo :func:`flat_attributes`, for datasets that were written by xarray."""
     plain = dict(attributes)
     for key, value in plain.items():
         if isinstance(value, str) and value[:1] in ("{", "["):
@@ -214,9 +248,9 @@ def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = False) -> None:
-    """Refuse a group of another kind, of another format, or whose run did not finish.
+    """Refuse a group of another kind or format, or whose run did not finish.
 
-    ``unfinished`` lets the last one pass, for the run itself.
+    With ``unfinished``, a store that is not complete is allowed.
 
     Raises
     ------
@@ -225,7 +259,7 @@ def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = 
     found = group.attrs.get("format")
     if found != f"cosmoflow/{kind}":
         raise DataError(
-            f"this is no store of {kind}",
+            f"this is not a store of {kind}",
             where=where,
             value=f"format: {found}",
             limit=f"format: cosmoflow/{kind}",
@@ -251,7 +285,7 @@ def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = 
 
 
 def check_zarr_format(group: zarr.Group, where: str) -> None:
-    """Refuse a group of an older zarr format.
+    """Refuse a group of another zarr format.
 
     Raises
     ------
@@ -280,23 +314,22 @@ def make_provenance(
     Parameters
     ----------
     stage : str
-        The command that makes it.
+        Command that makes the output.
     config : dict
-        The resolved settings that decide its content, seed included.
+        Resolved settings that determine the content, including the seed.
     inputs : mapping of str to str, optional
         Role and digest of each input; see :mod:`cosmoflow.storage.identity`.
     sources : mapping of str to str, optional
         Role and URL of each input.
     notes : iterable of str
-        What was assumed, left out or warned of, one sentence each.
+        Assumptions, omissions and warnings, one sentence each.
     facts : mapping of str to object, optional
-        What else the result rests on and the settings do not say, such as the conventions of a
-        snapshot.
+        Anything else that the result depends on, such as the conventions of a snapshot.
 
     Notes
     -----
-    ``digest`` depends on ``stage``, ``config`` and ``inputs`` only. There is no time stamp: the
-    same run makes the same bytes.
+    ``digest`` depends only on ``stage``, ``config`` and ``inputs``. There is no time stamp, so that
+    the same run makes the same bytes.
     """
     inputs = dict(inputs or {})
     versions = {"cosmoflow": __version__, "python": platform.python_version()}
@@ -313,15 +346,3 @@ def make_provenance(
         **(facts or {}),
         "versions": versions,
     }
-
-
-def with_notes(group: zarr.Group, notes: Iterable[str]) -> dict[str, Any]:
-    """Return the attribute ``provenance`` of an output with what became known while it was made."""
-    provenance: dict[str, Any] = dict(attributes_of(group).get("provenance", {}))
-    provenance["notes"] = list(dict.fromkeys([*provenance.get("notes", []), *notes]))
-    return {"provenance": provenance}
-
-
-def add_notes(group: zarr.Group, notes: Iterable[str]) -> None:
-    """Add to the notes in an output's provenance what became known while it was made."""
-    group.attrs.update(with_notes(group, notes))

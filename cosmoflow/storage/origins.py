@@ -1,4 +1,4 @@
-"""What a flow that is kept in a fields store was made from."""
+"""Records of what the flows in a fields store were made from."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from cosmoflow.storage.fields import FieldStore
 LINEAR: Final = "linear_velocity"
 WIENER: Final = "wiener_velocity"
 MADE_FROM: Final = "made_from"
-"""The attribute that says what a velocity was made from; of ``linear_velocity``, by radius."""
+"""Attribute that holds the origin of a velocity; for ``linear_velocity``, one for each radius."""
 
 Origin = Mapping[str, Any]
 """What a flow was made from: checksum of the density, box size, redshift, cosmology, f a H."""
 
 _RATE: Final = "growth_rate_hubble"
 _ROUNDING: Final = 1e-9
-"""Relative difference of two f a H that are the same: what other versions of libraries make of it.
-"""
+"""Relative difference up to which two f a H count as equal: libraries round differently."""
 
 
 def describe_origin(store: FieldStore, rate: float) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def describe_origin(store: FieldStore, rate: float) -> dict[str, Any]:
     Parameters
     ----------
     store : FieldStore
-        With ``density``.
+        A store with the variable ``density``.
     rate : float
         ``f a H``, km/s per Mpc/h.
     """
@@ -42,7 +41,7 @@ def describe_origin(store: FieldStore, rate: float) -> dict[str, Any]:
 
 
 def is_same_origin(noted: Origin | None, origin: Origin | None) -> bool:
-    """Tell whether two flows were made from the same; None is what a flow without a note has."""
+    """Return whether two flows have the same origin; None stands for a flow without a record."""
     if noted is None or origin is None:
         return noted is origin
     one, other = dict(noted), dict(origin)
@@ -53,14 +52,14 @@ def is_same_origin(noted: Origin | None, origin: Origin | None) -> bool:
 
 
 def noted_origin(store: FieldStore, radius: float | None = None) -> Origin | None:
-    """Return what a stored flow says that it was made from; None if it says nothing.
+    """Return the recorded origin of a stored flow; None if there is no record.
 
     Parameters
     ----------
     store : FieldStore
-        With the flow.
+        A store with the flow.
     radius : float, optional
-        Of the linear velocity, Mpc/h; none means the Wiener velocity.
+        Radius of the linear velocity, Mpc/h; by default the Wiener velocity is meant.
     """
     name = WIENER if radius is None else LINEAR
     if name not in store.variables:
@@ -72,5 +71,5 @@ def noted_origin(store: FieldStore, radius: float | None = None) -> Origin | Non
 
 
 def scale_key(radius: float) -> str:
-    """Return how a radius, Mpc/h, is called in the note of ``linear_velocity``."""
+    """Return the key of a radius, Mpc/h, in the attribute of ``linear_velocity``."""
     return repr(float(radius))

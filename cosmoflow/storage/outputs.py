@@ -37,28 +37,28 @@ from cosmoflow.storage.urls import (
 )
 
 Existing = Literal["error", "resume", "overwrite"]
-"""What to do with an output that is there already."""
+"""What to do with an output that exists already."""
 
 OUTPUT_MARKS = ("cosmoflow.json", "run.json", "model.json")
 """Files that mark a folder as an output: of reports, demos and sets of boxes, and of models."""
 
 
 def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> None:
-    """Refuse an output that is there already, unless told what to do with it.
+    """Refuse an output that exists already, unless ``existing`` says what to do with it.
 
     Parameters
     ----------
     url : str
-        Of the output.
+        URL of the output.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that is there already.
+        What to do with an output that exists already.
     inputs : iterable of str
-        URLs that the run reads: an output may not touch them.
+        URLs that the run reads; the output must not overlap with them.
 
     Raises
     ------
     OutputExistsError
-        It exists, or what is there is nothing that cosmoflow made and would replace.
+        The output exists already, or it was not made by cosmoflow and is not overwritten.
     ConfigError
         The output is, holds or lies inside an input.
     """
@@ -70,7 +70,7 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
             )  # fmt: skip
     if existing == "overwrite" and exists(url) and not is_ours(url):
         raise OutputExistsError(
-            "what is there was not made by cosmoflow, so --overwrite leaves it alone",
+            "the output exists and was not made by cosmoflow, so --overwrite does not replace it",
             where=url,
             remedy="delete it yourself, or give the output another name",
         )
@@ -83,7 +83,7 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
 
 
 def is_ours(url: str) -> bool:
-    """Tell whether cosmoflow made what is at a URL: a store, a model, a report or a demo."""
+    """Return whether cosmoflow made what is at a URL: a store, a model, a report or a demo."""
     path = local_path(url)
     if path is not None and path.is_file():
         # A spectrum in netCDF is the only output that is one file.
@@ -106,7 +106,7 @@ def _is_spectrum(path: Path) -> bool:
 
 
 def _is_mark(url: str, name: str) -> bool:
-    """Tell whether a file says that cosmoflow made a folder: others have files of such names."""
+    """Return whether a file says that cosmoflow made its folder; its name alone does not."""
     content = find_bytes(url, name)
     if content is None or name == OUTPUT_MARKS[0]:
         return content is not None
@@ -117,7 +117,7 @@ def _is_mark(url: str, name: str) -> bool:
         said = text
     if isinstance(said, dict):
         return bool(said.keys() & {"weights_sha256", "digest"})
-    # Of older versions: the digest alone.
+    # Older versions wrote the digest alone.
     return re.fullmatch("[0-9a-f]{16}", text) is not None
 
 
@@ -129,25 +129,25 @@ def begin_group(
     Parameters
     ----------
     url : str
-        Of the output.
+        URL of the output.
     attributes : dict
         Group attributes, with the run's provenance.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that is there already.
+        What to do with an output that exists already.
 
     Returns
     -------
     group : zarr.Group
-        Open for writing.
+        The output, open for writing.
     resumed : bool
-        Whether it was there already.
+        Whether the output existed and is continued.
 
     Raises
     ------
     OutputExistsError
-        It exists and may neither be replaced nor resumed.
+        The output exists and may neither be replaced nor resumed.
     ConfigError
-        It was made from other settings or inputs than the run that would resume it.
+        The output was made from other settings or inputs than this run's.
     """
     check_output(url, existing)
     if exists(url):
@@ -162,14 +162,14 @@ def begin_group(
 
 
 def _is_resumable(url: str, attributes: dict[str, Any]) -> bool:
-    """Tell whether a run can continue this output; one killed before it had any is begun anew."""
+    """Return whether a run can continue an output; False if a killed run left nothing."""
     try:
         found = open_group(url)
     except DataError:
         if holds_only_partial_files(url):
             return False
         raise OutputExistsError(
-            "the output exists and is nothing that can be resumed",
+            "the output exists and cannot be resumed",
             where=url,
             remedy="--overwrite to replace it, or another name",
         ) from None
@@ -188,16 +188,16 @@ def _is_resumable(url: str, attributes: dict[str, Any]) -> bool:
 def check_same_run(
     before: Mapping[str, Any], now: Mapping[str, Any], where: str, what: str = "output"
 ) -> None:
-    """Refuse to resume what was begun with other settings or inputs; name those that differ.
+    """Refuse to resume an output of other settings or inputs, and name those that differ.
 
     Parameters
     ----------
     before, now : mapping
-        Provenance of what is there, and of the run that would go on with it.
+        Provenance of the output, and of the run that would continue it.
     where : str
         URL of the output.
     what : str
-        Its kind, for the message.
+        Kind of the output, for the message.
 
     Raises
     ------
@@ -239,7 +239,7 @@ def check_same_run(
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what two mappings have under the keys whose values differ."""
+    """Return the keys whose values differ in two mappings, with both values."""
     pairs = {key: (before.get(key), now.get(key)) for key in {**before, **now}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -255,7 +255,7 @@ def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def begun_config(url: str) -> dict[str, Any]:
-    """Return the settings that an output was begun with; none when nothing can be read of it."""
+    """Return the settings that an output was begun with; empty if the output cannot be read."""
     try:
         config = attributes_of(open_group(url)).get("provenance", {}).get("config", {})
     except (DataError, StorageError):
@@ -270,7 +270,7 @@ def mark_folder(url: str, stage: str) -> None:
 
 
 def is_barely_begun(url: str) -> bool:
-    """Tell whether an output is one that a run has created and finished nothing of."""
+    """Return whether an output was created by a run that has finished no shard of it."""
     try:
         group = open_group(url)
         with storage_errors(url), damage(url):
@@ -279,14 +279,23 @@ def is_barely_begun(url: str) -> bool:
         return False
 
 
+def add_notes(url: str, notes: Iterable[str]) -> None:
+    """Add notes to an output's provenance that were not known when the output was begun."""
+    group = open_group_for_writing(url)
+    with storage_errors(url):
+        provenance = dict(attributes_of(group).get("provenance", {}))
+        provenance["notes"] = list(dict.fromkeys([*provenance.get("notes", []), *notes]))
+        group.attrs["provenance"] = provenance
+
+
 def finish_group(group: zarr.Group, attributes: Mapping[str, Any] | None = None) -> None:
-    """Mark an output as whole. Call it when every shard is written.
+    """Mark an output as complete. Call it when every shard is written.
 
     Parameters
     ----------
     group : zarr.Group
-        The output, opened for writing after the run made sure that it still holds the claim.
+        The output. Open it for writing after checking that the claim is still held.
     attributes : mapping, optional
-        What became known while the output was made. One write sets them and the mark.
+        Attributes that were not known before. They are set in the same write as the mark.
     """
     group.attrs.update({**(attributes or {}), STATUS: COMPLETE})

@@ -12,11 +12,10 @@ import zarr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.painting import check_particles
 from cosmoflow.storage.columns import Column, open_column
-from cosmoflow.storage.identity import changed_input, checksum_array, identify_store
+from cosmoflow.storage.identity import Store, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
-from cosmoflow.storage.metadata import BoxMetadata, check_group
+from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
 from cosmoflow.storage.variables import COMPRESSORS
@@ -24,12 +23,12 @@ from cosmoflow.units import LENGTH, MASS, VELOCITY
 
 LEDGER = "particles"
 COVERAGE = f"{LEDGER_GROUP}/coverage"
-"""Where in the box the particles of every shard are: who wants a place reads only these."""
+"""Array of the coverage of every shard: the bins along each axis that have particles."""
 UNKNOWN_UNIT = "unknown"
 COVERAGE_BINS = 256
 """Bins of the coverage along every axis."""
 Rows = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""From the first particle and the one after the last to their positions and velocities."""
+"""Function from a range of particles (start, stop) to their positions and velocities."""
 
 ROWS_PER_SHARD = 1 << 20
 ROWS_PER_CHUNK = 1 << 19
@@ -46,7 +45,7 @@ class Particles:
     velocity : (n, 3) float32
         Peculiar velocity, km/s.
     mass : (n,) float64 or None
-        In any one unit; None when all are equal.
+        Masses, all in the same unit; None if the particles have equal masses.
     """
 
     position: NDArray[np.float32]
@@ -54,29 +53,35 @@ class Particles:
     mass: NDArray[np.float64] | None = None
 
 
-class ParticleStore:
+def refuse_unreal(particles: Particles, box_size: float, where: str, first: int = 0) -> None:
+    """Refuse particles as :func:`cosmoflow.numerics.painting.check_particles` does."""
+    # Imported here, because it loads numba, which opening a store does not need.
+    from cosmoflow.numerics.painting import check_particles
+
+    position, velocity, mass = particles.position, particles.velocity, particles.mass
+    check_particles(position, velocity, box_size, where, first, mass)
+
+
+class ParticleStore(Store):
     """A particle store opened for reading.
 
     Parameters
     ----------
     url : str
-        Where it is.
+        URL of the store.
 
     Raises
     ------
     StorageError, DataError, IncompleteError
-        It cannot be reached, is no particle store, or is not whole.
+        The store cannot be reached, is not a particle store, or is not complete.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self._group = open_group(url)
-        check_group(self._group, "particles", url)
-        self.metadata = BoxMetadata.from_attributes(self._group.attrs, url)
+        super().__init__(url, "particles")
         self._position = self._column("position", LENGTH)
         self._velocity = self._column("velocity", VELOCITY, self.count)
-        self._mass = self._column("mass", None, self.count) if "mass" in self._group else None
-        if self._mass is None and "masses" in self._group:
+        self._mass = self._column("mass", None, self.count) if "mass" in self.group else None
+        if self._mass is None and "masses" in self.group:
             raise DataError(
                 "the masses have another name than the one that is read",
                 where=url, value="masses", limit="mass",
@@ -95,12 +100,12 @@ class ParticleStore:
 
     def _column(self, name: str, unit: str | None, count: int | None = None) -> Column:
         vector = name != "mass"
-        return open_column(self._group, name, unit, self.url, vector=vector, count=count)
+        return open_column(self.group, name, unit, self.url, vector=vector, count=count)
 
     @property
     def own(self) -> bool:
         """Whether cosmoflow wrote the store."""
-        return LEDGER_GROUP in self._group
+        return LEDGER_GROUP in self.group
 
     @property
     def count(self) -> int:
@@ -125,34 +130,24 @@ class ParticleStore:
             },
         )
 
-    def check_unchanged(self) -> None:
-        """Refuse a store that was changed since :attr:`digest` was asked for.
-
-        Raises
-        ------
-        DataError
-        """
-        if (now := type(self)(self.url).digest) != self.digest:
-            raise changed_input(self.url, self.digest, now)
-
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Nothing: the run that made the store gave its warnings then."""
+        """An empty tuple: the run that made the store has given its warnings."""
         return ()
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the provenance says of the snapshot that the particles come from; may be empty."""
+        """Provenance of the snapshot that the particles come from; may be empty."""
         return dict(self.metadata.provenance.get("snapshot", {}))
 
     @property
     def matter_shares(self) -> tuple[float, ...]:
-        """Shares of the matter that the particles may make up: all of it, or the snapshot's."""
+        """Possible shares of the matter in the particles: those of the snapshot, by default 1."""
         return tuple(self.origin.get("matter_shares", (1.0,)))
 
     @property
     def mass_unit(self) -> str | None:
-        """Unit of the masses; None when the store does not say."""
+        """Unit of the masses; None if the store does not say."""
         if self._mass is None:
             return MASS
         unit = self._mass.array.attrs.get("units")
@@ -167,27 +162,24 @@ class ParticleStore:
     def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
         """Return which of equal bins along x, y and z have particles ``start`` to ``stop``.
 
-        Shape (3, COVERAGE_BINS), with some particles more: whole shards. None when nobody noted it.
+        Shape (3, COVERAGE_BINS). The coverage is that of whole shards, so it may include bins of
+        other particles. None if the store has no coverage.
         """
         if self._coverage is None:
             return None
-        rows = self._shard_rows
+        rows = self._position.shard
         with storage_errors(self.url), damage(f"{self.url}, {COVERAGE}"):
             found = np.asarray(self._coverage[start // rows : -(-stop // rows)], np.bool_)
         covered: NDArray[np.bool_] = np.any(found, axis=0)
         return covered
 
-    @property
-    def _shard_rows(self) -> int:
-        return self._position.shard
-
     def _noted_coverage(self) -> Any:
-        """Return the array of the coverage, or None; refuse one that is of other particles."""
+        """Return the array of the coverage, or None; refuse one that does not fit the particles."""
         with storage_errors(self.url), damage(f"{self.url}, {COVERAGE}"):
-            noted = self._group.get(COVERAGE)
+            noted = self.group.get(COVERAGE)
         if noted is None:
             return None
-        expected = (-(-self.count // self._shard_rows), 3, COVERAGE_BINS)
+        expected = (-(-self.count // self._position.shard), 3, COVERAGE_BINS)
         if not isinstance(noted, zarr.Array) or noted.shape != expected:
             raise DataError(
                 "what the store says of where its particles are does not fit them",
@@ -218,14 +210,14 @@ class ParticleStore:
             np.asarray(rows(self._velocity), np.float32),
             None if self._mass is None else np.asarray(rows(self._mass), np.float64),
         )
-        check_particles(found.position, found.velocity, size, self.url, start, found.mass)
+        refuse_unreal(found, size, self.url, start)
         return found
 
 
 def _round_positions(position: NDArray[Any], box_size: float) -> NDArray[np.float32]:
-    """Return positions as float32; those just below the side round to it, which is 0 again."""
+    """Return positions as float32. Those that round up to the side of the box become 0."""
     rounded = np.asarray(position, np.float32)
-    # By type: even where nothing is converted, NumPy may return another view of the same numbers.
+    # Compare types, not objects: NumPy may return a new view even if nothing is converted.
     if position.dtype == np.float32:
         return rounded
     beyond = (rounded >= np.float32(box_size)) & (position < box_size)
@@ -246,42 +238,40 @@ def create_particles(
     Parameters
     ----------
     url : str
-        Of the store.
+        URL of the store.
     count : int
         Number of particles.
     metadata : BoxMetadata
-        Its attributes.
+        Attributes of the store.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that is there already.
+        What to do with an output that exists already.
     mass : bool
         Whether the particles have masses of their own.
     mass_unit : str or None
-        Their unit; None when it is not known.
+        Unit of the masses; None if it is not known.
 
     Returns
     -------
     bool
-        Whether a store of the same run was there already and is to be continued.
+        Whether a store of the same run existed and is continued.
     """
     with storage_errors(url):
         group, resumed = begin_group(url, metadata.to_attributes("particles"), existing)
         if resumed and f"{LEDGER_GROUP}/{LEDGER}" in group:
             return True
         shard = min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
-        columns: list[tuple[str, str, tuple[int, ...]]] = [
-            ("position", LENGTH, (3,)),
-            ("velocity", VELOCITY, (3,)),
-        ]
+        columns: dict[str, tuple[str, tuple[int, ...]]]
+        columns = {"position": (LENGTH, (3,)), "velocity": (VELOCITY, (3,))}
         if mass:
-            columns.append(("mass", mass_unit or UNKNOWN_UNIT, ()))
-        for name, units, row in columns:
+            columns["mass"] = (mass_unit or UNKNOWN_UNIT, ())
+        for name, (units, row) in columns.items():
             group.create_array(
                 name,
                 shape=(count, *row),
                 chunks=(ROWS_PER_CHUNK, *row),
                 shards=(shard, *row),
                 dtype="float32" if row else "float64",
-                # A chunk that went missing must not read as particles at rest in the corner.
+                # A missing chunk must not read as particles at rest at the origin.
                 fill_value=float("nan"),
                 compressors=COMPRESSORS,
                 dimension_names=("particle", "component")[: 1 + len(row)],
@@ -303,19 +293,19 @@ def write_particles(url: str, rows: Rows, *, digest: str | None = None) -> None:
     Parameters
     ----------
     url : str
-        The store.
+        URL of the store.
     rows : callable
-        Makes the positions, (m, 3) float32, comoving Mpc/h in [0, box), and the velocities, km/s,
-        of the particles from one index to another; only one shard of them is held at a time.
+        From a range of particles (start, stop) to their positions, (m, 3) float32, comoving Mpc/h
+        in [0, box), and velocities, km/s. It is called for one shard at a time.
     digest : str, optional
-        As :func:`write_shard` takes it.
+        Digest of the run, see :func:`write_shard`.
     """
     for shard, start, stop in unfinished_rows(url):
         write_shard(url, shard, start, Particles(*rows(start, stop)), digest=digest)
 
 
 def unfinished_rows(url: str) -> list[tuple[int, int, int]]:
-    """Return shard, first particle and the one after the last of what is not written yet."""
+    """Return the shards that are not finished, each as (shard, start, stop) of its particles."""
     group = open_group(url)
     with storage_errors(url):
         finished = Ledger(group, LEDGER).finished()
@@ -330,35 +320,30 @@ def unfinished_rows(url: str) -> list[tuple[int, int, int]]:
 def write_shard(
     url: str, shard: int, start: int, particles: Particles, *, digest: str | None = None
 ) -> None:
-    """Write one whole shard of a particle store, then mark it finished.
+    """Write a shard of a particle store, then mark it as finished.
 
     Parameters
     ----------
     url : str
-        Of a store that :func:`create_particles` made.
+        URL of a store that :func:`create_particles` made.
     shard, start : int
-        As :func:`unfinished_rows` gives them.
+        Shard and its first particle, as :func:`unfinished_rows` returns them.
     particles : Particles
-        All of the shard, with masses where the store has them.
+        All particles of the shard, with masses if the store has masses.
     digest : str, optional
-        Of the run whose shard it is: what another one has begun anew there is left alone.
+        Digest of the run, to refuse a store that another run has begun again.
 
     Raises
     ------
     SupersededError
-        The store is another run's by now.
+        Another run has taken over the store.
     """
     part = slice(start, start + len(particles.position))
-    columns: dict[str, NDArray[Any]] = {
-        "position": particles.position,
-        "velocity": particles.velocity,
-    }
-    if particles.mass is not None:
-        columns["mass"] = particles.mass
     with writing_shard(url, LEDGER, shard, digest) as group:
-        for name, values in columns.items():
-            array: Any = group[name]
-            array.with_config({"write_empty_chunks": True})[part] = values
+        for name in ("position", "velocity", "mass"):
+            if (values := getattr(particles, name)) is not None:
+                array: Any = group[name]
+                array.with_config({"write_empty_chunks": True})[part] = values
         if COVERAGE in group:
             covered: Any = group[COVERAGE]
             size = BoxMetadata.from_attributes(group.attrs, url).box_size
@@ -369,9 +354,8 @@ def _coverage(position: NDArray[np.float32], box_size: float) -> NDArray[np.uint
     """Return which of equal bins along x, y and z hold particles, (3, COVERAGE_BINS)."""
     covered = np.zeros((3, COVERAGE_BINS), np.uint8)
     for axis, column in zip(covered, position.T, strict=True):
-        axis[
-            (column * np.float32(COVERAGE_BINS / box_size)).astype(np.int16).clip(0, len(axis) - 1)
-        ] = 1
+        bins = (column * np.float32(COVERAGE_BINS / box_size)).astype(np.int16)
+        axis[bins.clip(0, len(axis) - 1)] = 1
     return covered
 
 
@@ -382,18 +366,18 @@ def store_particles(
     metadata: BoxMetadata,
     existing: Existing = "error",
 ) -> ParticleStore:
-    """Write particles in memory as a whole store.
+    """Write particles in memory as a complete store.
 
     Parameters
     ----------
     url : str
-        Of the store.
+        URL of the store.
     position, velocity : (n, 3) float32
-        Comoving Mpc/h in [0, box); peculiar km/s.
+        Comoving positions, Mpc/h in [0, box); peculiar velocities, km/s.
     metadata : BoxMetadata
-        Box, redshift, cosmology and where the particles come from.
+        Box, redshift, cosmology and provenance of the particles.
     existing : {"error", "resume", "overwrite"}
-        What to do with a store that is there already.
+        What to do with a store that exists already.
 
     Raises
     ------
@@ -408,7 +392,7 @@ def store_particles(
             value=f"{position.shape} and {velocity.shape}",
             limit="(n, 3)",
         )
-    check_particles(position, velocity, metadata.box_size, url)
+    refuse_unreal(Particles(position, velocity), metadata.box_size, url)
     create_particles(url, len(position), metadata, existing)
     write_particles(url, lambda start, stop: (position[start:stop], velocity[start:stop]))
     finish_group(open_group_for_writing(url))

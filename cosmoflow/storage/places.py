@@ -1,12 +1,12 @@
-"""What a URL means: a local path, or a key of a bucket.
+"""Parsing of URLs into local paths and keys of buckets.
 
-This is the only module that takes URLs apart. The key in ``s3://bucket/key`` is literal: ``#``,
-``?`` and ``%`` are characters like any other, as they are for ``aws s3``. A key that the object
-store library cannot use as it is written is refused before anything is read or written. A
-``file://`` URL follows its own standard, which has percent escapes.
+This is the only module that parses URLs. The key in ``s3://bucket/key`` is literal: ``#``, ``?``
+and ``%`` are ordinary characters, as they are for ``aws s3``. A key that the object store library
+cannot use as it is written is refused before anything is read or written. In a ``file://`` URL
+percent escapes are decoded, as its standard says.
 
-A local path is literal too. It may contain ``:``, and it begins with a scheme only where ``//``
-follows.
+A local path is literal too. It may contain ``:``; what stands before a ``:`` is a scheme only if
+``//`` follows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ALIASES: Final = {
     "s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "azure": "az", "adl": "az",
     "wasb": "az", "wasbs": "az",
 }  # fmt: skip
-"""Schemes of other programs, and what cosmoflow calls them."""
+"""Schemes of other programs, and the names that cosmoflow has for them."""
 
 # A scheme of one letter is the drive of a Windows path.
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
@@ -44,9 +44,9 @@ class RemotePlace:
     Parameters
     ----------
     scheme : {"s3", "gs", "az"}
-        Which kind of object store.
+        Kind of object store.
     bucket : str
-        Its bucket or container.
+        Bucket or container.
     key : str
         The key or prefix, literal, without slashes at its ends. Empty for the whole bucket.
     """
@@ -62,7 +62,7 @@ class RemotePlace:
 
     @property
     def url(self) -> str:
-        """The one way in which cosmoflow writes this place."""
+        """The URL of this place, in the form that cosmoflow writes."""
         return f"{self.scheme}://{self.bucket}" + (f"/{self.key}" if self.key else "")
 
     @property
@@ -72,7 +72,7 @@ class RemotePlace:
 
 
 def find_place(url: str | os.PathLike[str]) -> Path | RemotePlace:
-    """Return what a URL means.
+    """Return the local path or the place in a bucket that a URL refers to.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def find_place(url: str | os.PathLike[str]) -> Path | RemotePlace:
     Raises
     ------
     StorageError
-        The scheme is none that cosmoflow knows; the key, the bucket or the ``file://`` URL is one
-        that cannot be taken as it is written; or the working directory of a relative path is gone.
+        The scheme is unknown; the key, the bucket or the ``file://`` URL cannot be used as it is
+        written; or the path is relative and the working directory no longer exists.
     """
     text = os.fspath(url)
     if not text or "\0" in text:
@@ -106,7 +106,7 @@ def find_place(url: str | os.PathLike[str]) -> Path | RemotePlace:
             return _remote(text, scheme, rest[2:])
         if scheme == "file":
             return _from_file_url(text, rest)
-    # No scheme hides a local file that is there.
+    # A local file that exists takes precedence over a scheme.
     if os.path.lexists(text):
         return _local(text)
     if scheme == "file":
@@ -140,7 +140,7 @@ def _remote(url: str, scheme: str, rest: str) -> RemotePlace:
     bucket, _, key = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise StorageError(
-            "this is no name of a bucket",
+            "this is not the name of a bucket",
             where=url,
             value=repr(bucket),
             limit=f"{scheme}://BUCKET/KEY, a name of letters, digits, dots and dashes",
@@ -199,7 +199,7 @@ def _from_file_url(url: str, rest: str) -> Path:
         )
     if escape := _BAD_ESCAPE.search(path):
         raise StorageError(
-            "this is no percent escape of a character of a path",
+            "this is not the percent escape of a character of a path",
             where=url,
             value=path[escape.start() : escape.start() + 3],
             limit="%25 for %",
@@ -235,10 +235,9 @@ def remote_place(url: str) -> RemotePlace:
 
 
 def absolute(url: str | os.PathLike[str]) -> str:
-    """Return the URL that means the same in every process: workers have other working folders.
+    """Return the absolute form of a URL: workers have other working folders.
 
-    Whatever this returns is returned unchanged when it is given again, and two URLs of one place in
-    a bucket become equal.
+    An absolute URL is returned unchanged, and two URLs of one place in a bucket become equal.
 
     Raises
     ------
@@ -250,7 +249,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
 
 
 def overlaps(first: str, second: str) -> bool:
-    """Tell whether two URLs are the same place, or one lies inside the other."""
+    """Return whether two URLs are the same place, or one lies inside the other."""
     one, other = find_place(first), find_place(second)
     if isinstance(one, Path) and isinstance(other, Path):
         one, other = one.resolve(), other.resolve()
@@ -267,7 +266,7 @@ def join(url: str, name: str) -> str:
 
 
 def split_name(url: str) -> tuple[str, str]:
-    """Return the folder that something lies in, and its name there; the root has no name.
+    """Return the folder and the name of a place; the name of the root is empty.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How well the particles sample the cells of painted fields: an attribute of every fields store."""
+"""Sampling of the cells by the particles: an attribute of every fields store."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from typing import Any, Final, Self
 BACKGROUND: Final = "background"
 """The fill of Wu et al. (2021): the mean momentum over the mean density of the box."""
 NEAREST: Final = "nearest"
-"""The velocity of the particle that is nearest to the cell's centre."""
+"""The fill with the velocity of the particle nearest to the cell's centre."""
 MODEL: Final = "model"
-"""The fill of predictions: a model gives every cell a velocity of its own."""
+"""The fill of predictions: a model predicts a velocity for every cell."""
 UNKNOWN: Final = "unknown"
-"""The fill of stores that do not say how the velocity of empty cells was made."""
+"""The fill of stores that do not name one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How many particles the cells have, and what becomes of cells that have none.
+    """Number of particles in the cells, and the fill of empty cells.
 
     Parameters
     ----------
     particles_per_cell : float or None
-        Mean number; None where it is not known.
+        Mean number of particles; None if it is not known.
     empty_share : float
         Share of cells whose density is zero, 0 to 1.
     fill : str
-        How the velocity of those was made: ``background``, ``nearest``, ``model`` or ``unknown``.
+        Source of the velocity in empty cells: ``background``, ``nearest``, ``model`` or
+        ``unknown``.
     unfilled_share : float
-        Share of cells, 0 to 1, that the fill ``nearest`` did not reach: they keep the background.
+        Share of cells, 0 to 1, that the fill ``nearest`` did not reach and that have the
+        background.
     """
 
     particles_per_cell: float | None
@@ -41,7 +43,7 @@ class Sampling:
     def to_attribute(self) -> dict[str, Any]:
         """Return the group attribute ``sampling``."""
         said = asdict(self)
-        # Written where there is something to say.
+        # Written only if it is not 0.
         if not self.unfilled_share:
             del said["unfilled_share"]
         return said
@@ -53,7 +55,7 @@ class Sampling:
         Raises
         ------
         ValueError
-            It makes no sense.
+            The attribute is invalid.
         """
         if not isinstance(found, Mapping) or "empty_share" not in found:
             raise ValueError(f"sampling {found!r} is not a mapping with an empty_share")

@@ -1,4 +1,4 @@
-"""Spectra as xarray opens them: zarr, or netCDF where a name says so."""
+"""Spectra as xarray datasets, stored as zarr or netCDF."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ def describe_spectra(
     Parameters
     ----------
     sums : sequence of PowerSum
-        Of the box, or of each sub-box.
+        Sums of the box, or of each sub-box.
     fields : sequence of (str, str)
-        Name and unit of the field, or of the two that are crossed.
+        Name and unit of the field, or of the two fields of a cross spectrum.
     metadata : BoxMetadata
-        Of the box.
+        Metadata of the box.
     attributes : mapping
-        More to say of them.
+        Further attributes of the dataset.
     averaged : bool
-        The sums are of sub-boxes: give means, their jackknife errors, and the power of each.
+        Whether the sums are of sub-boxes; then the dataset has means, their jackknife errors, and
+        the power of each sub-box.
 
     Returns
     -------
@@ -141,13 +142,13 @@ def _spectrum(total: PowerSum) -> Spectrum:
 
 
 def is_netcdf(out: str) -> bool:
-    """Tell whether a result is asked for as netCDF: a local file whose name ends in ``.nc``."""
+    """Return whether an output is netCDF: a local file whose name ends in ``.nc``."""
     path = local_path(out)
     return path is not None and path.suffix == ".nc"
 
 
 def write_netcdf(dataset: xr.Dataset, out: str, provenance: Mapping[str, Any]) -> None:
-    """Write spectra as one file, which is there whole or not at all."""
+    """Write spectra as a netCDF file in one step, so that a partial file never exists."""
     path = local_path(out)
     if path is None:
         raise ValueError(f"not a local file: {out}")
@@ -159,23 +160,23 @@ def write_netcdf(dataset: xr.Dataset, out: str, provenance: Mapping[str, Any]) -
 
 
 def begin_spectra(out: str, provenance: Mapping[str, Any], existing: Existing) -> None:
-    """Begin a store of spectra, marked incomplete, or go on with one of the same run.
+    """Begin a store of spectra, marked incomplete, or continue one of the same run.
 
     Raises
     ------
     OutputExistsError, ConfigError
-        It exists and may neither be replaced nor resumed.
+        The output exists and may neither be replaced nor resumed.
     """
     attributes = {"format": FORMAT, "format_version": 1, "provenance": dict(provenance)}
     _, resumed = begin_group(out, attributes, existing)
     if resumed:
-        # There is one result: it is made anew.
+        # The only result was not written, so there is nothing to continue.
         remove(out)
         begin_group(out, attributes, "error")
 
 
 def write_spectra(dataset: xr.Dataset, out: str, provenance: Mapping[str, Any]) -> None:
-    """Write spectra to the store that was begun for them, and mark it whole."""
+    """Write spectra to a store of :func:`begin_spectra`, and mark it as complete."""
     with storage_errors(out):
         # The attributes of the group are replaced by those of the dataset.
         dataset.assign_attrs(provenance=dict(provenance)).to_zarr(

@@ -1,4 +1,4 @@
-"""One way to reach a store or a small file, wherever its URL points."""
+"""Access to stores and small files by URL, on local disks and in object stores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from obstore.exceptions import NotFoundError
 from zarr.errors import GroupNotFoundError
 
 from cosmoflow.errors import CosmoflowError, DataError, StorageError
-from cosmoflow.storage.buckets import bucket_store, explain, first_line, open_bucket
+from cosmoflow.storage.buckets import BucketStore, connect, explain, first_line, open_bucket
 from cosmoflow.storage.places import absolute, join, local_path, overlaps
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 CLAIMS = ".claims"
-"""The folder of the claims on a place (``storage.claims``): no part of what is stored there."""
+"""Name of the folder of claims (``storage.claims``); it is not part of the stored data."""
 
 
 def zarr_store(url: str, *, read_only: bool) -> Any:
@@ -49,12 +49,12 @@ def zarr_store(url: str, *, read_only: bool) -> Any:
     path = local_path(url)
     if path is not None:
         return zarr.storage.LocalStore(path, read_only=read_only)
-    return bucket_store(url, read_only=read_only)
+    return BucketStore(connect(url), read_only=read_only)
 
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turn what the storage libraries raise into errors that name the store."""
+    """Turn exceptions of the storage libraries into errors that name the store."""
     try:
         yield
     except CosmoflowError:
@@ -71,7 +71,7 @@ def storage_errors(url: str) -> Iterator[None]:
 
 @contextmanager
 def damage(where: str) -> Iterator[None]:
-    """Turn what zarr raises on metadata or chunks that it cannot decode into a DataError."""
+    """Turn the exceptions of zarr for undecodable metadata or chunks into a DataError."""
     try:
         yield
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -79,7 +79,7 @@ def damage(where: str) -> Iterator[None]:
             "the store is damaged",
             where=where,
             value=first_line(error),
-            remedy="write it anew, or copy it again",
+            remedy="write it again, or copy it again",
         ) from error
 
 
@@ -91,7 +91,7 @@ def open_group(url: str) -> zarr.Group:
     StorageError
         There is nothing at the URL, or it cannot be reached.
     DataError
-        There is something, but no zarr group.
+        What is at the URL is not a zarr group.
     """
     path = local_path(url)
     if path is not None and not path.exists():
@@ -99,13 +99,15 @@ def open_group(url: str) -> zarr.Group:
     with storage_errors(url), damage(url):
         try:
             store = zarr_store(url, read_only=True)
-            # Consolidated metadata, which xarray writes, are not kept up when something is added.
+            # xarray writes consolidated metadata, which are not updated when an array is added.
             return zarr.open_group(store, mode="r", use_consolidated=False)
         except GroupNotFoundError:
             if path is None:
                 raise
             raise DataError(
-                "this is no zarr group", where=url, limit="a store that cosmoflow or xarray wrote"
+                "this is not a zarr group",
+                where=url,
+                limit="a store that cosmoflow or xarray wrote",
             ) from None
 
 
@@ -117,13 +119,13 @@ def open_group_for_writing(url: str) -> zarr.Group:
 
 
 def exists(url: str) -> bool:
-    """Tell whether anything is stored under a URL."""
+    """Return whether anything is stored under a URL; claims do not count."""
     path = local_path(url)
     if path is not None:
         with storage_errors(url):
             if not path.is_dir():
                 return path.exists()
-            # Another run may be clearing the folder away.
+            # Another run may be deleting the folder.
             with suppress(FileNotFoundError):
                 return any(entry.name != CLAIMS for entry in path.iterdir())
             return False
@@ -133,20 +135,20 @@ def exists(url: str) -> bool:
 
 
 def _is_content(path: str) -> bool:
-    """Tell whether an object below a place is neither part of a claim nor the mark of a folder.
+    """Return whether an object below a place is neither part of a claim nor a folder marker.
 
-    The consoles of object stores make a folder ``run/`` by an object of that key. obstore calls it
-    "" there, and would delete the object ``run``, which is another one.
+    The consoles of object stores create a folder ``run/`` as an object with that key. obstore lists
+    it as "" and, asked to delete it, would delete the object ``run`` instead.
     """
     return path != "" and not path.startswith(f"{CLAIMS}/")
 
 
 def holds_only_partial_files(url: str) -> bool:
-    """Tell whether a local folder has nothing but what a killed writer had not yet renamed."""
+    """Return whether a local folder holds only partial files that a killed writer left."""
     path = local_path(url)
     if path is None:
         return False
-    # Unlike Path.rglob, os.walk takes it that another run is clearing the folder away.
+    # Unlike Path.rglob, os.walk does not fail when another run deletes the folder meanwhile.
     found = ((Path(folder).relative_to(path), files) for folder, _, files in os.walk(path))
     return all(
         CLAIMS in folder.parts[:1] or all(name.endswith(".partial") for name in files)
@@ -155,10 +157,10 @@ def holds_only_partial_files(url: str) -> bool:
 
 
 def remove(url: str) -> None:
-    """Delete everything stored under a URL; a run that holds a claim on it keeps it.
+    """Delete everything stored under a URL except for the claims on it.
 
-    The files directly inside it, which tell what it is, go last: a store that is half deleted still
-    counts as ours.
+    The files directly inside, which say what the store is, are deleted last, so that a half deleted
+    store still counts as ours.
     """
     path = local_path(url)
     with storage_errors(url):
@@ -182,7 +184,7 @@ def remove(url: str) -> None:
 
 
 def prune(url: str) -> None:
-    """Delete a local folder if it is empty; object stores have none."""
+    """Delete a local folder if it is empty; object stores have no folders."""
     path = local_path(url)
     if path is not None:
         with suppress(OSError):
@@ -190,12 +192,12 @@ def prune(url: str) -> None:
 
 
 def find_bytes(url: str, name: str) -> bytes | None:
-    """Read the small file ``name`` in the folder ``url``; None if it is not there.
+    """Read the small file ``name`` in the folder ``url``; None if it does not exist.
 
     Raises
     ------
     StorageError
-        It cannot be read.
+        The file cannot be read.
     """
     path = local_path(url)
     try:
@@ -216,7 +218,7 @@ def read_bytes(url: str, name: str) -> bytes:
     Raises
     ------
     StorageError
-        It is missing or cannot be read.
+        The file is missing or cannot be read.
     """
     content = find_bytes(url, name)
     if content is None:
@@ -225,7 +227,7 @@ def read_bytes(url: str, name: str) -> bytes:
 
 
 def has_file(url: str, name: str) -> bool:
-    """Tell whether the folder ``url`` holds a file ``name``."""
+    """Return whether the folder ``url`` holds a file ``name``."""
     path = local_path(url)
     if path is not None:
         return (path / name).is_file()

@@ -7,28 +7,30 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from cosmoflow.numerics.blocks import Block, place
 from cosmoflow.units import COMPONENTS, EIGENVALUES, FIELD_UNITS, INTERLACED, LENGTH, SMOOTHED
 
 COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"), Crc32cCodec())
-"""Of floating-point arrays. LZ4 is three times as fast as zstd for 2 to 5 % more bytes (measured),
-but decodes flipped bits to other numbers without a word: the checksum finds them."""
+"""Compressors of floating-point arrays. LZ4 is three times as fast as zstd for 2 to 5 % more bytes
+(measured). It decodes flipped bits to other numbers without an error; the checksum finds them."""
 
 ROUNDED_COMPRESSORS = (
     BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"),
     Crc32cCodec(),
 )
-"""Of variables whose last bits are zeros: a fifth smaller than by shuffled bytes (measured)."""
+"""Compressors of rounded variables: shuffling bits makes them a fifth smaller (measured)."""
 
 ROUNDED = "rounded_to_multiples_of"
-"""The attribute of a variable that was rounded: the step, in the variable's unit."""
+"""The attribute of a rounded variable: the rounding step, in the variable's unit."""
 
 SMOOTHING = "smoothing"
-"""The dimension of the radii of ``linear_velocity``, and their coordinate."""
+"""Name of the dimension, and of its coordinate, of the smoothing radii of ``linear_velocity``."""
 
 LABELS: dict[str, Sequence[str | int]] = {"component": COMPONENTS, "eigenvalue": EIGENVALUES}
-"""The dimensions that a variable may have before x, y and z, and the names along them."""
+"""Dimensions that a variable may have before x, y and z, and the labels along them."""
 
 _LEADING = {
     **dict.fromkeys(
@@ -50,7 +52,7 @@ _LEADING = {
 
 
 def leading_dimension(name: str) -> str | None:
-    """Return which of :data:`LABELS` a variable has, None for a scalar."""
+    """Return the dimension of :data:`LABELS` that a variable has; None for a scalar."""
     return _LEADING.get(name.removeprefix(SMOOTHED).removeprefix(INTERLACED))
 
 
@@ -72,7 +74,7 @@ def write_coordinates(
             attributes={"units": LENGTH, "long_name": f"comoving {axis} of the cell's centre"},
         )  # fmt: skip
         coordinate[:] = centres
-    # Components always: any store may get a linear velocity later.
+    # Components are always written: a linear velocity may be added to any store later.
     for dimension in sorted({"component", *filter(None, map(leading_dimension, variables))}):
         labels = LABELS[dimension]
         text = isinstance(labels[0], str)
@@ -98,15 +100,15 @@ def create_variable(
     Parameters
     ----------
     group : zarr.Group
-        Open for writing.
+        The store, open for writing.
     name : str
         One of :data:`cosmoflow.units.FIELD_UNITS`.
     grid, shard, chunk : int
-        Cells per axis of the grid, of what one task writes, and of what one read needs.
+        Cells per axis of the grid, of a shard and of a chunk.
     scales : int
         Length of a leading smoothing dimension; 0 for none.
     attributes : mapping, optional
-        What it says of itself beside its unit.
+        Attributes beside its unit.
     """
     units, long_name = FIELD_UNITS[name]
     lead: list[tuple[str, int, int, int]] = []
@@ -128,3 +130,24 @@ def create_variable(
         attributes={"units": units, "long_name": long_name, **(attributes or {})},
         overwrite=True,
     )
+
+
+def write_cells(
+    array: Any, values: NDArray[np.float32], block: Block | None, lead: tuple[int, ...] = ()
+) -> None:
+    """Write some cells of a variable.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The variable, open for writing.
+    values : (..., nx, ny, nz) float32
+        Values of whole shards.
+    block : Block or None
+        The cells; None means all.
+    lead : tuple of int
+        Indices into the first leading dimensions.
+    """
+    cells = () if block is None else place(block, Block((0, 0, 0), block.shape))
+    # Searching for chunks that need not be written takes as long as writing them.
+    array.with_config({"write_empty_chunks": True})[(*lead, ..., *cells)] = values

@@ -156,7 +156,7 @@ def put(value):
         (put(-0.5), ["--quantity=counts"], ["never below 0", "-0.5"]),
         (np.ones((8, 8, 8)), [], ["same everywhere"]),
         (DENSITY[:, :, :7], [], ["not cubic", "(12, 12, 7)"]),
-        (DENSITY[0], [], ["no cube", "(12, 12)"]),
+        (DENSITY[0], [], ["not a cube", "(12, 12)"]),
         (DENSITY.astype(complex), [], ["complex128"]),
         (87.0 * DENSITY, [], ["another unit", "a mean of 87", "--quantity counts"]),
         (87.0 * DENSITY, ["--quantity=density"], ["a mean of 87"]),
@@ -203,7 +203,7 @@ def test_vectors_that_make_no_sense_are_refused(tmp_path):
     fast = VELOCITY.copy()
     fast[0, 0, 0, 0] = 4e5
     refused(DataError, 3, store(fast), "speed of light")
-    refused(DataError, 3, store(VELOCITY[:2]), "no vector", "(2, 12, 12, 12)")
+    refused(DataError, 3, store(VELOCITY[:2]), "not a vector", "(2, 12, 12, 12)")
     refused(DataError, 3, store(VELOCITY[:, :8, :8, :8]), "another grid", "12")
     refused(ConfigError, 2, store(VELOCITY, box_size=-1.0), "--box")
     refused(ConfigError, 2, store(VELOCITY, redshift=-1.0), "--redshift")

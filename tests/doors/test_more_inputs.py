@@ -228,7 +228,7 @@ def blank():
         ("records.npy", lambda path: np.save(path, DENSITY.view([("rho", "f4")])), "real numbers"),
         ("percent.npy", lambda path: np.save(path, 100.0 * DENSITY), "divides by the mean"),
         ("log.npy", lambda path: np.save(path, np.log(DENSITY)), "logarithm"),
-        ("one.npy", lambda path: np.save(path, DENSITY[None]), "no cube"),
+        ("one.npy", lambda path: np.save(path, DENSITY[None]), "not a cube"),
     ],
 )
 def test_cubes_in_files_that_make_no_sense(tmp_path, capsys, name, save, words):

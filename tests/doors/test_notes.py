@@ -93,11 +93,10 @@ def test_notes_go_on_to_what_is_made_of_fields(tmp_path, snapshot, serial_run):
 
 def test_notes_go_on_to_predictions(tmp_path, snapshot, fields_store, serial_run):
     from cosmoflow.stages.infer import infer
-    from cosmoflow.storage.metadata import add_notes
-    from cosmoflow.storage.urls import open_group_for_writing
+    from cosmoflow.storage.outputs import add_notes
 
     store = fields_store(16, shard=16, chunk=16, cell=2.0)
-    add_notes(open_group_for_writing(store.url), [ASSUMED])
+    add_notes(store.url, [ASSUMED])
     out = str(tmp_path / "velocity.zarr")
     infer(store.url, out, "linear", serial_run())
     assert f"fields: {ASSUMED}" in provenance(out)["notes"]

@@ -249,3 +249,14 @@ def test_a_folder_that_goes_while_it_is_looked_at_is_not_there(tmp_path, monkeyp
 
     monkeypatch.setattr(Path, "iterdir", vanish)
     assert not exists(str(tmp_path))
+
+
+def test_digests_do_not_tell_two_runs_of_the_same_settings_apart(tmp_path, fields_store):
+    """Claims must: otherwise one run marks a shard as finished whose data the other has deleted."""
+    made, url = fields_store(12), str(tmp_path / "out.zarr")
+    begin(made, url)
+    with ledger.writing_shard(url, "fields", 3, made.metadata.provenance["digest"]) as group:
+        group["density"][:] = 1.0
+        begin(made, url, "overwrite")
+    assert finished_shards(url)[3]
+    assert np.isnan(FieldStore(url, unfinished=True)._array("density")[:]).all()

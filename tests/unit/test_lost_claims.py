@@ -48,6 +48,28 @@ def test_a_dead_run_is_followed_at_once(place, monkeypatch):
     assert find_bytes(claims(place), FIRST) is None
 
 
+def test_two_runs_that_found_the_same_dead_run_do_not_both_follow_it(place, monkeypatch):
+    """If takeover deleted the dead claim, the slower run would delete that of the faster one.
+
+    The digest in the ledger does not help: both runs have the same settings.
+    """
+    leave(place, DEAD)
+    slow, faster, follow = Claim(place), Claim(place), Claim._follow
+
+    def overtaken(self, last):
+        if self is slow and not faster._pulse.is_alive():
+            faster.acquire(wait=False)
+        return follow(self, last)
+
+    monkeypatch.setattr(Claim, "_follow", overtaken)
+    with pytest.raises(BusyError):
+        slow.acquire(wait=False)
+    faster._beat()
+    faster.check()
+    faster.release()
+    assert not exists(place)
+
+
 def test_a_process_with_the_number_of_a_dead_one_is_another(place, monkeypatch):
     monkeypatch.setattr(Claim, "LEASE", 1000.0)
     leave(place, DEAD)

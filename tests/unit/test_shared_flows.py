@@ -154,7 +154,7 @@ def test_what_to_do_about_cells_that_are_missing(url, serial_run, name):
     with pytest.raises(DataError, match="not finite") as caught:
         FieldStore(url).read(name, lead=lead)
     if name == "velocity":
-        assert caught.value.remedy == "make the store anew: run paint with --overwrite"
+        assert caught.value.remedy == "make the store again: run paint with --overwrite"
         return
     assert f"delete {url}/{name}:" in caught.value.remedy
     remove(f"{url}/{name}")

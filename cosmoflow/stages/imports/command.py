@@ -33,8 +33,8 @@ from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, Summary, checksum
 from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, claiming, start_engine
 from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import Cube, Order, cube_of, store_array
-from cosmoflow.storage.empty_cells import begin_counts, sum_counts, write_count
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields, write_block
+from cosmoflow.storage.ledger import begin_counts, sum_counts, write_count
 from cosmoflow.storage.metadata import SAMPLING, BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.sampling import UNKNOWN, Sampling

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 
@@ -17,8 +16,8 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import Layout, Sides, TileGrid, cut_tiles
-from cosmoflow.stages.models import Box
 from cosmoflow.stages.run import Run
+from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.variables import count_parts
 
 USEFUL_MEMORY = 8 << 30
@@ -60,18 +59,6 @@ _ENCODING = 4.5
 """Numbers held for each number of a shard while it is compressed."""
 
 
-class Sharded(Box, Protocol):
-    """A box that is kept in shards."""
-
-    @property
-    def shard(self) -> int:
-        """Cells per axis of a shard."""
-
-    @property
-    def chunk(self) -> int:
-        """Cells per axis of what is decoded at once."""
-
-
 def one_local_worker(run: Run) -> bool:
     """Tell whether this process would be the only worker, which Ray makes no faster."""
     several_gpus = torch.cuda.is_available() and torch.cuda.device_count() > 1
@@ -101,7 +88,9 @@ def _memory_allowed(run: Run) -> int:
     return min(available // 2 // workers, USEFUL_MEMORY)
 
 
-def choose_layout(work: Work, store: Sharded, models: Sequence[VelocityModel], run: Run) -> Layout:
+def choose_layout(
+    work: Work, store: StoredBox, models: Sequence[VelocityModel], run: Run
+) -> Layout:
     """Return the layout with the least halo that memory takes, or else the smallest.
 
     Raises
@@ -189,7 +178,7 @@ def _halo_work(work: Work, models: Sequence[VelocityModel]) -> float:
     return total / math.prod(work.extent)
 
 
-def _useful_cache(work: Work, store: Sharded, models: Sequence[VelocityModel]) -> int:
+def _useful_cache(work: Work, store: StoredBox, models: Sequence[VelocityModel]) -> int:
     """Return the bytes of the chunks that a layer of blocks touches: the next ones do so again."""
     halo = max(model.geometry.halo for model in models) + work.halo
     thickness = (-(-(work.extent[0] + 2 * halo) // store.chunk) + 1) * store.chunk

@@ -19,8 +19,8 @@ from cosmoflow.numerics.blocks import Block, axis_blocks, bounding_block, grow
 from cosmoflow.stages.infer.layout import worker_memory
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import cut_pieces
-from cosmoflow.stages.models import Box
 from cosmoflow.stages.run import Plan, UntypedPlan
+from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.variables import count_parts
 
 _BYTES_PER_SECOND = 6e8

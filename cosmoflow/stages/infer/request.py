@@ -19,8 +19,9 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, bounding_block, grid_blocks, grow, intersect
 from cosmoflow.stages.derive import recipe_of
 from cosmoflow.stages.infer.tiles import Layout, Sides
-from cosmoflow.stages.models import Box, check_fits
+from cosmoflow.stages.models import check_fits
 from cosmoflow.stages.run import Run
+from cosmoflow.storage.metadata import Box
 
 
 @dataclass(frozen=True, slots=True)

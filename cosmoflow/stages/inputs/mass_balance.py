@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from cosmoflow.errors import DataError
 from cosmoflow.events import Listener, caution
-from cosmoflow.storage.metadata import add_notes
+from cosmoflow.storage.outputs import add_notes
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.snapshots import ParticleSource
 from cosmoflow.storage.snapshots.conventions import mean_density
 from cosmoflow.storage.snapshots.matter import SLACK, fits
-from cosmoflow.storage.urls import open_group_for_writing, storage_errors
 from cosmoflow.units import MASS
 
 
@@ -58,7 +55,7 @@ def check_mass(source: ParticleSource, total: float, out: str, listener: Listene
             "a sample"
         )
         caution(listener, text)
-        keep_notes(out, [text])
+        add_notes(out, [text])
         return
     raise DataError(
         "the particles do not make up the mean density of matter",
@@ -69,10 +66,3 @@ def check_mass(source: ParticleSource, total: float, out: str, listener: Listene
         "types hold matter (--set snapshot.particle_types=all); if these are meant to be a part of "
         f"the matter, say so: --set snapshot.mass_share={share:.3g}",
     )
-
-
-def keep_notes(out: str, notes: Iterable[str]) -> None:
-    """Add to the notes in an output's provenance."""
-    group = open_group_for_writing(out)
-    with storage_errors(out):
-        add_notes(group, notes)

@@ -27,10 +27,10 @@ from cosmoflow.stages.paint.tasks import (
     shards_near_piece,
 )
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
-from cosmoflow.storage.empty_cells import begin_counts, sum_counts
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
-from cosmoflow.storage.metadata import SAMPLING, make_provenance, with_notes
-from cosmoflow.storage.outputs import check_output, finish_group
+from cosmoflow.storage.ledger import begin_counts, sum_counts
+from cosmoflow.storage.metadata import SAMPLING, make_provenance
+from cosmoflow.storage.outputs import add_notes, check_output, finish_group
 from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
 from cosmoflow.storage.urls import absolute, open_group, open_group_for_writing, storage_errors
@@ -138,13 +138,10 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         text = caution_of(sampling, config.grid) if "velocity" in config.fields else None
         checksums = checksum_densities(out)
         claim.check()
-        group = open_group_for_writing(out)
-        facts = {
-            SAMPLING: sampling.to_attribute(),
-            DENSITY_CHECKSUMS: checksums,
-            **with_notes(group, [text] if text else []),
-        }
-        finish_group(group, facts)
+        if text:
+            add_notes(out, [text])
+        facts = {SAMPLING: sampling.to_attribute(), DENSITY_CHECKSUMS: checksums}
+        finish_group(open_group_for_writing(out), facts)
     if text:
         caution(run.listener, text)
     summary = {"out": out, **plan.details, **sampling.to_attribute()}

@@ -22,8 +22,8 @@ from cosmoflow.numerics.painting import (
     paint_block,
 )
 from cosmoflow.stages.inputs.expansion import hubble_rate
-from cosmoflow.storage.empty_cells import write_count
 from cosmoflow.storage.fields import write_block
+from cosmoflow.storage.ledger import write_count
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import Particles
 from cosmoflow.storage.snapshots import ParticleSource

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
@@ -12,7 +11,7 @@ from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.stages.costs import OVERHEAD
 from cosmoflow.stages.run import Run
-from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.metadata import StoredBox
 
 LEAST_PLANES = 8
 """Planes below which a slab is never cut for lack of memory: plans that need more are refused."""
@@ -30,26 +29,6 @@ _BLOCKS = 8
 """Blocks of modes that a task has in hand of each field while it multiplies and joins them."""
 _ENCODING = 5.5
 """A shard as it is joined, and as it is encoded, in shards."""
-
-
-class Sharded(Protocol):
-    """A cubic grid that is kept in shards; a fields store is one."""
-
-    @property
-    def grid(self) -> int:
-        """Cells per axis."""
-
-    @property
-    def shard(self) -> int:
-        """Cells per axis of a shard."""
-
-    @property
-    def chunk(self) -> int:
-        """Cells per axis of what is decoded at once."""
-
-    @property
-    def metadata(self) -> BoxMetadata:
-        """The box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +51,7 @@ class Grid:
     chunk: int
 
     @classmethod
-    def of(cls, store: Sharded, shard: int | None = None) -> Grid:
+    def of(cls, store: StoredBox, shard: int | None = None) -> Grid:
         """Return the grid of a store, or of an output with shards of its own."""
         shard = min(shard or store.shard, store.grid)
         return cls(store.grid, store.metadata.box_size, shard, min(store.chunk, shard))

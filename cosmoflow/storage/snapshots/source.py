@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.config.base import digest
-from cosmoflow.numerics.painting import check_particles
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.metadata import BoxMetadata
-from cosmoflow.storage.particles import Particles
+from cosmoflow.storage.particles import Particles, refuse_unreal
 from cosmoflow.storage.snapshots.conventions import Conversion
 from cosmoflow.storage.snapshots.stamps import hash_files, hash_rows, stamp_files
 from cosmoflow.units import MASS
@@ -287,14 +286,9 @@ class Snapshot:
             found.mass[target] = part.mass if mass is None else mass
             if mass is not None:
                 found.mass[target] *= self.conversion.mass
-        check_particles(
-            found.position[target],
-            found.velocity[target],
-            size,
-            part.label,
-            first,
-            None if found.mass is None else found.mass[target],
-        )
+        mass = None if found.mass is None else found.mass[target]
+        read = Particles(found.position[target], found.velocity[target], mass)
+        refuse_unreal(read, size, part.label, first)
 
     def describe(self) -> dict[str, Any]:
         """Return what a person wants to know of the snapshot, as plain data."""
