@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -135,23 +135,19 @@ def import_(
     ] = None,
 ) -> None:
     """Make a fields store of a density cube. Cosmology: --set cosmology.Omega_m=0.3 and so on."""
-    from cosmoflow.stages.imports import import_fields, plan_import
+    from cosmoflow.stages.imports import import_request, open_request, plan_import
 
     settings = call.settings({})
-    given: dict[str, Any] = {
-        "box_size": box,
-        "redshift": redshift,
-        "quantity": quantity,
-        "velocity": velocity,
-        "momentum": momentum,
-        "order": order,
-    }
+    files = {"density": cube, "velocity": velocity, "momentum": momentum}
     with call.session(settings) as session:
         run = call.run(settings, session)
+        request = open_request(
+            files, box_size=box, redshift=redshift, quantity=quantity, order=order
+        )
         if call.dry_run:
-            call.reporter.plan(plan_import(cube, run, **given))
+            call.reporter.plan(plan_import(request, run))
             return
-        dataset = import_fields(cube, out, run, **given)
+        dataset = import_request(request, out, run)
     show_dataset(call, "imported", out, dataset)
 
 

@@ -75,7 +75,7 @@ class Reporter:
 
     def plan(self, plan: Plan) -> None:
         """Show what a stage would do."""
-        self.result(asdict(plan), lambda console: console.print(plan_table(plan)))
+        self.result(plan.to_json(), lambda console: console.print(plan_table(plan)))
 
     def error(self, error: CosmoflowError) -> None:
         """Show an error that a person can mend."""

@@ -17,6 +17,7 @@ if "ray" not in sys.modules:
 from cosmoflow.engine.base import USEFUL_CORES, Engine, Resources, TrainingContext
 from cosmoflow.engine.graph import Key, TaskGraph
 from cosmoflow.engine.memory import (
+    FREE_SHARE,
     available_memory,
     keeping_freed_buffers,
     return_freed_buffers,
@@ -25,6 +26,7 @@ from cosmoflow.engine.pipeline import Pipeline
 from cosmoflow.engine.session import Session
 
 __all__ = [
+    "FREE_SHARE",
     "USEFUL_CORES",
     "Engine",
     "Key",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import psutil
 
@@ -15,6 +16,10 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX."""
 _DEFAULT_TRIM, _DEFAULT_MMAPS = 128 << 10, 65536
 _ALL = (1 << 31) - 1
+
+
+FREE_SHARE: Final = 0.5
+"""Share of the free memory that a process takes unless ``--memory`` says how much it may."""
 
 
 def available_memory() -> int:

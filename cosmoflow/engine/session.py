@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine.base import Engine
-from cosmoflow.engine.memory import available_memory
+from cosmoflow.engine.memory import FREE_SHARE, available_memory
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.engine.threads import hide_gpus
 
@@ -68,9 +68,8 @@ class Session:
             return self.config.choice == "ray"
         if self._ray is not None or self.config.address is not None or workers > 1:
             return True
-        # Half of what is available: a laptop runs other programs too. Ray spills what exceeds its
-        # object store to disk.
-        room = self.config.memory or available_memory() // 2
+        # Ray spills what exceeds its object store to disk.
+        room = self.config.memory or FREE_SHARE * available_memory()
         return cpu_seconds > SERIAL_SECONDS or memory > room
 
     def close(self) -> None:

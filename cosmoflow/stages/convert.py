@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy as np
 from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
+from cosmoflow.stages import costs
 from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.inputs.mass_balance import check_mass
 from cosmoflow.stages.inputs.notes import snapshot_facts, tell_notes
-from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, claiming, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.particles import (
@@ -35,17 +36,35 @@ from cosmoflow.storage.urls import (
 )
 
 _BYTES_PER_PARTICLE = 24
-_PARTICLES_PER_SECOND = 4e6
 
 
-def plan_convert(snapshot: str, run: Run) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class ConvertPlan(Plan):
+    """What `convert` is going to do.
+
+    Parameters
+    ----------
+    particles : int
+        Particles of the snapshot.
+    box_size : float
+        Side of the box, Mpc/h.
+    redshift : float
+        Redshift of the snapshot.
+    """
+
+    particles: int
+    box_size: float
+    redshift: float
+
+
+def plan_convert(snapshot: str, run: Run) -> ConvertPlan:
     """Say what :func:`convert` would do."""
     return _plan(open_particles(snapshot, run.settings.snapshot))
 
 
-def _plan(source: ParticleSource) -> Plan:
+def _plan(source: ParticleSource) -> ConvertPlan:
     row = _BYTES_PER_PARTICLE + 8 * int(source.has_mass)
-    return UntypedPlan(
+    return ConvertPlan(
         stage="convert",
         tasks=-(-source.count // ROWS_PER_SHARD),
         unit="shards",
@@ -53,12 +72,10 @@ def _plan(source: ParticleSource) -> Plan:
         worker_memory=4 * row * min(source.count, ROWS_PER_SHARD),
         read=source.count * row,
         written=source.count * row,
-        cpu_seconds=source.count / _PARTICLES_PER_SECOND,
-        entries={
-            "particles": source.count,
-            "box_size": source.metadata.box_size,
-            "redshift": source.metadata.redshift,
-        },
+        cpu_seconds=source.count * costs.CONVERT_PARTICLE,
+        particles=source.count,
+        box_size=source.metadata.box_size,
+        redshift=source.metadata.redshift,
     )
 
 

@@ -1,7 +1,9 @@
 """What the parts of every stage cost, as measured, and the rates of what they run on.
 
-Core-seconds are those of a core of the machine that each figure was measured on (two cores of an
-AMD EPYC, see the documents named). Nobody has measured them on the node types of the table.
+``--dry-run`` and the planner of clusters both use these figures, and no stage has others.
+Core-seconds are CPU time, user and system, of work in one process on two cores of an AMD EPYC
+(``benchmarks/predictions.py``); what Ray adds is below. Nobody has measured them on the node types
+of the table.
 """
 
 from __future__ import annotations
@@ -18,32 +20,49 @@ OVERHEAD: Final = 160 << 20
 
 # --- Particles and cells, in core-seconds.
 
-SIMULATE_SECONDS: Final = 3.0e-7
+SIMULATE_PARTICLE: Final = 3.0e-7
 """A particle and step of COLA on a mesh of as many cells, all else included: 72 s of CPU time for
 256^3 particles and 15 steps (docs/planning.md)."""
+MESH_POWER: Final = 2.6
+"""A mesh twice as fine costs six times as much (docs/simulations.md)."""
+CONVERT_PARTICLE: Final = 2.5e-7
+"""A particle that is read from a snapshot and written to a store. A guess."""
+IMPORT_BYTE: Final = 1 / 3e8
+"""A byte of a density cube that is read or written. A guess."""
 READ_PARTICLE: Final = 2.7e-8
 """1.8 s for 512^3 particles on two cores (docs/painting.md, the parts by themselves)."""
-SORT_PARTICLE: Final = 1.1e-7
-"""Bucketing and handing on: what 25 s of the command at 512^3, with memory for all of it, leave
-beside reading, kernel and writing (docs/painting.md)."""
-PAINT_PARTICLE: Final = 7.7e-8
-"""Density and momenta by CIC: 5.2 s for 512^3 on two cores (docs/painting.md)."""
+SORT_PARTICLE: Final = 4.0e-8
+"""Sorting a particle into shards, and the totals of mass and momentum."""
+PAINT_PARTICLE: Final = 3.6e-8
+"""Density and momenta of a particle by CIC."""
 SCHEME_COST: Final[dict[Scheme, float]] = {"ngp": 1.0, "cic": 1.0, "tsc": 1.6, "pcs": 3.2}
 """Over CIC (docs/painting.md, the table of speeds); NGP was not measured and is taken for CIC."""
-WRITE_NUMBER: Final = 2.2e-8
-"""Encoding and writing: 10.4 s for 7 numbers in each of 512^3 cells (docs/painting.md)."""
+WRITE_NUMBER: Final = 1.1e-8
+"""Encoding and writing a number of a cell."""
 
-SPECTRA_NUMBER: Final = 1.2e-8
-"""A number of a cell that is read, transformed in slabs, and summed."""
+MOVE_NUMBER: Final = 1.1e-8
+"""Reading or writing a number of a cell in `infer`."""
+SPECTRA_NUMBER: Final = 2.4e-8
+"""Reading, transforming in slabs and summing a number of a cell."""
 SUBBOX_NUMBER: Final = 2e-8
 """A number of a cell of a sub-box that is read, transformed and summed."""
-FLOW_NUMBER: Final = 4e-8
+FLOW_NUMBER: Final = 2.0e-8
 """A number that tasks of a global flow hand on."""
 DERIVE_NUMBER: Final = 4e-8
 """A number that tasks of spectral derivatives hand on."""
-FLOW_CELL: Final = 6.0e-7
-"""A cell of a Wiener-filtered flow that is made in memory: 3.2 s of CPU time at 192^3 cells, 6.6 s
-the first time (docs/planning.md)."""
+FLOW_CELL: Final = 3.0e-7
+"""A cell of a Wiener-filtered flow that is made in memory."""
+
+LINEAR_CELL: Final = 4.0e-7
+"""A cell of a linear velocity that is made for a comparison. A guess."""
+EVALUATE_CELL: Final = 4.0e-7
+"""A cell of a method that is compared with the truth, block by block. A guess."""
+SUBBOX_CELL: Final = 4.0e-7
+"""A cell of a method whose spectra in sub-boxes are measured. A guess."""
+REPORT_SECONDS: Final = 10.0
+"""Figures and pages of a report."""
+DEMO_SECONDS: Final = 300.0
+"""All stages of `demo`."""
 
 # --- Networks, in FLOPs a second.
 
@@ -67,6 +86,10 @@ guessed from these. Inference with `residual-small` reaches 0.07, and waits for 
 
 # --- Ray.
 
+HANDED_BYTE: Final = 5.0e-9
+"""Core-seconds of a byte that one task hands to another through the object store: 2.7 s for the
+0.5 GB of spectra at 512^3, 17 s for the 3.4 GB of `paint`, beyond what they take in one process
+(docs/planning.md)."""
 PART_SECONDS: Final = 5.0e-4
 """Of the driver, which owns it and tells its whereabouts, for each part that one task hands to
 another (benchmarks/cluster_scaling.py --driver)."""

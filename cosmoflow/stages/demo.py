@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.names import model_folder
 from cosmoflow.numerics.comparison import Comparison
+from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate import METRICS, REPORT, evaluate
 from cosmoflow.stages.infer import infer
 from cosmoflow.stages.models import has_cells, load_model
 from cosmoflow.stages.paint import paint
-from cosmoflow.stages.run import Plan, Run, UntypedPlan
-from cosmoflow.stages.simulate import plan_simulate, simulate
+from cosmoflow.stages.run import Run
+from cosmoflow.stages.simulate import SimulatePlan, plan_simulate, simulate
 from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.outputs import check_output, mark_folder
@@ -27,24 +28,41 @@ HELD_OUT_SEED_OFFSET = 1000
 """Added to the seed of the training box."""
 
 
-def plan_demo(run: Run) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class DemoPlan(SimulatePlan):
+    """What `demo` is going to do: its simulations, and what follows them.
+
+    Parameters
+    ----------
+    grid : int
+        Cells per axis of the painted fields.
+    model : str
+        Architecture that is trained.
+    training_steps : int
+        Steps of the training.
+    """
+
+    grid: int
+    model: str
+    training_steps: int
+
+
+def plan_demo(run: Run) -> DemoPlan:
     """Say what :func:`demo` would do."""
     plan = plan_simulate(run)
     config = run.settings
-    return UntypedPlan(
+    return DemoPlan(
+        **plan.details,
         stage="demo",
         tasks=7,
         unit="stages",
         worker_memory=plan.worker_memory,
         read=0,
         written=2 * (plan.written + config.paint.grid**3 * 52),
-        cpu_seconds=300.0,
-        entries={
-            **plan.details,
-            "grid": config.paint.grid,
-            "model": config.train.model,
-            "training_steps": config.train.steps,
-        },
+        cpu_seconds=costs.DEMO_SECONDS,
+        grid=config.paint.grid,
+        model=config.train.model,
+        training_steps=config.train.steps,
     )
 
 

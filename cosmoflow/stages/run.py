@@ -10,7 +10,15 @@ from typing import Any, Final
 
 from cosmoflow.config.folders import require_working_directory
 from cosmoflow.config.settings import Settings
-from cosmoflow.engine import Engine, Key, Resources, Session, TaskGraph, available_memory
+from cosmoflow.engine import (
+    FREE_SHARE,
+    Engine,
+    Key,
+    Resources,
+    Session,
+    TaskGraph,
+    available_memory,
+)
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
 from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, warn_only
 from cosmoflow.storage.claims import Claim, claim
@@ -21,8 +29,14 @@ from cosmoflow.units import format_bytes
 Tell = Callable[[Key], None]
 """What a task calls with its key when it is done."""
 
-FREE_SHARE: Final = 0.5
-"""Share of the free memory that a process takes unless ``--memory`` says how much it may."""
+FIELDS_SHARE: Final = 0.25
+"""Share of the free memory up to which a training holds its fields; larger ones are streamed."""
+FIELDS_DEVICE_SHARE: Final = 0.5
+"""The same of the free memory of a GPU, for fields that fit into main memory."""
+PASS_DEVICE_SHARE: Final = 0.8
+"""Share of the free memory of a GPU that a forward pass of `infer` is planned for."""
+USEFUL_MEMORY: Final = 8 << 30
+"""Bytes of a worker of `infer` beyond which it gains next to nothing."""
 
 _OF_THE_SETTINGS: Final = Session()
 """Stands for a session of the settings' own: a default cannot look at another field."""
@@ -116,7 +130,8 @@ class Plan:
     read, written : int
         Bytes moved from and to storage, before compression.
     cpu_seconds : float
-        Rough cost; it decides whether Ray is worth starting.
+        Core-seconds of the tasks by :mod:`cosmoflow.stages.costs`; they decide whether Ray is worth
+        starting.
     exchanged : int
         Bytes that tasks hand to one another: through Ray's object store, which keeps on disk what
         exceeds it, or in the memory of this process.
@@ -133,13 +148,19 @@ class Plan:
 
     @property
     def details(self) -> dict[str, Any]:
-        """The further fields of the stage's own plan, as far as its repr shows them."""
+        """The further fields of the stage's own plan, except hidden ones and those set to None."""
         common = {one.name for one in fields(Plan)}
         return {
-            one.name: getattr(self, one.name)
+            one.name: value
             for one in fields(self)
             if one.name not in common and one.repr
+            if (value := getattr(self, one.name)) is not None
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``--dry-run --json`` prints."""
+        common = {one.name: getattr(self, one.name) for one in fields(Plan)}
+        return {**common, "details": self.details}
 
 
 @dataclass(frozen=True)
@@ -193,13 +214,23 @@ def start_engine(
     return engine
 
 
-def memory_here(run: Run) -> int:
-    """Return the bytes that this process may take: what ``--memory`` allows, else half of the free.
+def memory_here(run: Run, *, free: int | None = None, workers: int = 1) -> int:
+    """Return the bytes that a process may take: what ``--memory`` allows, else a share of the free.
 
-    The other half is for whatever else runs on the machine.
+    The rest is for whatever else runs on the machine.
+
+    Parameters
+    ----------
+    run : Run
+        Its settings may say how much is allowed.
+    free : int, optional
+        Bytes that are free; by default those of this machine.
+    workers : int
+        Processes that share them, unless settings say how much each may take.
     """
-    allowed, free = run.settings.engine.memory, available_memory()
-    return int(FREE_SHARE * free) if allowed is None else min(free, int(allowed))
+    allowed = run.settings.engine.memory
+    free = available_memory() if free is None else free
+    return int(FREE_SHARE * free) // workers if allowed is None else min(free, int(allowed))
 
 
 def require_memory(run: Run, plan: Plan, available: int, *, remedy: str) -> None:

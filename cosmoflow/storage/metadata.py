@@ -17,7 +17,7 @@ import zarr
 from cosmoflow import __version__
 from cosmoflow.config.base import digest
 from cosmoflow.config.cosmology import CosmologyConfig
-from cosmoflow.errors import DataError, IncompleteError
+from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.storage.sampling import Sampling
 from cosmoflow.units import LARGEST_BOX
 
@@ -167,7 +167,7 @@ class StoredBox(Box, Protocol):
         """Cells per axis of a chunk."""
 
 
-def check_box(box_size: float, redshift: float, where: str) -> None:
+def check_box(box_size: float, redshift: float, where: str | None) -> None:
     """Refuse an impossible box size or redshift.
 
     Parameters
@@ -176,26 +176,29 @@ def check_box(box_size: float, redshift: float, where: str) -> None:
         Side of the box, Mpc/h.
     redshift : float
         Redshift.
-    where : str
-        The store or file, for messages.
+    where : str or None
+        Where the values are, for messages; None for the options ``--box`` and ``--redshift``.
 
     Raises
     ------
     DataError
+        ConfigError instead for options that are out of range.
     """
-    for name, number in (("box_size", box_size), ("redshift", redshift)):
-        require_number(number, f"{where}, {name}")
+    error = DataError if where else ConfigError
+    places = [f"{where}, box_size", f"{where}, redshift"] if where else ["--box", "--redshift"]
+    for place, number in zip(places, (box_size, redshift), strict=True):
+        require_number(number, place)
     if not 0.0 < box_size <= LARGEST_BOX:
-        raise DataError(
+        raise error(
             "this is no side of a box in Mpc/h",
-            where=f"{where}, box_size", value=f"{box_size:g}",
+            where=places[0], value=f"{box_size:g}",
             limit=f"above 0 and at most {LARGEST_BOX:g} Mpc/h",
             remedy=f"in kpc/h it would be {box_size / 1e3:g} Mpc/h: correct the unit",
         )  # fmt: skip
     if not -1.0 < redshift < math.inf:
-        raise DataError(
+        raise error(
             "this is no redshift",
-            where=f"{where}, redshift", value=f"{redshift:g}", limit="a finite number above -1",
+            where=places[1], value=f"{redshift:g}", limit="a finite number above -1",
         )  # fmt: skip
 
 

@@ -17,9 +17,9 @@ from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.infer import infer
-from cosmoflow.stages.infer.arrays import ArrayBox, infer_array
-from cosmoflow.stages.infer.ensemble import Ensemble, Member, predict_box
+from cosmoflow.stages.infer.arrays import ArrayBox, infer_array, predict_box
 from cosmoflow.stages.infer.tiles import Layout
+from cosmoflow.stages.infer.worker import Ensemble, Member
 from cosmoflow.stages.models import check_fits, fitting_grid, load_model, save_model
 from cosmoflow.storage.metadata import BoxMetadata
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks, synthetic_fields

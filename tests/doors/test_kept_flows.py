@@ -15,7 +15,7 @@ from cosmoflow.errors import DataError, IncompleteError, StorageError
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.derive import derive
-from cosmoflow.stages.evaluate.linear import lacking
+from cosmoflow.stages.evaluate.plan import lacking
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.flows import stored as stage
 from cosmoflow.stages.infer import infer, infer_array

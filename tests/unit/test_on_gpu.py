@@ -13,11 +13,11 @@ from cosmoflow.model.samples import TrainingBox, draw_batch
 from cosmoflow.model.sources import DeviceFields, MemoryFields
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block
-from cosmoflow.stages.infer.ensemble import Ensemble, Member, predict_box
+from cosmoflow.stages.infer import predict_box
 from cosmoflow.stages.infer.layout import pass_memory
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import Layout
-from cosmoflow.stages.infer.worker import predict_fields
+from cosmoflow.stages.infer.worker import Ensemble, Member, predict_fields
 from tests.conftest import FLOWS, UNIT_FILTER, synthetic_fields
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

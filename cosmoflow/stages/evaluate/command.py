@@ -12,18 +12,23 @@ from typing import Any
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
 from cosmoflow.events import Message, StageFinished, noting
 from cosmoflow.numerics.comparison import Comparison
-from cosmoflow.stages.evaluate.inputs import Inputs, Predictions, open_inputs
-from cosmoflow.stages.evaluate.lineage import Origins, check_agreement, check_origins
-from cosmoflow.stages.evaluate.linear import SCRATCH
-from cosmoflow.stages.evaluate.measure import measure
-from cosmoflow.stages.evaluate.plan import plan_work
+from cosmoflow.stages.evaluate.inputs import (
+    Inputs,
+    Origins,
+    Predictions,
+    check_agreement,
+    check_origins,
+    open_inputs,
+)
+from cosmoflow.stages.evaluate.measure import SCRATCH, measure
+from cosmoflow.stages.evaluate.plan import EvaluatePlan, plan_work
 from cosmoflow.stages.evaluate.report.figures import make_figures
 from cosmoflow.stages.evaluate.report.page import write_metrics, write_report
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import describe_empty, examine, sampling_with
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.inputs.notes import input_notes
-from cosmoflow.stages.run import Plan, Run, claiming, start_engine
+from cosmoflow.stages.run import Run, claiming, start_engine
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.curves import write_curves
 from cosmoflow.storage.metadata import (
@@ -59,9 +64,9 @@ _FORMAT = "cosmoflow/report"
 _REMEDY = "a smaller evaluate.subbox, fewer predictions at once, or more memory for a worker"
 
 
-def plan_evaluate(truth: str, predictions: Predictions, run: Run) -> Plan:
+def plan_evaluate(truth: str, predictions: Predictions, run: Run) -> EvaluatePlan:
     """Say what :func:`evaluate` would do."""
-    return plan_work(_open(truth, predictions, run)[0], run)[0]
+    return plan_work(_open(truth, predictions, run)[0], run)
 
 
 def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = None) -> Comparison:
@@ -118,7 +123,7 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     inputs, origins = _open(truth, predictions, run)
     provenance = _provenance(inputs, run)
     _check_folder(out, inputs, run, provenance)
-    plan, cut = plan_work(inputs, run)
+    plan = plan_work(inputs, run)
     # Before anything is made: a run that is refused leaves an older report as it is.
     engine = start_engine(run, plan, remedy=_REMEDY)
     check_contents(inputs.true, ["density", "velocity"], run)
@@ -129,7 +134,7 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         run.listener(Message(f"sub-boxes are {size:g} Mpc/h: the box has no more"))
     provenance["notes"] += examine([inputs.true, *inputs.found.values()], run.listener)
     with _holding(out, run, provenance) as claim:
-        comparison = measure(inputs, out, cut, engine, run, claim)
+        comparison = measure(inputs, out, plan, engine, run, claim)
         check_agreement(comparison.metrics["residual"], origins, run.listener)
         provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *origins.notes, *warned]))
         for store in (inputs.true, *inputs.found.values()):

@@ -11,16 +11,16 @@ from cosmoflow.numerics.comparison.blocks import SHARED, coarse_cells
 from cosmoflow.numerics.comparison.power import subbox_cells
 from cosmoflow.numerics.comparison.slices import Patch, plane_blocks
 from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
+from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
-from cosmoflow.stages.evaluate.linear import fits_in_memory, lacking
-from cosmoflow.stages.evaluate.tasks import BlockTask, PatchTask, PlaneTask, SubboxTask, Task
 from cosmoflow.stages.flows.plan import plan_flow
-from cosmoflow.stages.flows.stored import LINEAR_BYTES
+from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
 from cosmoflow.stages.inputs.readers import Method
-from cosmoflow.stages.run import Plan, Run, UntypedPlan
+from cosmoflow.stages.run import Plan, Run, hidden, memory_here
 from cosmoflow.stages.slabs.plan import Grid, memory_allowed
 from cosmoflow.stages.slabs.sources import Derived
 from cosmoflow.stages.spectra import PowerPlan, plan_power
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import format_bytes
 
 BLOCK_CELLS = 256
@@ -35,8 +35,38 @@ _SUBBOX_BYTES = 110
 """A cell, of a sub-box."""
 _PATCH_BYTES = 160
 """A cell, of the patch with its halo."""
-_SECONDS = {"blocks": 4e-7, "subboxes": 4e-7, "linear": 4e-7}
-"""Of a core, for each cell and method."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTask:
+    """Sum over the cells of a block."""
+
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class SubboxTask:
+    """Measure the spectra of a sub-box."""
+
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneTask:
+    """Sum over the layers of a part of the slice."""
+
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class PatchTask:
+    """Read one method's fields in the patch."""
+
+    name: str
+    patch: Patch
+
+
+Task = BlockTask | SubboxTask | PlaneTask | PatchTask
 
 
 @dataclass(frozen=True)
@@ -87,13 +117,65 @@ class Cut:
         return blocks + self.subbox_count + len(self.last_tasks(patch, [""] * names))
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePlan(Plan):
+    """What `evaluate` is going to do.
+
+    Parameters
+    ----------
+    grid : int
+        Cells per axis.
+    methods : list of str
+        Names of the velocities that are compared with the truth.
+    predictions : dict of str
+        URLs of the predictions, by name.
+    block : int
+        Cells per axis of a block.
+    subboxes : int
+        Number of sub-boxes.
+    linear_theory : str
+        Where linear theory comes from.
+    memory_of_parts : dict of str
+        Memory of a worker in each part of the work.
+    memory_of_this_process : str
+        Memory of the process that adds up.
+    cut : Cut
+        The tasks.
+    missing : list of float
+        Radii of the linear velocities that the truth lacks, Mpc/h.
+    in_memory : bool
+        Whether this process makes those in its memory.
+    parts : int
+        Parts that tasks of the box's spectra hand to one another.
+    """
+
+    grid: int
+    methods: list[str]
+    predictions: dict[str, str]
+    block: int
+    subboxes: int
+    linear_theory: str
+    memory_of_parts: dict[str, str]
+    memory_of_this_process: str
+    cut: Cut = hidden()
+    missing: list[float] = hidden()
+    in_memory: bool = hidden()
+    parts: int = hidden()
+
+
 def all_methods(inputs: Inputs, radii: Sequence[float]) -> list[Method]:
     """Return the methods with those of linear theory, wherever that will be stored."""
     linear = [Method(linear_name(radius), "", "linear_velocity") for radius in dict.fromkeys(radii)]
     return [*inputs.methods, *linear]
 
 
-def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
+def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
+    """Return the radii of linear velocities that the truth does not have of its density."""
+    stored = current_scales(true)
+    return [radius for radius in dict.fromkeys(radii) if radius not in stored]
+
+
+def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     """Cut a box into tasks whose workers have the memory, and say what all of it takes.
 
     Parameters
@@ -105,10 +187,8 @@ def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
 
     Returns
     -------
-    plan : Plan
+    EvaluatePlan
         Its ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
-    cut : Cut
-        The tasks.
     """
     true, config = inputs.true, run.settings.evaluate
     cells, size = true.grid**3, inputs.box_size
@@ -125,45 +205,46 @@ def plan_work(inputs: Inputs, run: Run) -> tuple[Plan, Cut]:
     }
     cut = Cut(true.grid, block, side, max(memory.values()))
     seconds = cells * (
-        len(methods) * (_SECONDS["blocks"] + _SECONDS["subboxes"] * bool(side))
-        + len(missing) * _SECONDS["linear"]
+        len(methods) * (costs.EVALUATE_CELL + costs.SUBBOX_CELL * bool(side))
+        + len(missing) * costs.LINEAR_CELL
     )
     read = cells * (4 + 12 * (1 + len(methods))) * (1 + bool(side))
-    exchanged, linear = 0, "stored with the truth"
+    exchanged, linear, parts = 0, "stored with the truth", 0
+    in_memory = LINEAR_BYTES * true.grid**3 <= memory_here(run)
     tasks = cut.count_tasks(1 + len(methods), size)
     for part in power_plans(inputs, methods, run):
         memory["spectra"] = max(part.worker_memory, memory.get("spectra", 0))
         exchanged, read = max(exchanged, part.exchanged), read + part.read
         seconds, tasks = seconds + part.cpu_seconds, tasks + part.tasks
-    if missing and fits_in_memory(true, run):
+        parts += part.parts
+    if missing and in_memory:
         linear = "made in memory"
     elif missing:
         flow = plan_flow(Grid.of(true), ("contrast",), run)
         memory["linear theory"] = flow.worker_memory
         exchanged, linear = max(exchanged, flow.exchanged), "made slab by slab"
-    plan = UntypedPlan(
+    return EvaluatePlan(
         stage="evaluate",
         tasks=tasks,
         unit="tasks",
         worker_memory=max(memory.values()),
         read=read,
         written=12 * cells * len(missing) + (8 << 20),
-        cpu_seconds=seconds + 10.0,
+        cpu_seconds=seconds + costs.REPORT_SECONDS,
         exchanged=exchanged,
-        entries={
-            "grid": true.grid,
-            "methods": [method.name for method in methods],
-            "predictions": {name: store.url for name, store in inputs.found.items()},
-            "block": cut.block,
-            "subboxes": cut.subbox_count,
-            "linear_theory": linear,
-            "memory_of_parts": {part: format_bytes(need) for part, need in memory.items()},
-            "memory_of_this_process": format_bytes(
-                _driver_memory(inputs, cut, len(methods), linear)
-            ),
-        },
+        grid=true.grid,
+        methods=[method.name for method in methods],
+        predictions={name: store.url for name, store in inputs.found.items()},
+        block=cut.block,
+        subboxes=cut.subbox_count,
+        linear_theory=linear,
+        memory_of_parts={part: format_bytes(need) for part, need in memory.items()},
+        memory_of_this_process=format_bytes(_driver_memory(inputs, cut, len(methods), linear)),
+        cut=cut,
+        missing=missing,
+        in_memory=in_memory,
+        parts=parts,
     )
-    return plan, cut
 
 
 def block_memory(inputs: Inputs, block: int) -> int:
@@ -190,7 +271,7 @@ def _block_cells(inputs: Inputs, run: Run) -> int:
 
 
 def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[PowerPlan]:
-    """Return the plans of the transforms of each field that the box's spectra need."""
+    """Plan the transforms of each field that the box's spectra need."""
     grid = Grid.of(inputs.true)
     readers = inputs.readers(methods).values()
     fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES)

@@ -1,9 +1,17 @@
 """From a density cube, in a file or in memory, to a fields store."""
 
-from cosmoflow.stages.imports.command import import_fields, plan_import, store_density
+from cosmoflow.stages.imports.command import (
+    import_fields,
+    import_request,
+    plan_import,
+    store_density,
+)
+from cosmoflow.stages.imports.request import open_request
 
 __all__ = [
     "import_fields",
+    "import_request",
+    "open_request",
     "plan_import",
     "store_density",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ from cosmoflow.engine import Resources, Session, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import Message, StageFinished
 from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.stages import costs
 from cosmoflow.stages.imports.request import (
     IN_MEMORY,
     VECTORS,
@@ -30,7 +31,7 @@ from cosmoflow.stages.imports.request import (
     settle,
 )
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, Summary, checksum_densities
-from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, claiming, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import Cube, Order, cube_of, store_array
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields, write_block
@@ -41,8 +42,27 @@ from cosmoflow.storage.sampling import UNKNOWN, Sampling
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 from cosmoflow.units import SPEED_OF_LIGHT
 
-_OVERHEAD: Final = 160 << 20
-_BYTES_PER_SECOND: Final = 3e8
+
+@dataclass(frozen=True, kw_only=True)
+class ImportPlan(Plan):
+    """What `import` is going to do.
+
+    Parameters
+    ----------
+    grid : int
+        Cells per axis.
+    cell_size : float
+        Side of a cell, Mpc/h.
+    fields : list of str
+        Variables that are written.
+    type : str
+        Type of the numbers of the density cube.
+    """
+
+    grid: int
+    cell_size: float
+    fields: list[str]
+    type: str
 
 
 def import_fields(
@@ -93,31 +113,11 @@ def import_fields(
         A file is damaged or no such cube, or its values make no sense.
     ConfigError, OutputExistsError, StorageError
     """
-    run = run or Run()
-    files = {"density": cube, "velocity": velocity, "momentum": momentum}
-    request = open_request(
-        files, box_size=box_size, redshift=redshift, quantity=quantity, order=order, hashed=True
-    )
-    return _import(request, absolute(out), run)
-
-
-def plan_import(
-    cube: str,
-    run: Run,
-    *,
-    box_size: float,
-    redshift: float,
-    quantity: Quantity | None = None,
-    velocity: str | None = None,
-    momentum: str | None = None,
-    order: Order | None = None,
-) -> Plan:
-    """Say what :func:`import_fields` would do."""
     files = {"density": cube, "velocity": velocity, "momentum": momentum}
     request = open_request(
         files, box_size=box_size, redshift=redshift, quantity=quantity, order=order
     )
-    return _plan(request, run)
+    return import_request(request, out, run or Run())
 
 
 def store_density(
@@ -172,7 +172,7 @@ def store_density(
     sources = dict.fromkeys(arrays, IN_MEMORY)
     request = Request(cubes, digests, sources, box_size, redshift, quantity, None)
     check_request(request)
-    return _import(request, absolute(out), run)
+    return import_request(request, out, run)
 
 
 def _array_digest(values: NDArray[Any], names: tuple[str, ...]) -> str:
@@ -188,37 +188,38 @@ def _cells(request: Request, run: Run) -> tuple[int, int]:
     return config.shard_cells, config.chunk_cells
 
 
-def _plan(request: Request, run: Run) -> Plan:
+def plan_import(request: Request, run: Run) -> ImportPlan:
+    """Say what :func:`import_request` would do."""
     shard, _ = _cells(request, run)
     cells = request.grid**3
     parts = {name: 3 if name in VECTORS else 1 for name in request.cubes}
     read = sum(parts[name] * cube.itemsize for name, cube in request.cubes.items())
     written = 4 * sum(parts.values())
-    return UntypedPlan(
+    return ImportPlan(
         stage="import",
         tasks=len(grid_blocks(request.grid, shard)),
         unit="shards",
         # What is read, in double precision, as float32, and encoded.
-        worker_memory=_OVERHEAD + (read + 8 * sum(parts.values()) + 2 * written) * shard**3,
+        worker_memory=costs.OVERHEAD + (read + 8 * sum(parts.values()) + 2 * written) * shard**3,
         # All is read twice: first to know what it is like.
         read=2 * read * cells,
         written=written * cells,
-        cpu_seconds=(2 * read + written) * cells / _BYTES_PER_SECOND,
-        entries={
-            "grid": request.grid,
-            "cell_size": request.box_size / request.grid,
-            "fields": sorted(request.cubes),
-            "type": request.cubes["density"].stored.dtype,
-        },
+        cpu_seconds=(2 * read + written) * cells * costs.IMPORT_BYTE,
+        grid=request.grid,
+        cell_size=request.box_size / request.grid,
+        fields=sorted(request.cubes),
+        type=request.cubes["density"].stored.dtype,
     )
 
 
-def _import(request: Request, out: str, run: Run) -> xr.Dataset:
+def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
+    """Write the cubes of a request as a fields store, see :func:`import_fields`."""
+    out, request = absolute(out), request.hashed()
     files = [place.partition(WITHIN)[0] for place in request.sources.values()]
     check_output(out, run.existing, files)
     if request.in_memory:
         run = replace(run, session=Session(EngineConfig(choice="serial")))
-    plan = _plan(request, run)
+    plan = plan_import(request, run)
     engine = start_engine(run, plan, remedy="a smaller paint.shard")
     shard, chunk = _cells(request, run)
     blocks = grid_blocks(request.grid, shard)

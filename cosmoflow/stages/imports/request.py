@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from cosmoflow.config.cosmology import CosmologyConfig
-from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.errors import DataError
 from cosmoflow.stages.inputs.density import MEAN_TOLERANCE, Summary, require_density
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import Cube, Order, digest_of, open_cube
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.layout import check_unit
-from cosmoflow.storage.metadata import require_number
+from cosmoflow.storage.metadata import check_box
 from cosmoflow.storage.urls import absolute
-from cosmoflow.units import FIELD_UNITS, LARGEST_BOX
+from cosmoflow.units import FIELD_UNITS
 
 Quantity = Literal["density", "delta", "counts"]
 """1 + delta, delta, or anything proportional to mass."""
@@ -38,7 +37,7 @@ class Request:
     cubes : dict of Cube
         By the variable that each becomes.
     digests : dict of str
-        Digests of their content.
+        Digests of their content; empty until :meth:`hashed`.
     sources : dict of str
         Where they are.
     box_size, redshift : float
@@ -67,6 +66,12 @@ class Request:
         """Whether a cube is in this process, as arrays and those of npz files are."""
         return any(cube.stored.in_memory for cube in self.cubes.values())
 
+    def hashed(self) -> Request:
+        """Return the request with the digests of all cubes, which takes reading them."""
+        missing = {name: place for name, place in self.sources.items() if name not in self.digests}
+        found = {name: digest_of(place) for name, place in missing.items()}
+        return replace(self, digests={**self.digests, **found})
+
     def check_unchanged(self) -> None:
         """Refuse files that changed since they were opened.
 
@@ -94,7 +99,6 @@ def open_request(
     redshift: float,
     quantity: Quantity | None,
     order: Order | None,
-    hashed: bool = False,
 ) -> Request:
     """Open the cubes, and refuse those that cannot be imported.
 
@@ -106,8 +110,7 @@ def open_request(
     cubes = {
         name: open_cube(place, order, vector=name in VECTORS) for name, place in places.items()
     }
-    digests = {name: digest_of(place) for name, place in places.items()} if hashed else {}
-    request = Request(cubes, digests, places, box_size, redshift, quantity, order)
+    request = Request(cubes, {}, places, box_size, redshift, quantity, order)
     check_request(request)
     return request
 
@@ -124,17 +127,7 @@ def check_request(request: Request) -> None:
     ------
     ConfigError, DataError
     """
-    require_number(request.box_size, "--box")
-    require_number(request.redshift, "--redshift")
-    if not 0.0 < request.box_size <= LARGEST_BOX:
-        raise ConfigError(
-            "this is no side of a box in Mpc/h",
-            where="--box", value=request.box_size, limit=f"above 0 and at most {LARGEST_BOX:g}",
-        )  # fmt: skip
-    if not -1.0 < request.redshift < math.inf:
-        raise ConfigError(
-            "this is no redshift", where="--redshift", value=request.redshift, limit="above -1"
-        )
+    check_box(request.box_size, request.redshift, None)
     for name, cube in request.cubes.items():
         cube.check_box(request.box_size)
         if name in VECTORS:

@@ -1,8 +1,8 @@
 """From fields and models to the velocity of a box, or of a part of it."""
 
-from cosmoflow.stages.infer.arrays import infer_array
+from cosmoflow.stages.infer.arrays import infer_array, predict_box
 from cosmoflow.stages.infer.command import infer, plan_infer
-from cosmoflow.stages.infer.ensemble import Member, predict_box
+from cosmoflow.stages.infer.worker import Member
 
 __all__ = [
     "Member",

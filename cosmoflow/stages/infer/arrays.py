@@ -1,7 +1,8 @@
-"""Inference on arrays in memory, for notebooks."""
+"""Inference in memory: on arrays, for notebooks, and on whole boxes, to measure models."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,20 +13,27 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.settings import InferConfig
 from cosmoflow.engine import keeping_freed_buffers
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.names import DEFAULT_MODEL
-from cosmoflow.model.sources import Flow, MemoryFields
+from cosmoflow.model.sources import FieldSource, Flow, MemoryFields
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.numerics.blocks import grid_blocks, place
+from cosmoflow.numerics.blocks import Block, grid_blocks, place
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.stages.derive.recipes import Floats
 from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
 from cosmoflow.stages.infer.command import Models, listed
-from cosmoflow.stages.infer.ensemble import Ensemble
 from cosmoflow.stages.infer.layout import choose_layout
 from cosmoflow.stages.infer.request import Work, check_work, wanted_block
-from cosmoflow.stages.infer.worker import describe_variables, make_ensemble, predict_fields
+from cosmoflow.stages.infer.tiles import Layout
+from cosmoflow.stages.infer.worker import (
+    Ensemble,
+    Member,
+    Prediction,
+    make_ensemble,
+    predict_fields,
+)
 from cosmoflow.stages.inputs.density import check_array
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.models import open_model
@@ -39,6 +47,9 @@ from cosmoflow.units import FIELD_UNITS, LENGTH
 
 SHARD = 128
 """Cells per axis of what is predicted at once, at least."""
+
+_BLOCK_CELLS = 128
+"""Cells per axis of a block of :func:`predict_box`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +205,7 @@ def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Data
         centres = (np.arange(first, first + length) + 0.5) * box.cell_size
         coordinates[axis] = (axis, centres, {"units": LENGTH})
     variables = {}
-    own = describe_variables(work)
+    own = work.attributes
     for name, values in fields.items():
         lead = leading_dimension(name)
         units, long_name = FIELD_UNITS[name]
@@ -204,3 +215,40 @@ def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Data
     used = {lead for name in fields if (lead := leading_dimension(name)) is not None}
     coordinates |= {lead: (lead, list(LABELS[lead])) for lead in used}
     return xr.Dataset(variables, coordinates, flat_attributes(box.metadata.to_attributes("fields")))
+
+
+def predict_box(
+    members: Sequence[Member],
+    source: FieldSource,
+    config: InferConfig,
+    device: torch.device,
+) -> Prediction:
+    """Predict a whole periodic box in memory.
+
+    Parameters
+    ----------
+    members, config, device
+        See :class:`Ensemble`.
+    source : FieldSource
+        The box.
+
+    Returns
+    -------
+    Prediction
+        Of the box, shapes ``(3, n, n, n)``.
+    """
+    grid = source.grid
+    block = min(_BLOCK_CELLS, grid)
+    stride = math.lcm(*(member.geometry.stride for member in members))
+    tile, batch = config.tile or -(-block // stride) * stride, config.batch or 1
+    layout = Layout(block, (block, block, block), tile, batch, config.overlap)
+    ensemble = Ensemble(members, layout, config, device)
+    mean = np.empty((3, grid, grid, grid), np.float32)
+    std = np.empty_like(mean) if config.spread else None
+    for one in grid_blocks(grid, block):
+        x, y, z = place(one, Block((0, 0, 0), (grid, grid, grid)))
+        found = ensemble.predict(ensemble.read(source, one))
+        mean[:, x, y, z] = found.mean
+        if std is not None and found.std is not None:
+            std[:, x, y, z] = found.std
+    return Prediction(mean, std)

@@ -21,9 +21,9 @@ from cosmoflow.numerics.blocks import grid_blocks, intersect
 from cosmoflow.numerics.rounding import round_to
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.infer.layout import choose_layout, one_local_worker
-from cosmoflow.stages.infer.plan import plan_work
+from cosmoflow.stages.infer.plan import InferPlan, plan_work
 from cosmoflow.stages.infer.request import Work, check_work
-from cosmoflow.stages.infer.worker import describe_variables, make_predictor
+from cosmoflow.stages.infer.worker import make_predictor
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.inputs.notes import input_notes
@@ -55,7 +55,7 @@ from cosmoflow.storage.urls import absolute, exists, open_group_for_writing
 Models = str | Sequence[str]
 
 
-def plan_infer(fields: str, model: Models, run: Run) -> Plan:
+def plan_infer(fields: str, model: Models, run: Run) -> InferPlan:
     """Say what :func:`infer` would do."""
     store = FieldStore(fields)
     work, models = _prepare(store, listed(model), run)
@@ -137,7 +137,7 @@ def infer(
             shard=work.layout.shard,
             chunk=choose_chunk(work.layout.shard),
             existing=run.existing,
-            attributes=describe_variables(work),
+            attributes=work.attributes,
             region=None if work.config.region is None else work.region,
         )
         done = int((finished & wanted).sum())

@@ -9,22 +9,18 @@ from dataclasses import replace
 
 import torch
 
-from cosmoflow.engine import available_memory
 from cosmoflow.engine.base import USEFUL_CORES
 from cosmoflow.model.footprint import count_activation_bytes
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import Layout, Sides, TileGrid, cut_tiles
-from cosmoflow.stages.run import Run
+from cosmoflow.stages.run import PASS_DEVICE_SHARE, USEFUL_MEMORY, Run, memory_here
 from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.variables import count_parts
 
-USEFUL_MEMORY = 8 << 30
-"""Bytes of a worker beyond which it gains next to nothing."""
-
 _USEFUL_CACHE = 1 << 30
-"""The same of decoded chunks."""
+"""Bytes of decoded chunks beyond which a worker gains next to nothing."""
 
 _CACHE_COST = 2
 """Memory that a byte of it takes: chunks that are let go leave holes that suit no larger buffer."""
@@ -48,9 +44,6 @@ _ACTIVATIONS = 1.3
 
 _FLOAT32_ON_GPU = 2.0
 """The same in float32 on a GPU, where cuDNN copies layers into another layout: 1.6 was measured."""
-
-_DEVICE_SHARE = 0.8
-"""Of a GPU's free memory, what a forward pass is planned for."""
 
 _OVERHEAD = 96 << 20
 """Bytes of a worker that do not depend on the grid: buffers of the store, of threads, of malloc."""
@@ -80,12 +73,11 @@ def count_workers(run: Run) -> int:
 def _memory_allowed(run: Run) -> int:
     """Return the bytes that a worker is planned for."""
     config = run.settings.engine
-    available = available_memory() if config.address is None else run.session.engine(0.0).memory
-    if config.memory is not None:
-        return min(int(config.memory), available)
-    # Half of what there is: a person at a laptop has other things open.
-    workers = count_workers(run) if config.address is None else 1
-    return min(available // 2 // workers, USEFUL_MEMORY)
+    if config.address is None:
+        found = memory_here(run, workers=count_workers(run))
+    else:
+        found = memory_here(run, free=run.session.engine(0.0).memory)
+    return min(found, USEFUL_MEMORY) if config.memory is None else found
 
 
 def choose_layout(
@@ -214,7 +206,7 @@ def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
 def _fits_device(work: Work, models: Sequence[VelocityModel]) -> bool:
     if work.device_memory is None:
         return True
-    return pass_memory(work, models) <= _DEVICE_SHARE * work.device_memory
+    return pass_memory(work, models) <= PASS_DEVICE_SHARE * work.device_memory
 
 
 def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:

@@ -16,18 +16,13 @@ from cosmoflow.model.precision import autocast, best_device
 from cosmoflow.model.registry import count_flops
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, axis_blocks, bounding_block, grow
+from cosmoflow.stages import costs
 from cosmoflow.stages.infer.layout import worker_memory
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import cut_pieces
-from cosmoflow.stages.run import Plan, UntypedPlan
+from cosmoflow.stages.run import Plan, hidden
 from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.variables import count_parts
-
-_BYTES_PER_SECOND = 6e8
-"""Of reading and writing compressed chunks on two cores."""
-
-_GUESSED_RATE = 1.5e11
-"""FLOPs a second where nobody needs to know better."""
 
 _CALIBRATION_CELLS = 64
 """Largest tile, per axis, that is timed to know how fast this machine is."""
@@ -58,17 +53,60 @@ def measure_rate(model: VelocityModel, config: InferConfig, tile: int) -> float:
     return flops / seconds
 
 
+@dataclass(frozen=True, kw_only=True)
+class InferPlan(Plan):
+    """What `infer` is going to do; its core-seconds are those of networks on CPUs.
+
+    Parameters
+    ----------
+    grid : int
+        Cells per axis of the box.
+    region : list
+        First cell of the region that is predicted, and its cells along each axis.
+    shard, tile, batch : int
+        Cells per axis of a shard and of a tile, and tiles of a forward pass.
+    block : list of int
+        Cells along each axis of what a task predicts.
+    halo : int
+        Cells around a tile that the networks read.
+    tiles : int
+        Tiles of all tasks and models.
+    precision : str
+        Arithmetic of the networks.
+    flops : float
+        Operations of the networks, in all.
+    flops_over_one_tile : float
+        Those of a cell over what they would be if the box were one tile.
+    seconds_here : float, optional
+        Seconds on this machine, by a forward pass that was timed; None where none was.
+    moving_seconds : float
+        Core-seconds of reading and writing alone.
+    """
+
+    grid: int
+    region: list[list[int]]
+    shard: int
+    block: list[int]
+    tile: int
+    batch: int
+    halo: int
+    tiles: int
+    precision: str
+    flops: float
+    flops_over_one_tile: float
+    seconds_here: float | None = None
+    moving_seconds: float = hidden()
+
+
 def plan_work(
     work: Work, box: Box, models: Sequence[VelocityModel], *, measured: bool = True
-) -> Plan:
-    """Count tasks, bytes, operations and seconds, these by timing a small pass or by guess."""
+) -> InferPlan:
+    """Count tasks, bytes, operations and seconds; ``measured`` times a small pass as well."""
     layout, config = work.layout, work.config
     axes = [_cut_axis(work, models, box.grid, axis) for axis in range(3)]
     tiles = read = tasks = 0
-    flops, seconds = 0.0, 0.0
-    rates = [
-        measure_rate(model, config, layout.tile) if measured else _GUESSED_RATE for model in models
-    ]
+    flops, passing = 0.0, 0.0
+    rates = [measure_rate(model, config, layout.tile) if measured else math.inf for model in models]
     for count, block in _kinds(axes):
         tasks += count
         for model, rate in zip(models, rates, strict=True):
@@ -79,36 +117,36 @@ def plan_work(
                 operations = config.symmetries * passes * each
                 tiles += passes
                 flops += operations
-                seconds += operations / rate
+                passing += operations / rate
             bounds = bounding_block([piece.tiles.bounds for piece in pieces])
             haloed = grow(bounds, model.geometry.halo)
             read += 4 * (1 + 3 * model.flows) * count * math.prod(haloed.shape)
     parts = sum(count_parts(name) for name in work.variables) + 3 * config.restore_power
     written = 4 * parts * math.prod(axis.written for axis in axes)
-    seconds += (read + written) / _BYTES_PER_SECOND
+    moving = (read + written) / 4 * costs.MOVE_NUMBER
+    cores = len(os.sched_getaffinity(0))
     cells = math.prod(work.region.shape)
-    return UntypedPlan(
+    return InferPlan(
         stage="infer",
         tasks=tasks,
         unit="blocks",
         worker_memory=worker_memory(work, models),
         read=read,
         written=written,
-        cpu_seconds=seconds * len(os.sched_getaffinity(0)),
-        entries={
-            "grid": box.grid,
-            "region": [list(work.region.origin), list(work.region.shape)],
-            "shard": layout.shard,
-            "block": list(layout.block),
-            "tile": layout.tile,
-            "batch": layout.batch,
-            "halo": max(model.geometry.halo for model in models),
-            "tiles": tiles,
-            "precision": config.precision,
-            "flops": flops,
-            "flops_over_one_tile": round(_over_one_tile(models, config, flops / cells), 3),
-            **({"seconds_here": round(seconds, 1)} if measured else {}),
-        },
+        cpu_seconds=moving + flops / costs.CPU_FLOPS[config.precision],
+        grid=box.grid,
+        region=[list(work.region.origin), list(work.region.shape)],
+        shard=layout.shard,
+        block=list(layout.block),
+        tile=layout.tile,
+        batch=layout.batch,
+        halo=max(model.geometry.halo for model in models),
+        tiles=tiles,
+        precision=config.precision,
+        flops=flops,
+        flops_over_one_tile=round(_over_one_tile(models, config, flops / cells), 3),
+        seconds_here=round(passing + moving / cores, 1) if measured else None,
+        moving_seconds=moving,
     )
 
 

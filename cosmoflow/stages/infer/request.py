@@ -17,11 +17,15 @@ from cosmoflow.model.precision import best_device, has_fast_bfloat16
 from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, bounding_block, grid_blocks, grow, intersect
+from cosmoflow.numerics.rounding import rounding_step
 from cosmoflow.stages.derive import recipe_of
 from cosmoflow.stages.infer.tiles import Layout, Sides
 from cosmoflow.stages.models import check_fits
 from cosmoflow.stages.run import Run
+from cosmoflow.storage.fields import RESTORED
 from cosmoflow.storage.metadata import Box
+from cosmoflow.storage.variables import ROUNDED
+from cosmoflow.units import FIELD_UNITS, VELOCITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,21 @@ class Work:
         """What a task writes."""
         spread = (f"{self.target}_std",) if self.config.spread else ()
         return (self.target, *spread, *self.config.fields)
+
+    @property
+    def attributes(self) -> dict[str, dict[str, Any]]:
+        """What the variables of an output say of themselves beside their units."""
+        attributes: dict[str, dict[str, Any]] = {name: {} for name in (*self.variables, RESTORED)}
+        for derived in self.config.fields:
+            if recipe_of(derived).slopes:
+                attributes[derived]["derivatives"] = "difference"
+        if self.config.spread:
+            count = len(self.models) * self.config.symmetries
+            attributes[f"{self.target}_std"]["predictions"] = count
+        if self.config.rounding is not None:
+            for name in filter(is_velocity, attributes):
+                attributes[name][ROUNDED] = rounding_step(self.config.rounding)
+        return attributes
 
     @property
     def halo(self) -> int:
@@ -243,6 +262,11 @@ def _ask_device(run: Run) -> Device:
     needs = Resources(gpus=engine.share(1, most=1, memory=0, accelerated=True).gpus)
     found: Device = engine.run(graph, needs=needs)["device", 0]
     return found
+
+
+def is_velocity(name: str) -> bool:
+    """Tell whether a variable is in km/s, so that it may be rounded."""
+    return FIELD_UNITS[name][0] == VELOCITY
 
 
 def wanted_block(shards: Sequence[Block], region: Block, halo: int) -> Block:

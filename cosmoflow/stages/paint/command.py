@@ -17,7 +17,7 @@ from cosmoflow.stages.inputs.empty_cells import caution_of, caution_of_plan
 from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
 from cosmoflow.stages.inputs.mass_balance import check_mass
 from cosmoflow.stages.inputs.notes import snapshot_config, snapshot_facts, tell_notes
-from cosmoflow.stages.paint.plan import make_plan
+from cosmoflow.stages.paint.plan import PaintPlan, make_plan
 from cosmoflow.stages.paint.tasks import (
     BoxTotals,
     add_totals,
@@ -26,7 +26,7 @@ from cosmoflow.stages.paint.tasks import (
     painted_variables,
     shards_near_piece,
 )
-from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
+from cosmoflow.stages.run import Progress, Run, claiming, start_engine
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
 from cosmoflow.storage.ledger import begin_counts, sum_counts
 from cosmoflow.storage.metadata import SAMPLING, make_provenance
@@ -39,7 +39,7 @@ TOTALS: Key = ("totals", 0)
 """Key of the task that adds up masses and momenta; its name is that of the attribute."""
 
 
-def plan_paint(particles: str, run: Run) -> Plan:
+def plan_paint(particles: str, run: Run) -> PaintPlan:
     """Say what :func:`paint` would do."""
     store = open_particles(particles, run.settings.snapshot)
     if text := caution_of_plan(store.count, run.settings.paint):
@@ -117,7 +117,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         progress = Progress(run.listener, "paint", len(blocks), "shards", done, claim=claim)
         if todo:
             totals = _read_totals(out)
-            piece = plan.details["particles_per_task"]
+            piece = plan.particles_per_task
             digest = metadata.provenance["digest"]
             graph = _build_graph(store, out, digest, config, todo, piece, totals)
 

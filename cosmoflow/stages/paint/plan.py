@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.painting import SCHEME_ORDER
+from cosmoflow.stages import costs
 from cosmoflow.stages.inputs.expansion import hubble_rate
 from cosmoflow.stages.paint.tasks import painted_variables, reach_of
-from cosmoflow.stages.run import Plan, Run, UntypedPlan
+from cosmoflow.stages.run import Plan, Run
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.variables import count_parts
 
@@ -22,9 +24,33 @@ SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
 
 _BYTES_PER_PARTICLE = 24
 _BYTES_PER_MASS = 8
-_PARTICLES_PER_SECOND = 5e6
-_OVERHEAD = 160 << 20
-"""Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintPlan(Plan):
+    """What `paint` is going to do.
+
+    Parameters
+    ----------
+    particles, particles_per_task : int
+        Particles in all, and of a piece that a task sorts.
+    grid, shard : int
+        Cells per axis of the grid and of a shard.
+    shards : int
+        Shards of the grid.
+    cell_size : float
+        Side of a cell, Mpc/h.
+    particles_per_cell : float
+        Mean number of particles in a cell.
+    """
+
+    particles: int
+    particles_per_task: int
+    grid: int
+    shard: int
+    shards: int
+    cell_size: float
+    particles_per_cell: float
 
 
 class Counted(Protocol):
@@ -46,7 +72,7 @@ class Counted(Protocol):
         """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
 
 
-def make_plan(store: Counted, run: Run) -> Plan:
+def make_plan(store: Counted, run: Run) -> PaintPlan:
     """Say what painting would do.
 
     Raises
@@ -61,26 +87,26 @@ def make_plan(store: Counted, run: Run) -> Plan:
     shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
     piece = _piece(store, config, run.settings.engine.memory)
     numbers = sum(count_parts(name) for name in painted_variables(config))
-    row = _row_bytes(store)
-    return UntypedPlan(
+    row, copies = _row_bytes(store), _copies(store, config)
+    kernel = costs.PAINT_PARTICLE * costs.SCHEME_COST[config.scheme] * (1 + config.interlaced)
+    particle = costs.READ_PARTICLE + copies * (costs.SORT_PARTICLE + kernel)
+    return PaintPlan(
         stage="paint",
         tasks=len(store.ranges(piece)) + shards,
         unit="tasks",
-        worker_memory=_OVERHEAD
+        worker_memory=costs.OVERHEAD
         + max(round(_bucketing_bytes(store, config) * piece), _painting_bytes(store, config)),
         read=store.count * row,
         written=config.grid**3 * 4 * numbers,
-        cpu_seconds=store.count / _PARTICLES_PER_SECOND,
-        exchanged=round(store.count * row * _copies(store, config)),
-        entries={
-            "particles": store.count,
-            "particles_per_task": piece,
-            "grid": config.grid,
-            "shard": config.shard_cells,
-            "shards": shards,
-            "cell_size": store.metadata.box_size / config.grid,
-            "particles_per_cell": store.count / config.grid**3,
-        },
+        cpu_seconds=store.count * particle + config.grid**3 * numbers * costs.WRITE_NUMBER,
+        exchanged=round(store.count * row * copies),
+        particles=store.count,
+        particles_per_task=piece,
+        grid=config.grid,
+        shard=config.shard_cells,
+        shards=shards,
+        cell_size=store.metadata.box_size / config.grid,
+        particles_per_cell=store.count / config.grid**3,
     )
 
 
@@ -134,5 +160,5 @@ def _piece(store: Counted, config: PaintConfig, allowed: int | None) -> int:
         return min(config.particles_per_task, store.count)
     piece = min(max(-(-store.count // PIECES), SMALLEST_PIECE), LARGEST_PIECE)
     if allowed is not None:
-        piece = min(piece, int((allowed - _OVERHEAD) / _bucketing_bytes(store, config)))
+        piece = min(piece, int((allowed - costs.OVERHEAD) / _bucketing_bytes(store, config)))
     return min(max(piece, SMALLEST_PIECE), store.count)

@@ -9,13 +9,12 @@ from typing import Final, cast
 import torch
 
 from cosmoflow.config.settings import Settings
-from cosmoflow.engine import USEFUL_CORES
+from cosmoflow.engine import FREE_SHARE, USEFUL_CORES
 from cosmoflow.model.registry import Architecture, find_architecture
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.inputs import Inputs
-from cosmoflow.stages.evaluate.plan import all_methods, power_plans
 from cosmoflow.stages.evaluate.plan import plan_work as plan_evaluation
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import WIENER_BYTES
@@ -34,7 +33,7 @@ from cosmoflow.stages.planning.shapes import (
     planned_run,
     worker_bytes,
 )
-from cosmoflow.stages.run import FREE_SHARE, Plan
+from cosmoflow.stages.run import Plan
 from cosmoflow.stages.simulate import plan_simulate
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Variable
@@ -93,14 +92,10 @@ class Demand:
 
 def simulate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     """Return what the boxes take, each of which one node holds."""
-    config = settings.simulate
     plan = plan_simulate(planned_run(settings, node, nodes))
-    # A mesh twice as fine costs six times as much (docs/simulations.md).
-    mesh = config.mesh_factor**2.6
-    work = config.count * config.particles**3 * config.time_steps * mesh
     return Demand(
         plan,
-        work * costs.SIMULATE_SECONDS,
+        plan.cpu_seconds,
         cpus=USEFUL_CORES,
         puts=-(-plan.written // (12 * ROWS_PER_SHARD)),
         stored=plan.written / costs.COMPRESSION["particles"],
@@ -112,16 +107,12 @@ def paint_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     config = settings.paint
     particles = ParticleShape(settings.simulate.particles, metadata_of(settings))
     plan = make_plan(particles, planned_run(settings, node, nodes))
-    copies = plan.exchanged / plan.read
-    kernel = costs.PAINT_PARTICLE * costs.SCHEME_COST[config.scheme] * (1 + config.interlaced)
-    each = costs.READ_PARTICLE + copies * (costs.SORT_PARTICLE + kernel)
-    seconds = particles.count * each + plan.written / 4 * costs.WRITE_NUMBER
-    shards = plan.details["shards"]
+    shards = plan.shards
     return Demand(
         plan,
-        seconds,
+        plan.cpu_seconds,
         width=min(shards, plan.tasks - shards),
-        parts=count_painted_parts(settings, particles, plan.details["particles_per_task"]),
+        parts=count_painted_parts(settings, particles, plan.particles_per_task),
         gets=2 * -(-particles.count // ROWS_PER_CHUNK),
         # A shard of every variable, its note in the ledger, and the number of its empty cells.
         puts=shards * (len(painted_variables(config)) + 2),
@@ -147,13 +138,12 @@ def train_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     fields, config = fields_of(settings), settings.train
     run = planned_run(settings, node, nodes)
     plan = plan_training([fields.grid] * settings.simulate.count, run)
-    flops = float(plan.details["flops"])
     return Demand(
         # Every worker is a task that runs as long as all others.
         replace(plan, tasks=config.workers, unit="workers"),
-        0.0 if node.gpus else flops / costs.TRAINING_CPU_FLOPS,
+        0.0 if node.gpus else plan.cpu_seconds,
         cpus=USEFUL_CORES,
-        flops=flops if node.gpus else 0.0,
+        flops=plan.flops if node.gpus else 0.0,
         utilisation=_utilisation(settings),
         gets=settings.simulate.count * _chunks(fields) * 4,
         prefixes=settings.simulate.count * 2,
@@ -169,15 +159,14 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     run = planned_run(settings, node, nodes)
     cells = fields.grid**3
     if cells * WIENER_BYTES <= FREE_SHARE * worker_bytes(node):
-        plan = Plan("flow", 1, "box", WIENER_BYTES * cells, 4 * cells, 12 * cells, 0.0)
         seconds, parts, cpus, width = cells * costs.FLOW_CELL, 0, USEFUL_CORES, 1
+        plan = Plan("flow", 1, "box", WIENER_BYTES * cells, 4 * cells, 12 * cells, seconds)
     else:
         plan = plan_flow(Grid.of(fields), names, run)
-        seconds, parts = plan.exchanged / 4 * costs.FLOW_NUMBER, plan.parts
-        cpus, width = 1, plan.slabs
+        parts, cpus, width = plan.parts, 1, plan.slabs
     return Demand(
         plan,
-        seconds,
+        plan.cpu_seconds,
         cpus,
         width,
         parts=parts,
@@ -198,18 +187,15 @@ def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     work = check_work(fields, [settings.train.model], models, run, device=device)
     work = replace(work, layout=choose_layout(work, fields, models, run))
     plan = plan_inference(work, fields, models, measured=False)
-    flops = float(plan.details["flops"])
-    moving = (plan.read + plan.written) / 4 * costs.WRITE_NUMBER / 2
-    computing = 0.0 if node.gpus else flops / costs.CPU_FLOPS[device.precision]
     needs = run.session.engine(0.0).share(
         plan.tasks, most=USEFUL_CORES, memory=plan.worker_memory, accelerated=True
     )
     shards = -(-plan.written // (4 * work.layout.shard**3))
     return Demand(
         plan,
-        moving + computing,
+        plan.moving_seconds if node.gpus else plan.cpu_seconds,
         cpus=needs.cpus,
-        flops=flops if node.gpus else 0.0,
+        flops=plan.flops if node.gpus else 0.0,
         utilisation=_utilisation(settings),
         # Chunks that halos cut are read by both neighbours.
         gets=-(-plan.read // (4 * fields.chunk**3)),
@@ -226,7 +212,7 @@ def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     plan = plan_power([Variable("", "density", 1)], Grid.of(fields), run, stage="spectra")
     return Demand(
         plan,
-        fields.grid**3 * costs.SPECTRA_NUMBER,
+        plan.cpu_seconds,
         width=min(plan.slabs),
         parts=plan.parts,
         gets=_chunks(fields),
@@ -241,18 +227,13 @@ def evaluate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     # The plan asks the stores for their shapes alone.
     true = cast(FieldStore, fields)
     inputs = Inputs(true, {method.name: true}, (method,))
-    plan, _ = plan_evaluation(inputs, run)
-    methods = all_methods(inputs, settings.evaluate.smoothing)
-    powers = power_plans(inputs, methods, run)
-    transforms = sum(one.transforms for one in powers)
-    # What the plan counts for its transforms gives way to what they were measured to take.
-    own = plan.cpu_seconds - sum(one.cpu_seconds for one in powers)
+    plan = plan_evaluation(inputs, run)
     return Demand(
         plan,
-        own + transforms * fields.grid**3 * costs.SPECTRA_NUMBER,
-        parts=sum(one.parts for one in powers),
+        plan.cpu_seconds,
+        parts=plan.parts,
         gets=-(-plan.read // (4 * fields.chunk**3)),
-        prefixes=2 + len(methods),
+        prefixes=2 + len(plan.methods),
         stored=8e6,
     )
 

@@ -80,7 +80,8 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
     if demand.flops:
         cpus = node.vcpus
     uneven = rounds * nodes * working / width
-    cores = demand.core_seconds / (nodes * busy_cores(node, cpus)) * uneven
+    work = demand.core_seconds + plan.exchanged * costs.HANDED_BYTE
+    cores = work / (nodes * busy_cores(node, cpus)) * uneven
     name: Resource = "cores"
     if working < places:
         name = "tasks"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from cosmoflow.config.settings import Settings
@@ -10,7 +11,8 @@ from cosmoflow.engine import USEFUL_CORES, Engine, TaskGraph
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics import cola
-from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, claiming, start_engine
+from cosmoflow.stages import costs
+from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.stages.simulate.boxes import (
     Box,
     Initial,
@@ -24,10 +26,37 @@ from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.urls import absolute, exists, has_file, remove
 
-_SECONDS_PER_PARTICLE_AND_STEP = 150e-9
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatePlan(Plan):
+    """What `simulate` is going to do.
+
+    Parameters
+    ----------
+    particles : int
+        Particles of a box.
+    box_size, spacing : float
+        Side of a box and mean distance of neighbouring particles, Mpc/h.
+    steps : int
+        Time steps.
+    mesh : int
+        Cells per axis of the mesh that forces are computed on.
+    redshifts : list of float
+        Redshifts of the snapshots.
+    seeds : list of int
+        Seeds of the boxes.
+    """
+
+    particles: int
+    box_size: float
+    spacing: float
+    steps: int
+    mesh: int
+    redshifts: list[float]
+    seeds: list[int]
 
 
-def plan_simulate(run: Run) -> Plan:
+def plan_simulate(run: Run) -> SimulatePlan:
     """Say what :func:`simulate` would do.
 
     Raises
@@ -46,7 +75,7 @@ def plan_simulate(run: Run) -> Plan:
         )
     particles = config.particles**3
     steps = config.time_steps
-    return UntypedPlan(
+    return SimulatePlan(
         stage="simulate",
         tasks=config.count,
         unit="boxes",
@@ -58,17 +87,15 @@ def plan_simulate(run: Run) -> Plan:
         cpu_seconds=config.count
         * particles
         * steps
-        * config.mesh_factor**2
-        * _SECONDS_PER_PARTICLE_AND_STEP,
-        entries={
-            "particles": particles,
-            "box_size": config.box_size,
-            "spacing": config.box_size / config.particles,
-            "steps": steps,
-            "mesh": config.particles * config.mesh_factor,
-            "redshifts": list(config.snapshots),
-            "seeds": sorted({box.seed for box in plan_boxes("", run.settings)}),
-        },
+        * costs.SIMULATE_PARTICLE
+        * config.mesh_factor**costs.MESH_POWER,
+        particles=particles,
+        box_size=config.box_size,
+        spacing=config.box_size / config.particles,
+        steps=steps,
+        mesh=config.particles * config.mesh_factor,
+        redshifts=list(config.snapshots),
+        seeds=sorted({box.seed for box in plan_boxes("", run.settings)}),
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,12 +30,13 @@ from cosmoflow.model.registry import (
 from cosmoflow.model.streams import pool_bytes
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
+from cosmoflow.stages import costs
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
 from cosmoflow.stages.models import load_model, save_model
-from cosmoflow.stages.run import Plan, Progress, Run, UntypedPlan, require_memory, start_engine
+from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
 from cosmoflow.stages.train.data import (
     Split,
     choose_split,
@@ -65,7 +66,6 @@ four fields, float64 products of two."""
 _NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "tensorboard"}
 """Settings that change nothing of a model: a run may be resumed with others, on more workers."""
 
-_FLOPS_PER_SECOND = 1.5e11
 _DEFAULT_CROP = 48
 
 
@@ -74,12 +74,40 @@ def _crop_cells(settings: Settings, geometry: Geometry) -> int:
     return geometry.check_output(crop, "train.crop")
 
 
-def plan_train(fields: Sequence[str], run: Run) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan(Plan):
+    """What `train` is going to do.
+
+    Parameters
+    ----------
+    model, target : str
+        Architecture, and the field that it learns.
+    crop, batch : int
+        Cells per axis of a sample's output, and samples of a step.
+    samples, workers : int
+        Samples in all, and workers that share them.
+    data : {"in memory", "streamed"}
+        Where the fields are while the model learns.
+    flops : float
+        Operations of the network, in all.
+    """
+
+    model: str
+    target: str
+    crop: int
+    batch: int
+    samples: int
+    workers: int
+    data: str
+    flops: float
+
+
+def plan_train(fields: Sequence[str], run: Run) -> TrainPlan:
     """Say what :func:`train` would do."""
     return plan_training([_open(url, run.settings.train.target).grid for url in fields], run)
 
 
-def plan_training(grids: Sequence[int], run: Run) -> Plan:
+def plan_training(grids: Sequence[int], run: Run) -> TrainPlan:
     """Say what training on boxes of so many cells per axis takes."""
     config = run.settings.train
     architecture = find_architecture(config.model)
@@ -93,7 +121,7 @@ def plan_training(grids: Sequence[int], run: Run) -> Plan:
     held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
     parameters, _ = count_parameters(network)
     widest = widest_layer(network)
-    return UntypedPlan(
+    return TrainPlan(
         stage="train",
         tasks=config.steps,
         unit="steps",
@@ -102,17 +130,15 @@ def plan_training(grids: Sequence[int], run: Run) -> Plan:
         worker_memory=held + 20 * parameters + 12 * 4 * min(widest, 64) * cells * config.batch,
         read=needed,
         written=4 * parameters * (1 + 4 * config.keep_checkpoints),
-        cpu_seconds=flops / _FLOPS_PER_SECOND,
-        entries={
-            "model": config.model,
-            "target": config.target,
-            "crop": crop,
-            "batch": config.batch,
-            "samples": config.batch * config.steps,
-            "workers": config.workers,
-            "data": "streamed" if streamed else "in memory",
-            "flops": flops,
-        },
+        cpu_seconds=flops / costs.TRAINING_CPU_FLOPS,
+        model=config.model,
+        target=config.target,
+        crop=crop,
+        batch=config.batch,
+        samples=config.batch * config.steps,
+        workers=config.workers,
+        data="streamed" if streamed else "in memory",
+        flops=flops,
     )
 
 
@@ -160,7 +186,8 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     painting = check_painted_alike(stores, run.listener)
     architecture = find_architecture(config.model)
     geometry = geometry_of(architecture.build())
-    crop = _crop_cells(settings, geometry)
+    plan = plan_training([store.grid for store in stores], run)
+    crop = plan.crop
     for store in stores:
         if store.grid < crop:
             raise DataError(
@@ -183,7 +210,6 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         notes=[*examine(stores if config.target == "velocity" else (), run.listener), *warned],
         facts=painting.as_facts(),
     )
-    plan = plan_train(fields, run)
     engine = start_engine(
         run, plan, remedy="a smaller train.batch or train.crop", workers=config.workers
     )
@@ -240,7 +266,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     )
     engine.train(loop, workers=config.workers, on_report=on_report)
     # Fields in memory were looked at when they were read, unless gains were measured at the end.
-    reads_on = plan.details["data"] == "streamed" or (config.measure_gain and split.validation)
+    reads_on = plan.data == "streamed" or (config.measure_gain and split.validation)
     _check_fields(stores, split if reads_on else None, out)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
     return load_model(out)

@@ -30,16 +30,13 @@ from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.wiener import WienerFilter, WienerSum, sum_products
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
+from cosmoflow.stages.run import FIELDS_DEVICE_SHARE, FIELDS_SHARE
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import check_filter
 from cosmoflow.storage.origins import Origin
 from cosmoflow.units import format_bytes
 
 VALIDATION_BLOCKS = 8
-MEMORY_SHARE = 0.25
-"""Fields up to this share of the free memory are held in it; larger ones are streamed."""
-DEVICE_SHARE = 0.5
-"""The same of a GPU's memory, for fields that fit into main memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +187,7 @@ def field_bytes(grid: int, flows: int) -> int:
 
 def memory_for_fields() -> int:
     """Return the bytes of fields that are held in memory; more are streamed."""
-    return int(MEMORY_SHARE * available_memory())
+    return int(FIELDS_SHARE * available_memory())
 
 
 def is_streamed(data: str, needed: int) -> bool:
@@ -215,7 +212,7 @@ def _holder(
             "the training fields do not fit into memory",
             where="train.data",
             value=format_bytes(needed),
-            limit=f"{format_bytes(memory_for_fields())}, {MEMORY_SHARE:.0%} of what is free",
+            limit=f"{format_bytes(memory_for_fields())}, {FIELDS_SHARE:.0%} of what is free",
             remedy="train.data=stream",
         )
     if is_streamed(config.data, needed):
@@ -227,7 +224,7 @@ def _holder(
         finally:
             split.check_flows(url)
 
-    if device.type == "cuda" and needed < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and needed < FIELDS_DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return lambda url, flows: DeviceFields(read(url, flows), device)
     return lambda url, flows: MemoryFields(read(url, flows))
 

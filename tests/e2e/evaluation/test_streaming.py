@@ -13,7 +13,7 @@ from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
 from cosmoflow.stages.evaluate import command as stage
 from cosmoflow.stages.evaluate import evaluate, plan_evaluate
-from cosmoflow.stages.evaluate import linear as evaluate_linear
+from cosmoflow.stages.evaluate import measure as evaluate_measure
 from cosmoflow.stages.evaluate import plan as evaluate_plan
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.flows.slabs import add_flow
@@ -157,7 +157,7 @@ def test_a_box_larger_than_memory(stores, expected, serial_run, tmp_path, monkey
     monkeypatch.setattr(evaluate_plan, "BLOCK_CELLS", 5)
     made = []
     monkeypatch.setattr(
-        evaluate_linear, "add_flow", lambda *given, **how: made.append(add_flow(*given, **how))
+        evaluate_measure, "add_flow", lambda *given, **how: made.append(add_flow(*given, **how))
     )
     found = evaluate(truth, predictions, str(tmp_path / "report"), serial_run(**SETTINGS))
     assert len(made) == len(RADII)
@@ -170,7 +170,7 @@ def test_linear_theory_that_the_truth_has_is_read(
 ):
     truth, predictions = stores(20)
     ensure_flows(truth, RADII[::-1], None, serial_run())
-    monkeypatch.setattr(evaluate_linear, "_make", None)
+    monkeypatch.setattr(evaluate_measure, "_make", None)
     assert_same(
         evaluate(truth, predictions, str(tmp_path / "report"), serial_run(**SETTINGS)), expected
     )
