@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.cosmology.linear_power import LinearPower
-from cosmoflow.numerics import calculus, cola, initial, lpt, mesh, spectra
+from cosmoflow.numerics import calculus, cola, fourier, initial, lpt, mesh, spectra
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.painting import Piece, paint_block
 
@@ -80,6 +80,13 @@ def paint_flow(snapshot: cola.Snapshot) -> dict[str, NDArray[np.float32]]:
     return paint_block(pieces, whole, cells, snapshot.box_size, count=snapshot.count)
 
 
+def divergence(v: torch.Tensor, box_size: float) -> torch.Tensor:
+    """Return the divergence of a periodic vector field ``(3, n, n, n)``."""
+    modes = fourier.forward(v)
+    waves = calculus.odd_wavenumbers(modes, box_size)
+    return fourier.inverse(calculus.divergence_modes(modes, waves), v.shape[-1])
+
+
 def flow_powers(snapshot: cola.Snapshot, *, window: int = 0) -> dict[str, spectra.Spectrum]:
     """Return the spectra of the flow on cells of ``VELOCITY_CELL``.
 
@@ -92,10 +99,10 @@ def flow_powers(snapshot: cola.Snapshot, *, window: int = 0) -> dict[str, spectr
         torch.from_numpy(f) for f in (painted["density"], painted["velocity"], painted["momentum"])
     )
     fields: dict[str, Any] = {
-        "theta": calculus.divergence(velocity, box_size),
+        "theta": divergence(velocity, box_size),
         "p": velocity.norm(dim=0) * (density - 1.0),
         "p vector": momentum,
-        "div p": calculus.divergence(momentum, box_size),
+        "div p": divergence(momentum, box_size),
     }
     return {
         name: spectra.auto_power(field, box_size, window=window) for name, field in fields.items()

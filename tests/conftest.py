@@ -28,6 +28,7 @@ from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import create_fields, write_block
+from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import create_particles, write_particles
@@ -116,6 +117,13 @@ def make_metadata(box_size=BOX, redshift=0.0, stage="test", *, particles=512, **
     return BoxMetadata(
         box_size, redshift, cosmology, mass, make_provenance(stage, {"seed": 1, **config})
     )
+
+
+def keep_linear_velocity(url, radius, values):
+    """Add a linear velocity to a fields store; return its place among the radii."""
+    with adding_linear_velocity(url, radius) as array:
+        array.write(values)
+    return array.lead[0]
 
 
 def synthetic_fields(grid, cell=2.0, radii=(2.0, 6.0), seed=0, nonlinear=0.4):

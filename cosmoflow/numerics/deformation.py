@@ -24,57 +24,35 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.numerics import fourier
-from cosmoflow.numerics.calculus import Waves, inner_difference
+from cosmoflow.numerics.calculus import Differentiate, Waves
 
 PAIRS: Final = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """The components of a symmetric tensor in the order in which they are kept: xx yy zz xy xz yz."""
 
 
-def inner_strain(v: Tensor, cell: float) -> Tensor:
-    """Return the symmetric velocity gradient in a block with a halo of one cell, by differences.
+def cell_strain(v: Tensor, differentiate: Differentiate) -> Tensor:
+    """Return the symmetric velocity gradient by differences.
 
     Parameters
     ----------
     v : Tensor
-        Shape ``(3, nx + 2, ny + 2, nz + 2)``, float32, km/s.
-    cell : float
-        Side of a cell, Mpc/h.
+        Shape ``(3, nx, ny, nz)``, float32, km/s.
+    differentiate : callable
+        As :func:`cosmoflow.numerics.calculus.cell_divergence` takes it.
 
     Returns
     -------
     Tensor
-        Shape ``(6, nx, ny, nz)``, in the order of :data:`PAIRS`, km/s/(Mpc/h): to the last bit what
-        the whole periodic box gives for these cells.
+        Shape ``(6, ...)``, in the order of :data:`PAIRS`, km/s/(Mpc/h).
     """
-    result = v.new_empty((len(PAIRS), *(cells - 2 for cells in v.shape[-3:])))
-    for row, (i, j) in zip(result, PAIRS, strict=True):
-        row.copy_(inner_difference(v[i], j - 3, cell))
+    result = torch.empty(0)
+    for row, (i, j) in enumerate(PAIRS):
+        slope = differentiate(v[i], j - 3)
         if i != j:
-            row.add_(inner_difference(v[j], i - 3, cell)).mul_(0.5)
-    return result
-
-
-def spectral_strain(modes: Tensor, box_size: float) -> Tensor:
-    """Return the symmetric velocity gradient of a periodic box from the modes of the velocity.
-
-    Parameters
-    ----------
-    modes : Tensor
-        Shape ``(3, n, n, n // 2 + 1)``, complex64, km/s.
-    box_size : float
-        Mpc/h.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(6, n, n, n)``, in the order of :data:`PAIRS`, km/s/(Mpc/h).
-    """
-    cells = modes.shape[-3]
-    ks = fourier.wavenumbers(cells, box_size, odd=True, dtype=modes.real.dtype, device=modes.device)
-    result = torch.empty((len(PAIRS), cells, cells, cells), dtype=modes.real.dtype)
-    for row, slope in zip(result, strain_modes(modes, ks), strict=True):
-        row.copy_(fourier.inverse(slope, cells))
+            slope.add_(differentiate(v[j], i - 3)).mul_(0.5)
+        if row == 0:
+            result = slope.new_empty((len(PAIRS), *slope.shape))
+        result[row].copy_(slope)
     return result
 
 

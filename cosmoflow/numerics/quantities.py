@@ -1,75 +1,114 @@
-"""What spectra are taken of: fields that follow from density and velocity.
+"""How fields follow from others: in cells by differences, and in modes.
 
-A quantity is made in two steps: from the cells of some planes, the real field that is transformed;
-from the modes, the quantity's own. Quantities with the first step in common share one transform.
+What the fields are is in :mod:`cosmoflow.numerics.field_table`, under the same names. A spectrum is
+made in two steps: from the cells of some planes, the real field that is transformed; from the
+modes, the quantity's own. Quantities with the first step in common share one transform.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from cosmoflow.numerics import calculus
+from cosmoflow.numerics import calculus, deformation
+from cosmoflow.numerics.calculus import Differentiate, Waves
+from cosmoflow.numerics.field_table import FIELDS
 
 Values = Mapping[str, Tensor]
 """Density over its mean ``(nx, ny, nz)`` and velocity ``(3, nx, ny, nz)``, km/s, by name."""
 
-CellRule = Callable[[Values, float], Tensor]
-"""From the values of a block, with the rule's halo, and the side of a cell, Mpc/h."""
+CellRule = Callable[[Values, Differentiate], Tensor]
+"""From the values of a block, and a way to differentiate them, to the field."""
 
-ModeRule = Callable[[Tensor, calculus.Waves], Tensor]
+ModeRule = Callable[[Tensor, Waves], Tensor]
 """From modes and the wavenumbers along each axis, Nyquist set to zero."""
 
 
 @dataclass(frozen=True)
-class Field:
-    """A real field of which the modes are taken.
-
-    Attributes
-    ----------
-    reads : tuple of str
-        Of ``density`` and ``velocity``.
-    components : int
-        1, or 3 of a vector.
-    halo : int
-        Cells around a block that the rule needs.
-    make : callable
-        Returns ``(nx, ny, nz)``, or ``(3, nx, ny, nz)`` of a vector, without the halo.
-    working : int
-        Numbers a cell takes while it is made, beside what is read.
-    """
-
-    reads: tuple[str, ...]
-    components: int
-    halo: int
-    make: CellRule
-    working: int
-
-
-@dataclass(frozen=True)
 class Quantity:
-    """What a spectrum is of.
+    """How a field is made.
 
     Attributes
     ----------
-    definition : str
-        For people.
+    name : str
+        Name in :data:`cosmoflow.numerics.field_table.FIELDS`.
+    cells : callable
+        From the inputs, and a way to differentiate them, to the field.
+    working : int
+        Numbers that a cell takes while ``cells`` makes the field, beside the inputs.
     field : str
-        Which of :data:`FIELDS` is transformed.
+        Field that is transformed for the modes of this one.
     derive : callable, optional
-        What makes the quantity's modes of the field's.
-    linear : bool
-        Whether it is a sum over particles, and so damped by the window that they were painted with.
+        From the modes of ``field`` to those of this field; none where they are the same.
+    tensor : callable, optional
+        From modes to those of a symmetric tensor whose eigenvalues the field is, one component at a
+        time; instead of ``derive``.
     """
 
-    definition: str
+    name: str
+    cells: CellRule
+    working: int
     field: str
     derive: ModeRule | None = None
-    linear: bool = False
+    tensor: Callable[[Tensor, Waves], Iterable[Tensor]] | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Variables that the field is made from."""
+        return FIELDS[self.name].inputs or (self.name,)
+
+    @property
+    def components(self) -> int:
+        """Numbers in each cell."""
+        return FIELDS[self.name].parts
+
+    @property
+    def halo(self) -> int:
+        """Cells around a block that :meth:`make` needs."""
+        return FIELDS[self.name].halo
+
+    @property
+    def linear(self) -> bool:
+        """Whether the field is a sum over particles."""
+        return FIELDS[self.name].linear
+
+    @property
+    def products(self) -> int:
+        """How many fields :meth:`multiply` yields the modes of."""
+        return self.components if self.tensor is None else len(deformation.PAIRS)
+
+    def make(self, values: Values, cell: float) -> Tensor:
+        """Return the field in a block, given the inputs with the halo, by differences.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+            The inputs, ``halo`` cells wider than the block at each face.
+        cell : float
+            Side of a cell, Mpc/h.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(nx, ny, nz)``, or ``(components, nx, ny, nz)``.
+        """
+        return self.cells(values, partial(calculus.inner_difference, cell=cell))
+
+    def multiply(self, modes: Tensor, waves: Waves) -> Iterable[Tensor]:
+        """Return the modes of what :meth:`finish` needs, given those of ``field``."""
+        if self.tensor is not None:
+            return self.tensor(modes, waves)
+        found = modes if self.derive is None else self.derive(modes, waves)
+        return (found,) if self.components == 1 else found
+
+    def finish(self, products: Tensor) -> Tensor:
+        """Return the field ``(components, ...)``, given the products in real space."""
+        return products if self.tensor is None else _eigenvalues(products)
 
 
 def magnitude(v: Tensor) -> Tensor:
@@ -79,63 +118,55 @@ def magnitude(v: Tensor) -> Tensor:
     return (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_()
 
 
-def _speed(values: Values, cell: float) -> Tensor:
-    return magnitude(values["velocity"])
-
-
-def _momentum(values: Values, cell: float) -> Tensor:
-    return _speed(values, cell).mul_(values["density"] - 1.0)
-
-
-def _velocity(values: Values, cell: float) -> Tensor:
-    return values["velocity"]
-
-
-def _momentum_vector(values: Values, cell: float) -> Tensor:
+def _momentum(values: Values) -> Tensor:
     return values["velocity"] * values["density"]
 
 
-def _theta_p(values: Values, cell: float) -> Tensor:
-    return magnitude(calculus.inner_curl(_momentum_vector(values, cell), cell))
+def _momentum_curl(values: Values, differentiate: Differentiate) -> Tensor:
+    return calculus.cell_curl(_momentum(values), differentiate)
 
 
-def _divergence(modes: Tensor, waves: calculus.Waves) -> Tensor:
-    return calculus.divergence_modes(modes, 0.0, waves)
+def _eigenvalues(tensor: Tensor) -> Tensor:
+    return torch.from_numpy(deformation.symmetric_eigenvalues(tensor.numpy()))
 
 
-def _curl(modes: Tensor, waves: calculus.Waves) -> Tensor:
-    return calculus.curl_modes(modes, 0.0, waves)
-
-
-FIELDS: Final[dict[str, Field]] = {
-    "speed": Field(("velocity",), 1, 0, _speed, 3),
-    "momentum": Field(("density", "velocity"), 1, 0, _momentum, 4),
-    "theta_p": Field(("density", "velocity"), 1, 1, _theta_p, 12),
-    "velocity": Field(("velocity",), 3, 0, _velocity, 0),
-    "momentum_vector": Field(("density", "velocity"), 3, 0, _momentum_vector, 3),
+QUANTITIES: Final = {
+    one.name: one
+    for one in (
+        Quantity("velocity", lambda values, d: values["velocity"], 0, "velocity"),
+        Quantity("momentum", lambda values, d: _momentum(values), 3, "momentum"),
+        Quantity("speed", lambda values, d: magnitude(values["velocity"]), 3, "speed"),
+        Quantity(
+            "momentum_speed",
+            lambda values, d: magnitude(values["velocity"]).mul_(values["density"] - 1.0),
+            4,
+            "momentum_speed",
+        ),
+        Quantity("theta_p", lambda values, d: magnitude(_momentum_curl(values, d)), 12, "theta_p"),
+        Quantity(
+            "divergence",
+            lambda values, d: calculus.cell_divergence(values["velocity"], d),
+            3,
+            "velocity",
+            calculus.divergence_modes,
+        ),
+        Quantity(
+            "vorticity",
+            lambda values, d: calculus.cell_curl(values["velocity"], d),
+            6,
+            "velocity",
+            calculus.curl_modes,
+        ),
+        Quantity(
+            "velocity_shear",
+            lambda values, d: _eigenvalues(deformation.cell_strain(values["velocity"], d)),
+            12,
+            "velocity",
+            tensor=deformation.strain_modes,
+        ),
+        Quantity("momentum_curl", _momentum_curl, 9, "momentum", calculus.curl_modes),
+    )
 }
-
-QUANTITIES: Final[dict[str, Quantity]] = {
-    "speed": Quantity("|v|", "speed"),
-    "divergence": Quantity("theta = div v, spectral derivatives", "velocity", _divergence),
-    "momentum": Quantity("p = |v| delta, a scalar", "momentum"),
-    "theta_p": Quantity(
-        "Theta_p = |curl(rho v)|, a scalar; rho over its mean, finite differences", "theta_p"
-    ),
-    "vorticity": Quantity(
-        "curl v, summed over components, spectral derivatives", "velocity", _curl
-    ),
-    "momentum_vector": Quantity(
-        "p = rho v, summed over components; rho over its mean", "momentum_vector", linear=True
-    ),
-    "momentum_curl_vector": Quantity(
-        "curl(rho v), summed over components, spectral derivatives",
-        "momentum_vector",
-        _curl,
-        linear=True,
-    ),
-}
-"""The four of the paper's section 4.2, and the vectors that the science uses beside them."""
 
 
 def wrap(planes: Tensor, halo: int) -> Tensor:

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 import torch
@@ -106,6 +106,34 @@ def field_modes(density: Tensor, box_size: float, names: Sequence[str]) -> Itera
         yield fourier.forward(FIELDS[name](density, box_size))
 
 
+@dataclass(frozen=True, slots=True)
+class LinearTheory:
+    """Linear theory as a source of flows: the contrast, smoothed by a Gaussian.
+
+    Parameters
+    ----------
+    radius : float
+        Radius of the Gaussian, Mpc/h.
+    """
+
+    radius: float
+    fields: ClassVar[tuple[str, ...]] = ("contrast",)
+
+    def velocity(self, density: Tensor, box_size: float, growth_rate_hubble: float) -> Tensor:
+        """Return the flow of a density; see :meth:`WienerFilter.velocity`."""
+        return fourier.linear_velocity(density, box_size, growth_rate_hubble, self.radius)
+
+    def combine(self, modes: Iterable[Tensor], squared: Tensor) -> Tensor:
+        """Return the smoothed modes; see :meth:`WienerFilter.combine`."""
+        (contrast,) = modes
+        return contrast * gaussian_window(squared, self.radius)
+
+
+def gaussian_window(squared: Tensor, radius: float) -> Tensor:
+    """Return the Gaussian of a radius, Mpc/h, for ``k^2`` in (h/Mpc)^2."""
+    return torch.exp(squared * (-0.5 * radius**2))
+
+
 @dataclass(frozen=True)
 class WienerFilter:
     """The weights of some fields, bin by bin.
@@ -169,6 +197,10 @@ class WienerFilter:
         for column, field in zip(columns, modes, strict=True):
             source.addcmul_(field, column)
         return source
+
+
+FlowSource = LinearTheory | WienerFilter
+"""Gives ``s(k)`` of a flow ``v(k) = i f a H s(k) k / k^2`` of a whole box or of a slab of modes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +284,9 @@ def sum_products(
         What to sum over.
     """
     modes = list(field_modes(density, box_size, fields))
-    flow = calculus.divergence_modes(fourier.forward(velocity), box_size) / -growth_rate_hubble
+    flow = fourier.forward(velocity)
+    flow = calculus.divergence_modes(flow, calculus.odd_wavenumbers(flow, box_size))
+    flow = flow / -growth_rate_hubble
     index = bins.index(density.shape[-1], box_size)
     result = WienerSum.zero(fields, bins)
     for a, left in enumerate(modes):

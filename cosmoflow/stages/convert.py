@@ -12,9 +12,9 @@ from cosmoflow.engine import Key, Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished
 from cosmoflow.stages import costs
-from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.mass_balance import check_mass
-from cosmoflow.stages.inputs.notes import snapshot_facts, tell_notes
+from cosmoflow.stages.inputs.notes import tell_notes
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
@@ -116,7 +116,7 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
             {"snapshot": source.digest},
             sources={"snapshot": source.url},
             notes=source.metadata.provenance.get("notes", ()),
-            facts={LINEAGE: lineage_of(source, "particles"), **snapshot_facts(source)},
+            facts=descent_of(source),
         ),
     )
     with claiming(out, run) as claim:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import Block, grid_blocks, place, read_periodic
+from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.storage import finite
 from cosmoflow.storage.identity import Store, checksum_array, identify_store
 from cosmoflow.storage.layout import (
@@ -34,13 +35,12 @@ from cosmoflow.storage.urls import (
     zarr_store,
 )
 from cosmoflow.storage.variables import (
-    LABELS,
     SMOOTHING,
     create_variable,
     write_cells,
     write_coordinates,
 )
-from cosmoflow.units import COMPONENTS, FIELD_UNITS
+from cosmoflow.units import COMPONENTS
 
 LEDGER = "fields"
 RESTORED = "restored_velocity"
@@ -78,11 +78,11 @@ class FieldStore(Store):
         with damage(url):
             members = dict(self.group.members())
         arrays = {name: found for name, found in members.items() if isinstance(found, zarr.Array)}
-        self.variables = sorted(name for name in arrays if name in FIELD_UNITS)
+        self.variables = sorted(name for name in arrays if name in STORED)
         if not self.variables:
             raise DataError(
                 "the fields store holds no field",
-                where=url, value=sorted(arrays), limit=f"any of {', '.join(FIELD_UNITS)}",
+                where=url, value=sorted(arrays), limit=f"any of {', '.join(STORED)}",
             )  # fmt: skip
         # cosmoflow's own labels and coordinates are known, so that no task needs to read them.
         self.own = LEDGER_GROUP in members
@@ -297,7 +297,7 @@ def create_fields(
     grid, shard, chunk : int
         Cells per axis of the grid, of a shard and of a chunk.
     variables : tuple of str
-        Names from :data:`cosmoflow.units.FIELD_UNITS`.
+        Names from :data:`cosmoflow.numerics.field_table.STORED`.
     existing : {"error", "resume", "overwrite"}
         What to do with an output that exists already.
     attributes : mapping of str to mapping, optional

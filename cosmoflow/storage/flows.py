@@ -22,14 +22,11 @@ from cosmoflow.errors import DataError, IncompleteError, StorageError, Supersede
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.finite import count_not_finite
 from cosmoflow.storage.origins import (
     LINEAR,
     MADE_FROM,
     WIENER,
     Origin,
-    is_same_origin,
-    noted_origin,
     scale_key,
 )
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
@@ -242,88 +239,6 @@ def _slot(scales: Sequence[float], radius: float) -> int:
 def _check(claim: Claim | None) -> None:
     if claim is not None:
         claim.check()
-
-
-def add_linear_velocity(
-    url: str,
-    radius: float,
-    make: Callable[[], NDArray[float32]],
-    claim: Claim | None = None,
-    origin: Origin | None = None,
-) -> int:
-    """Add the linear velocity at a smoothing scale to a fields store, unless the store has it.
-
-    Parameters
-    ----------
-    url, radius, claim, origin
-        As for :func:`adding_linear_velocity`.
-    make : callable
-        Returns the velocity, shape (3, n, n, n), km/s.
-
-    Returns
-    -------
-    int
-        Index of the scale along ``smoothing``.
-
-    Raises
-    ------
-    DataError
-        The velocity is not finite; nothing is stored.
-    """
-    store = FieldStore(url)
-    scales = store.smoothing_scales()
-    if radius in scales and is_same_origin(noted_origin(store, radius), origin):
-        return scales.index(radius)
-    # Made before anything is begun, so that a failure leaves the store as it was.
-    values = _require_finite(make(), f"{url}, {LINEAR}")
-    with adding_linear_velocity(url, radius, claim, origin) as array:
-        array.write(values)
-    return array.lead[0]
-
-
-def add_wiener_velocity(
-    url: str,
-    digest: str,
-    make: Callable[[], NDArray[float32]],
-    claim: Claim | None = None,
-    origin: Origin | None = None,
-) -> None:
-    """Add the velocity of a Wiener filter to a fields store, unless the store has it.
-
-    Parameters
-    ----------
-    url, digest, claim, origin
-        As for :func:`adding_wiener_velocity`.
-    make : callable
-        Returns the velocity, shape (3, n, n, n), km/s.
-
-    Raises
-    ------
-    DataError
-        The velocity is not finite; nothing is stored.
-    """
-    store = FieldStore(url)
-    if filter_digest(store) == digest and is_same_origin(noted_origin(store), origin):
-        return
-    values = _require_finite(make(), f"{url}, {WIENER}")
-    with adding_wiener_velocity(url, digest, claim, origin) as array:
-        array.write(values)
-
-
-def _require_finite(values: NDArray[float32], where: str) -> NDArray[float32]:
-    """Return a velocity, or refuse one that holds values that are not finite.
-
-    Raises
-    ------
-    DataError
-    """
-    if count_not_finite(values):
-        raise DataError(
-            "the velocity that was made holds values that are not finite, and is not kept",
-            where=where,
-            remedy="look for what it is made from: the density, the cosmology, the filter",
-        )
-    return values
 
 
 def filter_digest(store: FieldStore) -> str:

@@ -20,9 +20,10 @@ import zarr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
+from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.storage.urls import damage, storage_errors
-from cosmoflow.storage.variables import LABELS, SMOOTHING, leading_dimension
-from cosmoflow.units import DIVERGENCE, FIELD_UNITS, LENGTH, VELOCITY
+from cosmoflow.storage.variables import SMOOTHING
+from cosmoflow.units import DIVERGENCE, LENGTH, VELOCITY
 
 AXES: Final = ("x", "y", "z")
 
@@ -77,7 +78,7 @@ def check_unit(found: object, expected: str, where: str) -> None:
 
 def dimensions_of(name: str) -> tuple[str, ...]:
     """Return the dimensions of a variable in cosmoflow's order."""
-    lead = leading_dimension(name)
+    lead = STORED[name].lead
     scales = (SMOOTHING,) if name == "linear_velocity" else ()
     return (*scales, *(() if lead is None else (lead,)), *AXES)
 
@@ -232,8 +233,8 @@ def find_layout(
             limit=f"({', '.join(wanted)}), in any order",
             remedy="rename them with xarray's Dataset.rename and write the store again",
         )
-    check_unit(array.attrs.get("units"), FIELD_UNITS[name][0], where)
-    lead = leading_dimension(name)
+    check_unit(array.attrs.get("units"), STORED[name].unit, where)
+    lead = STORED[name].lead
     length = array.shape[stored.index(lead)] if lead else 0
     if lead and length != len(LABELS[lead]):
         raise DataError(

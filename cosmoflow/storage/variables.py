@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from cosmoflow.numerics.blocks import Block, place
-from cosmoflow.units import COMPONENTS, EIGENVALUES, FIELD_UNITS, INTERLACED, LENGTH, SMOOTHED
+from cosmoflow.numerics.field_table import FIELDS, LABELS
+from cosmoflow.units import LENGTH
 
 COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"), Crc32cCodec())
 """Compressors of floating-point arrays. LZ4 is three times as fast as zstd for 2 to 5 % more bytes
@@ -29,37 +30,10 @@ ROUNDED = "rounded_to_multiples_of"
 SMOOTHING = "smoothing"
 """Name of the dimension, and of its coordinate, of the smoothing radii of ``linear_velocity``."""
 
-LABELS: dict[str, Sequence[str | int]] = {"component": COMPONENTS, "eigenvalue": EIGENVALUES}
-"""Dimensions that a variable may have before x, y and z, and the labels along them."""
-
-_LEADING = {
-    **dict.fromkeys(
-        (
-            "momentum",
-            "velocity",
-            "momentum_std",
-            "velocity_std",
-            "linear_velocity",
-            "wiener_velocity",
-            "restored_velocity",
-            "vorticity",
-            "displacement",
-        ),
-        "component",
-    ),
-    "velocity_shear": "eigenvalue",
-}
-
-
-def leading_dimension(name: str) -> str | None:
-    """Return the dimension of :data:`LABELS` that a variable has; None for a scalar."""
-    return _LEADING.get(name.removeprefix(SMOOTHED).removeprefix(INTERLACED))
-
 
 def count_parts(name: str) -> int:
     """Return how many numbers a variable has in each cell (at each smoothing scale)."""
-    dimension = leading_dimension(name)
-    return 1 if dimension is None else len(LABELS[dimension])
+    return FIELDS[name].parts
 
 
 def write_coordinates(
@@ -75,7 +49,8 @@ def write_coordinates(
         )  # fmt: skip
         coordinate[:] = centres
     # Components are always written: a linear velocity may be added to any store later.
-    for dimension in sorted({"component", *filter(None, map(leading_dimension, variables))}):
+    leads = (FIELDS[name].lead for name in variables)
+    for dimension in sorted({"component", *filter(None, leads)}):
         labels = LABELS[dimension]
         text = isinstance(labels[0], str)
         names = group.create_array(
@@ -102,7 +77,7 @@ def create_variable(
     group : zarr.Group
         The store, open for writing.
     name : str
-        One of :data:`cosmoflow.units.FIELD_UNITS`.
+        One of :data:`cosmoflow.numerics.field_table.STORED`.
     grid, shard, chunk : int
         Cells per axis of the grid, of a shard and of a chunk.
     scales : int
@@ -110,13 +85,12 @@ def create_variable(
     attributes : mapping, optional
         Attributes beside its unit.
     """
-    units, long_name = FIELD_UNITS[name]
+    field = FIELDS[name]
     lead: list[tuple[str, int, int, int]] = []
     if scales:
         lead.append((SMOOTHING, scales, 1, 1))
-    if (dimension := leading_dimension(name)) is not None:
-        length = len(LABELS[dimension])
-        lead.append((dimension, length, length, 1))
+    if field.lead is not None:
+        lead.append((field.lead, field.parts, field.parts, 1))
     dims = [*lead, *((axis, grid, shard, chunk) for axis in ("x", "y", "z"))]
     return group.create_array(
         name,
@@ -127,7 +101,7 @@ def create_variable(
         fill_value=float("nan"),
         compressors=ROUNDED_COMPRESSORS if ROUNDED in (attributes or {}) else COMPRESSORS,
         dimension_names=tuple(dim[0] for dim in dims),
-        attributes={"units": units, "long_name": long_name, **(attributes or {})},
+        attributes={"units": field.unit, "long_name": field.long_name, **(attributes or {})},
         overwrite=True,
     )
 

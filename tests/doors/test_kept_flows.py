@@ -25,10 +25,10 @@ from cosmoflow.stages.spectra import spectra
 from cosmoflow.stages.train import command as training
 from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.flows import WIENER, add_linear_velocity, check_filter, filter_digest
+from cosmoflow.storage.flows import WIENER, check_filter, filter_digest
 from cosmoflow.storage.origins import noted_origin
 from cosmoflow.storage.urls import write_bytes
-from tests.conftest import UNIT_FILTER, refused, synthetic_fields
+from tests.conftest import UNIT_FILTER, keep_linear_velocity, refused, synthetic_fields
 
 pytestmark = pytest.mark.usefixtures("quick_claims")
 
@@ -168,7 +168,7 @@ def test_flows_that_do_not_say_what_they_are_of_are_not_used(url, serial_run):
 
 def test_a_store_that_cannot_be_written(url, serial_run, monkeypatch):
     """Flows without a note are used with a warning; those of another density are not."""
-    add_linear_velocity(url, RADIUS, lambda: expected(url))
+    keep_linear_velocity(url, RADIUS, expected(url))
 
     def refuse(*arguments, **options):
         raise StorageError("read-only file system", where=url)

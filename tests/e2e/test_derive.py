@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 import zarr
 
-from cosmoflow.numerics import calculus, fourier
+from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.derive import slabs as derive_slabs
@@ -16,6 +16,7 @@ from cosmoflow.stages.paint import paint
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
+from tests import derivatives
 from tests.conftest import cut, make_metadata, synthetic_fields
 
 pytestmark = pytest.mark.e2e
@@ -84,15 +85,15 @@ def in_memory(fields, method, radius=0.0):
 
     if radius:
         density, momentum, velocity = smooth(density), smooth(momentum), smooth(velocity)
-    slopes = torch.stack([calculus.gradient(part, BOX, method) for part in velocity]).numpy()
+    slopes = torch.stack([derivatives.gradient(part, BOX, method) for part in velocity]).numpy()
     strain = 0.5 * (slopes + slopes.swapaxes(0, 1))
     eigenvalues = np.linalg.eigvalsh(np.moveaxis(strain, (0, 1), (-2, -1)))
     return {
         "density": density.numpy(),
         "momentum": (density * velocity).numpy(),
         "velocity": velocity.numpy(),
-        "divergence": calculus.divergence(velocity, BOX, method).numpy(),
-        "vorticity": calculus.curl(velocity, BOX, method).numpy(),
+        "divergence": derivatives.divergence(velocity, BOX, method).numpy(),
+        "vorticity": derivatives.curl(velocity, BOX, method).numpy(),
         "velocity_shear": np.moveaxis(eigenvalues, -1, 0),
     }
 
@@ -101,7 +102,10 @@ def test_differences_are_those_of_the_box_in_memory(box, one_shard):
     """To the last bit where the arithmetic is the same, to rounding where it is not."""
     _, fields = box
     velocity = torch.from_numpy(fields["velocity"])
-    for name, operation in (("divergence", calculus.divergence), ("vorticity", calculus.curl)):
+    for name, operation in (
+        ("divergence", derivatives.divergence),
+        ("vorticity", derivatives.curl),
+    ):
         expected = operation(velocity, BOX, "difference").numpy()
         np.testing.assert_array_equal(one_shard[name], expected)
     np.testing.assert_array_equal(one_shard["momentum"], fields["density"] * fields["velocity"])

@@ -11,9 +11,9 @@ import xarray as xr
 import zarr
 
 from cosmoflow.errors import ConfigError, DataError, IncompleteError, OutputExistsError
-from cosmoflow.numerics import calculus, fourier
+from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import Block
-from cosmoflow.numerics.quantities import QUANTITIES
+from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.spectra import Products, Term, WaveBins, join_interlaced, sum_products
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.plan import Grid
@@ -23,6 +23,7 @@ from cosmoflow.stages.spectra import spectra
 from cosmoflow.stages.spectra.plan import ROWS, plan_power
 from cosmoflow.stages.spectra.power import measure_power, row_blocks, sum_power
 from cosmoflow.storage.fields import FieldStore
+from tests import derivatives
 from tests.conftest import refused
 
 pytestmark = [
@@ -171,19 +172,19 @@ def test_every_quantity_is_that_of_the_box_in_memory(fields_store, serial_run, s
         FieldStore(fields_store(GRID, cell=CELL, shard=shard, seed=seed).url) for seed in (1, 2)
     ]
     readers = {store.url: StoreReader.of(store) for store in stores}
-    sums = measure_power(readers, list(QUANTITIES), Grid.of(stores[0]), serial_run())
+    sums = measure_power(readers, tuple(QUANTITIES.values()), Grid.of(stores[0]), serial_run())
     boxes = [{name: torch.from_numpy(s.read(name)).double() for name in ("density", "velocity")}
              for s in stores]  # fmt: skip
     expected = {
         "speed": lambda rho, v: v.norm(dim=0),
-        "momentum": lambda rho, v: v.norm(dim=0) * (rho - 1.0),
-        "theta_p": lambda rho, v: calculus.curl(rho * v, SIZE, "difference").norm(dim=0),
-        "divergence": lambda rho, v: calculus.divergence(v, SIZE),
-        "vorticity": lambda rho, v: calculus.curl(v, SIZE),
-        "momentum_vector": lambda rho, v: rho * v,
-        "momentum_curl_vector": lambda rho, v: calculus.curl(rho * v, SIZE),
+        "momentum_speed": lambda rho, v: v.norm(dim=0) * (rho - 1.0),
+        "theta_p": lambda rho, v: derivatives.curl(rho * v, SIZE, "difference").norm(dim=0),
+        "divergence": lambda rho, v: derivatives.divergence(v, SIZE),
+        "vorticity": lambda rho, v: derivatives.curl(v, SIZE),
+        "momentum": lambda rho, v: rho * v,
+        "momentum_curl": lambda rho, v: derivatives.curl(rho * v, SIZE),
     }
-    assert set(expected) == set(QUANTITIES)
+    assert set(expected) == set(QUANTITIES.values())
     for name, make in expected.items():
         a, b = (make(box["density"], box["velocity"]).numpy() for box in boxes)
         found = sums[name].spectrum(0, 1)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics import fourier, quantities, spectra
+from cosmoflow.numerics import fourier, spectra
 from cosmoflow.numerics.blocks import central_boxes
 from cosmoflow.numerics.comparison import QUANTITIES, SUBBOX_QUANTITIES, Patch, compare
+from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.residuals import ResidualSum, sum_residual
 
 BOX, CELLS = 96.0, 24
@@ -201,9 +202,9 @@ def test_subboxes_fill_the_centre():
 
 def test_every_spectrum_says_what_it_is_of(basics):
     spectra = basics[2].metrics["spectra"]
-    assert list(spectra["full"]["quantities"]) == list(quantities.QUANTITIES)
+    assert list(spectra["full"]["quantities"]) == list(QUANTITIES)
     for quantity, block in spectra["full"]["quantities"].items():
-        assert block["definition"] == quantities.QUANTITIES[quantity].definition
+        assert block["definition"] == FIELDS[QUANTITIES[quantity]].definition
     box = spectra["subbox"]["quantities"]
     assert "finite differences" in box["divergence"]["definition"]
     assert box["momentum"]["definition"] == spectra["full"]["quantities"]["momentum"]["definition"]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cosmoflow.numerics import calculus, spectra
+from cosmoflow.numerics import spectra
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.comparison import coarse, compare, slices
+from tests import derivatives
 from tests.conftest import cut
 from tests.unit.test_comparison import BOX, fields
 
@@ -126,8 +127,8 @@ def test_the_patch_has_the_derivatives_of_the_box():
         "density": rho,
         "velocity": v,
         "momentum": rho * v,
-        "divergence": calculus.divergence(v, BOX, "difference"),
-        "momentum_curl": calculus.curl(rho * v, BOX, "difference"),
+        "divergence": derivatives.divergence(v, BOX, "difference"),
+        "momentum_curl": derivatives.curl(rho * v, BOX, "difference"),
     }
     layers = (np.arange(found.patch.layers) + found.patch.layer) % 24
     assert set(found.patch_fields) == set(expected)

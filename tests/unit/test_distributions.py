@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from cosmoflow.numerics import calculus
 from cosmoflow.numerics.distributions import (
     AXES,
     JOINT,
@@ -17,6 +16,7 @@ from cosmoflow.numerics.distributions import (
     bin_edges,
     sum_distributions,
 )
+from tests import derivatives
 
 CELLS, CELL, RATE = 20, 2.0, 50.0
 
@@ -93,8 +93,8 @@ def test_one_point_counts_are_numpys_of_the_whole_box(box):
 def test_joint_counts_are_numpys_of_the_fields_that_calculus_derives(box):
     density, _, prediction = (torch.from_numpy(field) for field in box)
     side = CELLS * CELL
-    theta = calculus.divergence(prediction, side, "difference").double().numpy() / RATE
-    curl = calculus.curl(density * prediction, side, "difference")[0].double().numpy() / RATE
+    theta = derivatives.divergence(prediction, side, "difference").double().numpy() / RATE
+    curl = derivatives.curl(density * prediction, side, "difference")[0].double().numpy() / RATE
     found = count(box)
     rho = np.nan_to_num(scaled("density", box[0].astype(np.float64)), neginf=-1e300)
     for name, field in (("density_divergence", theta), ("density_curl", curl)):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
 import zarr
 
 from cosmoflow.errors import (
@@ -20,7 +19,6 @@ from cosmoflow.storage.fields import (
     finished_shards,
     write_block,
 )
-from cosmoflow.storage.flows import add_linear_velocity
 from cosmoflow.storage.outputs import check_output
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
 from tests.conftest import cut, make_metadata, refused, rows_of
@@ -112,52 +110,6 @@ def test_particles_are_resumed_shard_by_shard(tmp_path, particle_store):
     # What the ledger says is finished is not written again.
     write_particles(url, rows_of(np.zeros_like(made.position), made.velocity))
     np.testing.assert_array_equal(zarr.open_group(url)["position"][:], made.position)
-
-
-# Linear velocities
-
-
-def test_linear_velocities_are_appended_once(fields_store):
-    made = fields_store(12)
-    calls = []
-
-    def make(radius):
-        calls.append(radius)
-        return np.full((3, 12, 12, 12), radius, np.float32)
-
-    radii = (2.0, 6.0, 2.0, 4.5, 6.0)
-    found = [add_linear_velocity(made.url, r, lambda r=r: make(r)) for r in radii]
-    assert found == [0, 1, 0, 2, 1]
-    assert calls == [2.0, 6.0, 4.5]
-    store = FieldStore(made.url)
-    assert store.smoothing_scales() == [2.0, 6.0, 4.5]
-    for index, radius in enumerate(calls):
-        assert (store.read("linear_velocity", lead=(index,)) == radius).all()
-    np.testing.assert_array_equal(
-        xr.open_zarr(made.url, consolidated=False)["smoothing"], [2.0, 6.0, 4.5]
-    )
-    np.testing.assert_array_equal(store.read("density"), made.density)
-
-
-@pytest.mark.parametrize("before", [0, 1])
-def test_a_linear_velocity_that_fails_leaves_nothing_behind(fields_store, before):
-    made = fields_store(12)
-    whole = np.ones((3, 12, 12, 12), np.float32)
-    for radius in range(before):
-        add_linear_velocity(made.url, float(radius), lambda: whole)
-
-    def die():
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        add_linear_velocity(made.url, 6.0, die)
-    assert FieldStore(made.url).smoothing_scales() == [0.0][:before]
-    # Others read the store meanwhile.
-    data = xr.open_zarr(made.url, consolidated=False)
-    assert data.sizes.get("smoothing", 0) == before
-    assert add_linear_velocity(made.url, 6.0, lambda: 6.0 * whole) == before
-    store = FieldStore(made.url)
-    assert (store.read("linear_velocity", lead=(before,)) == 6.0).all()
 
 
 # Checkpoints

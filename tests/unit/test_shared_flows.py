@@ -14,15 +14,13 @@ from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import (
     WIENER,
-    add_linear_velocity,
-    add_wiener_velocity,
     adding_linear_velocity,
     adding_wiener_velocity,
     check_filter,
     filter_digest,
 )
 from cosmoflow.storage.urls import remove
-from tests.conftest import UNIT_FILTER
+from tests.conftest import UNIT_FILTER, keep_linear_velocity
 
 pytestmark = pytest.mark.usefixtures("quick_claims")
 
@@ -51,7 +49,8 @@ def replaced(url, digest):
 
 def test_a_filter_that_is_replaced_is_noticed(url, monkeypatch):
     replaced(url, "one")
-    add_wiener_velocity(url, "one", lambda: constant(1))
+    with adding_wiener_velocity(url, "one") as array:
+        array.write(constant(1))
     check_filter(url, "one")
     create, seen = flows.create_variable, []
 
@@ -116,7 +115,7 @@ def test_tasks_of_a_run_that_lost_its_claim_write_nothing(url):
 
 
 def test_tasks_of_another_radius_write_nothing(url):
-    add_linear_velocity(url, 1.0, lambda: constant(1))
+    keep_linear_velocity(url, 1.0, constant(1))
     with adding_linear_velocity(url, 2.0) as late, adding_linear_velocity(url, 4.0) as array:
         assert (late.lead, array.lead) == ((1,), (1,))
         array.write(constant(4))

@@ -23,9 +23,8 @@ from cosmoflow.storage.fields import (
     FieldStore,
     open_fields,
 )
-from cosmoflow.storage.flows import add_linear_velocity
 from cosmoflow.storage.particles import ParticleStore, create_particles
-from tests.conftest import make_metadata, refused
+from tests.conftest import keep_linear_velocity, make_metadata, refused
 
 WHOLE = Block((0, 0, 0), (12, 12, 12))
 NEW = {"shard": 8, "chunk": 4}
@@ -71,7 +70,7 @@ def test_fields_come_back_block_by_block_and_whole(fields_store):
 
 def test_xarray_opens_fields_with_no_help(fields_store):
     made = fields_store(12)
-    add_linear_velocity(made.url, 2.0, lambda: made.velocity)
+    keep_linear_velocity(made.url, 2.0, made.velocity)
     data = xr.open_zarr(made.url, consolidated=False)
     assert data["density"].dims == ("x", "y", "z")
     assert data["velocity"].dims == ("component", "x", "y", "z")

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from cosmoflow.config import CosmologyConfig
-from cosmoflow.errors import StorageError
+from cosmoflow.errors import DataError, StorageError
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.storage.fields import (
     FieldStore,
@@ -16,11 +16,12 @@ from cosmoflow.storage.fields import (
     open_fields,
     write_block,
 )
-from cosmoflow.storage.flows import add_linear_velocity
+from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.urls import list_names, open_group_for_writing
+from tests.conftest import keep_linear_velocity
 
 GRID = 8
 DENSITY = np.random.default_rng(7).random((GRID, GRID, GRID), np.float32)
@@ -49,49 +50,40 @@ def linear(radius):
 
 
 def test_linear_velocity_is_added_scale_by_scale(fields):
-    made = []
-
-    def make(radius):
-        return lambda: made.append(radius) or linear(radius)
-
     assert FieldStore(fields).smoothing_scales() == []
     for radius, index in ((2.0, 0), (0.0, 1), (2.0, 0), (4.5, 2), (0.0, 1)):
-        assert add_linear_velocity(fields, radius, make(radius)) == index
-    assert made == [2.0, 0.0, 4.5]
+        assert keep_linear_velocity(fields, radius, linear(radius)) == index
+    radii = [2.0, 0.0, 4.5]
     store = FieldStore(fields)
-    assert store.smoothing_scales() == made
-    for index, radius in enumerate(made):
+    assert store.smoothing_scales() == radii
+    for index, radius in enumerate(radii):
         read = store.read("linear_velocity", lead=(index,))
         np.testing.assert_array_equal(read, linear(radius))
     np.testing.assert_array_equal(store.read("density"), DENSITY)
     with xr.open_zarr(fields, consolidated=False) as dataset:
         assert dataset.linear_velocity.dims == ("smoothing", "component", "x", "y", "z")
-        assert dataset.smoothing.values.tolist() == made
+        assert dataset.smoothing.values.tolist() == radii
         assert dataset.smoothing.attrs["units"] == "Mpc/h"
         assert dataset.linear_velocity.sel(smoothing=4.5).mean() == 4.5
 
 
 @pytest.mark.parametrize("done", [0, 1])
-def test_linear_velocity_that_failed_leaves_a_whole_store(fields, done):
+def test_linear_velocity_that_is_refused_leaves_a_whole_store(fields, done):
     for radius in range(done):
-        add_linear_velocity(fields, float(radius), lambda: linear(0))
-    with pytest.raises(MemoryError):
-        add_linear_velocity(fields, 9.0, raise_memory_error)
+        keep_linear_velocity(fields, float(radius), linear(0))
+    with pytest.raises(DataError), adding_linear_velocity(fields, 9.0):
+        raise DataError("no velocity")
     assert len(FieldStore(fields).smoothing_scales()) == done
     with open_fields(fields) as dataset:
         assert dataset.sizes.get("smoothing", 0) == done
-    assert add_linear_velocity(fields, 9.0, lambda: linear(9)) == done
+    assert keep_linear_velocity(fields, 9.0, linear(9)) == done
     np.testing.assert_array_equal(FieldStore(fields).read("linear_velocity", lead=(done,)), 9.0)
 
 
-def raise_memory_error():
-    raise MemoryError
-
-
 def test_linear_velocity_killed_before_its_listing_is_added_again(fields):
-    add_linear_velocity(fields, 1.0, lambda: linear(1))
+    keep_linear_velocity(fields, 1.0, linear(1))
     shutil.rmtree(Path(fields, "smoothing"))
-    assert add_linear_velocity(fields, 2.0, lambda: linear(2)) == 0
+    assert keep_linear_velocity(fields, 2.0, linear(2)) == 0
     assert FieldStore(fields).smoothing_scales() == [2.0]
 
 

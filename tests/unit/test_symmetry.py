@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cosmoflow.numerics import calculus
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry, spread_symmetries
+from tests import derivatives
 
 IDENTITY = Symmetry((0, 1, 2), (1, 1, 1))
 BOX = 30.0
@@ -63,9 +63,9 @@ def test_a_uniform_flow_turns_like_an_arrow():
 @pytest.mark.parametrize("cells", [6, 7])
 def test_derivatives_commute_with_every_symmetry(method, cells):
     potential, flow = noise(cells, cells, cells, seed=1), noise(3, cells, cells, cells, seed=2)
-    slope = calculus.gradient(potential, BOX, method)
-    spread = calculus.divergence(flow, BOX, method)
-    spin = calculus.curl(flow, BOX, method)
+    slope = derivatives.gradient(potential, BOX, method)
+    spread = derivatives.divergence(flow, BOX, method)
+    spin = derivatives.curl(flow, BOX, method)
     for symmetry in CUBE_GROUP:
         turned = symmetry.apply(flow, vector=True)
         matrix = np.zeros((3, 3))
@@ -73,13 +73,13 @@ def test_derivatives_commute_with_every_symmetry(method, cells):
         handedness = round(np.linalg.det(matrix))
         for found, expected in (
             (
-                calculus.gradient(symmetry.apply(potential, vector=False), BOX, method),
+                derivatives.gradient(symmetry.apply(potential, vector=False), BOX, method),
                 symmetry.apply(slope, vector=True),
             ),
-            (calculus.divergence(turned, BOX, method), symmetry.apply(spread, vector=False)),
+            (derivatives.divergence(turned, BOX, method), symmetry.apply(spread, vector=False)),
             # The curl is an axial vector: a mirror image turns the other way.
             (
-                calculus.curl(turned, BOX, method),
+                derivatives.curl(turned, BOX, method),
                 handedness * symmetry.apply(spin, vector=True),
             ),
         ):

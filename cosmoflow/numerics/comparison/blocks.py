@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.numerics import calculus
 from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.numerics.comparison.coarse import CoarseSum, Runs, first_cells
 from cosmoflow.numerics.comparison.readers import TRUTH, Array, Json, Readers, read_tensor
 from cosmoflow.numerics.distributions import DistributionSum, sum_distributions
+from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.residuals import ResidualSum, sum_residual
 from cosmoflow.numerics.threads import map_ahead
 
@@ -161,7 +161,7 @@ def _sum_truth(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
     """Return what a slab gives of the truth: its distributions, and :data:`SHARED`."""
     block, rho, v, _ = job
     runs = Runs(*cut, block.origin, block.shape)
-    infall = calculus.inner_divergence(v, cell).double().square_().numpy()
+    infall = QUANTITIES["divergence"].make({"velocity": v}, cell).double().square_().numpy()
     mass, truth2 = _inner(rho).double().numpy(), _square(_inner(v).double())
     values = [*runs.moments(infall, block.origin), runs.sum(mass), runs.sum(truth2)]
     counts = sum_distributions(rho, v, v, cell, rate)

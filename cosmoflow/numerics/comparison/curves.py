@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmoflow.numerics.comparison.power import SUBBOX_QUANTITIES
+from cosmoflow.numerics.comparison.power import QUANTITIES, SUBBOX_QUANTITIES
 from cosmoflow.numerics.comparison.readers import Json
-from cosmoflow.numerics.quantities import QUANTITIES
+from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.spectra import PowerSum, Spectrum, jackknife
 
 SAMPLED_AT: Final = (0.05, 0.2, 0.6, 1.0, 1.4)
@@ -30,7 +30,7 @@ def box_curves(sums: Mapping[str, PowerSum], methods: Sequence[str], scheme: str
     Parameters
     ----------
     sums : mapping of str to PowerSum
-        By quantity, with the pairs (0, 0), (i, i) and (0, i) of the methods.
+        By name of the field, with the pairs (0, 0), (i, i) and (0, i) of the methods.
     methods : sequence of str
         Method i is the ``i - 1``-th.
     scheme : str or None
@@ -39,7 +39,7 @@ def box_curves(sums: Mapping[str, PowerSum], methods: Sequence[str], scheme: str
     return {
         "derivatives": "spectral; finite differences for theta_p",
         "scheme": scheme,
-        "quantities": {quantity: _curves(quantity, one, methods) for quantity, one in sums.items()},
+        "quantities": {key: _curves(name, sums[name], methods) for key, name in QUANTITIES.items()},
     }
 
 
@@ -48,18 +48,18 @@ def subbox_curves(boxes: Sequence[Mapping[str, PowerSum]], methods: Sequence[str
     if not boxes:
         return None
     quantities: Json = {}
-    for quantity in SUBBOX_QUANTITIES:
-        sums = [box[quantity] for box in boxes]
+    for key, name in SUBBOX_QUANTITIES.items():
+        sums = [box[name] for box in boxes]
         total = sums[0]
         for one in sums[1:]:
             total = total + one
-        found = _curves(quantity, total, methods)
-        found["definition"] = _DIFFERENCES.get(quantity, found["definition"])
+        found = _curves(name, total, methods)
+        found["definition"] = _DIFFERENCES.get(name, found["definition"])
         found["truth_error"] = _error(sums, lambda s: s.power(0))
-        for number, name in enumerate(methods, start=1):
-            found["methods"][name] |= _errors(sums, number)
-        quantities[quantity] = found
-    bins = boxes[0][SUBBOX_QUANTITIES[0]].bins
+        for number, method in enumerate(methods, start=1):
+            found["methods"][method] |= _errors(sums, number)
+        quantities[key] = found
+    bins = total.bins
     return {
         "side": bins.box_size,
         "cells": bins.cells,
@@ -82,10 +82,10 @@ def _error(sums: Sequence[PowerSum], statistic: Callable[[PowerSum], Floats]) ->
     return jackknife(sums, statistic)[1] if len(sums) > 1 else None
 
 
-def _curves(quantity: str, total: PowerSum, methods: Sequence[str]) -> Json:
+def _curves(field: str, total: PowerSum, methods: Sequence[str]) -> Json:
     spectra = {name: total.spectrum(0, i) for i, name in enumerate(methods, start=1)}
     return {
-        "definition": QUANTITIES[quantity].definition,
+        "definition": FIELDS[field].definition,
         "k": total.mean_k,
         "modes": total.modes,
         "truth": total.power(0),

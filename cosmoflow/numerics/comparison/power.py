@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -13,38 +14,41 @@ from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.comparison.readers import TRUTH, Readers, read_tensor, whole_box
 from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
-from cosmoflow.numerics.quantities import magnitude
+from cosmoflow.numerics.quantities import Values
 from cosmoflow.numerics.spectra import PowerSum, WaveBins, sum_products
 
-SUBBOX_QUANTITIES: Final = ("speed", "divergence", "momentum", "theta_p")
-QUANTITIES: Final = tuple(DEFINED)
+QUANTITIES: Final = {
+    "speed": "speed",
+    "divergence": "divergence",
+    "momentum": "momentum_speed",
+    "theta_p": "theta_p",
+    "vorticity": "vorticity",
+    "momentum_vector": "momentum",
+    "momentum_curl_vector": "momentum_curl",
+}
+"""What the metrics call the fields whose spectra they hold: the four of the paper's section 4.2 by
+the paper's names, and the vectors that the science uses beside them."""
+SUBBOX_QUANTITIES: Final = {
+    key: QUANTITIES[key] for key in ("speed", "divergence", "momentum", "theta_p")
+}
 
 
-def _scalar(quantity: str, rho: Tensor, v: Tensor, side: float, *, periodic: bool) -> Tensor:
-    """Return one of the paper's four quantities by finite differences, shape ``(n, n, n)``."""
-    if quantity == "divergence":
-        field = calculus.divergence(v, side, "difference", periodic=periodic)
-    elif quantity == "theta_p":
-        field = magnitude(calculus.curl(v * rho, side, "difference", periodic=periodic))
-    else:
-        field = magnitude(v)
-        if quantity == "momentum":
-            field = field * (rho - 1.0)
-    # The mean is in no bin; without it float32 transforms lose no digits to it.
-    return field - field.mean(dtype=torch.float64)
+def _make(name: str, values: Values, side: float, *, periodic: bool) -> Tensor:
+    """Return a field of a cube by finite differences."""
+    rule = DEFINED[name]
+    cell = side / values["density"].shape[-1]
+    field = rule.cells(values, partial(calculus.difference, cell=cell, periodic=periodic))
+    # The mean is in no bin; without it float32 transforms of scalars lose no digits to it.
+    return field if rule.components > 1 else field - field.mean(dtype=torch.float64)
 
 
-def _modes(quantity: str, rho: Tensor, v: Tensor, box_size: float) -> Tensor:
-    """Return the modes of a quantity of the periodic box."""
-    if quantity == "divergence":
-        return calculus.divergence_modes(fourier.forward(v), box_size)
-    if quantity == "vorticity":
-        return calculus.curl_modes(fourier.forward(v), box_size)
-    if quantity == "momentum_vector":
-        return fourier.forward(v * rho)
-    if quantity == "momentum_curl_vector":
-        return calculus.curl_modes(fourier.forward(v * rho), box_size)
-    return fourier.forward(_scalar(quantity, rho, v, box_size, periodic=True))
+def _modes(name: str, values: Values, box_size: float) -> Tensor:
+    """Return the modes of a field of the periodic box."""
+    rule = DEFINED[name]
+    modes = fourier.forward(_make(rule.field, values, box_size, periodic=True))
+    if rule.derive is None:
+        return modes
+    return rule.derive(modes, calculus.odd_wavenumbers(modes, box_size))
 
 
 class PairSums:
@@ -91,8 +95,12 @@ def sum_box(readers: Readers, window: int = 0) -> dict[str, PowerSum]:
     readers : mapping of str to FieldReader
         The truth's, then those of the methods.
     window : int
-        Power of ``sinc`` that the modes of the momentum vector and its curl, which alone are linear
-        in the particles, are divided by.
+        Power of ``sinc`` that the modes of fields that are linear in the particles are divided by.
+
+    Returns
+    -------
+    dict of PowerSum
+        By name of the field.
     """
     truth = readers[TRUTH]
     block, size = whole_box(truth), truth.box_size
@@ -100,11 +108,12 @@ def sum_box(readers: Readers, window: int = 0) -> dict[str, PowerSum]:
     bins = WaveBins.linear(truth.grid, size)
 
     sums: dict[str, PowerSum] = {}
-    for quantity in QUANTITIES:
-        pairs = PairSums(bins, window if quantity.endswith("_vector") else 0)
+    for name in QUANTITIES.values():
+        pairs = PairSums(bins, window if DEFINED[name].linear else 0)
         for reader in readers.values():
-            pairs.add(_modes(quantity, rho, read_tensor(reader, "velocity", block), size))
-        sums[quantity] = pairs.total()
+            values = {"density": rho, "velocity": read_tensor(reader, "velocity", block)}
+            pairs.add(_modes(name, values, size))
+        sums[name] = pairs.total()
     return sums
 
 
@@ -127,16 +136,17 @@ def sum_subbox(readers: Readers, block: Block) -> dict[str, PowerSum]:
     Returns
     -------
     dict of PowerSum
-        By quantity. Transforms are plain, without a window, differences one-sided at the faces.
+        By name of the field. Transforms are plain, without a window, differences one-sided at the
+        faces.
     """
     truth, cells = readers[TRUTH], block.shape[0]
     side = cells * truth.box_size / truth.grid
     bins = WaveBins.linear(cells, side)
     rho = read_tensor(truth, "density", block)
     # All velocities are read once, and each quantity's modes of the truth are made once.
-    sums = {quantity: PairSums(bins) for quantity in SUBBOX_QUANTITIES}
+    sums = {name: PairSums(bins) for name in SUBBOX_QUANTITIES.values()}
     for reader in readers.values():
-        v = read_tensor(reader, "velocity", block)
-        for quantity, pairs in sums.items():
-            pairs.add(fourier.forward(_scalar(quantity, rho, v, side, periodic=False)))
-    return {quantity: pairs.total() for quantity, pairs in sums.items()}
+        values = {"density": rho, "velocity": read_tensor(reader, "velocity", block)}
+        for name, pairs in sums.items():
+            pairs.add(fourier.forward(_make(name, values, side, periodic=False)))
+    return {name: pairs.total() for name, pairs in sums.items()}

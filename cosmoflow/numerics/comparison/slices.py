@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.numerics import calculus
 from cosmoflow.numerics.blocks import Block, axis_blocks, grow
 from cosmoflow.numerics.comparison.coarse import CoarseSum, Runs, first_cells
 from cosmoflow.numerics.comparison.readers import (
@@ -21,6 +20,7 @@ from cosmoflow.numerics.comparison.readers import (
     Readers,
     read_tensor,
 )
+from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.residuals import sum_residual
 
 SIDE: Final = 80.0
@@ -142,7 +142,8 @@ def patch_planes(reader: FieldReader, patch: Patch) -> dict[str, Array]:
     """
     haloed, cell = grow(patch.block, 1), reader.box_size / reader.grid
     rho, v = read_tensor(reader, "density", haloed), read_tensor(reader, "velocity", haloed)
-    momentum = v * rho
+    values = {"density": rho, "velocity": v}
+    made = {name: QUANTITIES[name].make(values, cell) for name in ("divergence", "momentum_curl")}
 
     def inner(field: Tensor) -> Tensor:
         return field[..., 1:-1, 1:-1, 1:-1]
@@ -150,9 +151,8 @@ def patch_planes(reader: FieldReader, patch: Patch) -> dict[str, Array]:
     fields = {
         "density": inner(rho),
         "velocity": inner(v),
-        "divergence": calculus.inner_divergence(v, cell),
-        "momentum": inner(momentum),
-        "momentum_curl": calculus.inner_curl(momentum, cell),
+        "momentum": inner(v * rho),
+        **made,
     }
     return {
         name: field.mean(dim=-1, dtype=torch.float64).float().numpy()

@@ -13,15 +13,16 @@ from cosmoflow.config.settings import DeriveConfig, choose_chunk
 from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished, caution, noting
-from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.numerics.blocks import Block, grid_blocks, place
 from cosmoflow.numerics.exact_sums import ExactSum
+from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.stages.derive.plan import BlockPlan, Work, check_work, plan_work
 from cosmoflow.stages.derive.recipes import derive_block, derive_box, recipe_of
 from cosmoflow.stages.derive.slabs import DerivedShards, SlabPlan, build_slabs, plan_slabs
 from cosmoflow.stages.flows.stored import check_flows, identify_flows
 from cosmoflow.stages.inputs.density import check_contents
-from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, examine, format_share, rests_on_fill
-from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, examine, format_share
+from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.run import (
@@ -124,7 +125,6 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
     config = {"derive": work.config.model_dump(mode="json"), "fields": list(work.names)}
     if work.spectral:
         config["transforms"] = IN_SLABS if in_slabs else IN_MEMORY
-    painting = painting_of(store)
     flows = identify_flows(store, (name for name, _ in work.inputs))
     sampling, notes = _sampling(store, work, run)
     metadata = replace(
@@ -134,10 +134,10 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             config,
             {"fields": store.digest, **flows},
             sources={"fields": store.url},
-            notes=[*input_notes("fields", store.metadata), *notes, *warned],
-            facts={LINEAGE: lineage_of(store), **painting.as_facts()},
+            notes=[*input_notes({"fields": store}), *notes, *warned],
+            facts=descent_of(store),
         ),
-        redshift_space=painting.redshift_space,
+        redshift_space=painting_of(store).redshift_space,
         sampling=sampling,
     )
     # Before anything is written: a run that is refused leaves an older output as it is.
@@ -201,7 +201,7 @@ def _sampling(store: FieldStore, work: Work, run: Run) -> tuple[Sampling | None,
                 )
                 caution(run.listener, notes[0])
         sampling = replace(sampling, fill=BACKGROUND)
-    stores = [store] if any(map(rests_on_fill, names)) else []
+    stores = [store] if any(FIELDS[name].filled for name in names) else []
     return sampling, [*notes, *examine(stores, run.listener)]
 
 
@@ -317,12 +317,8 @@ def derive_box_task(
     """Derive the whole box and write the shards that are to do; return how many."""
     store = FieldStore(work.fields)
     values = derive_box(store, work.names, work.config.smoothing, background)
-    blocks = grid_blocks(store.grid, work.shard)
+    blocks, whole = grid_blocks(store.grid, work.shard), Block((0, 0, 0), (store.grid,) * 3)
     for shard in todo:
-        x, y, z = (
-            slice(origin, origin + length)
-            for origin, length in zip(blocks[shard].origin, blocks[shard].shape, strict=True)
-        )
-        part = {name: field[..., x, y, z] for name, field in values.items()}
+        part = {name: field[(..., *place(blocks[shard], whole))] for name, field in values.items()}
         write_block(out, blocks[shard], shard, part, digest=digest)
     return len(todo)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -13,85 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.errors import ConfigError
-from cosmoflow.numerics import calculus, deformation, fourier
+from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.blocks import Block, grow
+from cosmoflow.numerics.field_table import FIELDS, STORED, FieldRow
 from cosmoflow.numerics.painting import divide_momentum
+from cosmoflow.numerics.quantities import QUANTITIES, Quantity
 from cosmoflow.numerics.smoothing import gaussian_weights, smooth_block
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.variables import count_parts, leading_dimension
-from cosmoflow.units import FIELD_UNITS, SMOOTHED
 
 Floats = NDArray[np.float32]
+Vector = tuple[float, float, float]
+
+PLAIN: Final = ("velocity", "momentum", "divergence", "vorticity", "velocity_shear")
+"""Fields that can be derived without smoothing."""
 
 
-class Source(Protocol):
-    """Some cells of a store: its variables, smoothed or not, and how its velocity changes there."""
-
-    background: tuple[float, float, float]
-    """Mean momentum over mean density, km/s: the velocity where there is no mass."""
-
-    def variable(self, name: str) -> Floats:
-        """Return a variable, shape ``(nx, ny, nz)`` or ``(3, nx, ny, nz)``."""
-
-    def divergence(self) -> Floats:
-        """Return the divergence of the velocity, shape ``(nx, ny, nz)``, km/s/(Mpc/h)."""
-
-    def curl(self) -> Floats:
-        """Return the curl of the velocity, shape ``(3, nx, ny, nz)``, km/s/(Mpc/h)."""
-
-    def strain(self) -> Floats:
-        """Return the symmetric velocity gradient, shape ``(6, nx, ny, nz)``, km/s/(Mpc/h)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How one field is made.
-
-    Parameters
-    ----------
-    inputs : tuple of str
-        Stored variables that it needs.
-    make : callable
-        From a source to the field over its cells.
-    slopes : bool
-        It takes derivatives, which need the cells around.
-    smoothed : bool
-        The inputs are Gaussian-smoothed first.
-    """
-
-    inputs: tuple[str, ...]
-    make: Callable[[Source], Floats]
-    slopes: bool = False
-    smoothed: bool = False
-
-
-def _velocity(source: Source) -> Floats:
-    background = np.array(source.background, np.float32)
-    return divide_momentum(source.variable("momentum"), source.variable("density"), background)
-
-
-def _momentum(source: Source) -> Floats:
-    return source.variable("density") * source.variable("velocity")
-
-
-def _velocity_shear(source: Source) -> Floats:
-    return deformation.symmetric_eigenvalues(source.strain())
-
-
-_RATIOS: dict[str, tuple[tuple[str, ...], Callable[[Source], Floats]]] = {
-    "velocity": (("momentum", "density"), _velocity),
-    "momentum": (("velocity", "density"), _momentum),
-}
-
-_SLOPES: dict[str, Callable[[Source], Floats]] = {
-    "divergence": lambda source: source.divergence(),
-    "vorticity": lambda source: source.curl(),
-    "velocity_shear": _velocity_shear,
-}
-
-
-def recipe_of(name: str) -> Recipe:
-    """Return how a field is made.
+def recipe_of(name: str) -> FieldRow:
+    """Return what a derived field is, with the stored variables that it is made from.
 
     ``smoothed_X`` is X of the smoothed velocity where X is a derivative, else the stored variable X
     smoothed: a ``smoothed_velocity`` is weighted by volume, not by mass.
@@ -101,22 +39,17 @@ def recipe_of(name: str) -> Recipe:
     ConfigError
         There is no such field.
     """
-    base = name.removeprefix(SMOOTHED)
-    smoothed = base != name
-    if base in _SLOPES:
-        return Recipe(("velocity",), _SLOPES[base], slopes=True, smoothed=smoothed)
-    if smoothed and name in FIELD_UNITS:
-        return Recipe((base,), lambda source: source.variable(base), smoothed=True)
-    if name in _RATIOS:
-        return Recipe(*_RATIOS[name])
-    plain = [*_RATIOS, *_SLOPES]
-    others = [field for field in FIELD_UNITS if field.startswith(SMOOTHED)]
-    raise ConfigError(
-        "no such field can be derived",
-        where="--field",
-        value=name,
-        limit=", ".join([*plain, *others]),
-    )
+    smoothed = [row.name for row in STORED.values() if row.smoothed]
+    if name not in (*PLAIN, *smoothed):
+        raise ConfigError(
+            "no such field can be derived",
+            where="--field",
+            value=name,
+            limit=", ".join([*PLAIN, *smoothed]),
+        )
+    # Elsewhere the velocity is an input; only here is it made.
+    row = FIELDS[name]
+    return replace(row, inputs=("momentum", "density")) if name == "velocity" else row
 
 
 class Box(Protocol):
@@ -141,8 +74,6 @@ class BlockSource:
         The box.
     block : Block
         The cells that are wanted, inside the grid.
-    background : (3,) float
-        Mean momentum over mean density, km/s.
     radius : float, optional
         Of the Gaussian that everything is smoothed with, Mpc/h.
     halo : int
@@ -153,12 +84,10 @@ class BlockSource:
         self,
         store: Box,
         block: Block,
-        background: tuple[float, float, float],
         *,
         radius: float | None = None,
         halo: int = 0,
     ) -> None:
-        self.background = background
         self._store = store
         self._halo = halo
         self._haloed = grow(block, halo)
@@ -176,16 +105,13 @@ class BlockSource:
 
     def _read_smoothed(self, name: str, weights: NDArray[np.float64]) -> Floats:
         region = grow(self._haloed, len(weights) // 2)
-        if leading_dimension(name) is None:
+        if FIELDS[name].lead is None:
             return smooth_block(self._store.read_block(name, region), weights)
-        values = np.empty((count_parts(name), *self._haloed.shape), np.float32)
+        values = np.empty((FIELDS[name].parts, *self._haloed.shape), np.float32)
         for index, part in enumerate(values):
             # One after the other: the halo of a wide Gaussian is large.
             part[:] = smooth_block(self._store.read_block(name, region, lead=(index,)), weights)
         return values
-
-    def _velocity(self) -> Tensor:
-        return torch.from_numpy(self._read("velocity"))
 
     def variable(self, name: str) -> Floats:
         """Return a variable over the block."""
@@ -193,17 +119,10 @@ class BlockSource:
         x, y, z = (slice(self._halo, cells - self._halo) for cells in self._haloed.shape)
         return values[..., x, y, z]
 
-    def divergence(self) -> Floats:
-        """Return the divergence of the velocity."""
-        return calculus.inner_divergence(self._velocity(), self._store.cell_size).numpy()
-
-    def curl(self) -> Floats:
-        """Return the curl of the velocity."""
-        return calculus.inner_curl(self._velocity(), self._store.cell_size).numpy()
-
-    def strain(self) -> Floats:
-        """Return the symmetric velocity gradient."""
-        return deformation.inner_strain(self._velocity(), self._store.cell_size).numpy()
+    def slopes(self, rule: Quantity) -> Floats:
+        """Return derivatives of the velocity over the block."""
+        velocity = torch.from_numpy(self._read("velocity"))
+        return rule.make({"velocity": velocity}, self._store.cell_size).numpy()
 
 
 class BoxSource:
@@ -213,16 +132,11 @@ class BoxSource:
     ----------
     store : FieldStore
         The box.
-    background : (3,) float
-        Mean momentum over mean density, km/s.
     radius : float
         Of the Gaussian that everything is smoothed with, Mpc/h; 0 for none.
     """
 
-    def __init__(
-        self, store: FieldStore, background: tuple[float, float, float], *, radius: float = 0.0
-    ) -> None:
-        self.background = background
+    def __init__(self, store: FieldStore, *, radius: float = 0.0) -> None:
         self._store = store
         self._size = store.metadata.box_size
         self._radius = radius
@@ -239,35 +153,38 @@ class BoxSource:
             part.copy_(self._modes(self._store.read("velocity", lead=(index,))))
         return modes
 
-    def _fields(self, modes: Sequence[Tensor]) -> Floats:
-        """Transform component after component, which needs the workspace of one."""
-        cells = self._store.grid
-        out = np.empty((len(modes), cells, cells, cells), np.float32)
-        for values, part in zip(out, modes, strict=True):
-            values[:] = fourier.inverse(part, cells).numpy()
-        return out
-
     def variable(self, name: str) -> Floats:
         """Return a variable of the box."""
         values = self._store.read(name)
         if self._radius:
-            parts = values if leading_dimension(name) is not None else values[None]
-            for part in parts:
+            for part in values if FIELDS[name].lead is not None else values[None]:
                 part[:] = fourier.inverse(self._modes(part), self._store.grid).numpy()
         return values
 
-    def divergence(self) -> Floats:
-        """Return the divergence of the velocity."""
-        modes = calculus.divergence_modes(self._velocity_modes, self._size)
-        return fourier.inverse(modes, self._store.grid).numpy()
+    def slopes(self, rule: Quantity) -> Floats:
+        """Return derivatives of the velocity of the box."""
+        cells = self._store.grid
+        waves = calculus.odd_wavenumbers(self._velocity_modes, self._size)
+        products = torch.empty((rule.products, cells, cells, cells))
+        # One after the other, which needs the workspace of one.
+        for product, modes in zip(
+            products, rule.multiply(self._velocity_modes, waves), strict=True
+        ):
+            product.copy_(fourier.inverse(modes, cells))
+        found: Floats = rule.finish(products).numpy()
+        return found[0] if rule.components == 1 else found
 
-    def curl(self) -> Floats:
-        """Return the curl of the velocity."""
-        return self._fields(calculus.curl_modes(self._velocity_modes, self._size).unbind())
 
-    def strain(self) -> Floats:
-        """Return the symmetric velocity gradient."""
-        return deformation.spectral_strain(self._velocity_modes, self._size).numpy()
+def _make(row: FieldRow, source: BlockSource | BoxSource, background: Vector) -> Floats:
+    """Return a field over the cells of a source."""
+    if row.slopes:
+        return source.slopes(QUANTITIES[row.base or row.name])
+    first, *others = (source.variable(name) for name in row.inputs)
+    if row.smoothed:
+        return first
+    if row.name == "velocity":
+        return divide_momentum(first, others[0], np.array(background, np.float32))
+    return first * others[0]
 
 
 def derive_block(
@@ -275,7 +192,7 @@ def derive_block(
     block: Block,
     names: Sequence[str],
     radius: float | None,
-    background: tuple[float, float, float],
+    background: Vector,
 ) -> dict[str, Floats]:
     """Derive fields over a block, by differences.
 
@@ -298,17 +215,14 @@ def derive_block(
         Shape ``(*block.shape)`` or ``(3, *block.shape)``, float32.
     """
     fields: dict[str, Floats] = {}
-    for smoothed in (False, True):
-        recipes = {name: recipe_of(name) for name in names}
-        recipes = {name: one for name, one in recipes.items() if one.smoothed == smoothed}
+    for rows in _by_smoothing(names):
         source = BlockSource(
             store,
             block,
-            background,
-            radius=radius if smoothed else None,
-            halo=int(any(one.slopes for one in recipes.values())),
+            radius=radius if rows[0].smoothed else None,
+            halo=max(row.halo for row in rows),
         )
-        fields |= {name: one.make(source) for name, one in recipes.items()}
+        fields |= {row.name: _make(row, source, background) for row in rows}
     return fields
 
 
@@ -316,14 +230,18 @@ def derive_box(
     store: FieldStore,
     names: Sequence[str],
     radius: float | None,
-    background: tuple[float, float, float],
+    background: Vector,
 ) -> dict[str, Floats]:
     """Derive fields of the whole box, with Fourier transforms; see :func:`derive_block`."""
     fields: dict[str, Floats] = {}
-    for smoothed in (False, True):
-        source = BoxSource(store, background, radius=(radius or 0.0) if smoothed else 0.0)
-        for name in names:
-            recipe = recipe_of(name)
-            if recipe.smoothed == smoothed:
-                fields[name] = recipe.make(source)
+    for rows in _by_smoothing(names):
+        source = BoxSource(store, radius=(radius or 0.0) if rows[0].smoothed else 0.0)
+        fields |= {row.name: _make(row, source, background) for row in rows}
     return fields
+
+
+def _by_smoothing(names: Iterable[str]) -> list[list[FieldRow]]:
+    """Return the fields that are not smoothed and those that are; they share no inputs."""
+    rows = [recipe_of(name) for name in names]
+    groups = [[row for row in rows if row.smoothed == smoothed] for smoothed in (False, True)]
+    return [group for group in groups if group]

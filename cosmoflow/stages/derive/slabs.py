@@ -7,7 +7,7 @@ Every variable is transformed once, whatever is made of it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.engine import TaskGraph
-from cosmoflow.numerics import calculus, deformation, slabs
+from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.numerics.field_table import FIELDS
+from cosmoflow.numerics.quantities import QUANTITIES, Quantity
 from cosmoflow.numerics.slabs import RowWaves, block_bytes
 from cosmoflow.stages.costs import DERIVE_NUMBER
 from cosmoflow.stages.derive.plan import DerivePlan, Work
@@ -28,9 +30,6 @@ from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.slabs.transform import SlabGraph
 from cosmoflow.storage.fields import FieldStore, write_block
 from cosmoflow.storage.variables import count_parts
-from cosmoflow.units import SMOOTHED
-
-_TRAVELLING = {"divergence": 1, "vorticity": 3, "velocity_shear": 6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +59,25 @@ class Filtered:
         return cls(name, recipe.inputs[0], (radius or 0.0) if recipe.smoothed else 0.0)
 
     @property
-    def base(self) -> str:
-        """The name without the smoothing."""
-        return self.name.removeprefix(SMOOTHED)
+    def rule(self) -> Quantity | None:
+        """Rule of a derivative; None where the field is the source, smoothed."""
+        row = FIELDS[self.name]
+        return QUANTITIES[row.base or row.name] if row.slopes else None
 
     @property
     def travelling(self) -> int:
         """How many products are transformed back."""
-        return _TRAVELLING.get(self.base) or count_parts(self.source)
+        return count_parts(self.source) if self.rule is None else self.rule.products
 
-    def multiply(self, modes: Tensor, waves: RowWaves) -> Iterator[Tensor]:
-        """Yield the products, given the modes ``(components, n, rows, n // 2 + 1)``."""
+    def multiply(self, modes: Tensor, waves: RowWaves) -> Iterable[Tensor]:
+        """Return the products, given the modes ``(components, n, rows, n // 2 + 1)``."""
         if self.radius:
             modes = modes * torch.exp(waves.squared() * (-0.5 * self.radius**2))
-        if self.base == "divergence":
-            yield calculus.divergence_modes(modes, waves.box_size, waves.odd())
-        elif self.base == "vorticity":
-            yield from calculus.curl_modes(modes, waves.box_size, waves.odd())
-        elif self.base == "velocity_shear":
-            yield from deformation.strain_modes(modes, waves.odd())
-        else:
-            yield from modes
+        return modes if self.rule is None else self.rule.multiply(modes, waves.odd())
 
     def finish(self, fields: Tensor) -> Tensor:
         """Return the field ``(parts, ...)``, given the products in real space."""
-        if self.base == "velocity_shear":
-            return torch.from_numpy(deformation.symmetric_eigenvalues(fields.numpy()))
-        return fields
+        return fields if self.rule is None else self.rule.finish(fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,11 +166,7 @@ def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
         config,
         {"truth": inputs.true.digest, **stores},
         sources={"truth": inputs.true.url, **urls},
-        notes=[
-            note
-            for name, store in {"truth": inputs.true, **inputs.found}.items()
-            for note in input_notes(name, store.metadata)
-        ],
+        notes=input_notes({"truth": inputs.true, **inputs.found}),
     )
 
 

@@ -23,8 +23,8 @@ from cosmoflow.numerics.comparison.readers import Array
 from cosmoflow.numerics.comparison.result import find_patch
 from cosmoflow.numerics.comparison.slices import patch_planes, plane_cells, sum_plane
 from cosmoflow.numerics.exact_sums import ExactSum
-from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.spectra import WINDOWS, PowerSum
+from cosmoflow.numerics.wiener import LinearTheory
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.evaluate.plan import (
     BlockTask,
@@ -35,7 +35,7 @@ from cosmoflow.stages.evaluate.plan import (
     SubboxTask,
     Task,
 )
-from cosmoflow.stages.flows.slabs import LinearTheory, add_flow
+from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.flows.stored import current_scales
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.inputs.readers import Method, StoreReader, Vector, painted_scheme
@@ -106,7 +106,12 @@ def measure(
         run_all(cut.last_tasks(find_patch(total.cells, grid, size), names))
         window = WINDOWS[scheme] if scheme is not None else 0
         box = measure_power(
-            readers, QUANTITIES, Grid.of(true), run, window=window, check=claim.check
+            readers,
+            tuple(QUANTITIES.values()),
+            Grid.of(true),
+            run,
+            window=window,
+            check=claim.check,
         )
     claim.check()
     return Measured(
@@ -339,5 +344,5 @@ def _make(true: FieldStore, plan: EvaluatePlan, scratch: str, run: Run, claim: C
     density = torch.from_numpy(true.read("density"))
     for radius in plan.missing:
         with adding_linear_velocity(scratch, radius) as array:
-            array.write(linear_velocity(density, size, rate, radius).numpy())
+            array.write(LinearTheory(radius).velocity(density, size, rate).numpy())
         claim.check()

@@ -274,7 +274,7 @@ def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[Pow
     """Plan the transforms of each field that the box's spectra need."""
     grid = Grid.of(inputs.true)
     readers = inputs.readers(methods).values()
-    fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES)
+    fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES.values())
     sources = ([Derived(one, grid.cell_size, field) for one in readers] for field in fields)
     return [plan_power(some, grid, run, stage="evaluate") for some in sources]
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.wiener import WienerFilter, field_modes
+from cosmoflow.numerics.wiener import FlowSource, WienerFilter, field_modes
 from cosmoflow.units import SPEED_OF_LIGHT
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
-
-
-class Source(Protocol):
-    """What a flow is made of."""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Which of :data:`cosmoflow.numerics.wiener.FIELDS` it is made of."""
 
 
 def check_weights(wiener: WienerFilter, model: str | None = None) -> None:
@@ -88,12 +80,12 @@ def refuse_density(field: str, url: str, extremes: tuple[float, float] | None = 
     )
 
 
-def refuse_flow(source: Source, rate: float, url: str, model: str | None = None) -> DataError:
+def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = None) -> DataError:
     """Return the error about a flow that is not finite though the fields of the density are.
 
     Parameters
     ----------
-    source : Source
+    source : FlowSource
         A filter, or linear theory.
     rate : float
         ``f a H``, km/s per Mpc/h.

@@ -9,11 +9,10 @@ and are transformed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +21,13 @@ from cosmoflow.engine import Key, TaskGraph
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.slabs import Modes, RowWaves
-from cosmoflow.numerics.wiener import FIELDS, SQUARE_RADIUS, add_squares
+from cosmoflow.numerics.wiener import (
+    FIELDS,
+    SQUARE_RADIUS,
+    FlowSource,
+    add_squares,
+    gaussian_window,
+)
 from cosmoflow.stages.flows.checks import is_finite, is_physical, refuse_density, refuse_flow
 from cosmoflow.stages.flows.plan import FlowPlan, plan_flow
 from cosmoflow.stages.run import Run, Tell, run_graph, start_engine
@@ -31,40 +36,6 @@ from cosmoflow.stages.slabs.transform import Fields, SlabGraph
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import FlowArray
-
-
-class FlowSource(Protocol):
-    """Source s of a velocity ``v(k) = i f a H s(k) k/k^2``: that of a Wiener filter, say."""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Which of :data:`cosmoflow.numerics.wiener.FIELDS` it is made of."""
-
-    def combine(self, modes: Iterable[Tensor], squared: Tensor) -> Tensor:
-        """Return the modes of s, given those of the fields and their ``k^2``."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinearTheory:
-    """The contrast, smoothed by a Gaussian.
-
-    Parameters
-    ----------
-    radius : float
-        Of the Gaussian, Mpc/h.
-    """
-
-    radius: float
-    fields: ClassVar[tuple[str, ...]] = ("contrast",)
-
-    def combine(self, modes: Iterable[Tensor], squared: Tensor) -> Tensor:
-        """Return the smoothed modes."""
-        (contrast,) = modes
-        return contrast * _window(squared, self.radius)
-
-
-def _window(squared: Tensor, radius: float) -> Tensor:
-    return torch.exp(squared * (-0.5 * radius**2))
 
 
 def add_flow(
@@ -159,7 +130,7 @@ class Squares:
 
     def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
         """Smooth the modes of the contrast; yield what gives the squares."""
-        smoothed = modes[0] * _window(waves.squared(), SQUARE_RADIUS)
+        smoothed = modes[0] * gaussian_window(waves.squared(), SQUARE_RADIUS)
         if "squared_contrast" in self.names:
             yield smoothed
         if "squared_tide" in self.names:

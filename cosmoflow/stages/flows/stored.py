@@ -6,24 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError, StorageError
 from cosmoflow.events import Message, caution
 from cosmoflow.model.sources import Flow
-from cosmoflow.numerics.fourier import linear_velocity
-from cosmoflow.numerics.wiener import WienerFilter
+from cosmoflow.numerics.wiener import FlowSource, LinearTheory, WienerFilter
 from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
-from cosmoflow.stages.flows.slabs import FlowSource, LinearTheory, add_flow
+from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.run import Run, memory_here
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.fields import FLOWS, FieldStore
 from cosmoflow.storage.flows import (
-    add_linear_velocity,
-    add_wiener_velocity,
     adding_linear_velocity,
     adding_wiener_velocity,
     filter_digest,
@@ -88,15 +83,17 @@ def ensure_flows(
     """
     if not radii and wiener is None:
         return ()
+    sources: list[FlowSource] = [LinearTheory(radius) for radius in radii]
     if wiener is not None:
         check_weights(wiener, model)
-    if _lacks(FieldStore(url), radii, wiener):
+        sources.append(wiener)
+    if _lacking(FieldStore(url), sources):
         try:
             # Another run may be about to make the same: then they are there when it lets go.
             with claim(url, wait=True, listener=run.listener) as held:
-                _make_missing(url, radii, wiener, run, model, held)
+                _make_missing(url, sources, run, model, held)
         except StorageError:
-            if _lacks(FieldStore(url), radii, wiener, unnoted=False):
+            if _lacking(FieldStore(url), sources, unnoted=False):
                 raise
             caution(
                 run.listener,
@@ -167,104 +164,76 @@ def _origin(store: FieldStore) -> dict[str, Any]:
     return describe_origin(store, growth_rate_hubble(store.metadata))
 
 
-def _lacks(
-    store: FieldStore,
-    radii: Sequence[float],
-    wiener: WienerFilter | None,
-    *,
-    unnoted: bool = True,
-) -> bool:
-    """Tell whether a flow is not there or was made from something else.
+def _lacking(
+    store: FieldStore, sources: Iterable[FlowSource], *, unnoted: bool = True
+) -> list[FlowSource]:
+    """Return the sources whose flow is not there or was made from something else.
 
-    ``unnoted`` says whether one that does not say what it was made from counts as lacking.
+    ``unnoted`` says whether a flow that does not say what it was made from counts as lacking.
     """
     origin = _origin(store)
 
-    def lacks(radius: float | None) -> bool:
-        noted = noted_origin(store, radius)
+    def lacks(source: FlowSource) -> bool:
+        if not _is_kept(store, source):
+            return True
+        noted = noted_origin(store, source.radius if isinstance(source, LinearTheory) else None)
         return unnoted if noted is None else not is_same_origin(noted, origin)
 
-    if wiener is not None and (filter_digest(store) != wiener.digest or lacks(None)):
-        return True
-    scales = store.smoothing_scales()
-    return any(radius not in scales or lacks(radius) for radius in radii)
+    return [source for source in sources if lacks(source)]
+
+
+def _is_kept(store: FieldStore, source: FlowSource) -> bool:
+    """Tell whether a store has the flow of a source, whatever it was made from."""
+    if isinstance(source, LinearTheory):
+        return source.radius in store.smoothing_scales()
+    return filter_digest(store) == source.digest
 
 
 def _make_missing(
-    url: str,
-    radii: Sequence[float],
-    wiener: WienerFilter | None,
-    run: Run,
-    model: str | None,
-    held: Claim,
+    url: str, sources: Sequence[FlowSource], run: Run, model: str | None, held: Claim
 ) -> None:
-    for radius in radii:
-        if _lacks(store := FieldStore(url), (radius,), None):
-            again = ", again" if radius in store.smoothing_scales() else ""
-            run.listener(Message(f"linear velocity of {url}, smoothed at {radius:g} Mpc/h{again}"))
-            _make_linear(store, radius, run, held)
-    if wiener is not None and _lacks(store := FieldStore(url), (), wiener):
-        again = ", again" if filter_digest(store) == wiener.digest else ""
-        run.listener(Message(f"Wiener-filtered velocity of {url}{again}"))
-        _make_wiener(store, wiener, run, model, held)
+    for source in sources:
+        if not _lacking(store := FieldStore(url), [source]):
+            continue
+        again = ", again" if _is_kept(store, source) else ""
+        what = (
+            f"linear velocity of {url}, smoothed at {source.radius:g} Mpc/h"
+            if isinstance(source, LinearTheory)
+            else f"Wiener-filtered velocity of {url}"
+        )
+        run.listener(Message(f"{what}{again}"))
+        _make_flow(store, source, run, model, held)
 
 
-def _make_linear(store: FieldStore, radius: float, run: Run, held: Claim) -> None:
-    url, rate, origin = store.url, growth_rate_hubble(store.metadata), _origin(store)
-    source = LinearTheory(radius)
-    if not _fits(LINEAR_BYTES, store, run):
-        adding = adding_linear_velocity(url, radius, held, origin)
-        check = partial(_check_origin, url, origin)
-        add_flow(store, source, rate, adding, run, claim=held, check=check)
-        return
-    density, size = _density(store), store.metadata.box_size
-
-    def make() -> NDArray[np.float32]:
-        flow = linear_velocity(density, size, rate, radius)
-        return _checked(flow, density, source, store, origin)
-
-    add_linear_velocity(url, radius, make, held, origin)
-
-
-def _make_wiener(
-    store: FieldStore, wiener: WienerFilter, run: Run, model: str | None, held: Claim
+def _make_flow(
+    store: FieldStore, source: FlowSource, run: Run, model: str | None, held: Claim
 ) -> None:
-    url, rate, origin = store.url, growth_rate_hubble(store.metadata), _origin(store)
-    if not _fits(WIENER_BYTES, store, run):
-        adding = adding_wiener_velocity(url, wiener.digest, held, origin)
-        check = partial(_check_origin, url, origin)
-        add_flow(store, wiener, rate, adding, run, claim=held, check=check, model=model)
-        return
-    density, size = _density(store), store.metadata.box_size
-
-    def make() -> NDArray[np.float32]:
-        flow = wiener.velocity(density, size, rate)
-        return _checked(flow, density, wiener, store, origin, model)
-
-    add_wiener_velocity(url, wiener.digest, make, held, origin)
-
-
-def _checked(
-    flow: torch.Tensor,
-    density: torch.Tensor,
-    source: FlowSource,
-    store: FieldStore,
-    origin: dict[str, Any],
-    model: str | None = None,
-) -> NDArray[np.float32]:
-    """Return a flow that may be kept.
+    """Make a flow in memory, or slab by slab, and keep it.
 
     Raises
     ------
     DataError
-        It is not finite, or what it was made from has changed meanwhile.
+        The flow is not finite, or what it was made from has changed meanwhile.
     """
+    url, rate, origin = store.url, growth_rate_hubble(store.metadata), _origin(store)
+    if isinstance(source, LinearTheory):
+        need, adding = LINEAR_BYTES, adding_linear_velocity(url, source.radius, held, origin)
+    else:
+        need, adding = WIENER_BYTES, adding_wiener_velocity(url, source.digest, held, origin)
+    if not _fits(need, store, run):
+        check = partial(_check_origin, url, origin)
+        add_flow(store, source, rate, adding, run, claim=held, check=check, model=model)
+        return
+    store.require("density")
+    density, size = torch.from_numpy(store.read("density")), store.metadata.box_size
+    # Before anything is begun: a flow that cannot be made leaves the store as it was.
+    flow = source.velocity(density, size, rate)
     if not is_physical(flow):
-        check_modes(density, store.metadata.box_size, source.fields, store.url)
-        raise refuse_flow(source, origin["growth_rate_hubble"], store.url, model)
-    _check_origin(store.url, origin)
-    found: NDArray[np.float32] = flow.numpy()
-    return found
+        check_modes(density, size, source.fields, url)
+        raise refuse_flow(source, rate, url, model)
+    _check_origin(url, origin)
+    with adding as array:
+        array.write(flow.numpy())
 
 
 def _check_origin(url: str, origin: dict[str, Any]) -> None:
@@ -278,11 +247,6 @@ def _describe(origin: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Return what a flow was made from, as far as another one was made from something else."""
     unlike = {name: value for name, value in origin.items() if value != other.get(name)}
     return ", ".join(f"{name} {value}" for name, value in unlike.items())
-
-
-def _density(store: FieldStore) -> torch.Tensor:
-    store.require("density")
-    return torch.from_numpy(store.read("density"))
 
 
 def _fits(bytes_per_cell: int, store: FieldStore, run: Run) -> bool:

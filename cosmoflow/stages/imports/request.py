@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import DataError
+from cosmoflow.numerics.field_table import STORED
 from cosmoflow.stages.inputs.density import MEAN_TOLERANCE, Summary, require_density
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.cube_files import WITHIN
@@ -16,7 +17,6 @@ from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.layout import check_unit
 from cosmoflow.storage.metadata import check_box
 from cosmoflow.storage.urls import absolute
-from cosmoflow.units import FIELD_UNITS
 
 Quantity = Literal["density", "delta", "counts"]
 """1 + delta, delta, or anything proportional to mass."""
@@ -131,7 +131,7 @@ def check_request(request: Request) -> None:
     for name, cube in request.cubes.items():
         cube.check_box(request.box_size)
         if name in VECTORS:
-            check_unit(cube.stored.unit, FIELD_UNITS[name][0], cube.where)
+            check_unit(cube.stored.unit, STORED[name].unit, cube.where)
         if cube.grid != request.grid:
             raise DataError(
                 f"the {name} is on another grid than the density",

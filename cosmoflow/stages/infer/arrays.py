@@ -20,6 +20,7 @@ from cosmoflow.model.names import DEFAULT_MODEL
 from cosmoflow.model.sources import FieldSource, Flow, MemoryFields
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grid_blocks, place
+from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.stages.derive.recipes import Floats
 from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
@@ -42,8 +43,7 @@ from cosmoflow.storage.cubes import order_array
 from cosmoflow.storage.finite import count_not_finite, not_finite
 from cosmoflow.storage.metadata import BoxMetadata, check_box, flat_attributes
 from cosmoflow.storage.origins import WIENER
-from cosmoflow.storage.variables import LABELS, leading_dimension
-from cosmoflow.units import FIELD_UNITS, LENGTH
+from cosmoflow.units import LENGTH
 
 SHARD = 128
 """Cells per axis of what is predicted at once, at least."""
@@ -207,12 +207,11 @@ def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Data
     variables = {}
     own = work.attributes
     for name, values in fields.items():
-        lead = leading_dimension(name)
-        units, long_name = FIELD_UNITS[name]
-        dims = ("x", "y", "z") if lead is None else (lead, "x", "y", "z")
-        said = {"units": units, "long_name": long_name, **own[name]}
+        row = STORED[name]
+        dims = ("x", "y", "z") if row.lead is None else (row.lead, "x", "y", "z")
+        said = {"units": row.unit, "long_name": row.long_name, **own[name]}
         variables[name] = (dims, values, said)
-    used = {lead for name in fields if (lead := leading_dimension(name)) is not None}
+    used = {lead for name in fields if (lead := STORED[name].lead) is not None}
     coordinates |= {lead: (lead, list(LABELS[lead])) for lead in used}
     return xr.Dataset(variables, coordinates, flat_attributes(box.metadata.to_attributes("fields")))
 

@@ -25,7 +25,7 @@ from cosmoflow.stages.infer.plan import InferPlan, plan_work
 from cosmoflow.stages.infer.request import Work, check_work
 from cosmoflow.stages.infer.worker import make_predictor
 from cosmoflow.stages.inputs.density import check_contents
-from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import check_painting, painting_of
 from cosmoflow.stages.models import find_model, model_digest, open_model
@@ -202,8 +202,8 @@ def _provenance(
         {"infer": config, "models": [model.spec.architecture for model in models]},
         {"fields": store.digest, "models": _digest_models(work)},
         sources={"fields": store.url, "models": " ".join(work.models)},
-        notes=[*input_notes("fields", store.metadata), *notes],
-        facts={LINEAGE: lineage_of(store), **painting_of(store).as_facts()},
+        notes=[*input_notes({"fields": store}), *notes],
+        facts=descent_of(store),
     )
 
 

@@ -17,6 +17,7 @@ from cosmoflow.model.precision import best_device, has_fast_bfloat16
 from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, bounding_block, grid_blocks, grow, intersect
+from cosmoflow.numerics.field_table import STORED
 from cosmoflow.numerics.rounding import rounding_step
 from cosmoflow.stages.derive import recipe_of
 from cosmoflow.stages.infer.tiles import Layout, Sides
@@ -25,7 +26,7 @@ from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import RESTORED
 from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.variables import ROUNDED
-from cosmoflow.units import FIELD_UNITS, VELOCITY
+from cosmoflow.units import VELOCITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ def _ask_device(run: Run) -> Device:
 
 def is_velocity(name: str) -> bool:
     """Tell whether a variable is in km/s, so that it may be rounded."""
-    return FIELD_UNITS[name][0] == VELOCITY
+    return STORED[name].unit == VELOCITY
 
 
 def wanted_block(shards: Sequence[Block], region: Block, halo: int) -> Block:

@@ -14,7 +14,6 @@ from cosmoflow.events import Listener, caution
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.sampling import BACKGROUND, MODEL, NEAREST, UNKNOWN, Sampling
-from cosmoflow.units import SMOOTHED
 
 MOST_EMPTY: Final = 1e-3
 """Share of empty cells from which on velocities are warned of: their error is then 3 % of them."""
@@ -27,19 +26,6 @@ ENOUGH_TO_FILL: Final = 0.5
 velocity's error is 10 % of its rms, at 1/8 it is 27 % (docs/painting.md)."""
 MOST_COUNTED: Final = 512
 """Cells per axis up to which the empty cells of a store that does not tell are counted."""
-
-_RESTING: Final = frozenset(
-    ("velocity", "speed", "momentum_speed", "divergence", "vorticity", "velocity_shear")
-)
-"""Fields in which the velocity of empty cells has a part, smoothed or not."""
-
-
-def rests_on_fill(name: str) -> bool:
-    """Tell whether a field depends on the velocity of empty cells.
-
-    Momenta do not: where there is no mass there is no momentum.
-    """
-    return name.removeprefix(SMOOTHED) in _RESTING
 
 
 def caution_of_plan(count: int, config: PaintConfig) -> str | None:

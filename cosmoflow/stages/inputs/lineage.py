@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from cosmoflow.errors import CosmoflowError
+from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.snapshots import ParticleSource
 
 LINEAGE: Final = "lineage"
 """Key of a provenance: digests of all particles and fields that an output descends from."""
@@ -18,33 +19,29 @@ Lineage = Mapping[str, Sequence[str]]
 Relation = Literal["same", "other", "unknown"]
 
 
-class Source(Protocol):
-    """A store or a snapshot."""
+def descent_of(source: FieldStore | ParticleSource) -> dict[str, Any]:
+    """Return what the provenance of an output keeps of the box that it descends from.
 
-    @property
-    def metadata(self) -> BoxMetadata:
-        """Its box and provenance."""
+    That is the lineage; of fields also how their density was painted, and of particles the
+    snapshot that they come from.
+    """
+    more: Mapping[str, Any]
+    if isinstance(source, FieldStore):
+        more = painting_of(source).as_facts()
+    else:
+        more = {"snapshot": source.origin} if source.origin else {}
+    return {LINEAGE: lineage_of(source), **more}
 
-    @property
-    def digest(self) -> str:
-        """Its identity."""
 
-
-def lineage_of(source: Source, kind: Literal["fields", "particles"] = "fields") -> Lineage:
+def lineage_of(source: FieldStore | ParticleSource) -> Lineage:
     """Return the digests of a store and of all particles and fields that it descends from.
-
-    Parameters
-    ----------
-    source : Source
-        The store.
-    kind : {"fields", "particles"}
-        What it holds.
 
     Returns
     -------
     dict of list of str
-        By kind, nearest first.
+        By kind, ``fields`` or ``particles``, nearest first.
     """
+    kind = "fields" if isinstance(source, FieldStore) else "particles"
     provenance = source.metadata.provenance
     found: dict[str, list[str]] = {"fields": [], "particles": []}
     found[kind].append(source.digest)

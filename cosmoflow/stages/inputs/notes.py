@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cosmoflow.events import Listener, Message, caution
-from cosmoflow.storage.metadata import BoxMetadata
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.snapshots import ParticleSource
 from cosmoflow.storage.snapshots.source import Snapshot
 
@@ -22,21 +23,18 @@ def tell_notes(source: ParticleSource, listener: Listener) -> None:
             listener(Message(note))
 
 
-def input_notes(role: str, metadata: BoxMetadata) -> list[str]:
-    """Return the notes of an input for the provenance of what is made of it, with its role.
+def input_notes(stores: Mapping[str, FieldStore]) -> list[str]:
+    """Return the notes of inputs, by role, for the provenance of what is made of them.
 
-    A note that came through several stages has the role only once.
+    Each note begins with the role, only once where it came through several stages.
     """
-    start = f"{role}: "
-    notes = metadata.provenance.get("notes", ())
-    return [note if note.startswith(start) else start + note for note in notes]
+    return [
+        note if note.startswith(f"{role}: ") else f"{role}: {note}"
+        for role, store in stores.items()
+        for note in store.metadata.provenance.get("notes", ())
+    ]
 
 
 def snapshot_config(source: ParticleSource) -> dict[str, Any]:
     """Return the section ``snapshot`` of the settings, where the particles are a snapshot's."""
     return {"snapshot": source.origin["hints"]} if isinstance(source, Snapshot) else {}
-
-
-def snapshot_facts(source: ParticleSource) -> dict[str, Any]:
-    """Return what provenance keeps of the snapshot that particles come from, if they do."""
-    return {"snapshot": source.origin} if source.origin else {}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.painting import divide_momentum
 from cosmoflow.numerics.spectra import WINDOWS
 from cosmoflow.storage.fields import FieldStore
@@ -23,7 +24,6 @@ Vector = tuple[float, float, float]
 _TOLERANCE: Final = 1e-6
 """Relative difference of two numbers that mean the same: what float32 and text leave of them."""
 
-_COMPONENTS: Final = {"density": 1, "velocity": 3}
 _READING: Final = 2.25
 """What a store holds while it reads a block, over what it returns: pieces as they are decoded, and
 which values are finite."""
@@ -110,11 +110,11 @@ class StoreReader:
         """
         kept, most = 0, 0.0
         for name in names:
-            reading = _READING * _COMPONENTS[name]
+            reading = _READING * FIELDS[name].parts
             if name == "velocity" and self.method.variable == "momentum":
                 reading = max(reading, _DIVIDING)
             most = max(most, kept + reading)
-            kept += _COMPONENTS[name]
+            kept += FIELDS[name].parts
         return math.ceil(most)
 
     def read(self, name: str, block: Block) -> NDArray[np.float32]:

@@ -14,9 +14,9 @@ from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, checksum_densities
 from cosmoflow.stages.inputs.empty_cells import caution_of, caution_of_plan
-from cosmoflow.stages.inputs.lineage import LINEAGE, lineage_of
+from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.mass_balance import check_mass
-from cosmoflow.stages.inputs.notes import snapshot_config, snapshot_facts, tell_notes
+from cosmoflow.stages.inputs.notes import snapshot_config, tell_notes
 from cosmoflow.stages.paint.plan import PaintPlan, make_plan
 from cosmoflow.stages.paint.tasks import (
     BoxTotals,
@@ -97,7 +97,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             {"particles": store.digest},
             sources={"particles": particles},
             notes=notes,
-            facts={LINEAGE: lineage_of(store, "particles"), **snapshot_facts(store)},
+            facts=descent_of(store),
         ),
         redshift_space=config.redshift_space,
     )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.painting import SCHEME_ORDER
 from cosmoflow.stages import costs
 from cosmoflow.stages.inputs.expansion import hubble_rate
-from cosmoflow.stages.paint.tasks import painted_variables, reach_of
+from cosmoflow.stages.paint.tasks import Counted, painted_variables, reach_of
 from cosmoflow.stages.run import Plan, Run
-from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.variables import count_parts
 
 PIECES = 16
@@ -51,25 +49,6 @@ class PaintPlan(Plan):
     shards: int
     cell_size: float
     particles_per_cell: float
-
-
-class Counted(Protocol):
-    """Particles, as far as a plan needs to know them."""
-
-    @property
-    def count(self) -> int:
-        """Number of particles."""
-
-    @property
-    def has_mass(self) -> bool:
-        """Whether they have masses of their own."""
-
-    @property
-    def metadata(self) -> BoxMetadata:
-        """Of their box."""
-
-    def ranges(self, rows: int) -> list[tuple[int, int]]:
-        """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
 
 
 def make_plan(store: Counted, run: Run) -> PaintPlan:

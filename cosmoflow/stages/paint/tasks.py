@@ -38,12 +38,23 @@ BoxTotals = tuple[float, float, float, float]
 """The same of all particles."""
 
 
-class Covered(Protocol):
-    """Particles of which it is known about where they are."""
+class Counted(Protocol):
+    """Particles, as far as plans need to know them."""
 
     @property
     def count(self) -> int:
         """Number of particles."""
+
+    @property
+    def has_mass(self) -> bool:
+        """Whether they have masses of their own."""
+
+    @property
+    def metadata(self) -> BoxMetadata:
+        """Metadata of their box."""
+
+    def ranges(self, rows: int) -> list[tuple[int, int]]:
+        """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
 
     def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
         """Return which of equal bins along x, y and z may hold the particles ``start`` to ``stop``.
@@ -105,7 +116,7 @@ def bucket_task(
 
 
 def shards_near_piece(
-    store: Covered, start: int, stop: int, config: PaintConfig
+    store: Counted, start: int, stop: int, config: PaintConfig
 ) -> NDArray[np.bool_]:
     """Return which shards of the grid the particles ``start`` to ``stop`` may touch, in C order."""
     covered = store.coverage(start, stop)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, grow
-from cosmoflow.numerics.quantities import FIELDS, Field, wrap
+from cosmoflow.numerics.quantities import QUANTITIES, Quantity, wrap
+from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.transform import Blocks, Fields
 from cosmoflow.storage.fields import FieldStore
 
@@ -37,20 +36,6 @@ class Source(Protocol):
 
     def read(self, block: Block) -> Tensor:
         """Return the values ``(components, nx, ny, nz)`` in a block."""
-
-
-class FieldReader(Protocol):
-    """Density over its mean and velocity, km/s, of one box; picklable."""
-
-    @property
-    def grid(self) -> int:
-        """Cells per axis."""
-
-    def held(self, names: tuple[str, ...]) -> float:
-        """Return the numbers that a cell takes at most while these are read."""
-
-    def read(self, name: str, block: Block) -> NDArray[np.float32]:
-        """Return ``density`` or ``velocity`` in a periodic block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +98,22 @@ class Derived:
 
     Parameters
     ----------
-    reader : FieldReader
+    reader : StoreReader
         Of both.
     cell : float
         Side of a cell, Mpc/h.
     field : str
-        Of :data:`cosmoflow.numerics.quantities.FIELDS`.
+        Of :data:`cosmoflow.numerics.quantities.QUANTITIES`.
     """
 
-    reader: FieldReader
+    reader: StoreReader
     cell: float
     field: str
 
     @property
-    def rule(self) -> Field:
+    def rule(self) -> Quantity:
         """How it is made."""
-        return FIELDS[self.field]
+        return QUANTITIES[self.field]
 
     @property
     def components(self) -> int:

@@ -117,7 +117,7 @@ def spectra(
         },
         sources={role: store.url for role, store in stores.items()},
         notes=[
-            *(note for role, one in stores.items() for note in input_notes(role, one.metadata)),
+            *input_notes(stores),
             *examine(request.stores_of_flows(), run.listener),
             *warned,
         ],

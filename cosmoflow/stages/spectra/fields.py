@@ -5,35 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cosmoflow.errors import ConfigError
-from cosmoflow.numerics.quantities import FIELDS, QUANTITIES
+from cosmoflow.numerics.field_table import FIELDS
+from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.spectra import WINDOWS, Term
 from cosmoflow.stages.inputs.readers import StoreReader, painted_scheme
 from cosmoflow.stages.slabs.sources import Derived, Source, Variable
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.variables import count_parts
-from cosmoflow.units import FIELD_UNITS, INTERLACED
+from cosmoflow.units import INTERLACED
 
-PAINTED = frozenset({"density", "momentum"})
-"""Variables that are linear in the particles: only these are convolved with the window."""
-
-UNITS = {
-    "speed": "km/s",
-    "momentum_speed": "km/s",
-    "theta_p": "km/s/(Mpc/h)",
-    "divergence": "km/s/(Mpc/h)",
-    "vorticity": "km/s/(Mpc/h)",
-    "momentum_curl": "km/s/(Mpc/h)",
-}
-"""Of what follows from density and velocity, by the name that :func:`choose_field` takes."""
-
-_QUANTITY = {
-    "speed": "speed",
-    "momentum_speed": "momentum",
-    "theta_p": "theta_p",
-    "divergence": "divergence",
-    "vorticity": "vorticity",
-    "momentum_curl": "momentum_curl_vector",
-}
+MADE = ("speed", "momentum_speed", "theta_p", "divergence", "vorticity", "momentum_curl")
+"""Fields that :func:`choose_field` makes of a store's density and velocity."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
     store : FieldStore
         Where to look.
     name : str
-        A variable; or one of :data:`UNITS` where the store has no variable of that name.
+        A variable; or one of :data:`MADE` where the store has no variable of that name.
     compensate : {"auto", "none"}
         Whether to divide painted fields by the window of the mass assignment.
 
@@ -89,41 +70,48 @@ def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
     """
     if name in store.variables:
         return _stored(store, name, compensate)
-    if name not in UNITS:
+    if name not in MADE:
         raise ConfigError(
             "the fields store has no such field, and it is none that follows from others",
             where=store.url, value=name,
             limit=f"stored: {', '.join(store.variables)}; made of density and velocity: "
-            f"{', '.join(UNITS)}",
+            f"{', '.join(MADE)}",
         )  # fmt: skip
-    quantity = QUANTITIES[_QUANTITY[name]]
-    lacking = [read for read in FIELDS[quantity.field].reads if read not in store.variables]
+    quantity = QUANTITIES[name]
+    reads = QUANTITIES[quantity.field].reads
+    lacking = [read for read in reads if read not in store.variables]
     if lacking:
         raise ConfigError(
-            f"{name} is made of {' and '.join(FIELDS[quantity.field].reads)}",
+            f"{name} is made of {' and '.join(reads)}",
             where=store.url,
             value=f"it has {', '.join(store.variables)}",
             remedy=f"a store with {' and '.join(lacking)}",
         )
     source = Derived(StoreReader.of(store), store.cell_size, quantity.field)
-    components = 3 if name in ("vorticity", "momentum_curl") else 1
-    scheme = painted_scheme(store) if compensate == "auto" and quantity.linear else None
-    term = Term((0,), quantity.derive, WINDOWS[scheme] if scheme is not None else 0)
-    reads = tuple(FIELDS[quantity.field].reads)
-    return ChosenField(name, UNITS[name], components, (source,), term, scheme, reads=reads)
+    return _choose(store, name, compensate, (source,), reads)
 
 
 def _stored(store: FieldStore, name: str, compensate: str) -> ChosenField:
-    scheme = painted_scheme(store) if compensate == "auto" and name in PAINTED else None
     offset = 1.0 if name == "density" else 0.0
     lead = (0,) if name == "linear_velocity" else ()
     scales = store.smoothing_scales() if lead else []
-    names = [one for one in (name, INTERLACED + name) if one in store.variables]
-    sources = tuple(Variable(store.url, one, count_parts(name), lead, offset) for one in names)
+    names = tuple(one for one in (name, INTERLACED + name) if one in store.variables)
+    parts = FIELDS[name].parts
+    sources = tuple(Variable(store.url, one, parts, lead, offset) for one in names)
+    return _choose(store, name, compensate, sources, names, scales[0] if scales else None)
+
+
+def _choose(
+    store: FieldStore,
+    name: str,
+    compensate: str,
+    sources: tuple[Source, ...],
+    reads: tuple[str, ...],
+    smoothing: float | None = None,
+) -> ChosenField:
+    row = FIELDS[name]
+    scheme = painted_scheme(store) if compensate == "auto" and row.linear else None
+    derive = None if name in store.variables else QUANTITIES[name].derive
     window = WINDOWS[scheme] if scheme is not None else 0
-    term = Term(tuple(range(len(sources))), None, window)
-    unit = FIELD_UNITS[name][0]
-    smoothing = scales[0] if scales else None
-    return ChosenField(
-        name, unit, count_parts(name), sources, term, scheme, smoothing, tuple(names)
-    )
+    term = Term(tuple(range(len(sources))), derive, window)
+    return ChosenField(name, row.unit, row.parts, sources, term, scheme, smoothing, reads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
@@ -19,6 +18,7 @@ from cosmoflow.stages.slabs.plan import (
     memory_allowed,
     planned_threads,
 )
+from cosmoflow.stages.slabs.sources import Source
 
 ROWS = 8
 """Rows whose modes are summed together: slabs of rows begin with such a group, and so do sums."""
@@ -27,18 +27,6 @@ REMEDY = "thinner slabs are not possible: more memory for a worker"
 
 _BLOCKS = 5
 """Blocks of a plane of modes that a thread has in hand of each number that it works on."""
-
-
-class Transformed(Protocol):
-    """What a plan needs to know of a field, see :class:`cosmoflow.stages.slabs.sources.Source`."""
-
-    @property
-    def components(self) -> int:
-        """1, or 3 of a vector."""
-
-    @property
-    def held(self) -> float:
-        """Numbers that a cell of a slab takes at most while its field is read and made."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class SpectraPlan(PowerPlan):
 
 
 def plan_power(
-    sources: Sequence[Transformed],
+    sources: Sequence[Source],
     grid: Grid,
     run: Run,
     *,
@@ -100,7 +88,7 @@ def plan_power(
 
     Parameters
     ----------
-    sources : sequence of Transformed
+    sources : sequence of Source
         The fields.
     grid : Grid
         The box.

@@ -16,9 +16,10 @@ from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.slabs import Modes, RowWaves
 from cosmoflow.numerics.spectra import PowerSum, Products, Term, WaveBins
 from cosmoflow.numerics.threads import map_ahead
+from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.run import Run, Tell, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Cut, Grid
-from cosmoflow.stages.slabs.sources import Derived, FieldReader, Source
+from cosmoflow.stages.slabs.sources import Derived, Source
 from cosmoflow.stages.slabs.transform import SlabGraph
 from cosmoflow.stages.spectra.plan import REMEDY, ROWS, PowerPlan, plan_power
 
@@ -122,7 +123,7 @@ def row_blocks(rows: slice, cells: int) -> list[slice]:
 
 
 def measure_power(
-    readers: Mapping[str, FieldReader],
+    readers: Mapping[str, StoreReader],
     quantities: Sequence[str],
     grid: Grid,
     run: Run,
@@ -134,7 +135,7 @@ def measure_power(
 
     Parameters
     ----------
-    readers : mapping of str to FieldReader
+    readers : mapping of str to StoreReader
         The truth, then predictions.
     quantities : sequence of str
         Of :data:`cosmoflow.numerics.quantities.QUANTITIES`.

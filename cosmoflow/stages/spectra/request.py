@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from cosmoflow.config.settings import SpectraConfig
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import caution
+from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.spectra import Products, WaveBins
-from cosmoflow.stages.inputs.empty_cells import rests_on_fill
 from cosmoflow.stages.inputs.lineage import relate
 from cosmoflow.stages.inputs.readers import check_same_box
 from cosmoflow.stages.run import Run
@@ -61,7 +61,7 @@ class Request:
         """Return the stores whose velocity in empty cells has a part in the spectra."""
         own = (self.stores[0], self.stores[-1])
         named = zip(own, self.fields, strict=False)
-        return list(dict.fromkeys(store for store, one in named if rests_on_fill(one.name)))
+        return list(dict.fromkeys(store for store, one in named if FIELDS[one.name].filled))
 
     def products(self, bins: WaveBins) -> Products:
         """Return what is summed."""

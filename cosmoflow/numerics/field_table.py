@@ -1,0 +1,190 @@
+"""What each field is: unit, components, and what it is made from. Nothing here loads torch.
+
+How a field is computed is in :mod:`cosmoflow.numerics.quantities`, under the same name. A new field
+is a row here and a rule there. Commands list the fields that they offer: ``derive`` in
+``stages/derive/recipes.py``, ``spectra`` in ``stages/spectra/fields.py``, and ``evaluate`` in
+``numerics/comparison/power.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from cosmoflow.units import (
+    COMPONENTS,
+    DIMENSIONLESS,
+    DIVERGENCE,
+    EIGENVALUES,
+    INTERLACED,
+    LENGTH,
+    SMOOTHED,
+    VELOCITY,
+)
+
+LABELS: Final[dict[str, Sequence[str | int]]] = {
+    "component": COMPONENTS,
+    "eigenvalue": EIGENVALUES,
+}
+"""The dimensions that a field may have before x, y and z, and the names along them."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRow:
+    """A field.
+
+    Parameters
+    ----------
+    name : str
+        The name in stores and on the command line.
+    unit : str
+        The unit.
+    long_name : str
+        What a store says about the field; empty for fields that are never stored.
+    lead : str, optional
+        Leading dimension, one of :data:`LABELS`; None for a scalar.
+    inputs : tuple of str
+        Variables that the field is made from; empty for a field that is only read.
+    halo : int
+        Cells around a block that differences need: 1 for derivatives, else 0.
+    linear : bool
+        Whether the field is a sum over particles, and so damped by their mass-assignment window.
+    filled : bool
+        Whether the velocity of cells without mass has a part in the field. It has none in momenta:
+        where there is no mass there is no momentum.
+    definition : str
+        Definition that spectra in an evaluation state.
+    base : str
+        The field without the smoothing; empty for a field that is not smoothed.
+    """
+
+    name: str
+    unit: str
+    long_name: str = ""
+    lead: str | None = None
+    inputs: tuple[str, ...] = ()
+    halo: int = 0
+    linear: bool = False
+    filled: bool = False
+    definition: str = ""
+    base: str = ""
+
+    @property
+    def parts(self) -> int:
+        """Numbers in each cell."""
+        return 1 if self.lead is None else len(LABELS[self.lead])
+
+    @property
+    def slopes(self) -> bool:
+        """Whether the field takes derivatives, which need the cells around."""
+        return self.halo > 0
+
+    @property
+    def smoothed(self) -> bool:
+        """Whether the inputs are Gaussian-smoothed first."""
+        return bool(self.base)
+
+
+_BOTH: Final = ("density", "velocity")
+_vector = partial(FieldRow, unit=VELOCITY, lead="component")
+_slope = partial(FieldRow, unit=DIVERGENCE, inputs=("velocity",), halo=1, filled=True)
+
+_STORED: Final = (
+    FieldRow("density", DIMENSIONLESS, "matter density over its mean", linear=True),
+    _vector(
+        "momentum",
+        long_name="matter momentum (1 + delta) v",
+        inputs=_BOTH,
+        linear=True,
+        definition="p = rho v, summed over components; rho over its mean",
+    ),
+    _vector("velocity", long_name="mass-weighted peculiar velocity", filled=True),
+    *(
+        _vector(
+            f"{name}_std",
+            long_name=f"standard deviation of the predictions that {name} is the mean of",
+        )
+        for name in ("velocity", "momentum")
+    ),
+    _vector("linear_velocity", long_name="linear-theory velocity of the Gaussian-smoothed density"),
+    _vector("restored_velocity", long_name="velocity with the power of small scales restored"),
+    _vector(
+        "wiener_velocity", long_name="velocity by a Wiener filter of the density and its functions"
+    ),
+    FieldRow("interlaced_density", DIMENSIONLESS, "density on the grid moved back by half a cell"),
+    _vector("interlaced_momentum", long_name="momentum on the grid moved back by half a cell"),
+    _slope(
+        "divergence",
+        long_name="velocity divergence",
+        definition="theta = div v, spectral derivatives",
+    ),
+    _slope(
+        "vorticity",
+        long_name="velocity curl",
+        lead="component",
+        definition="curl v, summed over components, spectral derivatives",
+    ),
+    _slope(
+        "velocity_shear",
+        long_name="eigenvalues of (d_i v_j + d_j v_i) / 2, ascending",
+        lead="eigenvalue",
+    ),
+    FieldRow("linear_density", DIMENSIONLESS, "linear density contrast, extrapolated to z = 0"),
+    FieldRow(
+        "displacement", LENGTH, "first-order displacement, extrapolated to z = 0", "component"
+    ),
+)
+
+_MEASURED: Final = (
+    FieldRow("speed", VELOCITY, inputs=("velocity",), filled=True, definition="|v|"),
+    # The paper calls this scalar the momentum; here a momentum is the vector.
+    FieldRow(
+        "momentum_speed",
+        VELOCITY,
+        inputs=_BOTH,
+        filled=True,
+        definition="p = |v| delta, a scalar",
+    ),
+    FieldRow(
+        "theta_p",
+        DIVERGENCE,
+        inputs=_BOTH,
+        halo=1,
+        definition="Theta_p = |curl(rho v)|, a scalar; rho over its mean, finite differences",
+    ),
+    FieldRow(
+        "momentum_curl",
+        DIVERGENCE,
+        lead="component",
+        inputs=_BOTH,
+        halo=1,
+        linear=True,
+        definition="curl(rho v), summed over components, spectral derivatives",
+    ),
+)
+"""Fields that spectra are taken of, and that no store holds."""
+
+# A linear velocity comes smoothed at any radius; an interlaced grid is for spectra; and a spread
+# smoothed is not the spread of what is smoothed.
+_SMOOTHED: Final = tuple(
+    replace(
+        row,
+        name=f"{SMOOTHED}{row.name}",
+        long_name=f"{row.long_name}, after Gaussian smoothing",
+        inputs=row.inputs if row.slopes else (row.name,),
+        linear=False,
+        base=row.name,
+    )
+    for row in _STORED
+    if row.name != "linear_velocity"
+    and not row.name.startswith(INTERLACED)
+    and not row.name.endswith("_std")
+)
+
+STORED: Final = {row.name: row for row in (*_STORED, *_SMOOTHED)}
+"""Fields that a store may hold, by name."""
+
+FIELDS: Final = STORED | {row.name: row for row in _MEASURED}
+"""All fields, by name."""
