@@ -9,13 +9,14 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 INSTALLED := $(VENV)/.installed
 DEMO ?= demo-output
 
-.PHONY: help install demo test lint unit slow format clean
+.PHONY: help install demo test test-cluster lint kernels unit slow format clean
 
 help:
-	@echo "make demo     the whole chain on two small boxes; the report is in $(DEMO)/report"
-	@echo "make test     lint, types, layers and the default tests"
-	@echo "make slow     the tests that take minutes"
-	@echo "make format   put the code in shape"
+	@echo "make demo           the whole chain on two small boxes; the report is in $(DEMO)/report"
+	@echo "make test           lint, types, layers and the default tests"
+	@echo "make test-cluster   the tests that start Ray, kill or wait"
+	@echo "make slow           the tests that take minutes"
+	@echo "make format         put the code in shape"
 
 install: $(INSTALLED)
 
@@ -29,7 +30,9 @@ $(INSTALLED): requirements.txt pyproject.toml
 demo: $(INSTALLED)
 	$(BIN)/cosmoflow demo --out $(DEMO) --overwrite
 
-test: lint unit
+test: $(INSTALLED)
+	$(MAKE) --no-print-directory -j2 lint kernels
+	$(MAKE) --no-print-directory unit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -37,9 +40,16 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Once for all test processes.
+kernels: $(INSTALLED)
+	$(BIN)/python -m tests.kernels
+
 # Two files at a time, those that start Ray one after the other (tests/conftest.py).
-unit: $(INSTALLED)
+unit: kernels
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+
+test-cluster: kernels
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "cluster and not slow"
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

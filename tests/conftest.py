@@ -2,7 +2,12 @@
 
 import os
 import re
+import signal
 
+# A shell that runs the tests in the background (`nohup make test &`) has them ignore SIGINT. All
+# processes that they start would inherit that: commands that tests interrupt would go on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # OpenMP reads it when torch is loaded: threads that wait leave their cores to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -12,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from cosmoflow.config import CosmologyConfig, load_settings
 from cosmoflow.config.settings import EngineConfig
@@ -34,6 +40,10 @@ from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import create_particles, write_particles
 from cosmoflow.storage.urls import open_group_for_writing
 from cosmoflow.units import CRITICAL_DENSITY
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,10 +69,9 @@ def names_ray(nodeid):
 
 
 def pytest_collection_modifyitems(items):
-    """Refuse tests that start Ray and do not say so; slow ones run one after the other anyway."""
+    """Refuse tests on Ray that do not say so."""
     for item in items:
-        marks = {mark.name for mark in item.iter_markers()}
-        if "cluster" in marks and "slow" not in marks and not names_ray(item.nodeid):
+        if "ray_session" in item.fixturenames and not names_ray(item.nodeid):
             raise pytest.UsageError(f"{item.nodeid} starts Ray: put `ray` in its name")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def s3_server(host="127.0.0.1"):
             yield _url_of(server, log)
         finally:
             server.terminate()
-            server.wait(10)
+            server.wait(120)
 
 
 def _url_of(server, log):

@@ -6,7 +6,6 @@ in a Python of its own, but for Python's start and end.
 
 import os
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -61,8 +60,6 @@ def _run(arguments, messages, *, period=Claim.PERIOD, lease=Claim.LEASE, largest
     null, written = os.open(os.devnull, os.O_WRONLY), os.open(messages, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(written, 2)
-    # A shell that runs the tests in the background lets them ignore SIGINT, and so would this.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     Claim.PERIOD, Claim.LEASE = period, lease

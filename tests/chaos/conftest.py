@@ -5,6 +5,7 @@ import zarr
 
 from cosmoflow.cli.app import run_app
 from tests.e2e.conftest import SMALL, chain, copy_of, cosmoflow
+from tests.shared import shared_folder
 
 __all__ = ["chain", "copy_of", "cosmoflow"]
 
@@ -12,7 +13,10 @@ __all__ = ["chain", "copy_of", "cosmoflow"]
 @pytest.fixture(scope="session")
 def undisturbed(chain, tmp_path_factory):
     """The velocity of the chain's box in shards of 12^3 cells, by a run that was left alone."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
-    inputs = [chain / "fields.zarr", out, "--model", chain / "model"]
-    assert run_app(["infer", *map(str, inputs), *SMALL, "--set=infer.shard=12", "--quiet"]) == 0
-    return zarr.open_group(out)["velocity"][:]
+
+    def infer(folder):
+        inputs = [chain / "fields.zarr", folder / "out.zarr", "--model", chain / "model"]
+        assert run_app(["infer", *map(str, inputs), *SMALL, "--set=infer.shard=12", "--quiet"]) == 0
+
+    out = shared_folder(tmp_path_factory, "undisturbed", infer) / "out.zarr"
+    return zarr.open_group(out, mode="r")["velocity"][:]

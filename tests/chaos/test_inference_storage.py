@@ -9,7 +9,7 @@ import zarr
 from tests.chaos.commands import start
 from tests.e2e.conftest import SMALL
 
-pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
+pytestmark = [pytest.mark.chaos, pytest.mark.e2e, pytest.mark.cluster]
 
 
 def arguments_of(chain, out, *options):

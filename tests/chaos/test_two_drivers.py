@@ -16,7 +16,7 @@ import zarr
 from tests.chaos import commands
 from tests.e2e.conftest import SMALL
 
-pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
+pytestmark = [pytest.mark.chaos, pytest.mark.e2e, pytest.mark.cluster]
 
 STAGES, SHARDS = ("paint", "derive"), 6**3
 """Shards of 8^3 cells: enough that a run takes several times as long as a sign of life."""
@@ -41,7 +41,7 @@ def finished(out):
 
 
 def wait_for(condition, process=None):
-    deadline = time.monotonic() + 120.0
+    deadline = time.monotonic() + 240.0
     while not condition():
         assert process is None or process.poll() is None, process.messages()
         assert time.monotonic() < deadline
@@ -114,7 +114,7 @@ def test_a_running_output_is_refused(chain, alone, tmp_path, flag):
     first = start(command("derive", chain, out))
     wait_for(lambda: finished(out) > 0, first)
     second = start(command("derive", chain, out, flag))
-    _, message = second.communicate(timeout=120)
+    _, message = second.communicate(timeout=240)
     assert second.returncode == 2, message.decode()
     assert b"another run is writing this output" in message
     assert str(first.pid).encode() in message
@@ -133,11 +133,10 @@ def test_a_killed_run_is_resumed_at_once(chain, alone, tmp_path):
     wait_for(lambda: finished(out) > 0)
     assert killed.poll() is None
     killed.kill()
-    began = time.monotonic()
-    resumed = start(command("derive", chain, out, "--resume"))
+    # It does not wait for the lease to end.
+    resumed = start(command("derive", chain, out, "--resume"), lease=10_000.0)
     _, message = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, message.decode()
-    assert time.monotonic() - began < 60.0
     killed.wait()
     same(out, alone["derive"])
 
@@ -151,7 +150,7 @@ def test_a_driver_that_slept_does_not_go_on(chain, alone, tmp_path):
     wait_for(lambda: len(claims(out)) > 1, heir)
     done = finished(out)
     os.kill(sleeper.pid, signal.SIGCONT)
-    _, message = sleeper.communicate(timeout=120)
+    _, message = sleeper.communicate(timeout=240)
     assert sleeper.returncode == 5, message.decode()
     assert b"has lost its output" in message
     assert b"Traceback" not in message

@@ -15,7 +15,7 @@ from pathlib import Path
 RAY = str(Path(sys.executable).with_name("ray"))
 WITH_US = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 """A test run that is killed cannot end its nodes; so the kernel does."""
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 """Within which a node must be up, on a machine that is busy with other things."""
 STORE = 256 << 20
 """Bytes of each node's object store."""
@@ -88,7 +88,7 @@ class Node:
 
     def kill(self):
         """End it as a power cut does: everything at once, nothing has a chance to say farewell."""
-        deadline = time.monotonic() + 30.0
+        deadline = time.monotonic() + 120.0
         while pids := self.processes():
             # What is being started while we look is found by looking again.
             for pid in pids:

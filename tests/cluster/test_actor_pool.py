@@ -11,6 +11,7 @@ import ray
 from cosmoflow.engine import Resources, actors
 from cosmoflow.engine.actors import ActorPool
 from cosmoflow.errors import IncompleteError
+from tests.cases import each
 
 pytestmark = pytest.mark.cluster
 
@@ -29,7 +30,7 @@ def make_patient_worker(folder):
     Path(folder, str(os.getpid())).touch()
 
     def handle(task):
-        give_up = time.monotonic() + 60.0
+        give_up = time.monotonic() + 240.0
         while task > 2 and len(list(Path(folder).iterdir())) < WORKERS:
             assert time.monotonic() < give_up
             time.sleep(0.02)
@@ -74,7 +75,7 @@ def test_a_pool_without_room_waits_and_does_not_spin(monkeypatch):
     assert used_then - used < 0.5 * (ended - begun)
 
 
-@pytest.mark.parametrize(("room", "asked"), [(1, 1), (0, 0)], ids=["too large", "no node"])
+@each(("room", "asked"), [(1, 1), (0, 0)], ids=["too large", "no node"])
 def test_a_worker_that_never_comes_up_ends_the_run(room, asked):
     pool = ActorPool(make_echo, Resources(cpus=10_000), lambda: room, patience=0.5)
     with pytest.raises(IncompleteError, match="no worker came up") as caught:
@@ -93,16 +94,16 @@ def make_doomed_worker(folder, deaths):
     return handle
 
 
-@pytest.mark.parametrize(
-    ("floor", "each", "deaths", "finishes"),
+@each(
+    ("floor", "of_each", "deaths", "finishes"),
     [(0, 2, 2, True), (0, 2, 3, False), (2, 0, 2, True), (2, 1, 3, False)],
 )
 def test_deaths_that_are_borne_grow_with_the_workers(
-    monkeypatch, tmp_path, floor, each, deaths, finishes
+    monkeypatch, tmp_path, floor, of_each, deaths, finishes
 ):
     """One worker at a time: so many of it, or so many of a pool whatever its size."""
     monkeypatch.setattr(actors, "FRUITLESS_DEATHS", floor)
-    monkeypatch.setattr(actors, "DEATHS_OF_EACH", each)
+    monkeypatch.setattr(actors, "DEATHS_OF_EACH", of_each)
     done = {}
     pool = ActorPool(partial(make_doomed_worker, str(tmp_path), deaths), Resources(), lambda: 1)
     if finishes:
@@ -111,4 +112,4 @@ def test_deaths_that_are_borne_grow_with_the_workers(
     else:
         with pytest.raises(IncompleteError, match="keep dying") as caught:
             pool.run([7], done.__setitem__)
-        assert caught.value.limit.startswith(f"{max(floor, each)} in a row")
+        assert caught.value.limit.startswith(f"{max(floor, of_each)} in a row")

@@ -21,13 +21,17 @@ from cosmoflow.events import ignore
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Run
 from cosmoflow.storage import particles as storage
+from tests.cases import each
 from tests.conftest import displaced_lattice, make_metadata
 
-pytestmark = [
-    pytest.mark.cluster,
-    # Ray Train says this of Ray Data's own defaults when it is imported.
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
-]
+# Ray Train says this of Ray Data's own defaults when it is imported.
+pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
+
+# `make test` has one test on Ray for each verb of the engine: run, map, channel, train, and `get`
+# for Dask. The others on Ray are in `make test-cluster`.
+ray_in_cluster_lane = pytest.mark.parametrize(
+    "engine", ["serial", pytest.param("ray", marks=pytest.mark.cluster)], indirect=True
+)
 
 
 @pytest.fixture(params=["serial", "ray"])
@@ -88,6 +92,7 @@ def make_adder():
     return lambda task: task + 1
 
 
+@ray_in_cluster_lane
 def test_errors_of_tasks_keep_their_type_and_parts(engine):
     graph = TaskGraph()
     graph.add(("fine", 0), add, np.arange(3), output=True)
@@ -99,7 +104,7 @@ def test_errors_of_tasks_keep_their_type_and_parts(engine):
     assert caught.value.details() == PARTS
 
 
-@pytest.mark.parametrize("make_worker", [make_refusing_worker, refuse], ids=["handling", "making"])
+@each("make_worker", [make_refusing_worker, refuse], ids=["handling", "making"])
 def test_errors_of_workers_keep_their_type_and_parts(engine, make_worker):
     with pytest.raises(DataError, match="it broke") as caught:
         engine.map(make_worker, range(3), lambda task, result: None)
@@ -137,6 +142,7 @@ def count_threads():
     return torch.get_num_threads(), numba.get_num_threads(), os.environ["OMP_NUM_THREADS"]
 
 
+@pytest.mark.cluster
 def test_a_task_uses_the_cores_that_it_asked_for(ray_engine):
     for cores in (1, min(2, ray_engine.cpus)):
         graph = TaskGraph()
@@ -147,6 +153,7 @@ def test_a_task_uses_the_cores_that_it_asked_for(ray_engine):
         assert found[0] == found[1] == int(found[2]) == cores
 
 
+@pytest.mark.cluster
 def test_tasks_share_the_nodes(ray_engine):
     cores, memory = ray_engine.cpus, ray_engine.memory
     assert 0 < memory < 1 << 50
@@ -176,7 +183,8 @@ NO_NODES = {
 }
 
 
-@pytest.mark.parametrize("ask", NO_NODES.values(), ids=NO_NODES)
+@pytest.mark.cluster
+@each("ask", NO_NODES.values(), ids=NO_NODES)
 def test_a_cluster_whose_workers_have_not_joined_says_so(ray_engine, monkeypatch, ask):
     head = node({"memory": 1e10, "node:__internal_head__": 1.0})
     gone = node({"CPU": 16.0, "memory": 1e11}, alive=False)
@@ -186,6 +194,7 @@ def test_a_cluster_whose_workers_have_not_joined_says_so(ray_engine, monkeypatch
     assert "ray status" in caught.value.remedy
 
 
+@pytest.mark.cluster
 def test_nodes_with_too_little_memory_are_told(ray_engine, monkeypatch):
     small, gone = ({"CPU": 4.0, "memory": gigabytes * 2.0**30} for gigabytes in (8, 64))
     found = [node(small), node(gone, alive=False)]
@@ -209,6 +218,7 @@ def make_mortal_worker(folder):
     return handle
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_task_is_done_although_workers_die(ray_engine, tmp_path, workers):
     done = []
@@ -221,11 +231,13 @@ def test_every_task_is_done_although_workers_die(ray_engine, tmp_path, workers):
         assert len((tmp_path / str(task)).read_text().splitlines()) >= 2
 
 
+@ray_in_cluster_lane
 def test_no_tasks_are_no_work(engine):
     engine.map(make_adder, [], lambda task, result: None)
     assert engine.run(TaskGraph()) == {}
 
 
+@ray_in_cluster_lane
 def test_one_worker_is_made_once_and_kept(engine):
     def make_worker():
         state = []
@@ -261,6 +273,7 @@ def test_training_on_two_workers_reports_what_rank_0_says(ray_engine):
     assert reports == [{"step": s, "rank": 0, "size": 2, "slope": 1.5} for s in (1, 2)]
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 def test_training_raises_what_one_worker_raises_while_the_others_wait(ray_engine):
     def loop(context):
@@ -289,6 +302,7 @@ def test_dask_arrays_with_periodic_overlap_give_the_same_on_ray(ray_engine):
     assert total == pytest.approx(3.0 * values.sum())
 
 
+@pytest.mark.cluster
 def test_dask_on_ray_reads_zarr(ray_engine, fields_store):
     made = fields_store(12)
     with xr.open_zarr(made.url, consolidated=False, chunks={}) as data:
@@ -296,6 +310,7 @@ def test_dask_on_ray_reads_zarr(ray_engine, fields_store):
     np.testing.assert_allclose(found, made.velocity.mean(axis=0), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.cluster
 def test_errors_in_dask_arrays_keep_their_type(ray_engine):
     array = da.zeros((4, 4), chunks=2).map_blocks(refuse, dtype=float, meta=np.zeros((0, 0)))
     with pytest.raises(DataError, match="it broke") as caught:
@@ -303,7 +318,8 @@ def test_errors_in_dask_arrays_keep_their_type(ray_engine):
     assert caught.value.details() == PARTS
 
 
-@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.cluster
+@each("unequal", [False, True])
 def test_painting_is_the_same_bit_for_bit(
     ray_session, serial_run, particle_store, tmp_path, unequal
 ):
@@ -324,6 +340,7 @@ def test_painting_is_the_same_bit_for_bit(
         np.testing.assert_array_equal(found[name].values, expected[name].values)
 
 
+@pytest.mark.cluster
 def test_bad_particles_are_named_across_ray(ray_session, particle_store, tmp_path):
     particles = particle_store(8)
     zarr.open_group(particles.url, mode="r+")["position"][300, 2] = np.nan
@@ -335,6 +352,7 @@ def test_bad_particles_are_named_across_ray(ray_session, particle_store, tmp_pat
     assert not (tmp_path / "out.zarr").exists()
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 def test_no_decomposition_changes_a_bit(ray_session, serial_run, tmp_path, order):

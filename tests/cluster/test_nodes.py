@@ -20,6 +20,7 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.engine import Resources, nodes
 from cosmoflow.engine.on_ray import RayEngine
 from cosmoflow.engine.versions import LIBRARIES, make_comparison, make_probe, refusal
+from tests.cases import each
 from tests.cluster.ray_processes import ray_processes
 from tests.e2e.conftest import SMALL
 
@@ -88,7 +89,7 @@ def described(cpus=4, gpus=0, pool="", memory=8 << 30, alive=True):
 CPU_TASK, GPU_TASK = Resources(cpus=2), Resources(cpus=2, gpus=1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("up", "selector", "places"),
     [
         # Nothing is labelled: a task runs wherever there is room.
@@ -114,7 +115,7 @@ def has_gpu(node):
     return node["Resources"]["GPU"] > 0
 
 
-@pytest.mark.parametrize(
+@each(
     ("up", "workers", "gpus", "cpus"),
     [
         ([described(16), described(16)], 3, 0, 8),
@@ -254,20 +255,18 @@ def test_ctrl_c_leaves_no_orphans_and_a_run_to_resume(cluster, tmp_path, stage):
         [COMMAND, *map(str, command), *SMALL[1:], "--set=simulate.steps=60",
          f"--address={cluster.address}"],
         env=cluster.environment, cwd="/", stderr=subprocess.PIPE, text=True,
-        # A shell that runs the tests in the background lets them ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )  # fmt: skip
     try:
         while not list(out.rglob("c/*")):
             assert driver.poll() is None
             time.sleep(0.1)
         driver.send_signal(signal.SIGINT)
-        _, err = driver.communicate(timeout=60)
+        _, err = driver.communicate(timeout=240)
     finally:
         driver.kill()
     assert driver.returncode == 130, err
     assert "--resume" in err
-    deadline = time.monotonic() + 30.0
+    deadline = time.monotonic() + 120.0
     while working := [pid for node in cluster.workers for pid in node.workers(b"ray::_Worker")]:
         assert time.monotonic() < deadline, working
         time.sleep(0.2)

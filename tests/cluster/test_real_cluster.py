@@ -59,7 +59,7 @@ def test_a_driver_without_the_token_is_refused(
     out = tmp_path / "box.zarr"
     began = time.monotonic()
     driver = start(["simulate", out, *chain.TINY, "--engine=ray", "--address", cluster.address])
-    _, said = driver.communicate(timeout=120)
+    _, said = driver.communicate(timeout=300)
     seconds = time.monotonic() - began
     record_property("seconds", seconds)
     assert driver.returncode == 2, said.decode()
@@ -67,7 +67,7 @@ def test_a_driver_without_the_token_is_refused(
     assert b"token" in said
     assert b"RAY_AUTH_TOKEN_PATH" in said
     # Much of it is the start of the first such process, on a machine that is busy.
-    assert seconds < 60.0
+    assert seconds < 240.0
     assert not out.exists()
 
 

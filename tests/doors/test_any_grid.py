@@ -22,6 +22,7 @@ from cosmoflow.stages.infer.tiles import Layout
 from cosmoflow.stages.infer.worker import Ensemble, Member
 from cosmoflow.stages.models import check_fits, fitting_grid, load_model, save_model
 from cosmoflow.storage.metadata import BoxMetadata
+from tests.cases import each
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks, synthetic_fields
 
 CPU = torch.device("cpu")
@@ -70,7 +71,7 @@ def blockwise(model, fields, shard, tile, batch=1):
     return out
 
 
-@pytest.mark.parametrize(
+@each(
     ("grid", "shard", "tile"),
     [(18, 7, 8), (18, 18, 20), (22, 15, 12), (25, 13, 16), (10, 10, 8), (16, 6, 8)],
 )
@@ -166,7 +167,7 @@ def test_a_box_of_half_a_cell_too_much_is_told_that_no_grid_fits():
     assert "24 or 26 Mpc/h" in error.remedy
 
 
-@pytest.mark.parametrize("grid", [64, 67, 90, 103, 127, 128, 134, 250])
+@each("grid", [64, 67, 90, 103, 127, 128, 134, 250])
 def test_no_grid_is_kept_in_chunks_of_a_few_cells(grid):
     chunk = choose_chunk(grid)
     assert grid % chunk == 0

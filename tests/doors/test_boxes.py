@@ -13,6 +13,7 @@ from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import Message
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import refused
 
 BOX = files.zeldovich_box(8, 500.0)
@@ -33,7 +34,7 @@ def user_store(path, position, velocity=BOX.velocity, **attributes):
     return str(path)
 
 
-@pytest.mark.parametrize("mode", ["plain", "copied"])
+@each("mode", ["plain", "copied"])
 def test_a_file_that_was_copied_over_another_is_found(tmp_path, serial_run, mode):
     """All counts are as the headers say; half of the particles are there twice."""
     halves = [
@@ -90,7 +91,7 @@ def test_a_box_in_kpc_is_no_box_in_mpc(tmp_path, serial_run, fields_store):
         load_settings(None, ["simulate.box_size=500000"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value", "words"),
     [
         ("redshift", float("nan"), "redshift"),
@@ -108,9 +109,7 @@ def test_attributes_of_a_store_are_not_assumed(fields_store, name, value, words)
     refused(DataError, 3, lambda: cosmoflow.open_fields(made.url), words)
 
 
-@pytest.mark.parametrize(
-    "position", [BOX.position / BOX.size, np.full((512, 3), 7.0)], ids=["unit box", "one place"]
-)
+@each("position", [BOX.position / BOX.size, np.full((512, 3), 7.0)], ids=["unit box", "one place"])
 def test_particles_of_a_store_fill_its_box(tmp_path, serial_run, position):
     url = user_store(tmp_path / "p.zarr", position)
     paint = lambda: cosmoflow.paint(url, str(tmp_path / "f.zarr"), serial_run(**PAINT))  # noqa: E731
@@ -123,7 +122,7 @@ def test_particles_in_zarr_format_2_are_called_so(tmp_path, serial_run):
     refused(DataError, 3, paint, "zarr format")
 
 
-@pytest.mark.parametrize("again", ["the same URL", "a copy"])
+@each("again", ["the same URL", "a copy"])
 def test_a_box_that_is_trained_on_and_validated_on_is_warned_of(
     fields_store, serial_run, tmp_path, again
 ):

@@ -4,9 +4,10 @@ import pytest
 
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     ["paint:\n  grid: 64\npaint:\n  grid: 32\n", "paint:\n  grid: 64\n  grid: 32\n"],
     ids=["section", "key"],
@@ -19,27 +20,23 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, text):
     assert "line" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("010", 10), ("0", 0), ("12", 12)], ids=["leading zero", "zero", "plain"]
-)
+@each(("text", "value"), [("010", 10), ("0", 0), ("12", 12)], ids=["leading zero", "zero", "plain"])
 def test_integers_are_decimal(text, value):
     assert load_settings(None, [f"seed={text}"]).seed == value
 
 
-@pytest.mark.parametrize("text", ["1:30", "0x10", "0o10", "1e400", "true"])
+@each("text", ["1:30", "0x10", "0o10", "1e400", "true"])
 def test_what_is_no_decimal_integer_is_refused(text):
     with pytest.raises(ConfigError, match="seed"):
         load_settings(None, [f"seed={text}"])
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("1e-3", 1e-3), ("2.5E2", 250.0), ("3", 3.0), (".5", 0.5)]
-)
+@each(("text", "value"), [("1e-3", 1e-3), ("2.5E2", 250.0), ("3", 3.0), (".5", 0.5)])
 def test_floating_point_numbers_are_read_in_every_common_form(text, value):
     assert load_settings(None, [f"train.learning_rate={text}"]).train.learning_rate == value
 
 
-@pytest.mark.parametrize("text", [".inf", ".nan", "-.inf"])
+@each("text", [".inf", ".nan", "-.inf"])
 def test_numbers_that_are_not_finite_are_refused(text):
     with pytest.raises(ConfigError):
         load_settings(None, [f"cosmology.sigma8={text}"])

@@ -21,6 +21,7 @@ from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.snapshots import open_particles
 from cosmoflow.storage.urls import open_group_for_writing
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import refused
 
 W0WA = {"w0": -0.7, "wa": -0.6}
@@ -44,7 +45,7 @@ def growth_rate_of(a, Omega_m, w, step=1e-5):
     return np.log(up / down) / (2.0 * step)
 
 
-@pytest.mark.parametrize("w", [-1.0, -0.7, -1.3])
+@each("w", [-1.0, -0.7, -1.3])
 def test_growth_with_a_constant_equation_of_state(w):
     background = Background(CosmologyConfig(Omega_m=0.3, w0=w))
     expected = growth_of(A, 0.3, w) / growth_of(1.0, 0.3, w)
@@ -67,7 +68,7 @@ def test_growth_in_an_open_universe_without_lambda():
     np.testing.assert_allclose(background.growth2(A), fit, rtol=5e-3)
 
 
-@pytest.mark.parametrize("model", [W0WA, {"Omega_k": 0.1}, {"w0": -1.1, "Omega_k": -0.1},
+@each("model", [W0WA, {"Omega_k": 0.1}, {"w0": -1.1, "Omega_k": -0.1},
                                    {"m_nu": 0.4}])  # fmt: skip
 def test_the_expansion_is_that_of_camb(model):
     c = CosmologyConfig(**model)
@@ -116,7 +117,7 @@ def test_flat_lambda_cdm_is_written_as_before():
     np.testing.assert_array_equal(Background(CosmologyConfig()).hubble_ratio(a), old)
 
 
-@pytest.mark.parametrize("wrong", [{"w0": -0.5, "wa": 0.6}, {"Omega_k": 0.8},
+@each("wrong", [{"w0": -0.5, "wa": 0.6}, {"Omega_k": 0.8},
                                    {"Omega_m": 0.1, "Omega_k": -0.95}, {"m_nu": 9.0, "h": 0.5,
                                     "Omega_m": 0.06}])  # fmt: skip
 def test_universes_that_make_no_sense_are_refused(wrong):
@@ -207,7 +208,7 @@ HEADERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HEADERS)
+@each("name", HEADERS)
 def test_headers_of_other_codes(tmp_path, box, name):
     write, header, expected = HEADERS[name]
     metadata = open_particles(write(tmp_path, box, **header)).metadata
@@ -284,7 +285,7 @@ UNKNOWN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
+@each("name", UNKNOWN)
 def test_an_expansion_that_is_not_known_is_refused_where_it_matters(
     tmp_path, box, name, serial_run
 ):

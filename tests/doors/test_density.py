@@ -11,6 +11,7 @@ from cosmoflow.events import Message
 from cosmoflow.stages.inputs.density import Summary, check_contents
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.urls import open_group_for_writing
+from tests.cases import each
 from tests.conftest import refused
 from tests.doors.foreign import BOX, dataset, fields, write
 
@@ -43,7 +44,7 @@ def store_of(density, url):
     return write(data, url)
 
 
-@pytest.mark.parametrize("name", WRONG)
+@each("name", WRONG)
 def test_what_is_no_density_is_refused_alike_in_stores_and_arrays(tmp_path, name):
     density, words = WRONG[name]
     url, out = store_of(density, tmp_path / "a.zarr"), tmp_path / "out.zarr"
@@ -63,7 +64,7 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@each("stage", STAGES)
 def test_every_stage_that_reads_the_density_refuses_counts(tmp_path, stage, capsys):
     places = {
         "IN": store_of(COUNTS, tmp_path / "in.zarr"),
@@ -89,7 +90,7 @@ def test_a_density_that_is_right_gives_what_the_array_gives(tmp_path):
     np.testing.assert_allclose(found, truth, atol=1e-3)
 
 
-@pytest.mark.parametrize("change", [lambda rho: 2.0 * rho, lambda rho: rho - 1.0])
+@each("change", [lambda rho: 2.0 * rho, lambda rho: rho - 1.0])
 def test_a_painted_density_is_read_whole_only_if_it_was_changed(
     tmp_path, particle_store, serial_run, monkeypatch, change
 ):
@@ -163,6 +164,6 @@ def test_a_region_of_a_box_has_no_mean(tmp_path, fields_store, serial_run):
     check_contents(FieldStore(made.url), ["density"], serial_run())
 
 
-@pytest.mark.parametrize("values", [DENSITY + 0j, DENSITY > 1.0, DENSITY.astype(str)])
+@each("values", [DENSITY + 0j, DENSITY > 1.0, DENSITY.astype(str)])
 def test_arrays_that_are_no_numbers_are_refused(values):
     refused(DataError, 3, lambda: cosmoflow.infer_array(values, BOX, "linear"), "real numbers")

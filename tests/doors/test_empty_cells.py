@@ -28,6 +28,7 @@ from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import create_particles, write_particles
 from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.urls import open_group_for_writing
+from tests.cases import each
 from tests.conftest import BOX, displaced_lattice, make_metadata, refused, rows_of
 
 
@@ -68,7 +69,7 @@ def warnings_of(heard):
 # The estimator
 
 
-@pytest.mark.parametrize("first", [0, 1, 2])
+@each("first", [0, 1, 2])
 def test_a_lattice_gives_its_velocity_to_the_cells_around_every_particle(first):
     # A particle in every third cell: the nearest to a cell is in it or beside it, also around the
     # periodic border.
@@ -86,7 +87,7 @@ def test_a_lattice_gives_its_velocity_to_the_cells_around_every_particle(first):
     assert np.count_nonzero(fields["momentum"][0]) == each**3
 
 
-@pytest.mark.parametrize("scheme", ["ngp", "cic", "pcs"])
+@each("scheme", ["ngp", "cic", "pcs"])
 def test_random_particles_agree_with_a_tree(scheme):
     cells, size, count = 24, 60.0, 150
     rng = np.random.default_rng(2)
@@ -137,7 +138,7 @@ def test_particles_without_mass_are_passed_over():
     np.testing.assert_array_equal(fields["velocity"][0], 10.0)
 
 
-@pytest.mark.parametrize("kind", ["plain", "interlaced tsc", "redshift space"])
+@each("kind", ["plain", "interlaced tsc", "redshift space"])
 def test_the_fill_is_the_same_however_the_box_is_cut(kind, serial_run, tmp_path, particle_store):
     own = {
         "plain": {},
@@ -185,7 +186,7 @@ def test_a_fill_without_a_velocity_is_refused():
 # The count
 
 
-@pytest.mark.parametrize("fields", [("density", "momentum", "velocity"), ("velocity",)])
+@each("fields", [("density", "momentum", "velocity"), ("velocity",)])
 def test_the_empty_cells_are_counted_to_the_last(fields, sparse, serial_run, tmp_path, capsys):
     out = str(tmp_path / "fields.zarr")
     paint(sparse, out, serial_run(paint={"grid": 16, "shard": 6, "chunk": 6, "fields": fields}))
@@ -228,9 +229,7 @@ def test_a_resumed_run_counts_the_shards_that_were_finished_before(sparse, seria
     assert found.empty_share == (FieldStore(parts).read("density") == 0.0).mean()
 
 
-@pytest.mark.parametrize(
-    "said", [{"empty_share": 1.5}, {"empty_share": 0.1, "particles_per_cell": -1.0}, 3]
-)
+@each("said", [{"empty_share": 1.5}, {"empty_share": 0.1, "particles_per_cell": -1.0}, 3])
 def test_a_sampling_that_makes_no_sense_is_refused(said, sparse, serial_run, tmp_path):
     out = str(tmp_path / "fields.zarr")
     paint(sparse, out, serial_run(paint={"grid": 4}))
@@ -300,7 +299,7 @@ def test_paint_without_velocities_does_not_warn(sparse, serial_run, tmp_path):
     assert warnings_of(heard) == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "warned"),
     [("velocity", True), ("speed", True), ("divergence", True), ("momentum_speed", True),
      ("density", False), ("momentum", False), ("momentum_curl", False)],

@@ -12,6 +12,7 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.errors import DataError
 from cosmoflow.storage.fields import FieldStore, open_fields
 from cosmoflow.storage.layout import same_unit
+from tests.cases import each
 from tests.conftest import refused
 from tests.doors.foreign import BOX, CENTRES, GRID, dataset, fields, write
 
@@ -43,7 +44,7 @@ def check(url, density_error=0.0, velocity_error=0.0):
     )
 
 
-@pytest.mark.parametrize(
+@each(
     "order",
     [("component", "z", "y", "x"), ("x", "y", "z", "component"), ("y", "component", "z", "x")],
 )
@@ -57,12 +58,12 @@ def test_each_variable_has_its_own_order(tmp_path):
     check(write(data, tmp_path / "a.zarr"))
 
 
-@pytest.mark.parametrize("labels", ["zyx", "yzx"])
+@each("labels", ["zyx", "yzx"])
 def test_components_in_any_order(tmp_path, labels):
     check(write(dataset().sel(component=list(labels)), tmp_path / "a.zarr"))
 
 
-@pytest.mark.parametrize("dtype", [">f4", "float64", ">f8"])
+@each("dtype", [">f4", "float64", ">f8"])
 def test_numbers_of_any_size_and_byte_order(tmp_path, dtype):
     check(write(dataset(dtype), tmp_path / "a.zarr"))
 
@@ -92,7 +93,7 @@ def test_chunks_of_any_shape(tmp_path):
     assert (FieldStore(url).shard, FieldStore(url).chunk) == (GRID, GRID)
 
 
-@pytest.mark.parametrize(("order", "consolidated"), [(None, True), ("yzx", False)])
+@each(("order", "consolidated"), [(None, True), ("yzx", False)])
 def test_flows_are_added_in_the_order_of_the_store(tmp_path, order, consolidated):
     density, _ = fields()
     data = dataset()
@@ -116,7 +117,7 @@ def moved(values, **attributes):
     return dataset().assign_coords(x=("x", values, {"units": "Mpc/h", **attributes}))
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "words"),
     [
         (dataset().rename(x="lat"), ["dimensions", "lat", "(x, y, z)", "rename"]),
@@ -176,7 +177,7 @@ def test_stores_without_coordinates_have_cell_centres(tmp_path):
     check(write(dataset().drop_vars(["x", "y", "z", "component"]), tmp_path / "a.zarr"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("found", "expected", "same"),
     [
         ("Mpc/h", "Mpc/h", True), ("h^-1 Mpc", "Mpc/h", True), ("Mpc h**-1", "Mpc/h", True),

@@ -7,6 +7,7 @@ import xarray as xr
 import cosmoflow
 from cosmoflow.errors import DataError
 from cosmoflow.storage.particles import ParticleStore
+from tests.cases import each
 from tests.conftest import displaced_lattice, refused
 from tests.doors.foreign import ATTRIBUTES, BOX, write
 
@@ -34,7 +35,7 @@ def packed(step):
     return {"dtype": "int32", "scale_factor": step, "add_offset": 0.0, "_FillValue": -1}
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "options", "error"),
     [
         (dataset(), {"consolidated": True}, 0.0),
@@ -73,7 +74,7 @@ def test_positions_that_round_to_the_side_are_at_0(tmp_path):
     refused(DataError, 3, lambda: ParticleStore(url).read(0, 10), "outside the box")
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "words"),
     [
         (dataset(length="kpc/h"), ["position", "kpc/h", "Mpc/h"]),

@@ -29,6 +29,7 @@ from cosmoflow.storage.identity import checksum_array
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.snapshots import describe_snapshot, open_particles
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import refused
 
 GRID, BOX, SIDE = 8, 16.0, 8
@@ -67,7 +68,7 @@ def correct(url, name="density"):
 # Snapshots
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@each("whole", [False, True])
 def test_another_realisation_of_the_same_name_and_size_is_refused(tmp_path, serial_run, whole):
     snapshot, out = tmp_path / "snap.npz", str(tmp_path / "fields.zarr")
     write_npz(snapshot, 1, 100.0)
@@ -138,7 +139,7 @@ def keep_times(path, times=None):
     return None
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@each("name", FORMATS)
 def test_rows_of_every_format_count(tmp_path, zeldovich, name):
     """Files of the same places, sizes and times of change, with other rows, are another input."""
     path, write = tmp_path / name, FORMATS[name]
@@ -159,7 +160,7 @@ def test_rows_of_every_format_count(tmp_path, zeldovich, name):
     assert open_particles(str(url)).digest == before
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@each("save", [np.savez, np.savez_compressed])
 def test_rows_of_npz_count(tmp_path, save):
     snapshot, digests = tmp_path / "snap.npz", set()
     for seed in (1, 2):
@@ -237,7 +238,7 @@ def test_a_particle_store_is_what_it_holds(particle_store, tmp_path):
         assert ParticleStore(copy).digest != before
 
 
-@pytest.mark.parametrize(
+@each(
     "layout",
     [
         {"chunks": (4, 4, 4), "zarr_format": 2},
@@ -439,7 +440,7 @@ def test_what_an_older_version_began_is_made_again(fields_store, tmp_path, seria
 # An input that changes while a run reads it
 
 
-@pytest.mark.parametrize("stage", ["paint", "derive", "infer"])
+@each("stage", ["paint", "derive", "infer"])
 def test_an_input_that_changes_meanwhile_is_not_mixed(fields_store, tmp_path, serial_run, stage):
     out, snapshot = str(tmp_path / "out.zarr"), tmp_path / "snap.npz"
     write_npz(snapshot, 1, 100.0)

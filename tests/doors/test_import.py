@@ -4,7 +4,6 @@ import json
 
 import h5py
 import numpy as np
-import pytest
 import xarray as xr
 import zarr
 from astropy.io import fits
@@ -14,6 +13,7 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError
 from cosmoflow.storage.fields import FieldStore
+from tests.cases import each
 from tests.conftest import refused
 from tests.doors.foreign import BOX, GRID, dataset, fields
 
@@ -62,7 +62,7 @@ def save(folder, kind, density, velocity):
     return path, path
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "h5", "nc", "fits"])
+@each("kind", ["npy", "npz", "h5", "nc", "fits"])
 def test_every_format(tmp_path, kind):
     path, velocity = save(tmp_path, kind, DENSITY, VELOCITY)
     cube = f"{path}::grid/density" if kind == "h5" else path
@@ -106,7 +106,7 @@ def test_the_answer_is_that_of_the_array(tmp_path):
     assert float(np.abs(truth).max()) > 5.0
 
 
-@pytest.mark.parametrize(
+@each(
     ("array", "options", "note"),
     [
         (DENSITY.astype(np.float64), [], "recognised as 1 + delta"),
@@ -147,7 +147,7 @@ def put(value):
     return bad(change)
 
 
-@pytest.mark.parametrize(
+@each(
     ("array", "options", "words"),
     [
         (put(np.nan), [], ["not finite", "1 of 1728"]),

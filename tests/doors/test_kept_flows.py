@@ -28,6 +28,7 @@ from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import WIENER, check_filter, filter_digest
 from cosmoflow.storage.origins import noted_origin
 from cosmoflow.storage.urls import write_bytes
+from tests.cases import each
 from tests.conftest import UNIT_FILTER, keep_linear_velocity, refused, synthetic_fields
 
 pytestmark = pytest.mark.usefixtures("quick_claims")
@@ -196,7 +197,7 @@ def make_filter(weight):
     return WienerFilter(("contrast",), 0.1, ((1.0,), (1.0,), (weight,)))
 
 
-@pytest.mark.parametrize("weight", [float("nan"), 1e39, 1e38])
+@each("weight", [float("nan"), 1e39, 1e38])
 def test_a_bad_filter_leaves_the_store_as_it_was(url, serial_run, how, weight):
     before = contents(url)
     refused(
@@ -216,7 +217,7 @@ def test_a_bad_filter_leaves_the_flow_of_a_good_one(url, serial_run):
         assert contents(url) == before
 
 
-@pytest.mark.parametrize("wanted", [((RADIUS,), None), ((), UNIT_FILTER)])
+@each("wanted", [((RADIUS,), None), ((), UNIT_FILTER)])
 def test_a_density_that_overflows_is_blamed(url, serial_run, how, wanted):
     zarr.open_group(url, mode="r+")["density"][:] = np.float32(3e38)
     before = contents(url)
@@ -344,7 +345,7 @@ def test_train_takes_the_flow_of_the_corrected_density(url, serial_run, tmp_path
     assert correlation(FieldStore(url).read(WIENER), right) == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize(("data", "words"), [("stream", "replaced"), ("memory", "did not finish")])
+@each(("data", "words"), [("stream", "replaced"), ("memory", "did not finish")])
 def test_a_flow_that_is_replaced_while_a_model_learns(
     fields_store, serial_run, tmp_path, monkeypatch, data, words
 ):

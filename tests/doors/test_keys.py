@@ -34,6 +34,7 @@ from cosmoflow.storage.initial import read_power_table
 from cosmoflow.storage.places import absolute, find_place, overlaps, split_name
 from cosmoflow.storage.snapshots import open_particles
 from cosmoflow.storage.snapshots.files import find_files
+from tests.cases import each
 from tests.object_store import make_bucket, s3_server, settings_of, using
 from tests.snapshot_files import write_gadget_hdf5, zeldovich_box
 
@@ -139,7 +140,7 @@ def test_a_key_is_literal(bucket):
         assert bucket.content() == before
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "run#2",
@@ -173,7 +174,7 @@ def test_a_local_name_is_literal(tmp_path, monkeypatch, name):
         assert not urls.exists(url)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text("a#?%2.0:[]*~ \\&+é", min_size=1, max_size=5), min_size=1, max_size=3))
 def test_every_key_is_taken_as_it_is_or_refused(segments):
     key = "/".join(segments)
@@ -195,7 +196,7 @@ def test_every_key_is_taken_as_it_is_or_refused(segments):
             assert not overlaps(url, f"{scheme}://bkt/{unquote(key)}") or unquote(key) == key
 
 
-@pytest.mark.parametrize("key", REFUSED)
+@each("key", REFUSED)
 def test_a_key_that_cannot_be_literal_is_refused(files, key, capsys):
     # There are no object stores here: a request would take long and fail otherwise.
     for scheme in ("s3", "gs", "az"):
@@ -327,7 +328,7 @@ class _Recorder(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("scheme", ["gs", "az"])
+@each("scheme", ["gs", "az"])
 def test_keys_of_other_clouds_are_literal(scheme):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Recorder) as server:
         server.written = []
@@ -355,7 +356,7 @@ def test_keys_of_other_clouds_are_literal(scheme):
     assert server.written == [f"/bkt/{name}/a.json" for name in (*LITERAL, *MORE)]
 
 
-@pytest.mark.parametrize(
+@each(
     ("url", "path"),
     [
         ("file:///a%20b", "/a b"),
@@ -370,7 +371,7 @@ def test_a_file_url_is_decoded_as_its_standard_says(url, path):
     assert overlaps(url, f"{path}/inside")
 
 
-@pytest.mark.parametrize(
+@each(
     "url",
     ["file:///a#b", "file:///a?b", "file:///100%", "file:///a%2Fb", "file:///a%00", "file://out.zarr",
      "file://host/a", "file://", "file:a", "s3:/b/a", "s3:a", "s3://", "s3:///a", "s3://b#c/a",
@@ -393,9 +394,7 @@ def test_a_remedy_for_a_file_url_works(tmp_path):
     assert urls.read_bytes(f"file://{tmp_path}/a%23b", "x") == b"x"
 
 
-@pytest.mark.parametrize(
-    "name", ["snap[0].hdf5", "x:1", "run:2.hdf5", "http:snap", "s3:snap", "a?b*"]
-)
+@each("name", ["snap[0].hdf5", "x:1", "run:2.hdf5", "http:snap", "s3:snap", "a?b*"])
 def test_a_snapshot_that_exists_is_meant_literally(files, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     shutil.copy(files / "snap.hdf5", name)
@@ -490,7 +489,7 @@ def test_a_deleted_working_directory_is_named(files, tmp_path, monkeypatch, caps
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["run[bold].zarr", "x[/].zarr", "a\\[b].zarr", "a\\[/b].zarr"])
+@each("name", ["run[bold].zarr", "x[/].zarr", "a\\[b].zarr", "a\\[/b].zarr"])
 def test_names_are_printed_as_they_are(name, capsys):
     Reporter(as_json=False, verbosity=0).error(StorageError("no such store", where=name))
     assert f" {name}\n" in capsys.readouterr().err

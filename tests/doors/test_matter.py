@@ -14,6 +14,7 @@ from cosmoflow.stages.paint import paint
 from cosmoflow.storage.snapshots import SnapshotHints, matter, open_particles
 from cosmoflow.storage.urls import open_group, open_group_for_writing
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import refused
 
 
@@ -46,7 +47,7 @@ def share(source):
     return total / (files.OMEGA_M * 1e10 * files.CRITICAL * size**3)
 
 
-@pytest.mark.parametrize("kind", [2, 3, 5])
+@each("kind", [2, 3, 5])
 def test_dark_matter_of_other_types_is_not_left_out(tmp_path, box, kind):
     url = write(tmp_path / "zoom.hdf5", box, {1: 0.45, kind: 0.55})
     refused(
@@ -72,7 +73,7 @@ def test_a_little_dark_matter_left_out_is_warned_of(tmp_path, box, serial_run):
     )
 
 
-@pytest.mark.parametrize("shares", [{0: 0.15, 1: 0.85}, {0: 0.1, 1: 0.847, 4: 0.05, 5: 0.003}])
+@each("shares", [{0: 0.15, 1: 0.85}, {0: 0.1, 1: 0.847, 4: 0.05, 5: 0.003}])
 def test_dark_matter_beside_gas_and_stars(tmp_path, box, shares):
     source = open_particles(write(tmp_path / "hydro.hdf5", box, shares))
     assert source.count == box.count
@@ -92,7 +93,7 @@ def test_less_dark_matter_than_the_baryons_leave_is_refused(tmp_path, box):
     assert "0.5 of the matter" in notes(open_particles(url))
 
 
-@pytest.mark.parametrize("column", [False, True])
+@each("column", [False, True])
 def test_a_hint_sets_a_unit_and_nothing_else(tmp_path, box, column):
     url = str(tmp_path / "snap.hdf5")
     if column:

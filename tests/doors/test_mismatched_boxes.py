@@ -26,6 +26,7 @@ from cosmoflow.storage.metadata import plain_attributes
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import create_particles, write_particles
 from cosmoflow.storage.urls import open_group_for_writing
+from tests.cases import each
 from tests.conftest import displaced_lattice, make_metadata, refused, rows_of
 
 GRID, BOX = 16, 64.0
@@ -180,7 +181,7 @@ def test_what_is_forced_or_cannot_be_checked_is_said_and_kept(
     assert "force" not in provenance["config"]["evaluate"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "words"),
     [
         ({"redshift_space": "z"}, ["redshift space along z", "real space"]),

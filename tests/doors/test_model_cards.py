@@ -25,6 +25,7 @@ from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.storage.fields import create_fields, finished_shards, write_block, write_whole
+from tests.cases import each
 from tests.conftest import UNIT_FILTER, make_metadata, narrow_networks, refused
 
 NAN, INF = math.nan, math.inf
@@ -63,7 +64,7 @@ NUMBERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", NUMBERS, ids=lambda path: ".".join(map(str, path)))
+@each("path", NUMBERS, ids=lambda path: ".".join(map(str, path)))
 def test_every_number_is_one_that_can_be_computed_with(files, path):
     key = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path).lstrip(".")
     for value in (NAN, INF, -INF, "1.0", [1.0], True, {}, 10**400):
@@ -76,7 +77,7 @@ def test_every_number_is_one_that_can_be_computed_with(files, path):
         assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "value"),
     [
         (("cell_size",), -2.0), (("cell_size",), 0.0), (("redshift",), -1.0),
@@ -118,7 +119,7 @@ def test_versions_say_what_to_do(files):
         refused(DataError, 3, call, "version", words)
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         b"", b"{", b"nul", b"null", b"[]", b"3", b'"text"', b"\xff\xfe\x00", b"\x00",
@@ -147,7 +148,7 @@ def with_weights(files, change):
     return {**changed(files, ("weights_sha256",), digest), WEIGHTS: content}
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "words"),
     [
         (lambda w: w.update({"output.bias": torch.full((3,), NAN)}), "not finite"),
@@ -186,7 +187,7 @@ def test_the_command_refuses_a_model_with_a_nan_in_place_of_making_a_field_of_na
     assert not out.exists()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@each("precision", ["float32", "bfloat16"])
 def test_predictions_that_overflow_are_not_written(
     files, fields_store, serial_run, tmp_path, precision
 ):
@@ -214,7 +215,7 @@ def begun(url, region=None):
     create_fields(url, make_metadata(16.0), 8, ("density",), shard=4, chunk=4, region=region)
 
 
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@each("value", [NAN, INF, -INF])
 def test_a_shard_that_is_not_finite_is_not_written_and_not_finished(tmp_path, value):
     url = str(tmp_path / "a.zarr")
     begun(url)
@@ -248,7 +249,7 @@ def saved(content):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "words"),
     [
         (b"junk", "not one of this training"),

@@ -10,6 +10,7 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.errors import ConfigError, StorageError
 from cosmoflow.model.names import pretrained_models
 from cosmoflow.stages.models import find_model
+from tests.cases import each
 from tests.conftest import refused
 
 SHIPPED = ("residual-medium", "residual-small", "wiener")
@@ -27,7 +28,7 @@ def call(capsys):
     return run
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "words"),
     [
         ("residual-smal", "did you mean 'residual-small'?"),
@@ -67,7 +68,7 @@ def test_a_path_that_leads_to_no_model_lists_what_ships(tmp_path):
         refused(StorageError, 4, call_infer, str(path), *SHIPPED)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@each("name", SHIPPED)
 def test_info_shows_the_card_of_a_model_that_ships(call, name):
     assert set(SHIPPED) == set(pretrained_models())
     found = call("info", name, "--json")

@@ -18,6 +18,7 @@ from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.snapshots import open_particles
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import displaced_lattice
 from tests.doors.foreign import ATTRIBUTES, BOX, CENTRES, dataset, fields, write
 
@@ -60,7 +61,7 @@ def linear():
     return cosmoflow.infer_array(DENSITY, BOX, "linear:4")["velocity"].values
 
 
-@pytest.mark.parametrize(
+@each(
     "density",
     [
         CUBE.transpose("z", "y", "x"),
@@ -78,7 +79,7 @@ def test_the_flow_of_an_array_of_any_kind(density, linear):
     np.testing.assert_array_equal(found, linear)
 
 
-@pytest.mark.parametrize(
+@each(
     ("density", "options", "words"),
     [
         (PLACED.isel(x=slice(None, None, -1)), {}, ["descends"]),
@@ -100,7 +101,7 @@ def test_arrays_and_arguments_that_make_no_sense(density, options, words):
     refused(lambda: cosmoflow.infer_array(density, **given), *words)
 
 
-@pytest.mark.parametrize(
+@each(
     ("density", "velocity"),
     [
         (CUBE.transpose("z", "x", "y"), VECTOR.sel(component=list("zxy"))),
@@ -116,7 +117,7 @@ def test_stores_of_arrays_whose_axes_have_names(tmp_path, density, velocity):
     np.testing.assert_array_equal(FieldStore(out).read("velocity"), VELOCITY)
 
 
-@pytest.mark.parametrize(
+@each(
     ("velocity", "words"),
     [
         (np.ma.masked_array(VELOCITY, mask=VELOCITY > 300.0), ["velocity", "masked"]),
@@ -162,7 +163,7 @@ def raw(file, values):
     file.create_dataset("density", shape=values.shape, dtype="f4", external=places)
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "words"),
     [(virtual, ["1.h5", "missing"]), (half_written, ["never written"]), (raw, ["raw files"])],
 )
@@ -201,7 +202,7 @@ def scaled():
     return image
 
 
-@pytest.mark.parametrize(
+@each(
     ("image", "options"),
     [
         (scaled, []),
@@ -221,7 +222,7 @@ def blank():
     return image
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "save", "words"),
     [
         ("blank.fits", lambda path: blank().writeto(path), "not finite.*9 of 1728"),
@@ -248,7 +249,7 @@ def test_unsigned_numbers_that_a_store_holds_as_signed_ones(tmp_path):
     assert np.abs(store.read("velocity") - VELOCITY).max() < STEP
 
 
-@pytest.mark.parametrize(
+@each(
     ("attributes", "words"),
     [
         ({"cosmology": {"h": 67.77, "Omega_m": 0.31}}, ["h", "less than 2"]),
@@ -276,7 +277,7 @@ def particles(dims=("particle", "component"), order=(0, 1, 2), **more):
     return xr.Dataset({**columns, **more}, labels, {**ATTRIBUTES, **kind})
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         particles(("particle", "axis"), (2, 1, 0)),
@@ -290,7 +291,7 @@ def test_labels_count_whatever_the_name_of_their_dimension(tmp_path, data):
     np.testing.assert_array_equal(found.velocity, SPEED)
 
 
-@pytest.mark.parametrize(("name", "noun"), [("velocity", "velocities"), ("mass", "masses")])
+@each(("name", "noun"), [("velocity", "velocities"), ("mass", "masses")])
 def test_missing_parts_of_any_column_are_not_zeros(tmp_path, name, noun):
     data = particles(mass=("particle", np.linspace(1.0, 2.0, 512))).chunk(particle=128)
     url = write(data, tmp_path / "p.zarr", encoding={name: {"fill_value": 0.0}})
@@ -313,7 +314,7 @@ def test_particles_at_rest_and_equal_masses_need_no_chunks(tmp_path):
     assert (found.mass == 2.0).all()
 
 
-@pytest.mark.parametrize(
+@each(
     ("more", "words"),
     [
         ({"masses": ("particle", np.arange(1.0, 513.0))}, ["masses", "rename"]),
@@ -325,7 +326,7 @@ def test_masses_that_are_not_where_they_are_read(tmp_path, more, words):
     refused(lambda: ParticleStore(url), *words)
 
 
-@pytest.mark.parametrize("mass", [-1.0, np.nan, np.inf])
+@each("mass", [-1.0, np.nan, np.inf])
 def test_masses_of_a_store_that_are_none(tmp_path, mass):
     values = np.where(np.arange(512) == 7, mass, 1.0)
     url = write(particles(mass=("particle", values)), tmp_path / "p.zarr")
@@ -378,7 +379,7 @@ def attribute(group, name, value):
     return lambda file: file[group].attrs.__setitem__(name, value)
 
 
-@pytest.mark.parametrize(
+@each(
     "make",
     [
         lambda path: gadget(path, BoxSize=np.full(3, 1e5), Redshift=np.array([1.0])),
@@ -399,7 +400,7 @@ def test_snapshots_whose_headers_vary(tmp_path, make):
     assert source.metadata.box_size == pytest.approx(100.0)
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "words"),
     [
         (lambda path: gadget(path, pack), ["packed", "scale_factor"]),
@@ -444,7 +445,7 @@ def test_positions_in_units_of_the_box_around_its_middle(tmp_path):
 # Outputs
 
 
-@pytest.mark.parametrize("name", ["run.json", "model.json", "zarr.json", "config.yaml"])
+@each("name", ["run.json", "model.json", "zarr.json", "config.yaml"])
 def test_folders_of_other_programs_are_not_overwritten(tmp_path, name):
     """A folder with a `model.json` may be another program's: its work is not deleted."""
     url = write(particles(), tmp_path / "p.zarr")
@@ -456,7 +457,7 @@ def test_folders_of_other_programs_are_not_overwritten(tmp_path, name):
     assert (tmp_path / "thesis" / "text.tex").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("kind", ["text", "netCDF"])
+@each("kind", ["text", "netCDF"])
 def test_netcdf_files_of_other_programs_are_not_overwritten(tmp_path, kind):
     url, out = write(dataset(), tmp_path / "a.zarr"), tmp_path / "other.nc"
     if kind == "text":
@@ -481,7 +482,7 @@ def test_spectra_that_are_returned_are_whole(tmp_path):
     assert found.attrs["status"] == "complete"
 
 
-@pytest.mark.parametrize("out", ["p.zarr/fields", ".", "link.zarr"])
+@each("out", ["p.zarr/fields", ".", "link.zarr"])
 def test_no_output_lies_over_its_input(tmp_path, monkeypatch, out):
     url = write(particles(), tmp_path / "p.zarr")
     (tmp_path / "link.zarr").symlink_to("p.zarr")

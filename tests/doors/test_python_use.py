@@ -25,6 +25,7 @@ from cosmoflow.model.names import model_folder
 from cosmoflow.numerics.comparison import compare
 from cosmoflow.stages.models import load_model
 from cosmoflow.stages.run import Run
+from tests.cases import each
 from tests.conftest import BOX, refused
 
 ROOT = Path(cosmoflow.__file__).parents[1]
@@ -151,7 +152,7 @@ def test_existing_outputs(box, tmp_path):
     assert cosmoflow.paint(box.url, out, grid=6, overwrite=True).sizes["x"] == 6
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "remedy", "keyword"),
     [
         ("paint", "--set paint.grid=64 or less", "grid=64"),
@@ -181,7 +182,7 @@ def test_remedies_name_keywords(name, remedy, keyword, monkeypatch):
     assert caught.value.remedy == f"{remedy}; in Python {keyword}"
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "words"),
     [
         (lambda: cosmoflow.paint("p", "f", gird=8), ["'gird'", "did you mean 'grid'", "scheme"]),
@@ -222,7 +223,7 @@ def test_density_in_memory_takes_keywords_and_a_mapping_as_cosmology():
     assert fields["divergence"].shape == (16, 16, 16)
 
 
-@pytest.mark.parametrize("name", sorted(api.DOORS))
+@each("name", sorted(api.DOORS))
 def test_signatures_name_every_setting(name):
     function, door = getattr(cosmoflow, name), api.DOORS[name]
     parameters = inspect.signature(function).parameters

@@ -23,6 +23,7 @@ from cosmoflow.numerics.cache_folder import choose_cache_folder
 from cosmoflow.storage.claims import claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.particles import ParticleStore
+from tests.cases import each
 from tests.conftest import refused
 
 ROOT = Path(cosmoflow.__file__).parents[1]
@@ -56,7 +57,7 @@ def test_names_that_are_no_text_are_written_as_their_bytes(tmp_path, fields_stor
     assert b"/\xf1.zarr:" in out.buffer.getvalue()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"]])
+@each("arguments", [[], ["--json"]])
 def test_a_reader_that_has_gone_stops_nothing(tmp_path, particle_store, streams, arguments):
     reads, writes = os.pipe()
     os.close(reads)
@@ -94,7 +95,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
     assert done.stdout == b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@each("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_job_that_is_ended_can_be_resumed(tmp_path, particle_store, monkeypatch, capsys, number):
     def unexpected(*_):
         raise AssertionError("the command does not take the signal")
@@ -193,7 +194,7 @@ def test_the_longest_folder_has_room_for_a_socket(tmp_path, monkeypatch):
         assert bool(surroundings.choose_folders()) is moved
 
 
-@pytest.mark.parametrize(("home", "made"), [("/proc/none", True), (None, False)])
+@each(("home", "made"), [("/proc/none", True), (None, False)])
 def test_a_home_that_cannot_be_written_to_needs_no_token_file(tmp_path, monkeypatch, home, made):
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         # Set first, so that it is taken back afterwards.
@@ -249,7 +250,7 @@ def test_ray_runs_in_hostile_surroundings_and_ends_politely(tmp_path):
             if "step 2 of" in line:
                 run.send_signal(signal.SIGTERM)
                 break
-        _, rest = run.communicate(timeout=120)
+        _, rest = run.communicate(timeout=240)
     finally:
         run.kill()
     assert run.returncode == 130, "".join(lines) + rest

@@ -2,9 +2,8 @@
 
 import json
 
-import pytest
-
 from cosmoflow.cli.app import run_app
+from tests.cases import each
 
 REFUSED = {
     "no argument": (["paint"], "PARTICLES", "paint"),
@@ -20,7 +19,7 @@ REFUSED = {
 """Arguments, what the message names, and the command that it belongs to."""
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@each("case", REFUSED)
 def test_a_program_reads_one_line_of_json(case, capsys):
     arguments, named, command = REFUSED[case]
     # Before the last one, which may be an option that lacks its value.
@@ -36,7 +35,7 @@ def test_a_program_reads_one_line_of_json(case, capsys):
     assert named in err
 
 
-@pytest.mark.parametrize("case", ["no argument", "unknown command"])
+@each("case", ["no argument", "unknown command"])
 def test_a_person_reads_words(case, capsys):
     arguments, named, _ = REFUSED[case]
     assert run_app(arguments) == 2

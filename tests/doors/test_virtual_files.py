@@ -11,6 +11,7 @@ import pytest
 from cosmoflow.errors import DataError
 from cosmoflow.storage.snapshots import SnapshotHints, open_particles
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import refused
 
 
@@ -51,12 +52,16 @@ def write_pointer(path, box, make, *, count=None, columns=("Coordinates", "Veloc
 
 @pytest.fixture
 def halves(tmp_path, box):
-    """Two files of rows with masses, and the names that a pointer gives them."""
+    return write_halves(tmp_path, box)
+
+
+def write_halves(folder, box):
+    """Write two files of rows with masses, and the names that a pointer beside them gives them."""
     names = []
     for index, piece in enumerate(box.split(2)):
         names.append(f"rows.{index}.hdf5")
         files.write_gadget_hdf5(
-            tmp_path / names[-1], piece, files=2, total={1: box.count}, mass=0.0,
+            folder / names[-1], piece, files=2, total={1: box.count}, mass=0.0,
             UnitLength_in_cm=files.KPC,
             named={1: {"Masses": np.full(piece.count, box.mass, np.float32)}},
         )  # fmt: skip
@@ -81,8 +86,9 @@ def test_a_whole_pointer_is_its_parts(tmp_path, box, halves):
     assert {Path(part.file).name for part in source.parts} == set(halves)
 
 
-@pytest.mark.parametrize("column", ["Coordinates", "Velocities", "Masses"])
-def test_a_missing_source_of_any_column(tmp_path, box, halves, column):
+@each("column", ["Coordinates", "Velocities", "Masses"])
+def test_a_missing_source_of_any_column(tmp_path, box, column):
+    halves = write_halves(tmp_path, box)
     whole = both(halves, box)
 
     def make(layout, name, width):
@@ -93,8 +99,9 @@ def test_a_missing_source_of_any_column(tmp_path, box, halves, column):
     refused(DataError, 3, lambda: read(url), "missing", "gone.hdf5", "all.hdf5")
 
 
-@pytest.mark.parametrize("column", ["Coordinates", "Velocities", "Masses"])
-def test_rows_without_a_source(tmp_path, box, halves, column):
+@each("column", ["Coordinates", "Velocities", "Masses"])
+def test_rows_without_a_source(tmp_path, box, column):
+    halves = write_halves(tmp_path, box)
     first = box.split(2)[0].count
 
     def make(layout, name, width):
@@ -160,8 +167,8 @@ def test_columns_in_files_of_their_own(tmp_path, box, halves):
     same(read(write_pointer(tmp_path / "columns.hdf5", box, make)), box)
 
 
-@pytest.mark.parametrize("name", ["Header", "PartType1", "PartType1/Velocities"])
-@pytest.mark.parametrize("link", [h5py.SoftLink("/nowhere"), h5py.ExternalLink("gone.h5", "/x")])
+@each("name", ["Header", "PartType1", "PartType1/Velocities"])
+@each("link", [h5py.SoftLink("/nowhere"), h5py.ExternalLink("gone.h5", "/x")])
 def test_a_link_that_leads_nowhere(tmp_path, box, name, link):
     url = files.write_gadget_hdf5(tmp_path / "snap.hdf5", box)
     with h5py.File(url, "r+") as file:
@@ -179,8 +186,9 @@ def test_an_external_link_is_followed(tmp_path, box):
     same(read(url), box)
 
 
-@pytest.mark.parametrize("locking", [None, True, False, "best-effort"])
-def test_a_file_that_the_caller_reads_is_read(tmp_path, box, halves, locking):
+@each("locking", [None, True, False, "best-effort"])
+def test_a_file_that_the_caller_reads_is_read(tmp_path, box, locking):
+    halves = write_halves(tmp_path, box)
     url = write_pointer(tmp_path / "all.hdf5", box, both(halves, box))
     with (
         h5py.File(url, "r", locking=locking),

@@ -7,6 +7,7 @@ import pytest
 from cosmoflow.cli.console import Reporter
 from cosmoflow.events import CosmoflowWarning, Message, StageStarted, caution, warn_only
 from cosmoflow.stages.run import Run
+from tests.cases import each
 
 
 def test_a_run_without_a_listener_warns():
@@ -30,7 +31,7 @@ def test_a_listener_takes_the_place_of_warnings():
     assert heard == [Message("too few particles", "warning")]
 
 
-@pytest.mark.parametrize("verbosity", [-1, 0])
+@each("verbosity", [-1, 0])
 def test_a_command_prints_warnings_even_when_it_is_quiet(capsys, verbosity):
     Reporter(as_json=False, verbosity=verbosity).listen(Message("too few particles", "warning"))
     assert capsys.readouterr().err == "warning: too few particles\n"

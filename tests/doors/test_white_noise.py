@@ -5,6 +5,7 @@ import pytest
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics import fourier, initial
+from tests.cases import each
 
 
 def coloured(cells, slope, seed=0):
@@ -17,7 +18,7 @@ def coloured(cells, slope, seed=0):
     return (noise / noise.std()).astype(np.float32)
 
 
-@pytest.mark.parametrize("slope", [-2.0, -1.0, 1.0])
+@each("slope", [-2.0, -1.0, 1.0])
 def test_noise_with_a_spectrum_is_refused(serial_run, tmp_path, slope):
     import cosmoflow
 
@@ -33,14 +34,14 @@ def test_noise_with_a_spectrum_is_refused(serial_run, tmp_path, slope):
     assert not (tmp_path / "out.zarr").exists()
 
 
-@pytest.mark.parametrize("cells", [4, 6, 10, 14, 16, 32])
-@pytest.mark.parametrize("seed", range(5))
+@each("cells", [4, 6, 10, 14, 16, 32])
+@each("seed", range(5))
 def test_white_noise_passes(cells, seed):
     noise = np.random.default_rng(seed).normal(size=(cells,) * 3).astype(np.float32)
     initial.check_flat_power(noise)
 
 
-@pytest.mark.parametrize("cells", [8, 32])
+@each("cells", [8, 32])
 def test_our_own_white_noise_passes(cells):
     modes = initial.white_noise_modes(cells, 3)
     noise = fourier.inverse(modes * float(cells) ** 1.5, cells).numpy()

@@ -36,7 +36,7 @@ def find_chromium():
 class Browser:
     """A browser with one tab; what happens in it is kept in ``events``."""
 
-    def __init__(self, program, profile, timeout=60.0):
+    def __init__(self, program, profile, timeout=240.0):
         self.timeout, self.events, self._last, self._unread = timeout, [], 0, b""
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()

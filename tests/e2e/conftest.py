@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from contextlib import redirect_stdout
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from cosmoflow.cli.app import run_app
+from cosmoflow.stages.evaluate import command as stage
+from tests.shared import shared_folder
 
 SMALL = [
     "--engine=serial",
@@ -41,7 +45,11 @@ def cosmoflow(capsys):
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory):
     """Particles, fields, a model and a prediction of a box of 48^3 cells. Do not write to it."""
-    folder = tmp_path_factory.mktemp("chain")
+    return shared_folder(tmp_path_factory, "chain", make_chain)
+
+
+def make_chain(folder):
+    """Fill a folder with the chain's outputs."""
     particles, fields, model, prediction = (
         str(folder / name) for name in ("particles.zarr", "fields.zarr", "model", "prediction.zarr")
     )
@@ -52,23 +60,49 @@ def chain(tmp_path_factory):
         ["infer", fields, prediction, "--model", model],
     ):
         assert run_app([*arguments, "--quiet", *SMALL]) == 0, arguments
-    return folder
 
 
 @pytest.fixture(scope="session")
 def momentum_model(chain, tmp_path_factory):
     """A model of the chain's momentum, barely trained."""
-    out = tmp_path_factory.mktemp("momentum") / "model"
-    arguments = ["train", str(chain / "fields.zarr"), "--out", str(out), "--target=momentum"]
-    assert run_app([*arguments, "--quiet", *SMALL, "--set=train.steps=2"]) == 0
-    return out
+
+    def train(folder):
+        arguments = ["train", str(chain / "fields.zarr"), "--out", str(folder / "model")]
+        options = ["--target=momentum", "--quiet", *SMALL, "--set=train.steps=2"]
+        assert run_app([*arguments, *options]) == 0
+
+    return shared_folder(tmp_path_factory, "momentum", train) / "model"
+
+
+@pytest.fixture(scope="session")
+def report(chain, tmp_path_factory):
+    """The report on the chain's prediction, and in `said` what the command wrote to stdout."""
+
+    def evaluate(folder):
+        stores = [str(chain / f"{name}.zarr") for name in ("fields", "prediction")]
+        with (folder / "said").open("w") as said, redirect_stdout(said):
+            assert (
+                run_app(["evaluate", *stores, f"--out={folder / 'report'}", "--json", *SMALL]) == 0
+            )
+
+    return shared_folder(tmp_path_factory, "report", evaluate) / "report"
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Let reports have no figures, which take most of their time."""
+    monkeypatch.setattr(stage, "make_figures", lambda comparison, folder: [])
+    monkeypatch.setattr(
+        stage, "write_report", lambda *what: Path(what[-1], stage.REPORT).write_text("page")
+    )
 
 
 @pytest.fixture
 def copy_of(chain, tmp_path):
     """Return a function that copies an output of the chain, to be damaged."""
+    copies = count()
 
     def copy(name):
-        return Path(shutil.copytree(chain / name, tmp_path / name))
+        return Path(shutil.copytree(chain / name, tmp_path / f"copy-{next(copies)}" / name))
 
     return copy

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
+from tests.cases import each
 from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
@@ -40,8 +41,8 @@ def test_a_folder_that_is_no_store(cosmoflow, tmp_path):
     refused(cosmoflow("info", tmp_path / "text"), 3, "no snapshot")
 
 
-@pytest.mark.parametrize("engine", ["serial"])
-@pytest.mark.parametrize(
+@each("engine", ["serial"])
+@each(
     ("row", "value", "words"),
     [
         (17, np.nan, ("not finite", "particle 17")),

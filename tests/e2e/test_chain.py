@@ -1,8 +1,6 @@
 """The commands as a person runs them, and what xarray makes of their outputs."""
 
 import json
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -10,12 +8,13 @@ import pytest
 import xarray as xr
 
 from cosmoflow.cli.app import run_app
+from tests.cases import each
 from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "variables"),
     [
         ("fields.zarr", {"density", "momentum", "velocity", "wiener_velocity"}),
@@ -46,14 +45,9 @@ def test_density_mean_is_one_and_momentum_is_that_of_the_particles(chain):
     np.testing.assert_allclose(mean_momentum, mean_velocity, atol=1e-5 * rms)
 
 
-def test_evaluate_writes_a_report_with_every_method(chain, tmp_path, cosmoflow):
-    report = tmp_path / "report"
-    code, events, _ = cosmoflow(
-        "evaluate", chain / "fields.zarr", chain / "prediction.zarr", "--out", report, "--json",
-        *SMALL,
-    )  # fmt: skip
-    assert code == 0
-    assert events[-1]["event"] == "result"
+def test_evaluate_writes_a_report_with_every_method(chain, report):
+    said = report.with_name("said").read_text().splitlines()
+    assert json.loads(said[-1])["event"] == "result"
     metrics = json.loads((report / "metrics.json").read_text())["metrics"]
     assert set(metrics["residual"]) == {
         "residual-tiny", "linear theory", "linear theory 2 Mpc/h", "linear theory 4 Mpc/h",
@@ -88,12 +82,9 @@ def test_spectra_are_stored_for_xarray(chain, tmp_path, cosmoflow):
     assert fields.sizes["x"] // 2 == spectrum.sizes["k"]
 
 
-def test_models_lists_the_architectures():
-    output = subprocess.run(
-        [sys.executable, "-m", "cosmoflow", "models", "--json"],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    models = {model["name"]: model for model in json.loads(output)}
+def test_models_lists_the_architectures(capsys):
+    assert run_app(["models", "--json"]) == 0
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
     assert models["paper"]["parameters"] == 48_690_307
     assert models["paper"]["trainable"] == 48_680_067
     assert (models["paper"]["input_cells"], models["paper"]["output_cells"]) == (32, 20)
@@ -109,7 +100,7 @@ def test_models_lists_the_architectures():
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "kind"),
     [("particles.zarr", "particles"), ("fields.zarr", "fields"), ("model", "model")],
 )
@@ -120,7 +111,7 @@ def test_info_names_what_it_is_shown(chain, capsys, name, kind):
     assert content["redshift"] == 0.0
 
 
-@pytest.mark.parametrize(
+@each(
     "command",
     [
         ["simulate", "OUT"],
@@ -170,6 +161,7 @@ def test_several_boxes_go_to_a_folder_with_seeds_of_their_own(tmp_path, cosmoflo
     assert not np.array_equal(stores[0]["position"], stores[1]["position"])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_momentum_model_predicts_momentum(chain, momentum_model, tmp_path, cosmoflow):
     out = tmp_path / "momentum.zarr"
     infer = ("infer", chain / "fields.zarr", out, "--model", momentum_model, *SMALL)

@@ -6,6 +6,7 @@ import xarray as xr
 
 from cosmoflow.storage.snapshots import open_particles
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
@@ -95,7 +96,7 @@ def test_convert_goes_on_where_it_stopped(snapshot, tmp_path, cosmoflow, monkeyp
     assert (out / "position" / "c" / "1" / "0").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("command", ["convert", "paint"])
+@each("command", ["convert", "paint"])
 def test_a_missing_part_is_refused_before_anything_is_written(
     snapshot, tmp_path, cosmoflow, command
 ):

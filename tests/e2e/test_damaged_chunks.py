@@ -3,6 +3,7 @@
 import pytest
 import zarr
 
+from tests.cases import each
 from tests.e2e.conftest import SMALL
 from tests.e2e.test_bad_input import refused
 
@@ -13,31 +14,22 @@ def flip_payload(content):
     return content[:40] + bytes([content[40] ^ 0x10]) + content[41:]
 
 
-def flip_index(content):
-    return content[:-10] + bytes([content[-10] ^ 0x01]) + content[-9:]
-
-
-DAMAGE = {
-    "payload": flip_payload,
-    "index": flip_index,
-    "truncated": lambda content: content[: len(content) // 2],
-    "emptied": lambda content: b"",
-    "missing": None,
-}
-
-
 def damage(shard, kind):
-    if DAMAGE[kind] is None:
+    """Damage a shard: tests/unit/test_checksums.py has all the ways."""
+    if kind == "missing":
         shard.unlink()
     else:
-        shard.write_bytes(DAMAGE[kind](shard.read_bytes()))
+        shard.write_bytes(flip_payload(shard.read_bytes()))
+
+
+KINDS = ["payload", "missing"]
 
 
 def unfinished(out):
     return not out.exists() or zarr.open_group(out, mode="r").attrs["status"] == "incomplete"
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@each("kind", KINDS)
 def test_infer(cosmoflow, copy_of, chain, tmp_path, kind):
     fields, out = copy_of("fields.zarr"), tmp_path / "out.zarr"
     damage(fields / "density/c/1/0/1", kind)
@@ -46,7 +38,7 @@ def test_infer(cosmoflow, copy_of, chain, tmp_path, kind):
     assert unfinished(out)
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@each("kind", KINDS)
 def test_derive(cosmoflow, copy_of, tmp_path, kind):
     fields, out = copy_of("fields.zarr"), tmp_path / "out.zarr"
     damage(fields / "velocity/c/0/1/1/1", kind)
@@ -55,8 +47,7 @@ def test_derive(cosmoflow, copy_of, tmp_path, kind):
     assert unfinished(out)
 
 
-@pytest.mark.parametrize("name", ["position", "velocity"])
-@pytest.mark.parametrize("kind", DAMAGE)
+@each("kind, name", [("payload", "position"), ("missing", "velocity")])
 def test_paint(cosmoflow, copy_of, tmp_path, kind, name):
     particles, out = copy_of("particles.zarr"), tmp_path / "out.zarr"
     damage(particles / name / "c/0/0", kind)

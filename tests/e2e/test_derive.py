@@ -17,6 +17,7 @@ from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
 from tests import derivatives
+from tests.cases import each
 from tests.conftest import cut, make_metadata, synthetic_fields
 
 pytestmark = pytest.mark.e2e
@@ -132,17 +133,18 @@ def test_smoothed_fields_are_those_of_fourier_space(box, one_shard):
         np.testing.assert_allclose(one_shard[name], value, atol=2e-4 * scale)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        [],
-        ["--set=derive.shard=6"],
-        ["--set=derive.shard=12"],
-        pytest.param(["--engine=ray"], marks=pytest.mark.cluster),
-    ],
-    ids=["8 shards", "27 shards", "not dividing", "on ray"],
-)
-def test_shards_and_engine_do_not_change_a_bit(box, one_shard, tmp_path, cosmoflow, options):
+@each("options", [[], ["--set=derive.shard=6"], ["--set=derive.shard=12"]])
+def test_shards_do_not_change_a_bit(box, one_shard, tmp_path, cosmoflow, options):
+    """8 shards, 27, and shards that do not divide the box."""
+    derive_again(box, one_shard, tmp_path, cosmoflow, options)
+
+
+@pytest.mark.cluster
+def test_ray_does_not_change_a_bit(box, one_shard, tmp_path, cosmoflow):
+    derive_again(box, one_shard, tmp_path, cosmoflow, ["--engine=ray"])
+
+
+def derive_again(box, one_shard, tmp_path, cosmoflow, options):
     out = tmp_path / "derived.zarr"
     names = {"velocity", "momentum", "vorticity", "velocity_shear", "smoothed_velocity_shear"}
     fields = [f"--field={name}" for name in names]
@@ -270,7 +272,7 @@ def test_derived_fields_of_derived_fields(box, tmp_path, cosmoflow):
     assert "velocity" in err
 
 
-@pytest.mark.parametrize("method", ["difference", "spectral"])
+@each("method", ["difference", "spectral"])
 def test_a_run_goes_on_where_it_stopped(box, one_shard, tmp_path, cosmoflow, method):
     arguments = ["--field=vorticity", "--field=velocity", f"--method={method}", "--json"]
     out = tmp_path / "derived.zarr"
@@ -299,7 +301,7 @@ def test_a_run_goes_on_where_it_stopped(box, one_shard, tmp_path, cosmoflow, met
         np.testing.assert_array_equal(whole["velocity"], one_shard["velocity"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "expected", "words"),
     [
         (["--field=pressure"], 2, ["pressure", "divergence", "smoothed_density"]),
@@ -372,7 +374,7 @@ def test_outputs_that_are_there_are_kept(box, tmp_path, cosmoflow):
     assert "--overwrite" in err
     assert cosmoflow("derive", box[0], out, "--field=vorticity", "--overwrite")[0] == 0
     assert list(opened(out).data_vars) == ["vorticity"]
-    arguments = ["--field=divergence", "--overwrite", "--memory=1MiB"]
+    arguments = ["--field=divergence", "--overwrite", "--memory=1MiB", "--engine=serial"]
     assert cosmoflow("derive", box[0], out, *arguments)[0] == 2
     assert list(opened(out).data_vars) == ["vorticity"]
     code, _, err = cosmoflow("derive", box[0], box[0], "--field=vorticity", "--overwrite")

@@ -8,6 +8,7 @@ import zarr
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.origins import describe_origin
+from tests.cases import each
 from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
@@ -17,17 +18,24 @@ def velocity(path):
     return xr.open_zarr(path, consolidated=False)["velocity"].values
 
 
-@pytest.mark.parametrize(
+@each(
     "options",
     [
         ["--set=infer.tile=12"],
         ["--set=infer.tile=20", "--set=infer.batch=3"],
         ["--set=infer.shard=48", "--set=infer.tile=48"],
-        pytest.param(["--engine=ray", "--workers=2"], marks=pytest.mark.cluster),
     ],
-    ids=["tile 12", "tile 20 batch 3", "one tile", "two ray actors"],
 )
 def test_the_tiling_does_not_change_the_field(chain, tmp_path, cosmoflow, options):
+    infer_again(chain, tmp_path, cosmoflow, options)
+
+
+@pytest.mark.cluster
+def test_two_ray_actors_do_not_change_the_field(chain, tmp_path, cosmoflow):
+    infer_again(chain, tmp_path, cosmoflow, ["--engine=ray", "--workers=2"])
+
+
+def infer_again(chain, tmp_path, cosmoflow, options):
     out = tmp_path / "out.zarr"
     code, _, err = cosmoflow(
         "infer", chain / "fields.zarr", out, "--model", chain / "model", *SMALL, *options
@@ -54,7 +62,7 @@ def test_a_shift_by_the_stride_shifts_the_output(chain, copy_of, tmp_path, cosmo
     np.testing.assert_allclose(velocity(out), expected, atol=2e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kind", ["linear", "wiener"])
+@each("kind", ["linear", "wiener"])
 def test_a_box_that_is_turned_gives_the_turned_flow(chain, copy_of, cosmoflow, tmp_path, kind):
     """The global velocity that `infer` adds to a store does not prefer an axis."""
     fields, out = copy_of("fields.zarr"), tmp_path / "out.zarr"

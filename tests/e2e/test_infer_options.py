@@ -15,6 +15,7 @@ from cosmoflow.errors import DataError
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.stages.models import load_model, save_model
 from cosmoflow.storage.fields import FieldStore, open_fields
+from tests.cases import each
 from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
@@ -108,7 +109,7 @@ def test_the_next_stage_is_told_that_a_store_holds_a_region(chain, infer, tmp_pa
         store.read("velocity")
 
 
-@pytest.mark.parametrize(
+@each(
     ("region", "words"),
     [
         ("0:100,0:96,0:96", "0:96 Mpc/h"),
@@ -159,13 +160,20 @@ def test_models_with_different_filters_are_refused(chain, infer):
 # --- derived in the same pass ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [[], ["--set=infer.tile=12"], ["--region=4:60,0:96,30:96"]])
+@each(
+    "name, options",
+    [
+        ("whole", []),
+        ("tiles", ["--set=infer.tile=12"]),
+        ("region", ["--region=4:60,0:96,30:96"]),
+    ],
+)
 def test_what_is_derived_in_the_same_pass_is_what_derive_makes(
-    chain, infer, tmp_path, cosmoflow, options
+    chain, infer, tmp_path, cosmoflow, name, options
 ):
     names = ("momentum", "divergence", "vorticity", "velocity_shear")
     asked = [f"--field={name}" for name in names]
-    found = infer(*asked, *options)
+    found = infer(*asked, *options, name=f"{name}.zarr")
     fields = tmp_path / "fields.zarr"
     whole = zarr.open_group(chain / "prediction.zarr")
     attributes = dict(whole.attrs)
@@ -284,7 +292,7 @@ def test_linear_theory_of_an_array_is_that_of_a_store(copy_of, tmp_path, cosmofl
     np.testing.assert_array_equal(part["velocity"], found["velocity"][:, :, :24, 5:10])
 
 
-@pytest.mark.parametrize(
+@each(
     ("density", "words"),
     [
         (np.ones((4, 4)), "shape"),

@@ -11,6 +11,7 @@ import zarr
 from cosmoflow.model.names import PRETRAINED, model_folder, pretrained_models
 from cosmoflow.numerics.comparison import SAMPLED_AT
 from cosmoflow.stages.models import find_model, load_model
+from tests.cases import each
 from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
@@ -28,7 +29,7 @@ def test_linear_theory_is_a_model(chain, copy_of, cosmoflow, tmp_path):
     np.testing.assert_array_equal(opened(out)["velocity"], stored)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "words"),
     [("linear:much", "Mpc/h"), ("linear:-1", "Mpc/h"), ("residual-smal", "no such")],
 )
@@ -69,7 +70,7 @@ def test_what_ships_is_used_without_a_model_and_says_what_it_is(
     assert restored.attrs["units"] == "km/s"
 
 
-@pytest.mark.parametrize("name", pretrained_models())
+@each("name", pretrained_models())
 def test_what_ships_is_small_and_whole(name):
     # Nodes of a cluster may have it elsewhere: what travels is the name.
     assert find_model(name) == name

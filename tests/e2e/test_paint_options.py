@@ -8,6 +8,7 @@ from cosmoflow.config import CosmologyConfig
 from cosmoflow.cosmology.background import Background
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import store_particles
+from tests.cases import each
 
 pytestmark = pytest.mark.e2e
 
@@ -31,7 +32,7 @@ def density_modes(particles, out, cosmoflow, *options):
     return np.fft.fftn(xr.open_zarr(out, consolidated=False)["density"].values)
 
 
-@pytest.mark.parametrize("axis", ["x", "z"])
+@each("axis", ["x", "z"])
 def test_redshift_space_squashes_as_kaiser_says(particles, tmp_path, cosmoflow, axis):
     """delta_s = (1 + f mu^2) delta, mode by mode on the largest scales (Kaiser 1987)."""
     real = density_modes(particles, tmp_path / "real.zarr", cosmoflow)

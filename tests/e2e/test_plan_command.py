@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from cosmoflow.cli.app import run_app
+from tests.cases import each
 
 
 def test_a_table_with_the_limits_and_the_total(capsys, tmp_path, monkeypatch):
@@ -50,7 +51,7 @@ def test_settings_and_stages_are_those_asked_for(cosmoflow):
     assert stage["exchanged"] == pytest.approx(8 * 8192**2 * 4097)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "words"),
     [
         (["nobox"], "presets"),

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmoflow.cli.app import run_app
+from tests.cases import each
 from tests.e2e.browser import Browser, find_chromium
-from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
 
@@ -54,14 +53,6 @@ CONTRAST = """
 
 
 @pytest.fixture(scope="module")
-def report(chain, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("browser") / "report"
-    truth, prediction = (str(chain / f"{name}.zarr") for name in ("fields", "prediction"))
-    assert run_app(["evaluate", truth, prediction, "--out", str(folder), "--quiet", *SMALL]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     program = find_chromium()
     if program is None:
@@ -71,15 +62,16 @@ def browser(tmp_path_factory):
     found.close()
 
 
-@pytest.fixture(params=[(PHONE, False), (DESK, False), (PHONE, True), (DESK, True)], ids=str)
-def shown(request, browser, report):
-    width, dark = request.param
+on_every_screen = each("width, dark", [(PHONE, False), (DESK, False), (PHONE, True), (DESK, True)])
+
+
+def show(browser, report, width, dark=False):
     browser.open(f"file://{report / 'report.html'}", width, dark=dark)
-    return browser, width, dark
 
 
-def test_every_image_is_loaded_and_nothing_else_is(shown, report):
-    browser, width, _ = shown
+@on_every_screen
+def test_every_image_is_loaded_and_nothing_else_is(browser, report, width, dark):
+    show(browser, report, width, dark)
     images = browser.evaluate(IMAGES)
     assert len(images) == len(list((report / "figures").glob("*.png")))
     for image in images:
@@ -96,22 +88,25 @@ def test_every_image_is_loaded_and_nothing_else_is(shown, report):
     assert browser.evaluate("document.scripts.length") == 0
 
 
-def test_the_browser_has_nothing_to_complain_about(shown):
-    browser = shown[0]
+@on_every_screen
+def test_the_browser_has_nothing_to_complain_about(browser, report, width, dark):
+    show(browser, report, width, dark)
     for event in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
         assert browser.happened(event) == []
     assert browser.evaluate("document.compatMode") == "CSS1Compat"
 
 
-def test_nothing_sticks_out_of_the_window(shown):
-    browser, width, _ = shown
+@on_every_screen
+def test_nothing_sticks_out_of_the_window(browser, report, width, dark):
+    show(browser, report, width, dark)
     assert browser.evaluate("innerWidth") == width
     assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.evaluate(OUTSIDE) == []
 
 
-def test_the_verdict_is_on_the_first_screen_and_text_can_be_read(shown):
-    browser = shown[0]
+@on_every_screen
+def test_the_verdict_is_on_the_first_screen_and_text_can_be_read(browser, report, width, dark):
+    show(browser, report, width, dark)
     bottom = "document.querySelector('.tiles').getBoundingClientRect().bottom"
     assert browser.evaluate(bottom) < 800
     ratio, where = browser.evaluate(CONTRAST)
@@ -123,8 +118,9 @@ def test_the_verdict_is_on_the_first_screen_and_text_can_be_read(shown):
     assert browser.evaluate(size) >= 11.5
 
 
-def test_the_page_takes_the_colours_that_the_reader_prefers(shown):
-    browser, _, dark = shown
+@on_every_screen
+def test_the_page_takes_the_colours_that_the_reader_prefers(browser, report, width, dark):
+    show(browser, report, width, dark)
     colour = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     red = int(colour.removeprefix("rgb(").split(",")[0])
     assert red < 64 if dark else red > 192
@@ -133,7 +129,7 @@ def test_the_page_takes_the_colours_that_the_reader_prefers(shown):
 def test_it_reads_the_same_without_javascript(browser, report):
     browser.send("Emulation.setScriptExecutionDisabled", value=True)
     try:
-        browser.open(f"file://{report / 'report.html'}", PHONE)
+        show(browser, report, PHONE)
         root = browser.send("DOM.getDocument", depth=-1)["root"]
         found = browser.send("DOM.querySelectorAll", nodeId=root["nodeId"], selector="img, table")
     finally:

@@ -7,13 +7,14 @@ import pytest
 import xarray as xr
 import zarr
 
+from tests.cases import each
 from tests.e2e.conftest import SMALL
 from tests.e2e.test_bad_input import refused
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("place", ["particles.zarr", "particles.zarr/inside", "."])
+@each("place", ["particles.zarr", "particles.zarr/inside", "."])
 def test_overwrite_never_touches_an_input(cosmoflow, copy_of, place):
     particles = copy_of("particles.zarr")
     out = particles.parent / place
@@ -21,7 +22,7 @@ def test_overwrite_never_touches_an_input(cosmoflow, copy_of, place):
     assert zarr.open_group(particles)["position"].shape == (48**3, 3)
 
 
-@pytest.mark.parametrize(
+@each(
     "command",
     [
         ["simulate", "OUT", "--method=2lpt"],
@@ -53,7 +54,7 @@ def test_spectra_do_not_replace_another_output(cosmoflow, chain, copy_of):
     assert "velocity" in zarr.open_group(fields)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "row", "value", "words"),
     [
         ("velocity", 9, 3.1e5, ("faster than light", "particle 9")),

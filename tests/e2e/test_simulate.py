@@ -8,6 +8,7 @@ from cosmoflow.config import CosmologyConfig
 from cosmoflow.cosmology.background import Background
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.numerics import fourier, initial, lpt
+from tests.cases import each
 
 pytestmark = pytest.mark.e2e
 
@@ -102,7 +103,7 @@ def test_power_from_a_table_is_that_of_the_cosmology(tmp_path, cosmoflow, refere
     assert str(tmp_path) not in str(provenance["config"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("rows", "code", "words"),
     [
         (lambda k, p: (k, 2.0 * p), 2, ("amplitude", "cosmology.sigma8=1.17")),
@@ -132,7 +133,7 @@ def test_text_is_no_table(tmp_path, cosmoflow):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("kind", ["npy", "zarr"])
+@each("kind", ["npy", "zarr"])
 def test_white_noise_from_a_file_is_that_of_the_seed(tmp_path, cosmoflow, reference, kind):
     import zarr
 
@@ -151,7 +152,7 @@ def test_white_noise_from_a_file_is_that_of_the_seed(tmp_path, cosmoflow, refere
     assert np.std(difference) < 1e-4
 
 
-@pytest.mark.parametrize(
+@each(
     ("cube", "words"),
     [
         (np.random.default_rng(1).normal(size=(16, 16, 16)), ("fit", "simulate.particles=16")),
@@ -168,7 +169,7 @@ def test_bad_noise_is_refused(tmp_path, cosmoflow, cube, words):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "words"),
     [
         (["--particles=33"], ("even", "33")),
@@ -185,7 +186,7 @@ def test_bad_noise_is_refused(tmp_path, cosmoflow, cube, words):
         (["--particles=8192"], ("memory", "worker can have")),
     ],
 )
-@pytest.mark.parametrize("count", [[], ["--count=2"]])
+@each("count", [[], ["--count=2"]])
 def test_bad_settings_are_refused_before_any_work(tmp_path, cosmoflow, options, words, count):
     out = tmp_path / "out"
     given = [*count, *options] if not any("count" in option for option in options) else options

@@ -27,6 +27,7 @@ from cosmoflow.storage.flows import (
     adding_wiener_velocity,
     filter_digest,
 )
+from tests.cases import each
 
 pytestmark = [
     pytest.mark.e2e,
@@ -46,7 +47,11 @@ def make_filter(name):
 
 @pytest.fixture
 def store(fields_store):
-    """A store of cells so large that the squares' window reaches the Nyquist frequency."""
+    return coarse_store(fields_store)
+
+
+def coarse_store(fields_store):
+    """Make a store of cells so large that the squares' window reaches the Nyquist frequency."""
     return FieldStore(fields_store(GRID, shard=SHARD, chunk=6, cell=5.0).url)
 
 
@@ -71,17 +76,19 @@ def assert_same(found, expected):
     assert np.abs(found - expected).max() < 1e-5 * expected.std()
 
 
-@pytest.mark.parametrize("thickness", [1, 5, 12, None])
-def test_linear_velocity_is_that_of_the_whole_box(store, serial_run, thickness):
+@each("thickness", [1, 5, 12, None])
+def test_linear_velocity_is_that_of_the_whole_box(fields_store, serial_run, thickness):
+    store = coarse_store(fields_store)
     add_linear(store, serial_run(), thickness=thickness)
     found = FieldStore(store.url)
     assert found.smoothing_scales() == [RADIUS]
     assert_same(found.read("linear_velocity", lead=(0,)), linear_velocity(*facts(store), RADIUS))
 
 
-@pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("thickness", [5, 12])
-def test_wiener_velocity_is_that_of_the_whole_box(store, serial_run, name, thickness):
+@each("name", SETS)
+@each("thickness", [5, 12])
+def test_wiener_velocity_is_that_of_the_whole_box(fields_store, serial_run, name, thickness):
+    store = coarse_store(fields_store)
     wiener = make_filter(name)
     add_filtered(store, wiener, serial_run(), thickness=thickness)
     found = FieldStore(store.url)
@@ -89,9 +96,10 @@ def test_wiener_velocity_is_that_of_the_whole_box(store, serial_run, name, thick
     assert_same(found.read(WIENER), wiener.velocity(*facts(store)))
 
 
-@pytest.mark.parametrize("squares", [("squared_tide",), ("squared_contrast", "log_density")])
-def test_filters_of_any_fields(store, serial_run, squares):
+@each("squares", [("squared_tide",), ("squared_contrast", "log_density")])
+def test_filters_of_any_fields(fields_store, serial_run, squares):
     """The contrast is needed for its squares, whether or not the filter has it."""
+    store = coarse_store(fields_store)
     wiener = WienerFilter(squares, 0.1, ((1.0,) * len(squares),) * 3)
     add_filtered(store, wiener, serial_run(), thickness=6)
     assert_same(FieldStore(store.url).read(WIENER), wiener.velocity(*facts(store)))

@@ -24,6 +24,7 @@ from cosmoflow.stages.spectra.plan import ROWS, plan_power
 from cosmoflow.stages.spectra.power import measure_power, row_blocks, sum_power
 from cosmoflow.storage.fields import FieldStore
 from tests import derivatives
+from tests.cases import each
 from tests.conftest import refused
 
 pytestmark = [
@@ -64,8 +65,8 @@ def store(fields_store):
     return FieldStore(fields_store(GRID, shard=12, chunk=6, cell=CELL).url)
 
 
-@pytest.mark.parametrize("shards", SHARDS)
-@pytest.mark.parametrize("name", ["density", "velocity"])
+@each("shards", SHARDS)
+@each("name", ["density", "velocity"])
 def test_spectra_are_those_of_numpy(fields_store, serial_run, tmp_path, shards, name):
     shard = SHARDS[shards]
     url = fields_store(GRID, shard=shard, chunk=shard // 2, cell=CELL).url
@@ -79,7 +80,7 @@ def test_spectra_are_those_of_numpy(fields_store, serial_run, tmp_path, shards, 
         assert stored.attrs["status"] == "complete"
 
 
-@pytest.mark.parametrize("thickness", [1, 5, 24])
+@each("thickness", [1, 5, 24])
 def test_slabs_of_any_thickness_give_the_same(store, serial_run, thickness):
     source = Variable(store.url, "density", 1)
     products = Products((Term((0,)),), ((0, 0),), WaveBins.linear(GRID, SIZE))
@@ -107,8 +108,8 @@ def test_slabs_that_begin_with_groups_of_rows_give_the_same_bit_for_bit(store, s
         assert all(slab.start % ROWS == 0 for slab in plan.cut.rows)
 
 
-@pytest.mark.parametrize("cells", [16, 100, 256, 1024])
-@pytest.mark.parametrize("rows", [slice(0, 16), slice(16, 24), slice(3, 30), slice(64, 128)])
+@each("cells", [16, 100, 256, 1024])
+@each("rows", [slice(0, 16), slice(16, 24), slice(3, 30), slice(64, 128)])
 def test_blocks_of_rows_cover_a_slab_once_and_lie_in_one_group(cells, rows):
     blocks = row_blocks(rows, cells)
     covered = [row for block in blocks for row in range(block.start, block.stop)]
@@ -118,7 +119,7 @@ def test_blocks_of_rows_cover_a_slab_once_and_lie_in_one_group(cells, rows):
         assert first // ROWS == last // ROWS
 
 
-@pytest.mark.parametrize("thickness", [5, 8, 24])
+@each("thickness", [5, 8, 24])
 def test_interlaced_pairs_are_joined_row_by_row(fields_store, serial_run, thickness):
     """As in memory, where the whole transforms are joined."""
     stores = [FieldStore(fields_store(GRID, cell=CELL, shard=12, seed=seed).url) for seed in (1, 2)]
@@ -134,7 +135,7 @@ def test_interlaced_pairs_are_joined_row_by_row(fields_store, serial_run, thickn
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("shards", [8, 27])
+@each("shards", [8, 27])
 def test_ray_gives_the_same_bit_for_bit(fields_store, serial_run, ray_session, tmp_path, shards):
     shard = SHARDS[shards]
     url = fields_store(GRID, shard=shard, chunk=shard // 2, cell=CELL).url
@@ -165,7 +166,7 @@ def test_cross_spectra_of_two_stores(fields_store, serial_run, tmp_path):
     assert_power(found.correlation, cross / np.sqrt(first * second), atol=1e-5)
 
 
-@pytest.mark.parametrize("shards", [8, 27])
+@each("shards", [8, 27])
 def test_every_quantity_is_that_of_the_box_in_memory(fields_store, serial_run, shards):
     shard = SHARDS[shards]
     stores = [
@@ -318,7 +319,7 @@ def test_a_missing_chunk_is_refused(store, serial_run, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "how", "error", "code", "words"),
     [
         ("densety", {}, ConfigError, 2, ["densety", "density", "speed"]),
@@ -336,7 +337,7 @@ def test_bad_requests(store, serial_run, tmp_path, field, how, error, code, word
     assert not out.exists()
 
 
-@pytest.mark.parametrize("what", ["grid", "box_size", "redshift"])
+@each("what", ["grid", "box_size", "redshift"])
 def test_stores_of_unlike_boxes_are_not_crossed(fields_store, serial_run, tmp_path, what):
     one = fields_store(GRID, cell=CELL).url
     changed = {"grid": (20, 2.4), "box_size": (GRID, 3.0), "redshift": (GRID, CELL)}[what]

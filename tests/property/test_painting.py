@@ -11,11 +11,12 @@ from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.painting import bucket_particles, check_particles, paint_block, streams
 from cosmoflow.stages.paint import paint
+from tests.cases import each
 from tests.conftest import cut, displaced_lattice
 
 SCHEMES = ("ngp", "cic", "tsc", "pcs")
 NAMES = ("density", "momentum", "velocity")
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 def paint_in_pieces(
@@ -122,7 +123,7 @@ def test_clouds_are_the_textbooks(particles, scheme):
     )
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@each("scheme", SCHEMES)
 def test_a_full_box_agrees_with_adding_up_particle_by_particle(scheme):
     """The other route for many particles: NumPy's add.at over the cells around each one."""
     grid, box = 12, 64.0
@@ -146,8 +147,8 @@ def test_a_full_box_agrees_with_adding_up_particle_by_particle(scheme):
     )
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("unequal", [False, True])
+@each("scheme", SCHEMES)
+@each("unequal", [False, True])
 def test_no_bit_depends_on_shards_chunks_or_order(scheme, unequal):
     grid, box = 13, 50.0
     position, velocity = displaced_lattice(12, box, seed=1)
@@ -170,9 +171,9 @@ def test_no_bit_depends_on_shards_chunks_or_order(scheme, unequal):
                     np.testing.assert_array_equal(found[name], expected[name])
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("least_run", [0.0, np.inf], ids=["in place", "sorted"])
-@pytest.mark.parametrize("threads", [1, 2])
+@each("scheme", SCHEMES)
+@each("least_run", [0.0, np.inf], ids=["in place", "sorted"])
+@each("threads", [1, 2])
 def test_no_bit_depends_on_the_way_through_memory(scheme, least_run, threads, monkeypatch):
     grid, box = 70, 50.0
     position, velocity = displaced_lattice(40, box, seed=1)
@@ -234,8 +235,8 @@ def test_masses_may_differ_by_ten_orders_of_magnitude():
     np.testing.assert_allclose(fields["momentum"], momentum, rtol=1e-6, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("masses", [[2.0e8], [2.0**26] * 4, [2.0**26] * 5, [6.0e8], [3e7] * 3])
-@pytest.mark.parametrize("fields", [("density",), NAMES])
+@each("masses", [[2.0e8], [2.0**26] * 4, [2.0**26] * 5, [6.0e8], [3e7] * 3])
+@each("fields", [("density",), NAMES])
 def test_a_cell_with_more_mass_than_can_be_added_up_is_refused(masses, fields):
     position = np.full((len(masses), 3), 5.0, np.float32)
     heavy = [(position, np.zeros_like(position), np.array(masses))]
@@ -247,7 +248,7 @@ def test_a_cell_with_more_mass_than_can_be_added_up_is_refused(masses, fields):
     assert found["density"].sum(dtype=float) == 512.0
 
 
-@pytest.mark.parametrize("least_run", [0.0, np.inf], ids=["in place", "sorted"])
+@each("least_run", [0.0, np.inf], ids=["in place", "sorted"])
 def test_equal_particles_that_are_too_many_for_a_cell_are_refused(least_run, monkeypatch):
     """2^28 in one cell add up to zero, modulo 2^64; the particles are one array, offered often."""
     monkeypatch.setattr(streams, "LEAST_RUN", least_run)
@@ -261,7 +262,7 @@ def test_equal_particles_that_are_too_many_for_a_cell_are_refused(least_run, mon
     assert once["density"].max() == 64.0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@each("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_positions_that_are_none_are_left_out(value):
     """Checked particles have none of these; others must not end up in some cell."""
     position, velocity = displaced_lattice(6, 20.0)
@@ -294,8 +295,8 @@ def test_buckets_list_every_particle_that_a_shard_needs_once(particles, scheme, 
                 assert listed == 1
 
 
-@pytest.mark.parametrize("cell", [(0, 0, 0), (3, 7, 5), (7, 7, 7)])
-@pytest.mark.parametrize("scheme", ["ngp", "cic"])
+@each("cell", [(0, 0, 0), (3, 7, 5), (7, 7, 7)])
+@each("scheme", ["ngp", "cic"])
 def test_a_particle_at_a_cells_centre_gives_it_everything(cell, scheme):
     grid, box = 8, 32.0
     position = ((np.array([cell]) + 0.5) * (box / grid)).astype(np.float32)
@@ -308,8 +309,8 @@ def test_a_particle_at_a_cells_centre_gives_it_everything(cell, scheme):
     np.testing.assert_array_equal(fields["velocity"][(slice(None), *cell)], velocity[0])
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@each("scheme", SCHEMES)
+@each("axis", [0, 1, 2])
 def test_phase_and_amplitude_of_a_displaced_plane_wave(scheme, axis):
     """Zel'dovich's plane wave: the k mode of x = q + A sin(kq + phi) is -J1(kA) exp(i phi)."""
     grid, per_axis, box, waves, phi = 32, 8192, 100.0, 2, 0.4
@@ -386,7 +387,7 @@ def test_a_particle_of_twice_the_mass_is_two_particles():
     np.testing.assert_allclose(one["velocity"], other["velocity"], rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("unequal", [False, True])
+@each("unequal", [False, True])
 def test_the_stage_paints_what_brute_force_paints(particle_store, serial_run, tmp_path, unequal):
     particles = particle_store(8, mass=unequal)
     out = str(tmp_path / "fields.zarr")
@@ -399,8 +400,8 @@ def test_the_stage_paints_what_brute_force_paints(particle_store, serial_run, tm
     np.testing.assert_allclose(found["velocity"].values, momentum / density, rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["position", "velocity"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@each("name", ["position", "velocity"])
+@each("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused_by_index(name, value):
     position, velocity = displaced_lattice(4, 20.0)
     bad = {"position": position, "velocity": velocity}[name]
@@ -411,7 +412,7 @@ def test_values_that_are_not_finite_are_refused_by_index(name, value):
     np.testing.assert_array_equal(caught.value.value, bad[17])
 
 
-@pytest.mark.parametrize("value", [-1e-6, 20.0, 2e4])
+@each("value", [-1e-6, 20.0, 2e4])
 def test_positions_outside_the_box_are_refused_by_index(value):
     position, velocity = displaced_lattice(4, 20.0)
     position[63, 2] = value

@@ -11,7 +11,13 @@ from tests.rivals import Bucket
 @pytest.fixture
 def quick_claims(monkeypatch):
     monkeypatch.setattr(Claim, "PERIOD", 0.05)
-    monkeypatch.setattr(Claim, "LEASE", 0.6)
+    monkeypatch.setattr(Claim, "LEASE", 1.0)
+
+
+@pytest.fixture
+def long_lease(monkeypatch):
+    """Have signs of life count for longer than a thread of a busy machine can be kept waiting."""
+    monkeypatch.setattr(Claim, "LEASE", 100.0)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.cosmology.background import Background
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.errors import ConfigError, DataError
+from tests.cases import each
 
 A = np.array([0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0])
 
@@ -28,7 +29,7 @@ def test_einstein_de_sitter_grows_as_a() -> None:
     np.testing.assert_allclose(background.growth_rate_hubble(A), 100.0 * A**-0.5, rtol=1e-8)
 
 
-@pytest.mark.parametrize("Omega_m", [0.2, 0.31, 0.7])
+@each("Omega_m", [0.2, 0.31, 0.7])
 def test_growth_equals_its_integral(Omega_m: float) -> None:
     """D1 is proportional to E(a) times the integral of (a E)^-3 (Heath 1977)."""
     background = Background(cosmology(Omega_m=Omega_m))
@@ -110,7 +111,7 @@ def test_power_from_a_table() -> None:
     assert LinearPower.from_table(k, k**-1.5, sigma8=0.7).sigma(8.0) == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize(
+@each(
     ("k", "values", "message"),
     [
         ([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], "four"),

@@ -1,13 +1,13 @@
 """A box read through the cache is the box, and no piece is read more often than need be."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosmoflow.model.caching import CachedFields
 from cosmoflow.model.sources import MemoryFields
 from cosmoflow.numerics.blocks import Block
+from tests.cases import each
 
 GRID = 10
 FIELDS = {
@@ -34,7 +34,7 @@ blocks = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(sorted(FIELDS)), blocks), min_size=1, max_size=4),
     st.integers(1, 11),
@@ -60,7 +60,7 @@ def test_with_room_for_all_every_piece_is_read_once():
     assert all(max(block.shape) <= 4 for _, _, block in source.read)
 
 
-@pytest.mark.parametrize("capacity", [0, 27 * 256])
+@each("capacity", [0, 27 * 256])
 def test_no_more_than_the_capacity_is_kept(capacity):
     cached = CachedFields(MemoryFields(FIELDS), 4, capacity)
     whole = Block((0, 0, 0), (GRID,) * 3)

@@ -9,6 +9,7 @@ import torch
 
 from cosmoflow.numerics import calculus, fourier
 from tests import derivatives
+from tests.cases import each
 
 BOX = 50.0
 
@@ -29,8 +30,8 @@ def noise(shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("cells", [12, 15])
-@pytest.mark.parametrize("m", [(1, 0, 0), (0, -2, 3), (4, 3, -5)])
+@each("cells", [12, 15])
+@each("m", [(1, 0, 0), (0, -2, 3), (4, 3, -5)])
 def test_spectral_derivatives_of_a_plane_wave_are_exact(cells, m):
     argument, k = wave(cells, m)
     amplitude = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
@@ -49,7 +50,7 @@ def test_spectral_derivatives_of_a_plane_wave_are_exact(cells, m):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["spectral", "difference"])
+@each("method", ["spectral", "difference"])
 def test_identities_hold_for_noise(method):
     v = noise((3, 8, 8, 8))
     turning = derivatives.curl(v, BOX, method)
@@ -80,7 +81,7 @@ def test_the_nyquist_wave_has_no_spectral_derivative():
     assert derivatives.divergence(v, BOX).abs().max() < 1e-14
 
 
-@pytest.mark.parametrize("operation", [derivatives.divergence, derivatives.curl])
+@each("operation", [derivatives.divergence, derivatives.curl])
 def test_differences_converge_with_second_order(operation):
     errors = []
     for cells in (16, 32):
@@ -135,7 +136,7 @@ def test_what_cannot_be_differentiated_is_refused():
             operation(torch.zeros(2, 4, 4, 4), BOX, "difference")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each("dtype", [torch.float32, torch.float64])
 def test_a_block_with_a_halo_has_the_differences_of_its_box(dtype):
     """To the last bit, also across the border of the box and in blocks that are no cubes."""
     cells, shape = 11, (4, 7, 11)

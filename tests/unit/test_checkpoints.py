@@ -6,6 +6,7 @@ import pytest
 
 from cosmoflow.errors import StorageError
 from cosmoflow.storage.checkpoints import CheckpointFolder
+from tests.cases import each
 
 
 def body(step):
@@ -43,8 +44,9 @@ def test_nothing_there_is_no_checkpoint(checkpoints, folder, damaged):
     assert damaged == []
 
 
-@pytest.mark.parametrize("content", [b"", b"x", bytes(range(256)) * 999])
-def test_content_comes_back(checkpoints, content):
+@each("content", [b"", b"x", bytes(range(256)) * 999])
+def test_content_comes_back(tmp_path, content):
+    checkpoints = CheckpointFolder(str(tmp_path), 3)
     checkpoints.save(1, content)
     assert checkpoints.newest() == content
 
@@ -57,8 +59,9 @@ def test_the_newest_are_kept(checkpoints, folder):
     assert names(folder) == [step_name(step) for step in (99, 100, 1000)]
 
 
-@pytest.mark.parametrize("keep", [1, 2])
-def test_keep_is_honoured(folder, keep):
+@each("keep", [1, 2])
+def test_keep_is_honoured(tmp_path, keep):
+    folder = tmp_path / "checkpoints"
     checkpoints = CheckpointFolder(str(folder), keep)
     for step in range(5):
         checkpoints.save(step, body(step))
@@ -95,8 +98,10 @@ DAMAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_file_is_passed_over_and_told(checkpoints, folder, damaged, damage):
+@each("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_file_is_passed_over_and_told(tmp_path, damage):
+    folder, damaged = tmp_path / "checkpoints", []
+    checkpoints = CheckpointFolder(str(folder), 3, damaged.append)
     for step in (1, 2, 3):
         checkpoints.save(step, body(step))
     path = folder / step_name(3)
@@ -138,8 +143,10 @@ def kill_during(monkeypatch, method):
     monkeypatch.setattr(Path, method, die)
 
 
-@pytest.mark.parametrize("method", ["write_bytes", "replace"])
-def test_killed_save_leaves_no_checkpoint(checkpoints, folder, damaged, monkeypatch, method):
+@each("method", ["write_bytes", "replace"])
+def test_killed_save_leaves_no_checkpoint(tmp_path, monkeypatch, method):
+    folder, damaged = tmp_path / "checkpoints", []
+    checkpoints = CheckpointFolder(str(folder), 3, damaged.append)
     checkpoints.save(1, body(1))
     with monkeypatch.context() as patch:
         kill_during(patch, method)

@@ -29,6 +29,7 @@ from cosmoflow.storage.particles import (
     write_particles,
 )
 from cosmoflow.storage.urls import CLAIMS, exists, holds_only_partial_files, remove
+from tests.cases import each
 from tests.conftest import cut, make_metadata, rows_of
 
 pytestmark = pytest.mark.usefixtures("quick_claims")
@@ -68,7 +69,7 @@ def test_a_claim_outlives_what_is_overwritten(claimed):
         pass
 
 
-@pytest.mark.parametrize("existing", ["error", "resume", "overwrite"])
+@each("existing", ["error", "resume", "overwrite"])
 def test_an_output_is_created_under_a_claim(tmp_path, existing):
     place = str(tmp_path / "out.zarr")
     arguments = (place, make_metadata(), 8, ("density",))
@@ -78,7 +79,7 @@ def test_an_output_is_created_under_a_claim(tmp_path, existing):
     assert not any(CLAIMS in name for name in urls.list_names(place))
 
 
-@pytest.mark.parametrize("repetition", range(3))
+@each("repetition", range(3))
 def test_one_of_many_fresh_runs_creates_the_output(tmp_path, repetition):
     url, start = str(tmp_path / "out.zarr"), threading.Barrier(6)
     over = threading.Event()
@@ -88,12 +89,12 @@ def test_one_of_many_fresh_runs_creates_the_output(tmp_path, repetition):
         check_output(url, "error")
         with claiming(url, Run()):
             create_fields(url, make_metadata(seed=seed), 8, ("density",), shard=8, chunk=4)
-            over.wait(20.0)
+            over.wait(120.0)
         return seed
 
     with ThreadPoolExecutor(6) as pool:
         futures = [pool.submit(attempt, seed) for seed in range(6)]
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 120.0
         while sum(future.done() for future in futures) < 5 and time.monotonic() < deadline:
             time.sleep(0.01)
         over.set()
@@ -167,7 +168,7 @@ class Late(dict):
         return super().items()
 
 
-@pytest.mark.parametrize("late", [False, True])
+@each("late", [False, True])
 def test_a_shard_of_a_superseded_run_is_not_marked(tmp_path, fields_store, late):
     made, url = fields_store(12), str(tmp_path / "out.zarr")
     mine, other = made.metadata.provenance["digest"], make_metadata(seed=9)

@@ -16,6 +16,7 @@ from ray.autoscaler.tags import (
     TAG_RAY_USER_NODE_TYPE,
 )
 
+from tests.cases import each
 from tests.unit.cluster_files import CLUSTER, GIB, prepare_launcher
 
 REGION = "us-east-1"
@@ -84,7 +85,7 @@ def test_declared_resources_are_those_of_the_instances(account):
         assert declared["memory"] <= found["memory"] - 4 * GIB
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "market"), [("cpu-spot", "spot"), ("gpu-spot", "spot"), ("cpu", None), ("gpu", None)]
 )
 def test_nodes_are_rented_as_their_type_says(account, name, market):

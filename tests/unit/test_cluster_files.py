@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 from ray.scripts.scripts import start
 
+from tests.cases import each
 from tests.unit.cluster_files import (
     CLOUDS,
     CLUSTER,
@@ -54,7 +54,7 @@ def shell_scripts():
     yield "rayjob.yaml entrypoint", f"#!/usr/bin/env bash\n{job['entrypoint']}\n"
 
 
-@pytest.mark.parametrize(("name", "text"), list(shell_scripts()), ids=lambda value: value[:40])
+@each(("name", "text"), list(shell_scripts()), ids=lambda value: value[:40])
 def test_shellcheck_finds_nothing(name, text):
     result = subprocess.run(
         [find_tool("shellcheck"), "--format=gcc", "-"],
@@ -149,7 +149,7 @@ def started_rays():
     yield from zip(("slurm head", "slurm worker"), commands, strict=True)
 
 
-@pytest.mark.parametrize(("name", "command"), list(started_rays()), ids=lambda value: value[:12])
+@each(("name", "command"), list(started_rays()), ids=lambda value: value[:12])
 def test_ray_starts_behind_a_token_and_shows_its_dashboard_to_nobody(name, command):
     options = re.findall(r"(--[a-z-]+)=?(\S*)", command[command.index("ray start") :])
     assert {option for option, _ in options} <= OPTIONS
@@ -164,7 +164,7 @@ def test_ray_starts_behind_a_token_and_shows_its_dashboard_to_nobody(name, comma
         assert given["--object-spilling-directory"]
 
 
-@pytest.mark.parametrize("kind", ["RayCluster", "RayJob"])
+@each("kind", ["RayCluster", "RayJob"])
 def test_kuberay_starts_ray_with_options_that_it_has(kind):
     spec = find_object(kind.lower(), kind)["spec"]
     spec = spec.get("rayClusterSpec", spec)
@@ -189,7 +189,7 @@ SECRETS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@each("name", TEXTS)
 def test_no_file_holds_a_secret(name):
     assert not [pattern for pattern in SECRETS if re.search(pattern, TEXTS[name])]
 
@@ -198,7 +198,7 @@ def test_every_object_of_kubernetes_is_without_a_secret():
     assert "Secret" not in {thing["kind"] for name in MANIFESTS for thing in read_manifest(name)}
 
 
-@pytest.mark.parametrize("cloud", CLOUDS)
+@each("cloud", CLOUDS)
 def test_the_readme_names_what_must_be_filled_in(cloud):
     wanted = set(re.findall(r"\bYOUR[-A-Z]+", yaml.dump(read_launcher(cloud))))
     assert all(word in TEXTS["README.md"] for word in wanted)

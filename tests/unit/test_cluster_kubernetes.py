@@ -10,6 +10,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 
+from tests.cases import each
 from tests.unit.cluster_files import (
     GIB,
     MANIFESTS,
@@ -36,10 +37,12 @@ def kuberay():
     return check
 
 
-@pytest.fixture(params=["raycluster", "rayjob"])
-def spec(request):
+in_both_manifests = each("manifest", ["raycluster", "rayjob"])
+
+
+def spec_of(manifest):
     """Return the cluster of a manifest."""
-    if request.param == "raycluster":
+    if manifest == "raycluster":
         return find_object("raycluster", "RayCluster")["spec"]
     return find_object("rayjob", "RayJob")["spec"]["rayClusterSpec"]
 
@@ -57,7 +60,7 @@ def amount(quantity):
     return float(number) * UNITS[str(quantity)[len(number) :]]
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@each("name", MANIFESTS)
 def test_every_field_is_one_that_the_server_knows(kuberay, name):
     for thing in read_manifest(name):
         if thing["apiVersion"] == "ray.io/v1":
@@ -89,18 +92,24 @@ def test_the_job_has_the_same_cluster():
     assert job == cluster
 
 
-def test_every_connection_needs_the_token(spec):
+@in_both_manifests
+def test_every_connection_needs_the_token(manifest):
+    spec = spec_of(manifest)
     assert spec["authOptions"] == {"mode": "token"}
 
 
-def test_the_head_takes_no_work(spec):
+@in_both_manifests
+def test_the_head_takes_no_work(manifest):
+    spec = spec_of(manifest)
     head = spec["headGroupSpec"]
     assert head["resources"] == {"CPU": "0"}
     assert head["labels"] == {POOL: "head"}
     assert head["serviceType"] == "ClusterIP"
 
 
-def test_a_pool_is_one_shape_at_two_prices(spec):
+@in_both_manifests
+def test_a_pool_is_one_shape_at_two_prices(manifest):
+    spec = spec_of(manifest)
     groups = groups_of(spec)
     for pool in ("cpu", "gpu"):
         spot, on_demand = groups[f"{pool}-spot"], groups[pool]
@@ -113,7 +122,9 @@ def test_a_pool_is_one_shape_at_two_prices(spec):
         assert on_demand["minReplicas"] == 0
 
 
-def test_pods_have_what_ray_is_told_that_they_have(spec):
+@in_both_manifests
+def test_pods_have_what_ray_is_told_that_they_have(manifest):
+    spec = spec_of(manifest)
     for group in spec["workerGroupSpecs"]:
         (container,) = group["template"]["spec"]["containers"]
         limits = container["resources"]["limits"]
@@ -126,7 +137,9 @@ def test_pods_have_what_ray_is_told_that_they_have(spec):
         assert int(declared["memory"]) + store + 4 * GIB <= amount(limits["memory"])
 
 
-def test_pods_run_as_nobody_much(spec):
+@in_both_manifests
+def test_pods_run_as_nobody_much(manifest):
+    spec = spec_of(manifest)
     for group in pods_of(spec):
         pod = group["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -137,7 +150,9 @@ def test_pods_run_as_nobody_much(spec):
             assert context["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_what_is_spilled_has_a_volume(spec):
+@in_both_manifests
+def test_what_is_spilled_has_a_volume(manifest):
+    spec = spec_of(manifest)
     for group in pods_of(spec):
         pod = group["template"]["spec"]
         folder = group["rayStartParams"]["object-spilling-directory"]
@@ -146,15 +161,19 @@ def test_what_is_spilled_has_a_volume(spec):
         assert volumes[mounts[folder]]["emptyDir"] == {}
 
 
-@pytest.mark.parametrize("pool", ["cpu", "gpu"])
-def test_the_autoscaler_brings_pods_of_the_pool_and_spot_pods_first(spec, pool):
+@in_both_manifests
+@each("pool", ["cpu", "gpu"])
+def test_the_autoscaler_brings_pods_of_the_pool_and_spot_pods_first(manifest, pool):
+    spec = spec_of(manifest)
     resource = {"metadata": {"name": "cosmoflow", "namespace": "default"}, "spec": spec}
     config = _derive_autoscaling_config_from_ray_cr(resource)
     assert choose_nodes(config, pool) == {f"{pool}-spot": 1}
     assert choose_nodes(config, pool, recovered={f"{pool}-spot": 0.5}) == {pool: 1}
 
 
-def test_the_cluster_admits_its_own_pods_and_names_all_others(spec):
+@in_both_manifests
+def test_the_cluster_admits_its_own_pods_and_names_all_others(manifest):
+    spec = spec_of(manifest)
     policy = find_object("networkpolicy", "NetworkPolicy")["spec"]
     ours = policy["podSelector"]["matchLabels"]
     for group in pods_of(spec):

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import jsonschema
-import pytest
 import ray
 from ray.autoscaler._private import _azure
 from ray.autoscaler._private.util import validate_config
@@ -13,6 +12,7 @@ from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor impor
 )
 from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
+from tests.cases import each
 from tests.unit.cluster_files import (
     CLOUDS,
     GIB,
@@ -31,9 +31,7 @@ MEMORY = {
 """GiB of the clouds' own tables."""
 
 
-@pytest.fixture(params=CLOUDS)
-def cloud(request):
-    return request.param
+in_every_cloud = each("cloud", CLOUDS)
 
 
 def pools_of(config):
@@ -42,6 +40,7 @@ def pools_of(config):
     return {pool: (types[f"{pool}-spot"], types[pool]) for pool in ("cpu", "gpu")}
 
 
+@in_every_cloud
 def test_ray_accepts_the_file(cloud):
     schema = json.loads(Path(ray.__file__).with_name("autoscaler").joinpath(
         "ray-schema.json").read_text())  # fmt: skip
@@ -49,6 +48,7 @@ def test_ray_accepts_the_file(cloud):
     validate_config(prepare_launcher(cloud))
 
 
+@in_every_cloud
 def test_what_is_mounted_is_what_a_node_installs(cloud):
     mounts = read_launcher(cloud)["file_mounts"]
     assert mounts.pop("~/.ray/auth_token") == "~/.ray/auth_token"
@@ -61,6 +61,7 @@ def test_what_is_mounted_is_what_a_node_installs(cloud):
     }  # fmt: skip
 
 
+@in_every_cloud
 def test_the_head_takes_no_work(cloud):
     config = read_launcher(cloud)
     head = config["available_node_types"][config["head_node_type"]]
@@ -68,6 +69,7 @@ def test_the_head_takes_no_work(cloud):
     assert head["labels"] == {POOL: "head"}
 
 
+@in_every_cloud
 def test_a_pool_is_one_shape_at_two_prices(cloud):
     for pool, (spot, on_demand) in pools_of(read_launcher(cloud)).items():
         assert spot["priority"] > on_demand["priority"]
@@ -96,6 +98,7 @@ def _without_market(node):
     return {**kept, "azure_arm_parameters": {k: v for k, v in arm.items() if k not in AZURE_MARKET}}
 
 
+@in_every_cloud
 def test_idle_workers_all_go_and_few_can_come(cloud):
     config = read_launcher(cloud)
     workers = [each for pool in pools_of(config).values() for each in pool]
@@ -104,6 +107,7 @@ def test_idle_workers_all_go_and_few_can_come(cloud):
     assert 0 < config["idle_timeout_minutes"] <= 15
 
 
+@in_every_cloud
 def test_declared_memory_leaves_room_for_the_object_store_and_the_system(cloud):
     for spot, _ in pools_of(read_launcher(cloud)).values():
         node = spot["node_config"]
@@ -114,7 +118,8 @@ def test_declared_memory_leaves_room_for_the_object_store_and_the_system(cloud):
         assert 3.5 <= room <= 8.0
 
 
-@pytest.mark.parametrize("pool", ["cpu", "gpu"])
+@in_every_cloud
+@each("pool", ["cpu", "gpu"])
 def test_tasks_bring_nodes_of_their_pool_and_spot_nodes_first(cloud, pool):
     config = prepare_launcher(cloud)
     assert choose_nodes(config, pool) == {f"{pool}-spot": 1}
@@ -134,17 +139,20 @@ def _recovery_after(status):
     return monitor.get_recoverable_resource_availabilities()
 
 
+@in_every_cloud
 def test_a_node_that_never_comes_up_sends_the_autoscaler_to_nodes_on_demand(cloud):
     recovered = _recovery_after(Instance.ALLOCATION_TIMEOUT)
     assert choose_nodes(prepare_launcher(cloud), "cpu", recovered=recovered) == {"cpu": 1}
 
 
+@in_every_cloud
 def test_a_launch_that_the_cloud_refuses_is_tried_again_at_spot(cloud):
     """Ray 2.60's limit, as README.md tells it. Fails when Ray has learnt; then mend that, too."""
     recovered = _recovery_after(Instance.ALLOCATION_FAILED)
     assert choose_nodes(prepare_launcher(cloud), "cpu", recovered=recovered) == {"cpu-spot": 1}
 
 
+@in_every_cloud
 def test_without_spot_nodes_all_work_goes_to_nodes_on_demand(cloud):
     """What README.md says to do then: `max_workers: 0` for the spot type."""
     config = prepare_launcher(cloud)

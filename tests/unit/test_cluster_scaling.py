@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
+
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 sys.path.insert(0, BENCHMARKS)
 _cluster = pytest.importorskip("_cluster")
@@ -67,7 +69,7 @@ def test_groups_begin_as_soon_as_what_they_wait_for_is_done():
     assert run(passes, two_cores).seconds == pytest.approx(6.0)
 
 
-@pytest.mark.parametrize("nodes", [2, 8, 32])
+@each("nodes", [2, 8, 32])
 def test_an_exchange_takes_what_the_interfaces_let_through(nodes):
     node = replace(ENDLESS, network=1e9)
     found = run(shuffle(128, seconds=0.0, moved=1e9), node, nodes)
@@ -80,7 +82,7 @@ def test_a_lone_node_exchanges_nothing():
     assert run(shuffle(8, moved=1e12), replace(ENDLESS, network=1.0)).busy["network"] == 0.0
 
 
-@pytest.mark.parametrize("nodes", [1, 16, 256])
+@each("nodes", [1, 16, 256])
 def test_the_driver_does_not_get_faster_with_more_nodes(nodes):
     rates = replace(FREE, part=1e-3)
     found = run(shuffle(64, seconds=0.0, parts=64), nodes=nodes, rates=rates)
@@ -117,7 +119,7 @@ def test_the_same_cluster_takes_the_same_time():
     assert run(passes, node, 7, _stages.rates()) == run(passes, node, 7, _stages.rates())
 
 
-@pytest.mark.parametrize("stage", _stages.STAGES)
+@each("stage", _stages.STAGES)
 def test_what_is_handed_on_arrives(stage):
     node = NODE_TYPES["g6e.2xlarge" if stage == "infer" else "m6id.16xlarge"]
     passes, demand = _stages.STAGES[stage](_stages.settings_for(2048), node)
@@ -129,8 +131,8 @@ def test_what_is_handed_on_arrives(stage):
     assert read == pytest.approx(demand.plan.read, rel=0.2)
 
 
-@pytest.mark.parametrize("stage", _stages.STAGES)
-@pytest.mark.parametrize("nodes", [1, 16])
+@each("stage", _stages.STAGES)
+@each("nodes", [1, 16])
 def test_the_plan_and_the_model_agree(stage, nodes):
     """The plan takes all resources to be at work at once, the model knows who waits for whom."""
     node = NODE_TYPES["g6e.2xlarge" if stage == "infer" else "r6id.16xlarge"]

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 from cosmoflow.stages.paint import paint
+from tests.cases import each
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "slurm.sh"
 JOB = "4711"
@@ -49,7 +50,11 @@ RAY = """\
 token=$RAY_AUTH_TOKEN_PATH
 echo "ray $* [$RAY_AUTH_MODE, $(stat -c %a "$token"), $(wc -c <"$token")]" >>"$CALLS"
 case "$*" in
-  health-check*) exit "${HEAD_STATUS:-0}" ;;
+  health-check*)
+    if [ -n "${HEAD_STATUS:-}" ]; then exit "$HEAD_STATUS"; fi
+    # A head is well once it has said that it started.
+    until grep -q '^ray start.*--head' "$CALLS"; do sleep 0.02; done
+    exit ;;
   *--head*) ;;
   *) if [ -n "${WORKER_STATUS:-}" ]; then exit "$WORKER_STATUS"; fi ;;
 esac
@@ -127,12 +132,12 @@ class Job:
     def interrupt(self, number, **variables):
         """Send a signal to the script, as Slurm does, while its command runs."""
         process = self.start("cosmoflow", "paint", LONG="yes", **variables)
-        give_up = time.monotonic() + 30.0
+        give_up = time.monotonic() + 240.0
         while not self.calls_path.with_name("calls.started").exists():
             assert time.monotonic() < give_up, self.calls
             time.sleep(0.02)
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=240)
         return process.returncode
 
     @property
@@ -150,7 +155,11 @@ class Job:
 
 @pytest.fixture
 def job(tmp_path):
-    return Job(tmp_path, {"ray": RAY, "python": PYTHON, "cosmoflow": COSMOFLOW})
+    return make_job(tmp_path)
+
+
+def make_job(folder):
+    return Job(folder, {"ray": RAY, "python": PYTHON, "cosmoflow": COSMOFLOW})
 
 
 def test_a_command_runs_on_all_nodes(job):
@@ -183,8 +192,9 @@ def test_nodes_with_gpus_are_the_gpu_pool(job):
     assert len(job.calls_of("ray start", "--labels=cosmoflow/pool=gpu", "[")) == 2
 
 
-@pytest.mark.parametrize("status", [1, 3, 5])
-def test_the_job_ends_as_its_command_does(job, status):
+@each("status", [1, 3, 5])
+def test_the_job_ends_as_its_command_does(tmp_path, status):
+    job = make_job(tmp_path)
     assert job.run("cosmoflow", "paint", STATUS=str(status))[0] == status
     assert job.left == []
     assert job.calls_of("scontrol requeue") == []
@@ -210,8 +220,9 @@ def test_a_job_that_keeps_running_out_of_time_is_not_requeued_for_ever(job):
     assert job.calls_of("scontrol requeue") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_cancelled_job_stops_and_is_not_requeued(job, number):
+@each("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_cancelled_job_stops_and_is_not_requeued(tmp_path, number):
+    job = make_job(tmp_path)
     assert job.interrupt(number) == 130
     assert job.calls.count("cosmoflow interrupted") == 1
     assert job.calls.count("ray ended") == 3
@@ -219,7 +230,7 @@ def test_a_cancelled_job_stops_and_is_not_requeued(job, number):
     assert job.left == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("variables", "words"),
     [
         ({"JOIN_STATUS": "1"}, "the nodes did not come up"),
@@ -228,7 +239,8 @@ def test_a_cancelled_job_stops_and_is_not_requeued(job, number):
         ({"HEAD_STATUS": "1", "COSMOFLOW_JOIN_SECONDS": "1"}, "head did not start"),
     ],
 )
-def test_nodes_that_do_not_come_up_end_the_job(job, variables, words):
+def test_nodes_that_do_not_come_up_end_the_job(tmp_path, variables, words):
+    job = make_job(tmp_path)
     status, output = job.run("cosmoflow", "paint", **variables)
     assert status == 1
     assert words in output

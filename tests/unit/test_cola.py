@@ -12,6 +12,7 @@ from cosmoflow.cosmology.background import Background
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import cola, fourier, initial, lpt, mesh, timesteps
+from tests.cases import each
 
 BOX = 64.0
 CELLS = 32
@@ -70,7 +71,7 @@ def test_tidal_components_sum_to_the_field() -> None:
     torch.testing.assert_close(trace, fourier.inverse(modes, 16), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("given", ["field", "modes"])
+@each("given", ["field", "modes"])
 def test_inverse_gradient_equals_plain_transforms(given: str) -> None:
     field = torch.randn((20,) * 3, generator=torch.Generator().manual_seed(0))
     potential = fourier.inverse_laplacian(fourier.forward(field), 7.0)
@@ -81,8 +82,8 @@ def test_inverse_gradient_equals_plain_transforms(given: str) -> None:
         torch.testing.assert_close(component, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["2lpt", "cola"])
-@pytest.mark.parametrize("a_final", [0.5, 1.0])
+@each("method", ["2lpt", "cola"])
+@each("a_final", [0.5, 1.0])
 def test_pancake_before_shell_crossing(method: Any, a_final: float) -> None:
     """In one dimension Zel'dovich is exact until orbits cross, at D1 times amplitude = 1."""
     amplitude, k = 0.6, 2.0 * math.pi / BOX
@@ -208,7 +209,7 @@ def test_a_finer_mesh_makes_denser_clumps() -> None:
     assert rms[0] < rms[1] < 1.5 * rms[0]
 
 
-@pytest.mark.parametrize(
+@each(
     "changes",
     [
         {"steps": 0},

@@ -13,6 +13,7 @@ from cosmoflow.numerics.blocks import central_boxes
 from cosmoflow.numerics.comparison import QUANTITIES, SUBBOX_QUANTITIES, Patch, compare
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.residuals import ResidualSum, sum_residual
+from tests.cases import each
 
 BOX, CELLS = 96.0, 24
 
@@ -263,7 +264,7 @@ def test_read_only_and_strided_arrays_are_welcome():
     assert compare(density, truth, {"same": swapped}, BOX).metrics["residual"]["same"]["rms"] == 0.0
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "where"),
     [
         (lambda d, t, p: (d[:-1], t, p), "density"),

@@ -10,6 +10,7 @@ from cosmoflow.numerics import spectra
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.comparison import coarse, compare, slices
 from tests import derivatives
+from tests.cases import each
 from tests.conftest import cut
 from tests.unit.test_comparison import BOX, fields
 
@@ -71,7 +72,7 @@ def test_the_largest_residuals_are_where_they_are():
     assert np.count_nonzero(plane) == 2
 
 
-@pytest.mark.parametrize(("cells", "bins"), [(24, 12), (20, 12), (28, 13), (7, 7), (5, 1)])
+@each(("cells", "bins"), [(24, 12), (20, 12), (28, 13), (7, 7), (5, 1)])
 def test_every_cell_is_in_one_coarse_cell(cells, bins):
     starts = coarse.first_cells(cells, bins)
     assert starts[0] == 0

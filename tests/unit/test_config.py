@@ -12,6 +12,7 @@ from cosmoflow.config.loading import preset_folder, preset_names
 from cosmoflow.errors import ConfigError
 from cosmoflow.stages.paint import paint
 from cosmoflow.storage.fields import FieldStore
+from tests.cases import each
 
 STAGES = ("seed", "cosmology", "simulate", "paint", "train", "infer", "evaluate")
 
@@ -23,7 +24,7 @@ def refused(**arguments):
     return caught.value
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "suggestion"),
     [("paint.gird", "'grid'"), ("pant.grid", "'paint'"), ("train.learn_rate", "'learning_rate'")],
 )
@@ -49,7 +50,7 @@ def test_unknown_key_in_a_file_names_the_file(tmp_path):
     assert str(path) in error.where
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "key", "value"),
     [
         ("paint.grid=1", "paint.grid", 1),
@@ -71,7 +72,7 @@ def test_bad_value_names_its_key_and_value(override, key, value):
         assert error.value == value
 
 
-@pytest.mark.parametrize(
+@each(
     ("overrides", "section", "words"),
     [
         (["simulate.particles=7"], "simulate", ("particles", "even", "7")),
@@ -87,12 +88,12 @@ def test_values_that_do_not_go_together_are_named(overrides, section, words):
         assert word in str(error)
 
 
-@pytest.mark.parametrize("text", ["paint.grid", "=5", ".grid=5", "paint.=5", "paint.grid=[1"])
+@each("text", ["paint.grid", "=5", ".grid=5", "paint.=5", "paint.grid=[1"])
 def test_malformed_override_is_refused(text):
     assert text in str(refused(overrides=[text]))
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "paint: [1\n", "just words\n"])
+@each("content", ["- a\n- b\n", "paint: [1\n", "just words\n"])
 def test_file_that_is_no_mapping_is_refused(tmp_path, content):
     path = tmp_path / "bad.yaml"
     path.write_text(content)
@@ -134,7 +135,7 @@ def test_there_are_presets():
     assert {"paper", "quickstart"} <= set(preset_names())
 
 
-@pytest.mark.parametrize("name", preset_names())
+@each("name", preset_names())
 def test_preset_loads_by_name_as_by_path(name):
     by_name = load_settings(name)
     assert by_name == load_settings(str(preset_folder() / f"{name}.yaml"))
@@ -179,7 +180,7 @@ CHANGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("override", CHANGES)
+@each("override", CHANGES)
 def test_digest_of_a_section_follows_that_section_alone(override):
     changed, default = load_settings(overrides=[override]), Settings()
     for section in STAGES:
@@ -203,9 +204,7 @@ def test_engine_does_not_touch_the_digest_of_an_output(particle_store, serial_ru
     assert digests[0] == digests[1] != digests[2]
 
 
-@pytest.mark.parametrize(
-    "paint", [{"fields": ["density", "density"]}, {"fields": ["velocity"], "interlaced": True}]
-)
+@each("paint", [{"fields": ["density", "density"]}, {"fields": ["velocity"], "interlaced": True}])
 def test_fields_that_make_no_sense_together(paint):
     with pytest.raises(ConfigError, match="fields"):
         load_settings(options={"paint": paint})

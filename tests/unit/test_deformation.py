@@ -4,7 +4,6 @@ import math
 from functools import partial
 
 import numpy as np
-import pytest
 import torch
 
 from cosmoflow.numerics import calculus, fourier
@@ -14,6 +13,7 @@ from cosmoflow.numerics.deformation import (
     strain_modes,
     symmetric_eigenvalues,
 )
+from tests.cases import each
 
 BOX = 50.0
 
@@ -61,7 +61,7 @@ def tensors(values):
 WAVES = [((1, 0, 0), (1.0, 0.0, 0.0)), ((2, -1, 3), (3.0, 1.0, -2.0)), ((0, 4, 1), (0.0, 1.0, 0.5))]
 
 
-@pytest.mark.parametrize(("m", "amplitude"), WAVES)
+@each(("m", "amplitude"), WAVES)
 def test_shear_of_a_plane_wave_by_differences_has_the_exact_damping(m, amplitude):
     v, k, slope = plane_wave(16, m, amplitude)
     h = BOX / 16
@@ -70,8 +70,8 @@ def test_shear_of_a_plane_wave_by_differences_has_the_exact_damping(m, amplitude
     np.testing.assert_allclose(found, expected, atol=2e-7 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("cells", [12, 15])
-@pytest.mark.parametrize(("m", "amplitude"), WAVES)
+@each("cells", [12, 15])
+@each(("m", "amplitude"), WAVES)
 def test_spectral_shear_of_a_plane_wave_is_exact(cells, m, amplitude):
     v, k, slope = plane_wave(cells, m, amplitude)
     modes = fourier.forward(v)
@@ -143,9 +143,7 @@ def random_tensors(kind):
     return values.astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    "kind", ["random", "diagonal", "zero", "two equal", "nearly equal", "one axis"]
-)
+@each("kind", ["random", "diagonal", "zero", "two equal", "nearly equal", "one axis"])
 def test_eigenvalues_are_lapacks(kind):
     values = random_tensors(kind)
     expected = np.moveaxis(np.linalg.eigvalsh(tensors(values)), -1, 0)

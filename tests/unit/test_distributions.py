@@ -17,6 +17,7 @@ from cosmoflow.numerics.distributions import (
     sum_distributions,
 )
 from tests import derivatives
+from tests.cases import each
 
 CELLS, CELL, RATE = 20, 2.0, 50.0
 
@@ -105,9 +106,7 @@ def test_joint_counts_are_numpys_of_the_fields_that_calculus_derives(box):
         np.testing.assert_array_equal(found.counts[name], expected, name)
 
 
-@pytest.mark.parametrize(
-    "cuts", [((7,), (), ()), ((), (10,), (3, 17)), ((1, 2), (19,), (4, 9, 13))], ids=str
-)
+@each("cuts", [((7,), (), ()), ((), (10,), (3, 17)), ((1, 2), (19,), (4, 9, 13))], ids=str)
 def test_any_decomposition_gives_the_same_counts(box, cuts):
     spans = [list(itertools.pairwise((0, *inner, CELLS))) for inner in cuts]
     total = DistributionSum.zero()

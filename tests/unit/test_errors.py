@@ -3,8 +3,6 @@
 import copy
 import pickle
 
-import pytest
-
 from cosmoflow.errors import (
     BusyError,
     ConfigError,
@@ -16,6 +14,7 @@ from cosmoflow.errors import (
     SupersededError,
     UsageError,
 )
+from tests.cases import each
 
 EXIT_CODES = {
     CosmoflowError: 1,
@@ -32,7 +31,7 @@ KINDS = sorted(EXIT_CODES, key=lambda kind: kind.__name__)
 PARTS = {"where": "a.zarr, particle 7", "value": [1.5, None], "limit": (0, 8), "remedy": "mend it"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_exit_code(kind):
     assert kind("no").exit_code == EXIT_CODES[kind]
 
@@ -46,6 +45,12 @@ def test_there_is_no_error_without_an_exit_code_here():
     assert known == set(EXIT_CODES)
 
 
+def test_only_the_base_class_says_how_errors_travel():
+    for kind in KINDS:
+        assert kind.__reduce__ is CosmoflowError.__reduce__
+        assert type(copy.copy(kind("what happened"))) is kind
+
+
 def test_machine_readable_kinds_are_distinct():
     assert len({kind.kind for kind in KINDS}) == len(KINDS)
 
@@ -54,13 +59,13 @@ def test_an_existing_output_is_a_config_error():
     assert isinstance(OutputExistsError("there"), ConfigError)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("parts", [PARTS, {}, {"value": 0}, {"remedy": "x"}])
-@pytest.mark.parametrize("travel", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
-def test_every_part_survives_pickling(kind, parts, travel):
-    error = kind("what happened", **parts)
+@each("parts", [PARTS, {}, {"value": 0}, {"remedy": "x"}])
+@each("travel", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy], ids=["pickle", "copy"])
+def test_every_part_survives_pickling(parts, travel):
+    """The base class says how; the others inherit it."""
+    error = StorageError("what happened", **parts)
     found = travel(error)
-    assert type(found) is kind
+    assert type(found) is StorageError
     assert found.what == "what happened"
     assert found.details() == {**dict.fromkeys(PARTS), **parts}
     assert str(found) == str(error)

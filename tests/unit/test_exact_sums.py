@@ -3,12 +3,12 @@ import pickle
 from fractions import Fraction
 
 import numpy as np
-import pytest
 
 from cosmoflow.numerics.exact_sums import ExactSum
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         [],

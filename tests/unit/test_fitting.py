@@ -31,6 +31,7 @@ from cosmoflow.model.sources import (
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.train import train
+from tests.cases import each
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks, synthetic_fields
 
 CROP = 8
@@ -235,7 +236,7 @@ def test_shapes_of_a_batch(synthetic_box):
     assert drawn.target.shape == (3, 3, 8, 8, 8)
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@each("augment", [False, True])
 def test_a_crop_keeps_input_and_target_together(augment):
     """In a box whose target is its linear velocity, every turned crop still has them equal."""
     rng = np.random.default_rng(0)
@@ -273,7 +274,7 @@ def cells_along_x(block, grid):
     return {(block.origin[0] + i) % grid for i in range(block.shape[0])}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(4, 24).map(lambda n: 4 * n),
     st.sampled_from([0.05, 0.125, 0.2, 0.34, 0.45]),
@@ -425,7 +426,7 @@ def test_the_stage_writes_its_history_as_it_goes(fields_store, serial_run, tmp_p
     assert list((tmp_path / "model" / "tensorboard").glob("events*"))
 
 
-@pytest.mark.parametrize("data", ["memory", "stream"])
+@each("data", ["memory", "stream"])
 def test_the_stage_learns_from_memory_and_from_a_stream(fields_store, serial_run, tmp_path, data):
     # Chunks as large as the box: a halo wraps around it several times, and each time all are read.
     store = fields_store(16, shard=16, chunk=16, seed=5)

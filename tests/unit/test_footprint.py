@@ -7,6 +7,7 @@ from torch import nn
 from cosmoflow.model.footprint import count_activation_bytes
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.registry import ARCHITECTURES, Architecture
+from tests.cases import each
 
 
 class Chain(nn.Module):
@@ -30,13 +31,13 @@ def chain(monkeypatch):
     count_activation_bytes.cache_clear()
 
 
-@pytest.mark.parametrize(("precision", "size"), [("float32", 4), ("bfloat16", 2)])
+@each(("precision", "size"), [("float32", 4), ("bfloat16", 2)])
 def test_a_chain_holds_what_can_be_counted_by_hand(chain, precision, size):
     # Five channels and three are the results; the input is not the network's to hold.
     assert count_activation_bytes(chain, 8, precision) == size * 8**3 * (5 + 3)
 
 
-@pytest.mark.parametrize("name", ["residual-tiny", "residual-small", "paper"])
+@each("name", ["residual-tiny", "residual-small", "paper"])
 def test_larger_tiles_and_float32_take_more(name):
     if name == "paper":
         small = count_activation_bytes(name, 20, "bfloat16")

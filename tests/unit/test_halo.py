@@ -13,6 +13,7 @@ from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.infer.tiles import Layout
 from cosmoflow.stages.infer.worker import Ensemble, Member
+from tests.cases import each
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks
 
 NAMES = ("residual-tiny", "residual-medium")
@@ -68,7 +69,7 @@ def test_output_is_the_input_less_a_halo_on_every_side(probe):
     assert inputs.shape[-1] - before.shape[-1] == 2 * halo
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@each("axis", [0, 1, 2])
 def test_the_first_tile_sees_its_halo_and_nothing_beyond(probe, axis):
     """The first of two tiles along an axis takes the inputs 0 to stride + 2 halo."""
     _, halo, stride, _, _ = probe
@@ -78,7 +79,7 @@ def test_the_first_tile_sees_its_halo_and_nothing_beyond(probe, axis):
     assert changed_cells(probe, axis, last + 1)[stride:].max() > 0.0
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@each("axis", [0, 1, 2])
 def test_the_second_tile_sees_its_halo_and_nothing_beyond(probe, axis):
     _, _, stride, _, _ = probe
     assert changed_cells(probe, axis, stride)[stride:].max() > 0.0
@@ -110,7 +111,7 @@ def predict(name, fields, tile, block=None):
     return ensemble.predict(ensemble.read(MemoryFields(fields), block)).mean
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_tiles_and_shifts_by_the_stride_change_rounding_only(name, box):
     whole = predict(name, box, 16)
     # The network's own part is not small beside the flow, so that rounding is all it hides.
@@ -142,8 +143,8 @@ def replace_activations(network):
                 stack[index] = torch.nn.Identity()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("level", [0, 1])
+@each("name", NAMES)
+@each("level", [0, 1])
 def test_skips_are_cut_around_the_same_cells(name, level):
     """With kernels that copy, each skip alone puts out the input (its mean over 2 cells) in place.
 

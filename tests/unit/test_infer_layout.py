@@ -17,6 +17,7 @@ from cosmoflow.stages.infer.request import Device, check_work, wanted_block
 from cosmoflow.stages.infer.tiles import cut_tiles
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.metadata import BoxMetadata
+from tests.cases import each
 from tests.unit.test_networks import UNIT_FILTER
 
 GIB = 1 << 30
@@ -49,8 +50,8 @@ def cut(name, grid, memory="4GiB", **infer):
     return replace(work, layout=layout), models
 
 
-@pytest.mark.parametrize("name", ["linear", "paper", "residual-small"])
-@pytest.mark.parametrize("grid", [128, 1024, 8192])
+@each("name", ["linear", "paper", "residual-small"])
+@each("grid", [128, 1024, 8192])
 def test_boxes_of_any_size_are_cut_at_once(name, grid):
     begun = time.process_time()
     work, models = cut(name, grid)
@@ -70,7 +71,7 @@ def test_the_tile_of_the_papers_network_is_its_own():
     assert work.layout.batch > 1
 
 
-@pytest.mark.parametrize("memory", [600, 800, 1000, 2000])
+@each("memory", [600, 800, 1000, 2000])
 def test_a_worker_keeps_within_its_memory(memory):
     work, models = cut("residual-small", 1024, f"{memory}MB")
     assert worker_memory(work, models) <= memory * 10**6
@@ -99,7 +100,7 @@ def test_a_small_region_needs_little_memory_and_few_tasks():
     assert len(whole.tasks(1024, [True] * 8**3)) >= 8
 
 
-@pytest.mark.parametrize(("free", "tile"), [(0.25, (64, 64, 88)), (4, (128, 128, 256))])
+@each(("free", "tile"), [(0.25, (64, 64, 88)), (4, (128, 128, 256))])
 def test_a_gpu_limits_the_tile(monkeypatch, free, tile):
     device = Device("bfloat16", int(free * GIB))
     monkeypatch.setattr(Device, "here", classmethod(lambda cls: device))
@@ -125,7 +126,7 @@ def test_slopes_of_a_padded_network_are_left_to_derive():
     assert cut("paper", 128, fields=("momentum",))[0].halo == 0
 
 
-@pytest.mark.parametrize(("name", "tile"), [("paper", 24), ("residual-small", 30)])
+@each(("name", "tile"), [("paper", 24), ("residual-small", 30)])
 def test_tiles_that_a_network_does_not_have_are_refused(name, tile):
     with pytest.raises(ConfigError) as caught:
         cut(name, 128, tile=tile)

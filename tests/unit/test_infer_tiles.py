@@ -3,15 +3,15 @@
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.numerics.blocks import Block, bounding_block, intersect, overlap, place
 from cosmoflow.stages.infer.tiles import Layout, blending_weights, cut_tiles
+from tests.cases import each
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 origins = st.tuples(*[st.integers(-5, 25)] * 3)
 shapes = st.tuples(*[st.integers(1, 9)] * 3)
 blocks = st.builds(Block, origins, shapes)
@@ -140,7 +140,7 @@ def test_weights_rise_and_fall_over_what_is_shared():
     np.testing.assert_allclose(axis, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4])
+@each("stride", [1, 2, 4])
 def test_equal_tiles_waste_less_than_a_stride_each(stride):
     for length in range(1, 60):
         block = Block((0, 0, 0), (length,) * 3)

@@ -6,6 +6,7 @@ import torch
 
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.numerics import fourier, initial
+from tests.cases import each
 
 
 def common(modes: torch.Tensor, m: int) -> torch.Tensor:
@@ -39,7 +40,7 @@ def test_large_scales_do_not_depend_on_resolution() -> None:
     assert not torch.equal(common(coarse, 7), common(initial.white_noise_modes(16, 8), 7))
 
 
-@pytest.mark.parametrize("cells", [2, 4, 6, 32])
+@each("cells", [2, 4, 6, 32])
 def test_white_noise_is_hermitian_without_mean_and_nyquist(cells: int) -> None:
     w = initial.white_noise_modes(cells, 3)
     half = cells // 2
@@ -110,7 +111,7 @@ def test_fixed_and_paired() -> None:
     )
 
 
-@pytest.mark.parametrize(("cells", "seed"), [(15, 0), (0, 0), (16, -1), (16, 2**64)])
+@each(("cells", "seed"), [(15, 0), (0, 0), (16, -1), (16, 2**64)])
 def test_impossible_noise_is_refused(cells: int, seed: int) -> None:
     with pytest.raises(ConfigError):
         initial.white_noise_modes(cells, seed)
@@ -138,7 +139,7 @@ def test_a_plane_wave_of_noise_keeps_its_phase() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each(
     "noise",
     [np.ones((8, 8, 4)), np.ones((7, 7, 7)), np.full((8, 8, 8), np.nan), np.zeros((8, 8, 8))],
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cosmoflow.numerics import mesh
+from tests.cases import each
 
 BOX = 50.0
 
@@ -29,7 +30,7 @@ def reference(positions: torch.Tensor, cells: int) -> np.ndarray:
     return grid.reshape((cells,) * 3) * cells**3 / len(u) - 1.0
 
 
-@pytest.mark.parametrize("cells", [2, 3, 7, 8, 12, 20, 33])
+@each("cells", [2, 3, 7, 8, 12, 20, 33])
 def test_painting_equals_bincount(cells: int) -> None:
     positions = scattered(5000, spread=5.0)  # two boxes beyond either side
     delta = mesh.paint_contrast(positions, BOX, cells)
@@ -71,7 +72,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     assert all(torch.equal(results[0], result) for result in [*results, again])
 
 
-@pytest.mark.parametrize("cells", [4, 24])
+@each("cells", [4, 24])
 def test_interpolation_is_the_adjoint_of_painting(cells: int) -> None:
     positions = scattered(3000, spread=1.5)
     field = torch.randn(cells, cells, cells, generator=torch.Generator().manual_seed(1))

@@ -15,6 +15,7 @@ from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.models import load_model, save_model
+from tests.cases import each
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_the_description_says_what_a_reader_needs(files):
     assert description["provenance"]["digest"] == "abc"
 
 
-@pytest.mark.parametrize("cut", [0, 1, 8, 500, -1])
+@each("cut", [0, 1, 8, 500, -1])
 def test_truncated_weights_are_refused(files, cut):
     refused({**files, WEIGHTS: files[WEIGHTS][:cut]}, "truncated", WEIGHTS)
 
@@ -102,7 +103,7 @@ def test_one_flipped_bit_is_refused(files):
     refused({**files, WEIGHTS: bytes(damaged)}, "damaged")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"null", b"[1, 2]", b"{}"])
+@each("content", [b"", b"{", b"\xff\xfe{}", b"null", b"[1, 2]", b"{}"])
 def test_damaged_description_is_refused(files, content):
     refused({**files, DESCRIPTION: content})
 
@@ -115,12 +116,12 @@ def test_wrong_format_is_refused(files):
     refused(described(files, format="cosmoflow/fields"), "cosmoflow/fields", "cosmoflow/model")
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None])
+@each("version", [1, 3, "2", None])
 def test_another_format_version_is_refused(files, version):
     refused(described(files, format_version=version), "version")
 
 
-@pytest.mark.parametrize(
+@each(
     "changes",
     [
         {"architecture": "residual-small"},

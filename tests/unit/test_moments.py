@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cosmoflow.numerics.moments import Moments
+from tests.cases import each
 
 
 @pytest.fixture
@@ -12,7 +13,7 @@ def fields():
     return np.random.default_rng(0).normal(300.0, 5.0, size=(7, 3, 4, 4, 4)).astype(np.float32)
 
 
-@pytest.mark.parametrize("spread", [False, True])
+@each("spread", [False, True])
 def test_mean_and_squares(fields, spread):
     moments = Moments(spread=spread)
     for field in fields:

@@ -35,6 +35,7 @@ from cosmoflow.stages.infer.worker import Ensemble, Member
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore
+from tests.cases import each
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks, synthetic_fields
 
 RESIDUAL = sorted(name for name in ARCHITECTURES if name.startswith("residual"))
@@ -96,7 +97,7 @@ def test_the_papers_network_has_the_published_size():
     assert summarise("paper-text").parameters == 48_690_307 + 19_968
 
 
-@pytest.mark.parametrize("name", ["paper", "paper-text"])
+@each("name", ["paper", "paper-text"])
 def test_the_papers_network_maps_32_cells_to_20(name):
     with torch.device("meta"):
         network = find_architecture(name).build()
@@ -118,7 +119,7 @@ def test_the_papers_last_layer_can_put_out_negative_values():
     assert isinstance(layers[-1], nn.ConvTranspose3d)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@each("name", ARCHITECTURES)
 def test_what_the_summary_says_of_cells_is_so(name):
     summary = summarise(name)
     with torch.device("meta"):
@@ -136,7 +137,7 @@ def test_flops_grow_with_the_square_of_the_widths():
     assert 3.0 < small.flops_per_output_cell / tiny.flops_per_output_cell < 4.0
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@each("depth", DEPTHS)
 def test_a_tile_depends_on_its_halo_and_on_nothing_else(depth):
     torch.manual_seed(0)
     network = ResidualUNet(1, (2, 2, 2), *DEPTHS[depth]).double().eval()
@@ -166,7 +167,7 @@ def test_a_tile_depends_on_its_halo_and_on_nothing_else(depth):
                 assert bool(middle.abs().max() > 0.0) == seen, (axis, position)
 
 
-@pytest.mark.parametrize("name", RESIDUAL)
+@each("name", RESIDUAL)
 def test_tiles_off_the_lattice_are_refused(name):
     with torch.device("meta"):
         geometry = find_architecture(name).build().geometry
@@ -206,7 +207,7 @@ def test_depths_that_do_not_fit_the_lattice_are_refused():
         ResidualUNet(1, (2, 2, 2), (1, 1, 2), (1, 1))
 
 
-@pytest.mark.parametrize("shift", [(4, 0, 0), (-4, 8, 12)])
+@each("shift", [(4, 0, 0), (-4, 8, 12)])
 def test_shifts_by_the_stride_commute_with_the_network(periodic, predicted, shift):
     assert np.abs(predicted - periodic["wiener_velocity"]).max() > 10.0
     rolled = {name: np.roll(field, shift, axis=(-3, -2, -1)) for name, field in periodic.items()}
@@ -218,13 +219,13 @@ def test_shifts_by_the_stride_commute_with_the_network(periodic, predicted, shif
     )
 
 
-@pytest.mark.parametrize(("tile", "batch"), [(4, 1), (8, 3), (12, 2), (16, 1)])
+@each(("tile", "batch"), [(4, 1), (8, 3), (12, 2), (16, 1)])
 def test_the_tiling_does_not_change_the_prediction(periodic, predicted, tile, batch):
     found = predict(make_model(), periodic, tile=tile, batch=batch)
     np.testing.assert_allclose(found, predicted, rtol=0, atol=2e-6 * np.abs(predicted).max())
 
 
-@pytest.mark.parametrize(
+@each(
     ("origin", "shape"), [((0, 0, 0), (8, 8, 8)), ((3, 8, 8), (8, 8, 1)), ((12, 4, 12), (4,) * 3)]
 )
 def test_a_block_of_the_box_is_cut_from_the_whole(periodic, predicted, origin, shape):
@@ -233,7 +234,7 @@ def test_a_block_of_the_box_is_cut_from_the_whole(periodic, predicted, origin, s
     np.testing.assert_array_equal(found, predicted[part])
 
 
-@pytest.mark.parametrize("name", ["residual-tiny", "residual-small", "wiener", "linear:4"])
+@each("name", ["residual-tiny", "residual-small", "wiener", "linear:4"])
 def test_an_untrained_network_is_its_first_flow(name):
     model = make_model(name, trained=False)
     density, flows = random_inputs(model)
@@ -242,7 +243,7 @@ def test_an_untrained_network_is_its_first_flow(name):
     assert torch.equal(found, model.inner(flows[:, 0]))
 
 
-@pytest.mark.parametrize("name", ["residual-tiny", "wiener-log"])
+@each("name", ["residual-tiny", "wiener-log"])
 def test_an_untrained_network_of_momentum_is_its_first_flow_times_density(name):
     model = make_model(name, target="momentum", trained=False)
     density, flows = random_inputs(model)
@@ -297,8 +298,8 @@ class Stub(nn.Module):
         return inputs[:, :1, 1:-1, 1:-1, 1:-1].expand(-1, 3, -1, -1, -1)
 
 
-@pytest.mark.parametrize("architecture", ["residual-tiny", "paper"])
-@pytest.mark.parametrize("target", ["velocity", "momentum"])
+@each("architecture", ["residual-tiny", "paper"])
+@each("target", ["velocity", "momentum"])
 def test_normalisation_undoes_itself(architecture, target):
     """What the network puts out is the normalised target of what the model predicts."""
     with torch.device("meta"):
@@ -335,7 +336,7 @@ def test_measured_constants_make_inputs_and_targets_of_order_one(periodic):
     assert residual.square().mean().item() == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "words"),
     [("residual-tinny", "did you mean 'residual-tiny'?"), ("xyz", "residual-large")],
 )

@@ -18,6 +18,7 @@ from cosmoflow.stages.infer.layout import pass_memory
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import Layout
 from cosmoflow.stages.infer.worker import Ensemble, Member, predict_fields
+from tests.cases import each
 from tests.conftest import FLOWS, UNIT_FILTER, synthetic_fields
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -45,7 +46,7 @@ def make_model(name="residual-tiny", seed=1):
     return model
 
 
-@pytest.mark.parametrize("origin", [(0, 0, 0), (-7, 60, 13)])
+@each("origin", [(0, 0, 0), (-7, 60, 13)])
 def test_a_gpu_draws_the_crops_that_memory_draws(fields, origin):
     held = DeviceFields(fields, GPU)
     model = make_model()
@@ -66,7 +67,7 @@ def test_a_gpu_draws_the_crops_that_memory_draws(fields, origin):
     )
 
 
-@pytest.mark.parametrize("symmetries", [1, 3])
+@each("symmetries", [1, 3])
 def test_a_gpu_predicts_what_a_cpu_predicts(fields, symmetries):
     source = MemoryFields(fields)
     config = InferConfig(precision="float32", symmetries=symmetries, tile=32)
@@ -130,7 +131,7 @@ def fit(fields, steps, checkpoints, stop_at=None, **options):
     return history, models[0]
 
 
-@pytest.mark.parametrize("precision", ["auto", "float32"])
+@each("precision", ["auto", "float32"])
 def test_training_learns_on_a_gpu(fields, precision):
     history, model = fit(fields, 120, Kept(), precision=precision)
     assert history[-1]["validation_rms"] < 0.9 * history[0]["validation_rms"]
@@ -160,10 +161,8 @@ def test_a_checkpoint_of_a_gpu_is_read_on_a_cpu(fields, monkeypatch):
     assert next(fitting.network.parameters()).device.type == "cpu"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("name", "tile"), [("residual-small", 96), ("residual-medium", 64), ("residual-large", 64)]
-)
+@each("precision", ["float32", "bfloat16"])
+@each(("name", "tile"), [("residual-small", 96), ("residual-medium", 64), ("residual-large", 64)])
 def test_a_forward_pass_keeps_to_its_plan(name, tile, precision):
     """The bytes that torch asks the GPU for are no more than planned, and not far below."""
     model = make_model(name).to(GPU)

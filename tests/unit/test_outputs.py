@@ -21,6 +21,7 @@ from cosmoflow.storage.fields import (
 )
 from cosmoflow.storage.outputs import check_output
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
+from tests.cases import each
 from tests.conftest import cut, make_metadata, refused, rows_of
 
 WHOLE = Block((0, 0, 0), (12, 12, 12))
@@ -117,9 +118,14 @@ def test_particles_are_resumed_shard_by_shard(tmp_path, particle_store):
 
 @pytest.fixture
 def checkpoints(tmp_path):
+    return make_checkpoints(tmp_path)
+
+
+def make_checkpoints(place):
+    """Return a folder of checkpoints, its path and a list of those that it finds damaged."""
     damaged = []
-    folder = CheckpointFolder(str(tmp_path / "checkpoints"), 2, damaged.append)
-    return folder, tmp_path / "checkpoints", damaged
+    folder = CheckpointFolder(str(place / "checkpoints"), 2, damaged.append)
+    return folder, place / "checkpoints", damaged
 
 
 def test_there_is_no_checkpoint_at_first(checkpoints):
@@ -141,9 +147,9 @@ def test_the_newest_checkpoints_are_kept(checkpoints):
     assert damaged == []
 
 
-@pytest.mark.parametrize("length", [0, 10, 32, -1])
-def test_a_truncated_checkpoint_is_passed_over(checkpoints, length):
-    folder, path, damaged = checkpoints
+@each("length", [0, 10, 32, -1])
+def test_a_truncated_checkpoint_is_passed_over(tmp_path, length):
+    folder, path, damaged = make_checkpoints(tmp_path)
     folder.save(1, b"old state")
     folder.save(2, b"new state")
     newest = max(path.iterdir())

@@ -14,6 +14,7 @@ from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Run
 from cosmoflow.storage import particles as storage
 from cosmoflow.storage.metadata import BoxMetadata
+from tests.cases import each
 
 ROWS = 512
 """Particles of a shard of the store: a sixteenth of the box, two planes of the lattice."""
@@ -22,7 +23,11 @@ BOX = 64.0
 
 @pytest.fixture
 def ordered(tmp_path, monkeypatch):
-    """A store in Lagrangian order: every piece of it is a slab across x."""
+    return make_ordered(tmp_path, monkeypatch)
+
+
+def make_ordered(folder, monkeypatch):
+    """Make a store in Lagrangian order: every piece of it is a slab across x."""
     monkeypatch.setattr(storage, "ROWS_PER_SHARD", ROWS)
     monkeypatch.setattr(storage, "ROWS_PER_CHUNK", ROWS)
     rng = np.random.default_rng(8)
@@ -30,7 +35,7 @@ def ordered(tmp_path, monkeypatch):
     position = (lattice * (BOX / 16)).astype(np.float32)
     velocity = rng.normal(50.0, 300.0, position.shape).astype(np.float32)
     metadata = BoxMetadata(BOX, 0.0, CosmologyConfig(), 1e10, {"digest": "ordered"})
-    return storage.store_particles(str(tmp_path / "particles.zarr"), position, velocity, metadata)
+    return storage.store_particles(str(folder / "particles.zarr"), position, velocity, metadata)
 
 
 @pytest.fixture
@@ -96,8 +101,9 @@ def test_a_resumed_run_reads_what_the_missing_shards_need(
         assert sorted(set(pieces_read)) == [0, ROWS, 2 * ROWS, 7 * ROWS]
 
 
-@pytest.mark.parametrize("wrong", ["short", "elsewhere"])
-def test_a_coverage_of_other_particles_is_refused(ordered, serial_run, tmp_path, wrong):
+@each("wrong", ["short", "elsewhere"])
+def test_a_coverage_of_other_particles_is_refused(serial_run, tmp_path, monkeypatch, wrong):
+    ordered = make_ordered(tmp_path, monkeypatch)
     group = zarr.open_group(ordered.url)
     if wrong == "short":
         group[storage.COVERAGE].resize((4, 3, storage.COVERAGE_BINS))

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from cosmoflow.engine.pipeline import STEPS, Pipeline, PipelineThreads, run_pipeline
+from tests.cases import each
 
 
 class Recorder:
@@ -54,15 +55,21 @@ class Recorder:
 
 
 def test_steps_of_different_tasks_overlap_in_order():
-    seen, done = Recorder(), []
-    run_pipeline(seen.pipeline(), range(1, 9), lambda task, result: done.append((task, result)))
-    assert done == [(task, task) for task in range(1, 9)]
-    for order in seen.order.values():
-        assert order == list(range(1, 9))
-    # Mostly the task in work lies between the one that is read and the one that is written.
-    assert (3, 2, 1) in seen.together or (4, 3, 2) in seen.together or (5, 4, 3) in seen.together
-    assert seen.threads["work"] == {threading.main_thread()}
-    assert all(len(threads) == 1 for threads in seen.threads.values())
+    together = set()
+    # On a busy machine the threads of a run may not meet.
+    for _ in range(20):
+        seen, done = Recorder(), {}
+        run_pipeline(seen.pipeline(), range(1, 9), done.__setitem__)
+        assert list(done.items()) == [(task, task) for task in range(1, 9)]
+        for order in seen.order.values():
+            assert order == list(range(1, 9))
+        assert seen.threads["work"] == {threading.main_thread()}
+        assert all(len(threads) == 1 for threads in seen.threads.values())
+        together |= seen.together
+        # Mostly the task in work lies between the one that is read and the one that is written.
+        if together & {(3, 2, 1), (4, 3, 2), (5, 4, 3)}:
+            return
+    pytest.fail(f"the steps do not overlap: {together}")
 
 
 def in_one_process(pipeline, tasks):
@@ -75,10 +82,8 @@ def in_an_actor(pipeline, tasks):
     return in_threads(PipelineThreads(pipeline, lambda: None), tasks)
 
 
-@pytest.mark.parametrize("put_through", [in_one_process, in_an_actor])
-@pytest.mark.parametrize(
-    "slow", [(), ("read",), ("work",), ("write",), ("read", "write")], ids="-".join
-)
+@each("put_through", [in_one_process, in_an_actor])
+@each("slow", [(), ("read",), ("work",), ("write",), ("read", "write")], ids="-".join)
 def test_two_tasks_have_inputs_and_two_have_outputs_at_most(put_through, slow):
     """Whichever step the others wait for: so much memory is planned for."""
     seen = Recorder(slow=slow)
@@ -93,14 +98,14 @@ def test_two_tasks_have_inputs_and_two_have_outputs_at_most(put_through, slow):
         assert seen.most["inputs"] == 2
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
+@each("count", [0, 1, 2])
 def test_few_tasks(count):
     seen, done = Recorder(), []
     run_pipeline(seen.pipeline(), range(count), lambda task, result: done.append(task))
     assert done == list(range(count))
 
 
-@pytest.mark.parametrize("step", ["read", "work", "write"])
+@each("step", ["read", "work", "write"])
 def test_an_error_ends_it_and_what_was_written_before_is_told(step):
     seen, done = Recorder(fail=(step, 3)), []
     with pytest.raises(ValueError, match=f"{step} 3 failed"):
@@ -129,7 +134,7 @@ def in_threads(handle, tasks):
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(timeout=20)
+        caller.join(timeout=240)
     return results
 
 
@@ -143,7 +148,7 @@ def test_an_actor_overlaps_the_steps_of_its_tasks():
     assert set(prepared) == set.union(*threads)
 
 
-@pytest.mark.parametrize("step", ["read", "work", "write"])
+@each("step", ["read", "work", "write"])
 def test_an_actor_goes_on_after_a_task_that_failed(step):
     handle = PipelineThreads(Recorder(fail=(step, 3)).pipeline(), lambda: None)
     results = in_threads(handle, range(1, 7))

@@ -28,6 +28,7 @@ from cosmoflow.stages.run import Plan
 from cosmoflow.stages.simulate import plan_simulate
 from cosmoflow.stages.spectra import plan_spectra, request_spectra
 from cosmoflow.stages.train import plan_train
+from tests.cases import each
 from tests.unit.test_infer_layout import Box, cut
 
 TWO_CORES = NodeType("two cores", "aws", 2, 2, 24 * GIB, 1e12, 10**12, 0.0, 0.0, fast_bfloat16=True)
@@ -67,7 +68,7 @@ CORE_SECONDS = [
 ]
 
 
-@pytest.mark.parametrize(("stage", "cells", "measured"), MEASURED)
+@each(("stage", "cells", "measured"), MEASURED)
 def test_times_are_near_what_was_measured(stage, cells, measured):
     assert 0.5 < seconds_of(stage, box(cells)) / measured < 2.0
 
@@ -252,7 +253,7 @@ def test_boxes_are_painted_one_after_the_other():
     assert three.stages[0].tasks == 3 * one.stages[0].tasks
 
 
-@pytest.mark.parametrize(
+@each(
     ("asked", "where"),
     [
         ({"stages": ["paint", "pant"]}, "--stages"),
@@ -313,7 +314,7 @@ def test_what_an_autoscaler_is_asked_for():
     assert one == {"CPU": 8, "memory": 3 * GIB, "GPU": 1}
 
 
-@pytest.mark.parametrize("node", NODE_TYPES.values(), ids=lambda node: node.name)
+@each("node", NODE_TYPES.values(), ids=lambda node: node.name)
 def test_the_table_of_nodes_is_sane(node):
     assert node.cores <= node.vcpus
     assert 1 <= node.memory / GIB / node.vcpus <= 16

@@ -18,6 +18,7 @@ from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
 from cosmoflow.stages.evaluate.report import figures, markup, methods, page, paper_tables
 from cosmoflow.stages.evaluate.report.figures.box import residual_by_density
+from tests.cases import each
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
@@ -230,7 +231,7 @@ def test_the_verdict_compares_with_the_best_smoothed_baseline(report):
     assert sentence.endswith(f"{factor:.2f} times closer to the truth.")
 
 
-@pytest.mark.parametrize(
+@each(
     ("residual", "grade", "end"),
     [
         ({"network": 50.0, "wiener": 25.0}, "bad", "2.00 times farther from the truth."),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cosmoflow.numerics.rounding import round_to, rounding_step
+from tests.cases import each
 
 ERRORS = st.floats(1e-6, 1e6)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -26,12 +27,12 @@ def test_the_step_is_the_largest_power_of_two(error):
     assert step / 2 <= error < step
 
 
-@pytest.mark.parametrize(("error", "step"), [(0.01, 2**-6), (0.5, 1.0), (1.0, 2.0), (0.999, 1.0)])
+@each(("error", "step"), [(0.01, 2**-6), (0.5, 1.0), (1.0, 2.0), (0.999, 1.0)])
 def test_known_steps(error, step):
     assert rounding_step(error) == step
 
 
-@pytest.mark.parametrize("error", [0.0, -1.0, math.nan, math.inf, 1e-60, 1e60])
+@each("error", [0.0, -1.0, math.nan, math.inf, 1e-60, 1e60])
 def test_errors_that_make_no_sense(error):
     with pytest.raises(ValueError, match="error"):
         rounding_step(error)

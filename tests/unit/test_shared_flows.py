@@ -20,6 +20,7 @@ from cosmoflow.storage.flows import (
     filter_digest,
 )
 from cosmoflow.storage.urls import remove
+from tests.cases import each
 from tests.conftest import UNIT_FILTER, keep_linear_velocity
 
 pytestmark = pytest.mark.usefixtures("quick_claims")
@@ -29,6 +30,10 @@ GRID = 12
 
 @pytest.fixture
 def url(fields_store):
+    return make_store(fields_store)
+
+
+def make_store(fields_store):
     return fields_store(GRID, shard=6, chunk=3).url
 
 
@@ -72,12 +77,13 @@ def test_a_filter_that_is_replaced_is_noticed(url, monkeypatch):
 # Writers that have lost their claim
 
 
-@pytest.mark.parametrize("flow", ["linear", "wiener"])
-@pytest.mark.parametrize("slabs", [False, True])
-@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+@each("flow", ["linear", "wiener"])
+@each("slabs", [False, True])
+@each("moment", ["before", "meanwhile"])
 def test_a_run_that_has_lost_its_claim_notes_nothing(
-    url, serial_run, monkeypatch, flow, slabs, moment
+    fields_store, serial_run, monkeypatch, flow, slabs, moment
 ):
+    url = make_store(fields_store)
     wanted = ((3.0,), None) if flow == "linear" else ((), UNIT_FILTER)
     write, make, held = flows.FlowArray.write, stage._make_missing, []
 
@@ -145,8 +151,9 @@ def test_who_waits_for_another_run_says_so(url, serial_run):
         pass
 
 
-@pytest.mark.parametrize("name", [WIENER, "linear_velocity", "velocity"])
-def test_what_to_do_about_cells_that_are_missing(url, serial_run, name):
+@each("name", [WIENER, "linear_velocity", "velocity"])
+def test_what_to_do_about_cells_that_are_missing(fields_store, serial_run, name):
+    url = make_store(fields_store)
     ensure_flows(url, (3.0,), UNIT_FILTER, serial_run())
     lead = (0,) if name == "linear_velocity" else ()
     remove(f"{url}/{name}/c/0/{'0/' if lead else ''}1")
@@ -161,7 +168,7 @@ def test_what_to_do_about_cells_that_are_missing(url, serial_run, name):
     FieldStore(url).read(name, lead=lead)
 
 
-@pytest.mark.parametrize(
+@each(
     ("free", "allowed", "fits"),
     [(1.9, None, False), (2.1, None, True), (1.1, 1.1, True), (1.1, 0.9, False), (0.9, 9.0, False)],
 )

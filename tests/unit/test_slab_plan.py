@@ -11,6 +11,7 @@ from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.run import Run, start_engine
 from cosmoflow.stages.slabs.plan import LEAST_PLANES, MOST_PARTS, SLABS, Grid
+from tests.cases import each
 
 GB = 1 << 30
 
@@ -28,9 +29,9 @@ def cluster_run(memory, cores, allowed=None):
     return Run(settings, session)
 
 
-@pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("grid", [1024, 2048, 4096])
-@pytest.mark.parametrize("node", [8 * GB, 16 * GB, 64 * GB])
+@each("name", SETS)
+@each("grid", [1024, 2048, 4096])
+@each("node", [8 * GB, 16 * GB, 64 * GB])
 def test_slabs_are_neither_thin_nor_many(name, grid, node):
     plan = plan_flow(box(grid), SETS[name], cluster_run(node, 16))
     assert plan.planes >= LEAST_PLANES
@@ -59,7 +60,7 @@ def test_settings_may_allow_less_and_never_more_than_there_is():
     assert planes(3 * GB) < planes(8 * GB) <= planes(None) == planes(1024 * GB)
 
 
-@pytest.mark.parametrize("allowed", [None, 5 * GB])
+@each("allowed", [None, 5 * GB])
 def test_a_box_too_large_for_any_slab_is_refused(allowed):
     """Rather than cut into slabs of single planes, whose parts nobody could count."""
     run = cluster_run((5 if allowed is None else 64) * GB, 4, allowed)
@@ -70,7 +71,7 @@ def test_a_box_too_large_for_any_slab_is_refused(allowed):
     assert caught.value.limit.startswith("5.0 GiB")
 
 
-@pytest.mark.parametrize("name", SETS)
+@each("name", SETS)
 def test_parts_are_those_of_the_graph(name):
     from cosmoflow.stages.flows.slabs import Flow, build_graph
 

@@ -7,12 +7,13 @@ import torch
 from cosmoflow.numerics import fourier, slabs
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.slabs import RowWaves
+from tests.cases import each
 
 BOX = 50.0
 CUTS = [(24, 8, 3), (24, 8, 8), (24, 24, 24), (25, 8, 3), (25, 25, 7), (18, 5, 1)]
 """Cells, shard, thickness: even and odd grids, slabs that are equal and that are not."""
 
-cases = pytest.mark.parametrize(("cells", "shard", "thickness"), CUTS)
+cases = each(("cells", "shard", "thickness"), CUTS)
 
 
 def noise(cells, seed=0):
@@ -126,7 +127,7 @@ def test_tides_are_those_of_the_whole_box(cells, shard, thickness):
         assert_close(found[axes], component)
 
 
-@pytest.mark.parametrize("cells", [24, 25])
+@each("cells", [24, 25])
 def test_wavenumbers_of_rows_are_those_of_the_grid(cells):
     squared = fourier.squared_wavenumber(cells, BOX)
     for rows in (slice(0, 5), slice(7, 8), slice(20, cells)):

@@ -13,6 +13,7 @@ from cosmoflow.numerics.smoothing import (
     gaussian_weights,
     smooth_block,
 )
+from tests.cases import each
 
 RADII = [NARROWEST, 2.0, 3.7]
 """In cells of 1 Mpc/h."""
@@ -23,7 +24,7 @@ def periodic(field, weights):
     return smooth_block(np.pad(field, len(weights) // 2, mode="wrap"), weights)
 
 
-@pytest.mark.parametrize("radius", RADII)
+@each("radius", RADII)
 def test_weights_are_a_normalised_gaussian(radius):
     weights = gaussian_weights(radius, 1.0)
     reach = gaussian_reach(radius, 1.0)
@@ -36,8 +37,8 @@ def test_weights_are_a_normalised_gaussian(radius):
     assert variance == pytest.approx(radius**2, rel=1e-3)
 
 
-@pytest.mark.parametrize("radius", RADII)
-@pytest.mark.parametrize("m", [(0, 0, 0), (1, 0, 0), (2, -3, 1), (0, 7, 0), (12, 0, 0)])
+@each("radius", RADII)
+@each("m", [(0, 0, 0), (1, 0, 0), (2, -3, 1), (0, 7, 0), (12, 0, 0)])
 def test_a_plane_wave_is_damped_as_its_transform_says(radius, m):
     """The last wave is at the Nyquist frequency of 24 cells."""
     cells = 24
@@ -49,7 +50,7 @@ def test_a_plane_wave_is_damped_as_its_transform_says(radius, m):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("radius", RADII)
+@each("radius", RADII)
 def test_every_mode_of_noise_is_smoothed_as_in_fourier_space(radius):
     field = np.random.default_rng(1).normal(size=(20, 20, 20)).astype(np.float32)
     modes = fourier.forward(torch.from_numpy(field.astype(np.float64)))

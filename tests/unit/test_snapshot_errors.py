@@ -11,6 +11,7 @@ import pytest
 from cosmoflow.errors import ConfigError, DataError, StorageError
 from cosmoflow.storage.snapshots import SnapshotHints, open_particles
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import refused
 
 
@@ -21,7 +22,11 @@ def box():
 
 @pytest.fixture
 def single(tmp_path, box):
-    return files.write_gadget_hdf5(tmp_path / "snapshot_003.hdf5", box)
+    return write_single(tmp_path, box)
+
+
+def write_single(folder, box):
+    return files.write_gadget_hdf5(folder / "snapshot_003.hdf5", box)
 
 
 @pytest.fixture
@@ -63,8 +68,9 @@ def test_no_snapshot(tmp_path):
     refused(DataError, 3, lambda: read(tmp_path / "other.npz"), "position")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.6, 0.99])
-def test_truncated_hdf5(single, share):
+@each("share", [0.1, 0.6, 0.99])
+def test_truncated_hdf5(tmp_path, box, share):
+    single = write_single(tmp_path, box)
     cut(single, share)
     refused(DataError, 3, lambda: read(single), "truncated", single)
 
@@ -75,16 +81,16 @@ def test_truncated_part(parts):
     refused(DataError, 3, lambda: read(parts), "truncated", damaged)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.999])
-@pytest.mark.parametrize("labels", [False, True])
+@each("share", [0.01, 0.3, 0.6, 0.999])
+@each("labels", [False, True])
 def test_truncated_gadget_binary(tmp_path, box, labels, share):
     url = files.write_gadget_binary(tmp_path / "snap_004", box, labels=labels)
     cut(url, share)
     refused(DataError, 3, lambda: read(url), "truncated")
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("share", [0.3, 0.9])
+@each("save", [np.savez, np.savez_compressed])
+@each("share", [0.3, 0.9])
 def test_truncated_npz(tmp_path, box, save, share):
     save(tmp_path / "box.npz", **files.npz_arrays(box))
     cut(tmp_path / "box.npz", share)
@@ -195,11 +201,12 @@ def test_counts_that_do_not_add_up(parts, single, box):
     refused(DataError, 3, lambda: read(single), "another number of particles")
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value"),
     [("BoxSize", 500.0), ("Redshift", 0.5), ("MassTable", np.zeros(6)), ("HubbleParam", 0.7)],
 )
-def test_parts_of_unlike_snapshots_or_units(parts, key, value):
+def test_parts_of_unlike_snapshots_or_units(tmp_path, box, key, value):
+    parts = files.write_gadget_set(tmp_path / "snapdir", box, 3)
     other = parts.replace(".0.", ".2.")
     edit(other, key, value)
     refused(DataError, 3, lambda: read(parts), "do not agree", other, key)
@@ -224,17 +231,19 @@ def test_several_snapshots_in_a_folder(tmp_path, box):
     refused(DataError, 3, lambda: read(tmp_path), "several formats")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("column", ["Coordinates", "Velocities"])
-def test_numbers_that_are_none(single, value, column):
+@each("value", [np.nan, np.inf])
+@each("column", ["Coordinates", "Velocities"])
+def test_numbers_that_are_none(tmp_path, box, value, column):
+    single = write_single(tmp_path, box)
     with h5py.File(single, "r+") as file:
         file["PartType1"][column][1234, 1] = value
     word = "outside" if column == "Coordinates" and np.isinf(value) else "not finite"
     refused(DataError, 3, lambda: read(single), word, single)
 
 
-@pytest.mark.parametrize("value", [-1.0, 500_001.0])
-def test_outside_the_box(single, value, box):
+@each("value", [-1.0, 500_001.0])
+def test_outside_the_box(tmp_path, box, value):
+    single = write_single(tmp_path, box)
     with h5py.File(single, "r+") as file:
         file["PartType1/Coordinates"][1234, 1] = value
     refused(DataError, 3, lambda: read(single), "outside the box", "hint wrap", single)
@@ -278,8 +287,9 @@ def test_box_in_another_unit_than_the_positions(tmp_path, box):
     refused(DataError, 3, lambda: read(tmp_path / "box.npz"), "corner of the box", "length_unit")
 
 
-@pytest.mark.parametrize("name", ["HubbleParam", "Omega0"])
-def test_header_without_cosmology(single, name):
+@each("name", ["HubbleParam", "Omega0"])
+def test_header_without_cosmology(tmp_path, box, name):
+    single = write_single(tmp_path, box)
     edit(single, name, 0.0)
     key = {"HubbleParam": "h", "Omega0": "Omega_m"}[name]
     refused(ConfigError, 2, lambda: read(single), f"does not say {key}", f"hint {key}")

@@ -12,6 +12,7 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.painting import paint_block
 from cosmoflow.storage.snapshots import SnapshotHints, describe_snapshot, open_particles
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import refused
 
 GRID = 32
@@ -216,7 +217,7 @@ def periodic_distance(one, other, size):
     return np.minimum(apart, size - apart).max()
 
 
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda one: one.__name__)
+@each("format_", FORMATS, ids=lambda one: one.__name__)
 def test_velocities_obey_linear_theory(format_, write, box):
     source = open_particles(write(format_))
     metadata = source.metadata
@@ -230,7 +231,7 @@ def test_velocities_obey_linear_theory(format_, write, box):
     assert ratio == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize(
+@each(
     "error",
     [
         {"velocity": "peculiar"},
@@ -251,7 +252,7 @@ def test_no_unit_error_survives(error, write):
     assert abs(ratio - 1.0) > 0.2
 
 
-@pytest.mark.parametrize(
+@each(
     "error",
     [
         {"length_unit": "kpc", "wrap": True},
@@ -267,7 +268,7 @@ def test_the_mean_density_notices_wrong_units(error, write):
     )
 
 
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda one: one.__name__)
+@each("format_", FORMATS, ids=lambda one: one.__name__)
 def test_particles_are_those_written(format_, write, box):
     source = open_particles(write(format_))
     particles = source.read(0, source.count)
@@ -291,7 +292,7 @@ def test_particles_are_those_written(format_, write, box):
     assert not source.has_mass
 
 
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda one: one.__name__)
+@each("format_", FORMATS, ids=lambda one: one.__name__)
 def test_pieces_are_the_whole_in_any_process(format_, write):
     source = open_particles(write(format_))
     copy = pickle.loads(pickle.dumps(source))
@@ -307,7 +308,7 @@ def test_pieces_are_the_whole_in_any_process(format_, write):
     assert source.read(7, 7).position.shape == (0, 3)
 
 
-@pytest.mark.parametrize("format_", FORMATS, ids=lambda one: one.__name__)
+@each("format_", FORMATS, ids=lambda one: one.__name__)
 def test_description_and_digest(format_, write):
     url = write(format_)
     said = describe_snapshot(url)

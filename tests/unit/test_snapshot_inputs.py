@@ -13,6 +13,7 @@ from cosmoflow.storage.snapshots.facts import FileFacts
 from cosmoflow.storage.snapshots.files import SourceFile
 from cosmoflow.storage.snapshots.parts import total_counts
 from tests import snapshot_files as files
+from tests.cases import each
 from tests.conftest import refused
 from tests.object_store import s3_bucket
 
@@ -211,7 +212,7 @@ def test_hdf5_set_in_a_bucket(bucket, tmp_path, box):
     refused(DataError, 3, lambda: whole(incomplete), "missing", "snap_004.2.hdf5")
 
 
-@pytest.mark.parametrize("kind", ["bigfile", "abacus", "npz", "binary"])
+@each("kind", ["bigfile", "abacus", "npz", "binary"])
 def test_other_formats_in_a_bucket(kind, bucket, tmp_path, box):
     local = tmp_path / f"in-{kind}"
     local.mkdir()

@@ -12,6 +12,7 @@ from cosmoflow.model.samples import TrainingBox, draw_batch, read_sample
 from cosmoflow.model.sources import BlockFields, DeviceFields, MemoryFields, variable_of
 from cosmoflow.model.streams import StreamedBoxes, Streaming
 from cosmoflow.numerics.blocks import Block, grow
+from tests.cases import each
 from tests.conftest import synthetic_fields
 from tests.unit.test_fitting import CROP, GEOMETRY
 
@@ -31,8 +32,8 @@ def blocks():
     ]
 
 
-@pytest.mark.parametrize("block", blocks())
-@pytest.mark.parametrize(("name", "lead"), [("density", ()), ("linear_velocity", (1,))])
+@each("block", blocks())
+@each(("name", "lead"), [("density", ()), ("linear_velocity", (1,))])
 def test_a_device_holds_what_memory_holds(fields, name, lead, block):
     memory, device = MemoryFields(fields), DeviceFields(fields, "cpu")
     expected = memory.read_block(name, block, lead=lead)
@@ -40,7 +41,7 @@ def test_a_device_holds_what_memory_holds(fields, name, lead, block):
     assert device.grid == memory.grid == 20
 
 
-@pytest.mark.parametrize("origin", [(0, 0, 0), (17, -4, 9)])
+@each("origin", [(0, 0, 0), (17, -4, 9)])
 def test_a_block_in_memory_has_the_crops_of_its_box(fields, origin):
     source = MemoryFields(fields)
     region = Block(origin, (16, 16, 16))
@@ -101,7 +102,7 @@ def test_a_stream_lets_go_of_what_lies_behind(fields):
         assert len(stream._windows) <= 3
 
 
-@pytest.mark.parametrize("ahead", [1, 3])
+@each("ahead", [1, 3])
 def test_batches_come_in_order_and_not_too_early(ahead):
     drawn, lock = [], threading.Lock()
 

@@ -9,6 +9,7 @@ import torch
 
 from cosmoflow.numerics import fourier, spectra
 from cosmoflow.numerics.spectra import PowerSum, WaveBins
+from tests.cases import each
 
 BOX = 80.0
 
@@ -27,7 +28,7 @@ def corner_bins(cells):
     return WaveBins.linear(cells, BOX, math.ceil(math.sqrt(3.0) * (cells // 2)))
 
 
-@pytest.mark.parametrize("cells", [7, 8])
+@each("cells", [7, 8])
 def test_modes_and_mean_k_match_a_count_of_every_wavevector(cells):
     axis = [i if 2 * i < cells else i - cells for i in range(cells)]
     members = {}
@@ -53,7 +54,7 @@ def test_no_mode_lies_on_an_edge_of_a_bin():
     np.testing.assert_allclose(bins.edges, fundamental * (np.arange(41) + 0.5), rtol=1e-14)
 
 
-@pytest.mark.parametrize(("cells", "per_decade"), [(8, 5), (31, 20), (64, 100)])
+@each(("cells", "per_decade"), [(8, 5), (31, 20), (64, 100)])
 def test_logarithmic_bins_hold_every_mode_once_and_none_is_empty(cells, per_decade):
     bins = WaveBins.logarithmic(cells, BOX, per_decade)
     field = fourier.forward(noise((cells,) * 3))
@@ -69,8 +70,8 @@ def test_logarithmic_bins_hold_every_mode_once_and_none_is_empty(cells, per_deca
     assert np.abs(wide - 1.0 / per_decade).max() < 0.3 / per_decade
 
 
-@pytest.mark.parametrize("cells", [12, 13])
-@pytest.mark.parametrize("m", [(1, 0, 0), (0, 2, 0), (0, 0, 3), (2, -1, 1), (-2, -3, 2)])
+@each("cells", [12, 13])
+@each("m", [(1, 0, 0), (0, 2, 0), (0, 0, 3), (2, -1, 1), (-2, -3, 2)])
 def test_a_plane_wave_has_its_power_in_its_bin(cells, m):
     amplitude = 3.0
     found = spectra.auto_power(wave(cells, m, amplitude), BOX)
@@ -83,7 +84,7 @@ def test_a_plane_wave_has_its_power_in_its_bin(cells, m):
     assert np.all(others < 1e-20 * found.auto_a[b - 1])
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@each("axis", [0, 1, 2])
 def test_the_nyquist_wave_counts_once(axis):
     cells = 8
     shape = [1, 1, 1]
@@ -95,7 +96,7 @@ def test_the_nyquist_wave_counts_once(axis):
     assert found.auto_a[-1] * found.modes[-1] == pytest.approx(BOX**3, rel=1e-13)
 
 
-@pytest.mark.parametrize("cells", [10, 11])
+@each("cells", [10, 11])
 def test_all_modes_together_hold_the_variance(cells):
     field = noise((3, cells, cells, cells))
     total = spectra.sum_modes(
@@ -145,7 +146,7 @@ def test_nothing_correlates_with_nothing():
     assert np.isnan(found.correlation).all()
 
 
-@pytest.mark.parametrize(("scheme", "power"), [("ngp", 1), ("cic", 2), ("tsc", 3), ("pcs", 4)])
+@each(("scheme", "power"), [("ngp", 1), ("cic", 2), ("tsc", 3), ("pcs", 4)])
 def test_the_window_is_divided_out(scheme, power):
     assert spectra.WINDOWS[scheme] == power
     cells, m = 12, (4, -2, 1)
@@ -156,8 +157,8 @@ def test_the_window_is_divided_out(scheme, power):
     assert found.cross[b] == pytest.approx(found.auto_b[b], rel=1e-12)
 
 
-@pytest.mark.parametrize("axis", [None, 0, 1, 2])
-@pytest.mark.parametrize("windows", [(0, 0), (2, 3)])
+@each("axis", [None, 0, 1, 2])
+@each("windows", [(0, 0), (2, 3)])
 def test_sums_of_blocks_add_up_to_the_sum_of_the_box(windows, axis):
     cells, pairs = 10, ((0, 0), (1, 1), (0, 1))
     fields = [fourier.forward(noise((3, cells, cells, cells), seed)) for seed in (1, 2)]
@@ -189,8 +190,8 @@ def test_large_transforms_are_summed_in_blocks_by_threads(monkeypatch):
         np.testing.assert_array_equal(again.products, found[0].products)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("m", [(1, 2, -2), (0, 0, 3), (-2, 3, 1)])
+@each("axis", [0, 1, 2])
+@each("m", [(1, 2, -2), (0, 0, 3), (-2, 3, 1)])
 def test_multipoles_of_a_plane_wave_are_legendre_polynomials(axis, m):
     """All its power has one angle: P_l = (2 l + 1) L_l(mu) P_0."""
     cells = 12

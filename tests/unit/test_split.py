@@ -15,6 +15,7 @@ from cosmoflow.model.samples import (
 from cosmoflow.model.sources import (
     MemoryFields,
 )
+from tests.cases import each
 
 NAMES = ("residual-tiny", "residual-medium", "paper")
 
@@ -39,9 +40,9 @@ class Recorder(MemoryFields):
         return super().read_block(name, block, lead=lead)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("grid", [40, 52, 61, 64])
-@pytest.mark.parametrize("fraction", [0.05, 0.125, 0.3])
+@each("name", NAMES)
+@each("grid", [40, 52, 61, 64])
+@each("fraction", [0.05, 0.125, 0.3])
 def test_no_target_cell_is_both_learned_from_and_validated_on(name, grid, fraction):
     geometry = geometry_of(name)
     crop = geometry.fixed_output or 12
@@ -72,7 +73,7 @@ def test_no_target_cell_is_both_learned_from_and_validated_on(name, grid, fracti
             assert geometry.check_output(length, "validation") == length
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_every_crop_position_beside_the_slab_can_be_drawn(name):
     """The last crop ends at the slab: one cell fewer loses data, one more learns the slab."""
     geometry = geometry_of(name)
@@ -101,9 +102,9 @@ def test_the_paper_keeps_one_whole_tile_or_refuses():
     assert caught.value.limit == tile - 1
 
 
-@pytest.mark.parametrize("target", ["velocity", "momentum"])
-@pytest.mark.parametrize("scales", [(), (0, 1), (1, 0)])
-@pytest.mark.parametrize(("first", "cells"), [(0, 20), (3, 11)])
+@each("target", ["velocity", "momentum"])
+@each("scales", [(), (0, 1), (1, 0)])
+@each(("first", "cells"), [(0, 20), (3, 11)])
 def test_normalisation_is_numpys(target, scales, first, cells):
     rng = np.random.default_rng(3)
     grid, offset = 20, 0.1

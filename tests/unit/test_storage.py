@@ -24,6 +24,7 @@ from cosmoflow.storage.fields import (
     open_fields,
 )
 from cosmoflow.storage.particles import ParticleStore, create_particles
+from tests.cases import each
 from tests.conftest import keep_linear_velocity, make_metadata, refused
 
 WHOLE = Block((0, 0, 0), (12, 12, 12))
@@ -33,7 +34,7 @@ NEW = {"shard": 8, "chunk": 4}
 # Round trips
 
 
-@pytest.mark.parametrize("mass", [False, True])
+@each("mass", [False, True])
 def test_particles_come_back(particle_store, mass):
     made = particle_store(8, mass=mass)
     store = ParticleStore(made.url)
@@ -98,7 +99,7 @@ def test_open_fields_makes_one_chunk_of_a_shard(fields_store):
     np.testing.assert_array_equal(open_fields(made.url)["velocity"].values, made.velocity)
 
 
-@pytest.mark.parametrize("name", ["fields.zarr", "a folder/with space é.zarr"])
+@each("name", ["fields.zarr", "a folder/with space é.zarr"])
 def test_file_urls_are_paths(tmp_path, fields_store, name):
     url = "file://" + quote(str(tmp_path / name))
     made = fields_store(12, name=url)
@@ -155,14 +156,14 @@ def test_a_missing_store_is_refused(tmp_path):
         refused(StorageError, 4, lambda kind=kind: kind(str(tmp_path / "none")), "none")
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@each("version", [2, 0, "1", None])
 def test_another_format_version_is_refused(fields_store, version):
     made = fields_store(12)
     zarr.open_group(made.url, mode="r+").attrs["format_version"] = version
     refused(DataError, 3, lambda: FieldStore(made.url), "version")
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("box_size", -5.0), ("box_size", "wide"), ("box_size", None), ("box_size", "nan"),
@@ -220,7 +221,7 @@ def test_a_missing_chunk_of_fields_is_found_and_named(fields_store):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "overwritten"])
+@each("damage", ["truncated", "empty", "overwritten"])
 def test_a_damaged_chunk_is_found_and_named(fields_store, damage):
     made = fields_store(12)
     path = Path(made.url) / "velocity" / "c" / "0" / "1" / "0" / "0"
@@ -234,7 +235,7 @@ def test_a_damaged_chunk_is_found_and_named(fields_store, damage):
     refused(DataError, 3, lambda: FieldStore(made.url).read("velocity"), "velocity", made.url)
 
 
-@pytest.mark.parametrize("name", ["position", "velocity"])
+@each("name", ["position", "velocity"])
 def test_a_missing_chunk_of_particles_is_found_and_named(
     particle_store, serial_run, tmp_path, name
 ):

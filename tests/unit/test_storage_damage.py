@@ -22,6 +22,7 @@ from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import begin_group, finish_group
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
 from cosmoflow.storage.urls import open_group_for_writing
+from tests.cases import each
 from tests.conftest import rows_of
 
 GRID, SHARD, CHUNK, BOX = 8, 4, 2, 16.0
@@ -64,10 +65,16 @@ def begun(tmp_path):
 
 
 @pytest.fixture
-def whole(begun):
-    fill(begun)
-    finish(begun)
-    return begun
+def whole(tmp_path):
+    return make_whole(tmp_path)
+
+
+def make_whole(folder):
+    url = str(folder / "fields.zarr")
+    begin(url)
+    fill(url)
+    finish(url)
+    return url
 
 
 def make_particles(url, existing="error", **config):
@@ -89,21 +96,21 @@ def test_lost_chunk_of_fields_is_named(whole):
             assert part in caught.value.where
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_value_that_is_not_finite_is_found(begun, bad):
-    fill(begun)
-    finish(begun)
+@each("bad", [np.nan, np.inf, -np.inf])
+def test_value_that_is_not_finite_is_found(tmp_path, bad):
+    whole = make_whole(tmp_path)
     # Behind our back: writing it as a shard is refused.
-    zarr.open_group(begun)["density"][5, 6, 7] = bad
-    store = FieldStore(begun)
+    zarr.open_group(whole)["density"][5, 6, 7] = bad
+    store = FieldStore(whole)
     store.read_block("density", Block((0, 0, 0), (5, 8, 8)))
     with pytest.raises(DataError, match="1 cells") as caught:
         store.read("density")
     assert "density" in caught.value.where
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
-def test_truncated_chunk_of_fields_is_named(whole, keep):
+@each("keep", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_chunk_of_fields_is_named(tmp_path, keep):
+    whole = make_whole(tmp_path)
     path = Path(whole, "density/c/1/0/0")
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
@@ -115,15 +122,20 @@ def test_truncated_chunk_of_fields_is_named(whole, keep):
 
 @pytest.fixture
 def particles(tmp_path):
-    url = str(tmp_path / "particles.zarr")
+    return write_particle_store(tmp_path)
+
+
+def write_particle_store(folder):
+    url = str(folder / "particles.zarr")
     make_particles(url)
     write_particles(url, rows_of(*np.random.default_rng(3).random((2, 500, 3), np.float32)))
     finish(url)
     return url
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
-def test_truncated_chunk_of_particles_is_named(particles, keep):
+@each("keep", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_chunk_of_particles_is_named(tmp_path, keep):
+    particles = write_particle_store(tmp_path)
     path = Path(particles, "velocity/c/0/0")
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
@@ -137,8 +149,9 @@ def test_lost_chunk_of_particles_is_found(particles):
         ParticleStore(particles).read(0, 500)
 
 
-@pytest.mark.parametrize("name", ["zarr.json", "velocity/zarr.json"])
-def test_damaged_metadata_is_a_data_error(whole, name):
+@each("name", ["zarr.json", "velocity/zarr.json"])
+def test_damaged_metadata_is_a_data_error(tmp_path, name):
+    whole = make_whole(tmp_path)
     Path(whole, name).write_text('{"zarr_format": 3, "node_ty')
     with pytest.raises(DataError, match=r"fields\.zarr"):
         FieldStore(whole)
@@ -147,7 +160,7 @@ def test_damaged_metadata_is_a_data_error(whole, name):
 # --- outputs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("create", [begin, make_particles])
+@each("create", [begin, make_particles])
 def test_existing_output_is_refused_kept_and_overwritten(tmp_path, create):
     url = str(tmp_path / "out.zarr")
     create(url)
@@ -187,7 +200,7 @@ def test_resume_knows_finished_shards(begun):
     np.testing.assert_array_equal(FieldStore(begun).read("density"), values("density"))
 
 
-@pytest.mark.parametrize("left", ["nothing", "empty folder", "partial", "group", "no ledger"])
+@each("left", ["nothing", "empty folder", "partial", "group", "no ledger"])
 def test_run_killed_before_any_data_is_resumed(tmp_path, left):
     url = str(tmp_path / "out.zarr")
     if left in ("empty folder", "partial"):

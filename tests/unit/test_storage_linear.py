@@ -21,6 +21,7 @@ from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.urls import list_names, open_group_for_writing
+from tests.cases import each
 from tests.conftest import keep_linear_velocity
 
 GRID = 8
@@ -39,7 +40,11 @@ def fill(url):
 
 @pytest.fixture
 def fields(tmp_path):
-    url = str(tmp_path / "fields.zarr")
+    return make_fields(tmp_path)
+
+
+def make_fields(folder):
+    url = str(folder / "fields.zarr")
     begin(url)
     fill(url)
     return url
@@ -67,7 +72,7 @@ def test_linear_velocity_is_added_scale_by_scale(fields):
         assert dataset.linear_velocity.sel(smoothing=4.5).mean() == 4.5
 
 
-@pytest.mark.parametrize("done", [0, 1])
+@each("done", [0, 1])
 def test_linear_velocity_that_is_refused_leaves_a_whole_store(fields, done):
     for radius in range(done):
         keep_linear_velocity(fields, float(radius), linear(0))
@@ -97,7 +102,7 @@ def test_file_urls(tmp_path):
         np.testing.assert_array_equal(dataset.density, DENSITY)
 
 
-@pytest.mark.parametrize("use", [FieldStore, ParticleStore, begin, list_names])
+@each("use", [FieldStore, ParticleStore, begin, list_names])
 def test_unknown_scheme(use):
     with pytest.raises(StorageError, match="ftp") as caught:
         use("ftp://host/box.zarr")

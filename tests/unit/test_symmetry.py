@@ -3,11 +3,11 @@
 import itertools
 
 import numpy as np
-import pytest
 import torch
 
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry, spread_symmetries
 from tests import derivatives
+from tests.cases import each
 
 IDENTITY = Symmetry((0, 1, 2), (1, 1, 1))
 BOX = 30.0
@@ -40,7 +40,7 @@ def test_every_one_has_its_inverse():
             assert torch.equal(symmetry.inverse().apply(turned, vector=vector), field)
 
 
-@pytest.mark.parametrize("vector", [False, True])
+@each("vector", [False, True])
 def test_composition_applies_the_argument_first(vector):
     field = noise(3, 2, 3, 4) if vector else noise(2, 3, 4)
     for a, b in itertools.product(CUBE_GROUP, repeat=2):
@@ -59,8 +59,8 @@ def test_a_uniform_flow_turns_like_an_arrow():
         assert torch.equal(symmetry.apply(flow, vector=True)[:, 0, 0, 0], expected)
 
 
-@pytest.mark.parametrize("method", ["spectral", "difference"])
-@pytest.mark.parametrize("cells", [6, 7])
+@each("method", ["spectral", "difference"])
+@each("cells", [6, 7])
 def test_derivatives_commute_with_every_symmetry(method, cells):
     potential, flow = noise(cells, cells, cells, seed=1), noise(3, cells, cells, cells, seed=2)
     slope = derivatives.gradient(potential, BOX, method)
@@ -86,7 +86,7 @@ def test_derivatives_commute_with_every_symmetry(method, cells):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 48])
+@each("count", [1, 2, 8, 48])
 def test_spread_symmetries_are_all_different_and_begin_with_none(count):
     found = spread_symmetries(count)
     assert len(set(found)) == count

@@ -1,7 +1,6 @@
 """Blocks of a periodic grid."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +12,10 @@ from cosmoflow.numerics.blocks import (
     shards_near,
     split_block,
 )
+from tests.cases import each
 from tests.conftest import cut
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 triples = st.tuples
 
 
@@ -85,8 +85,8 @@ def test_a_haloed_block_holds_the_block_in_its_middle():
     np.testing.assert_array_equal(haloed[7:-7, 7:-7, 7:-7], cut(grid, block))
 
 
-@pytest.mark.parametrize(("cells", "size", "bins"), [(12, 4, 256), (13, 5, 8), (100, 7, 16)])
-@pytest.mark.parametrize("reach", [0, 2])
+@each(("cells", "size", "bins"), [(12, 4, 256), (13, 5, 8), (100, 7, 16)])
+@each("reach", [0, 2])
 def test_shards_near_bins_are_those_that_their_cells_reach(cells, size, bins, reach):
     rng = np.random.default_rng(5)
     for _ in range(20):

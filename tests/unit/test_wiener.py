@@ -16,6 +16,7 @@ from cosmoflow.numerics.wiener import (
     field_modes,
     sum_products,
 )
+from tests.cases import each
 from tests.conftest import BOX, RATE, UNIT_FILTER, synthetic_fields
 
 GRID = 32
@@ -41,7 +42,7 @@ def test_unit_weights_are_linear_theory(density):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("names", SETS.values(), ids=SETS)
+@each("names", SETS.values(), ids=SETS)
 def test_a_flow_that_a_filter_made_is_found_again(density, names):
     """Weights that vary with k: those of the fit give the very flow, all that the grid holds."""
     rng = np.random.default_rng(1)

@@ -1,12 +1,12 @@
 """Stores of a small box to evaluate, and a report that draws nothing."""
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cosmoflow.numerics.blocks import grid_blocks
-from cosmoflow.stages.evaluate import command as stage
 from cosmoflow.storage.fields import create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
@@ -50,26 +50,25 @@ def box():
 
 
 @pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
+def _no_figures(no_figures):
     """Draw nothing: other tests look at what is drawn."""
-    monkeypatch.setattr(stage, "make_figures", lambda comparison, folder: [])
-    monkeypatch.setattr(
-        stage, "write_report", lambda *what: Path(what[-1], stage.REPORT).write_text("page")
-    )
 
 
 @pytest.fixture
 def stores(box, tmp_path):
     """Return a function that writes truth and predictions in shards of some size."""
 
+    folders = (tmp_path / f"stores-{number}" for number in count())
+
     def write(shard, chunk=None):
+        folder = next(folders)
         truth = {"density": box["density"], "velocity": box["truth"]}
         return (
-            make_store(tmp_path / "truth.zarr", truth, shard, chunk=chunk, metadata=PAINTED),
+            make_store(folder / "truth.zarr", truth, shard, chunk=chunk, metadata=PAINTED),
             [
-                "noisy=" + make_store(tmp_path / "noisy.zarr", {"velocity": box["noisy"]}, 16),
+                "noisy=" + make_store(folder / "noisy.zarr", {"velocity": box["noisy"]}, 16),
                 "of momentum="
-                + make_store(tmp_path / "momentum.zarr", {"momentum": box["momentum"]}, shard),
+                + make_store(folder / "momentum.zarr", {"momentum": box["momentum"]}, shard),
             ],
         )
 

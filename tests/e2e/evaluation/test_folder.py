@@ -20,6 +20,7 @@ from cosmoflow.stages.inspect import inspect
 from cosmoflow.storage.claims import claim
 from cosmoflow.storage.outputs import mark_folder
 from cosmoflow.storage.urls import open_group_for_writing
+from tests.cases import each
 from tests.conftest import make_metadata, refused
 from tests.e2e.evaluation.conftest import (
     CELL,
@@ -80,7 +81,7 @@ def test_the_report_folder(stores, serial_run, tmp_path):
             assert {"units", "long_name"} <= set(variable.attrs), name
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "words"),
     [
         ({"redshift": 1.0}, ("redshift", "1.0")),
@@ -121,7 +122,7 @@ def test_names_that_are_taken_are_refused(stores, serial_run, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.parametrize("existing", ["error", "overwrite"])
+@each("existing", ["error", "overwrite"])
 def test_a_damaged_field_leaves_no_report_and_an_older_one_alone(
     stores, serial_run, tmp_path, existing
 ):
@@ -194,7 +195,7 @@ def test_another_report_is_not_resumed(stores, box, serial_run, tmp_path):
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("existing", ["resume", "overwrite"])
+@each("existing", ["resume", "overwrite"])
 def test_other_outputs_are_no_reports(stores, box, serial_run, tmp_path, existing):
     """A report would be written into them."""
     truth, predictions = stores(20)

@@ -18,6 +18,7 @@ from cosmoflow.stages.evaluate import plan as evaluate_plan
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
+from tests.cases import each
 from tests.conftest import make_metadata, refused
 from tests.e2e.evaluation.conftest import (
     CELL,
@@ -102,7 +103,7 @@ def assert_same(found, wanted):
         np.testing.assert_allclose(found.residual_map[name], field, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shard", [10, 12, 20])
+@each("shard", [10, 12, 20])
 def test_shards_give_what_memory_gives(stores, expected, serial_run, tmp_path, shard):
     truth, predictions = stores(shard)
     found = evaluate(truth, predictions, str(tmp_path / "report"), serial_run(**SETTINGS))
