@@ -73,13 +73,13 @@ def test_times_are_near_what_was_measured(stage, cells, measured):
     assert 0.5 < seconds_of(stage, box(cells)) / measured < 2.0
 
 
-@pytest.mark.parametrize(("stage", "cells", "measured"), CORE_SECONDS)
+@each(("stage", "cells", "measured"), CORE_SECONDS)
 def test_core_seconds_are_near_what_was_measured(stage, cells, measured):
     demand = DEMANDS[stage](box(cells), TWO_CORES, 1)
     assert demand.core_seconds == pytest.approx(measured, rel=0.3)
 
 
-@pytest.mark.parametrize("stage", DEMANDS)
+@each("stage", DEMANDS)
 def test_the_planner_says_the_core_seconds_of_the_plan(stage):
     demand = DEMANDS[stage](box(256), TWO_CORES, 1)
     assert demand.core_seconds == demand.plan.cpu_seconds > 0.0
