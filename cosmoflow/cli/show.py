@@ -94,7 +94,7 @@ def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str
 def _paper_table(comparison: Comparison) -> Table:
     """Return T(k) and r(k) at the wavenumbers of the paper's Tables 1 to 4, its values beside."""
     from cosmoflow.numerics.comparison import SAMPLED_AT
-    from cosmoflow.stages.evaluate.report import paper_tables
+    from cosmoflow.stages.evaluate import paper_tables
 
     measured = comparison.metrics["spectra"]
     box = measured["subbox"]

@@ -148,36 +148,22 @@ class Plan:
 
     @property
     def details(self) -> dict[str, Any]:
-        """The further fields of the stage's own plan, except hidden ones and those set to None."""
+        """The further fields of the stage's own plan that its repr shows.
+
+        An optional field is left out while it is None.
+        """
         common = {one.name for one in fields(Plan)}
         return {
-            one.name: value
+            one.name: getattr(self, one.name)
             for one in fields(self)
             if one.name not in common and one.repr
-            if (value := getattr(self, one.name)) is not None
+            if one.default is not None or getattr(self, one.name) is not None
         }
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""
         common = {one.name: getattr(self, one.name) for one in fields(Plan)}
         return {**common, "details": self.details}
-
-
-@dataclass(frozen=True)
-class UntypedPlan(Plan):
-    """Interim: a plan whose further entries are a dictionary."""
-
-    entries: dict[str, Any] = field(default_factory=dict, kw_only=True)
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """The entries."""
-        return self.entries
-
-
-def hidden() -> Any:
-    """Return the default-less field of a plan that :attr:`Plan.details` leaves out."""
-    return field(kw_only=True, repr=False)
 
 
 def start_engine(

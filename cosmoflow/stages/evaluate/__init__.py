@@ -7,11 +7,17 @@ from cosmoflow.stages.evaluate.command import (
     plan_evaluate,
     residual_rows,
 )
+from cosmoflow.stages.evaluate.inputs import Inputs
+from cosmoflow.stages.evaluate.plan import plan_work
+from cosmoflow.stages.evaluate.report import paper_tables
 
 __all__ = [
     "METRICS",
     "REPORT",
+    "Inputs",
     "evaluate",
+    "paper_tables",
     "plan_evaluate",
+    "plan_work",
     "residual_rows",
 ]

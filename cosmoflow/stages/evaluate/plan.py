@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cosmoflow.numerics.blocks import Block, axis_blocks, central_boxes, grid_blocks
 from cosmoflow.numerics.comparison import QUANTITIES
@@ -16,7 +16,7 @@ from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
 from cosmoflow.stages.inputs.readers import Method
-from cosmoflow.stages.run import Plan, Run, hidden, memory_here
+from cosmoflow.stages.run import Plan, Run, memory_here
 from cosmoflow.stages.slabs.plan import Grid, memory_allowed
 from cosmoflow.stages.slabs.sources import Derived
 from cosmoflow.stages.spectra import PowerPlan, plan_power
@@ -157,10 +157,10 @@ class EvaluatePlan(Plan):
     linear_theory: str
     memory_of_parts: dict[str, str]
     memory_of_this_process: str
-    cut: Cut = hidden()
-    missing: list[float] = hidden()
-    in_memory: bool = hidden()
-    parts: int = hidden()
+    cut: Cut = field(kw_only=True, repr=False)
+    missing: list[float] = field(kw_only=True, repr=False)
+    in_memory: bool = field(kw_only=True, repr=False)
+    parts: int = field(kw_only=True, repr=False)
 
 
 def all_methods(inputs: Inputs, radii: Sequence[float]) -> list[Method]:

@@ -22,7 +22,6 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grid_blocks, place
 from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.numerics.fourier import linear_velocity
-from cosmoflow.stages.derive.recipes import Floats
 from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
 from cosmoflow.stages.infer.command import Models, listed
 from cosmoflow.stages.infer.layout import choose_layout
@@ -30,6 +29,7 @@ from cosmoflow.stages.infer.request import Work, check_work, wanted_block
 from cosmoflow.stages.infer.tiles import Layout
 from cosmoflow.stages.infer.worker import (
     Ensemble,
+    Floats,
     Member,
     Prediction,
     make_ensemble,

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -20,7 +20,7 @@ from cosmoflow.stages import costs
 from cosmoflow.stages.infer.layout import worker_memory
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import cut_pieces
-from cosmoflow.stages.run import Plan, hidden
+from cosmoflow.stages.run import Plan
 from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.variables import count_parts
 
@@ -95,7 +95,7 @@ class InferPlan(Plan):
     flops: float
     flops_over_one_tile: float
     seconds_here: float | None = None
-    moving_seconds: float = hidden()
+    moving_seconds: float = field(kw_only=True, repr=False)
 
 
 def plan_work(

@@ -15,7 +15,7 @@ from cosmoflow.stages.planning.estimate import Estimate, bundles, estimate
 from cosmoflow.stages.planning.nodes import DEFAULT_GPU_NODE, DEFAULT_NODE, NodeType, find_node
 from cosmoflow.stages.planning.report import ChainPlan, StageEstimate
 from cosmoflow.stages.planning.shapes import worker_bytes
-from cosmoflow.stages.train.command import FILTER_BYTES
+from cosmoflow.stages.train import FILTER_BYTES
 from cosmoflow.units import format_bytes
 
 STAGES: Final = ("simulate", "paint", "train", "infer", "spectra", "evaluate")

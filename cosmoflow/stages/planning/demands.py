@@ -14,16 +14,14 @@ from cosmoflow.model.registry import Architecture, find_architecture
 from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages import costs
-from cosmoflow.stages.evaluate.inputs import Inputs
-from cosmoflow.stages.evaluate.plan import plan_work as plan_evaluation
+from cosmoflow.stages.evaluate import Inputs
+from cosmoflow.stages.evaluate import plan_work as plan_evaluation
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import WIENER_BYTES
-from cosmoflow.stages.infer.layout import choose_layout
-from cosmoflow.stages.infer.plan import plan_work as plan_inference
-from cosmoflow.stages.infer.request import Device, check_work
+from cosmoflow.stages.infer import Device, check_work, choose_layout
+from cosmoflow.stages.infer import plan_work as plan_inference
 from cosmoflow.stages.inputs.readers import Method
-from cosmoflow.stages.paint.plan import make_plan
-from cosmoflow.stages.paint.tasks import painted_variables, shards_near_piece
+from cosmoflow.stages.paint import make_plan, painted_variables, shards_near_piece
 from cosmoflow.stages.planning.nodes import NodeType
 from cosmoflow.stages.planning.shapes import (
     FieldShape,
@@ -38,7 +36,7 @@ from cosmoflow.stages.simulate import plan_simulate
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.spectra import plan_power
-from cosmoflow.stages.train.command import plan_training
+from cosmoflow.stages.train import plan_training
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.particles import ROWS_PER_CHUNK, ROWS_PER_SHARD
 

@@ -1,8 +1,5 @@
 """From fields to a model."""
 
-from cosmoflow.stages.train.command import plan_train, train
+from cosmoflow.stages.train.command import FILTER_BYTES, plan_train, plan_training, train
 
-__all__ = [
-    "plan_train",
-    "train",
-]
+__all__ = ["FILTER_BYTES", "plan_train", "plan_training", "train"]
