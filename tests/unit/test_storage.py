@@ -1,8 +1,6 @@
 """Stores: what goes in comes out, xarray reads them, and what is not whole is refused."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -251,15 +249,3 @@ def test_a_damaged_chunk_of_particles_is_found_and_named(particle_store):
     path = Path(made.url) / "position" / "c" / "0" / "0"
     path.write_bytes(path.read_bytes()[:40])
     refused(DataError, 3, lambda: ParticleStore(made.url).read(0, 64), made.url, "0 to 64")
-
-
-def test_opening_a_store_loads_no_heavy_library(fields_store, particle_store):
-    code = (
-        "import sys, cosmoflow\n"
-        "cosmoflow.open_fields(sys.argv[1])\n"
-        "for url in sys.argv[1:]: cosmoflow.info(url)\n"
-        "print(*{'torch', 'numba', 'llvmlite', 'ray'} & set(sys.modules))"
-    )
-    command = [sys.executable, "-c", code, fields_store(8).url, particle_store(8).url]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
