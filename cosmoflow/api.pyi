@@ -208,6 +208,7 @@ def plan(
     nodes: int | None = None,
     hours: float | None = None,
     spot: bool = False,
+    prices: _Url | None = None,
     memory: _Size = None,
     **keywords: Any,
 ) -> ChainPlan: ...

@@ -37,6 +37,10 @@ def plan(
     nodes: Annotated[int | None, typer.Option(help="Nodes of each stage: how long?")] = None,
     hours: Annotated[float | None, typer.Option(help="Time for all stages: how many?")] = None,
     spot: Annotated[bool, typer.Option("--spot", help="At typical spot prices.")] = False,
+    prices: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A YAML file of types of nodes and their prices."),
+    ] = None,
     overrides: SetOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
@@ -54,6 +58,7 @@ def plan(
         nodes=nodes,
         hours=hours,
         spot=spot,
+        prices=prices,
     )
     reporter = Reporter(as_json=as_json, verbosity=0)
     reporter.result(found.to_json(), lambda console: _show(console, config, found))

@@ -22,7 +22,7 @@ from cosmoflow.stages.planning import NODE_TYPES, bundles, plan
 from cosmoflow.stages.planning.chain import IDLE_ALLOWED
 from cosmoflow.stages.planning.demands import DEMANDS, count_painted_parts
 from cosmoflow.stages.planning.estimate import busy_cores, estimate
-from cosmoflow.stages.planning.nodes import GIB, NodeType
+from cosmoflow.stages.planning.nodes import GIB, NodeType, read_nodes
 from cosmoflow.stages.planning.shapes import ParticleShape, metadata_of, worker_bytes
 from cosmoflow.stages.run import Plan
 from cosmoflow.stages.simulate import plan_simulate
@@ -323,6 +323,62 @@ def test_the_table_of_nodes_is_sane(node):
     # Dollars for a core and hour, GPUs aside, are alike everywhere.
     if node.gpu is None:
         assert 0.07 < node.price / node.cores < 0.2
+
+
+LAB = """
+date: 2026-03-01
+currency: USD
+gpus: {B200: {memory_gib: 180, bfloat16_tflops: 2250}}
+nodes:
+  lab: {cloud: ours, vcpus: 64, memory_gib: 512, network_gbit: 25, price: 1.2, spot: 1.1,
+        gpu: B200, gpus: 2}
+  m6id.16xlarge: {cloud: aws, vcpus: 64, cores: 48, memory_gib: 256, network_gbit: 25,
+                  disk_gb: 3800, price: 7.594, spot: 3.0}
+"""
+
+
+def test_a_price_list_extends_and_replaces_types(tmp_path):
+    path = tmp_path / "prices.yaml"
+    path.write_text(LAB)
+    found = read_nodes(path)
+    assert list(found) == [*NODE_TYPES, "lab"]
+    lab = found["lab"]
+    assert (lab.cores, lab.memory, lab.disk, lab.gpus) == (32, 512 * GIB, 0, 2)
+    assert (lab.gpu.memory, lab.gpu.bfloat16) == (180 * GIB, 2250e12)
+    assert found["m6id.16xlarge"].cores == 48
+    assert found["g6e.xlarge"] == NODE_TYPES["g6e.xlarge"]
+    path.write_text(LAB.replace("cores: 48, ", ""))
+    asked = {"nodes": 16, "stages": ["paint"]}
+    usual, twice = (
+        plan(load_settings("gigabox"), prices=prices, **asked).stages[0].usd
+        for prices in (None, str(path))
+    )
+    assert twice == pytest.approx(2 * usual)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "where"),
+    [
+        ("currency: USD", "currency: EUR", "not valid", "currency in "),
+        ("date: 2026-03-01", "", "not valid", "date in "),
+        ("price: 1.2,", "price: -1,", "not valid", "nodes.lab.price in "),
+        ("cloud: ours,", "colour: red,", "not valid", "nodes.lab.cloud in "),
+        ("gpu: B200,", "gpu: B300,", "unknown GPU", "nodes.lab.gpu in "),
+        ("nodes:", "nodes: {", "not a readable YAML", ""),
+        (LAB, "", "not valid", ""),
+    ],
+)
+def test_a_bad_price_list_is_refused(tmp_path, old, new, message, where):
+    path = tmp_path / "prices.yaml"
+    path.write_text(LAB.replace(old, new))
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_nodes(path)
+    assert caught.value.where == f"{where}{path}"
+
+
+def test_a_price_list_that_is_missing_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="not a readable YAML"):
+        plan(prices=tmp_path / "none.yaml")
 
 
 def test_plans_need_no_store_and_no_ray(monkeypatch):

@@ -16,7 +16,7 @@ import torch
 
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
-from cosmoflow.stages.evaluate.report import figures, markup, methods, page, paper_tables
+from cosmoflow.stages.evaluate.report import figures, formats, methods, page, paper_tables
 from cosmoflow.stages.evaluate.report.figures.box import residual_by_density
 from tests.cases import each
 
@@ -198,7 +198,7 @@ def test_the_page_says_what_was_found_and_published(report):
         assert f"{figure['rms']:.1f}" in text
     for ratios in paper_tables.TRANSFER.values():
         for values in ratios.values():
-            assert all(markup.ratio(value) in text for value in values)
+            assert all(formats.ratio(value) in text for value in values)
     for places in found.metrics["largest_residuals"].values():
         assert len(places) == 5
     shown = methods.best_network(found)
@@ -309,17 +309,18 @@ def test_metrics_are_written_as_strict_json(report, tmp_path):
 
 
 def test_numbers_are_as_short_as_they_may_be():
-    assert [markup.ratio(value) for value in (0.9, 9.9996, 44.746, 479.5, None, 1e-5)] == [
+    assert [formats.ratio(value) for value in (0.9, 9.9996, 44.746, 479.5, None, 1e-5)] == [
         "0.900",
         "10.00",
         "44.75",
         "480",
-        markup.NONE,
+        formats.NONE,
         "1e-05",
     ]
-    assert markup.percent(0.0784) == "7.8 %"
-    assert markup.with_error(1.0, None) == "1.000"
-    assert markup.with_error(1.0, 0.25) == "1.000<small>± 0.250</small>"
+    assert formats.percent(0.0784) == "7.8 %"
+    macros = page.templates().get_template("macros.html").module
+    assert macros.with_error(1.0, None) == "1.000"
+    assert macros.with_error(1.0, 0.25) == "1.000<small>± 0.250</small>"
 
 
 def test_errors_are_drawn_and_written_only_where_there_are_several_boxes(report):
@@ -329,4 +330,4 @@ def test_errors_are_drawn_and_written_only_where_there_are_several_boxes(report)
     errors = found.metrics["spectra"]["subbox"]["quantities"]["speed"]["methods"]["network"]
     sampled = np.interp(0.6, found.metrics["spectra"]["subbox"]["quantities"]["speed"]["k"],
                         errors["T_error"])  # fmt: skip
-    assert f"± {markup.ratio(float(sampled))}" in text
+    assert f"± {formats.ratio(float(sampled))}" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from os import PathLike
 from typing import Final
 
 from cosmoflow.config.settings import Settings
@@ -12,7 +13,14 @@ from cosmoflow.model.registry import find_architecture
 from cosmoflow.stages import costs
 from cosmoflow.stages.planning.demands import DEMANDS, ON_GPUS, Demand
 from cosmoflow.stages.planning.estimate import Estimate, bundles, estimate
-from cosmoflow.stages.planning.nodes import DEFAULT_GPU_NODE, DEFAULT_NODE, NodeType, find_node
+from cosmoflow.stages.planning.nodes import (
+    DEFAULT_GPU_NODE,
+    DEFAULT_NODE,
+    NODE_TYPES,
+    NodeType,
+    find_node,
+    read_nodes,
+)
 from cosmoflow.stages.planning.report import ChainPlan, StageEstimate
 from cosmoflow.stages.planning.shapes import worker_bytes
 from cosmoflow.stages.train import FILTER_BYTES
@@ -29,9 +37,6 @@ LADDER: Final = tuple(
 IDLE_ALLOWED: Final = 1.25
 """Price of a stage over the least that it could have: nodes are added while it stays below."""
 
-_HOUR_PRICES: Final = tuple(2.0**exponent for exponent in range(-8, 33))
-"""US dollars that an hour of waiting may be worth, where there is a deadline."""
-
 
 def plan(
     settings: Settings | None = None,
@@ -42,6 +47,7 @@ def plan(
     nodes: int | None = None,
     hours: float | None = None,
     spot: bool = False,
+    prices: str | PathLike[str] | None = None,
 ) -> ChainPlan:
     """Say what a chain of stages takes on a cluster: nodes, time, memory, bytes, money.
 
@@ -65,6 +71,9 @@ def plan(
         nodes as keep their price within a quarter of the least.
     spot : bool
         Count with typical spot prices.
+    prices : path, optional
+        A price list in YAML whose types extend or replace those of the package; see
+        ``docs/planning.md``.
 
     Returns
     -------
@@ -73,12 +82,14 @@ def plan(
     Raises
     ------
     ConfigError
-        A stage or type is unknown, a stage fits no such nodes, or no number of them is fast enough.
+        A stage or type is unknown, the price list is not valid, a stage fits no such nodes, or no
+        number of them is fast enough.
     """
     settings = settings or Settings()
     _check(stages, nodes, hours)
-    cpu_type = find_node(node, "--node")
-    gpu_type = cpu_type if gpu_node is None else find_node(gpu_node, "--gpu-node")
+    types = NODE_TYPES if prices is None else read_nodes(prices)
+    cpu_type = find_node(node, "--node", types)
+    gpu_type = cpu_type if gpu_node is None else find_node(gpu_node, "--gpu-node", types)
     notes: list[str] = []
     parts = [
         _Stage(name, settings, gpu_type if name in ON_GPUS else cpu_type, spot)
@@ -210,18 +221,22 @@ def _choose_nodes(stages: Sequence[_Stage], nodes: int | None, hours: float | No
         return [stage.fixed_nodes or nodes for stage in stages]
     if hours is None:
         return [_nearly_cheapest(stage) for stage in stages]
-    # The dearer an hour is, the more nodes are worth renting.
-    for hour_usd in _HOUR_PRICES:
+    fastest = sum(min(map(stage.seconds, _candidates(stage))) for stage in stages)
+    if fastest > 3600.0 * hours:
+        raise ConfigError(
+            "no number of such nodes is fast enough",
+            where="--hours", value=hours,
+            limit=f"{fastest / 3600.0:.2g} hours or more, on up to {LADDER[-1]} nodes",
+            remedy="another type of node, or fewer --stages",
+        )  # fmt: skip
+    # The price of an hour of waiting doubles until the nodes that it pays for are fast enough.
+    hour_usd = 2.0**-8
+    while True:
         chosen = [_cheapest(stage, hour_usd) for stage in stages]
         seconds = sum(stage.seconds(count) for stage, count in zip(stages, chosen, strict=True))
         if seconds <= 3600.0 * hours:
             return chosen
-    raise ConfigError(
-        "no number of such nodes is fast enough",
-        where="--hours", value=hours,
-        limit=f"{seconds / 3600.0:.2g} hours or more, on up to {LADDER[-1]} nodes",
-        remedy="another type of node, or fewer --stages",
-    )  # fmt: skip
+        hour_usd *= 2.0
 
 
 def _candidates(stage: _Stage) -> list[int]:

@@ -1,14 +1,30 @@
-"""Types of nodes that clouds rent: their cores, memory, GPUs, network, disks and prices."""
+"""Types of nodes that clouds rent, read from price lists in YAML."""
 
 from __future__ import annotations
 
+import datetime
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Final, Literal
 
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+from yaml import YAMLError
+
+from cosmoflow.config.base import Section
+from cosmoflow.config.folders import expand_home
+from cosmoflow.config.yaml_text import parse_yaml
 from cosmoflow.errors import ConfigError
 
-Cloud = Literal["aws", "gcp", "azure"]
 GIB: Final = 1 << 30
 GBIT: Final = 1e9 / 8
 """Bytes a second."""
@@ -21,12 +37,12 @@ class Gpu:
     Parameters
     ----------
     name : str
-        For people.
+        Name of the GPU.
     memory : int
         Bytes.
     bfloat16 : float
-        Peak FLOPs a second of dense products in bfloat16, without sparsity: the arithmetic that is
-        chosen on GPUs.
+        Peak FLOPs a second of dense products in bfloat16, without sparsity. Networks use
+        bfloat16 on GPUs.
     """
 
     name: str
@@ -34,45 +50,36 @@ class Gpu:
     bfloat16: float
 
 
-# Data sheets of NVIDIA: L4 and L40S 2023, A100 2021, H100 2023 (SXM; NVL for the 94 GB card).
-L4: Final = Gpu("L4", 24 * GIB, 121e12)
-L40S: Final = Gpu("L40S", 48 * GIB, 362e12)
-A100_40: Final = Gpu("A100 40 GB", 40 * GIB, 312e12)
-A100_80: Final = Gpu("A100 80 GB", 80 * GIB, 312e12)
-H100: Final = Gpu("H100 80 GB", 80 * GIB, 989e12)
-H100_NVL: Final = Gpu("H100 94 GB", 94 * GIB, 835e12)
-
-
 @dataclass(frozen=True, slots=True)
 class NodeType:
-    """A machine for rent.
+    """A type of machine for rent.
 
     Parameters
     ----------
     name : str
-        What its cloud calls it.
-    cloud : {"aws", "gcp", "azure"}
-        Whose it is.
+        Name of the type in its cloud.
+    cloud : str
+        The cloud that rents it.
     vcpus, cores : int
         Hardware threads, which Ray counts as CPUs, and the physical cores that they share.
     memory : int
         Bytes.
     network : float
-        Bytes a second, each way, that it sustains: the baseline, not what it bursts to.
+        Sustained rate in each direction, bytes a second; bursts are faster.
     disk : int
-        Bytes of local flash; 0 where there is none, and a network volume must do.
+        Bytes of local flash; 0 if the type has none and uses a network volume.
     price, spot : float
-        US dollars an hour, on demand and typically at spot.
+        US dollars an hour, on demand and at a typical spot price.
     gpu : Gpu, optional
-        The kind.
+        Kind of its GPUs.
     gpus : int
-        How many.
+        Number of GPUs.
     fast_bfloat16 : bool
         Whether the CPU multiplies bfloat16 faster than float32.
     """
 
     name: str
-    cloud: Cloud
+    cloud: str
     vcpus: int
     cores: int
     memory: int
@@ -89,73 +96,127 @@ class NodeType:
         return self.spot if spot else self.price
 
 
-def _node(
-    name: str,
-    cloud: Cloud,
-    vcpus: int,
-    memory_gib: int,
-    network_gbit: float,
-    disk_gb: int,
-    price: float,
-    spot: float,
-    *,
-    gpu: Gpu | None = None,
-    gpus: int = 0,
-    fast_bfloat16: bool = False,
-) -> NodeType:
-    # Every type below has two hardware threads a core.
-    return NodeType(
-        name, cloud, vcpus, vcpus // 2, memory_gib * GIB, network_gbit * GBIT, disk_gb * 10**9,
-        price, spot, gpu, gpus or int(gpu is not None), fast_bfloat16,
-    )  # fmt: skip
+class _GpuEntry(Section):
+    memory_gib: PositiveFloat
+    bfloat16_tflops: PositiveFloat
 
 
-# Published on-demand prices of Linux in us-east-1, us-central1 and East US as of the end of 2025,
-# and baseline network rates of the clouds' own tables (GCP: the limit of egress). Spot prices move
-# by the hour: these are round figures of that year. Look both up before you spend.
-_TYPES: Final = (
-    _node("m7i.4xlarge", "aws", 16, 64, 6.25, 0, 0.806, 0.33, fast_bfloat16=True),
-    _node("m7i.16xlarge", "aws", 64, 256, 25.0, 0, 3.226, 1.30, fast_bfloat16=True),
-    _node("r7i.8xlarge", "aws", 32, 256, 12.5, 0, 2.117, 0.80, fast_bfloat16=True),
-    _node("m6id.16xlarge", "aws", 64, 256, 25.0, 3800, 3.797, 1.50),
-    _node("r6id.16xlarge", "aws", 64, 512, 25.0, 3800, 4.838, 1.80),
-    _node("g6e.xlarge", "aws", 4, 32, 2.5, 250, 1.861, 0.90, gpu=L40S),
-    _node("g6e.2xlarge", "aws", 8, 64, 5.0, 450, 2.242, 1.05, gpu=L40S),
-    _node("p5.4xlarge", "aws", 16, 256, 100.0, 3840, 6.88, 3.40, gpu=H100, fast_bfloat16=True),
-    _node("p5.48xlarge", "aws", 192, 2048, 3200.0, 30400, 55.04, 27.0, gpu=H100, gpus=8),
-    _node("n2-standard-16", "gcp", 16, 64, 32.0, 0, 0.777, 0.19),
-    _node("n2-standard-64", "gcp", 64, 256, 32.0, 0, 3.108, 0.75),
-    _node("n2-highmem-32", "gcp", 32, 256, 32.0, 0, 2.096, 0.51),
-    _node("g2-standard-16", "gcp", 16, 64, 32.0, 0, 1.147, 0.46, gpu=L4),
-    _node("a2-highgpu-1g", "gcp", 12, 85, 24.0, 0, 3.673, 1.47, gpu=A100_40),
-    _node("Standard_D16s_v5", "azure", 16, 64, 12.5, 0, 0.768, 0.15),
-    _node("Standard_D64s_v5", "azure", 64, 256, 30.0, 0, 3.072, 0.60),
-    _node("Standard_E32ds_v5", "azure", 32, 256, 16.0, 1200, 2.304, 0.46),
-    _node("Standard_NC24ads_A100_v4", "azure", 24, 220, 20.0, 960, 3.673, 1.10, gpu=A100_80),
-    _node("Standard_NC40ads_H100_v5", "azure", 40, 320, 40.0, 3576, 6.98, 2.80, gpu=H100_NVL),
-)
+class _NodeEntry(Section):
+    cloud: str
+    vcpus: PositiveInt
+    cores: PositiveInt | None = None
+    memory_gib: PositiveFloat
+    network_gbit: PositiveFloat
+    disk_gb: NonNegativeInt = 0
+    price: NonNegativeFloat
+    spot: NonNegativeFloat
+    gpu: str | None = None
+    gpus: PositiveInt = 1
+    fast_bfloat16: bool = False
 
-NODE_TYPES: Final[dict[str, NodeType]] = {one.name: one for one in _TYPES}
-"""The types by name."""
+    def node_type(self, name: str, gpus: Mapping[str, Gpu]) -> NodeType:
+        gpu = None if self.gpu is None else gpus[self.gpu]
+        return NodeType(
+            name,
+            self.cloud,
+            self.vcpus,
+            # Clouds sell hardware threads, two of each core.
+            self.cores or max(1, self.vcpus // 2),
+            int(self.memory_gib * GIB),
+            self.network_gbit * GBIT,
+            self.disk_gb * 10**9,
+            self.price,
+            self.spot,
+            gpu,
+            0 if gpu is None else self.gpus,
+            self.fast_bfloat16,
+        )
 
-DEFAULT_NODE: Final = "m6id.16xlarge"
-"""Large boxes spill what tasks hand on, so it has disks of its own."""
-DEFAULT_GPU_NODE: Final = "g6e.2xlarge"
+
+class _PriceList(Section):
+    date: datetime.date
+    currency: Literal["USD"]
+    gpus: dict[str, _GpuEntry] = Field(default_factory=dict)
+    nodes: dict[str, _NodeEntry]
 
 
-def find_node(name: str, where: str) -> NodeType:
-    """Return a type by its name.
+def read_nodes(source: str | PathLike[str] | None = None) -> dict[str, NodeType]:
+    """Return the types of nodes of the package, and those of a price list over them.
+
+    Parameters
+    ----------
+    source : path, optional
+        A YAML file with the keys of ``prices.yaml``. Its entries extend those of the package;
+        entries of the same name replace them.
 
     Raises
     ------
     ConfigError
-        There is none of that name.
+        The file cannot be read, is not YAML, or a key or a value in it is not valid.
     """
-    if name in NODE_TYPES:
-        return NODE_TYPES[name]
-    near = difflib.get_close_matches(name, NODE_TYPES, n=1)
+    gpus: dict[str, Gpu] = {}
+    nodes: dict[str, NodeType] = {}
+    for path in (_PRICES, *([] if source is None else [Path(expand_home(str(source)))])):
+        found = _read_prices(path)
+        gpus |= {
+            name: Gpu(name, int(gpu.memory_gib * GIB), gpu.bfloat16_tflops * 1e12)
+            for name, gpu in found.gpus.items()
+        }
+        for name, node in found.nodes.items():
+            if node.gpu is not None and node.gpu not in gpus:
+                raise ConfigError(
+                    "the price list names an unknown GPU",
+                    where=f"nodes.{name}.gpu in {path}",
+                    value=node.gpu,
+                    remedy=f"add it to gpus, or take one of {', '.join(gpus)}",
+                )
+            nodes[name] = node.node_type(name, gpus)
+    return nodes
+
+
+def _read_prices(path: Path) -> _PriceList:
+    try:
+        return _PriceList.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(
+            "the price list is not a readable YAML file", where=str(path), value=str(error)
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        value = first["input"]
+        raise ConfigError(
+            f"the price list is not valid: {first['msg']}",
+            where=f"{key} in {path}" if key else str(path),
+            value=None if isinstance(value, dict) else value,
+            remedy="docs/planning.md lists the keys",
+        ) from None
+
+
+_PRICES: Final = Path(__file__).with_name("prices.yaml")
+
+NODE_TYPES: Final = read_nodes()
+"""The package's types by name."""
+
+DEFAULT_NODE: Final = "m6id.16xlarge"
+"""It has local disks because large boxes spill what tasks hand on."""
+DEFAULT_GPU_NODE: Final = "g6e.2xlarge"
+
+
+def find_node(name: str, where: str, types: Mapping[str, NodeType] = NODE_TYPES) -> NodeType:
+    """Return the type of a name.
+
+    Raises
+    ------
+    ConfigError
+        No type has that name.
+    """
+    if name in types:
+        return types[name]
+    near = difflib.get_close_matches(name, types, n=1)
     raise ConfigError(
         "no such type of node in the table",
-        where=where, value=name,
-        remedy=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(NODE_TYPES)}",
-    )  # fmt: skip
+        where=where,
+        value=name,
+        remedy=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(types)}",
+    )

@@ -1,35 +1,22 @@
-"""The report as one HTML page that needs nothing but itself, and its numbers as JSON."""
+"""The report as one HTML page that loads nothing, and its numbers as JSON."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cosmoflow.numerics.comparison import SAMPLED_AT, Comparison
-from cosmoflow.stages.evaluate.report import markup, paper_tables, sections
+from cosmoflow.stages.evaluate.report import formats, paper_tables
 from cosmoflow.stages.evaluate.report.figures import Figure
-from cosmoflow.stages.evaluate.report.methods import best_baseline, best_network
-from cosmoflow.stages.evaluate.report.style import CSS
+from cosmoflow.stages.evaluate.report.figures.drawing import magnitude, numbers
+from cosmoflow.stages.evaluate.report.methods import best_baseline, best_network, ranked, styles
 from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY
-
-TITLE: Final = "Velocity reconstruction report"
-
-_CONTENTS: Final = {
-    "residuals": "Residual velocity",
-    "slice": "A slice, as in Figure 3",
-    "momentum": "Momentum, its curl and the divergence, as in Figure 4",
-    "joint": "Divergence and curl against density, as in Figure 5",
-    "paper": "Spectra beside the paper's, as in Figure 6 and Tables 1 to 4",
-    "where": "Where the residual is largest",
-    "full": "Spectra of the periodic box",
-    "provenance": "Provenance",
-}
-
-_TILE_K: Final = 0.6
 
 
 class Verdict(NamedTuple):
@@ -98,7 +85,7 @@ def write_report(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / "report.html"
-    path.write_text("".join(_page(comparison, figures, context)), encoding="utf-8")
+    path.write_text(render(comparison, figures, context), encoding="utf-8")
     return path
 
 
@@ -114,63 +101,77 @@ def write_metrics(comparison: Comparison, context: Mapping[str, Any], path: Path
     return path
 
 
-def _page(
-    comparison: Comparison, figures: Sequence[Figure], context: Mapping[str, Any]
-) -> Iterator[str]:
-    found = verdict(comparison)
-    yield (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(TITLE)}</title><style>{CSS}</style></head>\n<body><header>"
-        f"<h1>{escape(TITLE)}</h1>"
-        f'<p class="verdict {found.grade}"><b>{escape(found.headline)}</b> '
-        f"{escape(found.sentence)}</p>"
+def templates() -> Environment:
+    """Return the templates of the page, which escape every value."""
+    found = Environment(
+        loader=PackageLoader("cosmoflow.stages.evaluate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    if comparison.metrics["truth"]["empty_share"] > MOST_EMPTY and "empty_cells" in context:
-        yield f'<p class="caution"><b>Empty cells</b> {escape(context["empty_cells"])}</p>'
-    yield from _tiles(comparison)
-    links = "".join(
-        f'<li><a href="#{name}">{escape(title.partition(", as in")[0])}</a></li>'
-        for name, title in _CONTENTS.items()
-    )
-    yield f'<nav aria-label="Contents"><ul>{links}</ul></nav></header>\n<main>'
-    content = {
-        "residuals": sections.residuals(comparison, figures),
-        "slice": sections.the_slice(comparison, figures),
-        "momentum": sections.derived(figures),
-        "joint": sections.joint(figures),
-        "paper": sections.beside_the_paper(comparison, figures),
-        "where": sections.where(comparison, figures),
-        "full": sections.full_box(comparison, figures),
-        "provenance": sections.provenance(comparison, context),
-    }
-    # What was warned of or could not be checked comes before any figure.
-    yield from map(markup.note, context.get("provenance", {}).get("notes", ()))
-    for name, title in _CONTENTS.items():
-        yield from markup.section(name, title, content[name])
-    published = markup.note(f"Published numbers: {paper_tables.SOURCE}.")
-    files = markup.note("Beside this page: figures/ as PNG and PDF, metrics.json, curves.zarr.")
-    yield f"</main><footer>{published}{files}</footer></body></html>\n"
+    for write in (formats.number, formats.percent, formats.ratio, formats.png):
+        found.filters[write.__name__] = write
+    return found
 
 
-def _tiles(comparison: Comparison) -> Iterator[str]:
-    """Yield the handful of numbers that a reader in a hurry wants."""
-    name = best_network(comparison) or best_baseline(comparison) or comparison.methods[0]
-    residual, spectra = comparison.metrics["residual"][name], comparison.metrics["spectra"]
+def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[str, Any]) -> str:
+    """Return the HTML of the page."""
+    metrics, best_first = comparison.metrics, ranked(comparison)
+    spectra = metrics["spectra"]
     quantities = (spectra["subbox"] or spectra["full"])["quantities"]
-    tiles = [
-        (f"{markup.number(residual['rms'], 1)} km/s", "residual, rms of all cells"),
-        (markup.percent(residual["relative"]), "of the true velocity's rms"),
-        (markup.number(residual["correlation"], 3), "correlation with the truth, cell by cell"),
-    ]
-    sampled = quantities["divergence"]["methods"][name]["sampled"]
-    match = sampled["r"][SAMPLED_AT.index(_TILE_K)]
-    if match is not None:
-        tiles.append((f"{match:.3f}", f"r of the divergence at k = {_TILE_K:g} h/Mpc"))
-    closer, known = paper_tables.score(quantities, name)
-    if known:
-        tiles.append((f"{closer} of {known}", "T(k) closer to 1 than the paper's U-net"))
-    items = "".join(
-        f"<li><strong>{escape(value)}</strong>{escape(words)}</li>" for value, words in tiles
+    leading = [name for name in (best_network(comparison), best_baseline(comparison)) if name]
+    shown = (*leading, *comparison.methods)[0]
+    momentum = {
+        name: magnitude(field).astype(np.float64)
+        for name, field in comparison.patch_fields["momentum"].items()
+    }
+    facts = {
+        "box size": f"{comparison.box_size:g} Mpc/h",
+        "cells per axis": metrics["cells"],
+        **dict(formats.flatten(context)),
+    }
+    template = templates().get_template("report.html")
+    return template.render(
+        verdict=verdict(comparison),
+        metrics=metrics,
+        figures=figures,
+        styles=styles(comparison.methods),
+        ranked=best_first,
+        largest_rms=max(metrics["residual"][best_first[-1]]["rms"], 1e-30),
+        shown=shown,
+        leading=leading,
+        score=paper_tables.score(quantities, shown),
+        slice_momentum={name: (field.mean(), field.std()) for name, field in momentum.items()},
+        paper=paper_tables,
+        beside_paper={
+            quantity: {
+                name: _beside_paper(quantities[quantity], quantity, name)
+                for name in comparison.methods
+            }
+            for quantity in paper_tables.TABLE_NUMBER
+        },
+        paper_columns=[f"{key}({k:g})" for key in "Tr" for k in paper_tables.TABLE_K],
+        sampled_columns=[f"{k:g}" for k in SAMPLED_AT],
+        has_empty_cells=metrics["truth"]["empty_share"] > MOST_EMPTY,
+        empty_cells=context.get("empty_cells"),
+        notes=context.get("provenance", {}).get("notes", ()),
+        facts=facts,
     )
-    yield f'<ul class="tiles" aria-label="Key numbers of {escape(name)}">{items}</ul>'
+
+
+def _beside_paper(found: Mapping[str, Any], quantity: str, name: str) -> dict[str, Any]:
+    """Return T and r of a method where the paper's tables have T, and its worst T."""
+    curve, k = found["methods"][name], numbers(found["k"])
+    cells = []
+    for key in "Tr":
+        errors = curve.get(f"{key}_error")
+        published = paper_tables.TRANSFER[quantity][paper_tables.UNET]
+        for at, unet in zip(paper_tables.TABLE_K, published, strict=True):
+            value, error = curve["sampled"][key][SAMPLED_AT.index(at)], None
+            if errors is not None and value is not None:
+                between = float(np.interp(at, k, numbers(errors)))
+                error = between if np.isfinite(between) else None
+            closer = key == "T" and value is not None and paper_tables.is_closer(value, unet)
+            cells.append({"value": value, "error": error, "closer": closer})
+    return {"cells": cells, "worst": curve["worst"]}
