@@ -27,7 +27,7 @@ from cosmoflow.stages.train import FILTER_BYTES
 from cosmoflow.units import format_bytes
 
 STAGES: Final = ("simulate", "paint", "train", "infer", "spectra", "evaluate")
-"""What a person can ask for; the global flow comes with `infer`."""
+"""Stages that can be planned; the global flow is part of `infer`."""
 
 LADDER: Final = tuple(
     sorted({base << step for base in (1, 3) for step in range(11) if base << step <= 1024})

@@ -1,4 +1,4 @@
-"""What planning a chain finds: figures of every stage, and their totals."""
+"""The plan of a chain: figures of every stage, and their totals."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from cosmoflow.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """What one stage takes.
+    """Resources that one stage needs.
 
     Parameters
     ----------
     stage, node : str
-        Its name, and the type of its nodes.
+        Name of the stage, and type of its nodes.
     nodes, runs : int
-        How many, and how often it is run.
+        Number of nodes, and of runs of the stage.
     seconds : float
-        Of all runs.
+        Time of all runs.
     limit : str
-        The resource that all others wait for.
+        Resource that all others wait for.
     busy : dict of str to float
         Seconds of one run that each resource is at work.
     worker_memory : int
-        Of a task or worker, bytes.
+        Memory of a task or worker, bytes.
     tasks, parts : int
-        Of all runs: tasks, and what they hand to one another.
-    read, written, exchanged, spilled : int
-        Bytes of all runs, before compression; spilled is what goes to the nodes' disks, of one run.
+        Tasks of all runs, and parts that tasks hand to one another.
+    read, written, exchanged : int
+        Bytes of all runs, before compression.
+    spilled : int
+        Bytes that one run spills to the nodes' disks.
     stored : float
         Bytes that stay, compressed.
     requests : dict of str to int
         ``put`` and ``get`` requests to an object store.
     usd : float
-        Of the nodes.
+        Price of the nodes, US dollars.
     request : dict of str to float
-        ``CPU``, ``GPU`` and ``memory`` to ask an autoscaler for, of all tasks at a time.
+        ``CPU``, ``GPU`` and ``memory`` to ask an autoscaler for, enough for all tasks at a time.
     """
 
     stage: str
@@ -69,14 +71,14 @@ _HEADINGS = ("stage", "node", "nodes", "hours", "limit", "a worker", "USD")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ChainPlan:
-    """What a chain of stages takes.
+    """Resources that a chain of stages needs.
 
     Parameters
     ----------
     stages : tuple of StageEstimate
-        In their order.
+        The stages in their order.
     notes : tuple of str
-        What is left out or was not measured, for people.
+        Messages about what is left out or was not measured.
     spot : bool
         Whether prices are those of spot nodes.
     """
@@ -87,7 +89,7 @@ class ChainPlan:
 
     @property
     def seconds(self) -> float:
-        """Of all stages, one after the other."""
+        """Time of all stages, one after the other."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
@@ -97,19 +99,19 @@ class ChainPlan:
 
     @property
     def storage_usd(self) -> float:
-        """US dollars of a month of storage."""
+        """Price of a month of storage, US dollars."""
         return self.stored / 1e9 * costs.STORAGE_PRICE
 
     @property
     def requests_usd(self) -> float:
-        """US dollars of the requests to the object store."""
+        """Price of the requests to the object store, US dollars."""
         puts = sum(stage.requests["put"] for stage in self.stages)
         gets = sum(stage.requests["get"] for stage in self.stages)
         return puts * costs.PUT_PRICE + gets * costs.GET_PRICE
 
     @property
     def usd(self) -> float:
-        """US dollars of nodes, requests and one month of storage; egress is left out."""
+        """Price of nodes, requests and one month of storage, without egress, US dollars."""
         return sum(stage.usd for stage in self.stages) + self.requests_usd + self.storage_usd
 
     def __repr__(self) -> str:
@@ -141,6 +143,6 @@ class ChainPlan:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
+        """Return the stages, the notes and the totals as plain data."""
         totals = ("seconds", "stored", "storage_usd", "requests_usd", "usd")
         return asdict(self) | {name: getattr(self, name) for name in totals}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from cosmoflow.numerics.comparison import Comparison
 
@@ -27,6 +27,11 @@ class Style:
 
     colour: str
     dash: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments of matplotlib's lines."""
+        return {"color": self.colour, "ls": self.dash}
 
 
 def is_baseline(name: str) -> bool:
@@ -74,6 +79,12 @@ def best_baseline(comparison: Comparison) -> str | None:
     baselines = [name for name in comparison.methods if is_baseline(name)]
     smoothed = [name for name in baselines if name != PAPER_BASELINE]
     return _best(comparison, smoothed or baselines)
+
+
+def leading(comparison: Comparison) -> list[str]:
+    """Return the best network and the best baseline, as far as there are any."""
+    found = (best_network(comparison), best_baseline(comparison))
+    return [name for name in found if name is not None]
 
 
 def shown_in_slices(comparison: Comparison) -> tuple[str, ...]:

@@ -15,7 +15,13 @@ from cosmoflow.numerics.comparison import SAMPLED_AT, Comparison
 from cosmoflow.stages.evaluate.report import formats, paper_tables
 from cosmoflow.stages.evaluate.report.figures import Figure
 from cosmoflow.stages.evaluate.report.figures.drawing import magnitude, numbers
-from cosmoflow.stages.evaluate.report.methods import best_baseline, best_network, ranked, styles
+from cosmoflow.stages.evaluate.report.methods import (
+    best_baseline,
+    best_network,
+    leading,
+    ranked,
+    styles,
+)
 from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY
 
 
@@ -120,8 +126,8 @@ def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[s
     metrics, best_first = comparison.metrics, ranked(comparison)
     spectra = metrics["spectra"]
     quantities = (spectra["subbox"] or spectra["full"])["quantities"]
-    leading = [name for name in (best_network(comparison), best_baseline(comparison)) if name]
-    shown = (*leading, *comparison.methods)[0]
+    best = leading(comparison)
+    shown = (*best, *comparison.methods)[0]
     momentum = {
         name: magnitude(field).astype(np.float64)
         for name, field in comparison.patch_fields["momentum"].items()
@@ -140,7 +146,7 @@ def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[s
         ranked=best_first,
         largest_rms=max(metrics["residual"][best_first[-1]]["rms"], 1e-30),
         shown=shown,
-        leading=leading,
+        leading=best,
         score=paper_tables.score(quantities, shown),
         slice_momentum={name: (field.mean(), field.std()) for name, field in momentum.items()},
         paper=paper_tables,

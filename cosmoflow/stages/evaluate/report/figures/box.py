@@ -18,8 +18,7 @@ from cosmoflow.stages.evaluate.report.figures.drawing import (
 )
 from cosmoflow.stages.evaluate.report.methods import (
     TRUTH_COLOUR,
-    best_baseline,
-    best_network,
+    leading,
     styles,
 )
 
@@ -27,14 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def _best(comparison: Comparison) -> list[str]:
-    found = (best_network(comparison), best_baseline(comparison))
-    return [name for name in found if name is not None]
-
-
 def whole_box(comparison: Comparison, folder: Path) -> list[Figure]:
     """Draw one velocity component over the whole slice, and what the best methods miss of it."""
-    truth, names = comparison.velocity["truth"][0], _best(comparison)
+    truth, names = comparison.velocity["truth"][0], leading(comparison)
     fields = {name: comparison.velocity[name][0] for name in names}
     panels = [("truth", truth), (names[0], fields[names[0]])]
     panels += [(f"residual: {name}", fields[name] - truth) for name in names]
@@ -78,7 +72,7 @@ def _outline_patch(comparison: Comparison, axes: Axes) -> None:
 
 def residual_map(comparison: Comparison, folder: Path) -> list[Figure]:
     """Draw the residual of the best methods along the line of sight, with the worst places."""
-    names = _best(comparison)
+    names = leading(comparison)
     maps = {name: comparison.residual_map[name] for name in names}
     worst = comparison.metrics["largest_residuals"]
     top = max(float(np.percentile(np.stack(list(maps.values())), 99.5)), 1e-3)
@@ -132,8 +126,7 @@ def residual_by_density(comparison: Comparison, folder: Path) -> list[Figure]:
 
         draw(found["truth"], color=TRUTH_COLOUR, lw=4.0, alpha=0.6, label="truth, rms speed")
         for name in comparison.methods:
-            line = {"color": look[name].colour, "ls": look[name].dash, "label": name}
-            draw(found["methods"][name], marker="o", ms=3.5, **line)
+            draw(found["methods"][name], marker="o", ms=3.5, label=name, **look[name].line)
         axes.set_xlabel("density / mean")
         axes.set_ylabel("rms |residual| [km/s]")
         axes.grid(True, which="major", lw=0.5, alpha=0.5)

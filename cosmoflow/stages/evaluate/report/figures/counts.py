@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.numerics.comparison import Comparison
-from cosmoflow.stages.evaluate.report.figures.drawing import Figure, drawing, listed
+from cosmoflow.stages.evaluate.report.figures.drawing import Figure, draw_counts, drawing, listed
 from cosmoflow.stages.evaluate.report.methods import (
-    TRUTH_COLOUR,
     paper_pair,
     shown_in_slices,
     styles,
@@ -68,16 +67,7 @@ def distributions(comparison: Comparison, folder: Path) -> list[Figure]:
                 # The truth misses nothing of itself.
                 del shown["truth"]
             for method, counts in shown.items():
-                share = counts / max(counts.sum(), 1.0)
-                if method == "truth":
-                    axes.stairs(
-                        share, edges, fill=True, color=TRUTH_COLOUR, alpha=0.45, label=method
-                    )
-                else:
-                    axes.stairs(
-                        share, edges, color=look[method].colour, ls=look[method].dash, lw=1.8,
-                        label=method,
-                    )  # fmt: skip
+                draw_counts(axes, counts / max(counts.sum(), 1.0), edges, method, look)
             axes.set_xlabel(label)
             axes.set_ylabel("share of cells")
             axes.set_xlim(edges[0], edges[-1])

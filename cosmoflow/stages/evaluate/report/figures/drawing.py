@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmoflow.stages.evaluate.report.methods import TRUTH_COLOUR, Style
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
 WIDTH: Final = 6.4
@@ -44,15 +47,15 @@ class Figure(NamedTuple):
     Attributes
     ----------
     topic : str
-        The section of the report that it belongs to.
+        Section of the report that shows it.
     title, caption : str
-        What it is called and what it says.
+        Heading, and the text below the image.
     alt : str
-        What is to be seen in it, for those who cannot see it.
+        Description for readers who cannot see the image.
     path : Path
         The PNG file; a PDF of the same name lies beside it.
     lines : bool
-        Whether it is of lines alone, whose colours may be inverted on a dark page.
+        Whether it consists of lines alone, whose colours may be inverted on a dark page.
     """
 
     topic: str
@@ -180,6 +183,16 @@ def magnitude(field: NDArray[np.float32]) -> NDArray[np.float32]:
     return length
 
 
+def draw_counts(
+    axes: Axes, counts: NDArray[Any], edges: NDArray[Any], method: str, look: Mapping[str, Style]
+) -> None:
+    """Draw a histogram: a filled one of the truth, a line of any other method."""
+    style: dict[str, Any] = {"fill": True, "color": TRUTH_COLOUR, "alpha": 0.45}
+    if method != "truth":
+        style = {**look[method].line, "lw": 1.8}
+    axes.stairs(counts, edges, label=method, **style)
+
+
 def square(side: float, corner: tuple[float, float] = (0.0, 0.0)) -> dict[str, Any]:
     """Return the arguments that put the transpose of a plane of cells where its cells are."""
     x, y = corner
@@ -187,5 +200,5 @@ def square(side: float, corner: tuple[float, float] = (0.0, 0.0)) -> dict[str, A
 
 
 def listed(names: tuple[str, ...]) -> str:
-    """Return names as a person lists them."""
+    """Return names joined by commas and a final "and"."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

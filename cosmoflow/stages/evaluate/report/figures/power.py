@@ -140,7 +140,7 @@ def _stack(axes: Axes) -> list[Axes]:
 def _line(axes: Axes, k: Any, curve: dict[str, Any], key: str, style: Style) -> None:
     """Draw a curve and, where it was measured in several boxes, the band of its error."""
     values = numbers(curve[key])
-    axes.plot(k, values, color=style.colour, ls=style.dash)
+    axes.plot(k, values, **style.line)
     if curve.get(f"{key}_error") is not None:
         error = numbers(curve[f"{key}_error"])
         band: dict[str, Any] = {"color": style.colour, "alpha": 0.25, "lw": 0.0}
@@ -180,8 +180,6 @@ def _legend(sheet: Sheet, comparison: Comparison) -> None:
 
     look = styles(comparison.methods)
     handles = [Line2D([], [], color=TRUTH_COLOUR, lw=4.0, alpha=0.6)]
-    handles += [
-        Line2D([], [], color=look[name].colour, ls=look[name].dash) for name in comparison.methods
-    ]
+    handles += [Line2D([], [], **look[name].line) for name in comparison.methods]
     handles.append(Line2D([], [], **_PAPER_MARK))
     sheet.add_legend(handles, ["truth", *comparison.methods, "paper's U-net"])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.evaluate.report.figures.drawing import (
     Figure,
+    draw_counts,
     drawing,
     listed,
     magnitude,
@@ -114,9 +115,8 @@ def histograms(comparison: Comparison, folder: Path) -> list[Figure]:
             field = fields[name]
             line: dict[str, Any] = {
                 "histtype": "step",
-                "color": look[name].colour,
-                "linestyle": look[name].dash,
-                "linewidth": 1.8,
+                **look[name].line,
+                "lw": 1.8,
                 "label": name,
             }
             fast.hist(np.minimum(magnitude(field), bins[-1]).ravel(), bins, **line)
@@ -251,11 +251,7 @@ def _derived_histogram(comparison: Comparison, axes: Axes, quantity: str, top: f
     for name in ("truth", *paper_pair(comparison)):
         field = magnitude(fields[name]) if how.vector else fields[name]
         counts = np.histogram(np.clip(field, bins[0], bins[-1]), bins)[0]
-        if name == "truth":
-            axes.stairs(counts, bins, fill=True, color=TRUTH_COLOUR, alpha=0.45, label=name)
-        else:
-            style = look[name]
-            axes.stairs(counts, bins, color=style.colour, ls=style.dash, lw=1.8, label=name)
+        draw_counts(axes, counts, bins, name, look)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
     axes.set_title("cells of the slice")
