@@ -90,7 +90,15 @@ def paint_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand
         puts=demand.puts / shards, prefixes=demand.prefixes - 2, fetched=plan.exchanged / shards,
         parts_in=demand.parts / shards, waits=_layers(pieces, layers, settings),
     )  # fmt: skip
-    return [first, second], demand
+    return _with_handing([first, second]), demand
+
+
+def _with_handing(passes: list[Pass]) -> list[Pass]:
+    """Add the core-seconds that handing bytes on through the object store takes."""
+    return [
+        replace(one, core_seconds=one.core_seconds + one.handed * costs.HANDED_BYTE)
+        for one in passes
+    ]
 
 
 def _layers(pieces: int, layers: int, settings: Settings) -> tuple[tuple[range, ...], ...]:
@@ -131,12 +139,13 @@ def spectra_passes(
     planes, rows = len(cut.planes), len(cut.rows)
     moved, half = demand.plan.exchanged, demand.core_seconds / 2
     stored = demand.plan.read / costs.COMPRESSION["fields"]
-    return [
+    passes = [
         Pass("planes", planes, half / planes, read=stored / planes, gets=demand.gets / planes,
              handed=moved / planes, parts_out=rows),
         Pass("rows", rows, half / rows, fetched=moved / rows, parts_in=planes,
              waits=all_of(planes)),
-    ], demand  # fmt: skip
+    ]  # fmt: skip
+    return _with_handing(passes), demand
 
 
 def flow_passes(
@@ -178,7 +187,7 @@ def flow_passes(
              written=stored / bars**2, puts=2.0 * bars, fetched=3 * field_bytes / bars**2,
              waits=tuple((range(bar * each, (bar + 1) * each),) for bar in range(bars)))
     )  # fmt: skip
-    return passes, Demand(plan, plan.exchanged / 4 * costs.FLOW_NUMBER, parts=plan.parts)
+    return _with_handing(passes), Demand(plan, plan.cpu_seconds, parts=plan.parts)
 
 
 def infer_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand]:

@@ -129,7 +129,7 @@ def test_text_is_no_table(tmp_path, cosmoflow):
     table.write_text("not a table\n")
     code, _, err = cosmoflow("simulate", out, *TINY, f"--set=simulate.linear_power={table}")
     assert code == 3
-    assert "no table" in err
+    assert "not a table" in err
     assert not out.exists()
 
 

@@ -73,7 +73,8 @@ def test_linear_velocity_is_added_scale_by_scale(fields):
 
 
 @each("done", [0, 1])
-def test_linear_velocity_that_is_refused_leaves_a_whole_store(fields, done):
+def test_linear_velocity_that_is_refused_leaves_a_whole_store(tmp_path, done):
+    fields = make_fields(tmp_path)
     for radius in range(done):
         keep_linear_velocity(fields, float(radius), linear(0))
     with pytest.raises(DataError), adding_linear_velocity(fields, 9.0):
