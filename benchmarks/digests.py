@@ -311,7 +311,7 @@ def measure(names: list[str] | None, engines: list[str]) -> dict[str, dict[str, 
         for name in ("residual-small", str(folder / "fields")):
             if name == "residual-small" or Path(name).exists():
                 said = {k: v for k, v in cosmoflow.info(name).items() if k not in VARYING}
-                found[f"info {Path(name).name}"] = {"all": digest(_without_paths(said, ""))}
+                found[f"info {Path(name).name}"] = {"all": digest(_without_paths(said, ROOT))}
         found["plans"] = {name: digest(repr(one)) for name, one in plans().items()}
     finally:
         shutil.rmtree(folder)
