@@ -1,6 +1,6 @@
-"""What can go wrong, as a small tree of exceptions with stable exit codes.
+"""Exceptions with stable exit codes.
 
-Every error that a person can mend says what is wrong, where, which value, which limit, and what to
+Every error that the user can mend says what is wrong, where, which value, which limit, and what to
 do about it. Anything that is not a :class:`CosmoflowError` is a bug and exits with 1.
 """
 
@@ -21,7 +21,7 @@ class CosmoflowError(Exception):
     value, limit : object, optional
         The offending value and what it should have been.
     remedy : str, optional
-        What the person can do.
+        How to mend it.
     """
 
     exit_code: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""What a running stage tells the outside: typed events that progress bars and logs subscribe to."""
+"""Typed events of a running stage, for progress bars and logs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A line that a person may want to read."""
+    """A line of text for the user."""
 
     text: str
     level: str = "info"
@@ -53,7 +53,7 @@ class CosmoflowWarning(UserWarning):
 
 
 def ignore(event: Event) -> None:
-    """Discard an event: the listener of a caller that wants silence."""
+    """Discard an event: a silent listener."""
 
 
 def warn_only(event: Event) -> None:

@@ -44,7 +44,7 @@ class Door:
     own : str, optional
         The section whose settings are keywords.
     sections : tuple of str
-        What else of the settings is a keyword: sections, as mappings, and ``seed``.
+        Other settings that are keywords: sections, as mappings, and ``seed``.
     aliases : mapping of str to str
         More keywords, and their settings.
     preset : str, optional
@@ -73,7 +73,7 @@ _OF_RUNS = {
 """Keywords of every function that takes a run: annotation, meaning."""
 
 _OF_ARRAYS = ("settings", "memory")
-"""Of them, those of a function that writes no output."""
+"""Those of a function that writes no output."""
 
 _ENGINE = {"engine": "engine", "address": "engine.address", "memory": "engine.memory"}
 
@@ -222,7 +222,7 @@ def _keyword_parameters(
 
 
 def _common(own: Mapping[str, Any]) -> Sequence[str]:
-    """Return the keywords that functions have whatever their stage."""
+    """Return the keywords common to all stages."""
     if "run" in own:
         return tuple(_OF_RUNS) if "out" in own else _OF_ARRAYS
     return ("memory",) if "settings" in own else ()
@@ -378,7 +378,7 @@ def _listening(
     if run is not None and chosen.get("settings") is not None:
         raise UsageError(
             "run and settings exclude each other", where=f"cosmoflow.{name}",
-            remedy="Run(settings) has settings of its own, and keywords outweigh them",
+            remedy="Run(settings) already has settings, and keywords outweigh them",
         )  # fmt: skip
     if chosen.get("overwrite") and chosen.get("resume"):
         raise UsageError(

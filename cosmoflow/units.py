@@ -2,7 +2,7 @@
 
 Lengths are comoving Mpc/h, wavenumbers h/Mpc, velocities peculiar and physical in km/s, densities
 in units of the mean. Boxes are periodic cubes; the centre of cell ``i`` of an axis of ``n`` cells
-lies at ``(i + 1/2) L / n``.
+is at ``(i + 1/2) L / n``.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ EIGENVALUES: Final = (1, 2, 3)
 """Labels of the leading ``eigenvalue`` dimension of a tensor's eigenvalues, in ascending order."""
 
 INTERLACED: Final = "interlaced_"
-"""What the name of the second grid of an interlaced pair begins with."""
+"""Prefix of the name of the second grid of an interlaced pair."""
 
 SMOOTHED: Final = "smoothed_"
-"""What the name of a Gaussian-smoothed field begins with."""
+"""Prefix of the name of a Gaussian-smoothed field."""
 
 
 def format_bytes(count: float) -> str:
-    """Return a size in memory or on disk that a person can read."""
+    """Return a readable size in memory or on disk."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024.0:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

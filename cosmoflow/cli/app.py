@@ -49,7 +49,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     overview.info: "cosmoflow info fields.zarr",
     overview.demo: "cosmoflow demo --out demo-output",
 }
-"""Every command, and an example of it."""
+"""Every command with an example."""
 
 for _command, _example in COMMANDS.items():
     # `import` is a keyword of Python's, so its function has an underscore more.
@@ -125,7 +125,7 @@ def _call(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except SystemExit as ended:
-        # While it starts, Ray exits with the number of a signal of its own accord.
+        # During its start, Ray exits with the number of a signal.
         code = INTERRUPTED if ended.code == signal.SIGTERM else ended.code
     if code == INTERRUPTED:
         sys.stderr.write("interrupted; run the same command with --resume to go on\n")

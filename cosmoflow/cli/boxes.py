@@ -121,7 +121,7 @@ def import_(
     redshift: Annotated[float, typer.Option(help="Of the density.")],
     quantity: Annotated[
         Literal["density", "delta", "counts"] | None,
-        typer.Option(help="density is 1 + delta, counts any mass; default: the values tell."),
+        typer.Option(help="density is 1 + delta, counts any mass; default: found from the values."),
     ] = None,
     velocity: Annotated[
         str | None, typer.Option(metavar="FILE", help="A velocity beside it, km/s.")

@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs, and what a program reads."""
+"""Output during a stage: for readers, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Reporter:
         self.result(plan.to_json(), lambda console: console.print(plan_table(plan)))
 
     def error(self, error: CosmoflowError) -> None:
-        """Show an error that a person can mend."""
+        """Show an error that the user can mend."""
         self.close()
         if self.as_json:
             self.write_error(error)

@@ -106,7 +106,7 @@ def _show(console: Console, title: str, found: ChainPlan) -> None:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time that a person can read."""
+    """Return a readable time."""
     if seconds < 120.0:
         return f"{seconds:.0f} s"
     if seconds < 7200.0:

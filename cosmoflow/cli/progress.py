@@ -39,7 +39,7 @@ def watching(wanted: bool | None, listener: Listener) -> Iterator[Listener]:
     Parameters
     ----------
     wanted : bool or None
-        None means in a notebook, where the caller has no listener of their own.
+        None means in a notebook, where the caller gave no listener.
     listener : callable
         The caller's: it goes on hearing every event.
 

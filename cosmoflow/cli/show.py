@@ -1,4 +1,4 @@
-"""Results as tables for a person."""
+"""Results as readable tables."""
 
 from __future__ import annotations
 

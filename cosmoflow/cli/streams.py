@@ -1,7 +1,7 @@
 """Standard streams that never end a run.
 
-What is printed may hold characters that the terminal's encoding lacks, the reader of a pipe may
-have gone (``| head``), a file may lie on a full disk. None of it is a reason to lose hours of work.
+The terminal's encoding may lack printed characters, the reader of a pipe may have closed it
+(``| head``), or the disk may be full. None of these may end hours of work.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Outlet:
     Attributes
     ----------
     failure : OSError or None
-        What the stream raised first.
+        First exception of the stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -69,7 +69,7 @@ class Outlet:
 
     def _give_up(self, error: OSError) -> None:
         self.failure = error
-        # What is still in the stream's buffer would raise again when the interpreter flushes it.
+        # The rest of the stream's buffer would raise again when the interpreter flushes it.
         with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
@@ -105,7 +105,7 @@ def _lenient(stream: Any) -> TextIO:
 
 
 def has_gone(failure: OSError) -> bool:
-    """Tell whether a stream failed because its reader wants no more."""
+    """Return whether a stream failed because its reader has closed it."""
     return failure.errno == errno.EPIPE
 
 

@@ -172,7 +172,7 @@ class DeriveConfig(Section):
 
 
 class TrainConfig(Section):
-    """What is trained, on what crops, and for how long."""
+    """Model, crops and length of a training."""
 
     model: str = Field("residual-small", description="architecture, see `cosmoflow models`")
     target: Literal["velocity", "momentum"] = Field("velocity", description="field to predict")
@@ -200,7 +200,7 @@ class TrainConfig(Section):
     data: Literal["auto", "memory", "stream"] = Field(
         "auto", description="hold the fields in memory, or stream blocks of them if they do not fit"
     )
-    prefetch: int = Field(2, ge=1, description="batches drawn ahead, each by a thread of its own")
+    prefetch: int = Field(2, ge=1, description="batches drawn ahead, one thread each")
     validation_fraction: float = Field(
         0.125, gt=0.0, lt=0.5, description="share of a lone box, a slab, kept for validation"
     )
@@ -289,7 +289,7 @@ class InferConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What a prediction is compared with."""
+    """Truth and baselines of a comparison."""
 
     subbox: float = Field(120.0, gt=0.0, description="side of the paper's sub-boxes, Mpc/h")
     smoothing: tuple[float, ...] = Field(

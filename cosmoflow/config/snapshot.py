@@ -1,4 +1,4 @@
-"""What a person can say about a snapshot that its header leaves out or gets wrong."""
+"""Hints about a snapshot whose header is incomplete or wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VelocityConvention = Literal["peculiar", "gadget", "canonical", "comoving"]
 
 
 class SnapshotHints(Section):
-    """What to read of a snapshot, and what its header does not say. A hint outweighs the header."""
+    """Selection from a snapshot, and facts that its header lacks. A hint outweighs the header."""
 
     particle_types: tuple[int, ...] | Literal["all"] = Field(
         (1,), description="particle types to read; 1 is dark matter, all is every type with mass"
@@ -35,7 +35,7 @@ class SnapshotHints(Section):
         description="share of the matter of the cosmology that the particles read stand for; by "
         "default all, or dark matter beside gas, or what the header says of a random sample",
     )
-    wrap: bool = Field(False, description="wrap positions that lie outside the box")
+    wrap: bool = Field(False, description="wrap positions outside the box")
     h: float | None = Field(None, gt=0.0, lt=2.0, description="H0 / (100 km/s/Mpc)")
     Omega_m: float | None = Field(
         None, gt=0.0, le=1.0, description="matter density today, with neutrinos"
@@ -55,12 +55,12 @@ class SnapshotHints(Section):
     )
     full_hash: bool = Field(
         False,
-        description="tell snapshots apart by all bytes of their files, not by location, size, time "
+        description="identify snapshots by all bytes of their files, not by location, size, time "
         "of change and sampled rows",
     )
 
     def wants(self, particle_type: int) -> bool:
-        """Tell whether a particle type is to be read."""
+        """Return whether to read a particle type."""
         return self.particle_types == "all" or particle_type in self.particle_types
 
     @model_serializer(mode="wrap")

@@ -1,4 +1,4 @@
-"""YAML as people mean it: no key twice, and numbers as YAML 1.2 writes them."""
+"""Strict YAML: no duplicate keys, and numbers as YAML 1.2 writes them."""
 
 from __future__ import annotations
 

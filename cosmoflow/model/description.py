@@ -1,4 +1,4 @@
-"""What the files of a model say in JSON, validated key by key and number by number.
+"""JSON files of a model, validated key by key and number by number.
 
 A number that is not finite, or that float32 cannot hold, becomes a field of NaN long after it was
 read, so it is refused here, with its path in the file.
@@ -107,7 +107,7 @@ class GainPart(_Part):
 
 
 class Description(_Part):
-    """What ``model.json`` says; keys that this version does not know are ignored."""
+    """Content of ``model.json``; keys unknown to this version are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -248,7 +248,7 @@ def _validate(
     raise DataError(
         f"{name} lacks a key" if missing else f"{name} holds what no model can have",
         where=f"{where}/{name}, {_path(first['loc'])}" if first["loc"] else f"{where}/{name}",
-        # What breaks a rule of several keys is named by the rule.
+        # An error across several keys is named by its rule.
         value=None if missing or own else _show(first["input"]),
         limit=None if missing else _printable(limit) + (f" (and {further} more)" * (further > 0)),
         remedy=remedy,

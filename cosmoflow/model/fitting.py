@@ -1,4 +1,4 @@
-"""The training loop: torch only, whatever runs it."""
+"""The training loop: torch only, independent of the engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _UNREADABLE = (
     *(AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError),
     *(UnpicklingError, struct.error),
 )
-"""What torch and a training raise on a checkpoint of something else."""
+"""Exceptions of torch and of a training on a foreign checkpoint."""
 
 
 class Workers(Protocol):
@@ -64,7 +64,7 @@ class Checkpoints(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What to fit, on what.
+    """A training: network, data and settings.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class Fitting:
     model : VelocityModel
         Its weights are changed in place.
     job : TrainingJob
-        What to fit.
+        The training.
     workers : Workers
         The workers beside this one.
     on_history : callable
@@ -245,7 +245,7 @@ class Fitting:
             self.losses = [mean] * count
 
     def _report(self, clock: _Clock) -> None:
-        """Validate, and tell how it goes."""
+        """Validate and report the losses."""
         config, total = self.job.config, self.workers.total
         rate = config.learning_rate * self.optimiser.schedule(self.step - 1)
         speed, waited = clock.read(self.step)

@@ -33,7 +33,7 @@ def to_files(model: VelocityModel, where: str = "the model") -> dict[str, bytes]
     model : VelocityModel
         With the weights to keep.
     where : str
-        Where the files are to go, named in errors.
+        Destination of the files, for errors.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
             where=f"{where}/{WEIGHTS}",
             value=f"{len(content)} bytes, sha256 {found[:12]}",
             limit=f"sha256 {description.weights_sha256[:12]}",
-            remedy="copy the model again, or train with --resume to write it anew",
+            remedy="copy the model again, or train with --resume to write it again",
         )
     model = _build(description, where)
     _load_weights(model.network, content, f"{where}/{WEIGHTS}")

@@ -50,7 +50,7 @@ def count_activation_bytes(name: str, output: int | Sides, precision: str) -> in
     output : int or (int, int, int)
         Output cells of the tile, per axis or of each axis.
     precision : {"float32", "bfloat16"}
-        Of the arithmetic.
+        Precision of the arithmetic.
     """
     architecture = find_architecture(name)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -1,4 +1,4 @@
-"""How a network's output cells lie in its input cells."""
+"""Position of a network's output cells in its input cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network is to make small."""
+"""The loss of a network."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def mean_square(residual: Tensor, density: Tensor, weight: float) -> Tensor:
     density : Tensor
         Shape ``(batch, n, n, n)``, over its mean.
     weight : float
-        Of the mean over mass; that over volume has 1. Mass is what is observed, and most of it is
-        in few cells.
+        Weight of the mean over mass; the mean over volume has weight 1. Mass is observed, and
+        most of the mass is in few cells.
     """
     squares = residual.square()
     loss = squares.mean()

@@ -20,21 +20,21 @@ PRETRAINED = Path(__file__).parent.parent / "pretrained"
 """The folders of the models that come with cosmoflow."""
 
 DEFAULT_MODEL = "residual-small"
-"""Of them, the one that `infer` takes when none is named."""
+"""The shipped model that `infer` takes by default."""
 
 
 def is_plain(name: str) -> bool:
-    """Tell whether a text could be a model's name: it has nothing of a path or a URL."""
+    """Return whether a text could be a model's name: it has no part of a path or a URL."""
     return bool(name) and not set(name) & set("/\\:")
 
 
 def is_linear(name: str) -> bool:
-    """Tell whether a model is linear theory, which there is nothing to load of."""
+    """Return whether a model is linear theory, which has no files."""
     return name == LINEAR or name.startswith(f"{LINEAR}:")
 
 
 def is_named(name: str) -> bool:
-    """Tell whether a model is linear theory or ships, rather than a folder of somebody's."""
+    """Return whether a name is linear theory or a shipped model, not a folder."""
     return is_linear(name) or name in pretrained_models()
 
 

@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW, or Muon for the kernels of convolutions and AdamW for the rest."""
+"""Optimisers: AdamW, or Muon for the kernels of convolutions and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOMENTUM = 0.95
 def _as_matrix(kernel: Tensor) -> Tensor:
     """Return a kernel as the matrix that multiplies a patch of its input, on the same memory.
 
-    Kernels lie in memory with the channels last, so that is the order of the columns; Muon treats
+    Kernels are in memory with the channels last, so that is the order of the columns; Muon treats
     all orders alike.
     """
     return kernel.permute(0, 2, 3, 4, 1).flatten(1)

@@ -27,7 +27,7 @@ class Architecture:
     Parameters
     ----------
     name, summary : str
-        For people.
+        Name and summary, for users.
     build : callable
         Makes the network.
     smoothing : tuple of float
@@ -152,7 +152,7 @@ def _radius(name: str) -> float:
 
 
 def geometry_of(network: nn.Module) -> Geometry:
-    """Return how a network's output lies in its input."""
+    """Return the position of a network's output in its input."""
     geometry = network.geometry
     if not isinstance(geometry, Geometry):
         raise TypeError(f"{type(network).__name__} has no geometry")
@@ -173,7 +173,7 @@ def widest_layer(network: nn.Module) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureSummary:
-    """What ``cosmoflow models`` says of an architecture.
+    """Figures of an architecture, as ``cosmoflow models`` prints them.
 
     ``flops_per_output_cell`` counts a multiplication and an addition as two and includes the halo
     of a tile of ``output_cells``.

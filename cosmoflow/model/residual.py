@@ -57,7 +57,7 @@ class ResidualUNet(nn.Module):
         fine, middle, coarse = widths
         e0, e1, e2 = encoder
         d1, d0 = decoder
-        # What the fine and middle features must lose to match what comes up from below.
+        # Margin that the fine and middle features lose to match the upsampled ones.
         self._crop_middle = 2 * e2
         self._crop_fine = 2 * (e1 + 2 * e2 + d1)
         self.geometry = Geometry(

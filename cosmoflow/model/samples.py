@@ -122,11 +122,11 @@ def draw_batch(
     target : str
         Variable to predict.
     geometry : Geometry
-        Of the network.
+        Geometry of the network.
     crop : int
         Output cells per axis of a crop.
     crops : sequence of int
-        Which crops of the batch: workers share one, whatever their number.
+        Crops of the batch: all workers share one batch.
     augment : bool
         Turn every crop by one of the 48 symmetries of the cube.
     key : (int, int)

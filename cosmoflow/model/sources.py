@@ -89,7 +89,7 @@ class DeviceFields:
 
 
 class BlockFields:
-    """A block of a box, read once: what a crop inside of it needs, its halo included.
+    """A block of a box, read once: the inputs of a crop inside it, halo included.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class Streaming:
     crop, batch : int
         Output cells per axis of a crop, and crops a step of all workers together.
     halo : int
-        Of the network.
+        Geometry of the network.
     target : str
         Variable to predict.
     """
@@ -81,7 +81,7 @@ class StreamedBoxes:
         """Return the blocks that a step learns from, as boxes in memory."""
         window = step // self.steps
         with self._lock:
-            # Steps ask in order, or a few at once: what lies farther behind is let go.
+            # Steps ask in order, or a few at once: earlier blocks are released.
             for old in [w for w in self._windows if w < window - 1]:
                 del self._windows[old]
             for wanted in (window, window + 1):

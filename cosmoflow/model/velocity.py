@@ -25,7 +25,7 @@ class Normalisation:
     Parameters
     ----------
     density_mean, density_std : float
-        Of the channel ``ln(rho + offset)``.
+        Mean and deviation of the channel ``ln(rho + offset)``.
     velocity_scale : float
         Rms of a component of the input velocities, km/s.
     target_scale : float
@@ -39,12 +39,12 @@ class Normalisation:
 
 
 UNIT = Normalisation(0.0, 1.0, 1.0, 1.0)
-"""Of a model that has no network to feed."""
+"""Normalisation of a model without a network."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a model is and what it was trained on.
+    """Description of a model and its training data.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class ModelSpec:
     target : {"velocity", "momentum"}
         The field that it predicts.
     cell_size : float
-        Of the training fields, Mpc/h.
+        Cell size of the training fields, Mpc/h.
     redshift : float
         Of the training fields.
     cosmology : dict
@@ -63,7 +63,7 @@ class ModelSpec:
     provenance : dict
         How it was made.
     filter : WienerFilter, optional
-        Makes the first of its flows, if its architecture wants one.
+        Filter of its first flow, if its architecture has one.
     gain : PowerGain, optional
         Restores the power that its velocities lack on small scales.
     """
@@ -105,12 +105,12 @@ class VelocityModel(nn.Module):
         return (
             f"VelocityModel {spec.architecture}: {spec.target} in km/s on cells of "
             f"{spec.cell_size:g} Mpc/h at z = {spec.redshift:g}; {parameters:,} parameters"
-            "\nspec: all that is known of it; network: its layers"
+            "\nspec: its description; network: its layers"
         )
 
     @property
     def geometry(self) -> Geometry:
-        """How output cells lie in input cells."""
+        """Position of output cells in input cells."""
         return geometry_of(self.network)
 
     def channels(self, density: Tensor, flows: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class VelocityModel(nn.Module):
         Yields
         ------
         Tensor
-            As :meth:`forward` returns it, in memory of its own.
+            Result of :meth:`forward`, in new memory.
         """
         for symmetry in symmetries:
             turned = self(symmetry.apply(density, vector=False), symmetry.apply(flows, vector=True))

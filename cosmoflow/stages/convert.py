@@ -40,7 +40,7 @@ _BYTES_PER_PARTICLE = 24
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertPlan(Plan):
-    """What `convert` is going to do.
+    """Plan of `convert`.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def _plan(source: ParticleSource) -> ConvertPlan:
         stage="convert",
         tasks=-(-source.count // ROWS_PER_SHARD),
         unit="shards",
-        # What is read in the file's own (double) precision, its conversion, and the encoded chunks.
+        # Rows in the file's own (double) precision, their conversion, and the encoded chunks.
         worker_memory=4 * row * min(source.count, ROWS_PER_SHARD),
         read=source.count * row,
         written=source.count * row,

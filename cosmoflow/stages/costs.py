@@ -1,4 +1,4 @@
-"""What the parts of every stage cost, as measured, and the rates of what they run on.
+"""Measured costs of the parts of every stage, and rates of the hardware.
 
 ``--dry-run`` and the planner of clusters both use these figures, and no stage has others.
 Core-seconds are CPU time, user and system, of work in one process on two cores of an AMD EPYC
@@ -13,7 +13,7 @@ from typing import Final
 from cosmoflow.config.settings import Scheme
 
 START_SECONDS: Final = 9.0
-"""Of a command on Ray: interpreter, libraries, Ray (docs/painting.md)."""
+"""Start of a command on Ray: interpreter, libraries, Ray (docs/painting.md)."""
 
 OVERHEAD: Final = 160 << 20
 """Bytes of a worker that do not grow with its task: buffers of the store, of threads, of malloc."""
@@ -67,10 +67,10 @@ DEMO_SECONDS: Final = 300.0
 # --- Networks, in FLOPs a second.
 
 CPU_FLOPS: Final = {"float32": 0.85e11, "bfloat16": 1.7e11}
-"""Of a core in inference: 256^3 cells of 1.38e5 operations in 6.89 s (bfloat16) and 14.2 s
-(float32) on two cores (docs/inference.md)."""
+"""FLOPs a second of a core in inference: 256^3 cells of 1.38e5 operations in 6.89 s (bfloat16) and
+14.2 s (float32) on two cores (docs/inference.md)."""
 TRAINING_CPU_FLOPS: Final = 1.25e11
-"""Of a core: 250 GFLOP/s on two (docs/models.md)."""
+"""FLOPs a second of a core in training: 250 GFLOP/s on two (docs/models.md)."""
 GPU_UTILISATION: Final = {
     "paper": 0.50,
     "paper-text": 0.50,
@@ -80,7 +80,7 @@ GPU_UTILISATION: Final = {
     "residual-medium": 0.12,
     "residual-large": 0.20,
 }
-"""Of a GPU's published bfloat16 peak, in training on an H200: few features keep it less busy
+"""Share of a GPU's published bfloat16 peak in training on an H200; few features keep it less busy
 (docs/models.md). Measured for `paper`, `residual-small` and `residual-medium`; the others are
 guessed from these. Inference with `residual-small` reaches 0.07, and waits for its cores."""
 
@@ -91,22 +91,22 @@ HANDED_BYTE: Final = 5.0e-9
 0.5 GB of spectra at 512^3, 17 s for the 3.4 GB of `paint`, beyond what they take in one process
 (docs/planning.md)."""
 PART_SECONDS: Final = 5.0e-4
-"""Of the driver, which owns it and tells its whereabouts, for each part that one task hands to
+"""Seconds of the driver, which owns every part and answers where it is, for each part handed to
 another (benchmarks/cluster_scaling.py --driver)."""
 TASK_SECONDS: Final = 2.0e-3
-"""Of the driver, for each task: Ray's own release benchmark of many tasks dispatches 450 to 600 a
-second on 64-core nodes."""
+"""Seconds of the driver for each task: Ray's own release benchmark of many tasks dispatches 450 to
+600 a second on 64-core nodes."""
 OBJECT_STORE_SHARE: Final = 0.3
-"""Of a node's memory; Ray's default. The rest is for workers, less :data:`SYSTEM_BYTES`."""
+"""Share of a node's memory, Ray's default. The rest is for workers, less :data:`SYSTEM_BYTES`."""
 SYSTEM_BYTES: Final = 4 << 30
-"""Of a node: Ray's daemons and the interpreters of idle workers."""
+"""Memory of Ray's daemons and of the interpreters of idle workers on a node."""
 
-# --- Hardware that the table of nodes does not tell.
+# --- Hardware figures that the table of nodes lacks.
 
 THREAD_GAIN: Final = 1.3
-"""What a core does with both hardware threads busy, over one: a customary figure, not measured."""
+"""Work of a core with both hardware threads busy, over that with one: customary, not measured."""
 DISK_BYTES: Final = 2.0e9
-"""A second, of local flash, written or read."""
+"""Bytes a second of local flash, written or read."""
 VOLUME_BYTES: Final = 2.5e8
 """A second, of a network volume where a node has no local flash."""
 

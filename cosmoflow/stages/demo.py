@@ -30,7 +30,7 @@ HELD_OUT_SEED_OFFSET = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan(SimulatePlan):
-    """What `demo` is going to do: its simulations, and what follows them.
+    """Plan of `demo`: its simulations and the stages after them.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
     Returns
     -------
     comparison : Comparison
-        Of the held-out box.
+        Comparison of the held-out box.
     summary : dict
         Paths and the seconds of each stage.
     """
@@ -147,7 +147,7 @@ def run_demo(out: str = "demo-output", run: Run | None = None) -> Comparison:
     Returns
     -------
     Comparison
-        Of the box that the network was not trained on.
+        Comparison of the box that the network was not trained on.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def run_demo(out: str = "demo-output", run: Run | None = None) -> Comparison:
 def _models(trained: str, fields: str) -> dict[str, str]:
     """Return the models to compare by the name that the report gives them.
 
-    What ships takes part where it fits: it was made for cells of one size.
+    A shipped model takes part if it was trained on cells of this size.
     """
     models = {"trained here": trained}
     store = FieldStore(fields)

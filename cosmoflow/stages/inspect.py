@@ -1,4 +1,4 @@
-"""What any store or model is."""
+"""Descriptions of stores, models and snapshots."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KINDS = ("particles", "fields", "spectra", "curves")
 
 
 class Description(dict[str, Any]):
-    """What is known of a store, by name; nested where the store nests it."""
+    """Facts of a store by name, nested as in the store."""
 
     def __repr__(self) -> str:
         lines = [shorten(f"{name}: {value}") for name, value in _flatten(self)]
@@ -49,7 +49,7 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> Description:
     url : str
         Where it is, or the name of a model.
     hints : SnapshotHints, optional
-        What a snapshot's header leaves out.
+        Facts that a snapshot's header lacks.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
     ):  # fmt: skip
         if key in attributes:
             content[key] = attributes[key]
-    # What was assumed comes first: it is what a reader of the numbers must know.
+    # Assumptions come first: a reader of the numbers must know them.
     provenance = content.get("provenance", {})
     if provenance.get("notes"):
         content["notes"] = provenance["notes"]
@@ -119,7 +119,7 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
         content["shards"] = {
             name: f"{int(Ledger(group, name).finished().sum())} of {flags.shape[0]}"
             for name, flags in ledgers.arrays()
-            # What else is kept beside the flags has more dimensions.
+            # Other arrays beside the flags have more dimensions.
             if flags.ndim == 1
         }
     return content

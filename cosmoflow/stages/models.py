@@ -171,7 +171,7 @@ def open_model(name: str, fields: Box) -> VelocityModel:
     name : str
         Of :func:`find_model`.
     fields : Box
-        What it is to be applied to; linear theory fits all.
+        The box that the model is applied to; linear theory fits all.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def open_model(name: str, fields: Box) -> VelocityModel:
 def model_digest(name: str) -> str:
     """Return the digest of a model's weights: the same settings need not give the same weights.
 
-    Of linear theory it is the name, of a filter that of its weights.
+    It is the name of linear theory, and the digest of a filter's weights.
     """
     if is_linear(name):
         return name

@@ -1,4 +1,4 @@
-"""What every stage is given besides its inputs and outputs, and what it plans."""
+"""Arguments common to all stages, their plans, and their start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cosmoflow.storage.urls import exists, remove
 from cosmoflow.units import format_bytes
 
 Tell = Callable[[Key], None]
-"""What a task calls with its key when it is done."""
+"""A function that a task calls with its key when it is done."""
 
 FIELDS_SHARE: Final = 0.25
 """Share of the free memory up to which a training holds its fields; larger ones are streamed."""
@@ -44,7 +44,7 @@ _OF_THE_SETTINGS: Final = Session()
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Run:
-    """How a stage is to be run.
+    """How to run a stage.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Run:
     session : Session, optional
         Hands out the engine; by default a new one, of the settings' own section ``engine``.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that is there already.
+        Treatment of an existing output.
     listener : callable
         Receives progress and warnings. By default warnings go to Python's ``warnings`` and the rest
         is discarded.
@@ -79,9 +79,9 @@ class Run:
 def claiming(out: str, run: Run) -> Iterator[Claim]:
     """Hold an output from before a run's first write to it until its last.
 
-    When the run is refused before it has finished any part of an output that it began, the output
-    is deleted: a person who mends the input then runs the same command again, with nothing in its
-    way. What an earlier run began, or what has a finished shard, stays.
+    If the run is refused before it finishes any part of an output that it began, the output is
+    deleted: the user can mend the input and run the same command again. An output that an earlier
+    run began, or that has a finished shard, stays.
 
     Parameters
     ----------
@@ -114,10 +114,10 @@ def claiming(out: str, run: Run) -> Iterator[Claim]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage is going to do.
+    """Plan of a stage.
 
-    Every stage has a plan of its own class, whose further fields say what else the stage has
-    decided. ``--dry-run`` prints a plan, the planner of clusters reads it, and the stage runs it.
+    Every stage has its own subclass, whose further fields hold the stage's other decisions.
+    ``--dry-run`` prints a plan, the planner of clusters reads it, and the stage runs it.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def start_engine(
     plan : Plan
         Says what a worker needs.
     remedy : str
-        What makes the need smaller.
+        How to need less memory.
     cpu_seconds : float, optional
         The plan's by default; 0 to stay in this process unless Ray was asked for.
     workers : int
@@ -203,7 +203,7 @@ def start_engine(
 def memory_here(run: Run, *, free: int | None = None, workers: int = 1) -> int:
     """Return the bytes that a process may take: what ``--memory`` allows, else a share of the free.
 
-    The rest is for whatever else runs on the machine.
+    The rest is for other processes on the machine.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ class Progress:
     listener : callable
         Where the events go.
     stage, unit : str
-        For people.
+        Names, for messages.
     total, done : int
         Steps in all, and those that an earlier run finished.
     claim : Claim, optional
@@ -263,7 +263,7 @@ class Progress:
         self._total = total
         self._done = done
         self._claim = claim
-        # Messages of running tasks come in a thread of their own.
+        # Messages of running tasks come in another thread.
         self._lock = threading.Lock()
         listener(StageStarted(stage, total, unit))
         if done:
@@ -296,13 +296,13 @@ def run_graph(
     Parameters
     ----------
     build : callable
-        Makes the graph, given what its tasks are to call.
+        Makes the graph, given the function that its tasks call.
     engine : Engine
-        What it runs on.
+        The engine.
     plan : Plan
         The stage, how many tasks there are, what each needs.
     run : Run
-        Who hears of progress.
+        Its listener receives progress.
     on_done : callable
         Takes the key and the result of every output of the graph, in any order.
     """

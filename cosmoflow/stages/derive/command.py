@@ -108,9 +108,9 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
 
     Notes
     -----
-    By differences every shard is a task of its own, and the result is the same to the last bit
-    whatever the shards. Spectral derivatives are one task that holds the box; of a box that one
-    process has no room for they are filters between two transforms in slabs.
+    By differences every shard is one task, and the shards make no difference to the last bit.
+    Spectral derivatives are one task that holds the box, or, for a box larger than the memory of
+    one process, filters between two transforms in slabs.
     """
     run, warned = run or Run(), list[str]()
     run = replace(run, listener=noting(run.listener, warned))
@@ -314,7 +314,7 @@ def derive_task(
 def derive_box_task(
     work: Work, out: str, digest: str, todo: list[int], background: tuple[float, float, float]
 ) -> int:
-    """Derive the whole box and write the shards that are to do; return how many."""
+    """Derive the whole box and write the missing shards; return how many."""
     store = FieldStore(work.fields)
     values = derive_box(store, work.names, work.config.smoothing, background)
     blocks, whole = grid_blocks(store.grid, work.shard), Block((0, 0, 0), (store.grid,) * 3)

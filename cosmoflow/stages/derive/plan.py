@@ -23,7 +23,7 @@ _OVERHEAD = 3 << 25
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is derived from a store, checked.
+    """A validated derivation.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Work:
 
 
 def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) -> Work:
-    """Return what is to be done.
+    """Validate a request.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What can be derived from stored fields: from which, and how, in a block or in the whole box."""
+"""Derivation of fields from stored fields, in a block or in the whole box."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class BlockSource:
     block : Block
         The cells that are wanted, inside the grid.
     radius : float, optional
-        Of the Gaussian that everything is smoothed with, Mpc/h.
+        Radius of the Gaussian that smooths all inputs, Mpc/h.
     halo : int
         1 for derivatives, else 0.
     """
@@ -133,7 +133,7 @@ class BoxSource:
     store : FieldStore
         The box.
     radius : float
-        Of the Gaussian that everything is smoothed with, Mpc/h; 0 for none.
+        Radius of the Gaussian that smooths all inputs, Mpc/h; 0 for none.
     """
 
     def __init__(self, store: FieldStore, *, radius: float = 0.0) -> None:
@@ -203,9 +203,9 @@ def derive_block(
     block : Block
         Cells, inside the grid.
     names : sequence of str
-        What :func:`recipe_of` knows.
+        Names that :func:`recipe_of` knows.
     radius : float or None
-        Of the Gaussian of smoothed fields, Mpc/h.
+        Radius of the Gaussian of smoothed fields, Mpc/h.
     background : (3,) float
         Mean momentum over mean density, km/s.
 

@@ -1,6 +1,6 @@
 """Spectral derivatives and smoothing of boxes larger than memory: filters between two transforms.
 
-Every variable is transformed once, whatever is made of it
+Every variable is transformed once for all fields
 (:mod:`cosmoflow.stages.slabs.transform`).
 """
 
@@ -39,11 +39,11 @@ class Filtered:
     Parameters
     ----------
     name : str
-        Of the field.
+        Name of the field.
     source : str
         The variable that is transformed for it.
     radius : float
-        Of the Gaussian, Mpc/h; 0 for none.
+        Radius of the Gaussian, Mpc/h; 0 for none.
     """
 
     name: str
@@ -136,7 +136,7 @@ class SlabPlan(DerivePlan):
     slabs : int
         Number of slabs.
     work : Work
-        What is derived.
+        The derivation.
     cut : Cut
         The slabs.
     """
@@ -158,7 +158,7 @@ class DerivedShards:
     Parameters
     ----------
     work : Work
-        What is derived.
+        The derivation.
     out, digest : str
         The store that is written, and the run that writes it.
     background : (float, float, float)
@@ -230,7 +230,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
 def build_slabs(
     plan: SlabPlan, writer: DerivedShards, todo: Sequence[int], tell: Tell
 ) -> TaskGraph:
-    """Transform every variable, filter, transform back, and write the shards that are to do."""
+    """Transform every variable, filter, transform back, and write the missing shards."""
     build, filters = SlabGraph(plan.cut, tell), Filters.of(plan.work)
     variables = [Variable(plan.work.fields, name, count_parts(name)) for name in filters.sources]
     fields = [

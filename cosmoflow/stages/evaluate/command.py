@@ -101,7 +101,7 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     OutputExistsError
         A report is there already, or something that is none.
     ConfigError
-        The report that is to be resumed was begun with other settings or stores; there is too
+        The report to resume was begun with other settings or stores; there is too
         little memory.
     StorageError
         The folder or a store cannot be reached.
@@ -174,7 +174,7 @@ def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]
     """Refuse a folder that is there and may not be replaced."""
     stores = [inputs.true, *inputs.found.values()]
     check_output(out, run.existing, [store.url for store in stores])
-    # A run that was killed before its first mark leaves a folder that tells nothing.
+    # A run that was killed before its first mark leaves an empty folder.
     if not exists(out) or (Path(out).is_dir() and holds_only_partial_files(out)):
         return
     found = _read_mark(out)
@@ -200,7 +200,7 @@ def _read_mark(out: str) -> dict[str, Any]:
         found = {}
     if isinstance(found, dict) and found:
         return found
-    # Folders of models are told by the names of their files.
+    # Folders of models are recognised by the names of their files.
     names = [name for name in OUTPUT_MARKS[1:] if has_file(out, name)]
     return {"format": f"that of {' and '.join(names)}"} if names else {}
 

@@ -21,7 +21,7 @@ LEAST_CORRELATION: Final = 0.3
 correlation is 0 but for chance."""
 
 Predictions = str | Sequence[str]
-"""URLs of fields stores, each by itself or as ``NAME=URL``."""
+"""URLs of fields stores, each plain or as ``NAME=URL``."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def open_inputs(truth: str, predictions: Predictions, radii: Sequence[float]) ->
     predictions : str or sequence of str
         URLs of the others.
     radii : sequence of float
-        Of linear theory, whose names no prediction may have.
+        Smoothing radii of linear theory, whose names no prediction may have.
 
     Raises
     ------
@@ -147,12 +147,12 @@ def _check_whole(store: FieldStore) -> None:
 
 @dataclass
 class Origins:
-    """What is known of where predictions come from.
+    """Origin of the predictions.
 
     Parameters
     ----------
     notes : list of str
-        What the report keeps of it.
+        Facts that the report keeps.
     unchecked : list of str
         Names of the predictions whose box is not known.
     """
@@ -231,7 +231,7 @@ def check_agreement(
     Parameters
     ----------
     residual : mapping
-        Of each method, its ``correlation`` with the truth.
+        ``correlation`` of each method with the truth.
     origins : Origins
         Which predictions could not be checked.
     listener : callable

@@ -52,7 +52,7 @@ from cosmoflow.storage.urls import exists, join, open_group_for_writing, remove
 R = TypeVar("R")
 
 Found = BlockSum | CoarseSum | dict[str, PowerSum] | dict[str, Array]
-"""What a task returns."""
+"""Result of a task."""
 
 SCRATCH = "linear.zarr"
 """The store inside the report's folder that linear theory is kept in while it is compared."""
@@ -68,11 +68,11 @@ def measure(
     inputs : Inputs
         The stores.
     out : str
-        URL of the folder in which linear theory is kept for the while.
+        URL of the folder that holds linear theory during the run.
     plan : EvaluatePlan
         The tasks.
     engine : Engine
-        What they run on.
+        The engine.
     run : Run
         Settings, progress.
     claim : Claim
@@ -129,7 +129,7 @@ def _with_background(method: Method, cut: Cut, engine: Engine) -> Method:
 
 @dataclass
 class Totals:
-    """What the tasks have added up to so far.
+    """Sums over the finished tasks.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class Totals:
     patch : dict
         By the truth and method.
     subboxes : list
-        Of every sub-box.
+        Spectra of every sub-box.
     """
 
     cells: BlockSum
@@ -190,7 +190,7 @@ class Worker:
 
 
 class InOrder(Generic[R]):
-    """Passes results on in the order of their numbers, whatever order they come in.
+    """Passes results on in the order of their numbers.
 
     Sums of float64 depend on the order of their terms: in this one a run on many workers ends with
     the very numbers of a run on one. A result that comes before its turn waits.
@@ -280,7 +280,7 @@ def linear_methods(
 ) -> Iterator[list[Method]]:
     """Have the linear velocities of the truth's density for a while.
 
-    The truth is somebody else's and is only read. What it lacks is made in a scratch store inside
+    The truth is only read. Missing velocities are made in a scratch store inside
     the output, in memory or slab by slab on the engine, and deleted at the end, come what may.
 
     Parameters
@@ -292,14 +292,14 @@ def linear_methods(
     out : str
         URL of the output.
     run : Run
-        Settings, engine, who hears of it.
+        Settings, engine, listener.
     claim : Claim
         On the output.
 
     Yields
     ------
     list of Method
-        Of the radii, in their order.
+        One for each radius, in their order.
 
     Raises
     ------

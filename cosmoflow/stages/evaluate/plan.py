@@ -24,7 +24,7 @@ from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import format_bytes
 
 BLOCK_CELLS = 256
-"""Most cells per axis of a block: its halo is read twice, and a larger one has little of it."""
+"""Most cells per axis of a block: its halo is read twice, and is a small part of a larger block."""
 
 _OVERHEAD = 256 << 20
 """Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc, and the
@@ -119,7 +119,7 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatePlan(Plan):
-    """What `evaluate` is going to do.
+    """Plan of `evaluate`.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ def block_memory(inputs: Inputs, block: int) -> int:
 def _block_cells(inputs: Inputs, run: Run) -> int:
     """Return the largest block that every core has the memory for: of whole shards, or of chunks.
 
-    Where even a chunk is too large it is the smallest, which the plan's memory then tells of.
+    Where even a chunk is too large, the smallest is returned, and the plan's memory shows it.
     """
     true = inputs.true
     shard, chunk = min(true.shard, true.grid), min(true.chunk, true.grid)

@@ -46,7 +46,7 @@ def check_weights(wiener: WienerFilter, model: str | None = None) -> None:
 
 
 def check_modes(density: Tensor, box_size: float, fields: Sequence[str], url: str) -> None:
-    """Refuse a density whose fields are not finite, whatever the filter.
+    """Refuse a density whose fields are not finite; no filter can mend that.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def check_modes(density: Tensor, box_size: float, fields: Sequence[str], url: st
     fields : sequence of str
         Of :data:`cosmoflow.numerics.wiener.FIELDS`.
     url : str
-        Of the density's store.
+        URL of the density's store.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = N
     rate : float
         ``f a H``, km/s per Mpc/h.
     url : str
-        Of the density's store.
+        URL of the density's store.
     model : str, optional
         Name or URL of the model that the filter is of.
     """

@@ -1,4 +1,4 @@
-"""What making a global flow in slabs takes."""
+"""Plan of a global flow that is made in slabs."""
 
 from __future__ import annotations
 

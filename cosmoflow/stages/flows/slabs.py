@@ -3,7 +3,7 @@
     density ─▶ fields ─▶ (tide ─▶ squares ─▶) flow ─▶ velocity ─▶ write
 
 The fields of the source are transformed in slabs (:mod:`cosmoflow.stages.slabs.transform`). Squares
-take a round of their own: the smoothed contrast and its tide come back to real space, are squared,
+take a second round: the smoothed contrast and its tide come back to real space, are squared,
 and are transformed again.
 """
 
@@ -57,11 +57,11 @@ def add_flow(
     store : FieldStore
         With ``density``.
     source : FlowSource
-        Of the velocity.
+        Source of the velocity.
     rate : float
         ``f a H``, km/s per Mpc/h.
     adding : context manager
-        Begins the velocity in the store, and notes it when all of it is written.
+        Begins the velocity in the store, and notes it when it is complete.
     run : Run
         Settings, engine, progress.
     thickness : int, optional
@@ -88,7 +88,7 @@ def add_flow(
     flow = Flow(store.url, store.metadata.box_size, rate, source, model)
 
     def note(key: Key, result: None) -> None:
-        # Not when a task tells: that comes in a thread where an error would stop nothing.
+        # Not in the notification of a task: that runs in a thread, where an error stops nothing.
         if claim is not None:
             claim.check()
 

@@ -39,7 +39,7 @@ def ensure_flows(
     *,
     model: str | None = None,
 ) -> tuple[Flow, ...]:
-    """Make the global velocities that a model wants, where a fields store lacks them.
+    """Make the global velocities that a model needs and a fields store lacks.
 
     They are kept in the store, so the next run finds them. One that was made from another density,
     box size, redshift or cosmology than the store has now, or that does not say, is made again in
@@ -49,20 +49,20 @@ def ensure_flows(
     Parameters
     ----------
     url : str
-        Of a fields store with ``density``.
+        URL of a fields store with ``density``.
     radii : sequence of float
         Gaussian radii of linear velocities, Mpc/h.
     wiener : WienerFilter, optional
         Whose velocity comes first.
     run : Run
-        Settings, engine, and who hears of what is made.
+        Settings, engine, listener.
     model : str, optional
         Name or URL of the model that the filter is of, for errors.
 
     Returns
     -------
     tuple of Flow
-        What to read, in the order of a model's inputs.
+        Flows to read, in the order of the model's inputs.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def _lacking(
 
 
 def _is_kept(store: FieldStore, source: FlowSource) -> bool:
-    """Tell whether a store has the flow of a source, whatever it was made from."""
+    """Return whether a store has the flow of a source, made from any density."""
     if isinstance(source, LinearTheory):
         return source.radius in store.smoothing_scales()
     return filter_digest(store) == source.digest

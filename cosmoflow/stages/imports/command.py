@@ -45,7 +45,7 @@ from cosmoflow.units import SPEED_OF_LIGHT
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPlan(Plan):
-    """What `import` is going to do.
+    """Plan of `import`.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def store_density(
     velocity, momentum : array_like, optional
         km/s, shape ``(3, n, n, n)`` or ``(n, n, n, 3)``.
     cosmology : CosmologyConfig, optional
-        Of the box; by default that of the settings.
+        Cosmology of the box; by default that of the settings.
 
     Returns
     -------
@@ -199,7 +199,7 @@ def plan_import(request: Request, run: Run) -> ImportPlan:
         stage="import",
         tasks=len(grid_blocks(request.grid, shard)),
         unit="shards",
-        # What is read, in double precision, as float32, and encoded.
+        # Values as they are read (double precision), as float32, and encoded.
         worker_memory=costs.OVERHEAD + (read + 8 * sum(parts.values()) + 2 * written) * shard**3,
         # All is read twice: first to know what it is like.
         read=2 * read * cells,

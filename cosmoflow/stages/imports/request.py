@@ -1,4 +1,4 @@
-"""What is imported: cubes, and what the numbers of the density cube are."""
+"""Validated request of an import: cubes, and the meaning of the density cube."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IN_MEMORY: Final = "an array in memory"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be imported.
+    """A request.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Request:
     box_size, redshift : float
         Mpc/h; of the box.
     quantity : str or None
-        What the density cube holds; None to find out.
+        Quantity in the density cube; None to find out.
     order : str or None
         As it was given.
     """
@@ -86,7 +86,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What makes 1 + delta of the density cube: ``offset + value / unit``."""
+    """Conversion of the density cube to 1 + delta: ``offset + value / unit``."""
 
     offset: float
     unit: float
@@ -145,7 +145,7 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
     Raises
     ------
     DataError
-        The values are not what they are said to be, or do not tell what they are.
+        The values contradict the stated quantity, or fit none.
     """
     where, said = request.cubes["density"].where, request.quantity
     if found.bad:

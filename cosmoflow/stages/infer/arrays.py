@@ -104,9 +104,9 @@ def infer_array(
     model : str or sequence of str
         As of :func:`cosmoflow.infer`.
     redshift : float
-        Of the density.
+        Redshift of the density.
     cosmology : CosmologyConfig, optional
-        Of the box; by default that of the simulations that the shipped models come from.
+        Cosmology of the box; by default that of the shipped models' simulations.
     run : Run, optional
         Settings (section ``infer``).
 
@@ -234,7 +234,7 @@ def predict_box(
     Returns
     -------
     Prediction
-        Of the box, shapes ``(3, n, n, n)``.
+        Prediction of the box, shapes ``(3, n, n, n)``.
     """
     grid = source.grid
     block = min(_BLOCK_CELLS, grid)

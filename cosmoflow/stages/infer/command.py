@@ -119,7 +119,7 @@ def infer(
         for name, one in zip(names, models, strict=True)
     )
     provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *warned]))
-    # What the flow that workers read was made from: they stop when another is in its place.
+    # The origin of the flow that workers read: they stop if it is replaced.
     work = replace(work, flows=flows, origin=noted_origin(FieldStore(fields)))
     blocks = grid_blocks(store.grid, work.layout.shard)
     wanted = np.array([intersect(block, work.region) is not None for block in blocks])

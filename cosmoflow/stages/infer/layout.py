@@ -23,7 +23,7 @@ _USEFUL_CACHE = 1 << 30
 """Bytes of decoded chunks beyond which a worker gains next to nothing."""
 
 _CACHE_COST = 2
-"""Memory that a byte of it takes: chunks that are let go leave holes that suit no larger buffer."""
+"""Memory taken by a byte of cache: freed chunks leave holes too small for larger buffers."""
 
 _TASKS = 8
 """Tasks that each worker should have at least, for progress, balance and resuming."""
@@ -133,7 +133,7 @@ def _cut(work: Work, models: Sequence[VelocityModel], shard: int, block: Sides) 
     tiles = {size for size in fixed if size is not None}
     if None in fixed:
         stride = math.lcm(*(model.geometry.stride for model in models))
-        # What derivatives need around the block begins on the lattice too.
+        # The cells that derivatives need around the block begin on the lattice too.
         cells = -(-work.halo // stride) - (-(max(block) + work.halo) // stride)
         cuts = range(1, cells + 1 if config.tile is not None else min(cells, _CUTS) + 1)
         tiles |= {-(-cells // count) * stride for count in cuts}
@@ -165,7 +165,7 @@ def _halo_work(work: Work, models: Sequence[VelocityModel]) -> float:
     total = 0.0
     for model in models:
         tiles, halo = _tiles(work, model), model.geometry.halo
-        # Unpadded layers see from all of the halo to none of it: half of it in the mean.
+        # Unpadded layers see the whole halo at first and none at last: half of it on average.
         total += len(tiles) * math.prod(side + halo for side in tiles.shape)
     return total / math.prod(work.extent)
 

@@ -1,4 +1,4 @@
-"""What `infer` is going to need: memory, bytes, operations, seconds."""
+"""Plan of `infer`: memory, bytes, operations, seconds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def measure_rate(model: VelocityModel, config: InferConfig, tile: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class InferPlan(Plan):
-    """What `infer` is going to do; its core-seconds are those of networks on CPUs.
+    """Plan of `infer`; its core-seconds are those of networks on CPUs.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def plan_work(
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """What tasks predict along an axis.
+    """Intervals that tasks predict along an axis.
 
     Parameters
     ----------

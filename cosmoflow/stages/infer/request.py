@@ -1,4 +1,4 @@
-"""What `infer` is asked for, checked."""
+"""Validated request of `infer`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from cosmoflow.units import VELOCITY
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be predicted, checked.
+    """A validated request.
 
     Parameters
     ----------
     models : tuple of str
         Their names or URLs.
     target : str
-        What they predict.
+        The field that the models predict.
     config : InferConfig
         The settings.
     layout : Layout
@@ -46,9 +46,9 @@ class Work:
     region : Block
         The cells that are wanted.
     flows : tuple of tuple of Flow
-        Of each model; empty until they are made.
+        Flows of each model; empty until made.
     origin : mapping or None
-        What the Wiener velocity among them was made from, as it is noted in the store.
+        Origin of the Wiener velocity among them, as noted in the store.
     device_memory : int or None
         Bytes of a worker's GPU; None where workers compute on CPUs.
     """
@@ -70,13 +70,13 @@ class Work:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """What a task writes."""
+        """Cells that a task writes."""
         spread = (f"{self.target}_std",) if self.config.spread else ()
         return (self.target, *spread, *self.config.fields)
 
     @property
     def attributes(self) -> dict[str, dict[str, Any]]:
-        """What the variables of an output say of themselves beside their units."""
+        """Attributes of the output's variables beside their units."""
         attributes: dict[str, dict[str, Any]] = {name: {} for name in (*self.variables, RESTORED)}
         for derived in self.config.fields:
             if recipe_of(derived).slopes:
@@ -116,20 +116,20 @@ def check_work(
     *,
     device: Device | None = None,
 ) -> Work:
-    """Return what is to be done, the box not yet cut.
+    """Validate a request; the box is not cut yet.
 
     Parameters
     ----------
     box : Box
-        What the models are applied to.
+        The box that the models are applied to.
     names : sequence of str
-        Of the models.
+        Names of the models.
     models : sequence of VelocityModel
         All of them.
     run : Run
         Settings, and the engine that knows the workers.
     device : Device, optional
-        What workers compute on; none means to ask one.
+        Device of the workers; by default a worker is asked.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def _check_overlap(model: VelocityModel, config: InferConfig) -> None:
 
 
 def _region_cells(box: Box, config: InferConfig) -> Block:
-    """Return the cells whose centres lie in the region."""
+    """Return the cells whose centres are in the region."""
     grid, size = box.grid, box.metadata.box_size
     if config.region is None:
         return Block((0, 0, 0), (grid, grid, grid))
@@ -232,7 +232,7 @@ def _refuse_slopes(config: InferConfig) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What workers compute on.
+    """Device of a worker.
 
     Parameters
     ----------

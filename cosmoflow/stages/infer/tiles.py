@@ -23,9 +23,9 @@ class Layout:
     Parameters
     ----------
     shard : int
-        What one write covers.
+        Cells that one write covers.
     block : (int, int, int)
-        What one task predicts and writes: one shard or several.
+        Cells that one task predicts and writes: one shard or several.
     tile : int
         Most output of one forward pass.
     batch : int
@@ -51,7 +51,7 @@ class TileGrid:
     Parameters
     ----------
     origins : (range, range, range)
-        Of each axis.
+        Origins along each axis.
     shape : (int, int, int)
         Cells of a tile.
     """
@@ -92,7 +92,7 @@ class Piece:
 
 
 def cut_pieces(block: Block, geometry: Geometry, layout: Layout, grid: int) -> list[Piece]:
-    """Cut a block into the pieces whose tiles lie on one lattice, and these into tiles.
+    """Cut a block into pieces whose tiles are on one lattice, and the pieces into tiles.
 
     The lattice of the stride begins at cell 0 of the box. If the grid is no multiple of the stride,
     the lattice does not close across the periodic border: cell ``n`` of the box is its cell 0 and
@@ -146,7 +146,7 @@ def _split_periods(origin: int, length: int, grid: int) -> list[tuple[int, int, 
 def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> TileGrid:
     """Return the tiles that a block on one lattice is predicted by.
 
-    A network without padding gives every cell the same value from any tile whose origin lies on the
+    A network without padding gives every cell the same value from any tile whose origin is on the
     lattice of its stride, so its tiles fit the block. One with padding does not: its tiles have one
     size and lie on one lattice from cell 0 on, whatever the block.
     """

@@ -1,4 +1,4 @@
-"""What a worker of `infer` does: read a block, predict it in tiles, derive fields, write shards."""
+"""Work of an `infer` worker: read a block, predict it in tiles, derive fields, write shards."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ class Member:
 
     @property
     def geometry(self) -> Geometry:
-        """How output cells lie in input cells."""
+        """Position of output cells in input cells."""
         return self.model.geometry
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What some models need to predict a block, read.
+    """Inputs of models for a block.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ class PredictedBlock:
     velocity : ndarray
         Shape ``(3, *inputs.block.shape)``, km/s.
     inputs : Inputs
-        What it was predicted from.
+        Inputs of the prediction.
     cell_size : float
         Mpc/h.
     """
@@ -268,9 +268,9 @@ def make_predictor(
     fields, out : str
         URLs of the stores to read and to write.
     work : Work
-        What is asked for.
+        The request.
     digest : str
-        Of the run, whose output it must still be.
+        Digest of the run; the output must still belong to it.
     """
     store = FieldStore(fields)
     models = [open_model(name, store) for name in work.models]
@@ -328,11 +328,11 @@ def predict_fields(
     ensemble : Ensemble
         The models.
     inputs : Inputs
-        Of the block, and of a cell more on every side where derivatives are wanted.
+        Prediction of the block, with one more cell on every side for derivatives.
     block : Block
         The cells to return.
     work : Work
-        What is asked for.
+        The request.
     cell_size : float
         Mpc/h.
 

@@ -1,1 +1,1 @@
-"""What stages check in their inputs, read from them and carry on to outputs."""
+"""Checks of the inputs of stages, and facts that outputs keep about them."""

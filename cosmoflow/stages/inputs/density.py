@@ -22,7 +22,7 @@ from cosmoflow.storage.metadata import attributes_of
 from cosmoflow.units import INTERLACED, format_bytes
 
 MEAN_TOLERANCE: Final = 1e-3
-"""What the mean of 1 + delta may differ from 1."""
+"""Tolerance of the mean of 1 + delta."""
 
 DENSITY_CHECKSUMS: Final = "density_checksums"
 """The attribute of a store that cosmoflow made: the checksum of each density, which is 1 + delta by
@@ -37,7 +37,7 @@ DENSITIES: Final = ("density", f"{INTERLACED}density")
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What some values are like.
+    """Summary of values.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Summary:
     total : float
         Their sum.
     lowest, highest : float
-        Of those that are finite.
+        Mean of the finite values.
     whole : bool
         Whether all are integers.
     """
@@ -183,7 +183,7 @@ def check_contents(store: FieldStore, names: Iterable[str], run: Run) -> None:
     names : iterable of str
         The variables that the stage reads; only these are looked at.
     run : Run
-        Its listener hears what takes long.
+        Its listener receives progress.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def _blocks(store: FieldStore, name: str) -> Iterator[Block]:
 
 
 def checksum_densities(url: str) -> dict[str, str]:
-    """Return the checksums of an output's densities, to be noted when all of it is written."""
+    """Return the checksums of an output's densities, to note when it is complete."""
     store = FieldStore(url, unfinished=True)
     return {name: store.checksum(name) for name in DENSITIES if name in store.variables}
 

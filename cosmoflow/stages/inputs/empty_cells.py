@@ -25,7 +25,7 @@ ENOUGH_TO_FILL: Final = 0.5
 """Particles a cell from which on the nearest particle is a good guess for empty cells: at 1 the
 velocity's error is 10 % of its rms, at 1/8 it is 27 % (docs/painting.md)."""
 MOST_COUNTED: Final = 512
-"""Cells per axis up to which the empty cells of a store that does not tell are counted."""
+"""Cells per axis up to which empty cells are counted in a store without a record of them."""
 
 
 def caution_of_plan(count: int, config: PaintConfig) -> str | None:
@@ -143,7 +143,7 @@ def sampling_of(store: FieldStore) -> Sampling | None:
     if store.region is not None or store.grid > MOST_COUNTED:
         return None
     empty = 0
-    # A density that cannot be read is refused by whoever needs it.
+    # The reader of a density refuses one that cannot be read.
     with suppress(CosmoflowError):
         for block in grid_blocks(store.grid, min(store.shard, store.grid)):
             empty += int((store.read_block("density", block) == 0.0).sum())

@@ -20,9 +20,9 @@ def expansion_of(metadata: BoxMetadata, purpose: str) -> Background:
     Parameters
     ----------
     metadata : BoxMetadata
-        Of a store or snapshot.
+        Metadata of a store or snapshot.
     purpose : str
-        What needs the expansion, for the message.
+        Purpose that needs the expansion, for the message.
 
     Raises
     ------

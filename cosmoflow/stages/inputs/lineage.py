@@ -1,4 +1,4 @@
-"""What a store descends from, and whether two stores descend from one box."""
+"""Descent of stores, and whether two stores descend from one box."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lineage_of(source: FieldStore | ParticleSource) -> Lineage:
     found: dict[str, list[str]] = {"fields": [], "particles": []}
     found[kind].append(source.digest)
     if provenance.get("stage") == "snapshot":
-        # What else the provenance of a snapshot tells apart are headers, which boxes may share.
+        # The rest of a snapshot's provenance is its header, which different boxes may share.
         return found
     found[kind] += _strings([provenance.get("digest")])
     inputs, before = provenance.get("inputs"), provenance.get(LINEAGE)

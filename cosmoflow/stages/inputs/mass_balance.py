@@ -23,7 +23,7 @@ def check_mass(source: ParticleSource, total: float, out: str, listener: Listene
     source : ParticleSource
         The particles.
     total : float
-        Sum of their own masses, where they have such; otherwise not used.
+        Sum of the particles' masses if they have masses; otherwise not used.
     out : str
         The output that is being made: it keeps what is warned of in its notes.
     listener : callable

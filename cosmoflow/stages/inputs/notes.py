@@ -14,7 +14,7 @@ from cosmoflow.storage.snapshots.source import Snapshot
 def tell_notes(source: ParticleSource, listener: Listener) -> None:
     """Tell a listener what was assumed of particles.
 
-    What may make the result other than expected is a warning; the rest is a plain message.
+    Notes that may change the result are warnings; the rest are plain messages.
     """
     for note in source.metadata.provenance.get("notes", ()):
         if note in source.cautions:

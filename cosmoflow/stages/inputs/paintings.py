@@ -39,12 +39,12 @@ class Painting:
         return f"redshift space along {self.redshift_space}"
 
     def as_facts(self) -> dict[str, Any]:
-        """Return what a provenance keeps of it; nothing where nothing is known."""
+        """Return the facts that a provenance keeps; none if nothing is known."""
         return {} if self == Painting() else {PAINTING: asdict(self)}
 
 
 REAL_CIC: Final = Painting("cic")
-"""What a model was trained on that does not say: the models that ship, and older ones."""
+"""Painting of training data for models without a record: shipped and older models."""
 
 
 def painting_of(store: FieldStore) -> Painting:

@@ -39,15 +39,15 @@ class Method:
     Parameters
     ----------
     name : str
-        What the report calls it.
+        Name in the report.
     url : str
-        Of the fields store.
+        URL of the fields store.
     variable : str
         A velocity, or ``momentum``.
     lead : tuple of int
         Indices into the variable's dimensions before the component.
     background : (float, float, float)
-        Of a momentum: mean momentum of the box, which is the velocity where there is no mass, km/s.
+        Mean momentum of the box, which is the velocity of cells without mass, km/s.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Method:
 
 @dataclass(frozen=True)
 class StoreReader:
-    """Reads a density and a velocity, which may lie in two stores: a picklable ``FieldReader``.
+    """Reads a density and a velocity, which may be in two stores: a picklable ``FieldReader``.
 
     Parameters
     ----------

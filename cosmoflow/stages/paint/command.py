@@ -157,7 +157,7 @@ def _read_totals(out: str) -> BoxTotals | None:
 
 
 def _write_totals(out: str, totals: BoxTotals) -> None:
-    """Note the totals, so that who resumes the run need not read all particles again."""
+    """Note the totals, so that a resumed run need not read all particles again."""
     mass, *momentum = totals
     group = open_group_for_writing(out)
     with storage_errors(out):
@@ -173,7 +173,7 @@ def _build_graph(
     piece: int,
     totals: BoxTotals | None,
 ) -> TaskGraph:
-    """Bucket the pieces of the particles, add up the totals, paint every shard that is to do.
+    """Bucket the pieces of the particles, add up the totals, paint every missing shard.
 
     A shard waits for the pieces that may touch it and no others; pieces that touch none are not
     read once the totals are known.

@@ -1,4 +1,4 @@
-"""What `paint` is going to do: pieces of the particles, memory, bytes."""
+"""Plan of `paint`: pieces of the particles, memory, bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BYTES_PER_MASS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PaintPlan(Plan):
-    """What `paint` is going to do.
+    """Plan of `paint`.
 
     Parameters
     ----------
@@ -116,12 +116,12 @@ def _painting_bytes(store: Counted, config: PaintConfig) -> int:
     """Return the bytes that a painting task needs.
 
     It holds a sorted copy of its particles, some of them twice, its fields, and the shard of one of
-    them as it is encoded; the particles themselves lie in the object store. To fill empty cells it
+    them as it is encoded; the particles themselves are in the object store. To fill empty cells it
     lists the particles cell by cell, in place of the sorted copy.
     """
     cells = config.shard_cells
     numbers = [count_parts(name) for name in painted_variables(config)]
-    # What a crowded shard holds more than the mean one: an allowance that grows as shards shrink,
+    # Excess of a crowded shard over the mean: an allowance that grows as shards shrink,
     # several times the scatter of the mass in cubes of this side, Mpc/h, at z = 0.
     side = store.metadata.box_size * cells / config.grid
     crowding = 1.0 + (30.0 / side) ** 1.2

@@ -59,7 +59,7 @@ class Counted(Protocol):
     def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
         """Return which of equal bins along x, y and z may hold the particles ``start`` to ``stop``.
 
-        Shape (3, bins); None when nobody knows.
+        Shape (3, bins); None if unknown.
         """
 
 
@@ -194,7 +194,7 @@ def paint_task(
             shift=shift,
         )
 
-    # The density is painted even where it is not wanted: it tells which cells are empty.
+    # The density is always painted: it shows which cells are empty.
     fields = painted(tuple({**dict.fromkeys(config.fields), "density": None}), 0.0)
     density = fields["density"]
     unfilled = 0

@@ -1,4 +1,4 @@
-"""What a chain of stages would take on a cluster that is not there yet."""
+"""Plans of a chain of stages on a cluster that need not exist."""
 
 from cosmoflow.stages.planning.chain import STAGES, plan
 from cosmoflow.stages.planning.estimate import bundles

@@ -65,9 +65,9 @@ def plan(
         Types of :data:`cosmoflow.stages.planning.nodes.NODE_TYPES`. Networks run on the second one;
         None has all stages run on the first.
     nodes : int, optional
-        Of each stage. A training takes as many as ``train.workers`` fill.
+        Number of nodes of each stage. A training takes as many as ``train.workers`` fill.
     hours : float, optional
-        In which the chain is to be done, for the least money. Without either, stages get as many
+        Deadline of the chain, at the lowest price. Without either, stages get as many
         nodes as keep their price within a quarter of the least.
     spot : bool
         Count with typical spot prices.

@@ -1,4 +1,4 @@
-"""What each stage takes of cores, GPUs, network, storage and driver, whatever then provides it."""
+"""Demands of each stage on cores, GPUs, network, storage and driver."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ SAMPLED_PIECES: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a stage takes.
+    """Demand of a stage.
 
     Parameters
     ----------
     plan : Plan
         The stage's own: tasks, memory of a worker, bytes read, written and handed on.
     core_seconds : float
-        Of cores as they were measured.
+        Core-seconds of the measured cores.
     cpus : int
         That a task or worker makes use of.
     width : int
@@ -150,7 +150,7 @@ def train_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
 
 
 def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
-    """Return what the global flows take that the model wants."""
+    """Return the demand of the global flows that the model needs."""
     fields = fields_of(settings)
     architecture = find_architecture(settings.train.model)
     names = SETS[architecture.filter] if architecture.filter is not None else ("contrast",)
@@ -245,7 +245,7 @@ DEMANDS: Final[dict[str, Callable[[Settings, NodeType, int], Demand]]] = {
     "spectra": spectra_demand,
     "evaluate": evaluate_demand,
 }
-"""Of every stage that is planned, in the order of the chain. The flow is a part of `infer`."""
+"""Demands of every planned stage, in the order of the chain. The flow is a part of `infer`."""
 
 ON_GPUS: Final = ("train", "infer")
 """Stages that GPUs are rented for."""

@@ -12,7 +12,7 @@ from cosmoflow.stages.planning.shapes import store_bytes, worker_bytes
 from cosmoflow.stages.run import Plan
 
 Resource = Literal["cores", "memory", "tasks", "GPU", "network", "object store", "disk", "driver"]
-"""What can be the limit. Cores go by two more names: ``memory`` where it leaves some of them
+"""Possible limits. Cores have two more names: ``memory`` where it leaves some of them
 without a task, ``tasks`` where there are fewer of those."""
 
 VOLUME_SPACE = 1 << 40
@@ -57,9 +57,9 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
     Parameters
     ----------
     demand : Demand
-        What the stage takes.
+        Demand of the stage.
     node : NodeType
-        Of the nodes.
+        Type of the nodes.
     nodes : int
         How many.
     """
@@ -102,7 +102,7 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
 
 
 def busy_cores(node: NodeType, cpus: int) -> float:
-    """Return how many cores of their own so many busy hardware threads are worth."""
+    """Return the number of whole cores that busy hardware threads are worth."""
     alone = min(cpus, node.cores)
     return alone + (costs.THREAD_GAIN - 1.0) * (cpus - alone)
 
@@ -125,21 +125,21 @@ def _store_seconds(demand: Demand, node: NodeType, nodes: int) -> float:
 
 
 def bundles(plan: Plan, *, cpus: int = 1, gpus: int = 0, most: int = 1) -> list[dict[str, float]]:
-    """Return what an autoscaler is to be asked for, in the form of Ray's ``request_resources``.
+    """Return the request to an autoscaler, in the form of Ray's ``request_resources``.
 
     Parameters
     ----------
     plan : Plan
-        Of a stage.
+        Plan of a stage.
     cpus, gpus : int
-        Of each of its tasks.
+        Needs of each task.
     most : int
         Tasks at a time that are worth it.
 
     Returns
     -------
     list of dict
-        ``CPU``, ``GPU`` and ``memory`` (bytes) of each task that is to run at a time.
+        ``CPU``, ``GPU`` and ``memory`` (bytes) of each concurrent task.
     """
     one: dict[str, float] = {"CPU": cpus, "memory": plan.worker_memory}
     if gpus:

@@ -36,9 +36,9 @@ class ParticleShape:
     per_axis : int
         Cube root of their number.
     metadata : BoxMetadata
-        Of their box.
+        Metadata of the box.
     has_mass : bool
-        Whether they have masses of their own.
+        Whether the particles have individual masses.
     """
 
     per_axis: int
@@ -88,7 +88,7 @@ class FieldShape:
     grid, shard, chunk : int
         Cells per axis of the grid, of what one write covers, and of what one read needs.
     metadata : BoxMetadata
-        Of their box.
+        Metadata of the box.
     url : str
         For messages.
     """
@@ -121,7 +121,7 @@ class PlannedEngine(SerialEngine):
     Parameters
     ----------
     node : NodeType
-        Of the nodes.
+        Type of the nodes.
     nodes : int
         How many.
     """
@@ -169,7 +169,7 @@ class PlannedSession(Session):
         self._planned = PlannedEngine(node, nodes)
 
     def engine(self, cpu_seconds: float, **needs: Any) -> Engine:
-        """Return the engine, whatever the job."""
+        """Return the same engine for every job."""
         return self._planned
 
 

@@ -1,4 +1,4 @@
-"""One simulated box: what is stored of it and where, and how it is made."""
+"""One simulated box: its stores, and how it is made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Report = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Initial:
-    """What the Gaussian initial conditions are made of.
+    """Inputs of the Gaussian initial conditions.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Initial:
     white_noise : str, optional
         URL of a cube; none means that of the box's seed.
     digests : dict
-        Of the files that were given, by what they are.
+        Digests of the given files, by kind.
     """
 
     power: LinearPower
@@ -111,9 +111,9 @@ class Box:
     Parameters
     ----------
     name : str
-        For people.
+        Name, for messages.
     seed : int
-        Of its white noise.
+        Seed of its white noise.
     inverted : bool
         Whether it is the second of a pair.
     snapshots : dict of float to str
@@ -129,7 +129,7 @@ class Box:
     initial_fields: str | None
 
     def begin(self, settings: Settings, initial: Initial, existing: Existing) -> bool:
-        """Create the stores of this box; tell whether an earlier run finished them all."""
+        """Create the stores of this box; return whether an earlier run finished them all."""
         config = settings.simulate
         provenance = self.provenance(settings, initial)
         mass = settings.cosmology.Omega_m * CRITICAL_DENSITY * config.box_size**3

@@ -29,7 +29,7 @@ from cosmoflow.storage.urls import absolute, exists, has_file, remove
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatePlan(Plan):
-    """What `simulate` is going to do.
+    """Plan of `simulate`.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def _run_boxes(
 
     def hear(message: tuple[int, int, str]) -> None:
         progress.hear(message)
-        # What is heard of Ray's tasks comes in a thread where an error would stop nothing.
+        # Messages of Ray's tasks come in a thread, where an error would stop nothing.
         if engine.name == "serial":
             claim.check()
 
@@ -190,7 +190,7 @@ def _report(
 
 
 class _BoxProgress:
-    """Adds up how far each box is. A box that a retry begins anew takes its steps back."""
+    """Sums the progress of all boxes. A retried box gives its steps back."""
 
     def __init__(self, run: Run, boxes: int, ticks: int) -> None:
         self._progress = Progress(run.listener, "simulate", boxes * ticks, "steps")

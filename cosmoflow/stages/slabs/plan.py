@@ -1,4 +1,4 @@
-"""How boxes are cut into slabs, whatever is made in them."""
+"""Cuts of boxes into slabs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Grid:
 
     @classmethod
     def of(cls, store: StoredBox, shard: int | None = None) -> Grid:
-        """Return the grid of a store, or of an output with shards of its own."""
+        """Return the grid of a store, or of an output with other shards."""
         shard = min(shard or store.shard, store.grid)
         return cls(store.grid, store.metadata.box_size, shard, min(store.chunk, shard))
 
@@ -80,12 +80,12 @@ class Cut:
 
 
 def shard_bars(grid: Grid) -> list[slice]:
-    """Return where shards lie along an axis: one task writes the bar of shards along z."""
+    """Return the shards along an axis: one task writes the bar of shards along z."""
     return [slice(start, start + size) for start, size in axis_blocks(grid.cells, grid.shard)]
 
 
 def cut_alike(grid: Grid, thickness: int) -> Cut:
-    """Cut a box along x and y into the same slabs, none of which lies in two shards."""
+    """Cut a box along x and y into the same slabs, each within one shard."""
     slabs = tuple(cut_axis(grid.cells, grid.shard, min(thickness, grid.shard)))
     return Cut(grid, slabs, slabs)
 
@@ -132,10 +132,10 @@ def plan_cut(
     plane = block_bytes(grid.cells)
     blocks = _BLOCKS * handled * max(plane, BLOCK_BYTES_CPU)
     if thickness is None:
-        # As much again lies in the object store, which may be no larger than a worker.
+        # The object store holds as much again, and may be no larger than a worker.
         fitting = (memory_allowed(run) - OVERHEAD - blocks) // (2 * held * plane)
         wanted = min(fitting, max(grid.cells // SLABS, WANTED_PLANES))
-        # No slab lies in two shards, so one as thick as a shard is the thickest there is.
+        # A slab is within one shard, so it is at most as thick as a shard.
         least = least_thickness(
             grid.shard, lambda planes: count_parts(len(cut_alike(grid, planes).planes))
         )

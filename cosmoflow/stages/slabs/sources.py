@@ -17,7 +17,7 @@ from cosmoflow.storage.fields import FieldStore
 
 
 class Source(Protocol):
-    """A real field of a box, read planes by planes in whatever process they are needed."""
+    """A real field of a box, read planes by planes in any process."""
 
     @property
     def components(self) -> int:
@@ -45,13 +45,13 @@ class Variable:
     Parameters
     ----------
     url, name : str
-        Of the store, and of the variable in it.
+        URL of the store, and name of the variable.
     components : int
         1, or 3 of a vector.
     lead : tuple of int
         Indices into leading dimensions to fix, such as the smoothing scale.
     offset : float
-        What is taken away from every cell: 1 of a density over its mean, whose fluctuations are
+        Value subtracted from every cell: 1 of a density over its mean, whose fluctuations are
         then transformed without the rounding of a large mean.
     """
 
@@ -99,7 +99,7 @@ class Derived:
     Parameters
     ----------
     reader : StoreReader
-        Of both.
+        Reader of density and velocity.
     cell : float
         Side of a cell, Mpc/h.
     field : str
@@ -122,12 +122,12 @@ class Derived:
 
     @property
     def held(self) -> float:
-        """What is read of the slab; the field is made of a few planes at a time."""
+        """Numbers read for the slab; the field is made of a few planes at a time."""
         return self.reader.held(self.rule.reads)
 
     @property
     def working(self) -> int:
-        """What the rule takes."""
+        """Numbers that the rule takes."""
         return self.rule.working
 
     def fields(self, x: slice) -> Fields:

@@ -59,7 +59,7 @@ class ShardWriter(Protocol):
 
 
 Handed = list[tuple[Key, int]]
-"""What y-slabs are handed of one field: the task of each x-slab, and its first part."""
+"""One field as y-slabs receive it: the task of each x-slab, and its first part."""
 
 
 @dataclass
@@ -245,7 +245,7 @@ def write_task(
     tell: Tell,
     *parts: NDArray[np.float32],
 ) -> None:
-    """Write the shards that lie along z from a corner (x, y), given their parts along x."""
+    """Write the shards along z from a corner (x, y), given their parts along x."""
     for start, size in axis_blocks(parts[0].shape[-1], shard):
         values = np.concatenate([part[..., start : start + size] for part in parts], axis=1)
         writer.write(values, Block((*corner, start), values.shape[1:]))

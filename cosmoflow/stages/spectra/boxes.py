@@ -1,4 +1,4 @@
-"""Spectra of the sub-boxes of a box, each a task of its own."""
+"""Spectra of the sub-boxes of a box, one task each."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class BoxesPlan(Plan):
 
 @dataclass(frozen=True, slots=True)
 class BoxWork:
-    """What tasks know.
+    """Shared arguments of the tasks.
 
     Parameters
     ----------
     sources : tuple of Source
-        What is transformed.
+        Fields to transform.
     products : Products
-        What is summed.
+        Products to sum.
     """
 
     sources: tuple[Source, ...]

@@ -24,15 +24,15 @@ class ChosenField:
     Parameters
     ----------
     name : str
-        What it is called.
+        Name of the field.
     unit : str
         Its unit.
     components : int
         Numbers in each cell: 1 of a scalar, 3 of a vector.
     sources : tuple of Source
-        What is transformed for it; two, of an interlaced pair.
+        Fields to transform; two for an interlaced pair.
     term : Term
-        What is made of those, by their place in ``sources``.
+        Term made of the transforms, by their place in ``sources``.
     scheme : str, optional
         The mass assignment whose window is divided out.
     smoothing : float, optional

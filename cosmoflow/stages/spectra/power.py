@@ -60,7 +60,7 @@ def sum_power(
     wanted : sequence of Products
         Products of those transforms, by their place among the sources.
     plan : PowerPlan
-        What :func:`plan_power` returned for these sources.
+        Plan that :func:`plan_power` returned for these sources.
     run : Run
         Settings, engine, progress.
     check : callable
@@ -110,9 +110,9 @@ def _add(totals: list[PowerSum], more: list[PowerSum]) -> list[PowerSum]:
 
 
 def row_blocks(rows: slice, cells: int) -> list[slice]:
-    """Cut the rows of a slab, counted from its first, into blocks that lie in one group each.
+    """Cut the rows of a slab, counted from its first, into blocks within one group each.
 
-    Blocks are cut alike in every slab that begins with a group, whatever else it has.
+    Blocks are cut alike in every slab that begins with a group.
     """
     step = 1
     while 2 * step <= ROWS and 2 * step * slabs.block_bytes(cells) <= BLOCK_BYTES_CPU:
@@ -131,7 +131,7 @@ def measure_power(
     window: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, PowerSum]:
-    """Measure spectra of several boxes on one grid, each by itself and with the first.
+    """Measure spectra of several boxes on one grid: each auto power, and each cross with the first.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def measure_power(
     Returns
     -------
     dict of str to PowerSum
-        Of each quantity, the pairs ``(0, 0)``, ``(i, i)`` and ``(0, i)`` over the readers.
+        Pairs ``(0, 0)``, ``(i, i)`` and ``(0, i)`` over the readers, for each quantity.
     """
     bins = WaveBins.linear(grid.cells, grid.box_size)
     count = len(readers)

@@ -21,12 +21,12 @@ from cosmoflow.storage.urls import absolute
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, once it is known to be there.
+    """A validated request.
 
     Parameters
     ----------
     stores : tuple of FieldStore
-        Of the field, and of the one that it is crossed with if that lies elsewhere.
+        Store of the field, and that of the second field if it is another one.
     fields : tuple of ChosenField
         One, or two to be crossed.
     config : SpectraConfig
@@ -44,7 +44,7 @@ class Request:
 
     @property
     def sources(self) -> list[Source]:
-        """What is transformed, each once."""
+        """Fields to transform, each once."""
         return list(dict.fromkeys(source for field in self.fields for source in field.sources))
 
     def reads(self, store: FieldStore) -> set[str]:
@@ -99,7 +99,7 @@ def request_spectra(
     DataError
         The stores hold different boxes.
     """
-    # Workers open the stores too, in working folders of their own.
+    # Workers open the stores too, in other working folders.
     first = FieldStore(absolute(fields))
     stores = [first]
     chosen = [choose_field(first, field, compensate)]

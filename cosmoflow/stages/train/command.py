@@ -76,7 +76,7 @@ def _crop_cells(settings: Settings, geometry: Geometry) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan(Plan):
-    """What `train` is going to do.
+    """Plan of `train`.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         },
         {f"fields {index}": store.digest for index, store in enumerate(stores)},
         sources={f"fields {index}": store.url for index, store in enumerate(stores)},
-        # Momenta are zero where there is no mass, whatever the velocity there.
+        # Momenta are zero where there is no mass, for any velocity.
         notes=[*examine(stores if config.target == "velocity" else (), run.listener), *warned],
         facts=painting.as_facts(),
     )
@@ -363,7 +363,7 @@ def _begun(out: str) -> dict[str, Any]:
 def _find_filter(
     out: str, resumed: bool, split: Split, architecture: Architecture, run: Run
 ) -> WienerFilter | None:
-    """Fit the filter whose flow an architecture wants, or read that of the run to go on with."""
+    """Fit the filter whose flow an architecture needs, or read that of the resumed run."""
     if architecture.filter is None:
         return None
     if resumed and has_file(out, FILTER):
@@ -397,7 +397,7 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
     found = replace(checkpoints, on_damage=damaged.append).newest()
     for name in damaged:
         caution(run.listener, f"passing over a damaged checkpoint: {name}")
-    text = "starting anew: no whole checkpoint" if found is None else "going on from a checkpoint"
+    text = "starting again: no whole checkpoint" if found is None else "going on from a checkpoint"
     run.listener(Message(f"{text} in {checkpoints.url}"))
 
 

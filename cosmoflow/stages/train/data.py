@@ -1,4 +1,4 @@
-"""What a network is trained, validated and normalised on."""
+"""Training, validation and normalisation data of a network."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Split:
     filter : str
         Digest of the Wiener filter whose velocity is among the flows; "" for none.
     origins : tuple of mapping or None
-        What the Wiener velocity of each store was made from, as it is noted there.
+        Origin of each store's Wiener velocity, as noted there.
     """
 
     fields: tuple[str, ...]
@@ -104,7 +104,7 @@ def choose_split(
 
 _LINEAR_RADIUS = 4.0
 _ROUNDS = 4
-"""Of filling in the velocities of a slab: each leaves a tenth of the last one's change."""
+"""Passes that fill in the velocities of a slab: each leaves a tenth of the last one's change."""
 
 
 def fit_filter(split: Split, names: Sequence[str]) -> WienerFilter:
@@ -203,7 +203,7 @@ def _holder(
     Raises
     ------
     ConfigError
-        The fields were to be in memory and do not fit.
+        The fields do not fit in memory, and settings ask for memory.
     """
     count = len(split.flows[0])
     needed = sum(field_bytes(FieldStore(url).grid, count) for url in split.fields)

@@ -1,4 +1,4 @@
-"""What restores the power of a model's velocities, measured where the truth is known."""
+"""Gains that restore the power of a model's velocities, measured on known truth."""
 
 from __future__ import annotations
 

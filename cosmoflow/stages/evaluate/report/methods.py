@@ -12,10 +12,10 @@ PAPER_BASELINE: Final = "linear theory"
 """The paper's baseline, of the unsmoothed density; names of smoothed ones start with it too."""
 
 _BASELINES: Final = ("linear", "wiener")
-"""What the names of linear theory and of Wiener filters begin with."""
+"""Prefixes of the names of linear theory and of Wiener filters."""
 
 TRUTH_COLOUR: Final = "#6b6b6b"
-# Okabe and Ito's palette, which people of all kinds of colour vision can tell apart.
+# Okabe and Ito's palette, which readers with any colour vision can distinguish.
 _NETWORKS: Final = ("#0072b2", "#009e73", "#56b4e9", "#000000")
 _SMOOTHED: Final = ("#d55e00", "#e69f00", "#a6761d")
 _UNSMOOTHED: Final = "#cc79a7"

@@ -75,11 +75,11 @@ def write_report(
     Parameters
     ----------
     comparison : Comparison
-        What was measured.
+        The measurements.
     figures : sequence of Figure
         Drawn PNG files, in the order to show them.
     context : mapping
-        What the run was: config digest, versions, inputs, cells, redshift, cosmology and the like;
+        Facts of the run: config digest, versions, inputs, cells, redshift, cosmology and the like;
         shown as it is, nested mappings with dotted keys.
     out_dir : Path
         Folder to write to; made if it is not there.

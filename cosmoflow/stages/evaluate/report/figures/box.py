@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def whole_box(comparison: Comparison, folder: Path) -> list[Figure]:
-    """Draw one velocity component over the whole slice, and what the best methods miss of it."""
+    """Draw one velocity component over the whole slice, and the residuals of the best methods."""
     truth, names = comparison.velocity["truth"][0], leading(comparison)
     fields = {name: comparison.velocity[name][0] for name in names}
     panels = [("truth", truth), (names[0], fields[names[0]])]

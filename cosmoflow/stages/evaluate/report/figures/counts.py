@@ -48,7 +48,7 @@ def _counts(comparison: Comparison, name: str, method: str) -> Floats:
 
 
 def _quantile(counts: Floats, edges: Floats, share: float) -> float:
-    """Return the edge below which ``share`` of the cells lie."""
+    """Return the edge below which ``share`` of the cells are."""
     total = np.cumsum(counts)
     return float(edges[1 + min(int(np.searchsorted(total, share * total[-1])), len(counts) - 1)])
 
@@ -81,7 +81,7 @@ def distributions(comparison: Comparison, folder: Path) -> list[Figure]:
     caption = (
         "All cells of the box. Half of them are off by less than "
         + listed(tuple(f"{value:.0f} km/s ({name})" for name, value in typical.items()))
-        + ". Outermost bins are open: what lies beyond is counted in them."
+        + ". Outermost bins are open: they also count all values beyond."
     )
     alt = "Five histograms of all cells: speed, residual, residual over speed, cosine, momentum"
     title = "Speeds, residuals, angles and momenta in the whole box"
@@ -161,7 +161,7 @@ def _level(share: Floats, inside: float) -> float:
 
 
 def _span(edges: Floats, counts: list[Floats], axis: int) -> tuple[float, float]:
-    """Return the edges that all cells lie between, summed over an axis of the counts."""
+    """Return the edges that enclose all cells, summed over an axis of the counts."""
     full = np.flatnonzero(sum(part.sum(axis=axis) for part in counts))
     return float(edges[full[0]]), float(edges[full[-1] + 1])
 

@@ -53,7 +53,7 @@ class Figure(NamedTuple):
     alt : str
         Description for readers who cannot see the image.
     path : Path
-        The PNG file; a PDF of the same name lies beside it.
+        The PNG file; a PDF of the same name is written beside it.
     lines : bool
         Whether it consists of lines alone, whose colours may be inverted on a dark page.
     """
@@ -131,7 +131,7 @@ def drawing(
     path : Path
         The PNG file.
     rows, columns : int
-        Of panels.
+        Number of panels.
     aspect : float
         Height of a panel over its width.
     gap, between : float
