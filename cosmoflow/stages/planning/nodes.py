@@ -189,7 +189,7 @@ def _read_prices(path: Path) -> _PriceList:
             f"the price list is not valid: {first['msg']}",
             where=f"{key} in {path}" if key else str(path),
             value=None if isinstance(value, dict) else value,
-            remedy="docs/planning.md lists the keys",
+            remedy=f"follow the list that ships: {_PRICES}",
         ) from None
 
 
