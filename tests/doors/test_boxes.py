@@ -160,6 +160,6 @@ def test_headers_with_text_or_another_name_of_w(tmp_path, serial_run):
     text = np.array(["a"] * 6, "S1")
     url = files.write_gadget_hdf5(tmp_path / "a.hdf5", BOX, MassTable=text)
     paint = lambda: cosmoflow.paint(url, f"{url}.zarr", serial_run(**PAINT))  # noqa: E731
-    refused(DataError, 3, paint, "MassTable", "no numbers")
+    refused(DataError, 3, paint, "MassTable", "does not hold numbers")
     np.savez(tmp_path / "b.npz", **files.npz_arrays(BOX, w=-0.7))
     assert cosmoflow.info(str(tmp_path / "b.npz"))["cosmology"]["w0"] == -0.7

@@ -125,6 +125,6 @@ def test_the_command_prints_notes_and_keeps_warnings(tmp_path, box, capsys):
     assert run_app(call) == 0
     error = capsys.readouterr().err.splitlines()
     assert ASSUMED in error
-    warning = "no masses are given: all particles are taken to have the same"
+    warning = "no masses are given: all particles are assumed to have the same mass"
     assert f"warning: {warning}" in error
     assert warning in provenance(out)["notes"]

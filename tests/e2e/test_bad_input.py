@@ -38,7 +38,7 @@ def test_wrong_kind_of_store(cosmoflow, chain, tmp_path):
 def test_a_folder_that_is_no_store(cosmoflow, tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("hello")
-    refused(cosmoflow("info", tmp_path / "text"), 3, "no snapshot")
+    refused(cosmoflow("info", tmp_path / "text"), 3, "not a snapshot")
 
 
 @each("engine", ["serial"])

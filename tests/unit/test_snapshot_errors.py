@@ -57,7 +57,7 @@ def test_nothing_there(tmp_path):
 
 def test_no_snapshot(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing of the kind")
-    refused(DataError, 3, lambda: read(tmp_path / "notes.txt"), "no snapshot", "notes.txt")
+    refused(DataError, 3, lambda: read(tmp_path / "notes.txt"), "not a snapshot", "notes.txt")
     with h5py.File(tmp_path / "other.hdf5", "w") as file:
         file["temperature"] = np.arange(5)
     refused(DataError, 3, lambda: read(tmp_path / "other.hdf5"), "no group Header")
@@ -198,7 +198,7 @@ def test_counts_that_do_not_add_up(parts, single, box):
     # 2^33 particles more than there are: the high words count.
     refused(DataError, 3, lambda: read(single), str(box.count + 2**33))
     edit(single, "NumPart_ThisFile", np.array([0, 7, 0, 0, 0, 0], np.int32))
-    refused(DataError, 3, lambda: read(single), "another number of particles")
+    refused(DataError, 3, lambda: read(single), "number of particles", "differs from its header")
 
 
 @each(
@@ -264,7 +264,7 @@ def test_rounding_at_the_edge_is_wrapped(single, box):
 def test_no_particles_of_the_wanted_type(single):
     hints = SnapshotHints(particle_types=(4,))
     refused(
-        DataError, 3, lambda: read(single, hints), "no particles of the wanted type", "PartType1"
+        DataError, 3, lambda: read(single, hints), "no particles of the chosen type", "PartType1"
     )
 
 

@@ -1,7 +1,7 @@
 """Snapshots of other codes, read piece by piece in our units and conventions.
 
 :func:`open_particles` takes a file, a folder, a glob, one part of a set or its base name, local or
-in a bucket, and gives something with the interface of our own particle store.
+in a bucket, and returns an object with the interface of our own particle store.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """AbacusSummit's subsamples of particles (ASDF): packed ``rvint``, or unpacked ``pos`` and ``vel``.
 
-Positions count from the centre of the box, -L/2 to L/2; they are wrapped into [0, L), so that
-a place keeps its coordinates up to a period.
+Positions are relative to the centre of the box, -L/2 to L/2. They are wrapped into [0, L), which
+keeps coordinates up to a period.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
 
 _PACKED_BITS: Final = 12
 _PACKED_STEPS: Final = 1e6
-"""Steps of a packed position across the box."""
+"""Steps of packed positions per box size."""
 _PACKED_ZERO: Final = 2048
 _PACKED_SPEED: Final = 6000.0 / _PACKED_ZERO
-"""km/s of a step of a packed velocity."""
+"""km/s per step of a packed velocity."""
 
 _SLAB: Final = re.compile(r"^(field|halo)_rv_([AB])_(\d+)\.asdf$")
 _FOLDER: Final = re.compile(r"^(field|halo)_rv_[AB]$")
@@ -57,23 +57,23 @@ class AbacusReader:
         arrays = self.columns[part.file]
         if "rvint" in arrays:
             packed = arrays["rvint"].read(start, stop)
-            # The shift keeps the sign: positions count from the centre.
+            # The shift keeps the sign: positions are relative to the centre.
             position = packed >> _PACKED_BITS
             return position, (packed & ((1 << _PACKED_BITS) - 1)) - _PACKED_ZERO, None
         return arrays["pos"].read(start, stop), arrays["vel"].read(start, stop), None
 
     def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
-        """Raise: the format keeps no masses of single particles."""
-        raise NotImplementedError("Abacus's particles have one mass")
+        """Raise: the format has no individual masses."""
+        raise NotImplementedError("Abacus's particles all have the same mass")
 
 
 def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> Snapshot:
-    """Make a snapshot of Abacus's files.
+    """Open Abacus's files as a snapshot.
 
     Raises
     ------
     DataError
-        A slab is missing, a file is damaged, or it holds no particles of a box.
+        A slab is missing, a file is damaged, or a file holds no particles of a box.
     """
     files, letters = _whole_sample(url, found)
     notes: list[str] = []
@@ -130,10 +130,10 @@ def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> 
 
 
 def _whole_sample(url: str, found: Sequence[SourceFile]) -> tuple[list[SourceFile], list[str]]:
-    """Return all files of the subsamples that the found files are of, and the samples' letters.
+    """Return all files of the subsamples that the found files belong to, and the samples' letters.
 
-    Particles in halos and in the field are kept in files of their own; either alone is no fair
-    sample of matter.
+    Particles in halos and in the field are in separate files; neither alone is a fair sample of
+    matter.
     """
     slabs = [(file, match) for file in found if (match := _SLAB.match(file.name))]
     if not slabs:
@@ -197,7 +197,9 @@ def _check_columns(file: SourceFile, arrays: Mapping[str, AsdfArray]) -> dict[st
 def _check_header(file: SourceFile, header: Mapping[str, Any], first: Mapping[str, Any]) -> None:
     """Refuse light cones and files of another run or epoch."""
     if header.get("OutputType") == "LightCone":
-        raise DataError("a light cone is no snapshot", where=file.url, value="OutputType LightCone")
+        raise DataError(
+            "a light cone is not a snapshot", where=file.url, value="OutputType LightCone"
+        )
     for key in ("BoxSize", "Redshift", "SimName", "H0", "Omega_M", "VelZSpace_to_kms"):
         if header.get(key) != first.get(key):
             raise DataError(
@@ -205,7 +207,7 @@ def _check_header(file: SourceFile, header: Mapping[str, Any], first: Mapping[st
                 where=f"{file.url}, {key}",
                 value=header.get(key),
                 limit=first.get(key),
-                remedy="they are of different snapshots; copy them again",
+                remedy="they belong to different snapshots; copy them again",
             )
 
 
@@ -220,11 +222,11 @@ def _cosmology(header: Mapping[str, Any]) -> dict[str, float | str | None]:
     said = read_expansion(header)
     neutrinos = header.get("omega_ncdm")
     if neutrinos is not None and h is not None:
-        # A number, a list, or a text with one number a species.
+        # A number, a list, or a string with one number per species.
         text = str(neutrinos).replace(",", " ").split()
         parts = neutrinos if isinstance(neutrinos, list) else text
         said["Omega_nu"] = sum(float(part) for part in parts) / h**2
-    # In units of H0; older versions write km/s/Mpc.
+    # HubbleNow is in units of H0; older versions write km/s/Mpc.
     old = now is not None and hubble is not None and now >= hubble
     return {
         **said,
@@ -246,14 +248,14 @@ def _box_size(url: str, header: Mapping[str, Any]) -> float:
 def _check_share(
     url: str, header: Mapping[str, Any], letters: Sequence[str], count: int, notes: list[str]
 ) -> float:
-    """Return the share of all particles that the subsamples are; refuse when some are missing."""
+    """Return the subsamples' share of all particles, and refuse missing particles."""
     total = first_of(header, "NP")
     shares = [first_of(header, f"ParticleSubsample{letter}") for letter in letters]
     if not shares or total is None:
         return 1.0
     share = sum(one or 0.0 for one in shares)
     expected = share * total
-    # A particle is in the sample by chance.
+    # Particles are sampled at random: their number fluctuates.
     if abs(count - expected) > 0.01 * expected + 5.0 * math.sqrt(expected):
         raise DataError(
             "the files do not hold the particles of the subsample",
@@ -262,5 +264,5 @@ def _check_share(
             limit=f"about {expected:.0f}: {share:g} of {total:.0f}",
             remedy="slabs are missing; copy them again",
         )
-    notes.append("particle_mass is that of one particle of the subsample")
+    notes.append("particle_mass is the mass of one particle of the subsample")
     return share

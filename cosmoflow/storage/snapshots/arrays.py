@@ -1,4 +1,4 @@
-"""Particles in NumPy's ``.npz``, read row by row without unpacking the whole."""
+"""Particles in NumPy's ``.npz`` files, read by rows without unpacking the whole file."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _NAMES: Final = {
     "mass": ("mass",),
 }
 _OTHER_MASSES: Final = ("masses", "m", "weight", "weights")
-"""Names that masses have elsewhere, in lower case."""
+"""Other common names of masses, in lower case."""
 _LOCAL_HEADER: Final = struct.Struct("<26xHH")
-"""Of a zip member: 26 bytes, then the lengths of its name and of its extra field."""
+"""Header of a zip member: 26 bytes, then the lengths of its name and of its extra field."""
 _GULP: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """An array in a zip file: where its numbers begin, and whether they are deflated."""
+    """An array in a zip file: type, shape, and location of its numbers."""
 
     member: str
     dtype: str
     shape: tuple[int, ...]
     header_bytes: int
     offset: int
-    """Of the first number in the file; 0 when deflated."""
+    """Offset of the first number in the file; 0 when deflated."""
     checksum: int
-    """CRC-32 of all of it, which the file carries."""
+    """CRC-32 of the whole member, as stored in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _rows(stream: IO[bytes], column: Column, start: int, stop: int, url: str) ->
     else:
         try:
             with zipfile.ZipFile(stream) as archive, archive.open(column.member) as member:
-                # A deflated member has no index: what lies before is unpacked and dropped.
+                # A deflated member has no index: the bytes before are unpacked and dropped.
                 ahead = column.header_bytes + start * row
                 while ahead > 0:
                     ahead -= len(read_exactly(member, min(ahead, _GULP), where))
@@ -103,7 +103,7 @@ def _rows(stream: IO[bytes], column: Column, start: int, stop: int, url: str) ->
 
 
 def _columns(file: SourceFile) -> tuple[dict[str, Column], dict[str, float]]:
-    """Return the arrays and the plain numbers of an npz file."""
+    """Return the arrays and the scalars of an npz file."""
     columns, numbers = {}, {}
     with open_file(file.url) as stream:
         try:
@@ -128,7 +128,7 @@ def _columns(file: SourceFile) -> tuple[dict[str, Column], dict[str, float]]:
                     )
         except (zipfile.BadZipFile, EOFError, ValueError) as error:
             raise DataError(
-                "the file is truncated or no npz file", where=file.url, value=str(error)
+                "the file is truncated or is not an npz file", where=file.url, value=str(error)
             ) from error
     return columns, numbers
 
@@ -155,13 +155,13 @@ def _check_array(where: str, fortran: bool, dtype: np.dtype[Any]) -> None:
 
 
 def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Snapshot:
-    """Make a snapshot of an npz file: ``position``, ``velocity``, optionally ``mass``.
+    """Open an npz file as a snapshot: ``position``, ``velocity``, optionally ``mass``.
 
     Lengths are Mpc/h and velocities peculiar km/s, unless hints say otherwise; the numbers
     ``box_size``, ``redshift``, ``h``, ``Omega_m`` and so on come from the file or from hints.
     """
     if len(files) != 1:
-        raise DataError("npz files are read one by one", where=url, value=f"{len(files)} files")
+        raise DataError("an npz snapshot is a single file", where=url, value=f"{len(files)} files")
     notes: list[str] = []
     columns, numbers = _columns(files[0])
     found = {
@@ -179,7 +179,7 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
     others = [name for name in columns if name.lower() in _OTHER_MASSES]
     if mass is None and others:
         raise DataError(
-            "the masses have another name than the one that is read",
+            "the masses have an unexpected name",
             where=url, value=", ".join(others), limit="mass", remedy="numpy.savez(..., mass=...)",
         )  # fmt: skip
     count = position.shape[0]
@@ -191,7 +191,7 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
             )  # fmt: skip
         if column is not None and np.dtype(column.dtype).kind not in "fiu":
             raise DataError(
-                "an array holds no real numbers",
+                "an array does not hold real numbers",
                 where=f"{url}, {column.member}", value=str(np.dtype(column.dtype)),
                 limit="floating point or integers",
             )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Rows of arrays in ASDF files: the YAML tree, then binary blocks, some of them compressed.
+"""Read rows of arrays in ASDF files: a YAML tree, then binary blocks, some of them compressed.
 
-The file is read here rather than through the library because that unpacks whole columns, knows
-AbacusSummit's Blosc blocks only through a plug-in, and reads no buckets.
+The asdf library is not used because it unpacks whole columns, needs a plug-in for AbacusSummit's
+Blosc blocks, and does not read from buckets.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactl
 
 MAGIC: Final = b"#ASDF"
 _BLOCK_MAGIC: Final = b"\xd3BLK"
-# Size of what follows; flags, compression, bytes reserved, used and unpacked, and a checksum.
+# Magic, header size; flags, compression, bytes reserved, used and unpacked, and a checksum.
 _BLOCK_SIZE: Final = struct.Struct(">4sH")
 _BLOCK_HEADER: Final = struct.Struct(">I4sQQQ16s")
 _STREAMED: Final = 1
 _FRAME: Final = struct.Struct(">I")
-"""Before each Blosc frame: its length."""
+"""Length of a Blosc frame, stored before it."""
 _BLOSC_HEADER: Final = struct.Struct("<4xI8x")
 _TREE_END: Final = b"\n..."
 _TREE_LIMIT: Final = 1 << 26
@@ -38,7 +38,7 @@ _RAW, _BLOSC, _ZLIB = "", "blsc", "zlib"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A binary block: where its bytes begin, how many there are, packed and unpacked, and how."""
+    """A binary block: offset, bytes packed and unpacked, and compression."""
 
     start: int
     used: int
@@ -48,7 +48,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class AsdfArray:
-    """An array of an ASDF file, of which rows can be read."""
+    """An array of an ASDF file that can be read by rows."""
 
     url: str
     name: str
@@ -63,7 +63,7 @@ class AsdfArray:
         return int(np.dtype(self.dtype).itemsize) * math.prod(self.shape[1:])
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows, unpacking only the frames that hold them where there are frames.
+        """Return rows, unpacking only the frames that hold them if the block has frames.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class AsdfArray:
 def _blosc_pieces(
     stream: IO[bytes], block: Block, first: int, where: str
 ) -> Iterator[tuple[int, bytes]]:
-    """Give the frames from the one that holds byte ``first``, each with its place."""
+    """Yield ``(offset, bytes)`` of the frames from the one that holds byte ``first``."""
     at, packed = 0, 0
     while packed < block.used:
         (length,) = _FRAME.unpack(read_exactly(stream, 4, where))
@@ -121,7 +121,7 @@ def _blosc_pieces(
 def _zlib_pieces(
     stream: IO[bytes], block: Block, first: int, where: str
 ) -> Iterator[tuple[int, bytes]]:
-    """Give the block piece by piece from its beginning: a deflated stream has no index."""
+    """Yield ``(offset, bytes)`` from the start of the block: a deflated stream has no index."""
     unpacker = zlib.decompressobj()
     at = 0
     for begin in range(0, block.used, _GULP):
@@ -139,7 +139,7 @@ def _damaged(where: str, value: str) -> DataError:
 
 
 class _TreeLoader(yaml.SafeLoader):
-    """Reads ASDF's trees; a tag says nothing beyond what the content does."""
+    """Loader of ASDF trees that ignores tags, which add nothing to the content."""
 
 
 def _untagged(loader: _TreeLoader, suffix: str, node: yaml.Node) -> Any:
@@ -159,7 +159,7 @@ def read_tree(file: SourceFile) -> tuple[dict[str, Any], dict[str, AsdfArray]]:
     Raises
     ------
     DataError
-        The file is truncated or damaged, or holds its arrays in a way that cannot be read by rows.
+        The file is truncated or damaged, or its arrays cannot be read by rows.
     """
     with open_file(file.url) as stream:
         text = b""
@@ -172,7 +172,7 @@ def read_tree(file: SourceFile) -> tuple[dict[str, Any], dict[str, AsdfArray]]:
             tree = yaml.load(text[:end], _TreeLoader)
         except yaml.YAMLError as error:
             raise _damaged(file.url, str(error).splitlines()[0]) from error
-        # The tree may be followed by padding.
+        # Padding may follow the tree.
         begin = text.find(_BLOCK_MAGIC, end)
         blocks = [] if begin < 0 else list(_blocks(stream, begin, file))
     data = tree.get("data") if isinstance(tree, dict) else None
@@ -228,11 +228,11 @@ def _array(url: str, name: str, value: dict[str, Any], blocks: list[Block]) -> A
     block = blocks[index]
     if block.compression not in (_RAW, _BLOSC, _ZLIB):
         raise DataError(
-            "the array is compressed in a way that cannot be read",
+            "the compression of the array is not supported",
             where=where,
             value=block.compression,
             limit="none, blsc or zlib",
-            remedy="write it anew with the asdf package",
+            remedy="rewrite it with the asdf package",
         )
     order = ">" if value.get("byteorder") == "big" else "<"
     try:

@@ -1,9 +1,9 @@
 """Bigfile folders of FastPM and MP-Gadget, local or in a bucket.
 
-A bigfile is a folder of blocks, ``1/Position`` say. A block is a folder with a text file ``header``
-(type, columns and the rows of each data file), a text file ``attr-v2``, and data files ``000000``,
-``000001``, ... of bare numbers. Reading it here rather than through the library lets a range of
-rows come from a bucket, and lets a short file be noticed.
+A bigfile is a folder of blocks such as ``1/Position``. A block is a folder with a text file
+``header`` (type, columns and the rows of each data file), a text file ``attr-v2``, and data files
+``000000``, ``000001``, ... of bare numbers. The bigfile library is not used because it cannot read
+a range of rows from a bucket and does not notice a short file.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 _HEADER: Final = "Header"
 BIGFILE_MARK: Final = f"/{_HEADER}/attr-v2"
-"""End of the name of a file that every bigfile snapshot has."""
+"""End of the URL of a file that every bigfile snapshot has."""
 _TEXTS: Final = ("S1", "a1")
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A column: its type, numbers a row, and the rows of each of its data files."""
+    """A column: its type, numbers per row, and the rows of each of its data files."""
 
     url: str
     dtype: str
@@ -62,7 +62,7 @@ class Block:
         return int(np.dtype(self.dtype).itemsize) * self.width
 
     def file(self, index: int) -> SourceFile:
-        """Return a data file, as it should be."""
+        """Return a data file with its expected size."""
         return SourceFile(join(self.url, f"{index:06X}"), self.rows[index] * self.row_bytes)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -83,12 +83,12 @@ class Block:
 
 
 def is_bigfile(url: str) -> bool:
-    """Tell whether a folder is a bigfile with a header."""
+    """Return whether a folder is a bigfile with a header."""
     return has_file(join(url, _HEADER), "attr-v2")
 
 
 def is_catalogue(url: str) -> bool:
-    """Tell whether a bigfile is a halo catalogue, as MP-Gadget's PIG folders are."""
+    """Return whether a bigfile is a halo catalogue, as MP-Gadget's PIG folders are."""
     return bool(has_catalogue_signs((), read_attributes(join(url, _HEADER))))
 
 
@@ -98,14 +98,14 @@ def read_attributes(url: str) -> dict[str, Any]:
     Raises
     ------
     DataError
-        A line makes no sense.
+        A line is invalid.
     """
     attributes: dict[str, Any] = {}
     for line in read_bytes(url, "attr-v2").decode(errors="replace").splitlines():
         if not line.strip():
             continue
         try:
-            # A name, a type, a count, the bytes in hexadecimal; then a text for people.
+            # Name, type, count, bytes in hexadecimal; then a readable text.
             name, dtype, count, content = line.split()[:4]
             if dtype.lstrip("<>|=") in _TEXTS:
                 attributes[name] = bytes.fromhex(content).decode(errors="replace").strip("\0")
@@ -113,7 +113,7 @@ def read_attributes(url: str) -> dict[str, Any]:
             values = np.frombuffer(bytes.fromhex(content), dtype, int(count)).tolist()
         except (ValueError, TypeError) as error:
             raise DataError(
-                "an attribute of the bigfile makes no sense",
+                "an attribute of the bigfile is invalid",
                 where=join(url, "attr-v2"), value=line[:80], limit=str(error),
             ) from None  # fmt: skip
         attributes[name] = plain(values[0] if len(values) == 1 else values)
@@ -121,12 +121,12 @@ def read_attributes(url: str) -> dict[str, Any]:
 
 
 def read_block(url: str) -> Block:
-    """Read what a block's header says.
+    """Read the header of a block.
 
     Raises
     ------
     DataError
-        It makes no sense, or a data file is missing or short.
+        The header is invalid, or a data file is missing or short.
     """
     try:
         text = read_bytes(url, "header").decode(errors="replace")
@@ -137,7 +137,7 @@ def read_block(url: str) -> Block:
         block = Block(url, np.dtype(lines["DTYPE"]).str, int(lines["NMEMB"]), rows)
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(
-            "the header of a block makes no sense", where=join(url, "header"), value=str(error)
+            "the header of a block is invalid", where=join(url, "header"), value=str(error)
         ) from None
     for index, count in enumerate(rows):
         wanted = block.file(index)
@@ -178,14 +178,14 @@ class BigfileReader:
 
 
 def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
-    """Make a snapshot of a bigfile.
+    """Open a bigfile as a snapshot.
 
     Raises
     ------
     DataError
-        It is damaged, or has not the particles that its header counts.
+        The bigfile is damaged, or its particles do not match the counts in its header.
     ConfigError
-        The header leaves out what is needed.
+        The header lacks a required value.
     """
     notes: list[str] = []
     header = read_attributes(join(url, _HEADER))
@@ -228,7 +228,7 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
     if stated["E"] is None and hints.length_unit is None:
         stated["E"] = _hubble_ratio(header, units, redshift)
     stated["f"] = first_of(header, "GrowthRate") if fastpm else None
-    # FastPM's masses are those of particles of the whole, also in a sub-sampled output.
+    # FastPM's masses are those of the full set of particles, also in a sub-sampled output.
     said = first_of(header, "ParticleFraction")
     fraction = said if said is not None and 0.0 < said < 1.0 else 1.0
     files = [
@@ -281,7 +281,7 @@ def _neutrinos(header: Mapping[str, Any]) -> float | None:
 
 
 def _hubble_ratio(header: Mapping[str, Any], units: GadgetUnits, redshift: float) -> float | None:
-    """Return H / H0 by the header's factor from a stored velocity to a displacement.
+    """Return H / H0 from the header's ratio of displacement to stored velocity.
 
     Notes
     -----
@@ -297,13 +297,13 @@ def _hubble_ratio(header: Mapping[str, Any], units: GadgetUnits, redshift: float
 
 
 def _part(url: str, kind: int, count: int, mass: float | None, column: bool) -> Part:
-    # Gas and stars change their masses; the header's is then that of the beginning.
+    # Masses of stars and gas change; the header then has the initial mass.
     own = column and (mass is None or kind not in (1, 2))
     return Part(url, str(kind), count, None if own else mass, "Mass" if own else None)
 
 
 def _mass_block(group: str, count: int) -> Block | None:
-    """Return the masses of a type that is not read; None when they are not there or damaged."""
+    """Return the masses of a type that is not read; None when they are missing or damaged."""
     try:
         if not has_file(join(group, "Mass"), "header"):
             return None
@@ -317,7 +317,7 @@ def _check_rows(group: str, columns: tuple[Block, Block, Block | None], count: i
     for block, width in zip(columns, (3, 3, 1), strict=True):
         if block is not None and (sum(block.rows) != count or block.width != width):
             raise DataError(
-                "a column has not the particles that the header counts",
+                "the rows of a column do not match the counts in the header",
                 where=block.url,
                 value=f"{sum(block.rows)} rows of {block.width}",
                 limit=f"{count} rows of {width}",
@@ -328,12 +328,12 @@ def _check_rows(group: str, columns: tuple[Block, Block, Block | None], count: i
 def _velocity_convention(
     url: str, header: Mapping[str, Any], fastpm: bool, hints: SnapshotHints
 ) -> VelocityConvention:
-    """Return what the velocities are.
+    """Return the velocity convention.
 
     Notes
     -----
     MP-Gadget with ``UsePeculiarVelocity`` 0 writes ``a v`` in snapshots, not Gadget's
-    ``v / sqrt(a)``; that only its initial conditions have (MP-Gadget, ``petaio.c``).
+    ``v / sqrt(a)``, which it writes only in initial conditions (MP-Gadget, ``petaio.c``).
     """
     if hints.velocity is not None:
         return hints.velocity
@@ -345,7 +345,7 @@ def _velocity_convention(
     if flag == 0 and "UnitaryAmplitude" in header:
         return "gadget"
     raise DataError(
-        "the header does not say what the velocities are",
+        "the header does not say the velocity convention",
         where=url,
         value=f"UsePeculiarVelocity {flag}",
         limit="1, or 0 with an RSDFactor (a snapshot) or a UnitaryAmplitude (initial conditions)",

@@ -1,4 +1,4 @@
-"""From what a header says to a :class:`Snapshot`: the checks that every format shares."""
+"""Build a :class:`Snapshot` from the facts in a header, with the checks that all formats share."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ _EXAMPLES = {"h": "0.7", "Omega_m": "0.3"}
 
 @dataclass(frozen=True)
 class SnapshotFacts:
-    """What a format's own code found out.
+    """Facts about a snapshot, collected by the code for its format.
 
     Parameters
     ----------
     format : str
-        For people.
+        Name of the format, for display.
     files : sequence of SourceFile
         All files of the snapshot.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     redshift : float
     cosmology : CosmologyConfig
     parts : sequence of Part
-        The chosen particles.
+        Chosen particles.
     reader : Reader
     conversion : Conversion
     counts : dict
         Particles of each type in the whole snapshot.
     conventions : dict
-        Units and velocity convention, for people and for the digest.
+        Units and velocity convention, for display and for the digest.
     header : dict
-        What tells this snapshot from another, as plain data.
+        Values that identify the snapshot, as plain data.
     notes : list of str
-        What was assumed.
+        Assumptions.
     share : float
-        Of all particles of their types; less than 1 for random samples.
+        Share of all particles of the chosen types; less than 1 for random samples.
     left : sequence of Part
-        The particles of other types, which are not read.
+        Particles of other types, which are not read.
     left_shares : dict
-        As ``share``, of the groups of ``left`` that are random samples.
+        ``share`` of each group of ``left`` that is a random sample.
     mass_unit : str or None
         ``M_sun/h``; None when a column of masses may be in any unit.
     said : dict
-        What the header says of the cosmology.
+        Cosmology as stated in the header.
     """
 
     format: str
@@ -83,17 +83,17 @@ class SnapshotFacts:
 
 
 def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snapshot:
-    """Check what a header says and make it a snapshot.
+    """Check the facts and build the snapshot.
 
     Raises
     ------
     DataError
-        There is no particle of the wanted type, or masses, box and cosmology contradict each other.
+        No particle has a chosen type, or masses, box and cosmology contradict each other.
     """
     parts = tuple(part for part in facts.parts if part.count > 0)
     if not parts:
         raise DataError(
-            "the snapshot holds no particles of the wanted type",
+            "the snapshot holds no particles of the chosen type",
             where=url,
             value=", ".join(f"{name}: {count}" for name, count in facts.counts.items()) or "none",
             limit=f"particle_types: {hints.particle_types}",
@@ -110,14 +110,14 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
         verdict = check_matter(_matter_facts(url, facts, parts), hints)
         shares = verdict.shares
         notes += verdict.notes
-        # One caution is enough where there are no masses at all.
+        # One caution is enough when there are no masses at all.
         cautions += [] if cautions else verdict.cautions
     else:
         cautions.append(
-            "the masses are in a unit that the file does not say: their sum was not held against "
-            "the mean density of matter"
+            "the file does not say the unit of the masses: their sum was not compared with the "
+            "mean density of matter"
         )
-    # After the masses: they say more about a wrong unit of length.
+    # Checked after the masses, whose error says more about a wrong unit of length.
     check_box(facts.box_size, facts.redshift, url)
     settings = {
         "hints": hints.model_dump(mode="json"),
@@ -188,31 +188,31 @@ def check_masses(url: str, parts: Sequence[Part], cautions: list[str]) -> None:
             remedy="choose one type with the hint particle_types: "
             "--set 'snapshot.particle_types=[1]'",
         )
-    cautions.append("no masses are given: all particles are taken to have the same")
+    cautions.append("no masses are given: all particles are assumed to have the same mass")
 
 
 def resolve_cosmology(
     url: str, header: Said, hints: SnapshotHints, notes: list[str]
 ) -> CosmologyConfig:
-    """Return the cosmology: hints first, then the header, then for small matters the defaults.
+    """Return the cosmology from hints, else the header, else (minor parameters) the defaults.
 
     Parameters
     ----------
     url : str
-        For errors.
+        URL, for error messages.
     header : dict
-        What the header says of h, Omega_m, Omega_b, sigma8 and n_s, and what
-        :func:`read_expansion` returns.
+        Values of h, Omega_m, Omega_b, sigma8 and n_s in the header, and the result of
+        :func:`read_expansion`.
     hints : SnapshotHints
     notes : list of str
-        Extended by what was assumed.
+        Notes, to which assumptions are appended.
 
     Raises
     ------
     ConfigError
-        Neither the header nor a hint says h or Omega_m.
+        Neither the header nor a hint gives h or Omega_m.
     DataError
-        A value makes no sense.
+        A value is invalid.
     """
     values: dict[str, float] = {}
     for name in CosmologyConfig.model_fields:
@@ -237,11 +237,11 @@ def resolve_cosmology(
         return CosmologyConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        # What several parameters violate together names none of them.
+        # An error of several parameters together names none of them.
         wrong = str(first["loc"][0]) if first["loc"] else ""
         stated = ", ".join(f"{key} = {value:g}" for key, value in values.items())
         raise DataError(
-            "the cosmology makes no sense",
+            "the cosmology is invalid",
             where=url,
             value=f"{wrong} = {first['input']}" if wrong else stated,
             limit=first["msg"].removeprefix("Value error, "),
@@ -254,7 +254,7 @@ def resolve_cosmology(
 def resolve_redshift(
     url: str, header: float | None, hints: SnapshotHints, notes: list[str]
 ) -> float:
-    """Return the redshift: the hint's or the header's; rounding around 0 is taken off."""
+    """Return the redshift from the hint or the header; rounding errors around 0 are removed."""
     if hints.redshift is not None:
         if header is not None and abs(header - hints.redshift) > 1e-6:
             notes.append(f"the redshift is {hints.redshift:g} by hint; the header says {header:g}")
@@ -266,5 +266,5 @@ def resolve_redshift(
             remedy="give the hint redshift: --set snapshot.redshift=0",
         )
     if not -1.0 < header < 1e5:
-        raise DataError("the redshift makes no sense", where=url, value=header)
+        raise DataError("the redshift is invalid", where=url, value=header)
     return 0.0 if abs(header) < 1e-9 else header

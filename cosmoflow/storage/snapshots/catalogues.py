@@ -1,4 +1,4 @@
-"""Halo catalogues, which lie beside snapshots and look like them."""
+"""Detect halo catalogues, which are stored beside snapshots and look like them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TABLE_WORDS: Final = (b"mvir", b"m200", b"rvir", b"vmax")
 
 
 def has_catalogue_signs(names: Iterable[str], header: Mapping[str, Any]) -> list[str]:
-    """Return the names and attributes by which a file is a halo catalogue; none for snapshots."""
+    """Return the names and attributes that mark a halo catalogue; empty for snapshots."""
     names = list(names)
     signs = [name for name in names if name in _COLUMNS]
     signs += [name for name in header if name in _COUNTS]
@@ -37,7 +37,7 @@ def has_catalogue_signs(names: Iterable[str], header: Mapping[str, Any]) -> list
 
 
 def check_no_table(files: Sequence[SourceFile]) -> None:
-    """Refuse text tables of haloes, where there is nothing but text.
+    """Refuse text tables of haloes, judged by the first file.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def check_no_catalogue(
     Parameters
     ----------
     url : str
-        For the error.
+        URL, for the error message.
     names : iterable of str
         Groups or columns of the file.
     header : dict, optional
@@ -77,6 +77,6 @@ def check_no_catalogue(
             where=url,
             value=", ".join(signs[:4]),
             limit="positions and velocities of particles, as in PartType1",
-            remedy="name the snapshot of the same epoch: it often lies beside the catalogue "
+            remedy="name the snapshot of the same epoch: it is often beside the catalogue "
             "(snapdir_... beside groups_..., PART_... beside PIG_...)",
         )

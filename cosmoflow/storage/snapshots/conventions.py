@@ -1,4 +1,4 @@
-"""From the units and velocity conventions of other codes to comoving Mpc/h and peculiar km/s."""
+"""Convert units and velocity conventions of other codes to comoving Mpc/h and peculiar km/s."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ VELOCITY_POWER: Final[dict[VelocityConvention, float]] = {
     "canonical": -1.0,
     "comoving": 1.0,
 }
-"""Power of a that turns what a file holds into peculiar velocities a dx/dt."""
+"""Power of a that converts stored velocities to peculiar velocities a dx/dt."""
 
 # Codes write kpc and the solar mass with three to eight digits.
 _CONSTANT_SLACK: Final = 2e-3
-# Positions that rounding to float32, or a lossy filter, put just outside the box.
+# Rounding to float32 or a lossy filter puts positions outside the box by up to this share of L.
 _EDGE: Final = 1e-6
 
 
@@ -41,13 +41,13 @@ class Conversion:
     length : float
         Comoving Mpc/h per unit.
     velocity : float
-        Peculiar km/s per unit, the powers of a included.
+        Peculiar km/s per unit, powers of a included.
     mass : float
         M_sun/h per unit.
     lower : float
         Lower edge of the file's coordinates, Mpc/h; they are wrapped into [0, L).
     wrap : bool
-        Whether positions may lie anywhere, to be wrapped.
+        Whether to wrap positions into the box from anywhere.
     """
 
     length: float
@@ -62,7 +62,7 @@ class Conversion:
         Raises
         ------
         DataError
-            One lies outside the box by more than rounding.
+            A position is outside the box by more than rounding.
         """
         x = raw.astype(np.float64)
         x *= self.length
@@ -71,19 +71,19 @@ class Conversion:
         else:
             slack = _EDGE * box_size
             low, high = self.lower - slack, self.lower + box_size + slack
-            # Written so that a NaN passes: check_particles has a better word for it.
+            # A NaN passes this test: check_particles has a better error for it.
             beyond = (x < low) | (x > high)
             if beyond.any():
-                # By rows only now: a reduction over three columns is slow.
+                # Reduce over the three columns only on failure: it is slow.
                 outside = beyond.any(axis=1)
                 index = int(np.argmax(outside))
                 raise DataError(
-                    "a particle lies outside the box",
+                    "a particle is outside the box",
                     where=f"{where}, particle {index} of {len(x)} ({int(outside.sum())} such)",
                     value=f"{x[index].tolist()} Mpc/h",
                     limit=f"{self.lower:g} to {self.lower + box_size:g} Mpc/h on every axis",
                     remedy="check the length unit (hint length_unit: --set "
-                    "snapshot.length_unit=kpc/h), or wrap them (hint wrap: "
+                    "snapshot.length_unit=kpc/h), or wrap the positions (hint wrap: "
                     "--set snapshot.wrap=true)",
                 )
             x[x < 0.0] += box_size
@@ -95,7 +95,7 @@ class Conversion:
 
 
 def snap(value: float, targets: Sequence[float], slack: float = _CONSTANT_SLACK) -> float:
-    """Return the target that a value means to be, or the value itself."""
+    """Return the target that a value approximates, or the value itself."""
     for target in targets:
         if abs(value / target - 1.0) < slack:
             return target
@@ -108,9 +108,9 @@ def cgs_length(centimetres: float, h: float | None = None) -> float:
     Parameters
     ----------
     centimetres : float
-        Of the unit; of its value times h where ``h`` is not given, as Gadget's headers have it.
+        Length of the unit, cm; times h when ``h`` is not given, as in Gadget's headers.
     h : float, optional
-        For units without h, as SWIFT has them.
+        Hubble parameter, for units without h such as SWIFT's.
     """
     megaparsecs = snap(centimetres / (1e3 * CM_PER_KPC), (1e-3, 1.0))
     return megaparsecs if h is None else megaparsecs * h
@@ -128,12 +128,12 @@ def cgs_velocity(cm_per_s: float) -> float:
 
 
 def hinted_length(hints: SnapshotHints, h: float | None) -> float | None:
-    """Return the length unit that the hints give, in Mpc/h, if they do.
+    """Return the length unit of the hints, in Mpc/h, or None.
 
     Raises
     ------
     ConfigError
-        It is one without h, and h is not known.
+        The unit is without h, and h is unknown.
     """
     unit = hints.length_unit
     if unit is None or isinstance(unit, float):
@@ -151,12 +151,12 @@ def hinted_length(hints: SnapshotHints, h: float | None) -> float | None:
 
 
 def mean_density(mass: float, box_size: float, Omega_m: float) -> float:
-    """Return the density of a mass (M_sun/h) in a box (Mpc/h) over the mean of matter."""
+    """Return the density of a mass (M_sun/h) in a box (Mpc/h) over the mean matter density."""
     return mass / (box_size**3 * Omega_m * CRITICAL_DENSITY)
 
 
 def first_of(header: Mapping[str, Any], *names: str) -> float | None:
-    """Return the first attribute there is, as a number; a 0 stands for unknown in many headers."""
+    """Return the first nonzero attribute as a number; 0 means unknown in many headers."""
     for name in names:
         value = header.get(name)
         if isinstance(value, list):

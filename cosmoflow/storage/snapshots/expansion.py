@@ -1,4 +1,4 @@
-"""Dark energy, curvature and neutrinos of a header, and whether they describe its expansion."""
+"""Read dark energy, curvature and neutrinos from a header, and check its expansion with them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cosmoflow.config.cosmology import NEUTRINO_DENSITY, CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 
 _FLAT: Final = 1e-3
-"""Densities of a header add up to 1 within this: radiation, and parameters of three digits."""
+"""Tolerance for the sum of a header's densities: radiation, and parameters of three digits."""
 _ROUNDING: Final = 1e-4
-"""A curvature that a header states is 0 below this: SWIFT writes what rounding leaves."""
+"""A stated curvature below this counts as 0: SWIFT writes its rounding errors."""
 _SAME_RATE: Final = 1e-3
-"""Relative difference of two expansion rates that mean the same."""
+"""Relative tolerance for expansion rates."""
 _SAME_GROWTH: Final = 1e-2
 _RADIATION: Final = 4.15e-5
 """``Omega_r h^2`` of photons and three massless neutrinos."""
@@ -28,11 +28,11 @@ _MASSES: Final = ("M_nu_eV", "m_nu", "MNu")
 _FLAVOURS: Final = ("MNue", "MNum", "MNut")
 
 Said = Mapping[str, float | str | None]
-"""What a header says of the cosmology, under our names; see :func:`read_expansion`."""
+"""Cosmology as stated in a header, under our names; see :func:`read_expansion`."""
 
 
 def number_of(header: Mapping[str, Any], *names: str) -> float | None:
-    """Return the first attribute there is, as a number; a 0 counts."""
+    """Return the first attribute that is present as a number; 0 counts."""
     for name in names:
         value = header.get(name)
         if isinstance(value, list):
@@ -43,28 +43,28 @@ def number_of(header: Mapping[str, Any], *names: str) -> float | None:
 
 
 def read_expansion(header: Mapping[str, Any]) -> dict[str, float | str | None]:
-    """Return what a header says of dark energy, curvature and neutrinos.
+    """Return dark energy, curvature and neutrinos as stated in a header.
 
     Parameters
     ----------
     header : dict
-        Under the names of Gadget, AREPO, MP-Gadget, FastPM, SWIFT, Abacus or our own.
+        Attributes with names of Gadget, AREPO, MP-Gadget, FastPM, SWIFT, Abacus or our own.
 
     Returns
     -------
     dict
         ``w0``, ``wa``, ``Omega_k``, ``Omega_Lambda`` (dark energy of any kind), ``m_nu`` (eV), and
-        ``doubt``: why these do not describe the expansion. None where the header does not say.
+        ``doubt``: why these do not describe the expansion. None when the header does not say.
     """
     w0, wa = number_of(header, *_W0), number_of(header, *_WA)
     if w0 == 0.0:
-        # Not written: matter has that equation of state.
+        # 0 means not written: it is the equation of state of matter.
         w0 = None
     dark, fluid = number_of(header, *_LAMBDA), number_of(header, *_FLUID)
     doubt = _table(header)
     if fluid is not None:
         if fluid == 0.0:
-            # MP-Gadget writes the equation of state of a fluid that is not there.
+            # MP-Gadget writes an equation of state even without a fluid.
             w0 = wa = None
         elif dark:
             doubt = f"the header has a fluid of {fluid:g} beside a Lambda of {dark:g}"
@@ -85,15 +85,15 @@ def read_expansion(header: Mapping[str, Any]) -> dict[str, float | str | None]:
 
 
 def _table(header: Mapping[str, Any]) -> str | None:
-    """Return that dark energy is tabulated, if a parameter names a file of it."""
+    """Return a doubt if a parameter names a table of dark energy, else None."""
     for name, value in header.items():
         if name.lower() in ("darkenergyfile", "darkenergytable") and str(value).strip():
-            return f"dark energy is that of a table, {name} {value}"
+            return f"dark energy is tabulated, {name} {value}"
     return None
 
 
 def _sum(header: Mapping[str, Any], names: tuple[str, ...], weights: Any) -> float | None:
-    """Return the sum of a number or list, each times its degeneracy where there is a list."""
+    """Return the sum of a number or list, weighted if ``weights`` is a list of the same length."""
     for name in names:
         found = header.get(name)
         values = found if isinstance(found, list) else [found]
@@ -108,28 +108,28 @@ def _sum(header: Mapping[str, Any], names: tuple[str, ...], weights: Any) -> flo
 def complete_expansion(
     values: dict[str, float], said: Said, hints: SnapshotHints, notes: list[str]
 ) -> None:
-    """Add to the parameters of a cosmology what follows from the rest of a header.
+    """Complete the parameters of a cosmology from the rest of a header.
 
     Parameters
     ----------
     values : dict
-        ``h``, ``Omega_m``, and ``w0``, ``wa``, ``Omega_k`` and ``m_nu`` where hints or the header
-        say them; completed in place.
+        ``h``, ``Omega_m``, and those of ``w0``, ``wa``, ``Omega_k`` and ``m_nu`` that hints or
+        the header give; completed in place.
     said : dict
-        What the header says.
+        Cosmology as stated in the header.
     hints : SnapshotHints
     notes : list of str
-        Extended by what was concluded and assumed.
+        Notes, to which conclusions and assumptions are appended.
     """
     dark = said.get("Omega_Lambda")
     if hints.Omega_k is None and isinstance(dark, float):
         flat = 1.0 - values["Omega_m"]
         if "Omega_k" not in values and hints.Omega_m is not None:
-            # A curvature of the hint and the header together would be neither's.
+            # A curvature from the hint and the header together would belong to neither.
             if abs(dark - flat) > _FLAT:
                 notes.append(
                     f"Omega_Lambda is {dark:g} in the header; with Omega_m by hint a flat universe "
-                    f"of {flat:g} is assumed"
+                    f"with {flat:g} of dark energy is assumed"
                 )
         elif "Omega_k" not in values and dark > 0.0 and abs(flat - dark) > _FLAT:
             values["Omega_k"] = round(flat - dark, 9)
@@ -150,32 +150,32 @@ def complete_expansion(
     if "m_nu" not in values:
         unsaid.append("massive neutrinos (none are assumed)")
     if unsaid:
-        notes.append(f"the header says nothing of {' and '.join(unsaid)}")
+        notes.append(f"the header says nothing about {' and '.join(unsaid)}")
 
 
 def find_doubt(
     said: Said, cosmology: CosmologyConfig, redshift: float, hints: SnapshotHints, notes: list[str]
 ) -> str | None:
-    """Hold a header's own statements against the expansion and growth of its cosmology.
+    """Compare a header's own densities and rates with those of its cosmology.
 
     Parameters
     ----------
     said : dict
-        What the header says: ``Omega_k`` and ``Omega_Lambda`` today, at the snapshot ``E`` = H / H0
-        and the growth rate ``f``, and ``doubt``.
+        Values in the header: ``Omega_k`` and ``Omega_Lambda`` today, ``E`` = H / H0 and the growth
+        rate ``f`` at the snapshot, and ``doubt``.
     cosmology : CosmologyConfig
-        As resolved.
+        Resolved cosmology.
     redshift : float
         Redshift of the snapshot.
     hints : SnapshotHints
-        Those on dark energy or curvature outweigh the header.
+        Hints; those on dark energy or curvature override the header.
     notes : list of str
-        Extended by what was found.
+        Notes, to which findings are appended.
 
     Returns
     -------
     str or None
-        Why the cosmology does not describe the expansion; None when it does.
+        Reason why the cosmology does not describe the expansion; None when it does.
     """
     _note_neutrinos(cosmology, notes)
     doubt = _contradict_densities(said, cosmology, hints)
@@ -184,7 +184,7 @@ def find_doubt(
     if doubt is None:
         return None
     if hinted:
-        notes.append(f"{doubt}; the hints on {', '.join(hinted)} are taken instead")
+        notes.append(f"{doubt}; the hints on {', '.join(hinted)} are used instead")
         return None
     notes.append(f"{doubt}: redshift space and linear theory are refused for this box")
     return doubt
@@ -193,7 +193,7 @@ def find_doubt(
 def _contradict_densities(
     said: Said, cosmology: CosmologyConfig, hints: SnapshotHints
 ) -> str | None:
-    """Return what is wrong with the densities of a header, if anything is."""
+    """Return the contradiction in the densities of a header, or None."""
     if isinstance(said.get("doubt"), str):
         return str(said["doubt"])
     dark, curvature = said.get("Omega_Lambda"), said.get("Omega_k")
@@ -214,11 +214,11 @@ def _contradict_densities(
 def _contradict_rates(
     said: Said, cosmology: CosmologyConfig, redshift: float, notes: list[str]
 ) -> str | None:
-    """Return which rate of a header its parameters do not give, if there is one."""
+    """Return the contradiction between a header's rates and its parameters, or None."""
     rate, growth = said.get("E"), said.get("f")
     if rate is None and growth is None:
         return None
-    # SciPy's integrators take their time to load, and most headers state no rate.
+    # SciPy's integrators are slow to import, and most headers state no rate.
     from cosmoflow.cosmology.background import EARLIEST, LATEST, Background
 
     a = 1.0 / (1.0 + redshift)
@@ -234,7 +234,7 @@ def _contradict_rates(
             return f"H(z) / H0 is {rate:.5g} in the header, and {expected:.5g} by its parameters"
         notes.append(
             f"H(z) of the header is {100.0 * (rate / expected - 1.0):.2g} % above that of matter "
-            "and dark energy, by radiation, which is left out"
+            "and dark energy because of radiation, which is left out"
         )
     if isinstance(growth, float) and not _is_massive(cosmology):
         expected = background.growth_rate(a)
@@ -247,7 +247,7 @@ def _contradict_rates(
 
 
 def _is_massive(cosmology: CosmologyConfig) -> bool:
-    """Tell whether neutrinos slow the growth by more than two rates may differ."""
+    """Return whether neutrinos slow the growth by more than the tolerance of growth rates."""
     return 0.6 * cosmology.Omega_nu > _SAME_GROWTH * cosmology.Omega_m
 
 
@@ -255,6 +255,7 @@ def _note_neutrinos(cosmology: CosmologyConfig, notes: list[str]) -> None:
     if cosmology.m_nu > 0.0:
         share = cosmology.Omega_nu / cosmology.Omega_m
         notes.append(
-            f"neutrinos of {cosmology.m_nu:.3g} eV in all, {100.0 * share:.2g} % of matter, are "
-            f"taken for cold matter: the linear growth rate is up to {60.0 * share:.2g} % too large"
+            f"neutrinos of {cosmology.m_nu:.3g} eV in all, {100.0 * share:.2g} % of matter, "
+            "are treated as cold matter: the linear growth rate is up to "
+            f"{60.0 * share:.2g} % too large"
         )

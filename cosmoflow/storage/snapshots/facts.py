@@ -1,4 +1,4 @@
-"""What the files of the Gadget family say before any particle is read."""
+"""Facts about files of the Gadget family, known before any particle is read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Piece:
     Parameters
     ----------
     url : str
-        Of the source's file.
+        URL of the source's file.
     dataset : str
-        Name of the source in it.
+        Name of the source in that file.
     first, rows : int
         Rows of the virtual dataset.
     start, step : int
-        First row in the source, and from one to the next.
+        First row in the source, and the step between rows.
     """
 
     url: str
@@ -45,12 +45,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class TypeFacts:
-    """What one file holds of one particle type.
+    """Particles of one type in one file.
 
     Parameters
     ----------
     rows : int
-        Particles.
+        Number of particles.
     masses : str or None
         Name of the column of masses.
     position, velocity : dict
@@ -65,21 +65,21 @@ class TypeFacts:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What the header of one file says, and what the file holds.
+    """Header and contents of one file.
 
     Parameters
     ----------
     file : SourceFile
     groups : dict
-        Attributes, as plain data, of Header, Parameters, Units and Cosmology, where there are.
+        Attributes, as plain data, of the groups Header, Parameters, Units and Cosmology if present.
     types : dict
-        Of each particle type that has positions.
+        Facts of each particle type that has positions.
     virtual : dict
-        Of each virtual dataset, by its name: where its rows are.
+        Pieces of each virtual dataset, by its name.
     virtual_only : bool
-        Whether the file holds no particles itself, but only points to others.
+        Whether the file holds no particles itself but only points to other files.
     sources : tuple of SourceFile
-        Other files that the particles are in.
+        Other files that hold the particles.
     """
 
     file: SourceFile

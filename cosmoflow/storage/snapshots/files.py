@@ -28,7 +28,7 @@ from cosmoflow.storage.places import (
 from cosmoflow.storage.urls import exists, storage_errors
 
 _WILDCARDS: Final = re.compile(r"[*?\[]")
-# One request brings this much; metadata that lies close together costs one request.
+# Bytes per request: metadata that are close together cost one request.
 _BUFFER: Final = 1 << 20
 _MEMBER: Final = re.compile(r"^(?P<stem>.+?)(?P<dot>\.)(?P<index>\d+)(?P<suffix>\.(?:hdf5|h5))?$")
 _SUFFIX: Final = re.compile(r"\.(?:hdf5|h5)$")
@@ -87,12 +87,12 @@ def _split(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def open_file(url: str) -> Iterator[IO[bytes]]:
-    """Open a file for reading at any place.
+    """Open a local or remote file for reading.
 
     Raises
     ------
     StorageError
-        It is missing or cannot be reached.
+        The file is missing or cannot be reached.
     """
     path = local_path(url)
     try:
@@ -109,12 +109,12 @@ def open_file(url: str) -> Iterator[IO[bytes]]:
 
 
 def read_exactly(stream: IO[bytes], size: int, where: str) -> bytes:
-    """Read so many bytes.
+    """Read ``size`` bytes.
 
     Raises
     ------
     DataError
-        The file ends before.
+        The file ends earlier.
     """
     content = stream.read(size)
     if len(content) < size:
@@ -129,7 +129,7 @@ def read_exactly(stream: IO[bytes], size: int, where: str) -> bytes:
 
 
 def stat_file(url: str) -> SourceFile | None:
-    """Return a file's size, or None where there is no file."""
+    """Return a file with its size, or None if there is no file."""
     path = local_path(url)
     with storage_errors(url):
         if path is not None:
@@ -144,7 +144,7 @@ def stat_file(url: str) -> SourceFile | None:
 
 
 def stamp_file(url: str) -> tuple[str, int, str]:
-    """Return a file's URL, its size, and its time of change in ns or, in a bucket, its ETag.
+    """Return a file's URL, its size, and its modification time in ns or, in a bucket, its ETag.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def stamp_file(url: str) -> tuple[str, int, str]:
 
 
 def list_files(folder: str, *, deep: bool = False) -> list[SourceFile]:
-    """Return the files in a folder (``deep``: and below), part 2 before part 10; no hidden ones."""
+    """Return the visible files in a folder (``deep``: and below), part 2 before part 10."""
     path = local_path(folder)
     with storage_errors(folder):
         if path is not None:
@@ -181,7 +181,7 @@ def list_files(folder: str, *, deep: bool = False) -> list[SourceFile]:
             found = [
                 SourceFile(join(root, item["path"]), int(item["size"]))
                 for item in items
-                # The mark by which a console of an object store makes a folder is no file in it.
+                # Skip the marker with which the console of an object store creates a folder.
                 if item["path"] != inside
             ]
     shown = [file for file in found if not file.name.startswith(".")]
@@ -189,17 +189,17 @@ def list_files(folder: str, *, deep: bool = False) -> list[SourceFile]:
 
 
 def _natural(name: str) -> list[Any]:
-    """Sort key by which part 2 comes before part 10."""
+    """Return a sort key that puts part 2 before part 10."""
     return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def find_files(url: str) -> list[SourceFile]:
-    """Return the files that a URL means: itself, those of a folder or glob, or of a base name.
+    """Return the files of a URL: of a file, a folder, a base name or a glob.
 
     Raises
     ------
     StorageError
-        There are none.
+        There are no such files.
     """
     file = stat_file(url)
     found = [file] if file else list_files(url, deep=True) or _members_of(url) or _glob(url)
@@ -209,13 +209,13 @@ def find_files(url: str) -> list[SourceFile]:
 
 
 def _glob(url: str) -> list[SourceFile]:
-    """Return the files that match a pattern; folders at its beginning that exist are literal."""
+    """Return the files that match a pattern; existing folders at its beginning are literal."""
     fixed, pattern = _split_pattern(url)
     if not _WILDCARDS.search(pattern):
         return []
     path = local_path(fixed)
     if path is not None:
-        # Path.glob takes no absolute pattern.
+        # Path.glob does not accept absolute patterns.
         wanted = str(Path(glob.escape(str(path)), pattern))
         names = sorted(glob.glob(wanted, recursive=True), key=_natural)  # noqa: PTH207
         paths = [Path(name) for name in names]
@@ -229,9 +229,9 @@ def _glob(url: str) -> list[SourceFile]:
 
 
 def _split_pattern(url: str) -> tuple[str, str]:
-    """Return the folder in which a pattern is looked for, and the pattern.
+    """Return the folder to search, and the pattern.
 
-    ``run[1]/snap_*`` means files of the folder ``run[1]`` if there is one, and not of ``run1``.
+    ``run[1]/snap_*`` means files of the folder ``run[1]`` if it exists, and not of ``run1``.
     """
     place = find_place(url)
     parts = place.segments if isinstance(place, RemotePlace) else place.parts
@@ -258,7 +258,7 @@ def _members_of(url: str) -> list[SourceFile]:
 
 
 def base_name(name: str) -> str:
-    """Return a file's name without part number and suffix: one for all parts of a snapshot."""
+    """Return a file's name without part number and suffix, common to all parts of a snapshot."""
     member = _MEMBER.match(name)
     return member["stem"] if member else _SUFFIX.sub("", name)
 
@@ -269,7 +269,7 @@ def whole_set(file: SourceFile, parts: int) -> list[SourceFile]:
     Raises
     ------
     DataError
-        One is missing; the error names it.
+        A file is missing; the error names it.
     """
     if parts <= 1:
         return [file]
@@ -277,7 +277,7 @@ def whole_set(file: SourceFile, parts: int) -> list[SourceFile]:
     member = _MEMBER.match(name)
     if member is None:
         raise DataError(
-            "the header tells of several files, but the name has no part number",
+            "the header counts several files, but the name has no part number",
             where=file.url,
             value=f"{parts} files",
             limit="NAME.0.hdf5, NAME.1.hdf5, ...",

@@ -39,12 +39,12 @@ from cosmoflow.storage.snapshots.source import Reader, Snapshot
 
 _CANDIDATES: Final = {"kpc/h": 1e-3, "Mpc/h": 1.0}
 _SCALING: Final = ("a_scaling", "aexp-scale-exponent")
-"""Names of the power of a on a column: TNG and Gadget-4, EAGLE."""
+"""Attributes with the power of a of a column: TNG and Gadget-4, EAGLE."""
 
 
 @dataclass(frozen=True, slots=True)
 class GadgetUnits:
-    """Units of a header of Gadget's kind: Mpc/h, M_sun/h and km/s per unit, and where from."""
+    """Mpc/h, M_sun/h and km/s per unit of a Gadget header, and the source of the length unit."""
 
     length: float
     mass: float
@@ -53,10 +53,10 @@ class GadgetUnits:
 
 
 def read_cosmology(header: Mapping[str, Any]) -> dict[str, float | str | None]:
-    """Return what a header of Gadget's kind says of the cosmology."""
+    """Return the cosmology as stated in a Gadget header."""
     return {
         "h": first_of(header, "HubbleParam"),
-        # FastPM calls Omega_m by this name; its Omega0 lacks the neutrinos.
+        # OmegaM is FastPM's name; its Omega0 lacks the neutrinos.
         "Omega_m": first_of(header, "OmegaM", "Omega0", "Omega_Matter"),
         "Omega_b": first_of(header, "OmegaBaryon", "Omega_Baryon", "Omega_b"),
         "sigma8": first_of(header, "Sigma8", "sigma8"),
@@ -66,12 +66,12 @@ def read_cosmology(header: Mapping[str, Any]) -> dict[str, float | str | None]:
 
 
 def read_redshift(url: str, header: Mapping[str, Any]) -> float | None:
-    """Return the redshift of a header of Gadget's kind, whose time is the scale factor.
+    """Return the redshift of a Gadget header, whose time is the scale factor.
 
     Raises
     ------
     DataError
-        Redshift and time contradict each other, as where the time is no scale factor.
+        Redshift and time contradict each other, for example if the time is not the scale factor.
     """
     redshift, a = header.get("Redshift"), first_of(header, "Time", "ScalingFactor")
     if isinstance(redshift, list):
@@ -96,14 +96,14 @@ def resolve_units(
     Omega_m: float,
     table: Sequence[tuple[float, int]],
 ) -> GadgetUnits:
-    """Return the units of a header of Gadget's kind.
+    """Return the units of a Gadget header.
 
     Parameters
     ----------
     url : str
-        For errors.
+        URL, for error messages.
     header : dict
-        With ``UnitLength_in_cm`` and so on, or without: then the masses of the particles decide
+        Attributes of the header. Without ``UnitLength_in_cm`` the masses of the particles decide
         between kpc/h and Mpc/h.
     hints : SnapshotHints
     Omega_m : float
@@ -114,7 +114,7 @@ def resolve_units(
     Raises
     ------
     ConfigError
-        The unit of length is not given and cannot be found out.
+        The unit of length is not given and cannot be inferred.
     """
     length, mass, velocity = (
         first_of(header, f"Unit{name}")
@@ -136,7 +136,7 @@ def resolve_units(
     ]
     if len(fits) != 1:
         raise ConfigError(
-            "the header does not say the unit of length, and no masses tell it",
+            "the header does not say the unit of length, and the masses do not determine it",
             where=url,
             limit=f"UnitLength_in_cm, for example {CM_PER_KPC:.7g} for kpc/h",
             remedy="give the hint length_unit: --set snapshot.length_unit=kpc/h (or Mpc/h)",
@@ -150,15 +150,15 @@ def resolve_box(url: str, header: Mapping[str, Any], length: float, hints: Snaps
     Raises
     ------
     ConfigError
-        The header does not say.
+        The header does not say the box size.
     DataError
-        The box is no cube.
+        The box is not a cube.
     """
     if hints.box_size is not None:
         return hints.box_size
     value, sides = header.get("BoxSize"), box_sides(header)
     if max(sides) != min(sides):
-        raise DataError("the box is no cube", where=url, value=sides)
+        raise DataError("the box is not a cube", where=url, value=sides)
     if not sides[0] > 0.0:
         raise ConfigError(
             "the header does not say the size of the box", where=url, value=value,
@@ -168,7 +168,7 @@ def resolve_box(url: str, header: Mapping[str, Any], length: float, hints: Snaps
 
 
 def box_sides(header: Mapping[str, Any]) -> list[float]:
-    """Return the sides of the box, in the header's unit: one number, or three; 0 for unknown."""
+    """Return the sides of the box in the header's unit, one number or three; 0 means unknown."""
     value = header.get("BoxSize")
     return [float(side) for side in (value if isinstance(value, list) else [value or 0.0])]
 
@@ -179,14 +179,14 @@ def mass_table(url: str, header: Mapping[str, Any]) -> list[float]:
     Raises
     ------
     DataError
-        The header holds something else.
+        The table in the header does not hold numbers.
     """
     found = header.get("MassTable", [])
     try:
         return [float(mass) for mass in found]
     except (TypeError, ValueError):
         raise DataError(
-            "the table of masses in the header holds no numbers",
+            "the table of masses in the header does not hold numbers",
             where=f"{url}, Header/MassTable",
             value=found,
             limit="one number for each type",
@@ -195,7 +195,7 @@ def mass_table(url: str, header: Mapping[str, Any]) -> list[float]:
 
 
 def describe_length(length: float) -> str:
-    """Return a unit of length for people."""
+    """Return the name of a unit of length, for display."""
     names = {unit: name for name, unit in _CANDIDATES.items()}
     return names.get(length, f"{length:g} Mpc/h")
 
@@ -203,9 +203,9 @@ def describe_length(length: float) -> str:
 def open_gadget(
     url: str, facts: Sequence[FileFacts], hints: SnapshotHints, reader: Reader, form: str
 ) -> Snapshot:
-    """Make a snapshot of the files of the Gadget family, HDF5 or binary."""
+    """Open files of the Gadget family, HDF5 or binary, as a snapshot."""
     notes: list[str] = []
-    # The run's parameters, where they are kept, say what the header leaves out.
+    # The run's parameters, if stored, supply what the header lacks.
     header = {**facts[0].groups.get("Parameters", {}), **facts[0].header}
     stated = read_cosmology(header)
     cosmology = resolve_cosmology(url, stated, hints, notes)
@@ -256,7 +256,7 @@ def open_gadget(
 def _velocity_power(
     url: str, facts: Sequence[FileFacts], hints: SnapshotHints
 ) -> tuple[float, str]:
-    """Return the power of a of the velocities, and what it comes from."""
+    """Return the power of a of the velocities, and its source."""
     if hints.velocity is not None:
         return VELOCITY_POWER[hints.velocity], f"{hints.velocity}, by hint"
     said = {

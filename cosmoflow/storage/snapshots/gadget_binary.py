@@ -23,12 +23,12 @@ LABEL_BYTES: Final = 8
 _TYPES: Final = 6
 _HEADER: Final = "6i6ddd2i6I2i4d2i6I"
 _FIRST_FORMAT: Final = ("HEAD", "POS", "VEL", "ID", "MASS")
-"""The blocks of format 1 have no names, but an order."""
+"""Order of the blocks of format 1, which have no names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the blocks of one file lie, and how many particles of each type it holds."""
+    """Locations of the blocks of one file, and its number of particles of each type."""
 
     order: str
     counts: tuple[int, ...]
@@ -37,7 +37,7 @@ class Layout:
     """Offset of a block's first number, and its record's length modulo 2^32."""
 
     def rows_before(self, name: str, kind: int) -> int:
-        """Return the rows of a block before those of a particle type."""
+        """Return the number of rows of a block before those of a particle type."""
         return sum(
             count
             for index, count in enumerate(self.counts[:kind])
@@ -46,7 +46,7 @@ class Layout:
 
 
 def byte_order(start: bytes) -> str | None:
-    """Return the byte order of a Gadget file by its first four bytes, or None if it is none."""
+    """Return the byte order of a Gadget file from its first four bytes; None for other files."""
     for order in "<>":
         if struct.unpack(f"{order}i", start[:4])[0] in (HEADER_BYTES, LABEL_BYTES):
             return order
@@ -54,7 +54,7 @@ def byte_order(start: bytes) -> str | None:
 
 
 def read_layout(file: SourceFile) -> tuple[Layout, FileFacts]:
-    """Walk the records of a file, reading its header and no particle.
+    """Walk the records of a file, reading its header but no particles.
 
     Raises
     ------
@@ -96,12 +96,12 @@ def read_layout(file: SourceFile) -> tuple[Layout, FileFacts]:
 
 
 def _read_header(stream: IO[bytes], order: str, labelled: bool, file: SourceFile) -> dict[str, Any]:
-    """Return the header under the names that it has in HDF5."""
+    """Return the header under its names in HDF5."""
     content = read_exactly(stream, 16 * labelled + HEADER_BYTES + 8, file.url)[16 * labelled :]
     (size,) = struct.unpack(f"{order}i", content[:4])
     if size != HEADER_BYTES or content[:4] != content[-4:]:
         raise DataError(
-            "this is no Gadget snapshot, or a damaged one",
+            "this is not a Gadget snapshot, or it is damaged",
             where=file.url, value=f"a header of {size} bytes", limit=HEADER_BYTES,
         )  # fmt: skip
     values = struct.unpack_from(f"{order}{_HEADER}", content, 4)
@@ -121,7 +121,7 @@ def _read_header(stream: IO[bytes], order: str, labelled: bool, file: SourceFile
 
 
 def _true_size(name: str, size: int, counts: Sequence[int], table: Sequence[float]) -> int:
-    """Return a record's length where 32 bits are too few for it."""
+    """Return a record's length, also when it exceeds 32 bits."""
     rows, width = sum(counts), 3
     if name == "MASS":
         rows = sum(n for n, mass in zip(counts, table, strict=True) if not mass > 0.0)
@@ -137,7 +137,7 @@ def _true_size(name: str, size: int, counts: Sequence[int], table: Sequence[floa
 def _check_end(
     stream: IO[bytes], order: str, at: int, size: int, where: str, file: SourceFile
 ) -> None:
-    """Refuse a record that ends before its time or whose two length marks differ."""
+    """Refuse a record that is truncated or whose two length marks differ."""
     stream.seek(at)
     mark = stream.read(4)
     if len(mark) < 4 or struct.unpack(f"{order}I", mark)[0] != size % (1 << 32):
@@ -183,7 +183,7 @@ class BinaryReader:
         whole = _true_size(name, size, layout.counts, layout.table)
         if whole not in (4 * rows * width, 8 * rows * width):
             raise DataError(
-                "a block has another size than its particles need",
+                "the size of a block does not match its particles",
                 where=f"{part.file}, {name}", value=f"{whole} bytes",
                 limit=f"{4 * rows * width} or {8 * rows * width} bytes",
             )  # fmt: skip
@@ -196,7 +196,7 @@ class BinaryReader:
 
 
 def open_gadget_binary(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> Snapshot:
-    """Make a snapshot of Gadget's binary files."""
+    """Open Gadget's binary files as a snapshot."""
     layouts: dict[str, Layout] = {}
 
     def inspect(file: SourceFile) -> FileFacts:

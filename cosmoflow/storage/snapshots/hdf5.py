@@ -22,24 +22,24 @@ from cosmoflow.storage.snapshots.virtual import check_sources, map_pieces, read_
 from cosmoflow.storage.urls import local_path
 
 MASSES: Final = ("Masses", "DynamicalMasses")
-"""Columns of masses; SWIFT's black holes have the second."""
+"""Names of the column of masses; SWIFT's black holes use the second."""
 
 _GROUPS: Final = ("Header", "Parameters", "Units", "Cosmology")
 _DEEPEST: Final = 8
-"""Virtual datasets of virtual datasets."""
+"""Maximum nesting of virtual datasets."""
 READERS_COMMAND: Final = "pip install 'cosmoflow[readers]'"
 
 
 @contextmanager
 def open_hdf5(url: str) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, also one that is open elsewhere in this process.
+    """Open an HDF5 file for reading, even if it is already open in this process.
 
     Raises
     ------
     DataError
-        It is no HDF5 file, or a damaged one, or open for writing.
+        The file is not HDF5, is damaged, or is open for writing.
     StorageError
-        It is missing or cannot be reached.
+        The file is missing or cannot be reached.
     """
     with open_file(url) as stream:
         path = local_path(url)
@@ -51,15 +51,15 @@ def open_hdf5(url: str) -> Iterator[h5py.File]:
             raise _damaged(url, error) from error
         with file:
             intent = file.id.get_intent()
-            # The caller's own handle, in this process: what it has not written yet is not on disk.
+            # Open for writing in this process: data not yet flushed are not on disk.
             if intent & h5py.h5f.ACC_RDWR and not intent & h5py.h5f.ACC_SWMR_WRITE:
                 raise _busy(url, path)
             yield file
 
 
 def _open_local(path: str) -> h5py.File:
-    """Open a file whatever the caller's own handle to it says of locks: HDF5 wants the same."""
-    # Locks fail on many of the file systems that hold snapshots, and no one writes here.
+    """Open a file with the locking of the caller's own handle to it, as HDF5 requires."""
+    # Locks fail on many file systems that hold snapshots, and this module only reads.
     ways: list[dict[str, Any]] = [{"locking": False}, {}, {"locking": True}]
     for way in [*ways, {"locking": "best-effort"}]:
         try:
@@ -83,7 +83,7 @@ def _busy(url: str, path: Path | None) -> DataError:
         "the file is open for writing",
         where=url,
         limit="a file that no program is writing",
-        remedy="close it where it is open (file.close() in h5py), or wait until it is written; "
+        remedy="close it in the program that writes it (file.close() in h5py), or wait; "
         f"if its writer was killed: h5clear -s {path}",
     )
 
@@ -98,18 +98,18 @@ def _damaged(where: str, error: Exception) -> DataError:
 
 
 def _follow(group: h5py.Group, name: str, url: str) -> Any:
-    """Return a member of a group, also one behind a link.
+    """Return a member of a group, following links.
 
     Raises
     ------
     DataError
-        The link leads nowhere.
+        The target of the link is missing.
     """
     link = group.get(name, getlink=True)
     place = f"{url}, {group.name.rstrip('/')}/{name}"
     if isinstance(link, h5py.ExternalLink) and local_path(url) is None:
         raise DataError(
-            "the file links to another one, which is not followed in a bucket",
+            "the file links to another file; links between files are not followed in a bucket",
             where=place, value=f"{link.filename}, {link.path}",
             remedy="copy both to a local folder",
         )  # fmt: skip
@@ -125,18 +125,18 @@ def _follow(group: h5py.Group, name: str, url: str) -> Any:
             "a link in the file leads nowhere",
             where=place,
             value=f"{link.path} in {target}" if target else link.path,
-            limit="a link to what is there",
-            remedy="copy the file that it points to as well, and keep the two as they lay",
+            limit="a link to an existing file and object",
+            remedy="copy the file that it points to as well, and keep their relative paths",
         ) from error
 
 
 def inspect_file(file: SourceFile) -> FileFacts:
-    """Read the header of a file and which particles it holds, and no particle.
+    """Read the header and the particle counts of a file, but no particles.
 
     Raises
     ------
     DataError
-        It is no snapshot, or damaged, or points to what is not there.
+        The file is not a snapshot, is damaged, or points to missing data.
     """
     with open_hdf5(file.url) as content:
         try:
@@ -156,7 +156,7 @@ def _inspect(file: SourceFile, content: h5py.File) -> FileFacts:
     check_no_catalogue(file.url, list(content), groups.get("Header", {}))
     if "Header" not in groups:
         raise DataError(
-            "this HDF5 file is no snapshot: it has no group Header",
+            "this HDF5 file is not a snapshot: it has no group Header",
             where=file.url,
             value=f"{', '.join(content) or 'nothing'}",
             limit="Header, PartType1, ...",
@@ -180,13 +180,13 @@ def _inspect(file: SourceFile, content: h5py.File) -> FileFacts:
 
 
 def _kind(name: str) -> int | None:
-    """Return the particle type of a group's name."""
+    """Return the particle type in a group's name, or None."""
     digits = name.removeprefix("PartType")
     return int(digits) if name.startswith("PartType") and digits.isdigit() else None
 
 
 def _inspect_type(group: h5py.Group, url: str) -> tuple[TypeFacts, list[h5py.Dataset]]:
-    """Return what a group of particles holds, and its columns that are read."""
+    """Return the facts of a group of particles, and its columns that are read."""
     where = f"{url}, {group.name.strip('/')}"
     if VELOCITY not in group:
         raise DataError("the particles have no velocities", where=where, limit=VELOCITY)
@@ -212,7 +212,7 @@ def _inspect_type(group: h5py.Group, url: str) -> tuple[TypeFacts, list[h5py.Dat
 
 
 def check_whole(dataset: h5py.Dataset, url: str) -> None:
-    """Refuse a dataset for parts of which HDF5 would give zeros: they are missing.
+    """Refuse a dataset with missing parts, which HDF5 would read as zeros.
 
     Raises
     ------
@@ -225,11 +225,11 @@ def check_whole(dataset: h5py.Dataset, url: str) -> None:
 
 
 def _check_packing(dataset: h5py.Dataset, url: str) -> None:
-    """Refuse numbers that are to be scaled: no code of this family writes such columns."""
+    """Refuse scaled (packed) numbers: no code of this family writes them."""
     scale, offset = dataset.attrs.get("scale_factor", 1.0), dataset.attrs.get("add_offset", 0.0)
     if scale != 1.0 or offset != 0.0:
         raise DataError(
-            "a column is packed, which is not read",
+            "a column is packed, which is not supported",
             where=f"{url}, {dataset.name}",
             value=f"scale_factor {scale}, add_offset {offset}",
             remedy="write the unpacked numbers as floating point, without these attributes",
@@ -237,12 +237,12 @@ def _check_packing(dataset: h5py.Dataset, url: str) -> None:
 
 
 def _check_written(dataset: h5py.Dataset, url: str) -> None:
-    """Refuse a dataset parts of which were never written: HDF5 would give zeros for them."""
+    """Refuse a dataset with unwritten parts, which HDF5 would read as zeros."""
     if dataset.size == 0 or dataset.is_virtual:
         return
     if dataset.external:
         raise DataError(
-            "a column lies in raw files outside the HDF5 file, which are not read",
+            "a column is stored in raw files outside the HDF5 file, which are not read",
             where=f"{url}, {dataset.name}",
             value=", ".join(name for name, *_ in dataset.external),
             remedy="write the column into the file itself",
@@ -261,7 +261,7 @@ def _check_written(dataset: h5py.Dataset, url: str) -> None:
 
 
 def _mapped(dataset: h5py.Dataset, url: str, depth: int = 0) -> list[Piece]:
-    """Return where the rows of a virtual dataset are, having looked at every source."""
+    """Return the pieces of a virtual dataset after checking every source."""
     pieces = map_pieces(dataset, url)
     check_sources(pieces, dataset, url, partial(_open_source, pointer=url, depth=depth + 1))
     return pieces
@@ -269,7 +269,7 @@ def _mapped(dataset: h5py.Dataset, url: str, depth: int = 0) -> list[Piece]:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A dataset that a virtual one takes rows from."""
+    """Source dataset of a virtual dataset."""
 
     dataset: h5py.Dataset
     url: str
@@ -277,7 +277,7 @@ class _Source:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole dataset."""
+        """Shape of the whole dataset."""
         shape: tuple[int, ...] = self.dataset.shape
         return shape
 
@@ -288,7 +288,7 @@ class _Source:
 
 @contextmanager
 def _open_source(url: str, name: str, *, pointer: str, depth: int) -> Iterator[_Source]:
-    """Open a source of a virtual dataset, and make sure that it was written to its end."""
+    """Open a source of a virtual dataset, and check that it is complete."""
     if depth > _DEEPEST:
         raise DataError("virtual datasets point to one another", where=f"{url}, {name}")
     if stat_file(url) is None:
@@ -351,12 +351,12 @@ def _rows(
 
 
 def _check_filters(dataset: h5py.Dataset, url: str) -> None:
-    """Load the compression filters that HDF5 itself does not bring.
+    """Load compression filters that HDF5 itself lacks.
 
     Raises
     ------
     ConfigError
-        They are not installed.
+        A filter is not installed.
     """
     filters = dataset.id.get_create_plist()
     used = [filters.get_filter(index) for index in range(filters.get_nfilters())]

@@ -1,7 +1,7 @@
-"""Which share of the matter of its cosmology the particles of a snapshot hold.
+"""Share of the cosmology's matter in the particles of a snapshot.
 
 An error in the unit of length changes the density by its cube, and a particle type that is left out
-takes its mass with it: both show in the sum of the masses over the mean density of matter.
+is missing from the sum of the masses: the sum over the mean density of matter shows both errors.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from cosmoflow.storage.snapshots.conventions import mean_density
 from cosmoflow.storage.snapshots.source import Part
 
 SLACK: Final = 0.05
-"""Smooth neutrinos and rounded constants take less than this share of the mean density."""
+"""Smooth neutrinos and rounded constants change the density by less than this fraction."""
 
 _ESTIMATE_SLACK: Final = 0.3
-"""Of a sum that was estimated from a sample; the exact sum is checked when it is known."""
+"""Tolerance for a sum estimated from a sample; the exact sum is checked when it is known."""
 _NOTEWORTHY: Final = 1e-3
 _DARK_MATTER: Final = 1
 _GAS, _STARS, _BLACK_HOLES = 0, 4, 5
-# A sum of more masses than this is estimated, from runs of rows that are spread over all.
+# Sums of more masses than this are estimated from runs of rows spread over all parts.
 _EXACT_ROWS: Final = 1 << 18
 _RUNS, _RUN_ROWS = 64, 1 << 11
 
 ReadMasses = Callable[[Part, int, int], NDArray[np.floating]]
-"""Returns the masses of some rows of a part, in M_sun/h."""
+"""Function that returns the masses of rows of a part, in M_sun/h."""
 
 
 @dataclass(frozen=True, slots=True)
 class MatterFacts:
-    """What is known of the matter in a snapshot.
+    """Facts about the matter in a snapshot.
 
     Parameters
     ----------
     url : str
-        For errors.
+        URL, for error messages.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     cosmology : CosmologyConfig
     chosen, left : sequence of Part
-        The particles that are read, and those of other types.
+        Particles that are read, and those of other types.
     read_masses : callable
-        Reads columns of masses.
+        Function that reads columns of masses.
     fraction : float
-        Of all particles of the chosen types that the snapshot keeps, as its header says; less than
-        1 for random samples.
+        Share of all particles of the chosen types that the snapshot keeps, according to its header;
+        less than 1 for random samples.
     left_fractions : dict
-        The same of the groups that are left out; 1 where it has none.
+        The same for each group that is left out; 1 for groups without an entry.
     """
 
     url: str
@@ -81,20 +81,20 @@ class Mass:
 
     @property
     def slack(self) -> float:
-        """Relative error to allow for when it is compared with the mean density."""
+        """Relative tolerance for a comparison with the mean density."""
         return SLACK if self.exact else _ESTIMATE_SLACK
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What :func:`check_matter` found.
+    """Result of :func:`check_matter`.
 
     Parameters
     ----------
     shares : tuple of float
-        Shares of the matter that the exact sum of the masses may have; none when it has no unit.
+        Shares of the matter that the exact sum of the masses may equal; empty when unknown.
     notes, cautions : tuple of str
-        Facts for the user, and what may make the result other than expected.
+        Facts for the user, and warnings of unexpected results.
     """
 
     shares: tuple[float, ...]
@@ -103,23 +103,23 @@ class Verdict:
 
 
 def fits(share: float, shares: Sequence[float], slack: float = SLACK) -> bool:
-    """Tell whether a share is one of some shares, but for ``slack``."""
+    """Return whether a share equals one of ``shares`` within ``slack``."""
     return any(abs(share / one - 1.0) <= slack for one in shares)
 
 
 def check_matter(facts: MatterFacts, hints: SnapshotHints) -> Verdict:
-    """Hold the masses of a snapshot against the mean density of matter.
+    """Compare the masses of a snapshot with the mean density of matter.
 
     Raises
     ------
     DataError
-        The particles make up more or less than the matter that they should stand for.
+        The particles hold more or less matter than expected.
     """
     mass = sum_masses(facts.chosen, facts.read_masses)
     if mass is None:
         return Verdict(
             (),
-            cautions=("the particles' masses are not known: units could not be checked by them",),
+            cautions=("the particles' masses are unknown: units could not be checked with them",),
         )
     share = facts.share(mass.value)
     if hints.mass_share is not None:
@@ -127,7 +127,7 @@ def check_matter(facts: MatterFacts, hints: SnapshotHints) -> Verdict:
             raise _unlike(facts, share, (hints.mass_share,), hints)
         return Verdict(
             (hints.mass_share,),
-            (f"the particles stand for {hints.mass_share:g} of the matter, by hint",),
+            (f"the particles represent {hints.mass_share:g} of the matter, by hint",),
         )
     gas, dark = _left_out(facts)
     deliberate = _kinds(facts.chosen).isdisjoint({_DARK_MATTER, None})
@@ -139,7 +139,7 @@ def check_matter(facts: MatterFacts, hints: SnapshotHints) -> Verdict:
         held = None if dark else _known(facts, gas)
         shares += [1.0 - held] if held is not None and held < 1.0 else []
     if facts.fraction < 1.0:
-        # Some writers give the particles of a sample the mass of those that are not in it.
+        # Some writers add the mass of the omitted particles to the particles of a sample.
         shares = [one * facts.fraction for one in shares] + shares
         notes.append(f"a random sample: {facts.fraction:g} of all particles")
     if not fits(share, shares, mass.slack):
@@ -158,7 +158,7 @@ def check_matter(facts: MatterFacts, hints: SnapshotHints) -> Verdict:
 
 
 def _check_other_types(facts: MatterFacts, mass: Mass, hints: SnapshotHints) -> Verdict:
-    """Check the sum over all types of a snapshot of which dark matter is left out on purpose."""
+    """Check the sum over all types of a snapshot when dark matter is left out on purpose."""
     share = facts.share(mass.value)
     others = _known(facts, facts.left)
     if others is None:
@@ -172,7 +172,7 @@ def _check_other_types(facts: MatterFacts, mass: Mass, hints: SnapshotHints) -> 
 
 
 def sum_masses(parts: Sequence[Part], read: ReadMasses) -> Mass | None:
-    """Return the mass of some particles; None where it is not known.
+    """Return the total mass of the parts; None when unknown.
 
     Columns of masses are read whole when they are short, and sampled otherwise.
     """
@@ -195,7 +195,7 @@ def sum_masses(parts: Sequence[Part], read: ReadMasses) -> Mass | None:
 
 
 def _runs(parts: Sequence[Part]) -> list[tuple[Part, int, int]]:
-    """Return runs of rows that are spread evenly over some parts."""
+    """Return runs of rows spread evenly over the parts."""
     ends = np.cumsum([part.count for part in parts])
     runs = []
     for at in np.linspace(0, int(ends[-1]) - 1, _RUNS, dtype=np.int64):
@@ -222,10 +222,10 @@ def _names(parts: Sequence[Part]) -> str:
 
 
 def _left_out(facts: MatterFacts) -> tuple[list[Part], list[Part]]:
-    """Return the parts left out that are baryons, and those that are dark matter."""
+    """Return the baryon parts and the dark matter parts that are left out."""
     every = _kinds([*facts.chosen, *facts.left])
     baryons = {_GAS, _STARS}
-    # Type 5 is black holes beside gas or stars, and boundary particles elsewhere.
+    # Type 5 holds black holes if there are gas or stars, and boundary particles otherwise.
     if every & baryons:
         baryons.add(_BLACK_HOLES)
     gas = [part for part in facts.left if _kind(part) in baryons]
@@ -233,13 +233,13 @@ def _left_out(facts: MatterFacts) -> tuple[list[Part], list[Part]]:
 
 
 def _known(facts: MatterFacts, parts: Sequence[Part]) -> float | None:
-    """Return the share of the matter in parts that are left out; None where it is not known."""
+    """Return the share of the matter in parts that are left out; None when unknown."""
     total = 0.0
     for group in sorted({part.group for part in parts}):
         try:
             mass = sum_masses([one for one in parts if one.group == group], facts.read_masses)
         except CosmoflowError:
-            # Their files need not be there: they are not going to be read.
+            # The files of these parts may be missing: they are not read.
             mass = None
         if mass is None:
             return None
@@ -250,7 +250,7 @@ def _known(facts: MatterFacts, parts: Sequence[Part]) -> float | None:
 def _left_behind(
     facts: MatterFacts, share: float, mass: Mass, dark: Sequence[Part], hints: SnapshotHints
 ) -> DataError | None:
-    """Return the error for dark matter of other types that is left out, where that is the cause."""
+    """Return the error for dark matter left out in other types; None if that is not the cause."""
     held = _known(facts, dark)
     if not dark or not share < 1.0 or held is None:
         return None
@@ -263,7 +263,7 @@ def _left_behind(
         return None
     kinds = sorted(kind for kind in _kinds([*facts.chosen, *dark]) if kind is not None)
     return DataError(
-        "dark matter is left out: other particle types hold some of it",
+        "dark matter is left out: other particle types also hold dark matter",
         where=facts.url,
         value=f"{share:.3g} of the matter in {_names(facts.chosen)}, {held:.3g} in {_names(dark)}",
         limit=f"{1.0 - SLACK:g} to {1.0 + SLACK:g} in the types that are read: "
@@ -276,7 +276,7 @@ def _left_behind(
 def _unlike(
     facts: MatterFacts, share: float, shares: Sequence[float], hints: SnapshotHints
 ) -> DataError:
-    """Return the error for particles that do not make up the matter that they should."""
+    """Return the error for particles that do not hold the expected share of matter."""
     limits = " or ".join(
         f"{one * (1.0 - SLACK):.3g} to {one * (1.0 + SLACK):.3g}" for one in sorted(set(shares))
     )
@@ -285,20 +285,20 @@ def _unlike(
         remedies.append(f"the hint length_unit is {hints.length_unit}: correct it")
     else:
         remedies.append(
-            "say what the lengths are with the hint length_unit: "
+            "give the unit of length with the hint length_unit: "
             "--set snapshot.length_unit=kpc/h (or Mpc/h, kpc, Mpc, a number of Mpc/h)"
         )
     if hints.mass_share is not None:
         remedies.append(f"the hint mass_share is {hints.mass_share:g}: correct it")
     elif share < 1.0:
         remedies.append(
-            "if these particles are meant to be a part of the matter, say so: "
+            "if these particles are only a part of the matter, give the hint mass_share: "
             f"--set snapshot.mass_share={share:.3g}"
         )
     return DataError(
         "the particles do not make up the mean density of matter",
         where=facts.url,
-        value=f"{share:.4g} of it, in a box of {facts.box_size:g} Mpc/h "
+        value=f"{share:.4g} of the mean density, in a box of {facts.box_size:g} Mpc/h "
         f"with Omega_m {facts.cosmology.Omega_m:g}",
         limit=limits,
         remedy="; ".join(remedies),

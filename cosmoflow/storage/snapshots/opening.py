@@ -1,4 +1,4 @@
-"""From a URL to particles, whatever wrote them."""
+"""Open particles of any supported format by URL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cosmoflow.storage.urls import absolute, has_file, open_group
 _ZARR_GROUP: Final = "zarr.json"
 _PROBES: Final = 8
 _PROBE_ROWS: Final = 256
-# A sample spread over the whole snapshot that fills less of the box is in another unit of length.
+# If a sample of the whole snapshot spans less of the box, the unit of length is wrong.
 _LEAST_EXTENT: Final = 0.02
 
 Probed = TypeVar("Probed", bound=ParticleSource)
@@ -39,7 +39,7 @@ _Opener = Callable[[str, Sequence[SourceFile], SnapshotHints], Snapshot]
 
 
 def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSource:
-    """Open particles: a store of ours, or a snapshot of another code.
+    """Open particles: our particle store or a snapshot of another code.
 
     Parameters
     ----------
@@ -47,23 +47,23 @@ def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSour
         A file, a folder, a glob, one part of a set of files or their common name; local or in
         a bucket.
     hints : SnapshotHints, optional
-        Which particles to read, and what the header leaves out. None are for our own store.
+        Particles to read, and values that the header lacks. Not for our own store.
 
     Returns
     -------
     ParticleSource
-        Nothing but headers and a small sample was read.
+        Opened particles; only headers and a small sample have been read.
 
     Raises
     ------
     DataError
-        It is no snapshot, is damaged, lacks a part, or holds none of the wanted particles.
+        It is not a snapshot, is damaged, lacks a part, or holds no particles of the chosen types.
     StorageError
-        There is nothing, or it cannot be reached.
+        The URL does not exist or cannot be reached.
     ConfigError
         A hint or an optional library is needed.
     """
-    # Workers have other working folders, and the parts' names are made of this one.
+    # Workers have other working folders, and the parts' URLs are derived from this one.
     url = absolute(url)
     if has_file(url, _ZARR_GROUP):
         if hints is not None and hints != SnapshotHints():
@@ -88,14 +88,14 @@ def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSour
 
 
 def describe_snapshot(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
-    """Return what a snapshot is, as plain data for people and JSON.
+    """Return a summary of a snapshot as plain data, for display and JSON.
 
     Returns
     -------
     dict
         ``kind``, ``format``, ``files``, ``bytes``, ``counts`` of each particle type, ``particles``
         that would be read, ``box_size`` (Mpc/h), ``redshift``, ``cosmology``, ``particle_mass``
-        (M_sun/h), ``conventions`` that the units were taken from, ``notes`` on what was assumed.
+        (M_sun/h), ``conventions`` of the units and velocities, ``notes`` on assumptions.
 
     Raises
     ------
@@ -104,17 +104,17 @@ def describe_snapshot(url: str, hints: SnapshotHints | None = None) -> dict[str,
     """
     source = open_particles(url, hints)
     if not isinstance(source, Snapshot):
-        raise DataError("this is a particle store, no snapshot of another code", where=url)
+        raise DataError("this is a particle store, not a snapshot of another code", where=url)
     return source.describe()
 
 
 def _only_bigfile(url: str, found: Sequence[str]) -> str:
-    """Return the one bigfile snapshot in a folder; halo catalogues beside it do not count.
+    """Return the only bigfile snapshot in a folder; halo catalogues beside it are ignored.
 
     Raises
     ------
     DataError
-        There are several.
+        There are several snapshots.
     """
     snapshots = [one for one in found if not is_catalogue(one)] or list(found)
     if len(snapshots) > 1:
@@ -129,12 +129,12 @@ def _only_bigfile(url: str, found: Sequence[str]) -> str:
 
 
 def _choose(url: str, files: Sequence[SourceFile]) -> tuple[_Opener, list[SourceFile]]:
-    """Return how to open files, and which of them are particles."""
+    """Return the opener of the files, and the files that hold particles."""
     check_no_table(files)
     openers = {file: opener for file in files if (opener := _recognise(file)) is not None}
     if not openers:
         raise DataError(
-            "this is no snapshot that cosmoflow reads",
+            "this is not a snapshot that cosmoflow reads",
             where=url,
             value=", ".join(file.name for file in files[:4]) + (" ..." if files[4:] else ""),
             limit="HDF5 of Gadget, AREPO or SWIFT, Gadget's binary, bigfile, Abacus ASDF, npz, or "
@@ -156,7 +156,7 @@ def _choose(url: str, files: Sequence[SourceFile]) -> tuple[_Opener, list[Source
 
 
 def _recognise(file: SourceFile) -> _Opener | None:
-    """Return what opens a file, by its first bytes."""
+    """Return the opener of a file from its first bytes, or None."""
     if file.size < 8:
         return None
     with open_file(file.url) as stream:
@@ -171,7 +171,7 @@ def _recognise(file: SourceFile) -> _Opener | None:
 
 
 def _open_hdf5(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Snapshot:
-    # HDF5 takes its time to load, and a store of ours does not need it.
+    # HDF5 is slow to import, and our own store does not need it.
     from cosmoflow.storage.snapshots.hdf5 import Hdf5Reader, inspect_file
     from cosmoflow.storage.snapshots.swift import is_swift, open_swift
 
@@ -183,19 +183,19 @@ def _open_hdf5(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> S
 
 
 def _probed(snapshot: Probed) -> Probed:
-    """Read a small sample: a wrong unit or a damaged column is better found before the work.
+    """Read a small sample, to find a wrong unit or a damaged column before the work starts.
 
     Raises
     ------
     DataError
-        A particle is not finite or outside the box, or all are in one corner of it.
+        A particle is not finite or outside the box, or all are in one corner of the box.
     """
     rows = min(_PROBE_ROWS, snapshot.count)
     starts = np.linspace(0, snapshot.count - rows, _PROBES, dtype=np.int64)
     sample = np.concatenate(
         [snapshot.read(int(start), int(start) + rows).position for start in starts]
     )
-    # The box is periodic, and some have their origin in the middle: what is no gap is filled.
+    # The box is periodic, and its origin may be its centre: measure the extent by the widest gap.
     ordered = np.sort(sample, axis=0) / snapshot.metadata.box_size
     gaps = np.diff(ordered, axis=0, append=ordered[:1] + 1.0).max(axis=0)
     extent = 1.0 - float(gaps.min())
@@ -205,7 +205,7 @@ def _probed(snapshot: Probed) -> Probed:
             where=snapshot.url,
             value=f"{extent:.2g} of its side, in a sample of {len(sample)}",
             limit=f"{_LEAST_EXTENT:g} at least",
-            remedy="box and positions differ in unit: give the hint length_unit or box_size "
+            remedy="box and positions have different units: give the hint length_unit or box_size "
             "(--set snapshot.box_size=500, in Mpc/h)"
             if isinstance(snapshot, Snapshot)
             else "correct the positions or the attribute box_size: both are in Mpc/h",

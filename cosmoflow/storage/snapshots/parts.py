@@ -1,4 +1,4 @@
-"""The files of one snapshot of the Gadget family: all of them, of one run, and whole."""
+"""Gather the files of one snapshot of the Gadget family, and check that they are consistent."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SHARED: Final = (
     *("NumPart_Total", "NumPart_Total_HighWord", "HubbleParam", "Omega0", "OmegaLambda"),
     *("UnitLength_in_cm", "UnitMass_in_g", "UnitVelocity_in_cm_per_s"),
 )
-"""What is the same in the headers of all parts."""
+"""Attributes that are equal in the headers of all parts."""
 _TRACERS: Final = 3
-"""Massless tracers in AREPO's snapshots, without positions; empty or in use elsewhere."""
+"""Type of massless tracers without positions in AREPO; other codes may use it."""
 _NEUTRINOS: Final = 6
-"""SWIFT's neutrinos carry weights that a mass alone does not tell: only read when asked for."""
+"""Type of SWIFT's neutrinos, which have weights beside masses: only read on request."""
 
 MassOf = Callable[[FileFacts, int], float | None]
-"""From a file and a particle type to the mass in its header, M_sun/h, if it has one."""
+"""Function of a file and a particle type: the mass in the header, M_sun/h, or None."""
 
 
 def gather_files(
@@ -35,17 +35,17 @@ def gather_files(
     Parameters
     ----------
     url : str
-        For errors.
+        URL, for error messages.
     found : sequence of SourceFile
-        Some of the files.
+        Files of the snapshot; may be incomplete.
     inspect : callable
-        Reads the header of one.
+        Function that reads the header of a file.
 
     Raises
     ------
     DataError
-        One is missing, is of another snapshot or in other units, or holds fewer particles than its
-        header says.
+        A file is missing, belongs to another snapshot, has other units, or holds fewer particles
+        than its header says.
     """
     first = inspect(found[0])
     behind = _behind(first, inspect) if first.virtual_only else None
@@ -75,10 +75,10 @@ def gather_files(
 def _behind(
     pointer: FileFacts, inspect: Callable[[SourceFile], FileFacts]
 ) -> list[FileFacts] | None:
-    """Return the parts that a file of virtual datasets points to, if it means just all of them.
+    """Return the parts that a file of virtual datasets points to, if it maps all their rows.
 
-    The parts have headers that say more, and are read without the file that points to them. Where
-    that takes some of their rows only, or columns of several files, it is read as it says.
+    The parts have more complete headers, and are read directly. If the file maps only some of
+    their rows, or combines columns of several files, return None: it is read as it is.
     """
     urls = {tuple(piece.url for piece in pieces) for pieces in pointer.virtual.values()}
     every = list(dict.fromkeys(url for files in urls for url in files))
@@ -90,7 +90,7 @@ def _behind(
         try:
             parts.append(inspect(file or SourceFile(url, 0)))
         except DataError:
-            # Its rows are there: they were looked at with the file that points to them.
+            # Its rows exist: they were checked with the file that points to them.
             return None
     rows = {
         (one.file.url, f"/PartType{kind}/{name}"): columns.rows
@@ -166,17 +166,17 @@ def _close(one: Any, other: Any) -> bool:
 
 
 def this_file(facts: FileFacts) -> list[int]:
-    """Return how many particles of each type a file says that it holds.
+    """Return the number of particles of each type in a file, according to its header.
 
     Raises
     ------
     DataError
-        It does not say.
+        The header has no such numbers.
     """
     counts = facts.header.get("NumPart_ThisFile")
     if not isinstance(counts, list):
         raise DataError(
-            "this HDF5 file is no snapshot: its header does not count particles",
+            "this HDF5 file is not a snapshot: its header does not count particles",
             where=facts.file.url,
             limit="an attribute NumPart_ThisFile of Header",
         )
@@ -184,24 +184,24 @@ def this_file(facts: FileFacts) -> list[int]:
 
 
 def total_counts(facts: FileFacts) -> list[int] | None:
-    """Return how many particles of each type the whole snapshot has, high words included."""
+    """Return the number of particles of each type in the whole snapshot, high words included."""
     low, high = facts.header.get("NumPart_Total"), facts.header.get("NumPart_Total_HighWord")
     if not isinstance(low, list):
         return None
-    # Some writers have fewer high words than types.
+    # Some writers write fewer high words than types.
     upper = [*(high if isinstance(high, list) else []), *[0] * len(low)]
-    # Where the counts are 64 bits wide already, the high words repeat them.
+    # If the counts already have 64 bits, the high words repeat their upper half.
     pairs = [(int(a), int(b)) for a, b in zip(low, upper, strict=False)]
     return [a if a >> 32 else a + (b << 32) for a, b in pairs]
 
 
 def _check_counts(url: str, facts: Sequence[FileFacts]) -> None:
-    """Refuse files that do not hold what their headers promise."""
+    """Refuse files whose particles do not match the counts in their headers."""
     for one in facts:
         for kind, said in enumerate(this_file(one)):
             if kind in one.types and one.types[kind].rows != said:
                 raise DataError(
-                    "a file holds another number of particles than its header says",
+                    "the number of particles in a file differs from its header",
                     where=f"{one.file.url}, PartType{kind}",
                     value=one.types[kind].rows,
                     limit=said,
@@ -216,12 +216,12 @@ def _check_counts(url: str, facts: Sequence[FileFacts]) -> None:
                 where=f"{url}, PartType{kind}",
                 value=f"{found} particles in {len(facts)} files",
                 limit=f"{total}, as the header says",
-                remedy="parts are missing or of another snapshot; copy them again",
+                remedy="parts are missing or belong to another snapshot; copy them again",
             )
 
 
 def left_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf) -> list[Part]:
-    """Return the particles with positions of the types that are not to be read."""
+    """Return the particles with positions of the types that are not read."""
     parts = []
     for kind, count in _kinds_of(facts):
         if count and kind != _NEUTRINOS and not hints.wants(kind):
@@ -234,14 +234,14 @@ def left_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf
 
 
 def _kinds_of(facts: Sequence[FileFacts]) -> list[tuple[int, int]]:
-    """Return the particle types and how many particles of each the files hold."""
+    """Return the particle types and the number of particles of each in the files."""
     counts = zip(*(this_file(one) for one in facts), strict=True)
     return [(kind, sum(numbers)) for kind, numbers in enumerate(counts)]
 
 
 def _part(one: FileFacts, kind: int, mass_of: MassOf) -> Part:
     name, mass = one.types[kind].masses, mass_of(one, kind)
-    # Stars and gas change their masses; the header's is then that of the beginning.
+    # Masses of stars and gas change; the header then has the initial mass.
     own = name is not None and (mass is None or kind not in (1, 2))
     return Part(
         one.file.url,
@@ -258,7 +258,7 @@ def chosen_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: Mass
     Raises
     ------
     DataError
-        Particles of a wanted type have no positions.
+        Particles of a chosen type have no positions.
     """
     parts = []
     for kind in range(len(this_file(facts[0]))):
@@ -282,10 +282,10 @@ def chosen_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: Mass
 
 
 def all_files(facts: Sequence[FileFacts]) -> list[SourceFile]:
-    """Return the files of a snapshot, and those that they point to."""
+    """Return the files of a snapshot and the files that they point to."""
     return list(dict.fromkeys(file for one in facts for file in (one.file, *one.sources)))
 
 
 def counts_by_type(facts: Sequence[FileFacts]) -> dict[str, int]:
-    """Return the particles of each type that there is."""
+    """Return the number of particles of each type that is present."""
     return {f"PartType{kind}": count for kind, count in _kinds_of(facts) if count}

@@ -1,4 +1,4 @@
-"""Particles that someone else wrote: what every format is turned into."""
+"""Snapshots of other codes: the common form that every format is converted to."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from cosmoflow.storage.snapshots.conventions import Conversion
 from cosmoflow.storage.snapshots.stamps import hash_files, hash_rows, stamp_files
 from cosmoflow.units import MASS
 
-# Bounds what a read holds in the file's own units, beside its result, to some 200 MB.
+# Limits the buffer in the file's units, beside the result of a read, to about 200 MB.
 _BLOCK_ROWS: Final = 1 << 22
 
 
 class ParticleSource(Protocol):
-    """Particles that can be read piece by piece: a store of ours, or a snapshot."""
+    """Particles that can be read piece by piece: our particle store or a snapshot."""
 
     @property
     def url(self) -> str:
-        """Where they are."""
+        """Location of the particles."""
 
     @property
     def metadata(self) -> BoxMetadata:
@@ -41,30 +41,30 @@ class ParticleSource(Protocol):
 
     @property
     def has_mass(self) -> bool:
-        """Whether the particles have masses of their own."""
+        """Whether the particles have individual masses."""
 
     @property
     def digest(self) -> str:
-        """Identity of what is read: another one when the data are others."""
+        """Identity of the data; it changes when the data change."""
 
     def check_unchanged(self) -> None:
-        """Raise DataError if the data changed since ``digest`` was asked for."""
+        """Raise DataError if the data changed since ``digest`` was computed."""
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Those of the notes in the provenance that may make a result other than expected."""
+        """Notes of the provenance that warn of unexpected results."""
 
     @property
     def matter_shares(self) -> tuple[float, ...]:
-        """Shares of the matter of the cosmology that the particles may make up."""
+        """Possible values of the particles' share of the cosmology's matter."""
 
     @property
     def mass_unit(self) -> str | None:
-        """Unit of the masses; None when it is not known."""
+        """Unit of the masses; None when unknown."""
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the provenance of an output keeps of the snapshot they come from; may be empty."""
+        """Description of the source snapshot for an output's provenance; may be empty."""
 
     def ranges(self, rows: int) -> list[tuple[int, int]]:
         """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
@@ -72,7 +72,7 @@ class ParticleSource(Protocol):
     def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
         """Return which of equal bins along x, y and z may hold the particles ``start`` to ``stop``.
 
-        Shape (3, bins); None when nobody knows.
+        Shape (3, bins); None when unknown.
         """
 
     def read(self, start: int, stop: int) -> Particles:
@@ -86,15 +86,15 @@ class Part:
     Parameters
     ----------
     file : str
-        URL.
+        URL of the file.
     group : str
-        Where in the file.
+        Group in the file.
     count : int
         Number of particles.
     mass : float or None
-        Of each, M_sun/h; None when they differ or nobody says.
+        Mass of each particle, M_sun/h; None when the masses differ or are unknown.
     masses : str or None
-        Name of the column of their masses.
+        Name of the column of masses, if there is one.
     """
 
     file: str
@@ -114,10 +114,10 @@ Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]
 
 
 class Reader(Protocol):
-    """Reads rows of one part, opening its file for the time of the call; picklable."""
+    """Picklable reader of one part's rows; opens the file during each call only."""
 
     def read(self, part: Part, start: int, stop: int) -> Raw:
-        """Return the particles ``start`` to ``stop`` of a part, masses when it has a column."""
+        """Return the particles ``start`` to ``stop`` of a part; masses only from a column."""
 
     def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
         """Return the masses of the particles ``start`` to ``stop`` of a part with a column."""
@@ -130,29 +130,29 @@ class Snapshot:
     Parameters
     ----------
     url : str
-        Absolute.
+        Absolute URL.
     format : str
-        For people.
+        Name of the format, for display.
     metadata : BoxMetadata
-        Box (Mpc/h), redshift, cosmology, particle mass (M_sun/h); the provenance tells the
-        conventions that were used and what was assumed.
+        Box (Mpc/h), redshift, cosmology, particle mass (M_sun/h); the provenance records
+        the conventions that were used and the assumptions.
     parts : tuple of Part
-        The chosen particles, in their order.
+        Chosen particles, in order.
     reader : Reader
-        Of the format.
+        Reader of the format.
     conversion : Conversion
-        From the format's units.
+        Conversion from the format's units.
     details : dict
-        What :func:`describe_snapshot` adds.
+        Additional entries of :func:`describe_snapshot`.
     files : tuple of str
-        URLs of all files of the snapshot. Copies that workers get have none.
+        URLs of all files of the snapshot; empty in the copies sent to workers.
     cautions : tuple of str
-        Those of the notes that may make a result other than expected.
+        Notes that warn of unexpected results.
     matter_shares : tuple of float
-        Shares of the matter of the cosmology that the particles may make up; none when the unit of
-        their masses is not known.
+        Possible values of the particles' share of the cosmology's matter; empty when the unit of
+        their masses is unknown.
     mass_unit : str or None
-        Of the masses that are read; None when it is not known.
+        Unit of the masses that are read; None when unknown.
     """
 
     url: str
@@ -168,13 +168,13 @@ class Snapshot:
     mass_unit: str | None = MASS
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what only the identity needs, which the driver alone asks for."""
+        """Omit the state for ``digest``, which only the driver computes."""
         kept = {key: value for key, value in self.__dict__.items() if key != "_stamps"}
         return {**kept, "files": ()}
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the provenance of an output keeps of the snapshot."""
+        """Description of the snapshot for an output's provenance."""
         config = self.metadata.provenance["config"]
         return {
             "url": self.url,
@@ -192,14 +192,14 @@ class Snapshot:
 
     @property
     def has_mass(self) -> bool:
-        """Whether the particles have masses of their own."""
+        """Whether the particles have individual masses."""
         return len({part.mass for part in self.parts}) > 1 or any(
             part.masses for part in self.parts
         )
 
     @cached_property
     def _stamps(self) -> list[list[Any]]:
-        """Location, size and time of change (or ETag) of every file."""
+        """Location, size and modification time (or ETag) of every file."""
         return stamp_files(self.files)
 
     @property
@@ -208,8 +208,8 @@ class Snapshot:
 
     @cached_property
     def digest(self) -> str:
-        """Identity of the files, of sampled rows of them, of the header and of the hints."""
-        # Before the rows: what changes while they are read is noticed at the end of the run.
+        """Identity of the files, their sampled rows, the header and the hints."""
+        # Stamp first: a change while the rows are read is then noticed at the end of the run.
         stamps = self._stamps
         header = str(self.metadata.provenance["digest"])
         if self._full_hash:
@@ -218,7 +218,7 @@ class Snapshot:
         return digest({"header": header, "files": stamps, "rows": rows})
 
     def check_unchanged(self) -> None:
-        """Refuse a snapshot whose files were changed since :attr:`digest` was asked for.
+        """Refuse a snapshot whose files changed since :attr:`digest` was computed.
 
         Raises
         ------
@@ -236,7 +236,7 @@ class Snapshot:
         return [(start, min(start + rows, self.count)) for start in range(0, self.count, rows)]
 
     def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
-        """Return None: the formats do not tell where particles are."""
+        """Return None: the formats do not record where particles are."""
         return None
 
     def read(self, start: int, stop: int) -> Particles:
@@ -253,7 +253,7 @@ class Snapshot:
         DataError
             A file is damaged, or a particle is not finite or outside the box.
         StorageError
-            A file is gone or cannot be read.
+            A file is missing or cannot be read.
         """
         stop = min(stop, self.count)
         rows = max(0, stop - start)
@@ -274,7 +274,7 @@ class Snapshot:
         return found
 
     def _fill(self, found: Particles, row: int, part: Part, first: int, last: int) -> None:
-        """Read rows of one part into their place, in our units, checked."""
+        """Read rows of one part into ``found`` from ``row`` on, in our units, and check them."""
         target = slice(row, row + last - first)
         position, velocity, mass = self.reader.read(part, first, last)
         size, where = self.metadata.box_size, f"{part.label}, from {first}"
@@ -291,7 +291,7 @@ class Snapshot:
         refuse_unreal(read, size, part.label, first)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a person wants to know of the snapshot, as plain data."""
+        """Return a summary of the snapshot as plain data."""
         provenance = self.metadata.provenance
         return {
             "kind": "snapshot",

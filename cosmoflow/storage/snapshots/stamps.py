@@ -1,4 +1,4 @@
-"""What tells one snapshot from another: its files, and rows of them."""
+"""Identity of a snapshot: stamps and hashes of its files, and hashes of sampled rows."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from cosmoflow.storage.snapshots.source import Part, Reader
 
 PLACES: Final = 16
-"""Places of each part at which rows are read."""
+"""Number of places in each part at which rows are read."""
 ROWS: Final = 256
-"""Rows that are read at each place."""
+"""Number of rows that are read at each place."""
 MOST_PLACES: Final = 1024
-"""Places of a whole snapshot: those of parts that are many are fewer, down to one in every part,
-then in every second part and so on."""
+"""Maximum number of places in a snapshot. With many parts each has fewer places, down to one in
+every part, then in every second part and so on."""
 _GULP: Final = 1 << 22
 
 
 def stamp_files(urls: Sequence[str]) -> list[list[Any]]:
-    """Return location, size in bytes and time of change (in a bucket: ETag) of files.
+    """Return location, size in bytes and modification time (in a bucket: ETag) of files.
 
     Raises
     ------
     StorageError
-        One is gone.
+        A file is missing.
     """
     return [list(stamp) for stamp in in_threads(stamp_file, dict.fromkeys(urls))]
 
 
 def hash_rows(reader: Reader, parts: Sequence[Part]) -> str:
-    """Return a hash of sampled rows: positions, velocities and masses as the files have them.
+    """Return a hash of sampled rows: positions, velocities and masses as stored.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def hash_rows(reader: Reader, parts: Sequence[Part]) -> str:
 
     Notes
     -----
-    Of every part that is sampled the first and the last rows are read, and some spread between.
+    In every sampled part the first and the last rows are read, and rows spread between them.
     A reader without random access has checksums of all rows in the header instead.
     """
     if not getattr(reader, "random_access", True):
@@ -67,7 +67,7 @@ def hash_rows(reader: Reader, parts: Sequence[Part]) -> str:
 
 
 def _refuse_copies(content: Mapping[Part, Sequence[bytes]]) -> None:
-    """Refuse two files with the same particles: one is a copy of the other under its name."""
+    """Refuse two files with the same particles: one was copied over the other."""
     seen: dict[tuple[bytes, ...], Part] = {}
     for part, hashes in content.items():
         before = seen.setdefault(tuple(hashes), part)
@@ -81,7 +81,7 @@ def _refuse_copies(content: Mapping[Part, Sequence[bytes]]) -> None:
 
 
 def _places(count: int, most: int) -> list[tuple[int, int]]:
-    """Return the first row and the one after the last of each place."""
+    """Return ``(start, stop)`` of the rows at each place."""
     if count <= most * ROWS:
         return [(0, count)]
     starts = np.linspace(0, count - ROWS, most, dtype=np.int64).tolist()
@@ -99,7 +99,7 @@ def _hash_place(reader: Reader, place: tuple[Part, int, int]) -> bytes:
 
 
 def hash_files(urls: Sequence[str]) -> str:
-    """Return a hash of all bytes of files, wherever they lie."""
+    """Return a hash of all bytes of files, independent of their location."""
     total = hashlib.sha256()
     for found in in_threads(_hash_file, dict.fromkeys(urls)):
         total.update(found)

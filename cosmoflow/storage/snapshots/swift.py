@@ -36,12 +36,12 @@ _LENGTH, _MASS, _TIME = (
 
 
 def is_swift(facts: FileFacts) -> bool:
-    """Tell whether a file was written by SWIFT or for it."""
+    """Return whether a file was written by SWIFT or in its format."""
     return _LENGTH in facts.groups.get("Units", {})
 
 
 def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Snapshot:
-    """Make a snapshot of SWIFT's files."""
+    """Open SWIFT's files as a snapshot."""
     notes: list[str] = []
     header, units = facts[0].header, facts[0].groups["Units"]
     said = _read_cosmology(facts[0].groups.get("Cosmology", {}))
@@ -53,7 +53,7 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
     speeds = _exponents(url, facts, hints, "velocity", 0.0)
     hinted = hinted_length(hints, h)
     unit = cgs_length(length_cm, h) if hinted is None else hinted
-    # A column times a^exponent is physical, and physical is a times comoving.
+    # A column times a^exponent is the physical length, which is a times the comoving length.
     length = unit * a ** (coordinates[0] - 1.0) * h ** coordinates[1]
     velocity = cgs_velocity(length_cm / time_s)
     if hints.velocity is not None:
@@ -62,13 +62,13 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
     elif speeds == (0.0, 0.0):
         convention = "peculiar"
     else:
-        # SWIFT itself writes 0. swiftsimio's writer says 1 where it means 0.
+        # SWIFT itself writes 0; swiftsimio's writer writes 1 but means 0.
         raise DataError(
-            "the velocities are not said to be peculiar, as SWIFT's are",
+            "the velocities are not marked as peculiar, as SWIFT's are",
             where=url,
             value=f"a-scale exponent {speeds[0]:g}, h-scale exponent {speeds[1]:g}",
             limit="0 and 0",
-            remedy="give the hint velocity: --set snapshot.velocity=peculiar, or comoving where "
+            remedy="give the hint velocity: --set snapshot.velocity=peculiar, or comoving if "
             "they are v / a",
         )
     mass_unit = cgs_mass(mass_g, h)
@@ -78,7 +78,7 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
     def mass_of(one: FileFacts, kind: int) -> float | None:
         mass = _entry(one.header, "MassTable", kind)
         if not mass > 0.0 and kind == 1 and kind in one.types and one.types[kind].masses is None:
-            # An output without the column of masses: those of dark matter never change.
+            # An output without a column of masses: masses of dark matter never change.
             mass = _entry(one.header, "InitialMassTable", kind)
         return mass * mass_unit if mass > 0.0 else None
 
@@ -111,12 +111,12 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
 
 
 def _read_cosmology(group: Mapping[str, Any]) -> dict[str, float | str | None]:
-    """Return what the group Cosmology says; SWIFT's Omega_m leaves neutrinos out."""
+    """Return the cosmology of the group Cosmology; SWIFT's Omega_m excludes neutrinos."""
     cold, neutrinos = first_of(group, "Omega_m"), number_of(group, "Omega_nu_0")
     rate, today = (first_of(group, f"{name} [internal units]") for name in ("H", "H0"))
     said = read_expansion(group)
     if neutrinos is not None:
-        # The density is exact; the masses, without their temperature, give it to 0.1 %.
+        # The density is exact; the masses without the temperature give it only to 0.1 %.
         said["m_nu"] = None
     return {
         **said,
@@ -145,12 +145,12 @@ def _fractions(header: Mapping[str, Any]) -> list[float]:
 def _share(
     url: str, fractions: Sequence[float], facts: Sequence[FileFacts], hints: SnapshotHints
 ) -> float:
-    """Return the share of all particles of the types to be read that a file keeps.
+    """Return the share of all particles of the chosen types that the files keep.
 
     Raises
     ------
     DataError
-        It differs between the types.
+        The share differs between the types.
     """
     found = {
         kind: fractions[kind] if kind < len(fractions) else 1.0
@@ -200,7 +200,7 @@ def _unit(url: str, units: Mapping[str, Any], name: str) -> float:
 def _exponents(
     url: str, facts: Sequence[FileFacts], hints: SnapshotHints, column: str, usual: float
 ) -> tuple[float, float]:
-    """Return the powers of a and of h by which a column becomes physical, free of h."""
+    """Return the powers of a and h that convert a column to physical units without h."""
     found = {
         tuple(
             default if value is None else float(value[0] if isinstance(value, list) else value)

@@ -1,7 +1,7 @@
 """Virtual datasets of HDF5, read source by source.
 
-HDF5 itself gives the fill value, zero, for what no source holds and for every source that it cannot
-open. Here each source is opened by name, so that one that is missing or too short is an error.
+HDF5 itself returns the fill value, zero, for rows without a source and for sources that it cannot
+open. Here each source is opened by name, so that a missing or short source is an error.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from cosmoflow.storage.snapshots.files import stat_file
 
 _SAME_FILE: Final = "."
 _REMEDY: Final = (
-    "give the files that hold the particles themselves, or write the column as a dataset of its own"
+    "give the files that hold the particles themselves, or write the column as a plain dataset"
 )
 
 
 OpenDataset = Callable[[str, str], Any]
-"""From a file's URL and a dataset's name to a context manager that gives the dataset, checked."""
+"""Function of a file's URL and a dataset's name: a context manager of the checked dataset."""
 
 
 def map_pieces(dataset: h5py.Dataset, url: str) -> list[Piece]:
-    """Return where the rows of a virtual dataset are, in order.
+    """Return the pieces of a virtual dataset, in order.
 
     Raises
     ------
     DataError
-        Some rows have no source, or the mapping is not one of whole rows.
+        Some rows have no source, or the mapping does not consist of whole rows.
     """
     where = f"{url}, {dataset.name}"
     folder = url.rpartition("/")[0]
@@ -41,7 +41,7 @@ def map_pieces(dataset: h5py.Dataset, url: str) -> list[Piece]:
     for source in dataset.virtual_sources():
         rows = _rows_of(source.vspace, dataset.shape, where)
         if rows[2] != 1:
-            raise _unreadable(where, f"every row number {rows[2]} of {source.file_name}")
+            raise _unreadable(where, f"a step of {rows[2]} rows for {source.file_name}")
         if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
             start, step = 0, 1
         else:
@@ -64,9 +64,9 @@ def map_pieces(dataset: h5py.Dataset, url: str) -> list[Piece]:
     for piece in [*pieces, Piece(url, "", dataset.shape[0], 0)]:
         if piece.first > end:
             raise DataError(
-                "no source holds some rows of a virtual dataset: HDF5 would read zeros",
+                "some rows of a virtual dataset have no source: HDF5 would read zeros",
                 where=where,
-                value=f"rows {end} to {piece.first} have none",
+                value=f"rows {end} to {piece.first} have no source",
                 limit=f"all {dataset.shape[0]} rows",
                 remedy=_REMEDY,
             )
@@ -79,7 +79,7 @@ def map_pieces(dataset: h5py.Dataset, url: str) -> list[Piece]:
 def check_sources(
     pieces: Sequence[Piece], dataset: h5py.Dataset, url: str, open_dataset: OpenDataset
 ) -> None:
-    """Refuse a virtual dataset one of whose sources is missing, damaged, or too short.
+    """Refuse a virtual dataset with a source that is missing, damaged, or too short.
 
     Raises
     ------
@@ -114,20 +114,20 @@ def read_pieces(
 
 
 def _locate(name: str, url: str, folder: str) -> str:
-    """Return the URL of a source's file, which may be named relative to the virtual file's."""
+    """Return the URL of a source's file; its name may be relative to the virtual file's folder."""
     if name == _SAME_FILE:
         return url
     if "%b" in name:
         raise _unreadable(url, f"a pattern of file names, {name}")
     beside = f"{folder}/{name.rsplit('/', 1)[-1]}"
     if name.startswith("/"):
-        # As HDF5 does: the files may have been moved together.
+        # As in HDF5: the files may have been moved together.
         return beside if stat_file(name) is None and stat_file(beside) is not None else name
     return f"{folder}/{name}" if folder else name
 
 
 def _rows_of(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int, int]:
-    """Return first row, number of rows and step of a selection of whole rows."""
+    """Return the first row, number of rows and step of a selection of whole rows."""
     if space.get_select_type() == h5py.h5s.SEL_ALL:
         return 0, shape[0], 1
     if (
@@ -135,7 +135,7 @@ def _rows_of(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int, 
         or not space.is_regular_hyperslab()
         or space.get_simple_extent_ndims() != len(shape)
     ):
-        raise _unreadable(where, "a selection that is no regular block of rows")
+        raise _unreadable(where, "a selection that is not a regular block of rows")
     start, stride, count, block = space.get_regular_hyperslab()
     for axis in range(1, len(shape)):
         width = block[axis] if count[axis] == 1 else count[axis] * block[axis]
@@ -156,14 +156,14 @@ def _check_rows(piece: Piece, source: Any, dataset: h5py.Dataset, url: str) -> N
             where=f"{piece.url}, {piece.dataset}",
             value=f"shape {source.shape}",
             limit=f"at least {piece.needed} rows of shape {dataset.shape[1:]}, "
-            f"which {url} takes from it",
+            f"which {url} reads from it",
             remedy="copy the source again, or the file that points to it",
         )
 
 
 def _unreadable(where: str, value: str) -> DataError:
     return DataError(
-        "a virtual dataset takes its rows from its sources in a way that is not read",
+        "the mapping of a virtual dataset to its sources is not supported",
         where=where,
         value=value,
         limit="whole rows, one block or one step per source",
