@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import fourier
@@ -39,6 +40,7 @@ class BoxesPlan(Plan):
     box_cells: int
     fields: list[str]
     blocks: list[Block] = field(repr=False)
+    remedy: ClassVar[str] = "smaller sub-boxes, or more memory for a worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def sum_boxes(
     ConfigError
         There is not the memory for a sub-box.
     """
-    engine = start_engine(run, plan, remedy="smaller sub-boxes, or more memory for a worker")
+    engine = start_engine(run, plan, remedy=plan.remedy)
     cells, boxes = plan.box_cells, plan.blocks
     bins = request.bins(cells, cells * request.grid.cell_size)
     work = BoxWork(tuple(request.sources), request.products(bins))

@@ -16,7 +16,7 @@ from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.run import Run, claiming, start_engine
 from cosmoflow.stages.spectra.boxes import BoxesPlan, plan_boxes, sum_boxes
-from cosmoflow.stages.spectra.plan import REMEDY, SpectraPlan, plan_power
+from cosmoflow.stages.spectra.plan import SpectraPlan, plan_power
 from cosmoflow.stages.spectra.power import sum_power
 from cosmoflow.stages.spectra.request import Request, request_spectra
 from cosmoflow.storage.metadata import COMPLETE, STATUS, make_provenance
@@ -149,7 +149,7 @@ def spectra(
         write_netcdf(dataset, out, provenance)
     else:
         # A lack of memory is refused before anything is written.
-        start_engine(run, plan, remedy=REMEDY)
+        start_engine(run, plan, remedy=plan.remedy)
         with claiming(out, run) as claim:
             begin_spectra(out, provenance, run.existing)
             dataset = describe(measure(request, plan, run, claim.check))

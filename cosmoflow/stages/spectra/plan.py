@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
@@ -22,8 +23,6 @@ from cosmoflow.stages.slabs.sources import Source
 
 ROWS = 8
 """Rows whose modes are summed together: slabs of rows begin with such a group, and so do sums."""
-
-REMEDY = "thinner slabs are not possible: more memory for a worker"
 
 _BLOCKS = 5
 """Blocks of a plane of modes that a thread has in hand of each number that it works on."""
@@ -49,6 +48,7 @@ class PowerPlan(Plan):
     transforms: int
     slabs: list[int]
     cut: Cut = field(repr=False)
+    remedy: ClassVar[str] = "thinner slabs are not possible: more memory for a worker"
 
     @property
     def parts(self) -> int:

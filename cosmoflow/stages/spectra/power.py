@@ -21,7 +21,7 @@ from cosmoflow.stages.run import Run, Tell, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Cut, Grid
 from cosmoflow.stages.slabs.sources import Derived, Source
 from cosmoflow.stages.slabs.transform import SlabGraph
-from cosmoflow.stages.spectra.plan import REMEDY, ROWS, PowerPlan, plan_power
+from cosmoflow.stages.spectra.plan import ROWS, PowerPlan, plan_power
 
 
 def sum_rows(
@@ -80,7 +80,7 @@ def sum_power(
     DataError
         A field is damaged or holds values that are not finite.
     """
-    engine = start_engine(run, plan, remedy=REMEDY)
+    engine = start_engine(run, plan, remedy=plan.remedy)
     found: dict[int, list[list[PowerSum]]] = {}
 
     def keep(key: Key, sums: list[list[PowerSum]]) -> None:
