@@ -1,4 +1,4 @@
-"""The expansion of a universe of matter, curvature and dark energy, and the growth in it."""
+"""Expansion and growth in a universe of matter, curvature and dark energy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 Scale = TypeVar("Scale", float, NDArray[np.float64])
-"""A scale factor or an array of them: what comes back has the same shape."""
+"""A scale factor or an array of them; results have the same shape."""
 
 EARLIEST = 1e-4
-"""Scale factor at which growth starts as in Einstein-de Sitter (Lambda matters at 1e-12 there).
+"""Scale factor at which growth starts as in Einstein-de Sitter (Lambda contributes 1e-12 there).
 
-Curvature of 1 matters at 1e-4 there; the error that it makes decays as a^-2.5."""
+A curvature of 1 contributes 1e-4 there; the resulting error decays as a^-2.5."""
 LATEST = 4.0
 """Last tabulated scale factor."""
 
@@ -37,19 +37,20 @@ class Background:
     .. math:: T^2 D_1 = \tfrac32 \Omega_m a D_1, \qquad
               T^2 D_2 = \tfrac32 \Omega_m a (D_2 - D_1^2),
 
-    so that ``D2 = -3/7 D1^2`` while matter dominates. They hold for any expansion whose dark energy
-    does not cluster: curvature and dark energy enter through ``E`` alone,
+    so that ``D2 = -3/7 D1^2`` while matter dominates. They are valid for any expansion whose dark
+    energy does not cluster: curvature and dark energy enter through ``E`` alone,
 
     .. math:: E^2 = \Omega_m a^{-3} + \Omega_k a^{-2}
               + \Omega_{de} a^{-3 (1 + w_0 + w_a)} e^{-3 w_a (1 - a)}.
 
-    Massive neutrinos count as cold matter. For a sum of 0.06 to 0.4 eV ``E`` is then right to 2e-5
-    up to z = 3. The growth rate is right on scales beyond the neutrinos' free streaming and at most
-    ``3/5 Omega_nu / Omega_m`` too large on smaller ones.
+    Massive neutrinos count as cold matter. For a sum of 0.06 to 0.4 eV ``E`` is then accurate to
+    2e-5 up to z = 3. The growth rate is accurate on scales beyond the neutrinos' free streaming and
+    at most ``3/5 Omega_nu / Omega_m`` too large on smaller scales.
 
     Parameters
     ----------
     cosmology : CosmologyConfig
+        Cosmological parameters.
 
     References
     ----------
@@ -71,7 +72,7 @@ class Background:
         if not c.has_cosmological_constant:
             dark = dark * a ** (-3.0 * (1.0 + c.w0 + c.wa)) * np.exp(-3.0 * c.wa * (1.0 - a))
         squared: Scale = c.Omega_m * a**-3 + dark
-        # Added where there is any: in flat Lambda-CDM not a bit may change.
+        # Add curvature only if there is any: flat Lambda-CDM must not change by a bit.
         if c.Omega_k != 0.0:
             squared = squared + c.Omega_k * a**-2
         ratio: Scale = squared**0.5
@@ -96,12 +97,12 @@ class Background:
         return momentum / (second * a**2 * self.hubble_ratio(a))
 
     def growth_rate_hubble(self, a: Scale) -> Scale:
-        """Return ``f1 a H`` in km/s per Mpc/h: linear theory's ``-div v / delta``."""
+        """Return ``f1 a H`` in km/s per Mpc/h, the ratio ``-div v / delta`` of linear theory."""
         return self.growth_rate(a) * a * H0_KM_S_PER_MPC_H * self.hubble_ratio(a)
 
     @cached_property
     def _solution(self) -> OdeSolution:
-        """Dense ``(D1, T D1, D2, T D2)`` over ln a, each divided by its growth in EdS.
+        """Dense solution ``(D1, T D1, D2, T D2)`` over ln a, each divided by its growth in EdS.
 
         Dividing by ``a``, ``a^1.5``, ``a^2`` and ``a^2.5`` keeps all four of order one over the
         whole range, so one tolerance means the same accuracy everywhere.
@@ -110,7 +111,7 @@ class Background:
 
         def derivatives(log_a: float, y: NDArray[np.float64]) -> list[float]:
             a = float(np.exp(log_a))
-            # a^1.5 E, the expansion rate against that of pure matter.
+            # a^1.5 E, the expansion rate relative to that of pure matter.
             rate = a**1.5 * self.hubble_ratio(a)
             d1, p1, d2, p2 = y
             return [
@@ -131,7 +132,7 @@ class Background:
             dense_output=True,
         )
         if not result.success or result.sol is None:
-            raise ArithmeticError(f"the growth equation was not solved: {result.message}")
+            raise ArithmeticError(f"the growth equation could not be solved: {result.message}")
         return result.sol
 
     @cached_property
@@ -141,7 +142,7 @@ class Background:
     def _state(self, a: Scale) -> tuple[Scale, Scale, Scale, Scale]:
         """Return ``D1``, ``T D1``, ``D2`` and ``T D2``, normalised to ``D1 = 1`` today."""
         values = np.asarray(a, dtype=np.float64)
-        # Written so that a NaN is refused too.
+        # This form also refuses NaN.
         if not bool(np.all((values >= EARLIEST) & (values <= LATEST))):
             raise ConfigError(
                 "Growth is not tabulated at this scale factor.",
@@ -150,6 +151,6 @@ class Background:
             )
         y = self._solution(np.log(values).ravel()).reshape(4, *values.shape)
         n = self._norm
-        # A scalar in gives floats out, an array arrays.
+        # A scalar gives floats, an array gives arrays.
         d1, p1, d2, p2 = y if values.ndim else (float(component) for component in y)
         return d1 * (a / n), p1 * (a**1.5 / n), d2 * (a / n) ** 2, p2 * (a**2.5 / n**2)

@@ -12,11 +12,11 @@ from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import ConfigError, DataError
 
 K_MIN, K_MAX, K_POINTS = 2e-5, 50.0, 1200
-"""Range (h/Mpc) and number of the wavenumbers asked of CAMB; its own start at 1e-5 and reach 77."""
+"""Range (h/Mpc) and number of wavenumbers requested from CAMB, whose own range is 1e-5 to 77."""
 
 
 class LinearPower:
-    """A power spectrum ``P(k)``: cubic in log-log inside its table, a power law at either end.
+    """A power spectrum ``P(k)``: cubic in log-log inside its table, a power law beyond either end.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class LinearPower:
     Raises
     ------
     DataError
-        When the table is not such.
+        The table does not meet these conditions.
     """
 
     def __init__(self, k: ArrayLike, power: ArrayLike) -> None:
@@ -57,11 +57,11 @@ class LinearPower:
         -----
         ``sigma^2 = int dln k k^3 P / (2 pi^2) W^2(kR)`` with the top-hat window
         ``W(x) = 3 (sin x - x cos x) / x^3``, by the trapezoidal rule on 40 000 points of ln k from
-        1e-6 to 100/R; what lies outside adds less than 1e-5 of it.
+        1e-6 to 100/R; the omitted range contributes a fraction below 1e-5.
         """
         k = np.geomspace(1e-6, 100.0 / radius, 40_000)
         x = k * radius
-        # The closed form cancels badly for small x; three terms of its series are exact there.
+        # The closed form cancels badly at small x; three terms of its series are exact there.
         small = x < 0.05
         safe = np.where(small, 1.0, x)
         window = np.where(
@@ -73,7 +73,7 @@ class LinearPower:
         return float(np.sqrt(np.trapezoid(integrand, np.log(k))))
 
     def scaled_to(self, sigma8: float) -> LinearPower:
-        """Return the same shape with the amplitude that gives ``sigma8``."""
+        """Return the spectrum with its amplitude scaled to ``sigma8``."""
         if not sigma8 > 0.0:
             raise ConfigError("sigma8 must be positive.", value=sigma8)
         return LinearPower(self.k, self.power * (sigma8 / self.sigma(8.0)) ** 2)
@@ -82,7 +82,7 @@ class LinearPower:
     def from_table(
         cls, k: ArrayLike, power: ArrayLike, *, sigma8: float | None = None
     ) -> LinearPower:
-        """Return the spectrum of a table, rescaled to ``sigma8`` when that is given."""
+        """Return the spectrum of a table, rescaled to ``sigma8`` if given."""
         spectrum = cls(k, power)
         return spectrum if sigma8 is None else spectrum.scaled_to(sigma8)
 
@@ -98,12 +98,12 @@ def _validate(k: ArrayLike, power: ArrayLike) -> tuple[NDArray[np.float64], NDAr
     remedy = "give two columns: k in h/Mpc, P in (Mpc/h)^3"
     if wavenumber.ndim != 1 or wavenumber.shape != values.shape or wavenumber.size < 4:
         raise DataError(
-            "A power spectrum table needs as many wavenumbers as powers, four at least.",
+            "A power spectrum table needs equal numbers of wavenumbers and powers, at least four.",
             value=f"shapes {wavenumber.shape} and {values.shape}",
             remedy=remedy,
         )
     if not (np.isfinite(wavenumber).all() and np.isfinite(values).all()):
-        raise DataError("A power spectrum table holds a value that is not finite.", remedy=remedy)
+        raise DataError("A power spectrum table has a value that is not finite.", remedy=remedy)
     if wavenumber[0] <= 0.0 or bool(np.any(np.diff(wavenumber) <= 0.0)):
         raise DataError(
             "The wavenumbers of a power spectrum table must be positive and increasing.",
@@ -158,7 +158,7 @@ def _camb_power(cosmology: CosmologyConfig) -> LinearPower:
         if cosmology.has_cosmological_constant:
             parameters.set_dark_energy(w=-1.0)
         else:
-            # The fluid may not cross w = -1; its perturbations in the PPF description may.
+            # A fluid cannot cross w = -1; the PPF description of its perturbations can.
             parameters.set_dark_energy(w=cosmology.w0, wa=cosmology.wa, dark_energy_model="ppf")
         parameters.set_matter_power(redshifts=[0.0], kmax=K_MAX)
         parameters.NonLinear = camb.model.NonLinear_none
@@ -170,6 +170,6 @@ def _camb_power(cosmology: CosmologyConfig) -> LinearPower:
             "CAMB cannot compute the linear power of this cosmology.",
             where="cosmology",
             value=f"{cosmology!r}: {error}",
-            remedy="give parameters nearer to those observed, or a table of the linear power",
+            remedy="give parameters closer to the observed ones, or a table of the linear power",
         ) from error
     return LinearPower(k, power[0]).scaled_to(cosmology.sigma8)

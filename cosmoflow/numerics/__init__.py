@@ -2,5 +2,5 @@
 
 from cosmoflow.numerics.cache_folder import choose_cache_folder
 
-# numba looks for a folder when the first of its functions is defined.
+# numba looks for its cache folder when the first compiled function is defined.
 choose_cache_folder()

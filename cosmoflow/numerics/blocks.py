@@ -15,7 +15,7 @@ Slices = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A cuboid of cells of a periodic grid: its first cell and its shape, per axis."""
+    """A cuboid of cells of a periodic grid: first cell and shape, per axis."""
 
     origin: tuple[int, int, int]
     shape: tuple[int, int, int]
@@ -46,7 +46,7 @@ def central_boxes(cells: int, side: int) -> list[Block]:
     Parameters
     ----------
     cells, side : int
-        Cells per axis of the grid, and of a cube; none fits that is larger.
+        Cells per axis of the grid and of a cube; no cube larger than the grid fits.
     """
     count = cells // side
     margin = (cells - count * side) // 2
@@ -59,11 +59,11 @@ def shards_near(covered: NDArray[np.bool_], cells: int, size: int, reach: int) -
     Parameters
     ----------
     covered : (bins,) bool
-        Which of equal bins of the periodic axis are covered.
+        Covered bins; the bins divide the periodic axis equally.
     cells, size : int
-        Cells of the axis, and of a shard.
+        Cells of the axis and of a shard.
     reach : int
-        Cells.
+        Distance in cells.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def shards_near(covered: NDArray[np.bool_], cells: int, size: int, reach: int) -
 
 
 def grow(block: Block, halo: int) -> Block:
-    """Return the block with ``halo`` cells more on every side; its origin may be negative."""
+    """Return the block extended by ``halo`` cells on every side; its origin may be negative."""
     ox, oy, oz = block.origin
     nx, ny, nz = block.shape
     return Block((ox - halo, oy - halo, oz - halo), (nx + 2 * halo, ny + 2 * halo, nz + 2 * halo))
@@ -103,7 +103,7 @@ def read_periodic(
     *,
     fresh: bool = False,
 ) -> NDArray[np.float32]:
-    """Read a block of a periodic grid, wrapped as often as it needs.
+    """Read a block of a periodic grid, wrapped as often as needed.
 
     Parameters
     ----------
@@ -112,12 +112,12 @@ def read_periodic(
     lead : tuple of int
         Leading dimensions of what ``read`` returns.
     block : Block
-        May start below 0, end past the grid and be larger than it.
+        Block to read; it may start below 0, end past the grid and be larger than the grid.
     cells : int
         Cells per axis of the grid.
     fresh : bool
-        What ``read`` returns is nobody else's: of a block that does not wrap it is returned as it
-        is, not copied.
+        Whether ``read`` returns arrays that nothing else uses; a block that does not wrap is then
+        returned without a copy.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def read_periodic(
 
 
 def overlap(block: Block, tile: Block) -> tuple[Slices, Slices]:
-    """Return where a tile lies in a block: slices into the block and into the tile."""
+    """Return the overlap of a block and a tile as slices into the block and into the tile."""
     inside, source = [], []
     for start, length, first, size in zip(
         block.origin, block.shape, tile.origin, tile.shape, strict=True
@@ -150,7 +150,7 @@ def overlap(block: Block, tile: Block) -> tuple[Slices, Slices]:
 
 
 def bounding_block(blocks: Sequence[Block]) -> Block:
-    """Return the smallest block that holds all of some blocks."""
+    """Return the smallest block that contains all given blocks."""
     low = np.min([block.origin for block in blocks], axis=0)
     high = np.max([np.add(block.origin, block.shape) for block in blocks], axis=0)
     (x, y, z), (nx, ny, nz) = low.tolist(), (high - low).tolist()
@@ -158,7 +158,7 @@ def bounding_block(blocks: Sequence[Block]) -> Block:
 
 
 def intersect(first: Block, second: Block) -> Block | None:
-    """Return the cells that two blocks share, None if there are none."""
+    """Return the cells that two blocks share, or None."""
     low = np.maximum(first.origin, second.origin)
     high = np.minimum(np.add(first.origin, first.shape), np.add(second.origin, second.shape))
     if (high <= low).any():
@@ -168,7 +168,7 @@ def intersect(first: Block, second: Block) -> Block | None:
 
 
 def place(part: Block, whole: Block) -> Slices:
-    """Return where a block lies in another one that holds it."""
+    """Return the slices of a block within a block that contains it."""
     x, y, z = (
         slice(first - start, first - start + length)
         for first, length, start in zip(part.origin, part.shape, whole.origin, strict=True)

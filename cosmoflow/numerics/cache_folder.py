@@ -1,4 +1,4 @@
-"""Where numba keeps compiled functions, when the folders that it looks at cannot be written to."""
+"""Cache folder for numba when its default folders are not writable."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 def choose_cache_folder() -> None:
-    """Name a folder for temporary files to numba, where it would find no folder at all.
+    """Set numba's cache to a folder for temporary files if its default folders are not writable.
 
-    numba keeps compiled functions beside their source or under the home folder, and refuses to
-    compile where it can write to neither: a system-wide installation, say, in a container whose
-    user has no home.
+    numba caches compiled functions next to their source or under the home folder, and refuses to
+    compile if it can write to neither, for example with a system-wide installation in a container
+    whose user has no home.
     """
     if os.environ.get("NUMBA_CACHE_DIR") or os.access(Path(__file__).parent, os.W_OK):
         return
@@ -25,7 +25,7 @@ def choose_cache_folder() -> None:
         if os.access(kept, os.W_OK):
             return
     except (OSError, RuntimeError):
-        # There is no home folder, or nothing can be made in it.
+        # There is no home folder, or it is not writable.
         pass
     os.environ["NUMBA_CACHE_DIR"] = str(_own_folder())
     if "numba" in sys.modules:
@@ -35,7 +35,7 @@ def choose_cache_folder() -> None:
 def _own_folder() -> Path:
     """Return a folder for temporary files that only this user can write to.
 
-    What lies in it is executed.
+    This matters because code in it is executed.
     """
     folder = Path(tempfile.gettempdir()) / f"cosmoflow-numba-{os.getuid()}"
     try:

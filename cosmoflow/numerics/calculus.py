@@ -1,11 +1,11 @@
 """Gradient, divergence and curl of fields in a periodic cube or in a cube cut out of one.
 
-Two rules. ``spectral`` multiplies the modes of a periodic field by ``i k``, exact for every wave
-that the grid holds, the Nyquist wave set to zero because the sign of its derivative is undefined.
-``difference`` is second-order central differences, as the paper uses them: around the corner in a
-periodic box, one-sided at the faces of a cut-out cube, as :func:`numpy.gradient` has it. A block
-that comes with a halo of one cell has both neighbours of every cell, and so the very differences of
-the box that it was cut from.
+There are two rules. ``spectral`` multiplies the modes of a periodic field by ``i k``. It is exact
+for every wave on the grid; the Nyquist wave is set to zero because the sign of its derivative is
+undefined. ``difference`` takes second-order central differences, as in the paper: they wrap around
+a periodic box and are one-sided at the faces of a cut-out cube, as in :func:`numpy.gradient`. A
+block with a halo of one cell has both neighbours of every cell, so its differences are identical to
+those of the box from which it was cut.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from cosmoflow.numerics import fourier
 
 Differentiate = Callable[[Tensor, int], Tensor]
-"""From a field ``(..., nx, ny, nz)`` and an axis, -3, -2 or -1, to a new tensor."""
+"""Function from a field ``(..., nx, ny, nz)`` and an axis (-3, -2 or -1) to a new tensor."""
 
 Waves = tuple[Tensor, Tensor, Tensor]
 """Wavenumbers along x, y and z, h/Mpc, shaped to broadcast over modes."""
@@ -40,22 +40,22 @@ def difference(field: Tensor, axis: int, cell: float, *, periodic: bool) -> Tens
 
 
 def inner_difference(field: Tensor, axis: int, cell: float) -> Tensor:
-    """Differentiate a block that has a halo of one cell, where its own cells are.
+    """Differentiate a block with a halo of one cell, at the block's inner cells.
 
     Parameters
     ----------
     field : Tensor
         Shape ``(..., nx + 2, ny + 2, nz + 2)``.
     axis : int
-        -3, -2 or -1.
+        Axis: -3, -2 or -1.
     cell : float
         Side of a cell, Mpc/h.
 
     Returns
     -------
     Tensor
-        Shape ``(..., nx, ny, nz)``, field unit per Mpc/h: to the last bit what the whole periodic
-        box gives for these cells.
+        Shape ``(..., nx, ny, nz)``, field unit per Mpc/h, identical to the last bit to the
+        differences in the whole periodic box.
     """
 
     def shifted(step: int) -> Tensor:
@@ -74,9 +74,9 @@ def cell_divergence(v: Tensor, differentiate: Differentiate) -> Tensor:
     Parameters
     ----------
     v : Tensor
-        Real.
+        Real vector field.
     differentiate : callable
-        :func:`difference` of a whole cube, or :func:`inner_difference` of a block with a halo.
+        :func:`difference` for a whole cube, or :func:`inner_difference` for a block with a halo.
     """
     _require_vector(v)
     x, y, z = v.unbind(-4)
@@ -109,7 +109,7 @@ def divergence_modes(modes: Tensor, waves: Waves) -> Tensor:
     Parameters
     ----------
     modes : Tensor
-        Shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit: of all modes or of a block.
+        All modes or a block of them, shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit.
     waves : (Tensor, Tensor, Tensor)
         Wavenumbers of these modes along each axis, Nyquist set to zero.
 
@@ -124,25 +124,25 @@ def divergence_modes(modes: Tensor, waves: Waves) -> Tensor:
 
 
 def potential_part(modes: Tensor, box_size: float) -> Tensor:
-    """Return the modes of the part of a vector field that has a potential, ``k (k.v) / k^2``.
+    """Return the modes of the potential part of a vector field, ``k (k.v) / k^2``.
 
     Parameters
     ----------
     modes : Tensor
         Shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
 
     Returns
     -------
     Tensor
-        Shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit; what is left of the field has no
+        Shape ``(..., 3, n, n, n // 2 + 1)``, complex, field unit; the rest of the field has no
         divergence.
     """
     _require_vector(modes)
     ks = odd_wavenumbers(modes, box_size)
     square = ks[0] ** 2 + ks[1] ** 2 + ks[2] ** 2
-    # The mean has no potential, nor have Nyquist waves, whose sign of k is undefined.
+    # The mean and Nyquist waves, for which the sign of k is undefined, have no potential.
     square[square == 0.0] = torch.inf
     along = divergence_modes(modes, ks).mul_(-1j).div_(square)
     return torch.stack([along * k for k in ks], dim=-4)

@@ -18,23 +18,25 @@ CIC_WINDOW = 2
 """Power of sinc per axis by which cloud-in-cell painting damps a mode."""
 
 BLOCK = 1 << 18
-"""Numbers updated at once: a block of the positions stays in the cache over its three sums."""
+"""Numbers updated at once: a block of the positions stays in the cache during its three sums."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """Particles at one time, in Lagrangian order (C order of their lattice).
 
-    It is a view of the running simulation, valid until the next snapshot is asked for. Positions
-    and velocities are made of it piece by piece, so that a writer needs no second copy of the box.
+    It is a view of the running simulation, valid until the next snapshot is requested. Positions
+    and velocities are computed from it piece by piece, so that a writer needs no second copy of the
+    box.
 
     Parameters
     ----------
     scale_factor : float
+        Scale factor.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     displaced : Tensor
-        Shape ``(n, 3)``, float32: comoving positions, Mpc/h, not wrapped into the box yet.
+        Shape ``(n, 3)``, float32: comoving positions, Mpc/h, not yet wrapped into the box.
     flows : tuple of (Tensor, float)
         Vectors of the same shape and factors; the peculiar velocity in km/s is their sum.
     """
@@ -89,15 +91,15 @@ def evolve(
     background : Growth
         Expansion and growth, such as ``cosmology.background.Background``.
     psi1, psi2 : Tensor
-        Shape ``(n, 3)``, float32, Mpc/h, n the cube of a whole number: displacements today of the
-        first and second order, as ``lpt.displacements`` makes them. They are kept, not changed.
-        All work is done, and the snapshots lie, on their device.
+        Shape ``(n, 3)``, float32, Mpc/h, n a cube number: displacements today of first and second
+        order, from ``lpt.displacements``. They are kept, not changed. All work is done on their
+        device, which also holds the snapshots.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     outputs : sequence of float
         Scale factors of the snapshots, increasing.
     steps : int
-        Time steps from ``a_start`` to the last output, shared out as ``timesteps.schedule`` says.
+        Time steps from ``a_start`` to the last output, distributed by ``timesteps.schedule``.
     a_start : float
         Scale factor of the 2LPT start.
     spacing : {'linear', 'log'}
@@ -106,11 +108,11 @@ def evolve(
         Cells of the force mesh per particle and axis, 1 to 4.
     compensate : bool
         Divide the density by the window of its painting. On a mesh finer than the particles, whose
-        cells are mostly empty, that alone would feed noise, so forces are then four-point
+        cells are mostly empty, that alone would amplify noise, so forces are then four-point
         differences of the potential. Both bring small scales closer to the converged run
         (``benchmarks/cola_convergence.py``).
     progress : callable, optional
-        Called with (steps done, steps) after each.
+        Called with (steps done, steps) after each step.
 
     Yields
     ------
@@ -120,17 +122,17 @@ def evolve(
     Raises
     ------
     ConfigError
-        Before anything is computed: the times or the mesh make no sense.
+        The times or the mesh are invalid; raised before anything is computed.
 
     Notes
     -----
     Residual displacements obey ``T^2[x_res] = F - T^2[D1] psi1 - T^2[D2] psi2`` with the
-    particle-mesh force ``F = -3/2 Omega_m a grad lap^-1 delta``. Leapfrog: velocities live at half
-    steps; half a kick opens and closes the way to every output, so that position and velocity come
-    out at the same time.
+    particle-mesh force ``F = -3/2 Omega_m a grad lap^-1 delta``. The integrator is leapfrog:
+    velocities are at half steps, and the leg to every output begins and ends with half a kick, so
+    that position and velocity are output at the same time.
 
-    The two known terms are the same two vectors at every kick. What accumulates of them is two
-    numbers, so a kick touches nothing but the velocity and the drift adds the psi with the sums.
+    The two known terms are multiples of psi1 and psi2 at every kick. Only their two factors
+    accumulate: a kick changes just the velocity, and the drift adds the psi with these factors.
 
     References
     ----------
@@ -140,7 +142,7 @@ def evolve(
     legs = schedule(steps, a_start, outputs, spacing)
     if mesh_factor not in (1, 2, 3, 4):
         raise ConfigError(
-            "The force mesh is a small multiple of the lattice.",
+            "The force mesh must be a small multiple of the lattice.",
             where="mesh_factor",
             value=mesh_factor,
             limit="1, 2, 3 or 4",
@@ -167,11 +169,11 @@ def displace(
 
 
 def peak_bytes(cells: int, mesh_factor: int = 1) -> int:
-    """Return the projected peak memory of a simulation in bytes, the interpreter's aside.
+    """Return the projected peak memory of a simulation in bytes, without the interpreter.
 
-    Positions, velocities and two displacements (48 bytes a particle) live with the density mesh and
-    its modes, whose memory also takes the sorted indices of the particles. The displacements are
-    made within it. CUDA's temporaries come on top.
+    Positions, velocities and two displacements (48 bytes per particle) coexist with the density
+    mesh and its modes, whose memory also holds the sorted indices of the particles. Computing the
+    displacements needs no more than that. CUDA's temporaries come on top.
     """
     mesh_cells = cells * mesh_factor
     return 48 * cells**3 + 4 * mesh_cells**3 + 8 * mesh_cells**2 * (mesh_cells // 2 + 1)
@@ -211,7 +213,7 @@ class _Simulation:
         self._v = fourier.empty(tuple(self._x.shape), device=self._x.device).zero_()
         done, total = 0, sum(len(times) // 2 for times in legs)
         for times in legs:
-            # The meshes are let go of before a snapshot is written: that needs memory of its own.
+            # The meshes are freed before a snapshot is written, which needs memory too.
             meshes = self._make_meshes()
             self._kick(times[0], times[1], times[0], meshes)
             for half in range(1, len(times), 2):
@@ -232,7 +234,7 @@ class _Simulation:
         return density, fourier.empty((n, n, n // 2 + 1), complex_modes=True, device=device)
 
     def _kick(self, start: float, end: float, centre: float, meshes: tuple[Tensor, Tensor]) -> None:
-        """Accelerate from ``start`` to ``end`` by the forces at ``centre``, where the x are."""
+        """Accelerate from ``start`` to ``end`` by the forces at ``centre``, the time of the x."""
         density, work = meshes
         kick = self._operators.kick(start, end, centre)
         scale = kick * self._operators.gravity(centre)
@@ -290,17 +292,17 @@ def _wrap(x: Tensor, box_size: float) -> None:
     for start in range(0, flat.numel(), BLOCK):
         block = flat[start : start + BLOCK]
         block.remainder_(box_size)
-        # A tiny negative number plus L rounds to L itself, which is the same place as 0.
+        # A tiny negative number plus L rounds to L, which is the same position as 0.
         block[block >= float(edge)] = 0.0
 
 
 def _cells(psi1: Tensor, psi2: Tensor) -> int:
-    """Return the particles per axis of the lattice that is displaced."""
+    """Return the particles per axis of the displaced lattice."""
     cells: int = round(math.cbrt(psi1.shape[0]))
     for psi in (psi1, psi2):
         if tuple(psi.shape) != (cells**3, 3) or psi.dtype != torch.float32:
             raise ConfigError(
-                "These are no displacements of a cubic lattice.",
+                "These are not displacements of a cubic lattice.",
                 value=f"{psi.dtype} {tuple(psi.shape)}",
                 limit=f"torch.float32 {(cells**3, 3)}",
             )

@@ -1,4 +1,4 @@
-"""Compiled functions that are kept on disk, and made anew when any file that they use changes."""
+"""Compiled functions, cached on disk and recompiled when any file that they use changes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numba import config, njit
 from cosmoflow.errors import ConfigError
 
 if config.DISABLE_JIT:
-    # Painting is made of vector instructions that Python has no words for.
+    # Painting uses vector instructions, which need the compiler.
     raise ConfigError(
-        "numba's compiler is switched off, and cosmoflow does not work without it",
+        "numba's compiler is disabled, and cosmoflow does not work without it",
         where="the environment",
         value="NUMBA_DISABLE_JIT=1",
         remedy="unset NUMBA_DISABLE_JIT",
@@ -33,16 +33,16 @@ def _digest(folder: Path) -> str:
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function with numba, without the GIL, and keep it on disk.
+    """Compile a function with numba, without the GIL, and cache it on disk.
 
-    numba compiles a kept function anew when the file that it stands in has changed. What it calls
-    and the constants that it uses may stand in other files of its folder: one that was compiled
-    with yesterday's constants would read and write in the wrong places.
+    numba alone recompiles a cached function only when the function's own file changes. Its callees
+    and constants may be in other files of the same folder, and a function with outdated constants
+    would read and write in the wrong places. Here a change of any file of the folder recompiles.
 
     Parameters
     ----------
     **options
-        More of those of :func:`numba.njit`.
+        Further options of :func:`numba.njit`.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:

@@ -1,9 +1,9 @@
-"""How a flow deforms: the symmetric part of its gradient and the eigenvalues of that.
+"""Deformation of a flow: the symmetric part of the velocity gradient and its eigenvalues.
 
-The sign and the unit are those of the gradient itself: ``s_ij = (d_i v_j + d_j v_i) / 2``, in km/s
-per Mpc/h, trace included, so the three eigenvalues add up to the divergence, and a negative one is
-an axis along which matter comes together. The tensor of Hoffman et al. (2012), their equation 1, is
-``-s_ij / H0``, H0 = 100 km/s per Mpc/h; our eigenvalues ascend and theirs descend, so that
+Sign and unit are those of the gradient: ``s_ij = (d_i v_j + d_j v_i) / 2``, in km/s per Mpc/h,
+including the trace. The three eigenvalues thus add up to the divergence, and a negative eigenvalue
+marks an axis along which matter converges. The tensor of Hoffman et al. (2012), their equation 1,
+is ``-s_ij / H0``, H0 = 100 km/s per Mpc/h; our eigenvalues ascend and theirs descend, so that
 ``lambda_1 = -eigenvalue_1 / H0`` and so on.
 
 References
@@ -27,7 +27,7 @@ from torch import Tensor
 from cosmoflow.numerics.calculus import Differentiate, Waves
 
 PAIRS: Final = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-"""The components of a symmetric tensor in the order in which they are kept: xx yy zz xy xz yz."""
+"""Order of the stored components of a symmetric tensor: xx yy zz xy xz yz."""
 
 
 def cell_strain(v: Tensor, differentiate: Differentiate) -> Tensor:
@@ -38,7 +38,7 @@ def cell_strain(v: Tensor, differentiate: Differentiate) -> Tensor:
     v : Tensor
         Shape ``(3, nx, ny, nz)``, float32, km/s.
     differentiate : callable
-        As :func:`cosmoflow.numerics.calculus.cell_divergence` takes it.
+        See :func:`cosmoflow.numerics.calculus.cell_divergence`.
 
     Returns
     -------
@@ -62,14 +62,14 @@ def strain_modes(modes: Tensor, waves: Waves) -> Iterator[Tensor]:
     Parameters
     ----------
     modes : Tensor
-        Shape ``(3, ...)``, complex: of the velocity, all or a block of them.
+        Modes of the velocity, all or a block of them, shape ``(3, ...)``, complex.
     waves : (Tensor, Tensor, Tensor)
-        Their wavenumbers along each axis, Nyquist set to zero, shaped to broadcast over them.
+        Wavenumbers along each axis, Nyquist set to zero, shaped to broadcast over the modes.
 
     Yields
     ------
     Tensor
-        In the order of :data:`PAIRS`.
+        Modes of a component, in the order of :data:`PAIRS`.
     """
     for i, j in PAIRS:
         slope = modes[i] * waves[j]
@@ -84,18 +84,18 @@ def symmetric_eigenvalues(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
     Parameters
     ----------
     tensor : (6, ...) float32
-        xx yy zz xy xz yz, any unit.
+        Components xx yy zz xy xz yz, any unit.
 
     Returns
     -------
     (3, ...) float32
-        Ascending, in the same unit. The closed form is evaluated in float64, where it is good to
-        1e-8 of the largest eigenvalue even where two of them are equal.
+        Ascending eigenvalues in the same unit. The closed form is evaluated in float64, where its
+        error is below 1e-8 of the largest eigenvalue even if two eigenvalues are equal.
 
     Notes
     -----
-    One cell after the other, so that a value does not depend on where a block was cut: vectorised
-    cosines treat the last few numbers of an array in another way.
+    The cells are processed one by one, so that a value does not depend on how a block was cut:
+    vectorised cosines treat the last few numbers of an array differently.
     """
     components = np.ascontiguousarray(tensor).reshape(len(PAIRS), -1)
     result = np.empty((3, components.shape[1]), np.float32)
@@ -105,11 +105,11 @@ def symmetric_eigenvalues(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _solve(tensor: NDArray[np.float32], result: NDArray[np.float32]) -> None:
-    """Smith's closed form: the tensor is ``q + p B``, and B has the eigenvalues of a cosine."""
+    """Solve by Smith's closed form: the tensor is ``q + p B``; B's eigenvalues are cosines."""
     row = np.empty(6)
     for cell in range(tensor.shape[1]):
         for i in range(6):
-            # Into float64, which numba's float() would not do.
+            # Convert to float64, which numba's float() would not do.
             row[i] = tensor[i, cell]
         xx, yy, zz, xy, xz, yz = row[0], row[1], row[2], row[3], row[4], row[5]
         q = (xx + yy + zz) / 3.0
@@ -124,6 +124,6 @@ def _solve(tensor: NDArray[np.float32], result: NDArray[np.float32]) -> None:
         high = q + 2.0 * p * math.cos(angle)
         low = q + 2.0 * p * math.cos(angle + 2.0 * math.pi / 3.0)
         result[0, cell] = low
-        # By the trace; rounding must not carry it past its neighbours.
+        # From the trace; the clipping keeps rounding from breaking the order.
         result[1, cell] = min(max(3.0 * q - low - high, low), high)
         result[2, cell] = high

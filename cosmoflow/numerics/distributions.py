@@ -1,9 +1,9 @@
-"""How often speeds, residuals, angles, divergences and curls occur, as counts that shards add up.
+"""Histograms of speeds, residuals, angles, divergences and curls, which can be added up.
 
-The edges are fixed, so that counts of blocks, shards and boxes add up; what lies beyond them falls
-into the outermost bins. Counts are whole numbers: their sum knows no order, and any decomposition
-of a box gives the same. The joint distributions with the density are those of Wu et al. 2021,
-Figure 5.
+The edges are fixed, so that counts of blocks, shards and boxes add up; values beyond the edges
+count in the outermost bins. Counts are integers: their sum does not depend on the order, and any
+decomposition of a box gives the same result. The joint distributions with the density are those of
+Wu et al. 2021, Figure 5.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Counts = NDArray[np.int64]
 
 
 class Axis(NamedTuple):
-    """Bins of one width in a function of a quantity.
+    """Bins of equal width in a function of a quantity.
 
     Attributes
     ----------
     first, step : float
-        The lowest edge and the width of a bin, both of the function's value. They are short in
+        The lowest edge and the bin width, in terms of the function's value. Both are short in
         binary, so that dividing by the width puts a value on an edge into the bin above it.
     bins : int
-        How many.
+        Number of bins.
     scale : {'linear', 'log10', 'asinh'}
         The function. ``asinh`` is linear below 1 and logarithmic above, on either side of zero.
     unit : str
@@ -45,7 +45,7 @@ class Axis(NamedTuple):
     unit: str
 
     def edges(self) -> NDArray[np.float64]:
-        """Return the ``bins + 1`` edges, float64, in the quantity's own unit."""
+        """Return the ``bins + 1`` edges, float64, in the quantity's unit."""
         edges = self.first + self.step * np.arange(self.bins + 1, dtype=np.float64)
         if self.scale == "linear":
             return edges
@@ -77,7 +77,7 @@ _SHAPES: Final[dict[str, tuple[int, ...]]] = {
     **{name: (AXES[a].bins, AXES[b].bins) for name, (a, b) in JOINT.items()},
 }
 
-# What numba compiles in of an axis: first edge, width, last bin.
+# Constants of an axis for numba: first edge, width, last bin.
 (_SPEED, _RESIDUAL, _RATIO, _COSINE, _MOMENTUM, _DENSITY, _DIVERGENCE, _CURL) = (
     (axis.first, axis.step, axis.bins - 1.0) for axis in AXES.values()
 )
@@ -85,7 +85,7 @@ _SHAPES: Final[dict[str, tuple[int, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class DistributionSum:
-    """Counts of cells by what a velocity is there.
+    """Histograms of a velocity over cells.
 
     Attributes
     ----------
@@ -93,8 +93,8 @@ class DistributionSum:
         Cells counted.
     counts : dict of ndarray
         int64. By the names of :data:`ONE_POINT`, shape ``(bins,)``, and of :data:`JOINT`, shape
-        ``(density bins, bins)``. Cells where the truth is at rest have no ``ratio``, those where
-        either velocity is at rest no ``cosine``; everything else counts every cell.
+        ``(density bins, bins)``. Cells where the truth is at rest have no ``ratio``, and cells
+        where either velocity is at rest have no ``cosine``; all other counts include every cell.
     """
 
     cells: int
@@ -112,7 +112,7 @@ class DistributionSum:
         )
 
     def figures(self) -> dict[str, Any]:
-        """Return ``cells`` and the counts by name as lists of int, which JSON holds as they are."""
+        """Return ``cells`` and the counts by name as lists of int, ready for JSON."""
         return {"cells": self.cells} | {name: c.tolist() for name, c in self.counts.items()}
 
 
@@ -124,31 +124,31 @@ def bin_edges() -> dict[str, list[float]]:
 def sum_distributions(
     density: Tensor, truth: Tensor, prediction: Tensor, cell_size: float, rate: float
 ) -> DistributionSum:
-    """Count the cells of a block by their predicted velocity and what it misses.
+    """Count the cells of a block by their predicted velocity and its residual.
 
-    The truth's own distributions are those of ``prediction = truth``.
+    For the distributions of the truth, pass it as ``prediction``.
 
     Parameters
     ----------
     density : Tensor
-        Shape ``(nx + 2, ny + 2, nz + 2)``, float32, density over its mean: the block's own cells
-        and a halo of one, from which the derivatives are taken and which is not counted.
+        Shape ``(nx + 2, ny + 2, nz + 2)``, float32, density over its mean: the block's cells and a
+        halo of one cell, which is used for derivatives and not counted.
     truth, prediction : Tensor
         Shape ``(3, nx + 2, ny + 2, nz + 2)``, float32, km/s, with the same halo.
     cell_size : float
-        Mpc/h.
+        Side of a cell, Mpc/h.
     rate : float
-        ``f a H``, km/s per Mpc/h, in units of which divergence and curl are binned.
+        ``f a H``, km/s per Mpc/h, the unit in which divergence and curl are binned.
 
     Returns
     -------
     DistributionSum
-        Of ``nx * ny * nz`` cells, whatever the block is cut from.
+        Counts of ``nx * ny * nz`` cells.
 
     Raises
     ------
     ValueError
-        The shapes do not belong together, or ``rate`` is not positive.
+        The shapes do not match, or ``rate`` is not positive.
     """
     if density.dim() != 3 or min(density.shape) < 3:
         raise ValueError(f"a block with a halo of one cell has no shape {tuple(density.shape)}")
@@ -174,22 +174,22 @@ def _contiguous(field: Tensor) -> NDArray[np.float32]:
 
 @njit(inline="always")
 def _place(value, axis):  # type: ignore[no-untyped-def]
-    """Return the bin of a value; beyond the edges the outermost, and the lowest of what is none."""
+    """Return the bin of a value: the outermost bin beyond the edges, the lowest bin for NaN."""
     first, step, last = axis
-    # Put so that it holds of NaN as well: as a whole number that would be any place in memory.
+    # This form also catches NaN, which as an integer index could point anywhere in memory.
     if not value > first:
         return 0
     return int(min(np.floor((value - first) / step), last))
 
 
-# One pass, in which a cell's numbers never leave the registers: tensors of them, each a pass of its
-# own, took four times as long and several times the block's memory.
+# One pass keeps a cell's numbers in registers. Separate tensor operations took four times as long
+# and several times the block's memory.
 @compiled(error_model="numpy")
 def _count_cells(  # type: ignore[no-untyped-def]
     density, truth, prediction, spacing, rate, speeds, residuals, ratios, cosines, momenta,
     divergences, curls,
 ):  # fmt: skip
-    """Count the inner cells of a block; ``spacing`` is that between a cell's two neighbours."""
+    """Count the inner cells of a block; ``spacing`` is the distance between opposite neighbours."""
     nx, ny, nz = density.shape
     for i in range(1, nx - 1):
         for j in range(1, ny - 1):
@@ -209,15 +209,15 @@ def _count_cells(  # type: ignore[no-untyped-def]
                     ratios[_place(residual / true_speed, _RATIO)] += 1
                 if true_speed * speed > 0.0:
                     cosines[_place(vw / (true_speed * speed), _COSINE)] += 1
-                # What has no mass has no logarithm: minus infinity belongs in the lowest bins, and
-                # what ringing or noise left below zero goes with it.
+                # Zero mass has the logarithm minus infinity, which belongs in the lowest bins;
+                # negative densities from ringing or noise count there too.
                 momentum = row = 0
                 if rho > 0.0:
                     row = _place(math.log10(rho), _DENSITY)
                     if speed > 0.0:
                         momentum = _place(math.log10(rho * speed), _MOMENTUM)
                 momenta[momentum] += 1
-                # In float32 and in this order, as numerics.calculus has them.
+                # In float32 and in the same order as numerics.calculus.
                 x = (prediction[0, i + 1, j, k] - prediction[0, i - 1, j, k]) / spacing
                 y = (prediction[1, i, j + 1, k] - prediction[1, i, j - 1, k]) / spacing
                 z = (prediction[2, i, j, k + 1] - prediction[2, i, j, k - 1]) / spacing

@@ -1,4 +1,4 @@
-"""Sums of many floating-point numbers without rounding, so that no order of them matters."""
+"""Sums of many floating-point numbers without rounding, independent of their order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ExactSum:
 
     @classmethod
     def of(cls, values: NDArray[np.floating[Any]]) -> ExactSum:
-        """Return the sum of an array of any shape, whose numbers are finite."""
+        """Return the sum of an array of any shape; its numbers must be finite."""
         high, low = _tally(values.reshape(-1))
         total = 0
         for exponent in np.flatnonzero(high | low).tolist():
@@ -48,9 +48,9 @@ class ExactSum:
 
 @numba.njit(cache=True, nogil=True)
 def _tally(values):  # type: ignore[no-untyped-def]
-    """Add up the significands as integers, those of each exponent on their own.
+    """Add up the significands as integers, separately for each exponent.
 
-    In two halves, so that 2^36 of them fit into 64 bits.
+    They are added in two halves, so that the sums of 2^36 numbers fit into 64 bits.
     """
     high = np.zeros(_EXPONENTS, np.int64)
     low = np.zeros(_EXPONENTS, np.int64)

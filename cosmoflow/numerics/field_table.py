@@ -1,7 +1,7 @@
-"""What each field is: unit, components, and what it is made from. Nothing here loads torch.
+"""Table of fields with their units, components and inputs. Nothing here loads torch.
 
-How a field is computed is in :mod:`cosmoflow.numerics.quantities`, under the same name. A new field
-is a row here and a rule there. Commands list the fields that they offer: ``derive`` in
+:mod:`cosmoflow.numerics.quantities` defines the computation of a field under the same name. A new
+field needs a row here and a rule there. Commands list the fields that they offer: ``derive`` in
 ``stages/derive/recipes.py``, ``spectra`` in ``stages/spectra/fields.py``, and ``evaluate`` in
 ``numerics/comparison/power.py``.
 """
@@ -28,7 +28,7 @@ LABELS: Final[dict[str, Sequence[str | int]]] = {
     "component": COMPONENTS,
     "eigenvalue": EIGENVALUES,
 }
-"""The dimensions that a field may have before x, y and z, and the names along them."""
+"""Dimensions that a field may have before x, y and z, with their labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +38,24 @@ class FieldRow:
     Parameters
     ----------
     name : str
-        The name in stores and on the command line.
+        Name in stores and on the command line.
     unit : str
-        The unit.
+        Unit.
     long_name : str
-        What a store says about the field; empty for fields that are never stored.
+        Description in a store; empty for fields that are never stored.
     lead : str, optional
         Leading dimension, one of :data:`LABELS`; None for a scalar.
     inputs : tuple of str
-        Variables that the field is made from; empty for a field that is only read.
+        Variables from which the field is made; empty for a field that is only read.
     halo : int
         Cells around a block that differences need: 1 for derivatives, else 0.
     linear : bool
         Whether the field is a sum over particles, and so damped by their mass-assignment window.
     filled : bool
-        Whether the velocity of cells without mass has a part in the field. It has none in momenta:
-        where there is no mass there is no momentum.
+        Whether the field depends on the velocity of cells without mass. Momenta do not: they are
+        zero in such cells.
     definition : str
-        Definition that spectra in an evaluation state.
+        Definition reported with spectra in an evaluation.
     base : str
         The field without the smoothing; empty for a field that is not smoothed.
     """
@@ -78,7 +78,7 @@ class FieldRow:
 
     @property
     def slopes(self) -> bool:
-        """Whether the field takes derivatives, which need the cells around."""
+        """Whether the field takes derivatives, which need neighbouring cells."""
         return self.halo > 0
 
     @property
@@ -139,7 +139,7 @@ _STORED: Final = (
 
 _MEASURED: Final = (
     FieldRow("speed", VELOCITY, inputs=("velocity",), filled=True, definition="|v|"),
-    # The paper calls this scalar the momentum; here a momentum is the vector.
+    # The paper calls this scalar the momentum; here the momentum is the vector.
     FieldRow(
         "momentum_speed",
         VELOCITY,
@@ -164,10 +164,10 @@ _MEASURED: Final = (
         definition="curl(rho v), summed over components, spectral derivatives",
     ),
 )
-"""Fields that spectra are taken of, and that no store holds."""
+"""Fields that are measured in spectra but never stored."""
 
-# A linear velocity comes smoothed at any radius; an interlaced grid is for spectra; and a spread
-# smoothed is not the spread of what is smoothed.
+# Not smoothed: a linear velocity, which is smoothed at any radius already; an interlaced grid,
+# which is for spectra; a standard deviation, which does not commute with smoothing.
 _SMOOTHED: Final = tuple(
     replace(
         row,

@@ -1,7 +1,7 @@
 """Fourier grids of a periodic cube and the filters of linear theory, in memory, in torch.
 
 All transforms are ``torch.fft`` real-to-complex transforms in their half-complex layout: axes x and
-y hold ``n`` frequencies, axis z holds ``n // 2 + 1``. The forward transform is unnormalised.
+y have ``n`` frequencies, axis z has ``n // 2 + 1``. The forward transform is unnormalised.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def empty(
     complex_modes: bool = False,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return an uninitialised float32 or complex64 tensor, on huge pages where the system has any.
+    """Return an uninitialised float32 or complex64 tensor, on huge pages if the system has any.
 
-    In main memory numpy asks the kernel for huge pages and torch does not. Without them random
-    access to a large grid misses the address cache, and a fresh one faults every 4 kB.
+    In main memory numpy requests huge pages from the kernel and torch does not. Without them random
+    access to a large grid misses the address cache, and a new grid causes a page fault every 4 kB.
     """
     if torch.device(device).type != "cpu":
         dtype = torch.complex64 if complex_modes else torch.float32
@@ -67,8 +67,8 @@ def wavenumbers(
     box_size : float
         Side of the box, Mpc/h.
     odd : bool
-        Set the Nyquist frequency to zero, as every odd (derivative) filter of a real field needs:
-        its sign is undefined there.
+        Set the Nyquist frequency to zero, which every odd (derivative) filter of a real field
+        needs: its sign is undefined there.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def smooth_gaussian(modes: Tensor, box_size: float, radius: float) -> Tensor:
     modes : Tensor
         Shape ``(..., n, n, n // 2 + 1)``, complex.
     box_size, radius : float
-        Mpc/h. A radius of 0 changes nothing.
+        Box size and radius of the Gaussian, Mpc/h. A radius of 0 changes nothing.
     """
     if radius == 0.0:
         return modes
@@ -124,7 +124,7 @@ def smooth_gaussian(modes: Tensor, box_size: float, radius: float) -> Tensor:
 def linear_velocity(
     density: Tensor, box_size: float, growth_rate_hubble: float, smoothing: float = 0.0
 ) -> Tensor:
-    r"""Return the velocity that linear theory gives for a density field.
+    r"""Return the linear-theory velocity of a density field.
 
     ``v(k) = i f a H delta(k) k / k^2`` (Wu et al. 2021, section 4; the continuity equation at first
     order), with delta Gaussian-smoothed first.
@@ -134,11 +134,11 @@ def linear_velocity(
     density : Tensor
         Shape ``(n, n, n)``, density over its mean (or its contrast: the mean drops out).
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     growth_rate_hubble : float
         ``f a H`` in km/s per Mpc/h.
     smoothing : float
-        Radius of the Gaussian window, Mpc/h; 0 for none, as the paper has it.
+        Radius of the Gaussian window, Mpc/h; 0 for none, as in the paper.
 
     Returns
     -------
@@ -165,40 +165,40 @@ def inverse_gradient(
 ) -> Iterator[tuple[int, Tensor]]:
     r"""Yield, one component at a time, ``g = -grad (inverse Laplacian of source)``.
 
-    In Fourier space ``g(k) = i k s(k) / k^2``: the gravity of a density contrast and the
-    Zel'dovich displacement alike.
+    In Fourier space ``g(k) = i k s(k) / k^2``, which is both the gravity of a density contrast and
+    the Zel'dovich displacement.
 
     Parameters
     ----------
     source : Tensor
         Either a real field ``(n, n, n)``, float32, or its modes ``(n, n, n // 2 + 1)``, complex64.
-        **It is overwritten**, which is what makes two grids enough.
+        **Overwritten**, so that two grids are enough.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     work : Tensor, optional
-        The other grid, likewise overwritten: modes ``(n, n, n // 2 + 1)``, complex64, when
-        ``source`` is real, and a real ``(n, n, n)``, float32, when it is modes.
+        The other grid, also overwritten: modes ``(n, n, n // 2 + 1)``, complex64, if ``source`` is
+        real, and a real ``(n, n, n)``, float32, if it is modes.
     window : int
-        Power of ``sinc(k_i h / 2)`` per axis, h the side of a cell, to divide the modes by: 2
-        undoes the smoothing of a cloud-in-cell density.
+        Power of ``sinc(k_i h / 2)`` per axis by which to divide the modes; h is the side of a cell.
+        A power of 2 undoes the smoothing of a cloud-in-cell density.
     differences : bool
-        Differentiate by four-point differences, ``k -> (8 sin kh - sin 2kh) / 6h``, which leave out
-        the waves that the mesh barely holds, instead of exactly.
+        Differentiate by four-point differences, ``k -> (8 sin kh - sin 2kh) / 6h``, which suppress
+        the waves that the mesh barely resolves, instead of exactly.
 
     Yields
     ------
     axis : int
         1, 2, 0 in this order.
     field : Tensor
-        Shape ``(n, n, n)``, float32, in the unit of ``source`` times Mpc/h. The same buffer every
-        time: use it before asking for the next.
+        Shape ``(n, n, n)``, float32, in the unit of ``source`` times Mpc/h. All components share
+        one buffer: use each before requesting the next.
 
     Notes
     -----
-    The transforms go by blocks of planes that stay in the cache, which is twice as fast here as
-    ``rfftn``/``irfftn`` on whole grids and needs no temporary grid. What the components share is
-    done once: the spectrum is brought back to real space along x before the first component, so y
-    and z cost a two-dimensional transform each. The x component goes last, since it has to
+    The transforms work on blocks of planes that stay in the cache, which is twice as fast here as
+    ``rfftn``/``irfftn`` on whole grids and needs no temporary grid. Common work is done once: the
+    spectrum is transformed back to real space along x before the first component, so the y and z
+    components take a two-dimensional transform each. The x component is last, since it must
     differentiate along the transformed axis.
     """
     cells = source.shape[0]
@@ -245,21 +245,22 @@ def inverse_gradient(
 def tidal_components(modes: Tensor, box_size: float) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """Yield, one at a time, the six ``d_i d_j (inverse Laplacian)`` of a field.
 
-    In Fourier space ``k_i k_j s(k) / k^2``; the three diagonal ones sum to the field less its mean.
+    In Fourier space they are ``k_i k_j s(k) / k^2``; the three diagonal components sum to the field
+    minus its mean.
 
     Parameters
     ----------
     modes : Tensor
-        Shape ``(n, n, n // 2 + 1)``, complex64: the field's modes, left as they are.
+        Modes of the field, shape ``(n, n, n // 2 + 1)``, complex64, left unchanged.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
 
     Yields
     ------
     (i, j) : tuple of int
         Axes, i <= j: yy, zz, yz, then xy, xz, then xx.
     component : Tensor
-        Shape ``(n, n, n)``, float32, in the unit of the field. The same buffer every time.
+        Shape ``(n, n, n)``, float32, in the unit of the field. All components share one buffer.
     """
     cells = modes.shape[0]
     work = empty(tuple(modes.shape), complex_modes=True, device=modes.device)
@@ -286,7 +287,7 @@ def tidal_components(modes: Tensor, box_size: float) -> Iterator[tuple[tuple[int
 
 
 def _plane_blocks(modes: Tensor) -> Iterator[slice]:
-    """Cut the first (or second: they are equal) axis into blocks of planes of a handy size."""
+    """Cut the first (or the equally long second) axis into blocks of planes of a suitable size."""
     cells = modes.shape[0]
     target = BLOCK_BYTES_CPU if modes.device.type == "cpu" else BLOCK_BYTES_GPU
     step = max(1, target // (modes[0].numel() * modes.element_size()))

@@ -14,33 +14,33 @@ from torch import Tensor
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.numerics import fourier
 
-_WHITE: Final = "give Gaussian noise of mean 0 and variance 1, without any spectrum"
+_WHITE: Final = "give uncorrelated Gaussian noise of mean 0 and variance 1"
 
 PowerSpectrum = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Wavenumbers in h/Mpc to powers in (Mpc/h)^3."""
+"""Function from wavenumbers in h/Mpc to powers in (Mpc/h)^3."""
 
 
 def white_noise_modes(cells: int, seed: int) -> Tensor:
-    """Return Hermitian white noise of unit variance, the same mode for mode at every resolution.
+    """Return Hermitian white noise of unit variance; a mode is the same at every resolution.
 
     Parameters
     ----------
     cells : int
-        Cells per axis, even, 2 at least.
+        Cells per axis, even, at least 2.
     seed : int
-        0 or more, less than 2^64.
+        Random seed, at least 0 and less than 2^64.
 
     Returns
     -------
     Tensor
-        Shape ``(n, n, n // 2 + 1)``, complex64: ``<|w|^2> = 1``, half of it in each part. The mean
-        and the Nyquist planes are zero.
+        Shape ``(n, n, n // 2 + 1)``, complex64: ``<|w|^2> = 1``, shared equally by real and
+        imaginary part. The mean and the Nyquist planes are zero.
 
     Notes
     -----
     Shell ``m = max(|ix|, |iy|, |iz|)`` is filled, in a fixed order, from a counter-based generator
-    (Philox, Salmon et al. 2011) with the key ``(seed, m)``. A finer grid has more shells; those
-    that it shares with a coarser one are the same numbers.
+    (Philox, Salmon et al. 2011) with the key ``(seed, m)``. A finer grid has more shells; the
+    shells that it shares with a coarser grid have the same numbers.
     """
     if cells < 2 or cells % 2:
         raise ConfigError("A grid of modes needs an even number of cells.", value=cells)
@@ -54,12 +54,12 @@ def white_noise_modes(cells: int, seed: int) -> Tensor:
 
 
 def check_white_noise(noise: NDArray[np.floating[Any]]) -> None:
-    """Refuse what is no cube of white noise of unit variance.
+    """Check that an array is a cube of white noise of unit variance.
 
     Raises
     ------
     DataError
-        It is no cube with an even number of cells per axis, or has another variance.
+        The array is not a cube with an even number of cells per axis, or its variance is not 1.
     """
     cells = noise.shape[0]
     if noise.shape != (cells,) * 3 or cells % 2 or cells < 2:
@@ -67,8 +67,8 @@ def check_white_noise(noise: NDArray[np.floating[Any]]) -> None:
             "White noise needs a cube with an even number of cells per axis.", value=noise.shape
         )
     variance = float(np.var(noise, dtype=np.float64))
-    # n^3 draws have a variance within a few sqrt(2 / n^3) of one; noise without its Nyquist planes,
-    # 3 / n of its modes, is as good.
+    # n^3 draws have a variance within a few sqrt(2 / n^3) of one. Noise may also lack its Nyquist
+    # planes, 3 / n of its modes.
     if not abs(variance - 1.0) < 0.05 + 3.0 / cells + 6.0 * math.sqrt(2.0 / cells**3):
         raise DataError(
             "The white noise does not have unit variance.",
@@ -79,7 +79,7 @@ def check_white_noise(noise: NDArray[np.floating[Any]]) -> None:
 
 
 def check_flat_power(noise: NDArray[np.floating[Any]]) -> None:
-    """Refuse noise whose power depends on scale, such as a density field over its rms.
+    """Check that the power of noise does not depend on scale, as that of a density field would.
 
     Parameters
     ----------
@@ -89,12 +89,12 @@ def check_flat_power(noise: NDArray[np.floating[Any]]) -> None:
     Raises
     ------
     DataError
-        Its power on large scales is not that of white noise.
+        The power on large scales differs from that of white noise.
 
     Notes
     -----
     The variance of averages over blocks of ``m^3`` cells is ``1 / m^3`` for white noise, with a
-    relative scatter of ``sqrt(2 / blocks)``; that of a field with large-scale power is larger.
+    relative scatter of ``sqrt(2 / blocks)``; a field with large-scale power has a larger variance.
     """
     cells = noise.shape[0]
     for side in (2, 3, 4):
@@ -103,18 +103,18 @@ def check_flat_power(noise: NDArray[np.floating[Any]]) -> None:
             continue
         means = noise.reshape((blocks, side) * 3).mean(axis=(1, 3, 5), dtype=np.float64)
         ratio = float(np.mean(means**2)) * side**3
-        # Noise without its mean and its Nyquist planes is as good: hence the terms without blocks.
+        # The terms without blocks allow for noise that lacks its mean and its Nyquist planes.
         if not abs(ratio - 1.0) < 0.05 + 4.0 / cells + 6.0 * math.sqrt(2.0 / blocks**3):
             raise DataError(
                 "The noise is not white: its power depends on scale.",
-                value=f"averages over {side}^3 cells have {ratio:.3g} times the power they should",
+                value=f"averages over {side}^3 cells have {ratio:.3g} times the expected power",
                 limit="1",
                 remedy=_WHITE,
             )
 
 
 def modes_of_noise(noise: NDArray[np.floating[Any]]) -> Tensor:
-    """Return the modes of white noise that somebody else drew.
+    """Return the modes of white noise given in real space.
 
     Parameters
     ----------
@@ -124,8 +124,8 @@ def modes_of_noise(noise: NDArray[np.floating[Any]]) -> Tensor:
     Returns
     -------
     Tensor
-        As :func:`white_noise_modes` returns, ``<|w|^2> = 1``, with zeros for the mean and the
-        Nyquist planes.
+        Modes in the form of :func:`white_noise_modes`: ``<|w|^2> = 1``, with zeros for the mean
+        and the Nyquist planes.
 
     Raises
     ------
@@ -157,16 +157,16 @@ def linear_density_modes(
     Parameters
     ----------
     noise : Tensor
-        Shape ``(n, n, n // 2 + 1)``, complex64, n even: modes of white noise, of
+        Shape ``(n, n, n // 2 + 1)``, complex64, n even: modes of white noise, from
         :func:`white_noise_modes` or :func:`modes_of_noise`. **Overwritten.**
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     power : callable
-        Power in (Mpc/h)^3 of wavenumbers in h/Mpc, both float64 arrays.
+        Returns the power in (Mpc/h)^3 at wavenumbers in h/Mpc, both float64 arrays.
     fixed_amplitude : bool
         Give every mode exactly the expected amplitude, keeping the random phase.
     inverted : bool
-        Turn the sign of every mode: the partner, in a pair, of the box with the same noise.
+        Flip the sign of every mode, for the second box of a pair with the same noise.
 
     Returns
     -------
@@ -177,8 +177,8 @@ def linear_density_modes(
     Notes
     -----
     ``delta_k = w_k sqrt(P(k) / V) n^3 exp(i k . x_0)`` where ``x_0`` is the centre of cell 0, half
-    a cell from the corner of the box. Without that phase two resolutions would hold the same field
-    shifted by half of the difference of their cells.
+    a cell from the corner of the box. Without that phase the fields at two resolutions would be
+    shifted against each other by half of the difference of their cells.
 
     References
     ----------
@@ -206,7 +206,7 @@ def linear_density_modes(
 
 
 def _turns(cells: int) -> Iterator[Tensor]:
-    """Yield ``exp(i k . x_0)``, x_0 the centre of cell 0, plane by plane along x."""
+    """Yield ``exp(i k . x_0)`` plane by plane along x; x_0 is the centre of cell 0."""
     index = torch.fft.fftfreq(cells, d=1.0 / cells).long()
     # exp(i pi i_x / n) per axis; in double precision so that the angle is exact at high modes.
     turn = torch.exp(1j * math.pi * index.double() / cells)
@@ -217,11 +217,11 @@ def _turns(cells: int) -> Iterator[Tensor]:
 
 
 def _fill_shell(modes: NDArray[Any], m: int, generator: np.random.Generator) -> None:
-    """Fill the modes of cubic shell ``m`` with ``iz >= 0``, four kinds of face in this order.
+    """Fill the modes of cubic shell ``m`` with ``iz >= 0``, face by face in a fixed order.
 
-    ``iz = m`` whole; then, for ``0 <= iz < m``, ``ix = m`` and ``ix = -m`` whole, and ``iy = m``
-    and ``iy = -m`` without the edges that they share with those. Every face is drawn with its
-    indices in increasing order, negative ones first.
+    First the whole face ``iz = m``; then, for ``0 <= iz < m``, the whole faces ``ix = m`` and
+    ``ix = -m``, and the faces ``iy = m`` and ``iy = -m`` without the edges that they share with
+    those. Every face is drawn with its indices in increasing order, negative ones first.
     """
     wide, narrow, below = 2 * m + 1, 2 * m - 1, m
 
@@ -230,7 +230,7 @@ def _fill_shell(modes: NDArray[Any], m: int, generator: np.random.Generator) -> 
         numbers *= np.float32(math.sqrt(0.5))
         return numbers.view(np.complex64)[..., 0]
 
-    # Where the indices -m..m lie along a full axis and along a drawn face, and -m+1..m-1 likewise.
+    # Slices of the indices -m..m along a full axis and along a drawn face; then of -m+1..m-1.
     outer = [(slice(-m, None), slice(0, m)), (slice(0, m + 1), slice(m, wide))]
     inner = [(slice(0, m), slice(m - 1, narrow))]
     if m > 1:  # slice(-0, None) would be the whole axis
@@ -248,8 +248,8 @@ def _fill_shell(modes: NDArray[Any], m: int, generator: np.random.Generator) -> 
         face = draw(narrow, below)
         for to_x, from_x in inner:
             modes[to_x, iy, :m] = face[from_x]
-    # On iz = 0 only half of the modes are independent: w(-k) = conj w(k). The half with ix = m, and
-    # of the rest that with iy = m, is kept; the corner-sharing edges follow from ix alone.
+    # On iz = 0 only half of the modes are independent: w(-k) = conj w(k). Keep the half with
+    # ix = m and, of the rest, the half with iy = m; edges that share a corner follow from ix alone.
     ring = modes[:, :, 0]
     minus = -np.arange(-m, m + 1)
     ring[-m, minus] = np.conj(ring[m, np.arange(-m, m + 1)])

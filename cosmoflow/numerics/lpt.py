@@ -30,7 +30,7 @@ def displacements(modes: Tensor, box_size: float) -> tuple[Tensor, Tensor]:
         Shape ``(N, N, N // 2 + 1)``, complex64: modes of the linear density contrast today.
         **Overwritten.**
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def displacements(modes: Tensor, box_size: float) -> tuple[Tensor, Tensor]:
     -----
     ``psi1 = -grad phi1`` with ``lap phi1 = delta`` and ``psi2 = +grad phi2`` with
     ``lap phi2 = sum_{i>j} (phi1,ii phi1,jj - phi1,ij^2)``; the products are not dealiased, as in
-    the usual codes. At most five grids of ``4 N^3`` bytes live beside the results.
+    the usual codes. At most five grids of ``4 N^3`` bytes are in memory besides the results.
 
     References
     ----------
@@ -71,7 +71,7 @@ def _second_order_source(modes: Tensor, box_size: float) -> Tensor:
 
 
 def _gradient_columns(source: Tensor, box_size: float, sign: float) -> Tensor:
-    """Return ``sign`` times the inverse gradient of a field (consumed), shape ``(N^3, 3)``."""
+    """Return ``sign`` times the inverse gradient of a field (overwritten), shape ``(N^3, 3)``."""
     columns = fourier.empty((source.shape[0] ** 3, 3), device=source.device)
     for axis, field in fourier.inverse_gradient(source, box_size):
         torch.mul(field.view(-1), sign, out=columns[:, axis])

@@ -1,8 +1,8 @@
 """Particle-mesh assignment: cloud-in-cell painting of a density and interpolation of a force.
 
-The centre of cell ``i`` lies at ``(i + 1/2) L / n``. Tensors in main memory go through compiled
-loops, tensors on a GPU through ``index_add_`` and gathers; both take positions anywhere, a period
-or more outside the box too.
+The centre of cell ``i`` is at ``(i + 1/2) L / n``. Compiled loops handle tensors in main memory,
+``index_add_`` and gathers handle tensors on a GPU; both accept positions any number of periods
+outside the box.
 
 References
 ----------
@@ -22,9 +22,9 @@ from torch import Tensor
 from cosmoflow.numerics import fourier
 
 SLAB_PLANES = 4
-"""Least thickness of a slab, in cells: enough slabs for many threads, small enough for a cache."""
+"""Minimum thickness of a slab, in cells: many slabs for many threads, small enough for a cache."""
 BLOCKS = 256
-"""Pieces of the particle list in the counting sort; fixed, so that no result depends on threads."""
+"""Pieces of the particle list in the counting sort; fixed, so that threads change no result."""
 GPU_CHUNK = 1 << 23
 """Particles handled at once on a GPU: about 0.5 GB of temporaries."""
 
@@ -44,14 +44,14 @@ def paint_contrast(
     positions : Tensor
         Shape ``(n, 3)``, float32, comoving Mpc/h, taken modulo the box.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     cells : int
-        Cells per axis, 2 at least.
+        Cells per axis, at least 2.
     out : Tensor, optional
-        Shape ``(cells, cells, cells)``, float32, contiguous: where to write.
+        Output, shape ``(cells, cells, cells)``, float32, contiguous.
     scratch : Tensor, optional
-        Any contiguous float32 or complex64 tensor of 4 n bytes or more whose content may be lost:
-        the sorted indices go there instead of into fresh memory. Unused on a GPU.
+        Any contiguous float32 or complex64 tensor of at least 4 n bytes, which is overwritten with
+        the sorted indices instead of allocating memory. Unused on a GPU.
 
     Returns
     -------
@@ -60,10 +60,10 @@ def paint_contrast(
 
     Notes
     -----
-    On a CPU the particles' indices are counting-sorted by slabs of planes; a slab's particles touch
-    that slab and the first plane of the next, so all even slabs go at once, then all odd ones. No
-    atomics, and the order of every sum is fixed: the result is the same to the bit for any number
-    of threads. On a GPU the sums use atomics, whose order is not.
+    On a CPU the particles' indices are counting-sorted by slabs of planes. A slab's particles touch
+    that slab and the first plane of the next one, so all even slabs are painted in parallel, then
+    all odd ones. There are no atomics and the order of every sum is fixed: the result is identical
+    to the bit for any number of threads. On a GPU the sums use atomics, in no fixed order.
     """
     if out is None:
         out = fourier.empty((cells,) * 3, device=positions.device)
@@ -101,9 +101,9 @@ def interpolate(
     positions : Tensor
         Shape ``(p, 3)``, float32, comoving Mpc/h, taken modulo the box.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     out : Tensor
-        Shape ``(p,)``, float32, any stride (a column of a ``(p, 3)`` tensor will do).
+        Shape ``(p,)``, float32, any stride (such as a column of a ``(p, 3)`` tensor).
     scale : float
         Factor on the interpolated values.
     accumulate : bool
@@ -135,7 +135,7 @@ def interpolate(
 
 
 def _index_array(count: int, scratch: Tensor | None) -> NDArray[Any]:
-    """Return an array for ``count`` indices, inside ``scratch`` where that will do."""
+    """Return an array for ``count`` indices, inside ``scratch`` if it is large enough."""
     if count >= 2**31:
         return np.empty(count, dtype=np.int64)
     if scratch is not None and scratch.numel() * scratch.element_size() >= 4 * count:
@@ -147,9 +147,9 @@ def _index_array(count: int, scratch: Tensor | None) -> NDArray[Any]:
 def _cell(x: float, inverse_cell: float, cells: int) -> tuple[Any, Any, Any]:
     """Return the two cells that share a particle along one axis, and the upper one's share.
 
-    In double precision, which costs nothing here and leaves only the rounding of ``x`` itself. The
-    modulus, taken only outside the box, keeps any value, NaN included, in range. Unsigned indices
-    spare the compiler numpy's wrap-around of negative ones.
+    Double precision costs nothing here and leaves only the rounding of ``x``. The modulus, taken
+    only outside the box, keeps any value, NaN included, in range. Unsigned indices avoid code for
+    numpy's wrap-around of negative indices.
     """
     u = x * inverse_cell - 0.5
     low = np.floor(u)
@@ -171,7 +171,7 @@ def _sort_by_slab(
     blocks: int,
     index: NDArray[Any],
 ) -> NDArray[np.int64]:
-    """Write the particles' indices to ``index`` by slab, stably; return where each slab starts."""
+    """Write particles' indices to ``index``, stably sorted by slab; return the slabs' starts."""
     count = index.shape[0]
     slab_of = np.empty(cells, np.int64)
     for i in range(cells):
@@ -211,14 +211,14 @@ def _paint_run(
     grid: NDArray[np.float32],
     cells: int,
 ) -> None:
-    """Add ``weight`` times the kernel of the particles that ``run`` lists to a flat ``grid``."""
+    """Add ``weight`` times the kernel of the particles in ``run`` to a flat ``grid``."""
     n, one, two, three = np.uint64(cells), np.uint64(1), np.uint64(2), np.uint64(3)
     for q in range(run.shape[0]):
         p = np.uint64(run[q]) * three
         i0, i1, dx = _cell(x[p], inverse_cell, cells)
         j0, j1, dy = _cell(x[p + one], inverse_cell, cells)
         k0, k1, dz = _cell(x[p + two], inverse_cell, cells)
-        # Each share is what its parent has left, so that a particle's weight is spent exactly.
+        # Each share is the remainder of its parent, so that the shares sum to the weight exactly.
         w1 = weight * dx
         w0 = weight - w1
         w01 = w0 * dy
@@ -248,7 +248,7 @@ def _paint_slabs(
     grid: NDArray[np.float32],
     cells: int,
 ) -> None:
-    """Paint all slabs: the even ones side by side, then the odd ones."""
+    """Paint all slabs: the even ones in parallel, then the odd ones."""
     slabs = len(starts) - 1
     for parity in range(min(2, slabs)):
         for half in numba.prange((slabs - parity + 1) // 2):
@@ -286,7 +286,7 @@ def _interpolate_run(
         f10 += dy * (f11 - f10)
         value = scale * (f00 + dx * (f10 - f00))
         b = np.uint64(a)
-        # Not a factor of 0 on the old value: that would let a NaN of a fresh buffer through.
+        # A factor of 0 on the old value would keep a NaN of an uninitialised buffer.
         out[b] = out[b] + value if accumulate else value
 
 

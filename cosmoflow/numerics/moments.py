@@ -1,4 +1,4 @@
-"""Mean and spread of fields that come one after the other."""
+"""Running mean and spread of a sequence of fields."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from torch import Tensor
 
 
 class Moments:
-    """Mean and sum of squared deviations of some fields, without holding them.
+    """Mean and sum of squared deviations of fields, without keeping the fields.
 
     Parameters
     ----------
     spread : bool
-        Keep the deviations too; otherwise the mean alone.
+        Whether to keep the deviations in addition to the mean.
 
     Attributes
     ----------
     count : int
-        How many fields have been added.
+        Number of fields added.
 
     Notes
     -----
-    Welford's updates: sums of squares would cancel where fields agree.
+    Uses Welford's updates: plain sums of squares would cancel where fields agree.
     """
 
     def __init__(self, *, spread: bool) -> None:
@@ -30,7 +30,7 @@ class Moments:
         self._squares: Tensor | None = None
 
     def add(self, field: Tensor) -> None:
-        """Add a field; the first one is kept, and changed later."""
+        """Add a field; the first one is kept and later modified in place."""
         self.count += 1
         if self._mean is None:
             self._mean = field
@@ -43,12 +43,12 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """The mean of what was added.
+        """Mean of the added fields.
 
         Raises
         ------
         ValueError
-            Nothing was.
+            No field was added.
         """
         if self._mean is None:
             raise ValueError("no field was added")
@@ -56,12 +56,12 @@ class Moments:
 
     @property
     def squares(self) -> Tensor:
-        """The sum of squared deviations from the mean.
+        """Sum of squared deviations from the mean.
 
         Raises
         ------
         ValueError
-            Nothing was added, or the spread is not kept.
+            No field was added, or the spread is not kept.
         """
         if self._squares is None:
             raise ValueError("no deviations are kept")

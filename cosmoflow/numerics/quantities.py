@@ -1,8 +1,8 @@
-"""How fields follow from others: in cells by differences, and in modes.
+"""Computation of fields from other fields, in cells by differences or in modes.
 
-What the fields are is in :mod:`cosmoflow.numerics.field_table`, under the same names. A spectrum is
-made in two steps: from the cells of some planes, the real field that is transformed; from the
-modes, the quantity's own. Quantities with the first step in common share one transform.
+:mod:`cosmoflow.numerics.field_table` describes the fields under the same names. A spectrum takes
+two steps: the cells of planes give the real field to transform, and its modes give the modes of the
+quantity. Quantities that share the first step share one transform.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ Values = Mapping[str, Tensor]
 """Density over its mean ``(nx, ny, nz)`` and velocity ``(3, nx, ny, nz)``, km/s, by name."""
 
 CellRule = Callable[[Values, Differentiate], Tensor]
-"""From the values of a block, and a way to differentiate them, to the field."""
+"""Function from the values of a block and a rule to differentiate them to the field."""
 
 ModeRule = Callable[[Tensor, Waves], Tensor]
-"""From modes and the wavenumbers along each axis, Nyquist set to zero."""
+"""Function of modes and the wavenumbers along each axis, Nyquist set to zero."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a field is made.
+    """Rules to compute a field.
 
     Attributes
     ----------
     name : str
         Name in :data:`cosmoflow.numerics.field_table.FIELDS`.
     cells : callable
-        From the inputs, and a way to differentiate them, to the field.
+        Function from the inputs and a rule to differentiate them to the field.
     working : int
-        Numbers that a cell takes while ``cells`` makes the field, beside the inputs.
+        Numbers per cell that ``cells`` needs in memory in addition to the inputs.
     field : str
-        Field that is transformed for the modes of this one.
+        Field to transform for the modes of this one.
     derive : callable, optional
-        From the modes of ``field`` to those of this field; none where they are the same.
+        Function from the modes of ``field`` to those of this field; None if they are the same.
     tensor : callable, optional
-        From modes to those of a symmetric tensor whose eigenvalues the field is, one component at a
-        time; instead of ``derive``.
+        Replaces ``derive`` for a field of eigenvalues: function from the modes of ``field`` to the
+        modes of the symmetric tensor, one component at a time.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Quantity:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Variables that the field is made from."""
+        """Variables from which the field is made."""
         return FIELDS[self.name].inputs or (self.name,)
 
     @property
@@ -79,16 +79,16 @@ class Quantity:
 
     @property
     def products(self) -> int:
-        """How many fields :meth:`multiply` yields the modes of."""
+        """Number of fields whose modes :meth:`multiply` yields."""
         return self.components if self.tensor is None else len(deformation.PAIRS)
 
     def make(self, values: Values, cell: float) -> Tensor:
-        """Return the field in a block, given the inputs with the halo, by differences.
+        """Return the field in a block by differences.
 
         Parameters
         ----------
         values : mapping of str to Tensor
-            The inputs, ``halo`` cells wider than the block at each face.
+            Inputs with a halo of ``halo`` cells around the block.
         cell : float
             Side of a cell, Mpc/h.
 
@@ -100,14 +100,14 @@ class Quantity:
         return self.cells(values, partial(calculus.inner_difference, cell=cell))
 
     def multiply(self, modes: Tensor, waves: Waves) -> Iterable[Tensor]:
-        """Return the modes of what :meth:`finish` needs, given those of ``field``."""
+        """Return the modes of the products that :meth:`finish` needs, from those of ``field``."""
         if self.tensor is not None:
             return self.tensor(modes, waves)
         found = modes if self.derive is None else self.derive(modes, waves)
         return (found,) if self.components == 1 else found
 
     def finish(self, products: Tensor) -> Tensor:
-        """Return the field ``(components, ...)``, given the products in real space."""
+        """Return the field ``(components, ...)`` from the products in real space."""
         return products if self.tensor is None else _eigenvalues(products)
 
 

@@ -1,4 +1,4 @@
-"""Bins in |k| whose width is a number of its own, so that boxes of different sizes share them."""
+"""Bins in |k| with a width independent of the box, so that boxes of all sizes can share them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RadialBins:
-    """Bins in wavenumber: ``b`` is centred on ``b`` widths, and bin 0 holds the mean alone.
+    """Bins in wavenumber: bin ``b`` is centred on ``b`` widths; bin 0 contains the mean alone.
 
     Parameters
     ----------
     width : float
-        Of a bin, h/Mpc.
+        Bin width, h/Mpc.
     count : int
-        How many; modes beyond the last are in none.
+        Number of bins; modes beyond the last are in none.
     """
 
     width: float
@@ -31,16 +31,16 @@ class RadialBins:
 
     @classmethod
     def covering(cls, cells: int, box_size: float) -> RadialBins:
-        """Return bins one fundamental mode of a box wide that hold all its modes, corners too."""
+        """Return bins one fundamental mode wide that cover all modes of a box, with the corners."""
         count = int(np.ceil(np.sqrt(3.0) * (cells // 2))) + 2
         return cls(2.0 * np.pi / box_size, count)
 
     def place(self, squared: Tensor) -> Tensor:
-        """Return ``|k|`` in widths, of squared wavenumbers."""
+        """Return ``|k|`` in bin widths from squared wavenumbers."""
         return squared.sqrt().div_(self.width)
 
     def index(self, cells: int, box_size: float) -> Tensor:
-        """Return the bin of every mode, flat; ``count`` means none."""
+        """Return the bin of every mode, flat; ``count`` means no bin."""
         place = self.place(fourier.squared_wavenumber(cells, box_size)).add_(0.5)
         return place.long().clamp_(max=self.count).reshape(-1)
 
@@ -52,7 +52,7 @@ class RadialBins:
         left, right : Tensor
             Half-complex transforms ``(..., n, n, n // 2 + 1)``; leading dimensions are summed over.
         index : Tensor
-            Of :meth:`index`.
+            Bins from :meth:`index`.
 
         Returns
         -------
@@ -75,20 +75,20 @@ class RadialBins:
         return total
 
     def spread(self, tables: Tensor, squared: Tensor) -> list[Tensor]:
-        """Return values at the bins' centres, interpolated linearly in k to some modes.
+        """Interpolate values at the bins' centres linearly in k to given modes.
 
         Parameters
         ----------
         tables : Tensor
-            Shape ``(count, columns)``, float32. The value of bin 0 is never used: both ends are
-            constant.
+            Values, shape ``(count, columns)``, float32. The value of bin 0 is never used: values
+            are constant beyond both ends.
         squared : Tensor
-            ``k^2`` of the modes, float32: of a grid, or of the slab of one, (h/Mpc)^2.
+            ``k^2`` of the modes of a grid or a slab, float32, (h/Mpc)^2.
 
         Returns
         -------
         list of Tensor
-            Of the shape of ``squared``, float32, one of each column.
+            One per column, float32, with the shape of ``squared``.
         """
         last = self.count - 1
         place = self.place(squared).clamp_(1.0, float(last))

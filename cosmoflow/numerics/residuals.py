@@ -1,4 +1,4 @@
-"""Residual velocities as sums over cells, in float64, which blocks and boxes add up."""
+"""Residual velocities as float64 sums over cells; sums of blocks and boxes can be added."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BINS: Final = round((LOG_DENSITY_EDGES[1] - LOG_DENSITY_EDGES[0]) / LOG_DENSITY
 
 @dataclass(frozen=True, eq=False)
 class ResidualSum:
-    """Sums over cells of what a predicted velocity misses.
+    """Sums over cells of the residual of a predicted velocity.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class ResidualSum:
         Shape ``(19,)``, float64; powers of km/s, and of the mean density where mass-weighted.
     bins : ndarray
         Shape ``(3, 20)``, float64: cells, squared true velocity and squared residual in bins of
-        log10 density, the outermost of which are open.
+        log10 density; the outermost bins are open.
     """
 
     totals: Floats
@@ -73,11 +73,11 @@ class ResidualSum:
         return float(self.totals[_NAMES.index(name)])
 
     def _scatter(self, name: str, square: str, over: str = "cells") -> float:
-        # Round-off may leave a tiny negative variance.
+        # Round-off may give a tiny negative variance.
         return math.sqrt(max(0.0, self._mean(square, over) - self._mean(name, over) ** 2))
 
     def truth(self) -> dict[str, Any]:
-        """Return the figures of the true velocity, km/s."""
+        """Return statistics of the true velocity, km/s."""
         return {
             "rms": math.sqrt(self._mean("truth2")),
             "mass_weighted_rms": math.sqrt(self._mean("mass_truth2", "mass")),
@@ -87,10 +87,10 @@ class ResidualSum:
         }
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of the prediction, km/s unless they are ratios.
+        """Return statistics of the prediction, in km/s unless they are ratios.
 
         ``rms`` is the root of the mean over cells of the squared residual vector; ``slope`` is the
-        least-squares one of prediction on truth; ``relative`` is ``rms`` over the truth's;
+        least-squares slope of prediction on truth; ``relative`` is ``rms`` over the truth's rms;
         ``rms_with_mass`` is ``rms`` over the cells whose true density is not zero.
         """
         per_axis = [math.sqrt(self._mean(f"residual2_{axis}")) for axis in "xyz"]
@@ -133,7 +133,7 @@ class ResidualSum:
 
 
 def sum_residual(density: Tensor, truth: Tensor, prediction: Tensor) -> ResidualSum:
-    """Sum the figures of a predicted velocity over the cells of a block.
+    """Sum the statistics of a predicted velocity over the cells of a block.
 
     Parameters
     ----------
@@ -148,16 +148,15 @@ def sum_residual(density: Tensor, truth: Tensor, prediction: Tensor) -> Residual
     return ResidualSum(totals, bins)
 
 
-# One pass, in which a cell's numbers never leave the registers: tensors of them, each a pass of its
-# own, took ten times as long.
+# One pass keeps a cell's numbers in registers. Separate tensor operations took ten times as long.
 @compiled()
 def _add_cells(  # type: ignore[no-untyped-def]
     density, truth, prediction, totals, bins
 ):
-    """Add what the cells of a block give to the totals, named as in ``_NAMES``, and to the bins."""
+    """Add the cells of a block to the totals, in the order of ``_NAMES``, and to the bins."""
     low, step, last = LOG_DENSITY_EDGES[0], LOG_DENSITY_STEP, _BINS - 1
     nx, ny, nz = density.shape
-    # Of a row first: sums of few numbers lose fewer digits.
+    # Sum each row first: sums of few numbers lose fewer digits.
     row = np.empty(totals.size)
     for i in range(nx):
         for j in range(ny):
@@ -190,7 +189,7 @@ def _add_cells(  # type: ignore[no-untyped-def]
                     row[14] += 1.0
                     row[15] += cosine
                     row[16] += cosine * cosine
-                # Empty cells have no logarithm: minus infinity belongs in the lowest bin.
+                # The logarithm of an empty cell is minus infinity, which is in the lowest bin.
                 place = 0
                 if rho == 0.0:
                     row[17] += 1.0

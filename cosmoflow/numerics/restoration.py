@@ -1,15 +1,15 @@
 r"""Restoring the power that a mean-square prediction lacks on small scales.
 
-Where streams cross, the velocity at a given density is scattered, and what minimises the mean
-square is the mean of that scatter: right in phase, short of power. An isotropic filter brings the
-power back and changes no correlation of a mode with the truth:
+Where streams cross, the velocity at a given density has scatter, and the prediction with the least
+mean square is the mean of that scatter: its phases are right, its power is too low. An isotropic
+filter restores the power without changing any mode's correlation with the truth:
 
 .. math:: v'(k) = g_\parallel(|k|)\, v_\parallel(k) + g_\perp(|k|)\, v_\perp(k), \qquad
           g^2 = P_\mathrm{true} / P_\mathrm{predicted}
 
-for the potential part and the rotational part, each measured in boxes whose velocity is known. It
-costs in mean square what the scatter is: the prediction with the smallest residual and the one
-with the right spectrum are two.
+for the potential part and the rotational part, each measured in boxes whose velocity is known.
+Restoring the power raises the mean square by the scatter: the prediction with the smallest
+residual and the prediction with the right spectrum differ.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PowerGain:
-    """Gains of a predicted velocity, bin by bin.
+    """Gains of a predicted velocity in bins of k.
 
     Attributes
     ----------
     width : float
-        Of a bin, h/Mpc; bin ``b`` is centred on ``b`` widths.
+        Bin width, h/Mpc; bin ``b`` is centred on ``b`` widths.
     potential, rotational : tuple of float
-        Of every bin, for the part of the velocity that has a potential and for the other.
+        Gains per bin for the potential and the rotational part of the velocity.
     symmetries : int
-        Turned frames that the predictions were averaged over: more of them have less power.
+        Number of rotated or reflected frames over which the predictions were averaged; a larger
+        number lowers the power.
     """
 
     width: float
@@ -55,7 +56,7 @@ class PowerGain:
         velocity : Tensor
             Shape ``(3, n, n, n)``, float32, km/s.
         box_size : float
-            Mpc/h; it need not be that of the boxes in which the gains were measured.
+            Box size, Mpc/h; it may differ from that of the boxes used to measure the gains.
 
         Returns
         -------
@@ -65,14 +66,14 @@ class PowerGain:
         cells = velocity.shape[-1]
         bins = RadialBins(self.width, len(self.potential))
         modes = fourier.forward(velocity)
-        # Constant within a bin: in the box where they were measured the power is exactly right.
+        # Gains are constant within a bin, so that the power is exact in the box they come from.
         index = bins.index(cells, box_size).clamp_(1, bins.count - 1).view(modes.shape[1:])
         along, across = (
             torch.tensor(gains, dtype=torch.float32)[index]
             for gains in (self.potential, self.rotational)
         )
         potential = calculus.potential_part(modes, box_size)
-        # The mean, which is in neither bin, has no potential and is kept.
+        # The mean is in no bin and has no potential; keep it.
         across[0, 0, 0] = 1.0
         return fourier.inverse(
             modes.sub_(potential).mul_(across).add_(potential.mul_(along)), cells
@@ -81,14 +82,14 @@ class PowerGain:
 
 @dataclass(frozen=True, eq=False)
 class GainSum:
-    """Power of true and predicted parts, summed over the modes of bins; those of boxes add up.
+    """Power of true and predicted parts, summed over the modes of bins; sums of boxes can be added.
 
     Attributes
     ----------
     bins : RadialBins
-        What is summed over.
+        Bins of k.
     true, predicted : ndarray
-        Shape ``(2, bins)``, float64: of the potential part and of the rotational one.
+        Power of the potential and the rotational part, shape ``(2, bins)``, float64.
     """
 
     bins: RadialBins
@@ -102,11 +103,11 @@ class GainSum:
 
     def __add__(self, other: GainSum) -> GainSum:
         if self.bins != other.bins:
-            raise ValueError(f"sums over unlike bins: {self.bins}, {other.bins}")
+            raise ValueError(f"cannot add sums with different bins: {self.bins}, {other.bins}")
         return GainSum(self.bins, self.true + other.true, self.predicted + other.predicted)
 
     def solve(self) -> PowerGain:
-        """Return the gains; 1 where nothing was predicted."""
+        """Return the gains; 1 where the prediction has no power."""
         ratio = np.ones_like(self.true)
         np.divide(self.true, self.predicted, out=ratio, where=self.predicted > 0.0)
         potential, rotational = (tuple(gains) for gains in np.sqrt(ratio).tolist())
@@ -121,9 +122,9 @@ def sum_powers(true: Tensor, predicted: Tensor, box_size: float, bins: RadialBin
     true, predicted : Tensor
         Shape ``(3, n, n, n)``, float32, km/s.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     bins : RadialBins
-        What to sum over.
+        Bins of k.
     """
     index = bins.index(true.shape[-1], box_size)
 

@@ -1,4 +1,4 @@
-"""Rounding values to what is known of them, so that they compress."""
+"""Rounding of values to a given accuracy, so that they compress."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 _EXACT = 2.0**24
-"""Steps up to which float32 has something finer than them."""
+"""Number of steps up to which float32 resolves less than a step."""
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**103
-"""Steps of which float32 holds that many."""
+"""Range of step sizes of which float32 can represent that many."""
 
 
 def rounding_step(error: float) -> float:
-    """Return the largest power of two whose multiples are nowhere farther away than ``error``.
+    """Return the largest power of two of which every number has a multiple within ``error``.
 
     Parameters
     ----------
     error : float
-        Above 0.
+        Allowed error, above 0.
 
     Returns
     -------
     float
-        The step: half of it is ``error`` at most.
+        The step: half of it is at most ``error``.
 
     Raises
     ------
     ValueError
-        The error is not a positive number, or beyond the range of float32.
+        The error is not a positive number, or is beyond the range of float32.
     """
     if not 0.0 < error < math.inf:
         raise ValueError(f"the allowed error must be a positive number, not {error}")
@@ -43,21 +43,21 @@ def rounding_step(error: float) -> float:
 def round_to(values: NDArray[np.float32], error: float) -> NDArray[np.float32]:
     """Round values to multiples of a power of two.
 
-    The last bits of their mantissas become zeros, which a compressor that shuffles bytes makes use
-    of. Unlike with a fixed number of bits the error is absolute: the same in voids as in clusters.
+    The last bits of their mantissas become zeros, which helps a compressor that shuffles bytes.
+    Unlike with a fixed number of bits the error is absolute: the same in voids as in clusters.
 
     Parameters
     ----------
     values : array, float32
-        In any unit; what is not finite stays as it is.
+        Values in any unit; values that are not finite are unchanged.
     error : float
-        The largest error that is allowed, in the same unit; 0 for none.
+        Maximum error, in the same unit; 0 for none.
 
     Returns
     -------
     array, float32
-        New, no value farther than ``error`` from what it was. Halves go to the even multiple, and
-        values of more than 2^24 steps, which have no bits to lose, stay as they are.
+        New array in which no value changes by more than ``error``. Halves go to the even multiple,
+        and values of more than 2^24 steps, which have no bits to lose, are unchanged.
     """
     if error == 0.0:
         return values.copy()
@@ -67,6 +67,6 @@ def round_to(values: NDArray[np.float32], error: float) -> NDArray[np.float32]:
         scaled = values / np.float32(step)
     np.rint(scaled, out=scaled)
     rounded = scaled * np.float32(step)
-    # Zero loses its sign: the two compare as equal and would be two patterns to the compressor.
+    # Remove the sign of zero: both zeros are equal but would be two patterns to the compressor.
     rounded += np.float32(0.0)
     return np.where(np.abs(values) < np.float32(_EXACT * step), rounded, values)

@@ -1,20 +1,20 @@
-r"""The Fourier transform of a periodic cube in slabs, of which no process holds more than one.
+r"""The Fourier transform of a periodic cube in slabs; no process holds more than one slab.
 
 A real transform of a cube is one of its planes along y and z, then one along x:
 
 1. *x-slab*, planes ``(p, n, n)``: :func:`forward_planes` transforms them along y and z and cuts the
    result ``(p, n, n // 2 + 1)`` into parts along y, one for every y-slab;
 2. *y-slab*, rows of modes: :func:`forward_rows` joins the parts of all x-slabs along x and
-   transforms them, which gives all modes ``(n, r, n // 2 + 1)`` of these rows. Whatever is done
-   with modes is done here: :func:`filter_rows` multiplies them by functions of k, transforms the
-   products back along x and cuts them into parts along x;
+   transforms them, which gives all modes ``(n, r, n // 2 + 1)`` of these rows. All work on modes
+   happens here: :func:`filter_rows` multiplies them by functions of k, transforms the products
+   back along x and cuts them into parts along x;
 3. *x-slab*: :func:`join_rows` joins the parts of all y-slabs along y, and the inverse transform
    along y and z, :func:`inverse_planes`, gives real planes.
 
-What needs the transform along y and z only, such as a derivative along y, is done in step 3: the
-components of a gradient or a tidal tensor share what travels.
+Operations that need only the transform along y and z, such as a derivative along y, happen in
+step 3: the components of a gradient or a tidal tensor share the parts that are sent.
 
-Parts are numpy arrays, in one piece each: those travel from process to process without a copy.
+Each part is a contiguous numpy array, which passes from process to process without a copy.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Modes = NDArray[np.complex64]
 
 
 def cut_axis(cells: int, shard: int, thickness: int) -> list[slice]:
-    """Cut an axis into slabs as equal as can be, none of which lies in two shards.
+    """Cut an axis into slabs of nearly equal thickness, each within one shard.
 
     Parameters
     ----------
     cells, shard : int
-        Cells of the axis, and of a shard.
+        Cells of the axis and of a shard.
     thickness : int
-        Most cells of a slab.
+        Maximum cells of a slab.
     """
     slabs: list[slice] = []
     for origin, length in axis_blocks(cells, shard):
@@ -57,7 +57,7 @@ def cut_axis(cells: int, shard: int, thickness: int) -> list[slice]:
 
 @dataclass(frozen=True, slots=True)
 class RowWaves:
-    """Wavenumbers of some rows of modes, shape ``(n, r, n // 2 + 1)``.
+    """Wavenumbers of a range of rows of modes, shape ``(n, r, n // 2 + 1)``.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class RowWaves:
     box_size : float
         Side of the box, Mpc/h.
     rows : slice
-        Which of the n frequencies along y.
+        Range of the n frequencies along y.
     """
 
     cells: int
@@ -101,13 +101,13 @@ class Parts:
     Parameters
     ----------
     shape : tuple of int
-        Of the array.
+        Shape of the array.
     axis : int
-        Counted from the last, so negative.
+        Axis to cut, negative (counted from the last).
     cuts : sequence of slice
-        Where along it the parts lie.
+        Ranges of the parts along the axis.
     dtype : type
-        Of a number.
+        Data type.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Parts:
             self.arrays.append(np.empty(own, dtype))
 
     def put(self, place: tuple[Any, ...], values: Tensor) -> None:
-        """Set ``array[place]``; the place must take in the whole of the axis that is cut."""
+        """Set ``array[place]``; the place must cover the whole of the cut axis."""
         for array, cut in zip(self.arrays, self._cuts, strict=True):
             own = values.narrow(self._axis, cut.start, cut.stop - cut.start)
             array[place] = own.numpy()
@@ -137,14 +137,14 @@ def forward_planes(
     blocks : iterable of (slice, Tensor)
         Planes, counted from the slab's first, and their values ``(..., b, n, n)``, float32.
     shape : tuple of int
-        Components if there are any, planes of the slab, cells per axis of the grid.
+        Components if any, planes of the slab, cells per axis of the grid.
     rows : sequence of slice
         The y-slabs.
 
     Returns
     -------
     list of (..., p, r, n // 2 + 1) complex64
-        One for every y-slab.
+        One part per y-slab.
     """
     cells = shape[-1]
     parts = Parts((*shape, cells // 2 + 1), -2, rows, np.complex64)
@@ -166,7 +166,7 @@ def plane_blocks(planes: int, cells: int) -> Iterator[slice]:
 
 
 def block_bytes(cells: int) -> int:
-    """Return the bytes of one plane of modes, the least that is worked on at once."""
+    """Return the bytes of one plane of modes, the smallest unit of work."""
     return 8 * cells * (cells // 2 + 1)
 
 
@@ -176,16 +176,16 @@ def forward_rows(parts: Sequence[Modes], rows: slice) -> Iterator[tuple[slice, T
     Parameters
     ----------
     parts : sequence of (..., p, r, n // 2 + 1) complex64
-        Of all x-slabs, in their order.
+        Parts of all x-slabs, in order.
     rows : slice
-        Which rows the y-slab has.
+        Rows of the y-slab.
 
     Yields
     ------
     rows : slice
-        Which rows of the grid the block has.
+        Rows of the grid in the block.
     modes : Tensor
-        Shape ``(..., n, b, n // 2 + 1)``, complex64: what ``torch.fft.rfftn`` gives.
+        Shape ``(..., n, b, n // 2 + 1)``, complex64, the same modes as ``torch.fft.rfftn`` gives.
     """
     cells = sum(part.shape[-3] for part in parts)
     for block in plane_blocks(rows.stop - rows.start, cells):
@@ -196,7 +196,7 @@ def forward_rows(parts: Sequence[Modes], rows: slice) -> Iterator[tuple[slice, T
 
 
 def transform_rows(parts: Sequence[Modes], block: slice) -> Tensor:
-    """Join some rows of a y-slab, counted from its first, along x and transform them along x."""
+    """Join rows of a y-slab, counted from its first, along x and transform them along x."""
     joined = np.concatenate([part[..., block, :] for part in parts], axis=-3)
     modes: Tensor = torch.fft.fft(torch.from_numpy(joined), dim=-3)
     return modes
@@ -209,25 +209,26 @@ def filter_rows(
     count: int,
     multiply: Callable[[list[Tensor], RowWaves], Iterable[Tensor]],
 ) -> list[Modes]:
-    """Make products of the modes of fields, transform them back along x and cut them along x.
+    """Multiply the modes of fields, transform the products back along x and cut them along x.
 
     Parameters
     ----------
     fields : sequence of sequence of (p, r, n // 2 + 1) complex64
-        The parts of each field, of all x-slabs in their order.
+        Parts of each field from all x-slabs, in order.
     waves : RowWaves
-        Of the y-slab.
+        Wavenumbers of the y-slab.
     slabs : sequence of slice
         The x-slabs.
     count : int
-        How many products there are.
+        Number of products.
     multiply : callable
-        Takes the modes of every field, and the wavenumbers, of some rows; returns the products.
+        Takes the modes of every field for a block of rows and their wavenumbers; returns the
+        products.
 
     Returns
     -------
     list of (count, p, r, n // 2 + 1) complex64
-        One for every x-slab.
+        One part per x-slab.
     """
     cells, rows = waves.cells, waves.rows
     shape = (count, cells, rows.stop - rows.start, cells // 2 + 1)
@@ -247,12 +248,12 @@ def join_rows(parts: Sequence[Modes]) -> Iterator[tuple[slice, Tensor]]:
     Parameters
     ----------
     parts : sequence of (count, p, r, n // 2 + 1) complex64
-        Of all y-slabs, in their order.
+        Parts of all y-slabs, in order.
 
     Yields
     ------
     planes : slice
-        Which planes of the slab the block has.
+        Planes of the slab in the block.
     modes : Tensor
         Shape ``(count, b, n, n // 2 + 1)``, complex64: real along x, modes along y and z.
     """
@@ -269,14 +270,14 @@ def inverse_planes(modes: Tensor) -> Tensor:
 
 
 def gradient_rows(source: Tensor, waves: RowWaves) -> Iterator[Tensor]:
-    """Yield what travels for ``g = -grad (inverse Laplacian of s)``: ``s/k^2`` and ``kx s/k^2``.
+    """Yield the modes to send for ``-grad (inverse Laplacian of s)``: ``s/k^2``, ``kx s/k^2``.
 
     Parameters
     ----------
     source : Tensor
-        Modes of s, of the rows that ``waves`` tells of.
+        Modes of s in the rows of ``waves``.
     waves : RowWaves
-        Their wavenumbers.
+        Wavenumbers of the rows.
     """
     potential = source * waves.inverse_squared()
     yield potential
@@ -284,14 +285,14 @@ def gradient_rows(source: Tensor, waves: RowWaves) -> Iterator[Tensor]:
 
 
 def gradient_planes(travelled: Tensor, box_size: float) -> Iterator[tuple[int, Tensor]]:
-    """Yield the components of what :func:`gradient_rows` sent.
+    """Yield the components of the gradient from the modes that :func:`gradient_rows` yields.
 
     Parameters
     ----------
     travelled : Tensor
-        Shape ``(2, b, n, n // 2 + 1)``.
+        Received modes, shape ``(2, b, n, n // 2 + 1)``.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
 
     Yields
     ------
@@ -308,7 +309,7 @@ def gradient_planes(travelled: Tensor, box_size: float) -> Iterator[tuple[int, T
 
 
 def tide_rows(modes: Tensor, waves: RowWaves) -> Iterator[Tensor]:
-    """Yield what travels for the tidal tensor of s: ``kx^p s/k^2`` for p = 0, 1, 2."""
+    """Yield the modes to send for the tidal tensor of s: ``kx^p s/k^2`` for p = 0, 1, 2."""
     power = modes * waves.inverse_squared()
     yield power
     for _ in range(2):
@@ -322,9 +323,9 @@ def tide_planes(travelled: Tensor, box_size: float) -> Iterator[tuple[tuple[int,
     Parameters
     ----------
     travelled : Tensor
-        Shape ``(3, b, n, n // 2 + 1)``: of :func:`tide_rows`.
+        Modes from :func:`tide_rows`, shape ``(3, b, n, n // 2 + 1)``.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
 
     Yields
     ------

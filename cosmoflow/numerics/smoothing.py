@@ -1,9 +1,9 @@
-"""Gaussian smoothing in real space, on blocks that come with the cells around them.
+"""Gaussian smoothing in real space, on blocks with a halo.
 
-The window is a product of three, one an axis, sampled at the cells and cut where what is left out
-no longer matters. Its transform differs from ``exp(-k^2 R^2 / 2)`` by less than 1e-4 at every
-wavenumber of the grid: the two tails beyond :data:`CUT` hold 7e-6, and of a Gaussian of
-:data:`NARROWEST` cells, sampled, 1.5e-5 is aliased at the Nyquist frequency.
+The window is a product of one factor per axis, sampled at the cells and cut at :data:`CUT` radii.
+Its transform differs from ``exp(-k^2 R^2 / 2)`` by less than 1e-4 at every wavenumber of the grid:
+the two tails beyond :data:`CUT` hold 7e-6, and sampling a Gaussian of :data:`NARROWEST` cells
+aliases 1.5e-5 at the Nyquist frequency.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from numba import njit
 from numpy.typing import NDArray
 
 CUT: Final = 4.5
-"""Where the window ends, in radii."""
+"""Half width of the window, in radii."""
 
 NARROWEST: Final = 1.5
 """The smallest radius that sampling at the cells represents, in cells."""
 
 _RUN = 2048
-"""Cells summed side by side: their float64 sums stay in the L1 cache."""
+"""Cells summed together: their float64 sums stay in the L1 cache."""
 
 
 def gaussian_reach(radius: float, cell: float) -> int:
-    """Return how many cells the window of a radius reaches to either side.
+    """Return how many cells the window extends to either side.
 
     Parameters
     ----------
     radius, cell : float
-        Of the Gaussian, and the side of a cell, Mpc/h.
+        Radius of the Gaussian and side of a cell, Mpc/h.
     """
     return math.ceil(CUT * radius / cell)
 
@@ -42,12 +42,12 @@ def gaussian_weights(radius: float, cell: float) -> NDArray[np.float64]:
     Parameters
     ----------
     radius, cell : float
-        Of the Gaussian, and the side of a cell, Mpc/h.
+        Radius of the Gaussian and side of a cell, Mpc/h.
 
     Returns
     -------
     (2 m + 1,) float64
-        m is :func:`gaussian_reach`; they add up to 1.
+        Weights with the sum 1; m is :func:`gaussian_reach`.
     """
     reach = gaussian_reach(radius, cell)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) * (cell / radius)) ** 2)
@@ -56,20 +56,20 @@ def gaussian_weights(radius: float, cell: float) -> NDArray[np.float64]:
 
 
 def smooth_block(block: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Smooth a block of a scalar field and drop the cells around it.
+    """Smooth a block of a scalar field and drop its halo.
 
     Parameters
     ----------
     block : (nx + 2 m, ny + 2 m, nz + 2 m) float32
-        With a halo of m cells.
+        Block with a halo of m cells.
     weights : (2 m + 1,) float64
-        Of :func:`gaussian_weights`.
+        Weights from :func:`gaussian_weights`.
 
     Returns
     -------
     (nx, ny, nz) float32
-        Every cell is summed in float64 and in the same order, wherever the block was cut: to the
-        last bit what any other block that holds the cell gives.
+        Smoothed cells. Each is summed in float64 in a fixed order, so that every block that
+        contains a cell gives it the same value to the last bit.
     """
     for axis in range(3):
         block = _convolve_axis(block, weights, axis)
@@ -84,7 +84,7 @@ def _convolve_axis(
     shape[axis] -= len(weights) - 1
     out = np.empty(shape, np.float32)
     outer, step = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    # In C order neighbours along the axis lie `step` numbers apart.
+    # In C order, neighbours along the axis are `step` numbers apart.
     _convolve(np.ascontiguousarray(block).reshape(outer, -1), weights, step, out.reshape(outer, -1))
     return out
 

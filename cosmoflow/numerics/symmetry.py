@@ -18,17 +18,17 @@ class Symmetry:
     axes : tuple of int
         New axis i is old axis ``axes[i]``.
     signs : tuple of int
-        -1 where the new axis i runs the other way.
+        -1 where the new axis i is reversed.
     """
 
     axes: tuple[int, int, int]
     signs: tuple[int, int, int]
 
     def apply(self, field: Tensor, *, vector: bool) -> Tensor:
-        """Turn a field ``(..., nx, ny, nz)``, or a vector field ``(..., 3, nx, ny, nz)``.
+        """Transform a field ``(..., nx, ny, nz)`` or a vector field ``(..., 3, nx, ny, nz)``.
 
-        The components of a vector are turned along with the grid, so that the result is the field
-        that an observer in the turned frame sees. The identity returns the field itself.
+        The components of a vector are transformed with the grid, so that the result is the field
+        in the transformed frame. The identity returns the field itself.
         """
         if self == CUBE_GROUP[0]:
             return field
@@ -39,7 +39,7 @@ class Symmetry:
         if flipped:
             turned = turned.flip(flipped)
         if vector:
-            # Not indexed or multiplied by lists: these are copied to a GPU, which waits for them.
+            # No indexing or multiplication by lists: copying them to a GPU would block it.
             parts = (turned.select(-4, axis) for axis in self.axes)
             signed = [part if s > 0 else -part for part, s in zip(parts, self.signs, strict=True)]
             turned = torch.stack(signed, dim=-4)
@@ -70,12 +70,12 @@ CUBE_GROUP: tuple[Symmetry, ...] = tuple(
 
 
 def spread_symmetries(count: int) -> tuple[Symmetry, ...]:
-    """Return some of the group, unlike one another, the identity first; each set holds the last.
+    """Return ``count`` distinct symmetries, the identity first; a larger set contains a smaller.
 
     Parameters
     ----------
     count : int
-        1 to 48.
+        Number of symmetries, 1 to 48.
     """
-    # 7 and 48 have no common divisor: all 48 come before any comes again.
+    # 7 and 48 have no common divisor: no symmetry repeats before all 48 have occurred.
     return tuple(CUBE_GROUP[7 * i % len(CUBE_GROUP)] for i in range(count))

@@ -1,4 +1,4 @@
-"""Work in threads beside the one that prepares it."""
+"""Process jobs in threads while the calling thread prepares more."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numba
 import torch
 
 MOST_THREADS = 8
-"""Threads that one process uses at most: jobs in hand take memory, which plans count."""
+"""Maximum threads of one process: pending jobs take memory, which plans count."""
 
 _lock = threading.Lock()
 _shared: list[int] = []
-"""How many threads torch used before each call that is going on began."""
+"""Number of torch threads before each running call began."""
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -25,17 +25,17 @@ R = TypeVar("R")
 def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
     """Call a function that releases the GIL with every job, in threads, while more jobs are made.
 
-    There are as many threads as numba may use, :data:`MOST_THREADS` at most, and one job more in
-    hand, so that a few are in memory at a time. Results come in the order of the jobs. In the
-    threads torch uses one core a call: calls on blocks that fit the cache are too short to be
-    shared, and where other work wants the cores each would wait for a thread that is not running.
+    The number of threads is that of numba, at most :data:`MOST_THREADS`. One more job than threads
+    is pending, so that only a few are in memory at a time. Results come in the order of the jobs.
+    In the threads torch uses one core per call: calls on blocks that fit the cache are too short to
+    be shared, and on busy cores each call would wait for a thread that is not running.
 
     Parameters
     ----------
     function : callable
-        Of one job.
+        Function of one job.
     jobs : iterable
-        Made in the thread that asks for the results.
+        Jobs, made in the calling thread.
     """
     threads = min(numba.get_num_threads(), MOST_THREADS)
     if threads == 1:
@@ -53,8 +53,8 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
             while waiting:
                 yield waiting.popleft().result()
     finally:
-        # What a thread sets is for itself and for threads that begin later: the last call that
-        # ends sets it back.
+        # torch's setting applies to the thread that sets it and to threads that begin later, so
+        # the last call to end restores it.
         with _lock:
             shared = _shared.pop()
             if not _shared:

@@ -1,4 +1,4 @@
-"""Time in COLA: which steps a run takes, and what a kick and a drift over one of them are."""
+"""Time integration in COLA: the steps of a run, and the kick and drift operators of a step."""
 
 from __future__ import annotations
 
@@ -80,25 +80,27 @@ class Operators:
 def schedule(
     steps: int, a_start: float, outputs: Sequence[float], spacing: Spacing = "linear"
 ) -> list[list[float]]:
-    """Return, for the way to each output, the scale factors of its whole and half steps.
+    """Return the scale factors of the whole and half steps on the leg to each output.
 
-    Every output lies at the end of a whole step. Steps are equal on the way to one output; each
-    further step goes where the steps are longest, so that they are as equal as they can be over
-    all. A way of m steps has ``2 m + 1`` scale factors.
+    Every output is at the end of a whole step. Steps on one leg are equal; each additional step
+    goes to the leg with the longest steps, so that all steps are as equal as possible. A leg of m
+    steps has ``2 m + 1`` scale factors.
 
     Raises
     ------
     ConfigError
-        There are fewer steps than outputs, or times that do not increase.
+        There are fewer steps than outputs, or the times do not increase.
     """
     check_times(a_start, outputs)
     if not a_start > 0.0:
         raise ConfigError(
-            "A simulation starts after the beginning.", where="a_start", value=a_start
+            "The scale factor of a simulation's start must be positive.",
+            where="a_start",
+            value=a_start,
         )
     if steps < len(outputs):
         raise ConfigError(
-            "A simulation takes one step to each output at least.",
+            "A simulation needs at least one step per output.",
             where="steps",
             value=f"{steps} steps, {len(outputs)} outputs",
             remedy="more steps, or fewer outputs",
@@ -116,11 +118,11 @@ def schedule(
 
 
 def check_times(a_start: float, outputs: Sequence[float]) -> None:
-    """Refuse outputs that do not follow the start, and each other, in time."""
+    """Check that the outputs follow the start and each other in time."""
     times = [a_start, *outputs]
     if not outputs or not all(before < after for before, after in pairwise(times)):
         raise ConfigError(
-            "A simulation goes forward in time: from its start to its outputs in their order.",
+            "The outputs of a simulation must follow its start and each other in time.",
             where="a_start, outputs",
             value=", ".join(f"{a:g}" for a in times),
             limit="increasing scale factors",

@@ -2,10 +2,11 @@ r"""The k-binned Wiener filter: the best isotropic combination of scalar fields 
 
 .. math:: v(k) = i f a H \frac{k}{k^2} \sum_a W_a(|k|) \varphi_a(k)
 
-Linear theory is :math:`\varphi = \delta`, :math:`W = 1`. With fields that the density gives
-without any learning (its logarithm, and squares of its smoothed self and of the tide, which are
-what second-order perturbation theory is made of) the best :math:`W_a` halve what the best-smoothed
-linear theory misses. They are found bin by bin by least squares over boxes whose velocity is known.
+Linear theory is :math:`\varphi = \delta`, :math:`W = 1`. Fields that follow from the density
+without learning are its logarithm and the squares of the smoothed density and of its tide, the
+terms of second-order perturbation theory. With them the best :math:`W_a` halve the residual of the
+best-smoothed linear theory. The weights are fitted bin by bin by least squares over boxes whose
+velocity is known.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from cosmoflow.numerics.radial import RadialBins
 Floats = NDArray[np.float64]
 
 LOG_OFFSET: Final = 0.1
-"""Of the logarithmic field ``ln(rho + offset)``: empty cells have a logarithm too."""
+"""Offset of the logarithmic field ``ln(rho + offset)``, which keeps empty cells finite."""
 
 SQUARE_RADIUS: Final = 4.0
-"""Gaussian radius, Mpc/h, of the density whose squares are taken: unsmoothed they are all noise."""
+"""Gaussian radius, Mpc/h, that smooths the density before squaring; without it noise dominates."""
 
 _CONDITION: Final = 1e-6
-"""Combinations of fields with less than this share of the power are left out of a solution."""
+"""A solution leaves out combinations of fields with less than this share of the power."""
 
 
 _ROUNDING: Final = 1e-7
-"""Share of a field's power below which that in a bin is not used: float32 transforms leave 1e-14 of
-rounding in it, which is then a thousandth of the bin's waves."""
+"""A bin is not used if it has less than this share of a field's power: float32 transforms leave
+a share of 1e-14 of rounding, which at this limit is a thousandth of the bin's waves."""
 
 
 def _contrast(density: Tensor, box_size: float) -> Tensor:
@@ -58,13 +59,13 @@ def _squared_contrast(density: Tensor, box_size: float) -> Tensor:
 
 
 def _squared_tide(density: Tensor, box_size: float) -> Tensor:
-    """Return ``sum_ij K_ij^2``, K_ij the tide ``d_i d_j (inverse Laplacian of delta)``."""
+    """Return ``sum_ij K_ij^2`` of the tide ``K_ij = d_i d_j (inverse Laplacian of delta)``."""
     tides = fourier.tidal_components(_smoothed_modes(density, box_size), box_size)
     return add_squares(torch.zeros_like(density), tides)
 
 
 def add_squares(total: Tensor, components: Iterable[tuple[tuple[int, int], Tensor]]) -> Tensor:
-    """Add ``sum_ij K_ij^2`` of a symmetric tensor's components (i, j), i <= j, and return it."""
+    """Add ``sum_ij K_ij^2`` to ``total`` and return it; components (i, j) have i <= j."""
     for (i, j), component in components:
         total.addcmul_(component, component, value=1.0 if i == j else 2.0)
     return total
@@ -75,7 +76,7 @@ SETS: Final[dict[str, tuple[str, ...]]] = {
     "wiener-log": ("contrast", "log_density"),
     "wiener": ("contrast", "log_density", "squared_contrast", "squared_tide"),
 }
-"""Sets of fields that make a useful filter, by name."""
+"""Named sets of fields for a filter."""
 
 FIELDS: Final[dict[str, Callable[[Tensor, float], Tensor]]] = {
     "contrast": _contrast,
@@ -83,24 +84,24 @@ FIELDS: Final[dict[str, Callable[[Tensor, float], Tensor]]] = {
     "squared_contrast": _squared_contrast,
     "squared_tide": _squared_tide,
 }
-"""The scalar fields by name: of the density over its mean, and the box size in Mpc/h."""
+"""Scalar fields by name: functions of the density over its mean and the box size in Mpc/h."""
 
 
 POINTWISE: Final = ("contrast", "log_density")
-"""Of them, those that the density of a cell gives, whatever is around it."""
+"""Fields whose value in a cell depends on the density of that cell alone."""
 
 
 def field_modes(density: Tensor, box_size: float, names: Sequence[str]) -> Iterator[Tensor]:
-    """Yield the modes of some of :data:`FIELDS`, each ``(n, n, n // 2 + 1)``, complex.
+    """Yield the modes of the named fields, each ``(n, n, n // 2 + 1)``, complex.
 
     Parameters
     ----------
     density : Tensor
         Shape ``(n, n, n)``, real, over its mean.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     names : sequence of str
-        Which, in this order.
+        Names in :data:`FIELDS`.
     """
     for name in names:
         yield fourier.forward(FIELDS[name](density, box_size))
@@ -130,22 +131,22 @@ class LinearTheory:
 
 
 def gaussian_window(squared: Tensor, radius: float) -> Tensor:
-    """Return the Gaussian of a radius, Mpc/h, for ``k^2`` in (h/Mpc)^2."""
+    """Return the Gaussian window of a radius in Mpc/h at ``k^2`` in (h/Mpc)^2."""
     return torch.exp(squared * (-0.5 * radius**2))
 
 
 @dataclass(frozen=True)
 class WienerFilter:
-    """The weights of some fields, bin by bin.
+    """Weights of fields in bins of k.
 
     Attributes
     ----------
     fields : tuple of str
-        Of :data:`FIELDS`.
+        Names in :data:`FIELDS`.
     width : float
-        Of a bin, h/Mpc; bin ``b`` is centred on ``b`` widths.
+        Bin width, h/Mpc; bin ``b`` is centred on ``b`` widths.
     weights : tuple of tuple of float
-        Of every bin, one a field; those of bin 0, which holds the mean alone, are never used.
+        One tuple per bin with one weight per field. Bin 0 holds the mean alone and is never used.
     """
 
     fields: tuple[str, ...]
@@ -154,7 +155,7 @@ class WienerFilter:
 
     @property
     def digest(self) -> str:
-        """What tells this filter from others."""
+        """Hash that identifies this filter."""
         content = json.dumps([self.fields, self.width, self.weights])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -166,8 +167,8 @@ class WienerFilter:
         density : Tensor
             Shape ``(n, n, n)``, float32, over its mean.
         box_size : float
-            Mpc/h; it need not be that of the boxes that the weights come from: they are
-            interpolated linearly in k, and constant beyond both ends.
+            Box size, Mpc/h. It may differ from that of the fitted boxes: weights are interpolated
+            linearly in k and constant beyond both ends.
         growth_rate_hubble : float
             ``f a H``, km/s per Mpc/h.
 
@@ -182,12 +183,12 @@ class WienerFilter:
         return fourier.linear_velocity(fourier.inverse(source, cells), box_size, growth_rate_hubble)
 
     def combine(self, modes: Iterable[Tensor], squared: Tensor) -> Tensor:
-        """Return ``sum_a W_a phi_a`` on some modes.
+        """Return ``sum_a W_a phi_a``.
 
         Parameters
         ----------
         modes : iterable of Tensor
-            Of the fields, in their order, complex64: of the whole grid or of a slab.
+            Modes of the fields in their order, complex64, of the whole grid or of a slab.
         squared : Tensor
             ``k^2`` of these modes, float32, (h/Mpc)^2.
         """
@@ -200,23 +201,23 @@ class WienerFilter:
 
 
 FlowSource = LinearTheory | WienerFilter
-"""Gives ``s(k)`` of a flow ``v(k) = i f a H s(k) k / k^2`` of a whole box or of a slab of modes."""
+"""Source ``s(k)`` of a flow ``v(k) = i f a H s(k) k / k^2``, for a box or for a slab of modes."""
 
 
 @dataclass(frozen=True, eq=False)
 class WienerSum:
-    """Products of fields and flow, summed over the modes of bins; those of several boxes add up.
+    """Products of fields and flow, summed over the modes of bins; sums of boxes can be added.
 
     Attributes
     ----------
     fields : tuple of str
-        Of :data:`FIELDS`.
+        Names in :data:`FIELDS`.
     bins : RadialBins
-        What is summed over.
+        Bins of k.
     products : ndarray
-        Shape ``(bins, fields, fields)``, float64: of the fields with one another.
+        Products of the fields with one another, shape ``(bins, fields, fields)``, float64.
     flow : ndarray
-        Shape ``(bins, fields)``, float64: of the fields with ``-div v / (f a H)``.
+        Products of the fields with ``-div v / (f a H)``, shape ``(bins, fields)``, float64.
     """
 
     fields: tuple[str, ...]
@@ -233,14 +234,15 @@ class WienerSum:
     def __add__(self, other: WienerSum) -> WienerSum:
         mine, theirs = (self.fields, self.bins), (other.fields, other.bins)
         if mine != theirs:
-            raise ValueError(f"sums over unlike bins (fields, bins): {mine}, {theirs}")
+            raise ValueError(f"cannot add sums with different (fields, bins): {mine}, {theirs}")
         return WienerSum(*mine, self.products + other.products, self.flow + other.flow)
 
     def solve(self) -> WienerFilter:
         """Return the filter that leaves the smallest residual flow.
 
-        Where a smoothed field has nothing left but rounding its weight is 0: one fitted to rounding
-        would multiply that of the next box. A bin without modes has the weights of the one below.
+        A smoothed field that holds only rounding in a bin has weight 0: a weight fitted to rounding
+        would amplify the rounding of the next box. A bin without modes has the weights of the bin
+        below.
         """
         bins, fields = self.flow.shape
         weights = np.zeros((bins, fields))
@@ -275,13 +277,13 @@ def sum_products(
     velocity : Tensor
         Shape ``(3, n, n, n)``, float32, km/s.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     growth_rate_hubble : float
         ``f a H``, km/s per Mpc/h.
     fields : sequence of str
-        Of :data:`FIELDS`.
+        Names in :data:`FIELDS`.
     bins : RadialBins
-        What to sum over.
+        Bins of k.
     """
     modes = list(field_modes(density, box_size, fields))
     flow = fourier.forward(velocity)

@@ -58,8 +58,8 @@ def test_spectra_do_not_replace_another_output(cosmoflow, chain, copy_of):
     ("name", "row", "value", "words"),
     [
         ("velocity", 9, 3.1e5, ("faster than light", "particle 9")),
-        ("mass", 11, np.nan, ("no mass", "particle 11")),
-        ("mass", 12, -1.0, ("no mass", "particle 12")),
+        ("mass", 11, np.nan, ("mass is invalid", "particle 11")),
+        ("mass", 12, -1.0, ("mass is invalid", "particle 12")),
     ],
 )
 def test_absurd_particles(cosmoflow, copy_of, tmp_path, name, row, value, words):

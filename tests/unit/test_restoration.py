@@ -99,7 +99,7 @@ def test_sums_of_boxes_add_up(fields):
     both = GainSum.zero(BINS) + one + one
     np.testing.assert_allclose(both.true, 2.0 * one.true)
     np.testing.assert_allclose(both.solve().potential, one.solve().potential)
-    with pytest.raises(ValueError, match="unlike"):
+    with pytest.raises(ValueError, match="different bins"):
         one + GainSum.zero(RadialBins(1.0, 3))
 
 

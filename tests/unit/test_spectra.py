@@ -259,7 +259,7 @@ def test_unlike_boxes_do_not_add():
         PowerSum.zero(WaveBins.linear(8, BOX), ((0, 0), (1, 1))),
         PowerSum.zero(WaveBins.linear(8, BOX), poles=3),
     ):
-        with pytest.raises(ValueError, match="unlike boxes"):
+        with pytest.raises(ValueError, match="different boxes"):
             zero + other
 
 

@@ -1,12 +1,12 @@
-"""How close predicted velocities come to the true ones, given the density.
+"""Comparison of predicted velocities with the true ones, given the density.
 
-Three figures of merit per method: the residual velocity cell by cell, the spectra of the periodic
-box, and the spectra of the sub-boxes that the paper cuts out (Wu et al. 2021, section 4.2). A
-spectrum's ratio ``T(k)`` may be 1 for a field that is wrong everywhere, so ``r(k)`` goes with it.
+There are three figures of merit per method: the residual velocity cell by cell, the spectra of the
+periodic box, and the spectra of the paper's sub-boxes (Wu et al. 2021, section 4.2). A spectrum's
+ratio ``T(k)`` may be 1 for a field that is wrong everywhere, so ``r(k)`` is given with it.
 
-All are sums over parts of the box, blocks of cells, sub-boxes, parts of a slice, that a
-:class:`Measured` puts together: :func:`compare` takes them from arrays in memory, one after the
-other, ``stages.evaluate`` from stores, by tasks.
+All are sums over parts of the box (blocks of cells, sub-boxes, parts of a slice), which
+:class:`Measured` combines. :func:`compare` computes them one after the other from arrays in memory,
+``stages.evaluate`` in tasks from stores.
 """
 
 from cosmoflow.numerics.comparison.curves import SAMPLED_AT

@@ -1,4 +1,4 @@
-"""The pass over all cells: what a block adds, and where in the box it leads."""
+"""The pass over all cells: sums over a block, and results from the sums of a box."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from cosmoflow.numerics.threads import map_ahead
 Floats = NDArray[np.float64]
 
 COARSE_CELL: Final = 8.0
-"""About the side of a coarse cell, Mpc/h, in boxes that have no more than :data:`COARSE_CELLS`."""
+"""Approximate side of a coarse cell, Mpc/h, unless :data:`COARSE_CELLS` limits their number."""
 COARSE_CELLS: Final = 128
-"""Most coarse cells per axis."""
+"""Maximum coarse cells per axis."""
 _INFALL_SCALE: Final = 8.0
-"""Radius of the Gaussian over which the strongest infall is looked for, Mpc/h."""
+"""Radius of the Gaussian that smooths the infall before its maximum is taken, Mpc/h."""
 _WORST: Final = 5
 
 SHARED: Final = ("infall", "infall_x", "infall_y", "infall_z", "mass", "truth2")
-"""What is summed over coarse cells beside the squared residual of every method: the squared
-divergence of the truth, with the cell's index along each axis as weight too, the density, and the
-squared true velocity."""
+"""Quantities summed over coarse cells in addition to the squared residual of every method: the
+squared divergence of the truth, unweighted and weighted with the cell's index along each axis, the
+density, and the squared true velocity."""
 
-# Cells that are worked on at once: bounds the temporaries of a thread to some 15 MB.
+# Cells per piece of work: limits the temporaries of a thread to some 15 MB.
 _SLAB_CELLS: Final = 1 << 18
 
 
 Pair = tuple[int, int]
-"""Cells, and coarse cells, per axis of the box."""
+"""Cells and coarse cells per axis of the box."""
 Slab = tuple[Block, Tensor, Tensor, Tensor]
-"""Cells, and their density, truth and prediction with a halo of one."""
+"""Cells, with their density, truth and prediction including a halo of one cell."""
 SlabSum = tuple[DistributionSum, ResidualSum | None, CoarseSum]
 
 
@@ -52,11 +52,11 @@ class BlockSum:
     Attributes
     ----------
     residual : dict of ResidualSum
-        Of every method.
+        Residual sums of every method.
     distributions : dict of DistributionSum
-        Of the truth and of every method.
+        Counts of the truth and of every method.
     coarse : CoarseSum
-        :data:`SHARED`, then the squared residuals of the methods in their order.
+        Sums of :data:`SHARED`, then the squared residuals of the methods in their order.
     """
 
     residual: dict[str, ResidualSum]
@@ -70,7 +70,7 @@ class BlockSum:
         Parameters
         ----------
         names : sequence of str
-            The truth's, then those of the methods.
+            Name of the truth, then names of the methods.
         bins : int
             Coarse cells per axis.
         """
@@ -84,7 +84,7 @@ class BlockSum:
         return self._joined(other, self.coarse + other.coarse)
 
     def add(self, other: BlockSum) -> BlockSum:
-        """Add the sums of a block, whose coarse cells are among these, and use up this sum."""
+        """Add the sums of a block inside this sum's coarse cells; this sum must not be reused."""
         return self._joined(other, self.coarse.add(other.coarse))
 
     def _joined(self, other: BlockSum, coarse: CoarseSum) -> BlockSum:
@@ -96,7 +96,7 @@ class BlockSum:
 
 
 def coarse_cells(grid: int, box_size: float) -> int:
-    """Return how many coarse cells a box has per axis."""
+    """Return the number of coarse cells per axis of a box."""
     return max(1, min(COARSE_CELLS, grid, round(box_size / COARSE_CELL)))
 
 
@@ -106,16 +106,16 @@ def sum_block(readers: Readers, block: Block, rate: float) -> BlockSum:
     Parameters
     ----------
     readers : mapping of str to FieldReader
-        The truth's, then those of the methods.
+        Reader of the truth, then readers of the methods.
     block : Block
-        Cells, inside the grid.
+        Cells to sum over, inside the grid.
     rate : float
         ``f a H``, km/s per Mpc/h.
 
     Raises
     ------
     DataError
-        A field is damaged or holds values that are not finite.
+        A field is damaged or contains values that are not finite.
     """
     truth, names = readers[TRUTH], tuple(readers)
     haloed, cell = grow(block, 1), truth.box_size / truth.grid
@@ -139,7 +139,7 @@ def sum_block(readers: Readers, block: Block, rate: float) -> BlockSum:
 
 
 def _slabs(block: Block) -> Iterator[tuple[Block, slice]]:
-    """Yield slabs of a block along x, and where they lie, halo included, in the haloed block."""
+    """Yield slabs of a block along x and their x range, with halo, in the haloed block."""
     (x, y, z), (nx, ny, nz) = block.origin, block.shape
     rows = max(1, _SLAB_CELLS // (ny * nz))
     for first in range(0, nx, rows):
@@ -152,13 +152,13 @@ def _inner(haloed: Tensor) -> Tensor:
 
 
 def _square(field: Tensor) -> Floats:
-    """Return the squared length of a float64 vector field, whose memory is used up."""
+    """Return the squared length of a float64 vector field, which is overwritten."""
     result: Floats = field.square_().sum(dim=0).numpy()
     return result
 
 
 def _sum_truth(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
-    """Return what a slab gives of the truth: its distributions, and :data:`SHARED`."""
+    """Return the sums of a slab for the truth: its distributions and :data:`SHARED`."""
     block, rho, v, _ = job
     runs = Runs(*cut, block.origin, block.shape)
     infall = QUANTITIES["divergence"].make({"velocity": v}, cell).double().square_().numpy()
@@ -169,7 +169,7 @@ def _sum_truth(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
 
 
 def _sum_method(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
-    """Return what a slab gives of a method: its distributions, its residual, its map."""
+    """Return the sums of a slab for a method: distributions, residual and residual map."""
     block, rho, v, w = job
     runs = Runs(*cut, block.origin, block.shape)
     counts = sum_distributions(rho, v, w, cell, rate)
@@ -179,7 +179,7 @@ def _sum_method(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
 
 
 def _counts(coarse: CoarseSum, grid: int) -> Floats:
-    """Return how many cells each coarse cell of the box has."""
+    """Return the number of cells in each coarse cell of the box."""
     widths = np.diff(first_cells(grid, coarse.values.shape[-1])).astype(np.float64)
     counts: Floats = widths[:, None, None] * widths[:, None] * widths
     return counts
@@ -188,8 +188,8 @@ def _counts(coarse: CoarseSum, grid: int) -> Floats:
 def strongest_infall(coarse: CoarseSum, grid: int, box_size: float) -> tuple[int, int, int]:
     """Return the cell of the box around which the squared divergence is largest.
 
-    It is smoothed by a Gaussian of 8 Mpc/h over the coarse cells; inside the one that has most, the
-    cell is where the squared divergence has its centre.
+    The squared divergence on coarse cells is smoothed by a Gaussian of 8 Mpc/h. The result is its
+    centroid within the coarse cell that has the maximum.
     """
     bins = coarse.values.shape[-1]
     infall = coarse.values[0] / _counts(coarse, grid)
@@ -218,7 +218,7 @@ def residual_maps(coarse: CoarseSum, grid: int, methods: Sequence[str]) -> dict[
 def largest_residuals(
     coarse: CoarseSum, grid: int, box_size: float, methods: Sequence[str]
 ) -> dict[str, list[Json]]:
-    """Return, of every method, the coarse cells with the largest rms residual, worst first."""
+    """Return the coarse cells with the largest rms residual of each method, worst first."""
     counts, starts = _counts(coarse, grid), first_cells(grid, coarse.values.shape[-1])
     mass, truth2 = coarse.values[4] / counts, coarse.values[5] / counts
     middle = 0.5 * (starts[1:] + starts[:-1]) * (box_size / grid)

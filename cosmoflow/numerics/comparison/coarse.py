@@ -14,15 +14,15 @@ Integers = NDArray[np.int64]
 
 
 def first_cells(cells: int, bins: int) -> Integers:
-    """Return where the coarse cells of an axis begin, and the number of its cells.
+    """Return the first cell of each coarse cell along an axis, then the number of cells.
 
     Cell ``i`` of ``n`` belongs to coarse cell ``floor(i m / n)`` of ``m``, whether or not ``m``
-    divides ``n``: wherever a box is cut, a cell goes to the same one.
+    divides ``n``: the assignment does not depend on how the box is cut.
 
     Parameters
     ----------
     cells, bins : int
-        n, and m, which is no larger.
+        n and m, with m <= n.
 
     Returns
     -------
@@ -33,20 +33,20 @@ def first_cells(cells: int, bins: int) -> Integers:
 
 
 def sum_runs(values: Floats, axis: int, edges: Integers) -> Floats:
-    """Sum the runs of an axis that begin at the edges; the last one ends with the axis."""
+    """Sum the runs of an axis that begin at the edges; the last run ends with the axis."""
     result: Floats = np.add.reduceat(values, edges, axis=axis)
     return result
 
 
 class Runs:
-    """Where the coarse cells lie in a block, axis by axis.
+    """Positions of the coarse cells within a block, axis by axis.
 
     Parameters
     ----------
     cells, bins : int
-        Cells, and coarse cells, per axis of the box.
+        Cells and coarse cells per axis of the box.
     origin, shape : sequence of int
-        First cell of the block, and its cells, along each axis; inside the grid.
+        First cell and number of cells of the block along each axis; inside the grid.
     """
 
     def __init__(self, cells: int, bins: int, origin: Sequence[int], shape: Sequence[int]) -> None:
@@ -70,7 +70,7 @@ class Runs:
         return values
 
     def moments(self, values: Floats, origin: Sequence[int]) -> tuple[Floats, ...]:
-        """Return the sums, and the sums weighted with the cell's index along x, y and z."""
+        """Return the sums and the sums weighted with the cell's index along x, y and z."""
         index = [
             np.arange(n, dtype=np.float64) + o for o, n in zip(origin, values.shape, strict=True)
         ]
@@ -86,7 +86,7 @@ class Runs:
 
 @dataclass(frozen=True, eq=False)
 class CoarseSum:
-    """Sums of some quantities over coarse cells: of a box, or of the part of it that blocks touch.
+    """Sums of quantities over coarse cells, of a box or of the part that blocks touch.
 
     Attributes
     ----------
@@ -115,9 +115,9 @@ class CoarseSum:
         return tuple(o + n for o, n in zip(self.origin, self.values.shape[1:], strict=True))
 
     def add(self, other: CoarseSum, first: int = 0) -> CoarseSum:
-        """Add the sums of a part of it in place: a whole box is too large to copy every time.
+        """Add the sums of a part in place; copying the sums of a whole box would take too long.
 
-        Those of some of the quantities only, if ``other`` has no more, from ``first`` on.
+        If ``other`` has fewer quantities, they are added to the quantities from ``first`` on.
         """
         place = tuple(
             slice(o - mine, o - mine + n)

@@ -1,4 +1,4 @@
-"""Spectra as the report has them: powers, ratios, errors, and samples for its tables."""
+"""Spectra for the report: powers, ratios, errors, and samples for its tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLED_AT: Final = (0.05, 0.2, 0.6, 1.0, 1.4)
 """Wavenumbers of the tables, h/Mpc."""
 
 _DIFFERENCES: Final = {"divergence": "theta = div v, finite differences"}
-"""Definitions of what sub-boxes, which are not periodic, have in another way than the box."""
+"""Definitions of quantities that differ in sub-boxes, which are not periodic, from the box."""
 
 _WORST_RANGE: Final = (0.2, 1.4)
 
@@ -30,11 +30,11 @@ def box_curves(sums: Mapping[str, PowerSum], methods: Sequence[str], scheme: str
     Parameters
     ----------
     sums : mapping of str to PowerSum
-        By name of the field, with the pairs (0, 0), (i, i) and (0, i) of the methods.
+        Sums by name of the field, with the pairs (0, 0), (i, i) and (0, i) of the methods.
     methods : sequence of str
-        Method i is the ``i - 1``-th.
+        Names of the methods; method i is ``methods[i - 1]``.
     scheme : str or None
-        The mass assignment whose window the vectors' modes were divided by.
+        Mass assignment whose window divided the vectors' modes.
     """
     return {
         "derivatives": "spectral; finite differences for theta_p",
@@ -44,7 +44,7 @@ def box_curves(sums: Mapping[str, PowerSum], methods: Sequence[str], scheme: str
 
 
 def subbox_curves(boxes: Sequence[Mapping[str, PowerSum]], methods: Sequence[str]) -> Json | None:
-    """Return the mean spectra of sub-boxes, with jackknife errors; None where there is no box."""
+    """Return the mean spectra of sub-boxes with jackknife errors, or None without sub-boxes."""
     if not boxes:
         return None
     quantities: Json = {}
@@ -107,7 +107,7 @@ def _curves(field: str, total: PowerSum, methods: Sequence[str]) -> Json:
 
 
 def _worst(found: Spectrum) -> Json | None:
-    """Return the ``T`` farthest from 1 in the range that the paper quotes it for."""
+    """Return the ``T`` farthest from 1 in the range for which the paper quotes it."""
     low, high = _WORST_RANGE
     inside = (found.k >= low) & (found.k <= high) & np.isfinite(found.transfer)
     if not inside.any():

@@ -1,4 +1,4 @@
-"""The comparison of fields in memory: the oracle of the one that streams over stores."""
+"""Comparison of fields in memory: the reference for the comparison that streams from stores."""
 
 from __future__ import annotations
 
@@ -48,27 +48,27 @@ def compare(
     box_size : float
         Side of the periodic box, Mpc/h.
     subbox : float
-        Side of the sub-boxes of the paper, Mpc/h, rounded to whole cells. None fits in a box
-        smaller than that, and their part of the metrics is then null.
+        Side of the sub-boxes of the paper, Mpc/h, rounded to whole cells. In a smaller box none
+        fits and their part of the metrics is null.
     scheme : {'ngp', 'cic', 'tsc', 'pcs'}, optional
-        Divide the full-box modes of the momentum vector and its curl, which alone are linear in
-        the particles, by this mass-assignment window.
+        Mass assignment whose window divides the full-box modes of the momentum vector and its
+        curl, the only quantities linear in the particles.
     rate : float
-        ``f a H``, km/s per Mpc/h, in units of which divergences are counted.
+        ``f a H``, km/s per Mpc/h, the unit in which divergences are binned.
     block : int
-        Cells per axis of what is summed at once; no figure depends on it.
+        Cells per axis summed at once; no result depends on it.
 
     Returns
     -------
     Comparison
-        Its ``metrics`` hold ``box_size``, ``cells``, ``truth``, ``residual`` (per method),
+        Its ``metrics`` contain ``box_size``, ``cells``, ``truth``, ``residual`` (per method),
         ``patch``, ``by_density``, ``largest_residuals``, ``distributions`` and ``spectra`` with
         ``full`` and ``subbox``.
 
     Raises
     ------
     DataError
-        The fields do not belong together, or hold values that are not finite.
+        The fields do not match, or contain values that are not finite.
     """
     _check(density, truth, predictions, box_size)
     rho = _plain_array(density)
@@ -100,18 +100,20 @@ def _check(density: Array, truth: Array, predictions: Mapping[str, Array], box_s
     cells = density.shape[-1] if density.ndim else 0
     if density.shape != (cells,) * 3 or cells < 4:
         raise DataError(
-            "The density is no cube of at least 4 cells per axis.",
+            "The density is not a cube with at least 4 cells per axis.",
             where="density",
             value=density.shape,
         )
     if not predictions or TRUTH in predictions:
         raise DataError(
-            "There must be at least one prediction, and none may be called 'truth'.",
+            "There must be at least one prediction, and no prediction may be called 'truth'.",
             where="predictions",
             value=sorted(predictions),
         )
     if not box_size > 0.0:
-        raise DataError("The box has no size.", where="box_size", value=box_size, limit="> 0 Mpc/h")
+        raise DataError(
+            "The box size is not positive.", where="box_size", value=box_size, limit="> 0 Mpc/h"
+        )
     for name, field in {"density": density, TRUTH: truth, **predictions}.items():
         shape = density.shape if field is density else (3, *density.shape)
         if field.shape != shape:
@@ -122,13 +124,13 @@ def _check(density: Array, truth: Array, predictions: Mapping[str, Array], box_s
                 limit=shape,
                 remedy="compare fields of one box painted on one grid",
             )
-        # A sum over all cells is finite exactly if every cell is, and needs no mask in memory.
+        # The sum is finite only if every cell is, and needs no mask in memory.
         with np.errstate(invalid="ignore"):
             total = np.sum(field, dtype=np.float64)
         if not np.isfinite(total):
-            raise DataError("A field holds values that are not finite.", where=name)
+            raise DataError("A field contains values that are not finite.", where=name)
 
 
 def _plain_array(field: Array) -> Array:
-    """Return a contiguous float32 array on the field's own memory where that is possible."""
+    """Return a contiguous float32 array, sharing the field's memory if possible."""
     return np.ascontiguousarray(field, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Spectra of the quantities that are compared: in sub-boxes, and in a whole box in memory."""
+"""Spectra of the compared quantities, in sub-boxes and in a whole box in memory."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ QUANTITIES: Final = {
     "momentum_vector": "momentum",
     "momentum_curl_vector": "momentum_curl",
 }
-"""What the metrics call the fields whose spectra they hold: the four of the paper's section 4.2 by
-the paper's names, and the vectors that the science uses beside them."""
+"""Fields whose spectra the metrics contain, by their name there: the four of the paper's section
+4.2 under the paper's names, and two vectors."""
 SUBBOX_QUANTITIES: Final = {
     key: QUANTITIES[key] for key in ("speed", "divergence", "momentum", "theta_p")
 }
@@ -38,7 +38,7 @@ def _make(name: str, values: Values, side: float, *, periodic: bool) -> Tensor:
     rule = DEFINED[name]
     cell = side / values["density"].shape[-1]
     field = rule.cells(values, partial(calculus.difference, cell=cell, periodic=periodic))
-    # The mean is in no bin; without it float32 transforms of scalars lose no digits to it.
+    # The mean is in no bin; subtracting it saves digits in float32 transforms of scalars.
     return field if rule.components > 1 else field - field.mean(dtype=torch.float64)
 
 
@@ -52,14 +52,14 @@ def _modes(name: str, values: Values, box_size: float) -> Tensor:
 
 
 class PairSums:
-    """Sums the products of the modes of a truth and of what is compared with it, one by one.
+    """Sums of products of the modes of the truth and of each method, added one by one.
 
     Parameters
     ----------
     bins : WaveBins
-        Of the box.
+        Bins of the box.
     window : int
-        Power of ``sinc(k_i h / 2)`` per axis that all modes are divided by.
+        Power of ``sinc(k_i h / 2)`` per axis by which all modes are divided.
     """
 
     def __init__(self, bins: WaveBins, window: int = 0) -> None:
@@ -69,7 +69,7 @@ class PairSums:
         self._sums: list[PowerSum] = []
 
     def add(self, modes: Tensor) -> None:
-        """Take the truth's modes, which are kept, or else those of the next method."""
+        """Add the modes of the truth (first call, kept) or of the next method."""
         fields, pairs = [modes], [(0, 0)]
         if self._truth is None:
             self._truth = modes
@@ -79,7 +79,7 @@ class PairSums:
         self._sums.append(sum_products(fields, pairs, self._bins, windows=windows))
 
     def total(self) -> PowerSum:
-        """Return all sums as one, with the pairs (0, 0), then (i, i), (0, i) of each method i."""
+        """Return all sums combined, with pairs (0, 0), then (i, i) and (0, i) for each method i."""
         pairs = [(0, 0)]
         for number in range(1, len(self._sums)):
             pairs += [(number, number), (0, number)]
@@ -93,14 +93,14 @@ def sum_box(readers: Readers, window: int = 0) -> dict[str, PowerSum]:
     Parameters
     ----------
     readers : mapping of str to FieldReader
-        The truth's, then those of the methods.
+        Reader of the truth, then readers of the methods.
     window : int
-        Power of ``sinc`` that the modes of fields that are linear in the particles are divided by.
+        Power of ``sinc`` by which the modes of fields linear in the particles are divided.
 
     Returns
     -------
     dict of PowerSum
-        By name of the field.
+        Sums by name of the field.
     """
     truth = readers[TRUTH]
     block, size = whole_box(truth), truth.box_size
@@ -118,7 +118,7 @@ def sum_box(readers: Readers, window: int = 0) -> dict[str, PowerSum]:
 
 
 def subbox_cells(grid: int, box_size: float, subbox: float) -> int:
-    """Return the cells per axis of a sub-box of some size, Mpc/h; 0 where none fits."""
+    """Return the cells per axis of a sub-box of size ``subbox``, Mpc/h; 0 if none fits."""
     cells = round(subbox * grid / box_size)
     return cells if 4 <= cells <= grid else 0
 
@@ -129,21 +129,21 @@ def sum_subbox(readers: Readers, block: Block) -> dict[str, PowerSum]:
     Parameters
     ----------
     readers : mapping of str to FieldReader
-        The truth's, then those of the methods.
+        Reader of the truth, then readers of the methods.
     block : Block
-        The cells of the sub-box, a cube.
+        Cells of the sub-box, a cube.
 
     Returns
     -------
     dict of PowerSum
-        By name of the field. Transforms are plain, without a window, differences one-sided at the
+        Sums by name of the field. Transforms have no window; differences are one-sided at the
         faces.
     """
     truth, cells = readers[TRUTH], block.shape[0]
     side = cells * truth.box_size / truth.grid
     bins = WaveBins.linear(cells, side)
     rho = read_tensor(truth, "density", block)
-    # All velocities are read once, and each quantity's modes of the truth are made once.
+    # Read each velocity once, and compute the truth's modes of each quantity once.
     sums = {name: PairSums(bins) for name in SUBBOX_QUANTITIES.values()}
     for reader in readers.values():
         values = {"density": rho, "velocity": read_tensor(reader, "velocity", block)}

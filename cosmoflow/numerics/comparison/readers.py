@@ -1,4 +1,4 @@
-"""Where the fields that are compared come from, block by block."""
+"""Readers of the compared fields, block by block."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Array = NDArray[np.float32]
 Json = dict[str, Any]
 
 TRUTH: Final = "truth"
-"""The name of the first of :data:`Readers`."""
+"""Name of the first reader in :data:`Readers`."""
 
 
 class FieldReader(Protocol):
-    """The density, and one method's velocity, of a periodic box."""
+    """The density and one method's velocity of a periodic box."""
 
     @property
     def grid(self) -> int:
@@ -29,26 +29,26 @@ class FieldReader(Protocol):
 
     @property
     def box_size(self) -> float:
-        """Mpc/h."""
+        """Box size, Mpc/h."""
 
     @property
     def shard(self) -> int:
-        """Cells per axis that are best read at once."""
+        """Preferred number of cells per axis to read at once."""
 
     def read(self, name: str, block: Block) -> Array:
         """Return ``density``, shape (nx, ny, nz), or ``velocity``, shape (3, nx, ny, nz), km/s.
 
-        The block may reach past the grid: it wraps.
+        The block wraps if it extends past the grid.
 
         Raises
         ------
         DataError
-            The field is damaged or holds values that are not finite.
+            The field is damaged or contains values that are not finite.
         """
 
 
 Readers = Mapping[str, FieldReader]
-"""The truth's, by the name :data:`TRUTH`, then those of the methods, all of one box."""
+"""Readers by name for one box: :data:`TRUTH` first, then the methods."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class ArrayReader:
     velocity : ndarray
         Shape ``(3, n, n, n)``, float32, km/s.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     """
 
     density: Array
@@ -76,7 +76,7 @@ class ArrayReader:
 
     @property
     def shard(self) -> int:
-        """Cells per axis that are best read at once."""
+        """Preferred number of cells per axis to read at once."""
         return self.grid
 
     def read(self, name: str, block: Block) -> Array:
@@ -84,7 +84,7 @@ class ArrayReader:
         field = self.density if name == "density" else self.velocity
 
         def read(part: tuple[slice, ...]) -> Array:
-            # A copy, as a store returns one: whoever reads a block may write into it.
+            # Copy, as a store does: the caller may write into the block.
             x, y, z = part
             return field[..., x, y, z].copy()
 
@@ -92,10 +92,10 @@ class ArrayReader:
 
 
 def read_tensor(reader: FieldReader, name: str, block: Block) -> Tensor:
-    """Return a block of a field as a tensor, on the memory of what the reader returned."""
+    """Return a block of a field as a tensor that shares memory with the reader's array."""
     return torch.from_numpy(reader.read(name, block))
 
 
 def whole_box(reader: FieldReader) -> Block:
-    """Return the block of all cells."""
+    """Return the block of all cells of the grid."""
     return Block((0, 0, 0), (reader.grid, reader.grid, reader.grid))

@@ -1,4 +1,4 @@
-"""What a comparison found."""
+"""Results of a comparison."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ _HEADINGS = ("velocity residual", "rms, km/s", "rms / true rms", "mean cosine")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
-    """What was measured, and the slices to draw.
+    """Metrics of a comparison and the slices to plot.
 
     Attributes
     ----------
     metrics : dict
-        Nested dicts, lists, strings, floats and None (not a number); see :func:`compare`.
+        Nested dicts, lists, strings, floats and None (for NaN); see :func:`compare`.
     density : ndarray
         Shape ``(m, m)``, float32, density over its mean in the slice, averaged over its layers;
-        ``m`` is the box's cells per axis, or 1024 where it has more: then cells are averaged.
+        ``m`` is the box's cells per axis; a box with more than 1024 has cells averaged to 1024.
     velocity : dict of ndarray
         Shape ``(3, m, m)`` each, float32, km/s, the same slice of ``'truth'`` and of every method.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     patch : Patch
         The part of the slice around the strongest infall.
     patch_fields : dict of dict of ndarray
-        By quantity, then by ``'truth'`` and method, float32, what is in the patch at the box's
+        Fields in the patch by quantity, then by ``'truth'`` and method, float32, at the box's
         resolution, averaged over the layers of the slice: ``density`` (of the truth alone)
         ``(p, p)``, ``velocity`` and ``momentum`` ``(3, p, p)`` km/s, ``divergence`` ``(p, p)`` and
         ``momentum_curl`` ``(3, p, p)`` km/s/(Mpc/h).
     residual_map : dict of ndarray
-        Shape ``(g, g)`` each, float32, km/s: by method, the rms residual over columns of coarse
-        cells along z.
+        Shape ``(g, g)`` each, float32, km/s: rms residual by method over columns of coarse cells
+        along z.
     """
 
     metrics: Json
@@ -67,13 +67,13 @@ class Comparison:
         return tuple(name for name in self.velocity if name != TRUTH)
 
     def to_json(self) -> Json:
-        """Return the metrics, which the ``json`` module writes as they are."""
+        """Return the metrics, which the ``json`` module can write."""
         return self.metrics
 
     def residual_rows(self) -> list[tuple[str, float, float, float]]:
-        """Return method, 3-D rms residual (km/s), mean cosine and rms over that of the truth.
+        """Return method, 3-D rms residual (km/s), mean cosine and rms over the truth's rms.
 
-        The best method comes first.
+        The rows start with the best method.
         """
         rows = [
             (name, found["rms"], found["mean_cosine"], found["relative"])
@@ -105,28 +105,28 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The sums that a comparison is made of, however a box was cut to get them.
+    """The sums from which a comparison is made, independent of how the box was cut.
 
     Parameters
     ----------
     grid : int
         Cells per axis.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     methods : tuple of str
-        In their order.
+        Names of the methods, in order.
     cells : BlockSum
-        Over all cells.
+        Sums over all cells.
     plane : CoarseSum
-        Over the slice; see :func:`sum_plane`.
+        Sums over the slice; see :func:`sum_plane`.
     patch : dict of dict of ndarray
-        By the truth and method; see :func:`patch_planes`.
+        Fields in the patch for the truth and every method; see :func:`patch_planes`.
     subboxes : sequence of dict of PowerSum
-        Of every sub-box.
+        Spectra of every sub-box.
     box : dict of PowerSum
-        Of the whole box.
+        Spectra of the whole box.
     scheme : str, optional
-        Whose window was divided out of the box's vectors.
+        Mass assignment whose window was divided out of the box's vectors.
     """
 
     grid: int
@@ -144,7 +144,7 @@ class Measured:
         return find_patch(self.cells, self.grid, self.box_size)
 
     def comparison(self) -> Comparison:
-        """Turn the sums into figures."""
+        """Compute the comparison from the sums."""
         grid, size, methods, cells = self.grid, self.box_size, self.methods, self.cells
         patch, fields = self.find_patch(), patch_fields(self.patch)
         density, velocity = mean_planes(self.plane, [TRUTH, *methods], patch)
@@ -180,12 +180,12 @@ def find_patch(cells: BlockSum, grid: int, box_size: float) -> Patch:
 
 
 def _figure(value: float | None, digits: int) -> str:
-    """Return a figure, or a dash where there is none (the cosine of a fluid at rest)."""
+    """Format a number, or return a dash if it is None (the cosine of a fluid at rest)."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _plain(value: Any) -> Any:
-    """Turn arrays into lists and what is no number into None, so that any JSON reader copes."""
+    """Turn arrays into lists and non-finite numbers into None, which every JSON reader accepts."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, np.ndarray | list | tuple):

@@ -1,4 +1,4 @@
-"""What is drawn: a slice through the whole box, and the patch of it that is looked at closely."""
+"""The slice through the whole box that figures show, and the patch that they enlarge."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.residuals import sum_residual
 
 SIDE: Final = 80.0
-"""Of the patch, Mpc/h."""
+"""Side of the patch, Mpc/h."""
 THICKNESS: Final = 2.0
-"""Of the slice, Mpc/h."""
+"""Thickness of the slice, Mpc/h."""
 PLANE_CELLS: Final = 1024
-"""Most cells per axis of a slice through the box: a figure has no more pixels."""
+"""Maximum cells per axis of a slice through the box: a figure has no more pixels."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Patch:
     cells : int
         Cells per side.
     layer, layers : int
-        First cell along z of the slice and how many are averaged; they wrap too.
+        First cell of the slice along z and number of averaged cells; they wrap too.
     grid : int
         Cells per axis of the box.
     """
@@ -65,13 +65,13 @@ class Patch:
 
     @property
     def block(self) -> Block:
-        """The cells of the patch, which may reach past the grid."""
+        """Cells of the patch, which may extend past the grid."""
         return Block((*self.corner, self.layer), (self.cells, self.cells, self.layers))
 
     def cut(self, plane: NDArray[np.float32]) -> Array:
         """Return the patch of a plane ``(..., m, m)`` of the box as ``(..., cells, cells)``.
 
-        A plane of fewer cells than the box repeats them.
+        Cells repeat if the plane has fewer of them than the box.
         """
         size = plane.shape[-1]
         x, y = (np.arange(c, c + self.cells) % self.grid * size // self.grid for c in self.corner)
@@ -85,7 +85,7 @@ def plane_cells(grid: int) -> int:
 
 
 def plane_blocks(patch: Patch, size: int) -> list[Block]:
-    """Return the parts that the slice is read in, ``size`` cells wide along x and y."""
+    """Return the blocks in which to read the slice, ``size`` cells wide along x and y."""
     spans = axis_blocks(patch.grid, size)
     return [
         Block((x, y, patch.layer), (nx, ny, patch.layers)) for x, nx in spans for y, ny in spans
@@ -93,12 +93,12 @@ def plane_blocks(patch: Patch, size: int) -> list[Block]:
 
 
 def sum_plane(readers: Readers, block: Block) -> CoarseSum:
-    """Sum density and velocities of a part of the slice over its layers and into its cells.
+    """Sum density and velocities of a block of the slice over layers into the slice's cells.
 
     Returns
     -------
     CoarseSum
-        Of the density, then three components of the truth's velocity and of every method's.
+        Sums of the density, then of three velocity components of the truth and of every method.
     """
     truth = readers[TRUTH]
     runs = Runs(truth.grid, plane_cells(truth.grid), block.origin[:2], block.shape[:2])
@@ -115,7 +115,7 @@ def sum_plane(readers: Readers, block: Block) -> CoarseSum:
 
 
 def mean_planes(total: CoarseSum, names: list[str], patch: Patch) -> tuple[Array, dict[str, Array]]:
-    """Return density and velocities in the slice, from the sums over all of it.
+    """Return density and velocities in the slice from the sums over the whole slice.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def mean_planes(total: CoarseSum, names: list[str], patch: Patch) -> tuple[Array
 
 
 def patch_planes(reader: FieldReader, patch: Patch) -> dict[str, Array]:
-    """Return what one method has in the patch, averaged over its layers.
+    """Return the fields of one method in the patch, averaged over its layers.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def patch_planes(reader: FieldReader, patch: Patch) -> dict[str, Array]:
 
 
 def patch_fields(planes: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
-    """Turn what each method has in the patch into what each quantity is by every method."""
+    """Reorder the fields in the patch from method, quantity to quantity, method."""
     quantities = planes[TRUTH]
     fields = {
         quantity: {name: found[quantity] for name, found in planes.items()}
@@ -172,9 +172,9 @@ def patch_fields(planes: dict[str, dict[str, Array]]) -> dict[str, dict[str, Arr
 
 
 def patch_metrics(fields: dict[str, dict[str, Array]], patch: Patch, box_size: float) -> Json:
-    """Return the paper's figures of section 4.1 for the patch: means and scatters over cells."""
+    """Return the statistics of the paper's section 4.1 for the patch: means and scatters."""
     cell = box_size / patch.grid
-    # Copies: what came from another process may be read-only, which torch does not know.
+    # Copy: arrays from another process may be read-only, which torch does not support.
     rho = torch.tensor(fields["density"][TRUTH]).unsqueeze(-1)
     planes = {name: torch.tensor(v).unsqueeze(-1) for name, v in fields["velocity"].items()}
     sums = {name: sum_residual(rho, planes[TRUTH], field) for name, field in planes.items()}

@@ -1,9 +1,8 @@
 """Mass assignment of density and momentum in one pass, exact in any order.
 
-Every contribution is rounded once to a fixed-point integer and the sums are integer sums. Integer
-addition is associative, so a grid does not depend on the order of the particles, on how they were
-cut into chunks, on the shards of the grid or on the number of workers and threads: not to rounding,
-but to the last bit.
+Every contribution is rounded once to a fixed-point integer, and the sums are integer sums. Integer
+addition is associative, so to the last bit a grid does not depend on the order of the particles,
+their chunks, the shards of the grid or the number of workers and threads.
 """
 
 from cosmoflow.numerics.painting.blocks import SCHEME_ORDER, Piece

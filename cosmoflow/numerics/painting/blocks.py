@@ -1,4 +1,4 @@
-"""What painting speaks of: pieces of the particles, schemes, places in sorted lists."""
+"""Shared definitions of painting: pieces of particles, schemes, places in sorted lists."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ SCHEME_ORDER: Final = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
 Piece = tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float64] | None]
 """Positions (n, 3), comoving Mpc/h in [0, box), velocities (n, 3), km/s, and masses (n,).
 
-Velocities are None when only the density is painted, masses when all are equal.
+Velocities are None if only the density is painted, masses are None if all are equal.
 """
 
 _SEGMENT: Final = 1 << 16
-"""Least number of particles that are worth a job of their own."""
+"""Minimum number of particles in a job."""
 
 
 def first_cell_offset(scheme: str, shift: float = 0.0) -> float:
-    """Return what makes ``floor(x n / L + offset)`` the first cell of a cloud.
+    """Return the offset for which ``floor(x n / L + offset)`` is the first cell of a cloud.
 
     Parameters
     ----------
     scheme : {"ngp", "cic", "tsc", "pcs"}
         Mass assignment.
     shift : float
-        Cells by which the particles are moved along every axis.
+        Shift of the particles along every axis, in cells.
     """
     return shift - 0.5 * (SCHEME_ORDER[scheme] - 1)
 
@@ -39,9 +39,9 @@ def first_cell_offset(scheme: str, shift: float = 0.0) -> float:
 def run_threads(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> list[Any]:
     """Call a function that releases the GIL with every tuple of arguments; results in their order.
 
-    The jobs are handed out one by one to as many threads as numba may use, so that neither crowded
-    tiles nor a busy core keep the others waiting, as the fixed shares of ``prange`` would. Nothing
-    that is painted depends on who does what.
+    Jobs are distributed one by one to as many threads as numba may use, so that neither crowded
+    tiles nor a busy core delay the others, as the fixed shares of ``prange`` would. Painted fields
+    do not depend on which thread runs which job.
     """
     threads = numba.get_num_threads()
     if threads == 1:
@@ -62,7 +62,7 @@ def cut_pieces(pieces: Sequence[Piece]) -> list[tuple[int, slice]]:
 
 
 def shared_places(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give the entries of every segment their places in a list sorted by tile.
+    """Return the places of every segment's entries in a list sorted by tile.
 
     Parameters
     ----------
@@ -72,10 +72,10 @@ def shared_places(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
     Returns
     -------
     places : (segments, tiles) int64
-        Where each segment writes its first entry of each tile. A tile's segments follow one
-        another, so that no two segments write to the same places.
+        Place of each segment's first entry for each tile. A tile's segments follow one another, so
+        that no two segments write to the same places.
     starts : (tiles + 1,) int64
-        Where the entries of every tile begin, and the number of all.
+        First entry of every tile, then the number of entries.
     """
     ends = np.cumsum(counts.T.reshape(-1)).reshape(counts.T.shape)
     last = ends[:, -1] if len(counts) else np.zeros(counts.shape[1], np.int64)
@@ -92,7 +92,7 @@ def flat_rows(values: NDArray[np.float32] | None, rows: slice) -> NDArray[np.flo
 def row_masses(
     mass: NDArray[np.float64] | None, rows: slice, default: float
 ) -> NDArray[np.float64]:
-    """Return contiguous masses, which are all ``default`` where a piece has none."""
+    """Return contiguous masses, all ``default`` if a piece has none."""
     if mass is None:
         return np.full(rows.stop - rows.start, default)
     return np.ascontiguousarray(mass[rows], np.float64)

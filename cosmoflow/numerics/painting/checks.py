@@ -1,4 +1,4 @@
-"""Refusal of particles that cannot be real, before they spoil a field."""
+"""Checks that particles are valid."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _FASTEST = np.float32(SPEED_OF_LIGHT)
 
 @compiled()
 def _all_real(position, velocity, size, fastest):  # type: ignore[no-untyped-def]
-    """Tell whether all coordinates are in [0, size) and all velocities below the speed of light.
+    """Check that all coordinates are in [0, size) and all velocities below the speed of light.
 
-    Not a number is neither. Counting instead of leaving at the first lets the loops be vectorised.
+    NaN fails both checks. Counting instead of leaving at the first bad value lets the compiler
+    vectorise the loops.
     """
     good = 0
     for x in position:
@@ -48,31 +49,31 @@ def check_particles(
     first: int = 0,
     mass: NDArray[np.float64] | None = None,
 ) -> None:
-    """Refuse particles that are not finite, lie outside the box, or cannot be real.
+    """Check that particles are finite, inside the box and physically possible.
 
     Parameters
     ----------
     position, velocity : (n, 3) float32
-        Comoving Mpc/h; km/s.
+        Comoving positions in Mpc/h and velocities in km/s.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     where : str
-        Named in the error.
+        Name of the store, for the error.
     first : int
         Index of the first particle in its store, for the error.
     mass : (n,) float64, optional
-        Any unit; must not be negative.
+        Masses in any unit; must not be negative.
 
     Raises
     ------
     DataError
-        Naming the first offending particle.
+        A particle is invalid; the error names the first one.
     """
     if _all_real(_flat(position), _flat(velocity), np.float32(box_size), _FASTEST) and (
         mass is None or _all_masses(mass)
     ):
         return
-    # Something is wrong; what it is may take its time.
+    # At least one particle is invalid; finding out why may be slow.
     for name, values in (("position", position), ("velocity", velocity)):
         _refuse(
             ~np.isfinite(values).all(axis=1),
@@ -80,18 +81,18 @@ def check_particles(
             f"a particle's {name} is not finite",
             where,
             first,
-            remedy="the snapshot is damaged or was converted wrongly; write it anew",
+            remedy="the snapshot is damaged or was converted wrongly; write it again",
         )
     if mass is not None:
         _refuse(
             ~(np.isfinite(mass) & (mass >= 0.0)),
             mass,
-            "a particle's mass is no mass",
+            "a particle's mass is invalid",
             where,
             first,
             limit="finite, 0 or more",
         )
-    # Beside being absurd, such speeds would overflow the fixed-point sums.
+    # Such speeds would also overflow the fixed-point sums.
     _refuse(
         (np.abs(velocity) > SPEED_OF_LIGHT).any(axis=1),
         velocity,
@@ -104,7 +105,7 @@ def check_particles(
     _refuse(
         ((position < 0.0) | (position >= np.float32(box_size))).any(axis=1),
         position,
-        "a particle lies outside the box",
+        "a particle is outside the box",
         where,
         first,
         limit=f"[0, {box_size}) Mpc/h on every axis",
@@ -122,7 +123,7 @@ def _refuse(
     limit: str | None = None,
     remedy: str | None = None,
 ) -> None:
-    """Raise a DataError that names the first bad particle, if there is one."""
+    """Raise a DataError that names the first bad particle, if any."""
     if bad.any():
         index = int(np.argmax(bad))
         raise DataError(

@@ -22,29 +22,29 @@ from cosmoflow.numerics.painting.vectors import LINE
 
 FIELDS: Final = ("density", "momentum", "velocity")
 TILE: Final = (16, 16, 64)
-"""Greatest number of cells of a tile per axis: its sums, 32 bytes a cell, stay in the L2 cache.
+"""Maximum cells of a tile per axis: its sums, 32 bytes per cell, stay in the L2 cache.
 
-Long along z, because there the cells lie side by side in memory.
+Tiles are long in z because cells along z are adjacent in memory.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """How a block is cut into tiles along one axis.
+    """Tiles of a block along one axis.
 
-    Where clouds around the periodic axis reach the only tile from both sides, the tile is the whole
+    If clouds around the periodic axis reach a single tile from both sides, the tile is the whole
     axis, its margins are folded onto it, and only the block's part is kept.
     """
 
     edges: NDArray[np.int64]
-    """Where tiles begin, and the last one ends; cells from the block's origin."""
+    """Starts of the tiles and end of the last one, in cells from the block's origin."""
     lengths: NDArray[np.int64]
     """Cells of every tile."""
     fold: bool
 
     @classmethod
     def cut(cls, length: int, cells: int, order: int, most: int) -> _Axis:
-        """Cut ``length`` of ``cells`` cells into equal tiles of ``most`` cells at most."""
+        """Cut ``length`` of ``cells`` cells into equal tiles of at most ``most`` cells."""
         tiles = -(-length // most)
         edges = np.arange(tiles + 1) * length // tiles
         if tiles == 1 and length + order - 1 > cells:
@@ -72,37 +72,37 @@ def paint_block(
     ----------
     pieces : sequence of Piece
         Positions, (n, 3) float32, comoving Mpc/h in [0, box), with their velocities and masses: all
-        that touch the block, and any others. Gone through several times. Checked by
-        :func:`check_particles` before: what is not finite is left out.
+        particles that touch the block, and any others. Read several times. Pass them through
+        :func:`check_particles` first: particles that are not finite are left out.
     block : Block
-        The cells; inside the grid.
+        Cells to paint, inside the grid.
     cells : int
         Cells per axis of the whole periodic grid.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     scheme : {"ngp", "cic", "tsc", "pcs"}
         Mass assignment.
     count : int
         Number of particles in the whole box.
     mean_mass : float
-        Their mean mass, in the unit of the pieces' masses; particles of pieces without masses have
-        it.
+        Mean mass of the particles, in the unit of the pieces' masses; also the mass of particles in
+        pieces without masses.
     background : (3,) float
         Velocity of cells without mass, km/s: mean momentum over mean density.
     fields : collection of {"density", "momentum", "velocity"}
-        What to paint. The density alone needs no velocities and is quicker.
+        Fields to paint. The density alone needs no velocities and is faster.
     shift : float
-        Cells by which all particles are moved along every axis, -1 to 1; half a cell for the second
-        grid of an interlaced pair (Sefusatti et al. 2016, section 3.1).
+        Shift of all particles along every axis, in cells, -1 to 1; half a cell for the second grid
+        of an interlaced pair (Sefusatti et al. 2016, section 3.1).
     out : mapping of str to array, optional
-        Where to write the fields, contiguous, instead of into new arrays.
+        Contiguous arrays for the fields; by default new arrays.
 
     Returns
     -------
     dict of str to (nx, ny, nz) or (3, nx, ny, nz) float32
         ``density`` over its mean; ``momentum`` ``(1 + delta) v``, km/s; ``velocity`` momentum over
-        density, km/s, and where there is less than 1.5e-8 mean masses the background velocity (Wu
-        et al. 2021, footnote 5).
+        density, km/s, or the background velocity in cells with less than 1.5e-8 mean masses (Wu et
+        al. 2021, footnote 5).
 
     Raises
     ------
@@ -115,10 +115,10 @@ def paint_block(
     km/s, and summed as int64. A net momentum above 1.4e11 mean masses times km/s in one cell, 6.7e7
     particles at 2000 km/s, would overflow unnoticed.
 
-    Particles in spatial order are read in place, at 8 bytes each for the runs of them. Others are
+    Particles in spatial order are read in place; their runs take 8 bytes per particle. Others are
     sorted by tiles of some 16 000 cells into a copy of 24 bytes each (12 without velocities, 32 and
-    24 with masses) and 15 to 50 % more for those that touch several tiles. A thread, of as many as
-    numba may use, paints whole tiles.
+    24 with masses), plus 15 to 50 % for particles that touch several tiles. Each of numba's threads
+    paints whole tiles.
     """
     order = SCHEME_ORDER[scheme]
     moving = "momentum" in fields or "velocity" in fields
@@ -145,7 +145,7 @@ def paint_block(
     )  # fmt: skip
     if overflown:
         raise DataError(
-            "a cell holds more mass than its sum can",
+            "a cell has more mass than its sum can hold",
             limit=f"{MOST_MASS:.3g} mean particle masses",
             remedy="check the length unit of the positions, and the masses",
         )
@@ -155,10 +155,10 @@ def paint_block(
 def _target(
     name: str, block: Block, out: Mapping[str, NDArray[np.float32]] | None
 ) -> NDArray[np.float32]:
-    """Return where to write a field."""
+    """Return the output array of a field."""
     shape = block.shape if name == "density" else (3, *block.shape)
     if out is None:
-        # At the start of a cache line, which numpy's arrays are not.
+        # Align to a cache line, which numpy does not do.
         store = np.empty(math.prod(shape) + LINE, np.float32)
         return store[-(store.ctypes.data // 4) % LINE :][: math.prod(shape)].reshape(shape)
     found = out[name]
@@ -180,7 +180,7 @@ def _paint(
     background: NDArray[np.float64],
     painted: Mapping[str, NDArray[np.float32]],
 ) -> int:
-    """Paint all tiles, runs of them side by side; return how many cells have overflown."""
+    """Paint all tiles, ranges of them in parallel; return how many cells have overflowed."""
     tiles = np.array([len(axis.lengths) for axis in axes])
     edges, lengths = np.zeros((3, tiles.max() + 1), np.int64), np.ones((3, tiles.max()), np.int64)
     for row, axis in enumerate(axes):
@@ -208,7 +208,7 @@ def _paint(
         *(painted.get(name, nothing).reshape(-1) for name in FIELDS),
     )
     total = int(tiles.prod())
-    # Enough runs to keep all threads busy to the end, few enough not to call for every tile.
+    # Enough ranges to keep all threads busy to the end, but fewer calls than tiles.
     run = max(1, total // (32 * numba.get_num_threads()))
     results = run_threads(
         painter,
@@ -220,14 +220,14 @@ def _paint(
 def divide_momentum(
     momentum: NDArray[Any], density: NDArray[Any], background: NDArray[Any]
 ) -> NDArray[Any]:
-    """Return momentum over density, and where there is no mass the background velocity.
+    """Return momentum over density, or the background velocity in cells without mass.
 
     Parameters
     ----------
     momentum : (3, nx, ny, nz) float
-        km/s.
+        Momentum, km/s.
     density : (nx, ny, nz) float
-        Over its mean.
+        Density over its mean.
     background : (3,) float
         Mean momentum over mean density, km/s (Wu et al. 2021, footnote 5).
     """

@@ -1,10 +1,10 @@
-"""The velocity of the nearest particle, for cells that hold no mass.
+"""The velocity of the nearest particle, for cells without mass.
 
-Every empty cell takes the velocity of the particle that is nearest to its centre. Which particle
-that is depends on the particles alone: distances are computed from the coordinates in the box, and
-of two at the same distance the one with the smaller coordinates counts, then the one with the
-smaller velocity. So the field does not depend on the order of the particles, on how they were cut
-into pieces, on the shards of the grid or on the number of workers, to the last bit.
+Every empty cell takes the velocity of the particle nearest to its centre. The choice depends on the
+particles alone: distances are computed from the coordinates in the box, and a tie goes to the
+particle with the smaller coordinates, then to the one with the smaller velocity. To the last bit
+the field therefore does not depend on the order of the particles, their pieces, the shards of the
+grid or the number of workers.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from cosmoflow.numerics.painting.blocks import Piece, flat_rows, run_threads
 from cosmoflow.numerics.painting.shares import LEAST_MASS, MASS_UNITS
 
 FILL_REACH: Final = 4.0
-"""Mean separations of the particles within which the nearest one is looked for."""
+"""Search radius for the nearest particle, in mean separations of the particles."""
 _LEAST_REACH: Final = 3
-"""Cells; no less than the clouds of any scheme reach."""
+"""Minimum search radius in cells, at least the reach of the clouds of any scheme."""
 _SEARCH: Final = 1 << 12
-"""Empty cells that one thread searches for at a time."""
+"""Empty cells that one thread processes at a time."""
 
 
 def fill_reach(cells: int, count: int) -> int:
-    """Return the distance, in cells, within which the nearest particle is looked for.
+    """Return the search radius for the nearest particle, in cells.
 
     Parameters
     ----------
@@ -46,18 +46,18 @@ def fill_reach(cells: int, count: int) -> int:
 
 
 def lacks_velocity(density: NDArray[np.float32], cells: int, count: int) -> NDArray[np.bool_]:
-    """Return which cells have too little mass for a velocity of their own.
+    """Return which cells have too little mass to define a velocity.
 
     Parameters
     ----------
     density : (nx, ny, nz) float32
-        Over its mean, as painted.
+        Painted density over its mean.
     cells : int
         Cells per axis of the grid.
     count : int
         Particles in the box.
     """
-    # The painted number of the least mass, rounded as the kernel rounds it.
+    # The painted value of the minimum mass, rounded as the kernel rounds it.
     least = np.float32(LEAST_MASS * (cells**3 / count / MASS_UNITS))
     lacking: NDArray[np.bool_] = density < least
     return lacking
@@ -73,31 +73,31 @@ def fill_velocity(
     *,
     count: int,
 ) -> int:
-    """Give the cells of a block that lack a velocity that of the nearest particle, in place.
+    """Fill cells of a block that lack a velocity with that of the nearest particle, in place.
 
     Parameters
     ----------
     velocity : (3, nx, ny, nz) float32
-        Painted, km/s, contiguous.
+        Painted velocity, km/s, contiguous.
     density : (nx, ny, nz) float32
-        Painted, over its mean.
+        Painted density over its mean.
     pieces : sequence of Piece
         Positions, (n, 3) float32, comoving Mpc/h in [0, box), with their velocities and masses:
-        all within :func:`fill_reach` cells of the block, and any others. Particles of mass 0 are
-        passed over.
+        all particles within :func:`fill_reach` cells of the block, and any others. Particles of
+        mass 0 are ignored.
     block : Block
         The cells.
     cells : int
         Cells per axis of the whole periodic grid.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     count : int
         Particles in the whole box.
 
     Returns
     -------
     int
-        Cells that have no particle within the reach, and keep the velocity that they had.
+        Number of cells that have no particle within the search radius and keep their velocity.
     """
     empty = np.flatnonzero(lacks_velocity(density, cells, count))
     if not len(empty):
@@ -125,7 +125,7 @@ def fill_velocity(
 
 
 def _with_mass(pieces: Sequence[Piece]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return positions and velocities of all particles that have mass, flat."""
+    """Return flat positions and velocities of all particles with mass."""
     kept = []
     for position, velocity, mass in pieces:
         rows = slice(None) if mass is None else mass > 0.0
@@ -141,7 +141,7 @@ def _with_mass(pieces: Sequence[Piece]) -> tuple[NDArray[np.float32], NDArray[np
 
 @njit(inline="always")
 def _local_cell(x, p, scale, cells, corner, extent):  # type: ignore[no-untyped-def]
-    """Return the cell of particle ``p`` in the block and what is around it; -1 if it is outside."""
+    """Return the cell of particle ``p`` in the block with its surroundings, -1 if outside."""
     place = 0
     for axis in range(3):
         u = np.floor(x[3 * p + axis] * scale)
@@ -156,7 +156,7 @@ def _local_cell(x, p, scale, cells, corner, extent):  # type: ignore[no-untyped-
 
 @compiled()
 def _count_cells(x, scale, cells, corner, extent, starts):  # type: ignore[no-untyped-def]
-    """Count the particles of every cell, one entry further on."""
+    """Count the particles of each cell in the entry after the cell's."""
     for p in range(x.shape[0] // 3):
         place = _local_cell(x, p, scale, cells, corner, extent)
         if place >= 0:
@@ -165,7 +165,7 @@ def _count_cells(x, scale, cells, corner, extent, starts):  # type: ignore[no-un
 
 @compiled()
 def _place_rows(x, scale, cells, corner, extent, cursor, rows):  # type: ignore[no-untyped-def]
-    """List the particles cell after cell."""
+    """List the particles cell by cell."""
     for p in range(x.shape[0] // 3):
         place = _local_cell(x, p, scale, cells, corner, extent)
         if place >= 0:
@@ -182,7 +182,7 @@ def _apart(x, centre, size):  # type: ignore[no-untyped-def]
 
 @njit
 def _comes_first(x, v, p, q):  # type: ignore[no-untyped-def]
-    """Decide between particles at the same distance: smaller coordinates, then velocities."""
+    """Break a tie between particles: smaller coordinates first, then smaller velocities."""
     for axis in range(3):
         if x[3 * p + axis] != x[3 * q + axis]:
             return x[3 * p + axis] < x[3 * q + axis]
@@ -196,9 +196,9 @@ def _comes_first(x, v, p, q):  # type: ignore[no-untyped-def]
 def _take_nearest(  # type: ignore[no-untyped-def]
     empty, origin, block, extent, cells, size, reach, x, v, starts, rows, velocity
 ):
-    """Write the nearest particle's velocity to every empty cell; return how many found none.
+    """Write the nearest particle's velocity to every empty cell; return how many have none.
 
-    ``empty`` and ``velocity`` are flat in the block, ``starts`` and ``rows`` list the particles of
+    ``empty`` and ``velocity`` are flat in the block. ``starts`` and ``rows`` list the particles in
     the cells of the block grown by ``reach``, or of a whole axis where that would wrap.
     """
     side = size / cells
@@ -211,8 +211,8 @@ def _take_nearest(  # type: ignore[no-untyped-def]
         cz = ((origin[2] + k) % cells + 0.5) * side
         found, best = -1, (reach * side) ** 2
         for shell in range(reach + 1):
-            # What lies in this shell of cells is at least so far away; positions near a cell's
-            # border may be rounded to the cell beside it.
+            # Minimum distance of this shell of cells; positions near a cell's border may be
+            # rounded to the adjacent cell.
             closest = max(0.0, (shell - 0.5) * side) * (1.0 - 1e-6)
             if found >= 0 and best < closest * closest:
                 break

@@ -1,4 +1,4 @@
-"""Shares of the cells of a particle's cloud, and the units in which they are added up."""
+"""Shares of the cells in a particle's cloud, and the fixed-point units of their sums."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from typing import Final
 from numba import njit
 
 MASS_UNITS: Final = float(2**36)
-"""Units of a mean particle mass, which make a weight good to 1.5e-11.
+"""Units per mean particle mass, which give a weight a precision of 1.5e-11.
 
 A cell can hold 2**27 = 1.3e8 mean masses before int64 overflows.
 """
 MOST_MASS: Final = 2**26
-"""Mean masses from which on a cell is refused, and after which sums are looked at again.
+"""Mean masses at which a cell is refused, and after which the sums are checked again.
 
-What is below it before as much is added cannot overflow.
+A sum below this limit cannot overflow before the same amount is added.
 """
 LONGEST_RUN: Final = 2**20
-"""Particles between two looks at how much has been added."""
+"""Maximum particles between two checks of how much has been added."""
 MOMENTUM_UNITS: Final = float(2**26)
-"""Units of a mean particle mass at 1 km/s; a cell can hold a net momentum of 1.4e11 of these."""
-LEAST_MASS: Final = MASS_UNITS / MOMENTUM_UNITS
-"""Units of mass from which on a cell has a velocity: below, rounding would move it by 0.5 km/s."""
+"""Units per mean particle mass times km/s.
 
-# What is larger than this many units, a particle of 2**15 mean masses or more, is counted in units
-# of 2**12 of them: numbers are rounded in 52 bits.
+A cell can hold a net momentum of 1.4e11 mean masses times km/s.
+"""
+LEAST_MASS: Final = MASS_UNITS / MOMENTUM_UNITS
+"""Minimum mass, in units, of a cell with a velocity; below it rounding errors reach 0.5 km/s."""
+
+# Amounts above this many units (particles of 2**15 mean masses or more) are counted in units 2**12
+# times larger, because rounding works in 52 bits.
 LARGE: Final = float(2**51)
 COARSE_BITS: Final = 12
 COARSE: Final = float(2**-12)
 _SIXTH: Final = 1.0 / 6.0
 
 
-# With clouds that begin at cell floor(u + offset), f is what the floor leaves, 0 to 1.
+# For a cloud that begins at cell floor(u + offset), f is the fractional part, 0 to 1.
 
 
 @njit

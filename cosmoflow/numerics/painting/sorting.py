@@ -1,8 +1,8 @@
-"""Particles in the order of the tiles of cells, or of the shards, that their clouds touch.
+"""Sorting of particles by the tiles or shards that their clouds touch.
 
-A counting sort in two passes, both over the particles in the order in which they come: one counts,
-one copies every particle to the streams of the tiles that it touches. Reading is sequential, and
-the streams are few enough for their ends to stay in the cache, so that shuffled particles cost
+A counting sort makes two passes over the particles in their given order: the first counts, the
+second copies every particle to the streams of the tiles that it touches. Reading is sequential, and
+there are few enough streams for their ends to stay in the cache, so that shuffled particles cost
 little more than ordered ones.
 """
 
@@ -44,7 +44,7 @@ def _copy(source, target, stride, p, row):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _place(tile, p, x, v, m, cursor, x_out, v_out, m_out, stride, m_stride):  # type: ignore[no-untyped-def]
-    """Append particle ``p`` to the stream of a tile, or with nowhere to write count it."""
+    """Append particle ``p`` to the stream of a tile, or only count it if there is no output."""
     row = cursor[np.uint64(tile)]
     cursor[np.uint64(tile)] = row + 1
     if x_out is not None:
@@ -59,7 +59,7 @@ def _place(tile, p, x, v, m, cursor, x_out, v_out, m_out, stride, m_stride):  # 
 def _distribute(  # type: ignore[no-untyped-def]
     x, v, m, scale, offset, cells, single, touched, cursor, x_out, v_out, m_out, stride, m_stride
 ):
-    """Count the particles of every tile in ``cursor``, or write them from there on."""
+    """Count the particles of every tile in ``cursor``, or write them at its positions."""
     count, size, width = x.shape[0] // 3, single.shape[1], touched.shape[1]
     along_x, along_y, along_z = single[0], single[1], single[2]
     first = np.empty(3 * BATCH, np.int32)
@@ -67,8 +67,8 @@ def _distribute(  # type: ignore[no-untyped-def]
     for start in range(0, count, BATCH):
         batch = min(BATCH, count - start)
         first_cells(x[3 * start : 3 * (start + batch)], scale, offset, first)
-        # Clouds that cross a border are put off: which ones do is random, and a branch for each
-        # particle would be mispredicted as often.
+        # Clouds that cross a border are processed later: they occur at random, and a branch for
+        # each particle would often be mispredicted.
         waiting = 0
         for k in range(batch):
             q = np.uint64(3 * k)
@@ -106,17 +106,17 @@ def _distribute(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """Particles in the order of the tiles that they touch, copied to each of these.
+    """Particles sorted by tile, with a copy for every tile that a particle touches.
 
     Parameters
     ----------
     starts : (tiles + 1,) int64
-        Row where the particles of every tile begin, and the number of rows.
+        First row of every tile, then the number of rows.
     position, velocity : (rows * stride,) float32 or None
         Three floats at the front of every row, comoving Mpc/h and km/s; views of one array when
         they share rows.
     mass : (rows * mass_stride,) float64 or None
-        At the front of every row, in the unit of the pieces.
+        Mass at the front of every row, in the unit of the pieces.
     stride, mass_stride : int
         Length of a row.
     """
@@ -145,17 +145,17 @@ def sort_particles(
     Parameters
     ----------
     pieces : sequence of Piece
-        Gone through twice.
+        Particles, read twice.
     tables : TouchTables
         The tiles.
     scale, offset : float
         The first cell of a cloud is ``floor(x scale + offset)``.
     velocities, masses : bool
-        Whether to sort these too.
+        Whether to sort velocities and masses too.
     records : bool
-        Whether all numbers of a particle share a row: a single stream for every tile.
+        Whether all numbers of a particle share a row, which gives a single stream per tile.
     default_mass : float
-        Mass of the particles of a piece that has none, in the unit of the other pieces.
+        Mass of particles in pieces without masses, in the unit of the other pieces.
     """
     segments = cut_pieces(pieces)
     counts = np.zeros((len(segments), tables.count), np.int64)
@@ -164,7 +164,7 @@ def sort_particles(
         piece, rows = segment
         position, velocity, mass = pieces[piece]
         v = m = None
-        # Counting needs positions only, and is not compiled for all that writing may need.
+        # Counting needs positions only, so one compiled version serves all cases.
         if target and velocities:
             v = flat_rows(velocity, rows)
         if target and masses:
@@ -186,13 +186,13 @@ def sort_particles(
 
 
 def _allocate(starts: NDArray[np.int64], velocities: bool, masses: bool, records: bool) -> Sorted:
-    """Return room for sorted particles."""
+    """Allocate arrays for sorted particles."""
     rows = int(starts[-1])
     if not records:
         position = np.empty(3 * rows, np.float32)
         velocity = np.empty(3 * rows, np.float32) if velocities else None
         return Sorted(starts, position, velocity, np.empty(rows) if masses else None, 3, 1)
-    # A mass is eight bytes and wants to be aligned to as many: a density's record has a gap.
+    # A mass takes eight bytes and needs that alignment: the record for a density has a gap.
     stride = (8 if velocities else 6) if masses else (6 if velocities else 3)
     store = np.empty(rows * stride, np.float32)
     return Sorted(
@@ -224,27 +224,27 @@ def bucket_particles(
     cells, shard : int
         Cells per axis of the grid and of a shard (the last shard of an axis may be smaller).
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     scheme : {"ngp", "cic", "tsc", "pcs"}
         Mass assignment.
     interlaced : bool
-        Whether the particles are to be painted half a cell further on too.
+        Whether the particles will also be painted half a cell further on.
     reach : int
-        Cells away from a shard from which it gets particles too; either 0 or more than a cloud
-        spans.
+        Distance in cells within which a shard also gets particles; either 0 or more than the width
+        of a cloud.
 
     Returns
     -------
     list of Piece
-        One a shard, shards in C order; views of one sorted copy. A particle whose cloud crosses a
-        border is there for every shard that it touches.
+        One piece per shard, in C order; views of one sorted copy. A particle whose cloud crosses a
+        border is in the piece of every shard that it touches.
     """
     edges = np.append(np.arange(0, cells, shard), cells)
     # Half a cell further on, a cloud begins in the same cell or in the next one.
     order = SCHEME_ORDER[scheme] + int(interlaced)
     offset = first_cell_offset(scheme)
     if reach:
-        # A cell more than asked for, for the rounding of positions to cells.
+        # One extra cell allows for the rounding of positions to cells.
         order, offset = 2 * reach + 3, -float(reach + 1)
     tables = TouchTables([edges] * 3, (0, 0, 0), cells, order)
     _, velocity, mass = piece

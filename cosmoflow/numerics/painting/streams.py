@@ -1,8 +1,8 @@
-"""The particles of every tile, where they lie in memory: what the tiles' kernels read.
+"""Locations in memory of the particles of every tile, which the tiles' kernels read.
 
-Particles that come in spatial order, as from a lattice, are read where they are: long runs of them
-touch the same tiles, and only the runs are sorted. Others are copied into the order of the tiles
-first; read in place, every one would cost several misses of the cache.
+Particles in spatial order, such as those from a lattice, are read in place: long runs of them touch
+the same tiles, and only the runs are sorted. Other particles are first copied into the order of the
+tiles; reading them in place would cost several cache misses each.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from cosmoflow.numerics.painting.sorting import sort_particles
 from cosmoflow.numerics.painting.tables import BATCH, CLASS_BITS, TouchTables, first_cells, slot
 
 LEAST_RUN: Final = 2.5
-"""Mean length of runs from which on they are read in place; a matter of speed only."""
+"""Minimum mean length of runs for reading in place; it affects only speed."""
 _SAMPLES: Final = 16
 _SAMPLE: Final = 2048
-"""Number of places where the length of runs is sampled, and particles of each."""
+"""Number of samples of the length of runs, and particles per sample."""
 _RUN: Final = (np.int64, np.int32)
 """Types of a run's class and of its first particle."""
 _ONE, _TWO = np.uint64(1), np.uint64(2)
@@ -39,20 +39,20 @@ _ONE, _TWO = np.uint64(1), np.uint64(2)
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Where the particles of every tile are.
+    """Locations of the particles of every tile.
 
     Parameters
     ----------
     starts : (tiles + 1,) int64
-        Where the runs of every tile begin, and the number of all.
+        First run of every tile, then the number of runs.
     runs : (n, 3) int64
-        Source, first row and the one after the last.
+        Source, first row, and last row plus one of every run.
     sources : (sources, 3) int64
         Addresses of positions, velocities and masses.
     stride, mass_stride : int
-        Length of their rows, in numbers.
+        Lengths of rows, in numbers.
     arrays : tuple
-        What keeps the addresses valid.
+        Arrays at the addresses, which must be kept alive.
     """
 
     starts: NDArray[np.int64]
@@ -65,7 +65,7 @@ class Streams:
 
 @compiled()
 def _find_runs(x, scale, offset, cells, classes, keys, firsts):  # type: ignore[no-untyped-def]
-    """List the class and the first particle of runs of one class; return their number."""
+    """List the class and the first particle of each run of one class; return their number."""
     count, size = x.shape[0] // 3, classes.shape[1]
     along_x, along_y, along_z = classes[0], classes[1], classes[2]
     first = np.empty(3 * BATCH, np.int32)
@@ -82,7 +82,7 @@ def _find_runs(x, scale, offset, cells, classes, keys, firsts):  # type: ignore[
                 + along_y[slot(first[q + _ONE], cells, size)]
                 + along_z[slot(first[q + _TWO], cells, size)]
             )
-            # Every particle is written where the next run would begin: no branch to mispredict.
+            # Write every particle as the start of the next run: this avoids a mispredicted branch.
             keys[np.uint64(runs)] = key
             firsts[np.uint64(runs)] = start + k
             runs += key != last
@@ -92,7 +92,7 @@ def _find_runs(x, scale, offset, cells, classes, keys, firsts):  # type: ignore[
 
 @compiled()
 def _place_runs(keys, firsts, source, base, end, tiles_x, tiles_y, tiles_z, cursor, runs):  # type: ignore[no-untyped-def]
-    """Count the runs of every tile in ``cursor``, or write them from there on."""
+    """Count the runs of every tile in ``cursor``, or write them at its positions."""
     width, mask = tiles_x.shape[0], (1 << CLASS_BITS) - 1
     for r in range(keys.shape[0]):
         i, j, k = keys[r] >> (2 * CLASS_BITS), (keys[r] >> CLASS_BITS) & mask, keys[r] & mask
@@ -131,15 +131,15 @@ def make_streams(
     Parameters
     ----------
     pieces : sequence of Piece
-        Gone through twice.
+        Particles, read more than once.
     tables : TouchTables
         The tiles.
     scale, offset : float
         The first cell of a cloud is ``floor(x scale + offset)``.
     velocities, masses : bool
-        Whether these are needed.
+        Whether velocities and masses are needed.
     default_mass : float
-        Mass of the particles of a piece that has none, in the unit of the other pieces.
+        Mass of particles in pieces without masses, in the unit of the other pieces.
     """
     if _mean_run(pieces, tables, scale, offset) >= LEAST_RUN:
         return _streams_in_place(pieces, tables, scale, offset, velocities, masses, default_mass)
@@ -155,7 +155,7 @@ def make_streams(
 
 
 def _split_rows(starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the runs of particles sorted by tile, and where those of every tile begin."""
+    """Return the first run of every tile, and the runs, for particles sorted by tile."""
     lengths = np.diff(starts)
     counts = np.maximum(1, -(-lengths // LONGEST_RUN))
     ends = np.cumsum(counts)
@@ -166,7 +166,7 @@ def _split_rows(starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _mean_run(pieces: Sequence[Piece], tables: TouchTables, scale: float, offset: float) -> float:
-    """Return the mean length of runs in some samples of the particles; 0 without particles."""
+    """Return the mean length of runs in samples of the particles; 0 without particles."""
     segments = cut_pieces(pieces)
     particles = runs = 0
     for piece, rows in segments[:: max(1, len(segments) // _SAMPLES)]:
@@ -186,7 +186,7 @@ def _streams_in_place(
     masses: bool,
     default_mass: float,
 ) -> Streams:
-    """Find the runs of every tile in the particles as they are."""
+    """Find the runs of every tile in the unsorted particles."""
     whole = [slice(0, len(position)) for position, _, _ in pieces]
     arrays = tuple(
         (
@@ -221,5 +221,5 @@ def _streams_in_place(
 
 
 def _addresses(arrays: Sequence[NDArray[Any] | None]) -> list[int]:
-    """Return where arrays begin in memory, 0 for none."""
+    """Return the memory addresses of arrays, 0 for None."""
     return [0 if array is None else array.ctypes.data for array in arrays]

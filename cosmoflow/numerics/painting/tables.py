@@ -1,4 +1,4 @@
-"""Which tiles of cells a particle's cloud touches."""
+"""Tables of the tiles of cells that a particle's cloud touches."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from cosmoflow.numerics.compiled import compiled
 
 MARGIN: Final = 4
-"""Cells beyond both ends of an axis for which tables are kept: few clouds begin further out."""
+"""Cells beyond both ends of an axis that tables cover: few clouds begin further out."""
 SEVERAL: Final = 1 << 29
-"""Marks, in a table, a first cell whose cloud does not touch just one tile; adds up thrice."""
+"""Marks a first cell whose cloud does not touch just one tile; three of them can be added."""
 CLASS_BITS: Final = 20
 """Bits of the number of a class along one axis."""
 BATCH: Final = 512
-"""Particles whose cells are computed at once: the loop over them is vectorised."""
+"""Particles whose cells are computed at once in a vectorised loop."""
 
 
 class TouchTables:
-    """Which tiles a cloud touches, looked up by its first cell, axis by axis.
+    """Tiles that a cloud touches, looked up by its first cell, axis by axis.
 
     Parameters
     ----------
     edges : sequence of (k + 1,) int64
-        Along every axis: where the tiles begin, and where the last one ends; cells from ``origin``.
+        Starts of the tiles along every axis and the end of the last one, in cells from ``origin``.
     origin : sequence of int
         First cell of the first tile, per axis.
     cells : int
@@ -37,11 +37,11 @@ class TouchTables:
 
     Notes
     -----
-    Tiles are numbered in C order. Entries are the parts of that number that the axes decide, so
-    that a tile is the sum of three. ``single``, (3, slots), has them for clouds that touch just one
-    tile; ``touched``, (3, width, slots), lists all that one touches along an axis, then -1.
-    Clouds that touch the same tiles are of one class, told by the sum of three entries of
-    ``classes``, (3, slots), CLASS_BITS for each axis.
+    Tiles are numbered in C order. A table entry is the contribution of one axis to that number: a
+    tile is the sum of three entries. ``single``, (3, slots), has the entries of clouds that touch
+    just one tile; ``touched``, (3, width, slots), lists all tiles touched along an axis, then -1.
+    Clouds that touch the same tiles belong to one class, given by the sum of three entries of
+    ``classes``, (3, slots), with CLASS_BITS for each axis.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TouchTables:
 def _touched_tiles(
     edges: NDArray[np.int64], origin: int, cells: int, order: int
 ) -> NDArray[np.int64]:
-    """List, for first cells from -MARGIN on, the tiles of an axis that a cloud touches, then -1."""
+    """List the tiles along an axis that a cloud touches, then -1, by first cell from -MARGIN."""
     first = np.arange(-MARGIN, cells + MARGIN)
     place = (first + np.arange(order)[:, None] - origin) % cells
     tile = np.searchsorted(edges, place, side="right") - 1
@@ -86,7 +86,7 @@ def _touched_tiles(
 
 @njit(inline="always")
 def slot(first, cells, size):  # type: ignore[no-untyped-def]
-    """Return where a table has a first cell; the modulus keeps any value in range."""
+    """Return the table index of a first cell; the modulus keeps any value in range."""
     slot = np.int64(first) + MARGIN
     if np.uint64(slot) >= np.uint64(size):
         slot = np.int64(first) % cells + MARGIN
@@ -95,6 +95,6 @@ def slot(first, cells, size):  # type: ignore[no-untyped-def]
 
 @compiled()
 def first_cells(x, scale, offset, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` with the first cells of clouds, for all coordinates alike."""
+    """Fill ``out`` with the first cells of clouds for a flat array of coordinates."""
     for k in range(x.shape[0]):
         out[k] = np.int32(np.floor(x[k] * scale + offset))

@@ -1,4 +1,4 @@
-"""Painting of whole tiles: a tile's particles are added to its sums, these become its fields."""
+"""Painting of whole tiles: a tile's particles are summed, and the sums give its fields."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from cosmoflow.numerics.painting.vectors import (
 )
 
 _AHEAD: Final = 4
-"""Runs between the one that is read and the one that is asked for."""
+"""Number of runs by which prefetching is ahead of reading."""
 _ONE, _TWO, _LINE = np.uint64(1), np.uint64(2), np.uint64(LINE)
 
 
 @compiled()
 def _too_heavy(sums, size, channels):  # type: ignore[no-untyped-def]
-    """Tell whether a cell holds so much mass that adding as much again might overflow."""
+    """Check whether a cell has so much mass that adding MOST_MASS might overflow."""
     heaviest = np.int64(0)
     for cell in range(0, size, channels):
         heaviest = max(heaviest, sums[cell])
@@ -52,7 +52,7 @@ def _too_heavy(sums, size, channels):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _fold(sums, shape, channels, margin, cells, folds):  # type: ignore[no-untyped-def]
-    """Add the margins of axes that are whole periods to the cells that they are images of."""
+    """Add the margins of axes that span a whole period to the cells of which they are images."""
     for i in range(shape[0]):
         to_i = margin + (i - margin) % cells if folds[0] else i
         for j in range(shape[1]):
@@ -68,7 +68,7 @@ def _fold(sums, shape, channels, margin, cells, folds):  # type: ignore[no-untyp
 
 @njit(inline="always")
 def _write(values, count, factor, field, at):  # type: ignore[no-untyped-def]
-    """Write ``count`` values times a factor to a flat field, whole cache lines past the cache."""
+    """Write ``count`` values times a factor to a flat field; full lines bypass the cache."""
     lead = min(-(address(field) // 4 + at) % LINE, count)
     streamed = lead + (count - lead) // LINE * LINE
     for k in range(lead):
@@ -81,7 +81,7 @@ def _write(values, count, factor, field, at):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _divide(momentum, inverse, count, empty):  # type: ignore[no-untyped-def]
-    """Turn sums of momenta into velocities; cells without mass get that of the background."""
+    """Turn sums of momenta into velocities; cells without mass get the background velocity."""
     for k in range(count):
         speed = momentum[k] * inverse[k]
         momentum[k] = speed if inverse[k] != 0.0 else empty
@@ -102,10 +102,10 @@ def _store_tile(  # type: ignore[no-untyped-def]
     momentum,
     velocity,
 ):
-    """Turn the sums of a tile into fields; return how many cells hold too much mass.
+    """Turn the sums of a tile into fields; return how many cells have too much mass.
 
-    ``shape`` is that of the sums, ``first`` and ``last`` are the tile's corners in the block. The
-    fields are flat, which is much quicker here than slices: these are counted references.
+    ``shape`` is the shape of the sums, ``first`` and ``last`` are the tile's corners in the block.
+    The fields are flat, which is much faster here than slices, whose references are counted.
     """
     plane = block[0] * block[1] * block[2]
     count = last[2] - first[2]
@@ -133,7 +133,7 @@ def _store_tile(  # type: ignore[no-untyped-def]
                 _write(pz, count, factor, momentum, at + 2 * plane)
             if velocity.shape[0] > 0:
                 for k in range(count):
-                    # 0 tells the cells without mass.
+                    # 0 marks cells without mass.
                     factor = (MASS_UNITS / MOMENTUM_UNITS) / mass[k]
                     mass[k] = factor if mass[k] >= LEAST_MASS else 0.0
                 _divide(px, mass, count, background[0])
@@ -158,13 +158,13 @@ def tile_painter(  # noqa: PLR0915
     moving : bool
         Whether momenta are painted too.
     weighted : bool
-        Whether particles have masses of their own.
+        Whether particles have individual masses.
 
     Returns
     -------
     callable
-        See the source for what it takes; it returns the number of cells that hold too much mass,
-        or the first one at which it has stopped.
+        See the source for its parameters. It returns the number of cells with too much mass; it
+        may stop early at the first one.
     """
     margin = order - 1
 
@@ -172,7 +172,7 @@ def tile_painter(  # noqa: PLR0915
     def paint_tiles(  # type: ignore[no-untyped-def] # noqa: PLR0912, PLR0915
         first_tile,  # of the range
         last_tile,  # and the one after its last
-        starts,  # as Streams has them, up to mass_stride
+        starts,  # attributes of Streams, up to mass_stride
         runs,
         sources,
         stride,
@@ -189,7 +189,7 @@ def tile_painter(  # noqa: PLR0915
         folds,  # per axis
         density_scale,  # density over its mean per mean mass in a cell
         background,
-        density,  # fields, flat; empty ones are not wanted
+        density,  # fields, flat; empty ones are not painted
         momentum,
         velocity,
     ):
@@ -214,10 +214,10 @@ def tile_painter(  # noqa: PLR0915
             step_y = shape[2] * step_z
             step_x = shape[1] * step_y
             sums[: shape[0] * step_x] = 0
-            added = 0.0  # mean masses since the sums were looked at
+            added = 0.0  # mean masses since the sums were checked
             for r in range(starts[tile], starts[tile + 1]):
                 x, v, m = sources[runs[r, 0], 0], sources[runs[r, 0], 1], sources[runs[r, 0], 2]
-                # A run is too short for the processor to see where it leads.
+                # Runs are too short for the processor's own prefetching.
                 ahead = min(r + _AHEAD, starts[tile + 1] - 1)
                 row = np.uint64(runs[ahead, 1] * stride)
                 prefetch(sources[runs[ahead, 0], 0], row)
@@ -245,7 +245,7 @@ def tile_painter(  # noqa: PLR0915
                         or np.uint64(j) > np.uint64(end_y)
                         or np.uint64(k) > np.uint64(end_z)
                     ):
-                        # Around the periodic box, unless it is not a number or far outside.
+                        # Wrap around the periodic box, but skip NaN and positions far outside.
                         if not (
                             abs(low_x) <= 2 * cells
                             and abs(low_y) <= 2 * cells

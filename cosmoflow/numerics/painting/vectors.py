@@ -1,9 +1,9 @@
-"""Vector operations that numba has no words for, spelt out in LLVM's.
+"""Vector operations that numba does not offer, written in LLVM's intermediate representation.
 
-Mass and the three momenta of a cell lie side by side, so that what a particle gives to a cell is
-one addition of four 64-bit integers. numba leaves its compiler's merging of scalar operations into
-vectors off, and knows no stores past the cache. LLVM makes of these vectors what the processor has;
-they are correct on any.
+The mass and the three momenta of a cell are adjacent in memory, so that a particle contributes to a
+cell by one addition of four 64-bit integers. numba disables the compiler's merging of scalar
+operations into vectors and has no stores that bypass the cache. LLVM maps these vectors to the
+instructions of the processor; they are correct on any processor.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from numba.extending import intrinsic
 LINE: Final = 16
 """float32 in a cache line."""
 UNPACKED: Final = 4
-"""Cells that are unpacked at once."""
+"""Cells unpacked at once."""
 
 # A float64 from 2**52 on is a multiple of 1: adding this rounds any number up to 2**51 in size to
-# the nearest integer, half to even, and leaves it in the lower bits.
+# the nearest integer, half to even, and leaves that in the lower bits.
 _MAGIC: Final = float(2**52 + 2**51)
 _MAGIC_BITS: Final = int(np.float64(_MAGIC).view(np.int64))
 
-# An integer from -2**63 to 2**63 as a float64 without the instruction for it, which AVX2 lacks for
-# vectors: its two halves are put into the mantissas of 2**52 and, the sign bit flipped, of 2**84.
+# Converts an integer from -2**63 to 2**63 to float64 without the conversion instruction, which AVX2
+# lacks for vectors: the two halves go into the mantissas of 2**52 and, with the sign bit flipped,
+# of 2**84.
 _LOW_MASK: Final = 2**32 - 1
 _LOW_BITS: Final = 0x4330000000000000
 _HIGH_BITS: Final = 0x4530000080000000
@@ -54,7 +55,7 @@ def _tuple(builder: Any, value: Any, length: int) -> list[Any]:
 
 
 def _element(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Return a pointer to some elements of a contiguous array."""
+    """Return a pointer to a vector of elements of a contiguous array."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), ir.PointerType(vector))
 
@@ -66,11 +67,11 @@ def spread(typing_context, grid, start, step_x, step_y, amounts, wx, wy, wz, shi
     Parameters
     ----------
     grid : (n,) int64
-        Sums, channels side by side.
+        Sums, with channels adjacent.
     start, step_x, step_y : int64
-        Where the cloud begins, and the length of steps along x and y, in numbers.
+        Index of the cloud's first number, and steps along x and y, in numbers.
     amounts : tuple of 1 or 4 float64
-        What to share out, in fixed-point units, one a channel.
+        Amounts to distribute, in fixed-point units, one per channel.
     wx, wy, wz : tuple of float64
         Shares of the cells along the axes; the length is the order of the scheme.
     shift : int64 or None
@@ -78,8 +79,8 @@ def spread(typing_context, grid, start, step_x, step_y, amounts, wx, wy, wz, shi
 
     Notes
     -----
-    A cell gets ``rint(((amount * wx) * wy) * wz)``. Every operation is rounded as IEEE has it and
-    none are fused, so that the sums are the same on every processor.
+    A cell gets ``rint(((amount * wx) * wy) * wz)``. Every operation is rounded by the IEEE rules
+    and none are fused, so that the sums are the same on every processor.
     """
     order, channels = len(wx), len(amounts)
     signature = types.void(grid, start, step_x, step_y, amounts, wx, wy, wz, shift)
@@ -143,9 +144,9 @@ def unpack(typing_context, sums, start, room, at):  # type: ignore[no-untyped-de
     Parameters
     ----------
     sums : (n,) int64
-        Channels side by side; the first one of the first cell is at ``start``.
+        Sums with channels adjacent; the first channel of the first cell is at ``start``.
     room : tuple of 1 or 4 (m,) float64
-        Where to write the channels, from element ``at`` on.
+        Output arrays of the channels, written from element ``at`` on.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -186,18 +187,19 @@ def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
 
 @intrinsic
 def stream(typing_context, source, first, factor, target, at):  # type: ignore[no-untyped-def]
-    """Write a cache line of float64 times a factor as float32 past the cache.
+    """Write a cache line of float64 times a factor as float32, bypassing the cache.
 
-    A cache line that is written in the ordinary way is read first, which for fields larger than
-    the cache costs three times the writing (measured).
+    An ordinary store first reads the cache line, which for fields larger than the cache takes three
+    times as long (measured).
 
     Parameters
     ----------
     source : (n,) float64
-        Of which LINE numbers are taken from ``first`` on.
+        Array from which LINE numbers are taken, from ``first`` on.
     factor : float64
+        Factor on the numbers.
     target : (m,) float32
-        Contiguous; its element ``at`` begins a cache line.
+        Contiguous array whose element ``at`` begins a cache line.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -220,7 +222,7 @@ def stream(typing_context, source, first, factor, target, at):  # type: ignore[n
 
 @intrinsic
 def finish_streams(typing_context):  # type: ignore[no-untyped-def]
-    """Make what was streamed visible to other threads before anything that follows."""
+    """Make streamed data visible to other threads before any later operation."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.fence("seq_cst")
@@ -241,7 +243,7 @@ def address(typing_context, array):  # type: ignore[no-untyped-def]
 
 
 def _at(kind: Any) -> Any:
-    """Make the intrinsic that reads the number of a kind at an address and an index."""
+    """Make the intrinsic that reads a number of a given type at an address and an index."""
 
     def read(typing_context, start, index):  # type: ignore[no-untyped-def]
         result, scalar = (types.float32, _F32) if kind == "float32" else (types.float64, _F64)
@@ -256,14 +258,14 @@ def _at(kind: Any) -> Any:
 
 
 float32_at: Any = _at("float32")
-"""Number ``index`` of the float32 that begin at an address."""
+"""Element ``index`` of the float32 array at an address."""
 float64_at: Any = _at("float64")
-"""Number ``index`` of the float64 that begin at an address."""
+"""Element ``index`` of the float64 array at an address."""
 
 
 @intrinsic
 def prefetch(typing_context, start, index):  # type: ignore[no-untyped-def]
-    """Ask for the cache line of number ``index`` of the float32 that begin at an address."""
+    """Prefetch the cache line of element ``index`` of the float32 array at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte = ir.PointerType(ir.IntType(8))
@@ -271,7 +273,7 @@ def prefetch(typing_context, start, index):  # type: ignore[no-untyped-def]
         place = builder.bitcast(builder.gep(data, [args[1]]), byte)
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
-        # To read, to be kept in all caches, data.
+        # For reading, kept in all cache levels, data.
         builder.call(function, [place, *(ir.Constant(_I32, k) for k in (0, 3, 1))])
         return context.get_dummy_value()
 

@@ -1,8 +1,8 @@
 """Auto and cross power spectra of periodic cubes.
 
 ``P(k) = V / N^2 |a(k)|^2`` in field unit squared times (Mpc/h)^3, with the unnormalised transform
-``a(k)`` of ``N = n^3`` cells. What is added up is a :class:`PowerSum`: the sums of two disjoint
-sets of modes add with ``+``, be they rows of one box or several boxes of one size.
+``a(k)`` of ``N = n^3`` cells. :class:`PowerSum` holds the sums; those of two disjoint sets of modes
+(rows of one box, or boxes of one size) add with ``+``.
 """
 
 from cosmoflow.numerics.spectra.bins import WaveBins

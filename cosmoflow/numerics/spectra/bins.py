@@ -1,4 +1,4 @@
-"""Bins of wavenumbers, whose edges no mode lies on."""
+"""Bins of wavenumbers, with no mode on an edge."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class WaveBins:
-    """Bins in ``|k|`` of a periodic cube; the mean of a field is in none.
+    """Bins in ``|k|`` of a periodic cube; no bin contains the mean of a field.
 
-    Every mode has an integer squared length in units of the fundamental mode ``2 pi / L``. Bins
-    are kept as the largest such integer that each holds, so a mode's bin depends on no round-off.
+    Every mode has an integer squared length in units of the fundamental mode ``2 pi / L``. A bin is
+    stored as the largest such integer in it, so a mode's bin does not depend on round-off.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ class WaveBins:
         cells : int
             Cells per axis.
         box_size : float
-            Mpc/h.
+            Box size, Mpc/h.
         count : int, optional
-            How many; by default up to the one that is centred on the Nyquist frequency.
+            Number of bins; by default the last is centred on the Nyquist frequency.
         """
         last = cells // 2 if count is None else count
         # (b + 1/2)^2 = b (b + 1) + 1/4, of which no integer is the square.
@@ -52,14 +52,14 @@ class WaveBins:
     def logarithmic(cls, cells: int, box_size: float, per_decade: int) -> Self:
         """Return bins of equal width in ``log k``, from half the fundamental mode to Nyquist.
 
-        Those that are too narrow to hold a mode, at the largest scales, are left out.
+        Bins at the largest scales that are too narrow to contain a mode are left out.
 
         Parameters
         ----------
         cells : int
             Cells per axis.
         box_size : float
-            Mpc/h.
+            Box size, Mpc/h.
         per_decade : int
             Bins for every factor of ten in k.
         """
@@ -75,26 +75,26 @@ class WaveBins:
 
     @property
     def count(self) -> int:
-        """How many bins there are."""
+        """Number of bins."""
         return len(self.limits) - 1
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """Shape ``(count + 1,)``: wavenumbers between the bins, h/Mpc; no mode lies on one."""
+        """Shape ``(count + 1,)``: wavenumbers between the bins, h/Mpc; no mode is on an edge."""
         fundamental = 2.0 * math.pi / self.box_size
         result: NDArray[np.float64] = np.sqrt(np.array(self.limits) + 0.25) * fundamental
         return result
 
 
 def _holds_a_mode(low: int, high: int) -> bool:
-    """Tell whether any ``low < m^2 <= high`` is the squared length of a wavevector."""
+    """Check whether any ``low < m^2 <= high`` is the squared length of a wavevector."""
     return any(
         _is_sum_of_three_squares(squared) for squared in range(low + 1, min(high, low + 3) + 1)
     )
 
 
 def _is_sum_of_three_squares(number: int) -> bool:
-    """Legendre: all but ``4^a (8 b + 7)`` are."""
+    """Check for a sum of three squares: all numbers but ``4^a (8 b + 7)`` are (Legendre)."""
     while number and number % 4 == 0:
         number //= 4
     return number % 8 != 7

@@ -1,4 +1,4 @@
-"""Binned spectra of two fields, and what follows from them."""
+"""Binned spectra of two fields, and quantities derived from them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Binned spectra of two fields ``a`` and ``b``; of one field, ``b`` is ``a``.
+    """Binned spectra of two fields ``a`` and ``b``, which may be the same field.
 
     Attributes
     ----------
     k : ndarray
         Shape ``(bins,)``, float64, mean wavenumber of the bin's modes, h/Mpc.
     modes : ndarray
-        Shape ``(bins,)``, float64, number of wavevectors, ``k`` and ``-k`` counted both.
+        Shape ``(bins,)``, float64, number of wavevectors, counting both ``k`` and ``-k``.
     auto_a, auto_b, cross : ndarray
         Shape ``(bins,)``, float64, field unit squared times (Mpc/h)^3; ``cross`` is the real part.
     """
@@ -33,7 +33,7 @@ class Spectrum:
 
     @property
     def transfer(self) -> Floats:
-        """``T(k) = P_bb / P_aa``: of powers, as the paper has it; NaN where ``P_aa`` is zero."""
+        """``T(k) = P_bb / P_aa``: a ratio of powers, as in the paper; NaN where ``P_aa`` is 0."""
         return divide(self.auto_b, self.auto_a)
 
     @property
@@ -48,7 +48,7 @@ class Spectrum:
 
 
 def divide(numerator: Floats, denominator: Floats) -> Floats:
-    """Divide, NaN where the denominator is zero."""
+    """Divide; NaN where the denominator is zero."""
     result = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
     np.divide(numerator, denominator, out=result, where=denominator > 0.0)
     return result

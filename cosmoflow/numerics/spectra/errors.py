@@ -20,17 +20,17 @@ def jackknife(
     Parameters
     ----------
     sums : sequence of PowerSum
-        One of each box, at least one.
+        One per box, at least one.
     statistic : callable
-        From a sum over boxes to an array: a power, T(k) or r(k).
+        Function from a sum over boxes to an array, such as a power, T(k) or r(k).
 
     Returns
     -------
     value : ndarray
         The statistic of the sum over all boxes.
     error : ndarray
-        Of the same shape: ``sqrt((n - 1) / n sum_i (x_i - mean x)^2)`` over the ``x_i`` without
-        box i (Norberg et al. 2009, eq. 6); NaN for a single box.
+        ``sqrt((n - 1) / n sum_i (x_i - mean x)^2)`` over the ``x_i`` without box i (Norberg et al.
+        2009, eq. 6), with the shape of ``value``; NaN for a single box.
     """
     total = sums[0]
     for one in sums[1:]:

@@ -1,7 +1,7 @@
-"""The loops over modes, compiled.
+"""Compiled loops over modes.
 
-Modes come in rows along z, over which ``|m|^2`` only grows: the bin of the next mode is that of the
-last one or a later one, and a row is left where it passes the last bin.
+``|m|^2`` only grows along a row in z: each mode is in the same bin as the previous mode or in a
+later one, and the loop leaves a row after the last bin.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def count_modes(
     mx, my, mz : ndarray
         Integer wavevectors along the axes of a block.
     weight : ndarray
-        Of the modes along z: 2 for those whose conjugates are left out.
+        Weights of the modes along z: 2 for modes whose conjugates are left out.
     limits : ndarray
-        Of :class:`WaveBins`.
+        Limits of :class:`WaveBins`.
 
     Returns
     -------
@@ -76,9 +76,9 @@ def add_products(
     mx, my, mz : ndarray
         Integer wavevectors along its axes.
     factors : (ndarray, ndarray, ndarray)
-        What products are multiplied by, along each axis.
+        Factors of the products along each axis.
     limits : ndarray
-        Of :class:`WaveBins`.
+        Limits of :class:`WaveBins`.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def add_multipoles(
     Parameters
     ----------
     a, b, mx, my, mz, factors, limits
-        As :func:`add_products` has them.
+        See :func:`add_products`.
     axis : int
         0, 1 or 2: mu is the cosine of the angle between k and this axis.
 

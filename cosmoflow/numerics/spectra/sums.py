@@ -26,10 +26,10 @@ WINDOWS: Final[dict[str, int]] = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
 """Power of ``sinc(k_i h / 2)`` per axis by which a mass-assignment scheme damps a mode."""
 
 POLES: Final = (0, 2, 4)
-"""The multipoles that are measured where an axis is given; else the monopole alone."""
+"""Multipoles measured if an axis is given; otherwise only the monopole is measured."""
 
 _BLOCK_MODES: Final = 1 << 19
-"""Modes that a thread is given at once."""
+"""Modes that a thread processes at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ class PowerSum:
     Attributes
     ----------
     bins : WaveBins
-        The bins, and the box.
+        Bins of the box.
     pairs : tuple of (int, int)
-        Which fields the products are of.
+        Pairs of fields of which the products are summed.
     products : ndarray
         Shape ``(pairs, poles, bins)``, float64: sums of ``(2 l + 1) L_l(mu) Re a b*`` of the
         unnormalised transforms, over components too.
@@ -68,7 +68,7 @@ class PowerSum:
         return self._joined(other, np.add)
 
     def __sub__(self, other: PowerSum) -> PowerSum:
-        """Take away what was added: all boxes but one, for a jackknife."""
+        """Subtract a sum that was added, such as one box for a jackknife."""
         return self._joined(other, np.subtract)
 
     def _joined(self, other: PowerSum, join: Callable[[Floats, Floats], Floats]) -> PowerSum:
@@ -76,7 +76,8 @@ class PowerSum:
         theirs = (other.bins, other.pairs, other.products.shape)
         if mine != theirs:
             raise ValueError(
-                f"power sums of unlike boxes, bins or pairs: {self._kind} and {other._kind}"
+                "cannot combine power sums with different boxes, bins or pairs: "
+                f"{self._kind} and {other._kind}"
             )
         return replace(
             self,
@@ -99,14 +100,14 @@ class PowerSum:
         return divide(self.k, self.modes)
 
     def power(self, a: int = 0, b: int | None = None, pole: int = 0) -> Floats:
-        """Return the power of two fields, or of one, by its mean over modes.
+        """Return the auto or cross power of fields, a mean over modes.
 
         Parameters
         ----------
         a, b : int
-            The fields; ``b`` is ``a`` by default.
+            Indices of the fields; ``b`` is ``a`` by default.
         pole : int
-            0, 2 or 4.
+            Multipole: 0, 2 or 4.
 
         Returns
         -------
@@ -118,7 +119,7 @@ class PowerSum:
         return norm * divide(self.products[index, POLES.index(pole)], self.modes)
 
     def spectrum(self, a: int = 0, b: int | None = None) -> Spectrum:
-        """Return what was measured of two fields: by default the first two, or the only one."""
+        """Return the spectra of two fields, by default of the first two or of the only one."""
         if b is None:
             b = 1 if (a, 1) in self.pairs else a
         return Spectrum(
@@ -147,11 +148,11 @@ def sum_products(
         Shape ``(..., mx, my, mz)`` each, complex: a block of the half-complex transform
         ``(..., n, n, n // 2 + 1)``; leading dimensions (components) are summed over.
     pairs : sequence of (int, int)
-        Which fields to multiply.
+        Pairs of fields to multiply.
     bins : WaveBins
-        Of the whole box.
+        Bins of the whole box.
     windows : sequence of int, optional
-        Power of ``sinc(k_i h / 2)`` per axis that the modes of each field are divided by.
+        Power of ``sinc(k_i h / 2)`` per axis by which the modes of each field are divided.
     start : (int, int, int)
         Index in the transform of the block's first mode.
     axis : int, optional
@@ -160,7 +161,7 @@ def sum_products(
     Raises
     ------
     ValueError
-        Fields of a pair have unlike shapes.
+        The fields of a pair have different shapes.
     """
     planes = fields[0].shape[-3]
     step = max(1, _BLOCK_MODES // (fields[0].shape[-2] * fields[0].shape[-1]))
@@ -185,7 +186,7 @@ def sum_block(
     start: tuple[int, int, int] = (0, 0, 0),
     axis: int | None = None,
 ) -> PowerSum:
-    """Do what :func:`sum_products` does, in this thread alone."""
+    """Bin products like :func:`sum_products`, in the calling thread alone."""
     m = _integer_wavevectors(tuple(fields[0].shape[-3:]), bins.cells, start)
     limits = np.array(bins.limits, np.int64)
     # A real field's half-complex transform leaves out the conjugates of all planes but two.
@@ -198,7 +199,7 @@ def sum_block(
         a, b = parts[first], parts[second]
         if len(a) != len(b) or a[0].shape != b[0].shape:
             shapes = [tuple(fields[index].shape) for index in (first, second)]
-            raise ValueError(f"modes of unlike shapes {shapes[0]} and {shapes[1]}")
+            raise ValueError(f"modes of different shapes {shapes[0]} and {shapes[1]}")
         power = 0 if windows is None else windows[first] + windows[second]
         x, y, z = (np.sinc(part / bins.cells) ** -float(power) for part in m)
         factors = (x, y, z * weight)
@@ -213,9 +214,9 @@ def sum_block(
 
 
 def _components(modes: Tensor) -> list[NDArray[Any]]:
-    """Return the components of a field, each an array of three dimensions, in one piece.
+    """Return the components of a field as contiguous arrays of three dimensions.
 
-    Loops are compiled for such arrays alone: compiling takes seconds for every layout.
+    Loops are compiled for this layout alone: compiling takes seconds for every layout.
     """
     parts = modes.reshape(-1, *modes.shape[-3:]).cpu().numpy()
     return [np.ascontiguousarray(part) for part in parts]
@@ -246,13 +247,13 @@ def sum_modes(
     Parameters
     ----------
     a, b : Tensor
-        As the fields of :func:`sum_products`.
+        Modes like the fields of :func:`sum_products`.
     cells : int
         Cells per axis ``n`` of the whole box.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     window : (int, int)
-        Powers of ``sinc(k_i h / 2)`` per axis that the modes of ``a`` and of ``b`` are divided by.
+        Powers of ``sinc(k_i h / 2)`` per axis by which the modes of ``a`` and ``b`` are divided.
     start : (int, int, int)
         Index in the transform of the block's first mode.
     bins : WaveBins, optional
@@ -267,20 +268,20 @@ def sum_modes(
 def join_interlaced(
     first: Tensor, second: Tensor, start: tuple[int, int, int] = (0, 0, 0), cells: int = 0
 ) -> Tensor:
-    """Return the modes of an interlaced pair of grids: without the nearest aliases.
+    """Return the modes of an interlaced pair of grids, without the nearest aliases.
 
-    What a grid takes for a mode is the sum of that mode and of its images, whole numbers of
-    sampling frequencies away. On the second grid images that are an odd number away have the
-    opposite sign, and the mean of both is rid of them (Sefusatti et al. 2016, section 3.1).
+    A mode on a grid is the sum of the true mode and of its images, which are whole numbers of
+    sampling frequencies away. On the second grid images an odd number away have the opposite sign,
+    and cancel in the mean of both grids (Sefusatti et al. 2016, section 3.1).
 
     Parameters
     ----------
     first : Tensor
         Shape ``(..., mx, my, mz)``, complex: a block of the half-complex transform of a painted
-        field. Its memory is used for the result.
+        field. Overwritten with the result.
     second : Tensor
-        The same of the field painted with particles moved by half a cell along every axis. It is
-        overwritten.
+        The same block for the field painted with particles moved by half a cell along every axis.
+        Overwritten.
     start : (int, int, int)
         Index in the transform of the block's first mode.
     cells : int
@@ -289,7 +290,7 @@ def join_interlaced(
     cells = cells or first.shape[-2]
     shape = tuple(first.shape[-3:])
     for axis, m in enumerate(_integer_wavevectors(shape, cells, start)):
-        # What moved the particles is undone: exp(i k h / 2), axis by axis.
+        # Undo the shift of the particles: exp(i k h / 2), axis by axis.
         angle = torch.from_numpy(math.pi / cells * m)
         phase = torch.complex(angle.cos(), angle.sin()).to(first.device, first.dtype)
         second *= phase.view([-1 if other == axis else 1 for other in range(3)])
@@ -304,9 +305,9 @@ def auto_power(field: Tensor, box_size: float, *, window: int = 0) -> Spectrum:
     field : Tensor
         Shape ``(n, n, n)``, or ``(3, n, n, n)`` for the sum over components; real.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     window : int
-        Power of ``sinc`` to divide the modes by, see :data:`WINDOWS`; 0 for none.
+        Power of ``sinc`` by which to divide the modes, see :data:`WINDOWS`; 0 for none.
     """
     return sum_modes(
         fourier.forward(field),
@@ -326,9 +327,9 @@ def cross_power(
     a, b : Tensor
         Shape ``(n, n, n)``, or ``(3, n, n, n)`` for the sum over components; real.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     window : (int, int)
-        Powers of ``sinc`` to divide the modes of ``a`` and of ``b`` by.
+        Powers of ``sinc`` by which to divide the modes of ``a`` and ``b``.
     """
     return sum_modes(
         fourier.forward(a),

@@ -1,4 +1,4 @@
-"""Which products of modes to sum, told apart from where the modes come from."""
+"""Products of modes to sum, independent of the source of the modes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cosmoflow.numerics.spectra.sums import (
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A field that is multiplied with others.
+    """A field that enters products.
 
     Parameters
     ----------
     transforms : tuple of int
-        Which transform it is made of; two, of an interlaced pair of grids.
+        Index of the field's transform, or both indices of an interlaced pair of grids.
     derive : callable, optional
-        What makes its modes of the transform's.
+        Computes the field's modes from those of the transform.
     window : int
-        Power of ``sinc(k_i h / 2)`` per axis that its modes are divided by.
+        Power of ``sinc(k_i h / 2)`` per axis by which its modes are divided.
     """
 
     transforms: tuple[int, ...]
@@ -38,11 +38,11 @@ class Term:
     window: int = 0
 
     def make(self, modes: Sequence[Tensor], waves: RowWaves) -> Tensor:
-        """Return the modes of some rows, given those of all transforms."""
+        """Return the field's modes in a block of rows, given the modes of all transforms."""
         found = modes[self.transforms[0]]
         if len(self.transforms) > 1:
             second = modes[self.transforms[1]]
-            # What is joined is overwritten, and another product may need it as it is.
+            # Joining overwrites its arguments, which another product may need unchanged.
             start = (0, waves.rows.start, 0)
             found = join_interlaced(found.clone(), second.clone(), start, waves.cells)
         return found if self.derive is None else self.derive(found, waves.odd())
@@ -50,18 +50,18 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """What to measure of some terms.
+    """Products of terms to measure.
 
     Parameters
     ----------
     terms : tuple of Term
         The fields.
     pairs : tuple of (int, int)
-        Which of them to multiply.
+        Pairs of terms to multiply.
     bins : WaveBins
-        Of the box.
+        Bins of the box.
     axis : int, optional
-        Of multipoles; none means the monopole alone.
+        Axis of the multipoles; None measures the monopole alone.
     """
 
     terms: tuple[Term, ...]
@@ -74,14 +74,14 @@ class Products:
         return PowerSum.zero(self.bins, self.pairs, 1 if self.axis is None else len(POLES))
 
     def sum_rows(self, modes: Sequence[Tensor], waves: RowWaves) -> PowerSum:
-        """Sum the products over some rows of modes.
+        """Sum the products over a block of rows.
 
         Parameters
         ----------
         modes : sequence of Tensor
-            Of each transform, shape ``(components, n, rows, n // 2 + 1)``.
+            Modes of each transform, shape ``(components, n, rows, n // 2 + 1)``.
         waves : RowWaves
-            Which rows.
+            Wavenumbers of the rows.
         """
         return sum_block(
             [term.make(modes, waves) for term in self.terms],
