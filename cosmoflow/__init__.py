@@ -6,9 +6,9 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# torch and numba keep an OpenMP pool each. By default a pool's idle threads spin, and then the one
-# pool takes the cores from the other: steps of the simulation were 3 to 8 times slower on a busy
-# machine. OpenMP reads this when the first of the two libraries is loaded.
+# torch and numba each have an OpenMP pool. By default a pool's idle threads spin and take cores
+# from the other pool, which made simulation steps 3 to 8 times slower on a busy machine. OpenMP
+# reads this variable when the first of the two libraries is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
@@ -66,19 +66,19 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a stage when it is first asked for: torch and zarr take seconds to load."""
+    """Import a stage on first access, as torch and zarr take seconds to load."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Name what is public, for completion."""
+    """List public names, for completion."""
     return sorted({*_HOMES, *(name for name in globals() if name.startswith("__"))})
 
 
-# `inspect`, the older name of `info`, is left out: `from cosmoflow import *` would hide the
-# standard library's.
+# `inspect`, the older name of `info`, is excluded, because `from cosmoflow import *` would shadow
+# the standard library's module.
 __all__ = [
     "CosmoflowWarning",
     "CosmologyConfig",

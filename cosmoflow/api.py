@@ -1,7 +1,7 @@
-"""The stages as functions for notebooks and scripts: their settings are keywords.
+"""The stages as functions for notebooks and scripts, with settings as keywords.
 
 ``cosmoflow.paint(particles, out, grid=64)`` makes the :class:`~cosmoflow.stages.run.Run` that the
-stage takes, and shows its progress in a notebook. Types for editors are in ``api.pyi``.
+stage needs and shows its progress in a notebook. Types for editors are in ``api.pyi``.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ DOORS: Mapping[str, Door] = {
     "inspect": Door("cosmoflow.stages.inspect", "inspect", "snapshot"),
     "models": Door("cosmoflow.stages.models", "models"),
 }  # fmt: skip
-"""Every function that takes settings as keywords."""
+"""Functions that accept settings as keywords."""
 
 
 def __getattr__(name: str) -> Any:
-    """Open a stage when it is first asked for: its libraries take seconds to load."""
+    """Wrap a stage on first access, as its libraries take seconds to load."""
     if name not in DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _open(name)

@@ -1,4 +1,4 @@
-"""Types of the functions in ``api.py``; ``**settings`` are those of the stage, see ``help()``."""
+"""Types of the functions in ``api.py``; ``**keywords`` are the stage's settings, see ``help()``."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike

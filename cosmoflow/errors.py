@@ -1,7 +1,7 @@
 """Exceptions with stable exit codes.
 
-Every error that the user can mend says what is wrong, where, which value, which limit, and what to
-do about it. Anything that is not a :class:`CosmoflowError` is a bug and exits with 1.
+Every error that a user can fix states the problem, its place, the value, the limit and a remedy.
+Any exception that is not a :class:`CosmoflowError` is a bug and exits with 1.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ class CosmoflowError(Exception):
     Parameters
     ----------
     what : str
-        One sentence naming the problem.
+        The problem, in one sentence.
     where : str, optional
         The store, file, key or option concerned.
     value, limit : object, optional
-        The offending value and what it should have been.
+        The offending value, and the expected one.
     remedy : str, optional
-        How to mend it.
+        How the user can fix the problem.
     """
 
     exit_code: ClassVar[int] = 1
@@ -75,20 +75,20 @@ def _rebuild(cls: type[CosmoflowError], what: str, details: dict[str, Any]) -> C
 
 
 class ConfigError(CosmoflowError):
-    """A command line or configuration that cannot be run (exit code 2)."""
+    """The command line or configuration is invalid (exit code 2)."""
 
     exit_code = 2
     kind = "config"
 
 
 class UsageError(ConfigError, TypeError):
-    """A command or function that was called with arguments that it does not have."""
+    """A command or function was called with invalid arguments."""
 
     kind = "usage"
 
 
 class OutputExistsError(ConfigError):
-    """The output is there already and neither ``--resume`` nor ``--overwrite`` was given."""
+    """The output exists, and neither ``--resume`` nor ``--overwrite`` was given."""
 
     kind = "output-exists"
 
@@ -100,27 +100,27 @@ class BusyError(ConfigError):
 
 
 class DataError(CosmoflowError):
-    """An input that is not what it claims to be (exit code 3)."""
+    """An input is invalid or damaged (exit code 3)."""
 
     exit_code = 3
     kind = "data"
 
 
 class StorageError(CosmoflowError):
-    """A store that cannot be found, read or written (exit code 4)."""
+    """A store cannot be found, read or written (exit code 4)."""
 
     exit_code = 4
     kind = "storage"
 
 
 class IncompleteError(CosmoflowError):
-    """A run that stopped before its end and can be continued with ``--resume`` (exit code 5)."""
+    """A run stopped early and can be continued with ``--resume`` (exit code 5)."""
 
     exit_code = 5
     kind = "incomplete"
 
 
 class SupersededError(IncompleteError):
-    """A run that slept for so long that another one has taken over its output."""
+    """A run was suspended for so long that another run took over its output."""
 
     kind = "superseded"

@@ -1,4 +1,4 @@
-"""Typed events of a running stage, for progress bars and logs."""
+"""Typed events of running stages, for progress bars and logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage begins; ``total`` counts its steps in ``unit``."""
+    """A stage began; ``total`` counts its steps in ``unit``."""
 
     stage: str
     total: int
@@ -20,7 +20,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageAdvanced:
-    """``done`` of ``total`` steps are finished; ``note`` says something about the newest one."""
+    """``done`` of ``total`` steps are finished; ``note`` describes the newest one."""
 
     stage: str
     done: int
@@ -30,7 +30,7 @@ class StageAdvanced:
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
-    """A stage has ended; ``summary`` holds its headline figures."""
+    """A stage ended; ``summary`` holds its main results."""
 
     stage: str
     summary: dict[str, Any] = field(default_factory=dict)
@@ -49,17 +49,17 @@ Listener = Callable[[Event], None]
 
 
 class CosmoflowWarning(UserWarning):
-    """A result may not be what the caller takes it for."""
+    """Warns that a result may not mean what the caller expects."""
 
 
 def ignore(event: Event) -> None:
-    """Discard an event: a silent listener."""
+    """Discard an event; the listener for silent runs."""
 
 
 def warn_only(event: Event) -> None:
-    """Hand warnings to Python's ``warnings``, and discard all other events.
+    """Pass warnings to Python's ``warnings`` and discard all other events.
 
-    This is the listener of a Python caller that passed none.
+    This is the default listener in Python.
     """
     if isinstance(event, Message) and event.level == "warning":
         warnings.warn(event.text, CosmoflowWarning, stacklevel=_caller_level())
@@ -77,14 +77,14 @@ def _caller_level() -> int:
 
 
 def caution(listener: Listener, text: str) -> None:
-    """Tell a listener what may make the result other than the caller takes it for."""
+    """Warn a listener that the result may not mean what the caller expects."""
     listener(Message(text, "warning"))
 
 
 def noting(listener: Listener, notes: list[str]) -> Listener:
-    """Return a listener that passes everything on and adds warnings to ``notes``.
+    """Return a listener that forwards every event and adds warnings to ``notes``.
 
-    The output of a run keeps them: what was warned of while it was made belongs to it.
+    The output of a run stores the notes.
     """
 
     def hear(event: Event) -> None:

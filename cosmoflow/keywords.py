@@ -1,9 +1,9 @@
-"""Opening a stage's function to keywords that are settings.
+"""Wrappers of the stages' functions that accept settings as keywords.
 
-A stage takes its settings in a :class:`~cosmoflow.stages.run.Run`. Its door takes those of the
-stage's section by keyword as well, and the rest of a run: engine, memory, what to do with an
-existing output, progress. ``help()`` and completion list them all: the signature of a door is put
-together from that of the stage and the settings of its section.
+A stage takes its settings in a :class:`~cosmoflow.stages.run.Run`. Its wrapper, a "door", also
+accepts the settings of the stage's section as keywords, and the other parts of a run: engine,
+memory, treatment of an existing output, progress. A door's signature combines the parameters of the
+stage with the settings of its section, so that ``help()`` and completion list them all.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """How a stage's function is opened to keywords.
+    """Definition of the wrapper of a stage's function.
 
     Parameters
     ----------
     home : str
         Module of the stage's function.
     name : str
-        Name of that function.
+        Name of the stage's function.
     own : str, optional
-        The section whose settings are keywords.
+        Section whose settings become keywords.
     sections : tuple of str
-        Other settings that are keywords: sections, as mappings, and ``seed``.
+        Other keywords from the settings: sections, as mappings, and ``seed``.
     aliases : mapping of str to str
-        More keywords, and their settings.
+        Additional keywords, and the paths of their settings.
     preset : str, optional
-        Settings to begin with.
+        Preset of the initial settings.
     """
 
     home: str
@@ -60,38 +60,38 @@ class Door:
 
 
 _OF_RUNS = {
-    "settings": ("Settings | Mapping | str | None", "settings to begin with: a Settings, a mapping "
-                 "of sections, a YAML file or the name of a preset; keywords outweigh it"),
+    "settings": ("Settings | Mapping | str | None", "initial settings: a Settings, a mapping of "
+                 "sections, a YAML file or the name of a preset; keywords take precedence"),
     "engine": ("Literal['auto', 'serial', 'ray'] | Mapping | None",
-               "where the work runs, or all of the section engine as a mapping"),
-    "address": ("str | None", "of a Ray cluster; none means this machine"),
-    "memory": ("int | str | None", "most that a worker may need, e.g. '8GiB'"),
-    "overwrite": ("bool", "replace an output that is there already"),
-    "resume": ("bool", "finish an output that an earlier run began"),
-    "progress": ("bool | None", "show progress; none means in notebooks only"),
+               "engine to run on, or the section engine as a mapping"),
+    "address": ("str | None", "address of a Ray cluster; by default this machine"),
+    "memory": ("int | str | None", "memory limit of a worker, e.g. '8GiB'"),
+    "overwrite": ("bool", "replace an existing output"),
+    "resume": ("bool", "complete an output that an earlier run began"),
+    "progress": ("bool | None", "show progress; by default only in notebooks"),
 }  # fmt: skip
-"""Keywords of every function that takes a run: annotation, meaning."""
+"""Keywords of all functions that take a run: annotation and description."""
 
 _OF_ARRAYS = ("settings", "memory")
-"""Those of a function that writes no output."""
+"""Keywords of functions that take a run but write no output."""
 
 _ENGINE = {"engine": "engine", "address": "engine.address", "memory": "engine.memory"}
 
 
 def open_door(name: str, door: Door) -> Callable[..., Any]:
-    """Return the function of a stage that takes settings as keywords.
+    """Return the function of a stage, wrapped to accept settings as keywords.
 
     Parameters
     ----------
     name : str
         Name of the function.
     door : Door
-        The stage, and which settings it takes.
+        Stage and settings of the wrapper.
 
     Returns
     -------
     callable
-        It raises a UsageError for a keyword that it does not have.
+        Function that raises a UsageError for an unknown keyword.
     """
     stage = getattr(importlib.import_module(door.home), door.name)
     own = inspect.signature(stage).parameters
@@ -134,7 +134,7 @@ def open_door(name: str, door: Door) -> Callable[..., Any]:
 
 
 def _as_urls(value: Any) -> Any:
-    """Return paths, of :mod:`pathlib` say, as text, and anything else as it is."""
+    """Convert path objects to text; return other values unchanged."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple) and any(isinstance(one, os.PathLike) for one in value):
@@ -147,12 +147,12 @@ _OPTION = re.compile(
     r"|--(?P<flag>resume|overwrite)\b"
     r"|--(?P<name>engine|grid|workers|steps)[ =](?P<given>\w+)"
 )
-"""An option that a remedy names."""
+"""A command-line option in the text of a remedy."""
 
 
 @contextmanager
 def _in_python(door: Door) -> Iterator[None]:
-    """Have remedies that name options of the command name the keywords of the same meaning too."""
+    """Add the equivalent Python keywords to remedies that name command-line options."""
     try:
         yield
     except CosmoflowError as error:
@@ -163,7 +163,7 @@ def _in_python(door: Door) -> Iterator[None]:
 
 
 def _as_keyword(option: re.Match[str], door: Door) -> str:
-    """Return the keyword that means what an option means."""
+    """Return the keyword equivalent to an option."""
     if option["flag"]:
         return f"{option['flag']}=True"
     value = parse_yaml(option["value"] or option["given"])
@@ -178,7 +178,7 @@ def _as_keyword(option: re.Match[str], door: Door) -> str:
 
 
 def _setting_paths(door: Door, own: Mapping[str, Any]) -> dict[str, str]:
-    """Return where in the settings each keyword belongs; a stage's own arguments go first."""
+    """Return the settings path of each keyword; a stage's own arguments take precedence."""
     paths: dict[str, str] = {}
     if door.own is not None:
         hidden = {*own, *(path.partition(".")[2] for path in door.aliases.values())}
@@ -242,7 +242,7 @@ def _annotation(section: type[Section], setting: str) -> str:
 def _document(
     stage: Callable[..., Any], keywords: Sequence[inspect.Parameter], paths: Mapping[str, str]
 ) -> str:
-    """Return a stage's docstring with its keywords described."""
+    """Return a stage's docstring with a section on the keywords."""
     text = inspect.getdoc(stage) or ""
     if not keywords:
         return text
@@ -259,7 +259,7 @@ def _document(
 
 
 def _meaning(name: str, paths: Mapping[str, str]) -> list[str]:
-    """Return what a keyword means, as lines of a docstring."""
+    """Return the description of a keyword as lines of a docstring."""
     path = paths.get(name)
     if name in _OF_RUNS:
         text = _OF_RUNS[name][1]
@@ -275,7 +275,7 @@ def _meaning(name: str, paths: Mapping[str, str]) -> list[str]:
 
 
 def _unknown(name: str, keyword: str, known: Sequence[str]) -> UsageError:
-    """Return the error of a keyword that a function does not have."""
+    """Return the error for an unknown keyword."""
     near = [one for one in known if one.startswith(keyword) or keyword.startswith(one)]
     near = near or difflib.get_close_matches(keyword, known, n=1)
     others = [
@@ -300,13 +300,13 @@ def _unknown(name: str, keyword: str, known: Sequence[str]) -> UsageError:
 
 
 def _changes(chosen: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
-    """Return what keywords change of the settings, as nested mappings."""
+    """Return the changes to the settings as nested mappings."""
     changes: dict[str, Any] = {}
     for name, value in chosen.items():
         path = paths.get(name, _ENGINE.get(name))
         if name == "engine" and isinstance(value, str):
             path = "engine.choice"
-        # None is a value of many settings; of a section, and of the engine's, it means as they are.
+        # None is a valid value of many settings; for a section and the engine it means no change.
         if path is None or (value is None and (name not in paths or "." not in path)):
             continue
         nested = _plain(value)
@@ -317,12 +317,12 @@ def _changes(chosen: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, A
 
 
 def _plain(value: Any) -> Any:
-    """Return a section as a mapping, and anything else as it is."""
+    """Convert a section to a mapping; return other values unchanged."""
     return value.model_dump() if isinstance(value, Section) else value
 
 
 def _base_settings(given: Any, preset: str | None = None) -> Settings:
-    """Return the settings to begin with."""
+    """Return the initial settings."""
     if given is None:
         return load_settings(preset)
     if isinstance(given, Settings):
@@ -337,7 +337,7 @@ def _resolve(
     own: Mapping[str, Any],
     changes: Mapping[str, Any],
 ) -> None:
-    """Give a stage that takes no run its settings, or the hints among them."""
+    """Set the settings or hints in the arguments of a stage that takes no run."""
     if "settings" in own:
         base = _base_settings(arguments.get("settings"))
         arguments["settings"] = revise_settings(base, changes)
@@ -355,12 +355,12 @@ def _listening(
     changes: Mapping[str, Any],
     door: Door,
 ) -> Iterator[Run]:
-    """Make the run of one call, and show its progress while it lasts.
+    """Make the run of one call and show its progress.
 
     Raises
     ------
     UsageError
-        Two of the arguments exclude each other, or one is of the wrong kind.
+        Two arguments exclude each other, or one has the wrong type.
     ConfigError
         A setting is unknown or out of range.
     """
@@ -370,15 +370,15 @@ def _listening(
     run = arguments.get("run")
     if run is not None and not isinstance(run, Run):
         raise UsageError(
-            f"{name}() takes a cosmoflow.Run here",
+            f"{name}() expects a cosmoflow.Run here",
             where="run",
             value=type(run).__name__,
-            remedy="settings=... takes Settings, a mapping, or the name of a file",
+            remedy="settings=... accepts Settings, a mapping, or the name of a file",
         )
     if run is not None and chosen.get("settings") is not None:
         raise UsageError(
             "run and settings exclude each other", where=f"cosmoflow.{name}",
-            remedy="Run(settings) already has settings, and keywords outweigh them",
+            remedy="pass settings to Run(settings); keywords take precedence over them",
         )  # fmt: skip
     if chosen.get("overwrite") and chosen.get("resume"):
         raise UsageError(

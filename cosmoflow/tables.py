@@ -1,4 +1,4 @@
-"""Small tables as text and HTML, for what Python shows of an object."""
+"""Small tables as text and HTML, for the representations of objects."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import html
 from collections.abc import Sequence
 
 WIDTH = 100
-"""Most characters of a line."""
+"""Maximum characters per line."""
 
 
 def shorten(text: str, width: int = WIDTH) -> str:
-    """Return a text of at most ``width`` characters, on one line."""
+    """Shorten a text to one line of at most ``width`` characters."""
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as text: the first column to the left, the others to the right."""
+    """Return a table as text, with the first column left-aligned and the others right-aligned."""
     lines = [list(headings), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Units, conventions and the few physical constants, stated once.
+"""Units, conventions and physical constants.
 
 Lengths are comoving Mpc/h, wavenumbers h/Mpc, velocities peculiar and physical in km/s, densities
 in units of the mean. Boxes are periodic cubes; the centre of cell ``i`` of an axis of ``n`` cells
@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import Final
 
 H0_KM_S_PER_MPC_H: Final = 100.0
-"""The Hubble constant in km/s per Mpc/h: 100 by the definition of h."""
+"""Hubble constant, km/s per Mpc/h: 100 by the definition of h."""
 
 CRITICAL_DENSITY: Final = 2.77536627e11
-"""Critical density today in (M_sun/h) / (Mpc/h)^3, 3 (100 km/s/Mpc)^2 / (8 pi G)."""
+"""Critical density today, 3 (100 km/s/Mpc)^2 / (8 pi G), in (M_sun/h) / (Mpc/h)^3."""
 
 SPEED_OF_LIGHT: Final = 299792.458
-"""km/s."""
+"""Speed of light, km/s."""
 
 LARGEST_BOX: Final = 30_000.0
-"""Side of a box, Mpc/h, above which the unit must be another: the universe that can be observed is
-19,000 Mpc/h across."""
+"""Largest accepted box side, Mpc/h. Larger values must be in another unit: the observable universe
+is 19,000 Mpc/h across."""
 
 COMPONENTS: Final = ("x", "y", "z")
 """Labels of the leading ``component`` dimension of every vector field."""
@@ -36,14 +36,14 @@ EIGENVALUES: Final = (1, 2, 3)
 """Labels of the leading ``eigenvalue`` dimension of a tensor's eigenvalues, in ascending order."""
 
 INTERLACED: Final = "interlaced_"
-"""Prefix of the name of the second grid of an interlaced pair."""
+"""Prefix of the names of second grids of interlaced pairs."""
 
 SMOOTHED: Final = "smoothed_"
-"""Prefix of the name of a Gaussian-smoothed field."""
+"""Prefix of the names of Gaussian-smoothed fields."""
 
 
 def format_bytes(count: float) -> str:
-    """Return a readable size in memory or on disk."""
+    """Return a size in memory or on disk as human-readable text."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024.0:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""The command line: the only importer of typer and rich."""
+"""The command line; the only package that imports typer and rich."""
 
 from cosmoflow.cli.app import main
 

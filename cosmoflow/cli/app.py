@@ -1,4 +1,4 @@
-"""The command line: its commands and its exit codes."""
+"""The commands and exit codes of the command line."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ COMMANDS: dict[Callable[..., None], str] = {
     overview.info: "cosmoflow info fields.zarr",
     overview.demo: "cosmoflow demo --out demo-output",
 }
-"""Every command with an example."""
+"""Commands with an example of each."""
 
 for _command, _example in COMMANDS.items():
-    # `import` is a keyword of Python's, so its function has an underscore more.
+    # `import` is a Python keyword, so its function ends in an underscore.
     app.command(_command.__name__.rstrip("_"), epilog=f"Example: {_example}")(_command)
 
 
@@ -74,7 +74,7 @@ def _root(
 def run_app(arguments: list[str]) -> int:
     """Run one command and return its exit code.
 
-    A person never sees a traceback for something that they can mend; a bug shows its own.
+    Errors that the user can fix show no traceback; bugs do.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     for library in ("ray", "matplotlib"):
@@ -85,9 +85,9 @@ def run_app(arguments: list[str]) -> int:
         if out.failure is None or has_gone(out.failure):
             return code
         lost = StorageError(
-            f"what was printed is lost: {out.failure.strerror}",
+            f"the printed output is lost: {out.failure.strerror}",
             where="standard output",
-            remedy="make room there; what the command wrote to its own output is not affected",
+            remedy="free space there; the command's own output is not affected",
         )
         Reporter(as_json=False, verbosity=0).error(lost)
     return code or lost.exit_code
@@ -95,10 +95,10 @@ def run_app(arguments: list[str]) -> int:
 
 @contextmanager
 def _ended_politely() -> Iterator[None]:
-    """Take a connection that is closed, and a scheduler that ends the job, for Ctrl-C.
+    """Treat SIGHUP (a closed connection) and SIGTERM (from a scheduler) as Ctrl-C.
 
-    Claims on outputs are released, outputs are left for ``--resume``, and what was asked of a
-    cluster is taken back.
+    This releases claims on outputs, keeps outputs for ``--resume`` and withdraws requests to the
+    cluster.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -113,7 +113,7 @@ def _ended_politely() -> Iterator[None]:
 
 
 def _call(arguments: list[str]) -> int:
-    """Run one command, report its error if it has one, and return its exit code."""
+    """Run one command, report an error if it fails, and return its exit code."""
     reporter = Reporter(as_json="--json" in arguments, verbosity=0)
     try:
         code: object = app(args=arguments, standalone_mode=False)
@@ -125,19 +125,19 @@ def _call(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except SystemExit as ended:
-        # During its start, Ray exits with the number of a signal.
+        # On a signal during its start, Ray exits with the number of the signal.
         code = INTERRUPTED if ended.code == signal.SIGTERM else ended.code
     if code == INTERRUPTED:
-        sys.stderr.write("interrupted; run the same command with --resume to go on\n")
+        sys.stderr.write("interrupted; run the same command with --resume to continue\n")
     return code if isinstance(code, int) else 0
 
 
 def _refuse(error: TyperException, reporter: Reporter) -> int:
-    """Report a command line that typer refuses: its own words, and JSON for a program."""
+    """Report a command line that typer refuses, in typer's words or as JSON."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "cosmoflow"
     if reporter.as_json:
-        # The text of a command line without a command is its whole help.
+        # Without a command, the message is the whole help text.
         what, *_ = error.format_message().splitlines() or [""]
         reporter.write_error(UsageError(what, where=command, remedy=f"{command} --help"))
     show = getattr(error, "show", None)

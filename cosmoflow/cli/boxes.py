@@ -1,4 +1,4 @@
-"""The commands that make particles and fields."""
+"""Commands that make particles and fields."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ def simulate(
     box: Annotated[float | None, typer.Option(help="Side of the box, Mpc/h.")] = None,
     particles: Annotated[int | None, typer.Option(help="Particles per axis.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the initial conditions.")] = None,
-    method: Annotated[
-        Literal["cola", "2lpt"] | None, typer.Option(help="How particles are moved.")
-    ] = None,
+    method: Annotated[Literal["cola", "2lpt"] | None, typer.Option(help="Integrator.")] = None,
     redshift: Annotated[
-        str | None, typer.Option(help="Redshift of the snapshot, or of several: 1,0.5,0.")
+        str | None, typer.Option(help="Redshift of the snapshot, or several: 1,0.5,0.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="COLA time steps.")] = None,
     count: Annotated[
-        int | None, typer.Option(help="Boxes, seeded SEED, SEED + 1, ...; OUT is then a folder.")
+        int | None,
+        typer.Option(help="Number of boxes, with seeds SEED, SEED + 1, ...; OUT is then a folder."),
     ] = None,
     mesh_factor: Annotated[
         int | None, typer.Option(help="Cells of the force mesh per particle and axis, 1 to 4.")
@@ -68,7 +67,7 @@ def convert(
     ],
     out: Out,
 ) -> None:
-    """Write a snapshot of another code as a particle store; paint takes snapshots as they are."""
+    """Convert a snapshot of another code to a particle store; paint also reads snapshots."""
     from cosmoflow.stages.convert import convert as run_convert
     from cosmoflow.stages.convert import plan_convert
 
@@ -118,23 +117,27 @@ def import_(
     ],
     out: Out,
     box: Annotated[float, typer.Option(help="Side of the box, Mpc/h.")],
-    redshift: Annotated[float, typer.Option(help="Of the density.")],
+    redshift: Annotated[float, typer.Option(help="Redshift of the density.")],
     quantity: Annotated[
         Literal["density", "delta", "counts"] | None,
-        typer.Option(help="density is 1 + delta, counts any mass; default: found from the values."),
+        typer.Option(
+            help="density is 1 + delta, counts any mass; by default found from the values."
+        ),
     ] = None,
     velocity: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A velocity beside it, km/s.")
+        str | None, typer.Option(metavar="FILE", help="Velocity on the same grid, km/s.")
     ] = None,
     momentum: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A momentum (1 + delta) v, km/s.")
+        str | None, typer.Option(metavar="FILE", help="Momentum (1 + delta) v, km/s.")
     ] = None,
     order: Annotated[
         Literal["C", "F"] | None,
-        typer.Option(help="Slowest axis as NumPy reads the file: x (C), or z (F: Fortran, IDL)."),
+        typer.Option(
+            help="Slowest axis in NumPy's view of the file: x (C), or z (F: Fortran, IDL)."
+        ),
     ] = None,
 ) -> None:
-    """Make a fields store of a density cube. Cosmology: --set cosmology.Omega_m=0.3 and so on."""
+    """Import a density cube as a fields store. Cosmology: --set cosmology.Omega_m=0.3 etc."""
     from cosmoflow.stages.imports import import_request, open_request, plan_import
 
     settings = call.settings({})
@@ -162,18 +165,18 @@ def derive(
             "--field",
             metavar="NAME",
             help="velocity, momentum, divergence, vorticity, velocity_shear, or smoothed_ and the "
-            "name of any field. Give it again for more.",
+            "name of any field. Repeat for more fields.",
         ),
     ],
     method: Annotated[
         Literal["difference", "spectral"] | None,
-        typer.Option(help="Differences, shard by shard, or FFTs of the box."),
+        typer.Option(help="Finite differences by shard, or FFTs of the box."),
     ] = None,
     smoothing: Annotated[
-        float | None, typer.Option(help="Radius of the Gaussian of smoothed_ fields, Mpc/h.")
+        float | None, typer.Option(help="Gaussian radius of smoothed_ fields, Mpc/h.")
     ] = None,
 ) -> None:
-    """Derive fields from fields: divergence, vorticity, shear, smoothed versions, velocity."""
+    """Derive fields from others: divergence, vorticity, shear, smoothed fields, velocity."""
     from cosmoflow.stages.derive import derive as run_derive
     from cosmoflow.stages.derive import plan_derive
 

@@ -1,4 +1,4 @@
-"""Output during a stage: for readers, and as JSON for programs."""
+"""Progress and results of stages, for users and for programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cosmoflow.stages.run import Plan
 
 SPARSE_SECONDS = 10.0
-"""Where stderr is no terminal, a stage prints a line at most this often."""
+"""Least time between a stage's progress lines if stderr is not a terminal."""
 
 
 class Reporter:
@@ -39,8 +39,7 @@ class Reporter:
     Parameters
     ----------
     as_json : bool
-        Write events and results to stdout, one JSON object a line, and nothing to stderr but
-        errors.
+        Write events and results to stdout, one JSON object per line, and only errors to stderr.
     verbosity : int
         -1 quiet, 0 normal, 1 verbose.
     """
@@ -66,7 +65,7 @@ class Reporter:
             self._print_sparsely(event)
 
     def result(self, content: dict[str, Any], show: Callable[[Console], None]) -> None:
-        """Give the result of a command: as JSON, or as ``show`` prints it."""
+        """Print the result of a command as JSON or with ``show``."""
         self.close()
         if self.as_json:
             self._write({"event": "result", **content})
@@ -74,18 +73,18 @@ class Reporter:
             show(self.stdout)
 
     def plan(self, plan: Plan) -> None:
-        """Show what a stage would do."""
+        """Show the plan of a stage."""
         self.result(plan.to_json(), lambda console: console.print(plan_table(plan)))
 
     def error(self, error: CosmoflowError) -> None:
-        """Show an error that the user can mend."""
+        """Show an error that the user can fix."""
         self.close()
         if self.as_json:
             self.write_error(error)
         self.stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
 
     def write_error(self, error: CosmoflowError) -> None:
-        """Write an error for a program."""
+        """Write an error as JSON."""
         self._write(
             {
                 "event": "error",
@@ -97,7 +96,7 @@ class Reporter:
         )
 
     def close(self) -> None:
-        """Take the progress bars down."""
+        """Remove the progress bars."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -184,7 +183,7 @@ def _sentence(message: Message) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Turn what JSON does not know (tuples of NumPy scalars, say) into text."""
+    """Convert values that JSON does not support, such as tuples of NumPy scalars, to text."""
     if value is None or isinstance(value, str | int | float | bool | list | dict):
         return value
     return str(value)

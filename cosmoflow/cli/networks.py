@@ -1,4 +1,4 @@
-"""The commands that learn and predict."""
+"""Commands that train networks and predict with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def train(
     call: Invocation,
     fields: Annotated[list[str], typer.Argument(metavar="FIELDS...", help="Fields stores.")],
     out: Annotated[str, typer.Option("--out", help="The model folder to write.")],
-    model: Annotated[str | None, typer.Option(help="See `cosmoflow models`.")] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture, see `cosmoflow models`.")] = None,
     target: Annotated[
         Literal["velocity", "momentum"] | None, typer.Option(help="The field to predict.")
     ] = None,
@@ -50,8 +50,8 @@ def infer(
         list[str] | None,
         typer.Option(
             "--model",
-            help="A model folder, the name of one that ships (see `cosmoflow models`), linear, or "
-            "linear:R for linear theory smoothed at R Mpc/h. Give it again to average over more.",
+            help="A model folder, a pretrained model (see `cosmoflow models`), linear, or linear:R "
+            "for linear theory smoothed at R Mpc/h. Repeat to average over several models.",
         ),
     ] = None,
     names: Annotated[
@@ -59,21 +59,21 @@ def infer(
         typer.Option(
             "--field",
             metavar="NAME",
-            help="What to derive in the same pass: momentum, divergence, vorticity, "
-            "velocity_shear. Give it again for more.",
+            help="Field to derive in the same pass: momentum, divergence, vorticity, "
+            "velocity_shear. Repeat for more fields.",
         ),
     ] = None,
     region: Annotated[
         str | None,
         typer.Option(
-            metavar="X0:X1,Y0:Y1,Z0:Z1", help="The part of the box to predict, Mpc/h; all if none."
+            metavar="X0:X1,Y0:Y1,Z0:Z1", help="Part of the box to predict, Mpc/h; by default all."
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Actors; one a GPU, or one for 8 cores, if none.")
+        int | None, typer.Option(help="Actors; by default one per GPU, or per 8 cores.")
     ] = None,
 ) -> None:
-    """Predict the velocity field of a box, or of a part of it, tile by tile."""
+    """Predict the velocity field of a box, or of part of a box, tile by tile."""
     from cosmoflow.model.names import DEFAULT_MODEL
     from cosmoflow.stages.infer import infer as run_infer
     from cosmoflow.stages.infer import plan_infer
@@ -91,9 +91,9 @@ def infer(
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """List the architectures (parameters, cells in and out, halo, FLOPs) and what ships."""
+    """List the architectures (parameters, cells in and out, halo, FLOPs) and pretrained models."""
     from cosmoflow.model.names import pretrained_models
     from cosmoflow.model.registry import ARCHITECTURES, summarise
 

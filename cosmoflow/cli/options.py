@@ -1,4 +1,4 @@
-"""The options that every stage's command has."""
+"""Options common to the commands of all stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cosmoflow.config import Settings, load_settings
 from cosmoflow.config.folders import expand_home
 from cosmoflow.errors import ConfigError
 
-# The stages and what they stand on take seconds to import; `cosmoflow --help` does without.
+# The stages and their libraries take seconds to import; `cosmoflow --help` avoids that.
 if TYPE_CHECKING:
     from cosmoflow.engine import Session
     from cosmoflow.stages.run import Run
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Existing = Literal["error", "resume", "overwrite"]
 
 ConfigOption = Annotated[
-    str | None, typer.Option("--config", metavar="FILE", help="A YAML file, or a preset's name.")
+    str | None,
+    typer.Option("--config", metavar="FILE", help="A YAML file or the name of a preset."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -30,37 +31,37 @@ SetOption = Annotated[
 ]
 EngineOption = Annotated[
     Literal["auto", "serial", "ray"] | None,
-    typer.Option("--engine", help="auto runs small jobs in this process. The answer is the same."),
+    typer.Option("--engine", help="auto runs small jobs in this process. Results are the same."),
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option("--address", help="Of a Ray cluster. None means an instance on this machine."),
+    typer.Option(
+        "--address", help="Address of a Ray cluster; by default an instance on this machine."
+    ),
 ]
 MemoryOption = Annotated[
     str | None,
-    typer.Option("--memory", metavar="SIZE", help="Most that a worker may need, e.g. 8GiB."),
+    typer.Option("--memory", metavar="SIZE", help="Memory limit of a worker, e.g. 8GiB."),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Finish an output that an earlier run began.")
+    bool, typer.Option("--resume", help="Complete an output that an earlier run began.")
 ]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an output that is there already.")
-]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done and what it needs, then stop.")
+    bool, typer.Option("--dry-run", help="Show the plan and its requirements, then stop.")
 ]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Events and results as JSON lines on stdout.")
+    bool, typer.Option("--json", help="Print events and results as JSON lines on stdout.")
 ]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print more.")]
 QuietOption = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Say nothing but results and warnings.")
+    bool, typer.Option("-q", "--quiet", help="Print only results and warnings.")
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """The common options of one call, and the reporter that they ask for."""
+    """The common options of one call, and its reporter."""
 
     config: str | None
     overrides: tuple[str, ...]
@@ -84,13 +85,13 @@ class Invocation:
         return load_settings(self.config or preset, self.overrides, {**options, "engine": engine})
 
     def run(self, settings: Settings, session: Session) -> Run:
-        """Return what the stage is given."""
+        """Return the run to pass to the stage."""
         from cosmoflow.stages.run import Run
 
         return Run(settings, session, self.existing, self.reporter.listen)
 
     def session(self, settings: Settings) -> Session:
-        """Return the session in which the stage finds its engine."""
+        """Return the session that provides the engine."""
         from cosmoflow.engine import Session, return_freed_buffers
 
         return_freed_buffers()
@@ -98,10 +99,10 @@ class Invocation:
 
 
 def common_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the common options; it receives them as its first argument.
+    """Add the common options to a command, which receives them as its first argument.
 
-    typer reads a command's options off its signature, so the decorated function's signature is
-    the command's own parameters followed by the common ones.
+    typer reads a command's options from its signature, so the signature of the decorated function
+    is the command's own parameters followed by the common ones.
     """
 
     def command(
@@ -129,7 +130,7 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
             config, tuple(overrides or ()), engine, address, memory, existing, dry_run, reporter
         )
         if isinstance(out := own.get("out"), str):
-            # Results name the output, for programs that do not know ~ too.
+            # Results name the output, also for programs that do not expand ~.
             own["out"] = expand_home(out)
         try:
             function(invocation, **own)

@@ -1,4 +1,4 @@
-"""The commands that show what there is, and the whole chain."""
+"""Commands that describe data and run the whole chain."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cosmoflow.cli.show import show_comparison, show_facts
 def info(
     url: Url,
     overrides: SetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Say what a store, a model or a snapshot of another code is."""
+    """Describe a store, a model or a snapshot of another code."""
     from cosmoflow.config import load_settings
     from cosmoflow.stages.inspect import inspect
 
@@ -33,10 +33,10 @@ def info(
 @common_options
 def demo(
     call: Invocation,
-    out: Annotated[str, typer.Option("--out", help="Folder for everything.")] = "demo-output",
+    out: Annotated[str, typer.Option("--out", help="Folder for all outputs.")] = "demo-output",
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
 ) -> None:
-    """Run the whole chain on two small boxes and write a report: minutes."""
+    """Run the whole chain on two small boxes and write a report; takes minutes."""
     from cosmoflow.stages.demo import PRESET, plan_demo
     from cosmoflow.stages.demo import demo as run_demo
 

@@ -1,4 +1,4 @@
-"""Progress of functions that a notebook or a script calls."""
+"""Progress of functions called from notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cosmoflow.events import (
 )
 
 DRAW_SECONDS = 0.2
-"""A notebook's progress is drawn at most this often."""
+"""Least time between updates of a notebook's progress."""
 
 
 def in_notebook() -> bool:
-    """Tell whether this process is the kernel of a notebook."""
-    # Where IPython was not imported, no notebook is there; importing it takes a second.
+    """Check whether this process is the kernel of a notebook."""
+    # A notebook has imported IPython already; importing it here would take a second.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
@@ -34,14 +34,14 @@ def in_notebook() -> bool:
 
 @contextmanager
 def watching(wanted: bool | None, listener: Listener) -> Iterator[Listener]:
-    """Show the progress of what runs meanwhile, if that is wanted.
+    """Show the progress of the enclosed code, if wanted.
 
     Parameters
     ----------
     wanted : bool or None
-        None means in a notebook, where the caller gave no listener.
+        Whether to show progress; None means in notebooks without a listener of the caller.
     listener : callable
-        The caller's: it goes on hearing every event.
+        Listener of the caller, which still receives every event.
 
     Yields
     ------
@@ -66,9 +66,9 @@ def watching(wanted: bool | None, listener: Listener) -> Iterator[Listener]:
 
 
 class ConsoleProgress:
-    """Bars on a terminal's stderr, and sparse lines where it is none.
+    """Bars on stderr if it is a terminal, otherwise sparse lines.
 
-    Warnings are left to Python's ``warnings``.
+    Python's ``warnings`` shows the warnings.
     """
 
     def __init__(self) -> None:
@@ -80,14 +80,14 @@ class ConsoleProgress:
             self._reporter.listen(event)
 
     def close(self) -> None:
-        """Take the bars down."""
+        """Remove the bars."""
         self._reporter.close()
 
 
 class NotebookProgress:
     """A bar for each stage, in the output of the cell that runs it.
 
-    It takes IPython alone; bars of rich and tqdm want ipywidgets in a notebook.
+    It needs only IPython, whereas the notebook bars of rich and tqdm need ipywidgets.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class NotebookProgress:
             self._draw()
 
     def _draw(self) -> None:
-        """Draw all bars in the place of the last ones."""
+        """Redraw all bars in place."""
         if not self._bars and not self._note:
             return
         from IPython.display import display  # type: ignore[import-not-found]
@@ -145,5 +145,5 @@ class NotebookProgress:
         return f"<table>{''.join(rows)}</table>{note}"
 
     def close(self) -> None:
-        """Draw the last state."""
+        """Draw the final state."""
         self._draw()

@@ -1,4 +1,4 @@
-"""Results as readable tables."""
+"""Results as human-readable tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
-    """Print names and values; nested mappings with dotted names."""
+    """Print names and values, with dotted names for nested mappings."""
     console.print(f"{title}:", markup=False, soft_wrap=True)
     for name, value in _flatten(facts):
         console.print(f"  {name}: {value}", markup=False, soft_wrap=True)
@@ -28,7 +28,7 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
         if isinstance(value, Mapping):
             rows += _flatten(value, f"{prefix}{name}.")
         elif name == "notes" and isinstance(value, list | tuple):
-            # Above provenance, which repeats them; one a line, as they are sentences.
+            # One note per line, at the top level only, as provenance repeats them.
             rows += [(f"{prefix}note", note) for note in value] if not prefix else []
         else:
             rows.append((f"{prefix}{name}", value))
@@ -38,7 +38,7 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 def show_models(
     console: Console, summaries: Sequence[ArchitectureSummary], ships: Sequence[str]
 ) -> None:
-    """Print the architectures, and those of which a trained model ships."""
+    """Print the architectures and the pretrained models."""
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "parameters", "in", "out", "halo", "stride", "kFLOP/cell"):
         table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
@@ -55,16 +55,16 @@ def show_models(
     console.print(table)
     for one in summaries:
         console.print(f"{one.name}: {one.summary}")
-    console.print(f"trained, for `cosmoflow infer --model NAME`: {', '.join(ships)}")
+    console.print(f"pretrained, for `cosmoflow infer --model NAME`: {', '.join(ships)}")
 
 
 def _number(value: float | None, digits: int) -> str:
-    """Return a figure, or a dash where there is none (the cosine of a fluid at rest)."""
+    """Format a number, or a dash if it is undefined (the cosine of a fluid at rest)."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str, Any]) -> None:
-    """Print the residuals of every method, best first, and where the report is."""
+    """Print the residuals of every method, best first, and the location of the report."""
     from cosmoflow.stages.evaluate import residual_rows
     from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, format_share
 
@@ -92,7 +92,7 @@ def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str
 
 
 def _paper_table(comparison: Comparison) -> Table:
-    """Return T(k) and r(k) at the wavenumbers of the paper's Tables 1 to 4, its values beside."""
+    """Return T(k) and r(k) at the wavenumbers of the paper's Tables 1 to 4, with its values."""
     from cosmoflow.numerics.comparison import SAMPLED_AT
     from cosmoflow.stages.evaluate import paper_tables
 
@@ -124,7 +124,7 @@ def _paper_table(comparison: Comparison) -> Table:
 
 
 def show_dataset(call: Invocation, what: str, out: str, dataset: Any) -> None:
-    """Print what a stage has written to a fields store, and how to open it."""
+    """Print the contents of a new fields store, and how to open it."""
     facts = {
         "out": out,
         "variables": ", ".join(sorted(dataset.data_vars)),

@@ -1,4 +1,4 @@
-"""The commands that measure."""
+"""Commands that measure statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def evaluate(
     predictions: Predictions,
     out: Annotated[str, typer.Option("--out", help="Folder for the report.")],
 ) -> None:
-    """Compare predictions and linear theory with the truth; write a report to open."""
+    """Compare predictions and linear theory with the truth, and write a report."""
     from cosmoflow.stages.evaluate import METRICS, REPORT, plan_evaluate
     from cosmoflow.stages.evaluate import evaluate as run_evaluate
 
@@ -40,31 +40,39 @@ def evaluate(
 def spectra(
     call: Invocation,
     fields: Fields,
-    out: Annotated[str, typer.Option("--out", help="zarr, or netCDF if it ends in .nc.")],
+    out: Annotated[
+        str, typer.Option("--out", help="Output: zarr, or netCDF if the name ends in .nc.")
+    ],
     field: Annotated[
         str,
         typer.Option(
             "--field",
             metavar="NAME",
             help="A variable of the store; or speed, momentum_speed, theta_p, divergence, "
-            "vorticity, momentum_curl, made of its density and velocity.",
+            "vorticity, momentum_curl, computed from its density and velocity.",
         ),
     ],
-    cross: Annotated[str | None, typer.Option(metavar="NAME", help="A second one.")] = None,
+    cross: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Second field, for the cross spectrum.")
+    ] = None,
     cross_fields: Annotated[
         str | None,
-        typer.Option(metavar="FIELDS", help="Another store of the same box, that has the second."),
+        typer.Option(
+            metavar="FIELDS", help="Store of the second field, of the same box; by default FIELDS."
+        ),
     ] = None,
     compensate: Annotated[
         Literal["auto", "none"], typer.Option(help="Divide out the mass-assignment window.")
     ] = "auto",
-    bins: Annotated[Literal["linear", "log"] | None, typer.Option(help="Of wavenumber.")] = None,
+    bins: Annotated[
+        Literal["linear", "log"] | None, typer.Option(help="Spacing of bins in k.")
+    ] = None,
     multipoles: Annotated[
         Literal["x", "y", "z"] | None, typer.Option(help="Measure l = 0, 2, 4 about this axis.")
     ] = None,
     subbox: Annotated[
         float | None,
-        typer.Option(help="Side of sub-boxes, Mpc/h: their mean and its jackknife error."),
+        typer.Option(help="Side of sub-boxes, Mpc/h; gives their mean and its jackknife error."),
     ] = None,
 ) -> None:
     """Measure the power spectrum of a field, or the cross spectrum of two."""

@@ -1,7 +1,7 @@
-"""Standard streams that never end a run.
+"""Standard streams whose failures never end a run.
 
-The terminal's encoding may lack printed characters, the reader of a pipe may have closed it
-(``| head``), or the disk may be full. None of these may end hours of work.
+Printed text may contain characters that the terminal's encoding lacks, the reader of a pipe may
+close it (``| head``), a disk may be full. None of these may cost hours of work.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 _ESCAPES = "cosmoflow.escapes"
-"""Name of the rule for characters that an encoding lacks."""
+"""Name of the error handler for characters that an encoding lacks."""
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what to write in place of characters that cannot be encoded, and where to go on."""
+    """Return the replacement for characters that cannot be encoded, and the next position."""
     for rule in ("surrogateescape", "backslashreplace"):
         with suppress(UnicodeError):
             return codecs.lookup_error(rule)(error)
@@ -31,19 +31,19 @@ codecs.register_error(_ESCAPES, _escape)
 
 
 class Outlet:
-    """A text stream whose writes raise nothing.
+    """A text stream whose writes never raise.
 
-    After a write has failed, this one and all later ones are discarded.
+    If a write fails, its text and that of all later writes are discarded.
 
     Parameters
     ----------
     stream : text file
-        Where the text goes.
+        Stream to write to.
 
     Attributes
     ----------
     failure : OSError or None
-        First exception of the stream.
+        First error of the stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -51,7 +51,7 @@ class Outlet:
         self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write some text."""
+        """Write text."""
         if self.failure is None:
             try:
                 self._stream.write(text)
@@ -60,7 +60,7 @@ class Outlet:
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush the stream."""
         if self.failure is None:
             try:
                 self._stream.flush()
@@ -69,7 +69,7 @@ class Outlet:
 
     def _give_up(self, error: OSError) -> None:
         self.failure = error
-        # The rest of the stream's buffer would raise again when the interpreter flushes it.
+        # The stream's buffer would raise again when the interpreter flushes it.
         with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
@@ -79,10 +79,10 @@ class Outlet:
 
 @contextmanager
 def steady_streams() -> Iterator[Outlet]:
-    r"""Let nothing that is printed raise; yield standard output.
+    r"""Replace the standard streams by ones that never raise; yield standard output.
 
-    Characters that an encoding lacks are written as escapes such as ``\xb3``, and names of files
-    that are no text as the bytes that they are.
+    Characters that an encoding lacks are written as escapes such as ``\xb3``, and file names that
+    are not valid text as their raw bytes.
     """
     before = sys.stdout, sys.stderr
     out, err = (Outlet(_lenient(stream)) for stream in before)
@@ -96,7 +96,7 @@ def steady_streams() -> Iterator[Outlet]:
 
 
 def _lenient(stream: Any) -> TextIO:
-    """Return a stream that encodes anything; one to nowhere where there is none."""
+    """Return a stream that can encode any text; the null device if there is no stream."""
     if stream is None:
         return Path(os.devnull).open("w")
     if hasattr(stream, "reconfigure"):
@@ -105,14 +105,14 @@ def _lenient(stream: Any) -> TextIO:
 
 
 def has_gone(failure: OSError) -> bool:
-    """Return whether a stream failed because its reader has closed it."""
+    """Check whether a stream failed because its reader closed the pipe."""
     return failure.errno == errno.EPIPE
 
 
 def open_descriptors() -> None:
-    """Open standard descriptors that are closed (``>&-``) to nowhere.
+    """Open closed standard descriptors (``>&-``) on the null device.
 
-    The next file that is opened would have such a number, and get what libraries print.
+    Otherwise the next opened file would get such a number, and receive the output of libraries.
     """
     for descriptor in range(3):
         try:

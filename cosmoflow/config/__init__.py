@@ -1,4 +1,4 @@
-"""Settings: frozen, validated, digested."""
+"""Frozen, validated settings and their digests."""
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.config.loading import load_settings

@@ -1,4 +1,4 @@
-"""The frozen, strict base of every configuration section, and its digest."""
+"""Frozen, strict base class of configuration sections, and digests."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
-    """A configuration section: immutable; unknown keys, infinities and true for 1 are refused."""
+    """An immutable configuration section; refuses unknown keys, infinities and true for 1."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
-        # All that is not as by default: the whole of the settings fills screens.
+        # Show only values that differ from the defaults: all settings would fill screens.
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if value != field.default:
@@ -27,15 +27,15 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false, which pydantic reads as 1 and 0, where no truth value is meant."""
+        """Refuse true and false, which pydantic reads as 1 and 0, for settings that are numbers."""
         if isinstance(value, bool) and info.field_name is not None:
             kind = cls.model_fields[info.field_name].annotation
             if bool not in (kind, *get_args(kind)):
-                raise ValueError("true and false are no value here")
+                raise ValueError("true and false are not allowed here")
         return value
 
 
 def digest(content: Any) -> str:
-    """Return a short SHA-256 of any JSON-like content, the same for the same content."""
+    """Return a short SHA-256 of JSON-like content, independent of the order of keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -10,27 +10,27 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from cosmoflow.config.base import Section
 
 EXTENSIONS: Final = {"w0": -1.0, "wa": 0.0, "Omega_k": 0.0, "m_nu": 0.0}
-"""Parameters beyond flat Lambda-CDM with massless neutrinos, and their values in that."""
+"""Parameters beyond flat Lambda-CDM with massless neutrinos, with their values in that model."""
 
 NEUTRINO_DENSITY: Final = 93.14
-"""Sum of the neutrinos' masses over ``Omega_nu h^2``, eV."""
+"""Sum of the neutrino masses divided by ``Omega_nu h^2``, eV."""
 
 _LATEST: Final = 4.0
-"""Scale factor up to which a universe must expand: growth is tabulated until then."""
+"""Scale factor up to which a universe must expand, as growth is tabulated to there."""
 
 
 class CosmologyConfig(Section):
     """Matter, curvature and dark energy; defaults as in Wu et al. 2021: flat Lambda-CDM.
 
-    ``Omega_m`` is all matter today, massive neutrinos included. The equation of state of dark
+    ``Omega_m`` is all matter today, including massive neutrinos. The equation of state of dark
     energy is ``w(a) = w0 + wa (1 - a)`` (Chevallier & Polarski 2001, Linder 2003). There is no
-    radiation. What is flat Lambda-CDM with massless neutrinos is written as it always was: without
-    the last four parameters.
+    radiation. Flat Lambda-CDM with massless neutrinos is serialised without the last four
+    parameters.
     """
 
     h: float = Field(0.6777, gt=0.0, lt=2.0, description="H0 / (100 km/s/Mpc)")
     Omega_m: float = Field(
-        0.31, gt=0.0, le=1.0, description="matter density today, massive neutrinos included"
+        0.31, gt=0.0, le=1.0, description="matter density today, including massive neutrinos"
     )
     Omega_b: float = Field(0.05, gt=0.0, lt=1.0, description="baryon density today")
     sigma8: float = Field(0.83, gt=0.0, description="linear rms in spheres of 8 Mpc/h at z = 0")
@@ -39,13 +39,13 @@ class CosmologyConfig(Section):
         EXTENSIONS["w0"], gt=-5.0, lt=0.0, description="equation of state of dark energy today"
     )
     wa: float = Field(
-        EXTENSIONS["wa"], gt=-10.0, lt=5.0, description="its change: w = w0 + wa (1 - a)"
+        EXTENSIONS["wa"], gt=-10.0, lt=5.0, description="change of w: w0 + wa (1 - a)"
     )
     Omega_k: float = Field(
-        EXTENSIONS["Omega_k"], gt=-1.0, lt=1.0, description="curvature today; above 0: open"
+        EXTENSIONS["Omega_k"], gt=-1.0, lt=1.0, description="curvature today; above 0 if open"
     )
     m_nu: float = Field(
-        EXTENSIONS["m_nu"], ge=0.0, lt=10.0, description="sum of the neutrinos' masses, eV"
+        EXTENSIONS["m_nu"], ge=0.0, lt=10.0, description="sum of the neutrino masses, eV"
     )
 
     @property
@@ -56,7 +56,7 @@ class CosmologyConfig(Section):
 
     @property
     def Omega_nu(self) -> float:  # noqa: N802 - the field's standard symbol
-        """Density of massive neutrinos today, a part of ``Omega_m``."""
+        """Density of massive neutrinos today, included in ``Omega_m``."""
         return self.m_nu / (NEUTRINO_DENSITY * self.h**2)
 
     @property
@@ -74,12 +74,12 @@ class CosmologyConfig(Section):
     def _check(self) -> Self:
         if self.w0 + self.wa >= 0.0:
             raise ValueError(
-                f"w0 + wa is {self.w0 + self.wa:g}: dark energy must matter less than matter at "
+                f"w0 + wa is {self.w0 + self.wa:g}: dark energy must be subdominant at "
                 "early times, w0 + wa < 0"
             )
         if self.Omega_Lambda < 0.0:
             raise ValueError(
-                f"Omega_m + Omega_k is {self.Omega_m + self.Omega_k:g}: it must be 1 at most"
+                f"Omega_m + Omega_k is {self.Omega_m + self.Omega_k:g}: it must be at most 1"
             )
         if self.Omega_nu >= self.Omega_m:
             raise ValueError(
@@ -91,13 +91,13 @@ class CosmologyConfig(Section):
             if any(self.expansion_squared(a) <= 0.0 for a in steps):
                 raise ValueError(
                     f"a universe of Omega_m = {self.Omega_m:g} and Omega_k = {self.Omega_k:g} does "
-                    f"not expand from the beginning to a = {_LATEST:g}"
+                    f"not expand from early times to a = {_LATEST:g}"
                 )
         return self
 
     @model_serializer(mode="wrap")
     def _without_extensions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what says no more than flat Lambda-CDM: digests of such runs stay."""
+        """Omit parameters with their flat Lambda-CDM values, so that existing digests hold."""
         content: dict[str, Any] = handler(self)
         return {
             name: value

@@ -1,4 +1,4 @@
-"""The folders that a local path begins at: a home folder, or the working directory."""
+"""Home folders and the working directory in local paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def expand_home(path: str) -> str:
     """Return a local path with a leading ``~`` or ``~user`` replaced by that home folder.
 
     Shells expand ``~`` at the start of a word, but not after ``--out=``; notebooks and YAML files
-    never do. ``./~`` means a file of that name, and so does ``~name`` where it exists.
+    never do. ``./~`` means a file of that name, and so does ``~name`` if such a file exists.
 
     Parameters
     ----------
@@ -22,38 +22,39 @@ def expand_home(path: str) -> str:
     Returns
     -------
     str
-        The same path where it does not begin with ``~``, or where there is no such user.
+        The path with ``~`` expanded; unchanged without a leading ``~`` or if there is no such user.
 
     Raises
     ------
     StorageError
-        The home folder of this user is not known.
+        The home folder of this user is unknown.
     """
     user = path.partition("/")[0]
     if not user.startswith("~") or (user != "~" and os.path.lexists(user)):
         return path
-    # Path.expanduser raises RuntimeError where there is no such user.
+    # Path.expanduser raises RuntimeError if there is no such user.
     found = os.path.expanduser(path)  # noqa: PTH111
     home = os.environ.get("HOME", "/")
     if user == "~" and (found == path or not home.startswith("/")):
         raise StorageError(
-            "the home folder that ~ stands for is not known",
+            "the home folder that ~ stands for is unknown",
             where=path,
             value=f"HOME={home!r}" if "HOME" in os.environ else "HOME is not set",
-            remedy="give the whole path, or set HOME to a folder; ./~ means a file of that name",
+            remedy="give the full path, or set HOME to a folder; ./~ means a file of that name",
         )
     return found
 
 
 def require_working_directory(path: str | None = None) -> None:
-    """Refuse to go on in a working directory that was deleted.
+    """Check that the working directory still exists.
 
-    Relative paths mean nothing there, and torch, its MKL and Ray fail without saying why.
+    In a deleted directory, relative paths have no meaning, and torch, MKL and Ray fail without
+    giving the cause.
 
     Parameters
     ----------
     path : str, optional
-        The relative path that needs it, for the message.
+        Relative path that needs the directory, for the message.
 
     Raises
     ------
@@ -65,6 +66,6 @@ def require_working_directory(path: str | None = None) -> None:
         raise StorageError(
             "the working directory has been deleted",
             where=path,
-            remedy="cd to a folder that exists, and run again; `cd .` is enough where a folder of "
-            "the same name was made since",
+            remedy="cd to a folder that exists and run again; `cd .` is enough if the folder was "
+            "created again since",
         ) from None

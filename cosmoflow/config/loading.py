@@ -1,4 +1,4 @@
-"""From YAML files, presets and ``key.path=value`` options to validated settings."""
+"""Validated settings from YAML files, presets and ``key.path=value`` options."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _PACKAGE = Path(__file__).parent
 
 
 def preset_folder() -> Path:
-    """Return the folder of the presets: in the package when installed, ``configs/`` in a clone."""
+    """Return the folder of the presets: in the package if installed, ``configs/`` in a clone."""
     packaged = _PACKAGE / "presets"
     return packaged if packaged.is_dir() else _PACKAGE.parents[1] / "configs"
 
 
 def preset_names() -> list[str]:
-    """Return the names that ``--config`` takes besides paths."""
+    """Return the names of the presets, which ``--config`` accepts besides paths."""
     return sorted(path.stem for path in preset_folder().glob("*.yaml"))
 
 
 def read_yaml(source: str) -> dict[str, Any]:
-    """Read a configuration file, or a preset by its name.
+    """Read a configuration file or a named preset.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def parse_override(text: str) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        There is no ``=`` or no key.
+        The ``=`` or the key is missing.
     """
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
@@ -90,7 +90,7 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``update`` laid over it, mappings merged key by key."""
+    """Return ``base`` updated with ``update``; nested mappings are merged key by key."""
     merged = dict(base)
     for key, value in update.items():
         below = merged.get(key)
@@ -111,7 +111,7 @@ def load_settings(
     Parameters
     ----------
     config : str, optional
-        A YAML file or the name of a preset.
+        YAML file or name of a preset.
     overrides : iterable of str
         ``key.path=value`` items.
     options : mapping, optional
@@ -133,14 +133,14 @@ def load_settings(
 
 
 def revise_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return settings with some of them changed.
+    """Return a copy of settings with changes.
 
     Parameters
     ----------
     settings : Settings
-        To begin with.
+        Settings to change.
     changes : mapping
-        Nested values by section and name; None is a value like any other.
+        Nested values by section and name; None is an ordinary value.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         if isinstance(value, Mapping):
             below = _without_none(value)
-            # An option that was not given must not hide what a file says of its section.
+            # An option that was not given must not hide its section in the file.
             if below:
                 kept[key] = below
         elif value is not None:
@@ -169,7 +169,7 @@ def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, config: str | None) -> ConfigError:
-    """Turn the first of pydantic's complaints into one that names key, value and remedy."""
+    """Turn pydantic's first error into one that names key, value and remedy."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     where = ".".join(path) + (f" in {config}" if config else "")

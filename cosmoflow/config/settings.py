@@ -1,4 +1,4 @@
-"""Every setting of every stage, with its default, its unit and its limits."""
+"""Settings of all stages, with defaults, units and limits."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ Derivable = Literal["momentum", "divergence", "vorticity", "velocity_shear"]
 
 
 class SimulateConfig(Section):
-    """An N-body box: its size, its particles and how they are moved."""
+    """Settings of N-body simulations: box size, particles and integrator."""
 
     box_size: float = Field(256.0, gt=0.0, le=LARGEST_BOX, description="side of the box, Mpc/h")
     particles: int = Field(256, ge=4, description="particles per axis")
     redshift: tuple[float, ...] = Field(
-        (0.0,), description="redshift of the snapshot, or of several"
+        (0.0,), description="redshift of the snapshot, or list of several"
     )
     method: Literal["cola", "2lpt"] = Field("cola", description="integrator")
-    steps: int = Field(15, ge=1, le=1000, description="COLA time steps, to the last snapshot")
+    steps: int = Field(15, ge=1, le=1000, description="COLA time steps until the last snapshot")
     start_redshift: float = Field(9.0, gt=0.0, description="redshift of the first step")
-    spacing: Literal["linear", "log"] = Field("linear", description="of the steps, in a")
+    spacing: Literal["linear", "log"] = Field("linear", description="spacing of the steps in a")
     mesh_factor: int = Field(1, ge=1, le=4, description="force mesh cells per particle and axis")
     compensate: Literal["auto", "none"] = Field(
-        "auto", description="undo the smoothing of the force by the painting of the particles"
+        "auto", description="correct the force for the mass-assignment window of the particles"
     )
-    count: int = Field(1, ge=1, le=100_000, description="boxes, seeded seed, seed + 1, ...")
+    count: int = Field(1, ge=1, le=100_000, description="boxes, with seeds seed, seed + 1, ...")
     fixed_amplitude: bool = Field(False, description="no scatter in the modes' amplitudes")
-    paired: bool = Field(False, description="every second box is the one before with signs turned")
+    paired: bool = Field(False, description="every second box is the previous one, signs flipped")
     linear_power: str | None = Field(
-        None, description="table of k (h/Mpc), P(k) today ((Mpc/h)^3); none means CAMB's"
+        None, description="table of k (h/Mpc), P(k) today ((Mpc/h)^3); by default from CAMB"
     )
     white_noise: str | None = Field(
-        None, description="cube of white noise, .npy or zarr, instead of the seed's"
+        None, description="cube of white noise, .npy or zarr, to use instead of the seed"
     )
     initial_fields: bool = Field(
-        False, description="store the linear density and displacement beside the particles"
+        False, description="store the linear density and displacement with the particles"
     )
 
     @field_validator("redshift", mode="before")
     @classmethod
     def _list(cls, value: Any) -> Any:
-        """Take a lone redshift, and text such as "1, 0.5, 0"."""
+        """Accept a single redshift, or text such as "1, 0.5, 0"."""
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(","))
         return (value,) if isinstance(value, int | float) else value
 
     @property
     def time_steps(self) -> int:
-        """Steps that a box takes: 2LPT goes to each snapshot in one."""
+        """Time steps per box; 2LPT takes one for each snapshot."""
         return self.steps if self.method == "cola" else len(self.redshift)
 
     @property
     def snapshots(self) -> tuple[float, ...]:
-        """The redshifts in order of time."""
+        """Redshifts in order of time."""
         return tuple(sorted(self.redshift, reverse=True))
 
     @model_validator(mode="after")
@@ -94,8 +94,8 @@ class SimulateConfig(Section):
 def choose_chunk(shard: int) -> int:
     """Return the cells per axis of an inner chunk: the largest divisor of the shard up to 64.
 
-    The shard of a grid of any size may have none but small ones (103 is a prime), and millions of
-    chunks of a cell would take hours: then it is the smallest divisor above 64.
+    If the shard has only small divisors up to 64 (103 is a prime), the chunk is the smallest
+    divisor above 64 instead, as millions of single-cell chunks would take hours.
     """
     best = max(size for size in range(1, 65) if shard % size == 0)
     if best >= min(8, shard):
@@ -104,7 +104,7 @@ def choose_chunk(shard: int) -> int:
 
 
 class PaintConfig(Section):
-    """Mass assignment onto a grid, and how the grid is cut into shards."""
+    """Settings of the mass assignment, and of the grid's division into shards."""
 
     grid: int = Field(128, ge=2, description="cells per axis")
     scheme: Scheme = Field("cic", description="mass-assignment scheme")
@@ -112,7 +112,7 @@ class PaintConfig(Section):
         ("density", "momentum", "velocity"), min_length=1, description="fields to paint"
     )
     interlaced: bool = Field(
-        False, description="paint density and momentum on a second grid too, half a cell away"
+        False, description="also paint density and momentum on a second grid, half a cell away"
     )
     fill: Literal["background", "nearest"] = Field(
         "background",
@@ -120,12 +120,12 @@ class PaintConfig(Section):
         "nearest particle",
     )
     redshift_space: Literal["x", "y", "z"] | None = Field(
-        None, description="axis along which velocities displace the particles, as redshifts do"
+        None, description="axis along which velocities displace particles into redshift space"
     )
-    shard: int | None = Field(None, ge=1, description="cells per axis that one task owns")
-    chunk: int | None = Field(None, ge=1, description="cells per axis that one read needs")
+    shard: int | None = Field(None, ge=1, description="cells per axis that one task writes")
+    chunk: int | None = Field(None, ge=1, description="cells per axis of the smallest read")
     particles_per_task: int | None = Field(
-        None, ge=1, description="particles that one task reads; none lets memory decide"
+        None, ge=1, description="particles that one task reads; by default set by memory"
     )
 
     @property
@@ -149,30 +149,30 @@ class PaintConfig(Section):
                 f"shard {self.shard_cells} is not a multiple of chunk {self.chunk_cells}"
             )
         if len(set(self.fields)) < len(self.fields):
-            raise ValueError(f"fields has one twice: {', '.join(self.fields)}")
+            raise ValueError(f"fields lists a name twice: {', '.join(self.fields)}")
         if self.interlaced and set(self.fields) == {"velocity"}:
-            raise ValueError("interlaced is for density and momentum, and fields has neither")
+            raise ValueError("interlaced is for density and momentum, but fields has neither")
         if self.fill != "background" and "velocity" not in self.fields:
             raise ValueError(f"fill {self.fill} is for the velocity, which fields lacks")
         return self
 
 
 class DeriveConfig(Section):
-    """How fields are derived from other fields."""
+    """Settings of derived fields."""
 
     method: Literal["difference", "spectral"] = Field(
-        "difference", description="rule for derivatives and smoothing; spectral: box in memory"
+        "difference", description="derivatives and smoothing; spectral keeps the box in memory"
     )
     smoothing: float | None = Field(
         None, gt=0.0, description="radius of the Gaussian of smoothed_ fields, Mpc/h"
     )
     shard: int | None = Field(
-        None, ge=1, description="cells per axis that one task writes; none means the input's"
+        None, ge=1, description="cells per axis that one task writes; by default the input's"
     )
 
 
 class TrainConfig(Section):
-    """Model, crops and length of a training."""
+    """Settings of the training."""
 
     model: str = Field("residual-small", description="architecture, see `cosmoflow models`")
     target: Literal["velocity", "momentum"] = Field("velocity", description="field to predict")
@@ -184,15 +184,15 @@ class TrainConfig(Section):
     )
     learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
     muon_rate: float = Field(0.04, gt=0.0, description="peak learning rate of Muon")
-    weight_decay: float = Field(1e-4, ge=0.0, description="of weights, each step, times the rate")
-    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps to warm up over")
+    weight_decay: float = Field(1e-4, ge=0.0, description="decay per step, times the rate")
+    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="fraction of the steps for warm-up")
     gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")
     average: float = Field(0.99, ge=0.0, lt=1.0, description="decay of the averaged weights")
     density_weight: float = Field(
-        0.0, ge=0.0, description="weight of the velocity's loss per mass beside that per volume"
+        0.0, ge=0.0, description="weight of the velocity loss by mass relative to that by volume"
     )
     augment: bool = Field(True, description="apply the 48 symmetries of the cube")
-    precision: Precision = Field("auto", description="of the network's arithmetic")
+    precision: Precision = Field("auto", description="precision of the network")
     compile: bool = Field(
         False, description="let torch.compile fuse the network; needs a C++ compiler on CPUs"
     )
@@ -200,65 +200,65 @@ class TrainConfig(Section):
     data: Literal["auto", "memory", "stream"] = Field(
         "auto", description="hold the fields in memory, or stream blocks of them if they do not fit"
     )
-    prefetch: int = Field(2, ge=1, description="batches drawn ahead, one thread each")
+    prefetch: int = Field(2, ge=1, description="batches drawn ahead, each in its own thread")
     validation_fraction: float = Field(
-        0.125, gt=0.0, lt=0.5, description="share of a lone box, a slab, kept for validation"
+        0.125, gt=0.0, lt=0.5, description="fraction of a single box, a slab, kept for validation"
     )
     validate_every: int = Field(200, ge=1, description="steps between validations")
     patience: int | None = Field(
-        None, ge=1, description="validations without gain that end the training early"
+        None, ge=1, description="validations without improvement after which training stops early"
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     measure_gain: int = Field(
         1, ge=0, le=48,
-        description="measure at the end, in whole validation boxes, what restores the power of "
-        "predictions averaged over so many symmetries; 0 for not",
+        description="symmetries averaged over when the gain that restores power is measured at the "
+        "end, in whole validation boxes; 0 to skip the measurement",
     )  # fmt: skip
-    tensorboard: bool = Field(False, description="write metrics for TensorBoard too")
+    tensorboard: bool = Field(False, description="also write metrics for TensorBoard")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.density_weight and self.target == "momentum":
-            raise ValueError("density_weight is for velocities: momenta have the density in them")
+            raise ValueError("density_weight is for velocities: momenta include the density")
         if self.batch % self.workers:
             raise ValueError(f"batch {self.batch} does not divide among {self.workers} workers")
         return self
 
 
 class InferConfig(Section):
-    """How models are run over a box, and what is written."""
+    """Settings of the inference and its output."""
 
     tile: int | None = Field(
-        None, ge=1, description="most output cells per axis of a forward pass; none: by memory"
+        None, ge=1, description="most output cells per axis of a pass; by default set by memory"
     )
-    batch: int | None = Field(None, ge=1, description="tiles per forward pass; none: by their size")
+    batch: int | None = Field(None, ge=1, description="tiles per pass; by default set by tile size")
     overlap: int = Field(
         0, ge=0, description="cells that tiles of a padded network share, to blend their seams"
     )
-    precision: Precision = Field("auto", description="of the network's arithmetic")
+    precision: Precision = Field("auto", description="precision of the network")
     symmetries: int = Field(
-        1, ge=1, le=48, description="turned frames to average over; each costs as much as one"
+        1, ge=1, le=48, description="cube symmetries to average over; cost is proportional"
     )
     spread: bool = Field(
-        False, description="write the standard deviation over models and turned frames too"
+        False, description="also write the standard deviation over models and symmetries"
     )
-    fields: tuple[Derivable, ...] = Field((), description="what to derive in the same pass")
+    fields: tuple[Derivable, ...] = Field((), description="fields to derive in the same pass")
     region: tuple[tuple[float, float], ...] | None = Field(
-        None, description="x, y and z from and to, Mpc/h, e.g. 0:128,0:128,64:96; none: all"
+        None, description="ranges of x, y and z, Mpc/h, e.g. 0:128,0:128,64:96; by default all"
     )
     rounding: float | None = Field(
-        None, gt=0.0, description="rounding error that velocities may have, km/s, to write less"
+        None, gt=0.0, description="tolerated rounding error of velocities, km/s, to save space"
     )
     restore_power: bool = Field(
-        False, description="add restored_velocity, which has the power of the true one"
+        False, description="add restored_velocity, which has the power of the true velocity"
     )
-    shard: int | None = Field(None, ge=1, description="cells per axis of what one write covers")
+    shard: int | None = Field(None, ge=1, description="cells per axis of one write")
 
     @field_validator("region", mode="before")
     @classmethod
     def _read_region(cls, value: Any) -> Any:
-        """Take text such as "0:128,0:128,64:96"."""
+        """Accept text such as "0:128,0:128,64:96"."""
         if not isinstance(value, str):
             return value
         ranges = [tuple(part.split(":")) for part in value.split(",")]
@@ -271,32 +271,32 @@ class InferConfig(Section):
     @field_validator("fields", mode="before")
     @classmethod
     def _list(cls, value: Any) -> Any:
-        """Take text such as "momentum,divergence"."""
+        """Accept text such as "momentum,divergence"."""
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(set(self.fields)) < len(self.fields):
-            raise ValueError(f"fields has one twice: {', '.join(self.fields)}")
+            raise ValueError(f"fields lists a name twice: {', '.join(self.fields)}")
         if self.region is not None:
             if len(self.region) != 3:
-                raise ValueError("region needs three ranges, of x, y and z")
+                raise ValueError("region needs three ranges, for x, y and z")
             if any(not low < high for low, high in self.region):
                 raise ValueError(f"region has an empty range: {self.region}")
             if self.restore_power:
-                raise ValueError("restore_power takes the whole box, region a part of it")
+                raise ValueError("restore_power needs the whole box, without a region")
         return self
 
 
 class EvaluateConfig(Section):
-    """Truth and baselines of a comparison."""
+    """Settings of the comparison of predictions with the truth."""
 
     subbox: float = Field(120.0, gt=0.0, description="side of the paper's sub-boxes, Mpc/h")
     smoothing: tuple[float, ...] = Field(
         (0.0, 2.0, 4.0), description="Gaussian radii of the linear-theory baselines, Mpc/h"
     )
     force: bool = Field(
-        False, description="compare predictions even where they were made from another box"
+        False, description="compare predictions even if they were made from another box"
     )
 
     @model_validator(mode="after")
@@ -307,44 +307,45 @@ class EvaluateConfig(Section):
 
 
 class SpectraConfig(Section):
-    """How spectra are binned, and of what boxes."""
+    """Settings of power spectra: bins, multipoles and sub-boxes."""
 
     bins: Literal["linear", "log"] = Field(
-        "linear", description="of one fundamental mode each, or of equal width in log k"
+        "linear", description="bins one fundamental mode wide, or of equal width in log k"
     )
     per_decade: int = Field(
         20, ge=1, le=1000, description="bins for each factor of ten in k, if log"
     )
     multipoles: Literal["x", "y", "z"] | None = Field(
-        None, description="axis about which quadrupole and hexadecapole are measured; none: neither"
+        None, description="line of sight of quadrupole and hexadecapole; by default not measured"
     )
     subbox: float | None = Field(
-        None, gt=0.0, description="side of sub-boxes to average over, Mpc/h; none: the whole box"
+        None, gt=0.0, description="side of sub-boxes to average over, Mpc/h; by default the box"
     )
 
 
 class EngineConfig(Section):
-    """Where the work runs. It is not part of any digest: a result does not depend on it.
+    """Settings of the engine. Digests exclude them, as results do not depend on them.
 
-    But for the arithmetic, which inference chooses for its workers and notes in its own settings.
+    The exception is the precision that inference chooses for its workers; inference records it
+    in its own settings.
     """
 
-    choice: Literal["auto", "serial", "ray"] = Field("auto", description="serial, or on Ray")
-    address: str | None = Field(None, description="Ray cluster; none means this machine")
+    choice: Literal["auto", "serial", "ray"] = Field("auto", description="serial, or Ray")
+    address: str | None = Field(None, description="Ray cluster; by default this machine")
     workers: int | None = Field(
-        None, ge=1, description="inference actors; none: one a GPU, or for 8 cores"
+        None, ge=1, description="inference actors; by default one per GPU, or per 8 cores"
     )
     memory: ByteSize | None = Field(
-        None, gt=0, description="most that a worker may need, e.g. 8GiB; none means what there is"
+        None, gt=0, description="memory limit of a worker, e.g. 8GiB; by default all available"
     )
     gpus: bool | None = Field(
-        None, description="train and infer on GPUs; none: where there are any; true waits for them"
+        None, description="train and infer on GPUs; by default if available; true waits for them"
     )
     patience: float = Field(
         600.0, ge=0.0, description="seconds to wait for nodes of a cluster to join"
     )
     ship_code: bool = Field(
-        False, description="have a cluster's workers use this process's cosmoflow, not their own"
+        False, description="have a cluster's workers use this process's cosmoflow, not theirs"
     )
 
 

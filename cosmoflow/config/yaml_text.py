@@ -1,4 +1,4 @@
-"""Strict YAML: no duplicate keys, and numbers as YAML 1.2 writes them."""
+"""YAML without duplicate keys, and with the numbers of YAML 1.2."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ _NUMBERS = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, except for what it gets wrong in silence.
+    """PyYAML's safe loader with its silent errors corrected.
 
     PyYAML keeps the last of two equal keys and follows YAML 1.1, in which ``010`` is 8, ``1:30`` is
     90 and ``1e-3`` is text.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping; refuse one that has a key twice."""
+        """Return a mapping, or raise if a key occurs twice."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands here twice", key_node.start_mark
+                    None, None, f"the key {key!r} occurs twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_decimal(self, node: yaml.ScalarNode) -> int:
-        """Return an integer; leading zeros do not make it octal."""
+        """Return a decimal integer, even with leading zeros."""
         return int(node.value)
 
 
-# A copy for every first character: the resolvers of the parent class stay as they are.
+# Copies, so that the resolvers of the parent class stay unchanged.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -58,6 +58,6 @@ def parse_yaml(text: str) -> Any:
     Raises
     ------
     yaml.YAMLError
-        It is not YAML, or a mapping has a key twice.
+        The text is not YAML, or a mapping has a key twice.
     """
     return yaml.load(text, Loader=_Loader)

@@ -1,1 +1,1 @@
-"""Networks that map density to velocity, and how they are fitted. Torch only."""
+"""Networks that map density to velocity, and their training. Torch only."""

@@ -1,4 +1,4 @@
-"""The network of a model that has none."""
+"""Placeholder network of models that use their global flow alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cosmoflow.model.geometry import Geometry
 class Baseline(nn.Module):
     """Adds nothing to a model's global flow: linear theory and Wiener filters as they are.
 
-    As a network it makes them models like any other, for inference, storage and comparison.
+    It lets inference, storage and comparison treat these baselines like any other model.
     """
 
     geometry = Geometry(halo=0, stride=1, fixed_output=None, default_output=32)

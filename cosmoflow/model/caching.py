@@ -1,4 +1,4 @@
-"""A box of which the pieces that were read last are kept in memory."""
+"""A box that keeps the most recently read pieces in memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Key = tuple[str, Lead, tuple[int, ...]]
 
 
 class CachedFields:
-    """A box that is read in whole pieces, of which the latest are kept.
+    """A box read in whole pieces, with a least-recently-used cache.
 
-    Neighbouring blocks with halos touch the same chunks of a store: with blocks of two chunks and a
-    halo of less than one, every chunk is decoded eight times otherwise.
+    Neighbouring blocks with halos touch the same chunks of a store: without a cache, blocks of two
+    chunks with a halo of less than one decode every chunk eight times.
 
     Parameters
     ----------
     source : FieldSource
         The box.
     piece : int
-        Cells per axis of what is read at once: a chunk of the store.
+        Cells per axis of a piece: a chunk of the store.
     capacity : int
-        Bytes that may be kept.
+        Most bytes to keep.
     """
 
     def __init__(self, source: FieldSource, piece: int, capacity: int) -> None:
@@ -55,7 +55,7 @@ class CachedFields:
     def _join(
         self, name: str, lead: Lead, part: tuple[slice, ...], shape: tuple[int, ...]
     ) -> NDArray[np.float32]:
-        """Put a part inside the grid together from pieces."""
+        """Assemble a part inside the grid from pieces."""
         out = np.empty((*shape, *(axis.stop - axis.start for axis in part)), np.float32)
         low = [axis.start // self._piece for axis in part]
         high = [-(-axis.stop // self._piece) for axis in part]

@@ -1,7 +1,7 @@
-"""JSON files of a model, validated key by key and number by number.
+"""Validated content of a model's JSON files.
 
-A number that is not finite, or that float32 cannot hold, becomes a field of NaN long after it was
-read, so it is refused here, with its path in the file.
+A number that is not finite, or that float32 cannot hold, would turn predictions into NaN long after
+it was read, so the validation refuses it and names its path in the file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REMEDY: Final = "copy the model again, or train it again"
 
 
 class _Part(BaseModel):
-    """A JSON object: immutable, no text for numbers, no NaN, no infinity."""
+    """An immutable JSON object that refuses text for numbers, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -147,13 +147,13 @@ def read_description(content: bytes, where: str) -> Description:
     Raises
     ------
     DataError
-        It is damaged or describes no model that this version reads; the message names the key.
+        The file is damaged, or this version cannot read the model; the message names the key.
     """
     found = _read_object(content, where, "model.json")
     kind = found.get("format")
     if kind != FORMAT:
         raise DataError(
-            "this is no model",
+            "this is not a model",
             where=f"{where}/model.json, format",
             value=_show(kind),
             limit=FORMAT,
@@ -164,7 +164,7 @@ def read_description(content: bytes, where: str) -> Description:
 
 
 def check_description(content: dict[str, Any], where: str) -> None:
-    """Refuse to write what :func:`read_description` would refuse to read.
+    """Check that :func:`read_description` would accept a description before it is written.
 
     Raises
     ------
@@ -174,12 +174,12 @@ def check_description(content: dict[str, Any], where: str) -> None:
 
 
 def read_filter(content: bytes, where: str, name: str) -> WienerFilter:
-    """Parse a file that holds a filter alone.
+    """Parse a file that holds only a filter.
 
     Raises
     ------
     DataError
-        It is damaged; the message names the key.
+        The file is damaged; the message names the key.
     """
     remedy = "begin the training again, with --overwrite"
     found = _read_object(content, where, name, remedy=remedy)
@@ -192,7 +192,7 @@ def _check_version(version: Any, where: str) -> None:
     newer = type(version) is int and version > FORMAT_VERSION
     older = type(version) is int and 0 < version < FORMAT_VERSION
     raise DataError(
-        "the model's format version is not one that this cosmoflow reads",
+        "this version of cosmoflow does not read the model's format version",
         where=f"{where}/model.json, format_version",
         value=_show(version),
         limit=FORMAT_VERSION,
@@ -208,7 +208,7 @@ def _read_object(content: bytes, where: str, name: str, *, remedy: str = REMEDY)
     """Parse a JSON object."""
     try:
         found = json.loads(content)
-    # Text nested thousands of times exhausts the parser.
+    # Deep nesting exhausts the parser.
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{name} cannot be read",
@@ -219,7 +219,7 @@ def _read_object(content: bytes, where: str, name: str, *, remedy: str = REMEDY)
         ) from None
     if not isinstance(found, dict):
         raise DataError(
-            f"{name} holds no JSON object",
+            f"{name} does not hold a JSON object",
             where=f"{where}/{name}",
             value=_show(found),
             limit="{...}",
@@ -231,7 +231,7 @@ def _read_object(content: bytes, where: str, name: str, *, remedy: str = REMEDY)
 def _validate(
     part: type[P], content: dict[str, Any], where: str, name: str, *, remedy: str = REMEDY
 ) -> P:
-    """Validate a parsed object, and name the first key that is wrong."""
+    """Validate a parsed object; the error names the first invalid key."""
     try:
         return part.model_validate(content)
     except ValidationError as error:
@@ -242,13 +242,13 @@ def _validate(
     limit = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     for key, words in _BOUNDS.items():
         if key in (context := first.get("ctx", {})):
-            # The validator's own text spells 1e-38 out in all its zeros.
+            # The validator's own text writes 1e-38 with all its zeros.
             limit = f"{words} {context[key]:g}"
     further = len(problems) - 1
     raise DataError(
-        f"{name} lacks a key" if missing else f"{name} holds what no model can have",
+        f"{name} lacks a key" if missing else f"{name} holds an invalid value",
         where=f"{where}/{name}, {_path(first['loc'])}" if first["loc"] else f"{where}/{name}",
-        # An error across several keys is named by its rule.
+        # A rule that covers several keys names the offending value itself.
         value=None if missing or own else _show(first["input"]),
         limit=None if missing else _printable(limit) + (f" (and {further} more)" * (further > 0)),
         remedy=remedy,
@@ -262,11 +262,11 @@ def _path(keys: tuple[int | str, ...]) -> str:
 
 
 def _show(value: Any) -> str:
-    """Return a value as a message shows it."""
+    """Return a value as text for a message."""
     text = _printable(repr(value))
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _printable(text: str) -> str:
-    """Return text without characters that UTF-8 lacks: JSON can spell half of a surrogate pair."""
+    """Escape lone surrogates, which JSON can contain and UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode()

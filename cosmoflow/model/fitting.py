@@ -33,11 +33,11 @@ _UNREADABLE = (
     *(AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError),
     *(UnpicklingError, struct.error),
 )
-"""Exceptions of torch and of a training on a foreign checkpoint."""
+"""Exceptions raised on restoring a checkpoint of another kind."""
 
 
 class Workers(Protocol):
-    """The data-parallel workers of a loop, as the engine presents them."""
+    """Interface to the data-parallel workers, provided by the engine."""
 
     rank: int
     world_size: int
@@ -49,35 +49,35 @@ class Workers(Protocol):
         """Return the sum of a value over the workers; every worker must call it."""
 
     def report(self, metrics: Metrics) -> None:
-        """Tell the driver how it goes; every worker must call it."""
+        """Report metrics to the driver; every worker must call it."""
 
 
 class Checkpoints(Protocol):
-    """Where a loop keeps what it needs to go on."""
+    """Storage of the checkpoints that a loop resumes from."""
 
     def save(self, step: int, content: bytes) -> None:
-        """Keep a checkpoint."""
+        """Store a checkpoint."""
 
     def newest(self) -> bytes | None:
-        """Return the newest whole checkpoint, or None."""
+        """Return the newest complete checkpoint, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """A training: network, data and settings.
+    """Hyperparameters and data of a training run.
 
     Parameters
     ----------
     config : TrainConfig
         Hyperparameters.
     seed : int
-        Decides weights and batches.
+        Seed of the initial weights and the batches.
     crop : int
         Output cells per axis of a training crop.
     training : sequence of TrainingBox, or StreamedBoxes
-        Boxes to learn from, in memory or read block by block.
+        Boxes to train on, in memory or read block by block.
     validation : sequence of (TrainingBox, Block)
-        Blocks never learned from.
+        Blocks excluded from training.
     """
 
     config: TrainConfig
@@ -89,7 +89,7 @@ class TrainingJob:
 
 @dataclass
 class Best:
-    """The averaged weights that validated best, and how many validations came after them."""
+    """The averaged weights with the best validation, and the number of validations since."""
 
     rms: float
     average: dict[str, Tensor]
@@ -97,7 +97,7 @@ class Best:
 
 
 class _Clock:
-    """Measures steps per second and the share of the time that they waited for data."""
+    """Measures steps per second and the fraction of time spent waiting for data."""
 
     def __init__(self, step: int) -> None:
         self.restart(step)
@@ -117,16 +117,16 @@ class _Clock:
 
 
 class Fitting:
-    """A model being fitted: weights, their running average, optimiser, step, history.
+    """State of a training run: weights, their running average, optimiser, step, history.
 
     Parameters
     ----------
     model : VelocityModel
-        Its weights are changed in place.
+        Model to train; its weights are changed in place.
     job : TrainingJob
-        The training.
+        Hyperparameters and data.
     workers : Workers
-        The workers beside this one.
+        The data-parallel workers.
     on_history : callable
         Called by rank 0 with all metrics so far, after each validation.
     """
@@ -151,8 +151,8 @@ class Fitting:
         self.optimiser = Optimiser(self.network, job.config)
         self.step = 0
         self.history: list[Metrics] = []
-        # Losses since the last report: they belong to the checkpoint, so that a resumed run
-        # reports what the uninterrupted one would have reported.
+        # Losses since the last report. Checkpoints include them, so that a resumed run reports
+        # the same values as an uninterrupted one.
         self.losses: list[float] = []
         self.best: Best | None = None
 
@@ -162,7 +162,7 @@ class Fitting:
         Raises
         ------
         DataError
-            It is whole and yet none of this network, or its weights are not finite.
+            The checkpoint belongs to another training, or its weights are not finite.
         """
         try:
             state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
@@ -177,14 +177,14 @@ class Fitting:
             self.best = None if state["best"] is None else Best(**state["best"])
         except _UNREADABLE as error:
             raise DataError(
-                "the newest checkpoint is not one of this training",
+                "the newest checkpoint does not belong to this training",
                 value=str(error).partition("\n")[0],
-                remedy="delete it: --resume then goes on from the one before; or train with "
+                remedy="delete it, so that --resume continues from the one before; or train with "
                 "--overwrite",
             ) from error
 
     def checkpoint(self) -> bytes:
-        """Return all that :meth:`restore` needs."""
+        """Return the state for :meth:`restore`."""
         buffer = io.BytesIO()
         torch.save(
             {
@@ -202,18 +202,18 @@ class Fitting:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done, or validation has not got better for too long."""
+        """Whether the last step is done, or validation stopped improving for too long."""
         config = self.job.config
         stale = self.best is not None and self.best.stale >= (config.patience or math.inf)
         return self.step >= config.steps or stale
 
     def run(self, checkpoints: Checkpoints) -> None:
-        """Train to the last step.
+        """Train until finished.
 
         Raises
         ------
         DataError
-            The loss is no longer finite; the newest checkpoint is still good.
+            The loss is no longer finite; the newest checkpoint remains valid.
         """
         config = self.job.config
         content = checkpoints.newest()
@@ -238,14 +238,14 @@ class Fitting:
                         checkpoints.save(self.step, self.checkpoint())
 
     def _share_losses(self) -> None:
-        """Give every worker the mean of all workers' losses: a checkpoint is one worker's."""
+        """Replace the losses by their mean over workers, as only one worker writes checkpoints."""
         if self.workers.world_size > 1:
             count = len(self.losses)
             mean = self.workers.total(sum(self.losses)) / (self.workers.world_size * max(1, count))
             self.losses = [mean] * count
 
     def _report(self, clock: _Clock) -> None:
-        """Validate and report the losses."""
+        """Validate and report metrics."""
         config, total = self.job.config, self.workers.total
         rate = config.learning_rate * self.optimiser.schedule(self.step - 1)
         speed, waited = clock.read(self.step)
@@ -308,7 +308,7 @@ class Fitting:
                 "the loss is no longer finite",
                 where=f"step {self.step + 1}",
                 value=value,
-                remedy="checkpoints up to here are kept; train with --overwrite and a smaller "
+                remedy="earlier checkpoints are kept; train with --overwrite and a smaller "
                 "train.learning_rate, or with train.precision=float32",
             )
         self.optimiser.zero_grad()
@@ -318,7 +318,7 @@ class Fitting:
         return value
 
     def _update_average(self) -> None:
-        """Move the running average; early on it follows faster, to forget the random start."""
+        """Update the running average; a faster decay at first discards the random start."""
         decay = min(self.job.config.average, (1 + self.step) / (10 + self.step))
         for name, value in self.network.state_dict().items():
             if value.is_floating_point():
@@ -333,7 +333,7 @@ class Fitting:
         return model.eval()
 
     def best_model(self) -> VelocityModel:
-        """Return the averaged model; with a patience, as it was when it validated best."""
+        """Return the averaged model; with a patience, the one with the best validation."""
         model = self.averaged_model()
         if self.best is not None:
             model.network.load_state_dict(self.best.average)
@@ -361,7 +361,7 @@ def sum_squares(
     precision: str,
     device: torch.device,
 ) -> tuple[float, float]:
-    """Return the sum of a model's squared 3-D residuals over some blocks, and their cells."""
+    """Return the sum of a model's squared 3-D residuals over blocks, and the number of cells."""
     total, cells = 0.0, 0
     for box, block in blocks:
         sample = stack([read_sample(box, model.spec.target, block, model.geometry.halo)])
@@ -385,7 +385,7 @@ def make_loop(
     Parameters
     ----------
     make_model, make_job : callable
-        Called in each worker, so that only stores' names travel.
+        Called in each worker, so that only the names of stores are sent.
     checkpoints : Checkpoints
         Shared by the workers.
     on_history : callable

@@ -1,4 +1,4 @@
-"""A model as a set of small files. Reading one never unpickles anything."""
+"""Conversion of models to small files and back, without pickle."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def to_files(model: VelocityModel, where: str = "the model") -> dict[str, bytes]
     Parameters
     ----------
     model : VelocityModel
-        With the weights to keep.
+        Model to convert.
     where : str
         Destination of the files, for errors.
 
     Raises
     ------
     DataError
-        A weight or a constant is not finite: :func:`from_files` would refuse it.
+        A weight or constant is not finite, so :func:`from_files` would refuse the model.
     """
     check_weights(model.network.state_dict(), f"{where}/{WEIGHTS}")
     weights = safetensors.torch.save(
@@ -54,7 +54,7 @@ def to_files(model: VelocityModel, where: str = "the model") -> dict[str, bytes]
         "smoothing": list(model.smoothing),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    # Once through JSON, as it will be read: tuples become lists.
+    # A round trip through JSON turns tuples into lists, as the reader sees them.
     check_description(json.loads(json.dumps(description)), where)
     return {
         WEIGHTS: weights,
@@ -70,12 +70,12 @@ def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
     files : mapping of str to bytes
         ``model.json`` and ``model.safetensors``.
     where : str
-        Named in errors.
+        Location of the files, for errors.
 
     Raises
     ------
     DataError
-        A file is truncated or damaged, or the two do not belong together.
+        A file is truncated or damaged, or the files do not belong together.
     """
     description = read_description(files[DESCRIPTION], where)
     content = files[WEIGHTS]
@@ -94,12 +94,12 @@ def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
 
 
 def _build(description: Description, where: str) -> VelocityModel:
-    """Return the model that is described, its weights random.
+    """Return a model that fits a description, with random weights.
 
     Raises
     ------
     DataError
-        The architecture is unknown, or is not as it was when the model was trained.
+        The architecture is unknown, or has changed since the model was trained.
     """
     spec = ModelSpec(
         architecture=description.architecture,
@@ -131,19 +131,19 @@ def _build(description: Description, where: str) -> VelocityModel:
                 "the model's description and architecture do not fit together",
                 where=f"{where}/{DESCRIPTION}, {key}",
                 value=value,
-                limit=f"{expected}, as {spec.architecture} has it",
+                limit=f"{expected}, the value of {spec.architecture}",
                 remedy=REMEDY,
             )
     return model
 
 
 def _load_weights(network: nn.Module, content: bytes, where: str) -> None:
-    """Give a network its weights.
+    """Load a network's weights.
 
     Raises
     ------
     DataError
-        They are not those of the network: in name, shape or type, or they are not finite.
+        The weights do not match the network in name, shape or type, or are not finite.
     """
     try:
         weights = safetensors.torch.load(content)
@@ -192,5 +192,5 @@ def check_weights(weights: Mapping[str, Tensor], where: str) -> None:
                 "the model's weights are not finite",
                 where=f"{where}, {name}",
                 value=f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values",
-                remedy="train it again, with a smaller train.learning_rate or train.muon_rate",
+                remedy="train again, with a smaller train.learning_rate or train.muon_rate",
             )

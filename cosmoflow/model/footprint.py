@@ -1,4 +1,4 @@
-"""The memory that a forward pass takes, found without computing anything."""
+"""Memory of a forward pass, measured without computing anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cosmoflow.model.registry import find_architecture, geometry_of
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are alive, and the most that ever were."""
+    """Counts the bytes of the tensors that are alive, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -41,14 +41,14 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @cache
 def count_activation_bytes(name: str, output: int | Sides, precision: str) -> int:
-    """Return the most bytes of activations that live at once in a forward pass of one tile.
+    """Return the peak memory of activations in a forward pass of one tile, bytes.
 
     Parameters
     ----------
     name : str
-        Architecture.
+        Name of the architecture.
     output : int or (int, int, int)
-        Output cells of the tile, per axis or of each axis.
+        Output cells per axis of the tile: one number for all axes, or one for each.
     precision : {"float32", "bfloat16"}
         Precision of the arithmetic.
     """

@@ -1,4 +1,4 @@
-"""Position of a network's output cells in its input cells."""
+"""Position of a network's output cells within its input cells."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Geometry:
     halo : int
         Input cells beyond the output on every side.
     stride : int
-        Total stride. Tile origins and sizes are multiples of it, because a strided network commutes
-        with those shifts only.
+        Total stride. Tile origins and sizes are multiples of the stride, because a strided network
+        commutes only with such shifts.
     fixed_output : int or None
-        The only output size the network has, when its padding makes the answer depend on it.
+        The only output size that the network supports, if its padding makes results depend on it.
     default_output : int
         A sensible output size for training crops and listings.
     """
@@ -37,12 +37,12 @@ class Geometry:
         return output + 2 * self.halo
 
     def input_shape(self, output: int | Sides) -> Sides:
-        """Return the input cells of each axis that give ``output`` cells, per axis or of each."""
+        """Return the input cells along each axis; ``output`` is one number or one per axis."""
         x, y, z = (output, output, output) if isinstance(output, int) else output
         return self.input_cells(x), self.input_cells(y), self.input_cells(z)
 
     def check_output(self, output: int, where: str) -> int:
-        """Return ``output`` if the network can make that many cells.
+        """Return ``output`` if the network supports that output size.
 
         Raises
         ------
@@ -51,13 +51,13 @@ class Geometry:
         if self.fixed_output is not None:
             if output != self.fixed_output:
                 raise ConfigError(
-                    "this network has one output size",
+                    "this network supports only one output size",
                     where=where, value=output, limit=self.fixed_output,
-                    remedy="leave the setting out",
+                    remedy="leave out the setting",
                 )  # fmt: skip
         elif output % self.stride:
             raise ConfigError(
-                "the tile does not divide into the network's stride",
+                "the tile size is not a multiple of the network's stride",
                 where=where, value=output, limit=f"a multiple of {self.stride}",
             )  # fmt: skip
         return output

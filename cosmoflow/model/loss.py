@@ -1,4 +1,4 @@
-"""The loss of a network."""
+"""The loss that training minimises."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from torch import Tensor
 
 
 def mean_square(residual: Tensor, density: Tensor, weight: float) -> Tensor:
-    """Return the mean square of a residual, by volume and by mass.
+    """Return the mean square of a residual, weighted by volume and by mass.
 
     Parameters
     ----------
     residual : Tensor
         Shape ``(batch, 3, n, n, n)``.
     density : Tensor
-        Shape ``(batch, n, n, n)``, over its mean.
+        Shape ``(batch, n, n, n)``, in units of the mean.
     weight : float
-        Weight of the mean over mass; the mean over volume has weight 1. Mass is observed, and
-        most of the mass is in few cells.
+        Weight of the mean over mass, relative to the mean over volume. Observations trace mass,
+        most of which is in few cells.
     """
     squares = residual.square()
     loss = squares.mean()

@@ -8,41 +8,41 @@ from typing import Final
 DESCRIPTION: Final = "model.json"
 WEIGHTS: Final = "model.safetensors"
 HISTORY: Final = "history.csv"
-"""Losses of the training, step by step."""
+"""Training losses by step."""
 
 LINEAR: Final = "linear"
-"""The name of linear theory; LINEAR:R smooths it by a Gaussian of radius R, Mpc/h."""
+"""Name of linear theory; ``linear:R`` smooths it with a Gaussian of radius R, Mpc/h."""
 
 RUN = "run.json"
-"""Says which run a model folder belongs to, from its first step on."""
+"""File that identifies the run of a model folder, present from the first step on."""
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
-"""The folders of the models that come with cosmoflow."""
+"""Parent folder of the pretrained models."""
 
 DEFAULT_MODEL = "residual-small"
-"""The shipped model that `infer` takes by default."""
+"""Pretrained model that `infer` uses by default."""
 
 
 def is_plain(name: str) -> bool:
-    """Return whether a text could be a model's name: it has no part of a path or a URL."""
+    """Check whether a text can be a model's name rather than a path or URL."""
     return bool(name) and not set(name) & set("/\\:")
 
 
 def is_linear(name: str) -> bool:
-    """Return whether a model is linear theory, which has no files."""
+    """Check whether a name means linear theory, which has no files to load."""
     return name == LINEAR or name.startswith(f"{LINEAR}:")
 
 
 def is_named(name: str) -> bool:
-    """Return whether a name is linear theory or a shipped model, not a folder."""
+    """Check whether a name means linear theory or a pretrained model, not a user's folder."""
     return is_linear(name) or name in pretrained_models()
 
 
 def model_folder(name: str) -> str:
-    """Return the folder of a model; of one that ships, in the installation of this node."""
+    """Return a model's folder; that of a pretrained model is in this node's installation."""
     return str(PRETRAINED / name) if name in pretrained_models() else name
 
 
 def pretrained_models() -> list[str]:
-    """Return the names of the models that come with cosmoflow."""
+    """Return the names of the pretrained models."""
     return sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir())

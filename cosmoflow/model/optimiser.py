@@ -15,27 +15,27 @@ _MOMENTUM = 0.95
 
 
 def _as_matrix(kernel: Tensor) -> Tensor:
-    """Return a kernel as the matrix that multiplies a patch of its input, on the same memory.
+    """Return a view of a kernel as the matrix that multiplies a patch of its input.
 
-    Kernels are in memory with the channels last, so that is the order of the columns; Muon treats
-    all orders alike.
+    Kernels are stored with the channels last, so the columns have that order; Muon treats all
+    orders alike.
     """
     return kernel.permute(0, 2, 3, 4, 1).flatten(1)
 
 
 class Optimiser:
-    """The optimiser of a network, and its learning rate over the steps.
+    """The optimiser of a network and its learning-rate schedule.
 
-    Muon replaces the gradient of a matrix by the nearest semi-orthogonal one, so that all
-    directions in the space of features learn at one pace, not only those with large gradients.
-    Here it takes half the steps that AdamW takes to the same residual.
+    Muon replaces the gradient of a matrix by the nearest semi-orthogonal matrix, so that all
+    directions in feature space learn at the same rate, not only those with large gradients.
+    For these networks it needs half as many steps as AdamW to reach the same residual.
 
     Parameters
     ----------
     network : nn.Module
-        In ``channels_last_3d`` memory format.
+        Network in ``channels_last_3d`` memory format.
     config : TrainConfig
-        Which optimiser, its rate and its schedule.
+        Optimiser, learning rates and schedule.
 
     References
     ----------
@@ -45,7 +45,7 @@ class Optimiser:
     def __init__(self, network: nn.Module, config: TrainConfig) -> None:
         self._config = config
         self._parameters = list(network.parameters())
-        # The last kernel is a readout, not a map between features: AdamW's, as in [1]_.
+        # The last kernel is a readout, not a map between features: AdamW takes it, as in [1]_.
         hidden = [one for one in self._parameters if one.dim() == 5][:-1]
         self._kernels = [
             (kernel, nn.Parameter(_as_matrix(kernel.detach())))
@@ -70,7 +70,7 @@ class Optimiser:
         self._peaks = [part.param_groups[0]["lr"] for part in self._parts]
 
     def schedule(self, step: int) -> float:
-        """Return the share of the peak rates at a step: linear warm-up, then half a cosine."""
+        """Return the fraction of the peak rates at a step: linear warm-up, then half a cosine."""
         config = self._config
         warmup = max(1, round(config.warmup * config.steps))
         if step < warmup:
@@ -79,12 +79,12 @@ class Optimiser:
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for parameter in self._parameters:
             parameter.grad = None
 
     def step(self, step: int) -> None:
-        """Clip the gradients and move the weights, at the rate of this step."""
+        """Clip the gradients and update the weights at the rate of this step."""
         share = self.schedule(step)
         for part, peak in zip(self._parts, self._peaks, strict=True):
             for group in part.param_groups:
@@ -96,10 +96,10 @@ class Optimiser:
             part.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return all that :meth:`load_state_dict` needs."""
+        """Return the state for :meth:`load_state_dict`."""
         return [part.state_dict() for part in self._parts]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Continue from a state."""
+        """Restore a state."""
         for part, content in zip(self._parts, state, strict=True):
             part.load_state_dict(content)

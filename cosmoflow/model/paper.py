@@ -22,7 +22,7 @@ def _convolution(inputs: int, outputs: int, *, stride: int = 1, padding: int = 1
 
 
 def _deconvolution(inputs: int, outputs: int) -> nn.Sequential:
-    # Stride 2 doubles the size; the paper's "stride 1" cannot lead from 8 to 16 to 32 cells.
+    # Stride 2 doubles the size; the paper's "stride 1" cannot go from 8 to 16 to 32 cells.
     return nn.Sequential(
         nn.ConvTranspose3d(inputs, outputs, 3, stride=2, padding=1, output_padding=1),
         nn.BatchNorm3d(outputs),
@@ -36,10 +36,10 @@ class PaperNetwork(nn.Module):
     Parameters
     ----------
     output_kernel : {1, 3}
-        Side of the kernel of the last, linear layer. 1 gives the published 48,690,307 parameters
-        (batch-norm statistics counted); the text says 3, which gives 19,968 more.
+        Kernel size of the last, linear layer. 1 gives the published 48,690,307 parameters
+        (including batch-norm statistics); the paper's text says 3, which gives 19,968 more.
     narrowing : int
-        Every layer has so many times fewer features: 8 makes a network that a laptop can train.
+        Divides the features of every layer: 8 makes a network that a laptop can train.
 
     References
     ----------
@@ -73,7 +73,7 @@ class PaperNetwork(nn.Module):
                 for inputs, outputs in itertools.pairwise(widths)
             )
         )
-        # Linear: a ReLU here would forbid negative velocities.
+        # Linear, because a ReLU would exclude negative velocities.
         self.output = nn.ConvTranspose3d(middle, 3, output_kernel, padding=output_kernel // 2)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Choosing the arithmetic of a network for the device at hand."""
+"""Arithmetic precision of networks, by device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 matrices faster than float32 ones."""
+    """Check whether a device multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     capabilities = torch.cpu.get_capabilities()
@@ -21,9 +21,9 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     Parameters
     ----------
     precision : {"auto", "float32", "bfloat16"}
-        "auto" takes bfloat16 where the device has instructions for it.
+        "auto" uses bfloat16 where the device has instructions for it.
     device : torch.device
-        Where the network runs.
+        Device that runs the network.
     """
     if precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device)):
         return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -36,16 +36,16 @@ def best_device() -> torch.device:
 
 
 def prepare_device(device: torch.device, *, same_shapes: bool) -> None:
-    """Set up the convolutions of a process for a device.
+    """Configure the convolutions of this process for a device.
 
     Parameters
     ----------
     device : torch.device
-        Where its networks run. Nothing is done for a CPU.
+        Device that runs the networks. CPUs need no configuration.
     same_shapes : bool
-        Whether all passes have one shape, so that trying all algorithms at the first one pays.
+        Whether all passes have the same shape, so that benchmarking the algorithms pays off.
     """
     if device.type == "cuda":
-        # Left alone, cuDNN rounds the factors of float32 convolutions to 10 bits (TensorFloat-32).
+        # By default cuDNN rounds the factors of float32 convolutions to 10 bits (TensorFloat-32).
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = same_shapes

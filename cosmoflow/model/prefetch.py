@@ -1,4 +1,4 @@
-"""Drawing batches while others are learned from."""
+"""Draws batches in the background during training."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Prefetcher:
     draw : callable
         Returns the batch of a step; called in threads.
     first, steps : int
-        The step to begin with, and the one to end before.
+        First step, and the step to stop before.
     ahead : int
-        Batches that are drawn or waiting while one is learned from.
+        Batches drawn ahead of the current one.
     """
 
     def __init__(self, draw: Callable[[int], Sample], first: int, steps: int, ahead: int) -> None:

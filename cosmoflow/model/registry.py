@@ -1,4 +1,4 @@
-"""The architectures by name."""
+"""Architectures by name."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from cosmoflow.model.residual import ResidualUNet
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A network and what it must be fed.
+    """A network and its inputs.
 
     Parameters
     ----------
     name, summary : str
-        Name and summary, for users.
+        Name and one-line description.
     build : callable
-        Makes the network.
+        Returns a new network.
     smoothing : tuple of float
-        Gaussian radii of the global linear velocities among its inputs, Mpc/h.
+        Gaussian radii of the linear velocities among the inputs, Mpc/h.
     filter : str or None
-        The set of fields (:data:`cosmoflow.numerics.wiener.SETS`) of the Wiener filter whose flow
-        is among its inputs too, before the linear ones. The network learns the residual from the
-        first of its flows; without any it learns the target itself.
+        Set of fields (:data:`cosmoflow.numerics.wiener.SETS`) of the Wiener filter whose flow
+        precedes the linear ones among the inputs. The network learns the residual from the first
+        flow; without flows it learns the target itself.
     offset : float
-        The density channel is ``ln(rho + offset)``.
+        Offset in the density channel ``ln(rho + offset)``.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Architecture:
 
     @property
     def flows(self) -> int:
-        """Global velocities among the inputs."""
+        """Number of global velocities among the inputs."""
         return len(self.smoothing) + (self.filter is not None)
 
     @property
     def channels(self) -> int:
-        """Input channels."""
+        """Number of input channels."""
         return 1 + 3 * self.flows
 
     @property
     def learns(self) -> bool:
-        """Whether there is a network to train; a baseline is its first flow alone."""
+        """Whether there is a network to train; a baseline returns its first flow."""
         return self.build is not Baseline
 
 
@@ -123,7 +123,7 @@ def find_architecture(name: str) -> Architecture:
     Raises
     ------
     ConfigError
-        There is none of that name.
+        There is no architecture of that name.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -152,7 +152,7 @@ def _radius(name: str) -> float:
 
 
 def geometry_of(network: nn.Module) -> Geometry:
-    """Return the position of a network's output in its input."""
+    """Return the geometry of a network."""
     geometry = network.geometry
     if not isinstance(geometry, Geometry):
         raise TypeError(f"{type(network).__name__} has no geometry")
@@ -160,20 +160,20 @@ def geometry_of(network: nn.Module) -> Geometry:
 
 
 def count_parameters(network: nn.Module) -> tuple[int, int]:
-    """Return the parameters of a network, running statistics included, and the trainable ones."""
+    """Return the number of parameters, including running statistics, and of trainable ones."""
     trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     statistics = sum(b.numel() for b in network.buffers() if b.is_floating_point())
     return trainable + statistics, trainable
 
 
 def widest_layer(network: nn.Module) -> int:
-    """Return the most features of a layer; a baseline has none."""
+    """Return the features of the widest layer; 0 for a baseline."""
     return max((p.shape[0] for p in network.parameters() if p.dim() == 5), default=0)
 
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureSummary:
-    """Figures of an architecture, as ``cosmoflow models`` prints them.
+    """Summary of an architecture for ``cosmoflow models``.
 
     ``flops_per_output_cell`` counts a multiplication and an addition as two and includes the halo
     of a tile of ``output_cells``.
@@ -216,7 +216,7 @@ def summarise(name: str) -> ArchitectureSummary:
 
 @cache
 def count_flops(name: str, output: int | Sides) -> int:
-    """Return the floating-point operations of one tile of ``output`` cells, per axis or of each."""
+    """Return the floating-point operations of a tile; ``output`` is one number or one per axis."""
     architecture = find_architecture(name)
     # Tensors of the meta device have shapes and no values: nothing is computed.
     with torch.device("meta"):

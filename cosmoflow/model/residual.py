@@ -1,4 +1,4 @@
-"""A compact U-net without padding, which learns what a global flow lacks."""
+"""A compact U-net without padding that learns the residual from a global flow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cosmoflow.model.geometry import Geometry
 
 
 def _crop(field: Tensor, cells: int) -> Tensor:
-    """Cut ``cells`` off every side."""
+    """Crop ``cells`` from every side."""
     if cells == 0:
         return field
     return field[..., cells:-cells, cells:-cells, cells:-cells]
@@ -18,7 +18,8 @@ def _crop(field: Tensor, cells: int) -> Tensor:
 def _stack(inputs: int, outputs: int, depth: int) -> nn.Sequential:
     """Return ``depth`` unpadded 3^3 convolutions, each followed by a SiLU.
 
-    Smooth activations suit a smooth field: with ReLU the same training leaves 4 % more.
+    With ReLU the same training leaves a residual 4 % larger: smooth activations suit a smooth
+    field.
     """
     layers: list[nn.Module] = []
     for index in range(depth):
@@ -29,17 +30,16 @@ def _stack(inputs: int, outputs: int, depth: int) -> nn.Sequential:
 class ResidualUNet(nn.Module):
     """Three levels of unpadded convolutions; total stride 4.
 
-    Every convolution sees real cells only, so an output cell depends on the input cells within the
-    halo and on nothing else: the same for every tiling. There is no normalisation over space for
-    the same reason. The last layer starts at zero, so an untrained network predicts nothing to add
-    to the flow.
+    Without padding, an output cell depends only on the input cells within the halo, so results do
+    not depend on the tiling. For the same reason there is no normalisation over space. The last
+    layer starts at zero, so an untrained network adds nothing to the flow.
 
     Parameters
     ----------
     channels : int
         Input channels.
     widths : (int, int, int)
-        Features at 1, 2 and 4 cells.
+        Features at resolutions of 1, 2 and 4 cells.
     encoder : (int, int, int)
         Convolutions on the way down, at 1, 2 and 4 cells.
     decoder : (int, int)
@@ -57,7 +57,7 @@ class ResidualUNet(nn.Module):
         fine, middle, coarse = widths
         e0, e1, e2 = encoder
         d1, d0 = decoder
-        # Margin that the fine and middle features lose to match the upsampled ones.
+        # Cells to crop from the fine and middle features to match the upsampled ones.
         self._crop_middle = 2 * e2
         self._crop_fine = 2 * (e1 + 2 * e2 + d1)
         self.geometry = Geometry(
@@ -82,7 +82,7 @@ class ResidualUNet(nn.Module):
             if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if isinstance(module, nn.ConvTranspose3d):
-                    # Kernel = stride: every output cell has one input cell, not eight.
+                    # Kernel = stride, so every output cell has one input cell, not eight.
                     module.weight.data *= 8.0**0.5
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

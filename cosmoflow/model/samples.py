@@ -1,4 +1,4 @@
-"""Crops of boxes to train and validate on."""
+"""Crops of boxes for training and validation."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from cosmoflow.numerics.blocks import Block, split_block
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
 
 _LEAST_VARIATION = 1e-6
-"""Below this, in units of the fields, a standard deviation is rounding."""
+"""A smaller standard deviation, in units of the fields, is rounding error."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBox:
-    """A box to learn from.
+    """A box to train on.
 
     Parameters
     ----------
     source : FieldSource
-        Holds ``density``, the target and, for networks that want them, the global flows.
+        Source of ``density``, the target and, for networks that use them, the global flows.
     flows : tuple of Flow
-        Which of the stored global velocities are the network's inputs.
+        Stored global velocities that are inputs of the network.
     region : Block
-        The targets' cells.
+        Cells of the targets.
     periodic : bool
-        Whether crops may wrap around the border along axes that the region covers whole; the
-        source of a box that was cut out knows nothing beyond.
+        Whether crops may wrap around along axes that the region covers completely; false for a
+        box cut out of a larger one.
     """
 
     source: FieldSource
@@ -47,7 +47,7 @@ class TrainingBox:
     def slab(
         cls, source: FieldSource, flows: tuple[Flow, ...], first: int, cells: int
     ) -> TrainingBox:
-        """Return a box of which only ``cells`` along x, from ``first`` on, are learned from."""
+        """Return a box whose training region is ``cells`` along x, starting at ``first``."""
         grid = source.grid
         return cls(source, flows, Block((first, 0, 0), (cells, grid, grid)))
 
@@ -74,7 +74,7 @@ class Sample:
     target: Tensor
 
     def turn(self, symmetry: Symmetry) -> Sample:
-        """Return the crop seen in a turned frame."""
+        """Return the crop in a turned frame."""
         return Sample(
             symmetry.apply(self.density, vector=False),
             symmetry.apply(self.flows, vector=True),
@@ -89,7 +89,7 @@ def read_sample(box: TrainingBox, target: str, block: Block, halo: int) -> Sampl
 
 
 def stack(samples: Sequence[Sample]) -> Sample:
-    """Make a batch."""
+    """Stack samples into a batch."""
     return Sample(
         torch.stack([sample.density for sample in samples]),
         torch.stack([sample.flows for sample in samples]),
@@ -98,7 +98,7 @@ def stack(samples: Sequence[Sample]) -> Sample:
 
 
 def choose_box(boxes: Sequence[TrainingBox], rng: np.random.Generator) -> TrainingBox:
-    """Return a random one of some boxes, in proportion to the cells that are learned from."""
+    """Return a random box, with probability proportional to its training cells."""
     weights = np.array([math.prod(box.region.shape) for box in boxes], float)
     return boxes[int(rng.choice(len(boxes), p=weights / weights.sum()))]
 
@@ -113,12 +113,12 @@ def draw_batch(
     augment: bool,
     key: tuple[int, int],
 ) -> Sample:
-    """Draw some crops of a random batch.
+    """Draw crops of a random batch.
 
     Parameters
     ----------
     boxes : sequence of TrainingBox
-        Drawn from in proportion to their cells.
+        Boxes, drawn with probability proportional to their training cells.
     target : str
         Variable to predict.
     geometry : Geometry
@@ -126,12 +126,12 @@ def draw_batch(
     crop : int
         Output cells per axis of a crop.
     crops : sequence of int
-        Crops of the batch: all workers share one batch.
+        Numbers of the crops within the batch, which the workers share.
     augment : bool
-        Turn every crop by one of the 48 symmetries of the cube.
+        Transform every crop by a random one of the 48 symmetries of the cube.
     key : (int, int)
-        Seed and step: they and a crop's number alone decide it, so a resumed run draws what the
-        uninterrupted one would have drawn.
+        Seed and step. A crop depends only on them and on its number, so a resumed run draws the
+        same crops as an uninterrupted one.
     """
     samples = []
     for number in crops:
@@ -144,12 +144,12 @@ def draw_batch(
 
 
 def split_lone_box(grid: int, fraction: float, crop: int, geometry: Geometry) -> int:
-    """Return how many cells along x of a lone box to keep for validation.
+    """Return the number of cells along x of a single box to keep for validation.
 
     Raises
     ------
     DataError
-        The box is too small for a crop beside a validation slab.
+        The box is too small for a crop and a validation slab.
     """
     unit = geometry.fixed_output or geometry.stride
     slab = math.ceil(fraction * grid / unit) * unit
@@ -167,13 +167,13 @@ def split_lone_box(grid: int, fraction: float, crop: int, geometry: Geometry) ->
 def validation_blocks(
     grid: int, first: int, cells: int, crop: int, geometry: Geometry, limit: int
 ) -> list[Block]:
-    """Return at most ``limit`` blocks, evenly spread over cells ``first`` to ``first + cells``."""
+    """Return at most ``limit`` blocks spread evenly over cells ``first`` to ``first + cells``."""
     side = geometry.fixed_output or min(crop, cells)
     region = Block((first, 0, 0), (cells, grid, grid))
     blocks = [
         Block(block.origin, (side, crop, crop))
         for block in split_block(region, max(side, crop))
-        # A remainder of the region would reach past its end, into what is learned from.
+        # A remainder would reach past the end of the region, into the training cells.
         if block.shape[0] >= side and min(block.shape[1:]) == crop
     ]
     stride = max(1, len(blocks) // limit)

@@ -1,4 +1,4 @@
-"""Where the fields of a periodic box are read from: a store, main memory, a device, or a part."""
+"""Sources of a periodic box's fields: a store, main memory, a device, or a block of a box."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Lead = tuple[int, ...]
 
 
 class FieldSource(Protocol):
-    """A periodic box to read blocks of; a fields store is one."""
+    """A periodic box that blocks are read from, such as a fields store."""
 
     @property
     def grid(self) -> int:
@@ -57,7 +57,7 @@ class DeviceFields:
     fields : mapping of str to array
         Shapes ``(..., n, n, n)``, float32.
     device : torch.device
-        Where to hold them.
+        Device that holds the fields.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class DeviceFields:
 
 
 class BlockFields:
-    """A block of a box, read once: the inputs of a crop inside it, halo included.
+    """A block of a box, read once, for crops inside it.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class BlockFields:
     variables : sequence of (str, tuple of int)
         Names and leading indices to read.
     block : Block
-        The cells, halo included, as coordinates that may reach past the grid.
+        Cells to read, including the halo; coordinates may extend past the grid.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def read_tensor(source: FieldSource, name: str, block: Block, lead: Lead = ()) -
 def read_inputs(
     source: FieldSource, flows: Sequence[Flow], block: Block, halo: int
 ) -> tuple[Tensor, Tensor]:
-    """Read what a network needs to predict a block.
+    """Read the inputs that a network needs to predict a block.
 
     Returns
     -------

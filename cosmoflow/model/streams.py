@@ -1,4 +1,4 @@
-"""Training boxes that no memory holds: a few blocks of them at a time."""
+"""Streams training boxes that do not fit in memory, a few blocks at a time."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from cosmoflow.model.sources import BlockFields, variable_of
 from cosmoflow.numerics.blocks import grow
 
 BLOCK_CELLS = 128
-"""Per axis of a block: large beside a crop, so that few cells are read that no crop needs."""
+"""Cells per axis of a block: much larger than a crop, so that few cells are read in vain."""
 
 POOL = 4
-"""Blocks that the crops of a batch come from: neighbours in one block resemble each other."""
+"""Blocks that supply a batch: several, as neighbouring crops of one block are correlated."""
 
 _TURNS = 2.0
-"""How often a block's cells are learned from, in the mean, before others take its place."""
+"""Mean number of times that a block's cells are used before the block is replaced."""
 
 _STREAM = 0x57
-"""Sets the random numbers of blocks apart from those of crops."""
+"""Key that separates the random numbers of blocks from those of crops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """How boxes are streamed.
+    """Parameters of a stream of boxes.
 
     Parameters
     ----------
     seed : int
-        With the step it decides the blocks, so a resumed run reads what the uninterrupted one
-        would have read.
+        Seed that, with the step, determines the blocks, so a resumed run reads the same blocks as
+        an uninterrupted one.
     crop, batch : int
-        Output cells per axis of a crop, and crops a step of all workers together.
+        Output cells per axis of a crop, and crops per step over all workers.
     halo : int
-        Geometry of the network.
+        Halo of the network, cells.
     target : str
         Variable to predict.
     """
@@ -51,18 +51,18 @@ class Streaming:
 
 
 def pool_bytes(crop: int, halo: int, flows: int) -> int:
-    """Return the memory of the blocks that a stream holds: used, next, and being let go."""
+    """Return the memory of the blocks in use, the next ones and those being released, bytes."""
     side = max(BLOCK_CELLS, crop) + 2 * halo
     return 3 * POOL * side**3 * 4 * (1 + 3 * (1 + flows))
 
 
 class StreamedBoxes:
-    """Gives out random blocks of boxes, and reads the next ones meanwhile.
+    """Supplies random blocks of boxes and reads the next ones in the background.
 
     Parameters
     ----------
     boxes : sequence of TrainingBox
-        Drawn from in proportion to their cells.
+        Boxes, drawn with probability proportional to their training cells.
     streaming : Streaming
         Sizes and seed.
     """
@@ -78,10 +78,10 @@ class StreamedBoxes:
         self._lock = threading.Lock()
 
     def at(self, step: int) -> list[TrainingBox]:
-        """Return the blocks that a step learns from, as boxes in memory."""
+        """Return the blocks that a step trains on, as boxes in memory."""
         window = step // self.steps
         with self._lock:
-            # Steps ask in order, or a few at once: earlier blocks are released.
+            # Steps arrive nearly in order, so blocks farther behind can be released.
             for old in [w for w in self._windows if w < window - 1]:
                 del self._windows[old]
             for wanted in (window, window + 1):

@@ -1,4 +1,4 @@
-"""A network together with everything that it needs to turn density into km/s."""
+"""A network with the constants that turn density into velocities in km/s."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Normalisation:
     Parameters
     ----------
     density_mean, density_std : float
-        Mean and deviation of the channel ``ln(rho + offset)``.
+        Mean and standard deviation of the channel ``ln(rho + offset)``.
     velocity_scale : float
-        Rms of a component of the input velocities, km/s.
+        Rms per component of the input velocities, km/s.
     target_scale : float
-        Rms of a component of what the network predicts, km/s.
+        Rms per component of the field that the network predicts, km/s.
     """
 
     density_mean: float
@@ -39,33 +39,33 @@ class Normalisation:
 
 
 UNIT = Normalisation(0.0, 1.0, 1.0, 1.0)
-"""Normalisation of a model without a network."""
+"""Constants of a model without a network."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Description of a model and its training data.
+    """Description of a model and of its training data.
 
     Parameters
     ----------
     architecture : str
         Name in the registry.
     target : {"velocity", "momentum"}
-        The field that it predicts.
+        Predicted field.
     cell_size : float
         Cell size of the training fields, Mpc/h.
     redshift : float
-        Of the training fields.
+        Redshift of the training fields.
     cosmology : dict
         Parameters of the training simulations.
     normalisation : Normalisation
-        Constants of its inputs and outputs.
+        Constants of the inputs and outputs.
     provenance : dict
-        How it was made.
+        How the model was made.
     filter : WienerFilter, optional
-        Filter of its first flow, if its architecture has one.
+        Filter that makes the first flow, for architectures that use one.
     gain : PowerGain, optional
-        Restores the power that its velocities lack on small scales.
+        Gain that restores the power that the velocities lack on small scales.
     """
 
     architecture: str
@@ -105,12 +105,12 @@ class VelocityModel(nn.Module):
         return (
             f"VelocityModel {spec.architecture}: {spec.target} in km/s on cells of "
             f"{spec.cell_size:g} Mpc/h at z = {spec.redshift:g}; {parameters:,} parameters"
-            "\nspec: its description; network: its layers"
+            "\nspec: description of the model; network: its layers"
         )
 
     @property
     def geometry(self) -> Geometry:
-        """Position of output cells in input cells."""
+        """Position of the output cells within the input cells."""
         return geometry_of(self.network)
 
     def channels(self, density: Tensor, flows: Tensor) -> Tensor:
@@ -119,10 +119,9 @@ class VelocityModel(nn.Module):
         Parameters
         ----------
         density : Tensor
-            Shape ``(batch, nx, ny, nz)``, over its mean.
+            Shape ``(batch, nx, ny, nz)``, in units of the mean.
         flows : Tensor
-            Shape ``(batch, flows, 3, nx, ny, nz)``, km/s: the global velocities, none for a network
-            without them.
+            Global velocities, shape ``(batch, flows, 3, nx, ny, nz)``, km/s; ``flows`` may be 0.
 
         Returns
         -------
@@ -137,13 +136,13 @@ class VelocityModel(nn.Module):
         return torch.cat([log_density.unsqueeze(1), velocities], dim=1)
 
     def inner(self, field: Tensor) -> Tensor:
-        """Return the output cells of a field ``(..., nx, ny, nz)`` on the input cells."""
+        """Crop a field ``(..., nx, ny, nz)`` from the input cells to the output cells."""
         halo = self.geometry.halo
         x, y, z = (slice(halo, cells - halo) for cells in field.shape[-3:])
         return field[..., x, y, z]
 
     def baseline(self, density: Tensor, flows: Tensor) -> Tensor | None:
-        """Return what the first flow says of the target on the output cells, km/s, or None."""
+        """Return the target that the first flow predicts on the output cells, km/s, or None."""
         if not self.flows:
             return None
         velocity = self.inner(flows[:, 0])
@@ -152,7 +151,7 @@ class VelocityModel(nn.Module):
         return velocity * self.inner(density).unsqueeze(1)
 
     def normalised_target(self, target: Tensor, density: Tensor, flows: Tensor) -> Tensor:
-        """Return what the network should put out for a target in km/s."""
+        """Return the ideal network output for a target in km/s."""
         baseline = self.baseline(density, flows)
         residual = target if baseline is None else target - baseline
         return residual / self.spec.normalisation.target_scale
@@ -163,7 +162,7 @@ class VelocityModel(nn.Module):
         Parameters
         ----------
         density, flows : Tensor
-            See :meth:`channels`; tiles with the geometry's halo.
+            Tiles with the geometry's halo, see :meth:`channels`.
 
         Returns
         -------
@@ -178,22 +177,22 @@ class VelocityModel(nn.Module):
     def members(
         self, density: Tensor, flows: Tensor, symmetries: tuple[Symmetry, ...]
     ) -> Iterator[Tensor]:
-        """Yield the prediction made in each of some turned frames, turned back.
+        """Yield the predictions made in turned frames, each turned back.
 
-        The true answer turns with the frame and a network's does so in the mean only: what it errs
-        in one frame and not in the others goes away in the mean of these.
+        The true field turns with the frame, but a network is not exactly equivariant. Averaging
+        the predictions removes errors that differ between frames.
 
         Parameters
         ----------
         density, flows : Tensor
-            As of :meth:`forward`.
+            See :meth:`forward`.
         symmetries : tuple of Symmetry
-            The frames.
+            Transformations to the frames.
 
         Yields
         ------
         Tensor
-            Result of :meth:`forward`, in new memory.
+            Prediction with the shape of :meth:`forward`, as a new tensor.
         """
         for symmetry in symmetries:
             turned = self(symmetry.apply(density, vector=False), symmetry.apply(flows, vector=True))

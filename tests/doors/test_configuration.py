@@ -15,7 +15,7 @@ from tests.cases import each
 def test_a_key_that_stands_twice_is_refused(tmp_path, text):
     path = tmp_path / "twice.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"stands here twice") as caught:
+    with pytest.raises(ConfigError, match=r"occurs twice") as caught:
         load_settings(str(path))
     assert "line" in str(caught.value)
 

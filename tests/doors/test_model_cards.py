@@ -252,9 +252,9 @@ def saved(content):
 @each(
     ("content", "words"),
     [
-        (b"junk", "not one of this training"),
-        (saved([1, 2]), "not one of this training"),
-        (saved({"network": {}}), "not one of this training"),
+        (b"junk", "does not belong to this training"),
+        (saved([1, 2]), "does not belong to this training"),
+        (saved({"network": {}}), "does not belong to this training"),
         (saved({"network": {"weight": torch.full((2,), NAN)}}), "not finite"),
     ],
 )
