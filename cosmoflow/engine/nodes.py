@@ -144,7 +144,7 @@ def nodes_with(memory: int = 0) -> list[Node]:
     )
 
 
-def wait_for(needs: Resources, tasks: int, patience: float, tell: Callable[[str], None]) -> None:
+def wait_for(needs: Resources, tasks: int, patience: float, notify: Callable[[str], None]) -> None:
     """Request room for some tasks side by side from an autoscaler, and wait until it is there.
 
     After ``patience`` seconds the function returns in any case; the caller checks the room.
@@ -152,7 +152,7 @@ def wait_for(needs: Resources, tasks: int, patience: float, tell: Callable[[str]
     if count_places(needs) >= tasks or not patience:
         return
     wanted = f"{tasks} x {needs.cpus} CPU" + (f" and {needs.gpus} GPU" if needs.gpus else "")
-    tell(f"waiting up to {patience:g} s for nodes with {wanted} to join")
+    notify(f"waiting up to {patience:g} s for nodes with {wanted} to join")
     ask_for(needs, tasks)
     try:
         begun = time.monotonic()

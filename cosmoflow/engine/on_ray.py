@@ -46,7 +46,7 @@ class RayEngine:
         ``address`` is that of a running cluster; without one, Ray is started on this machine and
         stops with the engine. ``memory`` is the most that a worker may have. Ray on this machine
         also gets an object store of that size, and spills what exceeds it to disk.
-    tell : callable
+    notify : callable
         Called with messages for the user: which cluster is used, and what is waited for.
 
     Raises
@@ -62,10 +62,10 @@ class RayEngine:
     name = "ray"
 
     def __init__(
-        self, config: EngineConfig | None = None, tell: Callable[[str], None] = lambda text: None
+        self, config: EngineConfig | None = None, notify: Callable[[str], None] = lambda text: None
     ) -> None:
         self._config = config or EngineConfig()
-        self._tell = tell
+        self._notify = notify
         self._owner = not ray.is_initialized()
         if not self._owner:
             return
@@ -74,7 +74,7 @@ class RayEngine:
             return
         cluster.join(self._config.address, ship_code=self._config.ship_code)
         try:
-            tell(cluster.describe())
+            notify(cluster.describe())
             # The nodes that a killed driver has requested would be rented for ever.
             ask_for_nothing()
             self._wait_for(Resources(), 1)
@@ -107,7 +107,7 @@ class RayEngine:
         """On a cluster, request room for some tasks side by side and wait for it."""
         if self._config.address is not None:
             with self._errors():
-                wait_for(needs, tasks, self._config.patience, self._tell)
+                wait_for(needs, tasks, self._config.patience, self._notify)
 
     def _wait_for_gpus(self, workers: int, memory: int = 0) -> None:
         """Wait for GPUs if the configuration requires them."""

@@ -29,13 +29,13 @@ class Session:
 
     Attributes
     ----------
-    tell : callable
+    notify : callable
         Called with messages about the cluster for the user. Does nothing until it is set.
     """
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
-        self.tell: Callable[[str], None] = lambda text: None
+        self.notify: Callable[[str], None] = lambda text: None
         self._ray: RayEngine | None = None
 
     def engine(self, cpu_seconds: float, *, workers: int = 1, memory: int = 0) -> Engine:
@@ -57,11 +57,11 @@ class Session:
         if self._ray is None:
             from cosmoflow.engine.on_ray import RayEngine
 
-            self._ray = RayEngine(self.config, self._tell)
+            self._ray = RayEngine(self.config, self._notify)
         return self._ray
 
-    def _tell(self, text: str) -> None:
-        self.tell(text)
+    def _notify(self, text: str) -> None:
+        self.notify(text)
 
     def _wants_ray(self, cpu_seconds: float, workers: int, memory: int) -> bool:
         if self.config.choice != "auto":

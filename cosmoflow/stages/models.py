@@ -239,7 +239,7 @@ def _nearest_grids(box_size: float, cell_size: float) -> list[int]:
 
 
 def has_cells(found: float, expected: float) -> bool:
-    """Tell whether cells have the size that a model was trained on, to 0.1 %."""
+    """Notify whether cells have the size that a model was trained on, to 0.1 %."""
     return abs(found / expected - 1.0) <= CELL_SIZE_TOLERANCE
 
 

@@ -26,7 +26,7 @@ from cosmoflow.storage.outputs import Existing, is_barely_begun
 from cosmoflow.storage.urls import exists, remove
 from cosmoflow.units import format_bytes
 
-Tell = Callable[[Key], None]
+Notify = Callable[[Key], None]
 """A function that a task calls with its key when it is done."""
 
 FIELDS_SHARE: Final = 0.25
@@ -72,7 +72,7 @@ class Run:
         if self.session is _OF_THE_SETTINGS:
             object.__setattr__(self, "session", Session(self.settings.engine))
         # The session outlives runs, and starts its engine in one of them.
-        self.session.tell = lambda text: self.listener(Message(text))
+        self.session.notify = lambda text: self.listener(Message(text))
 
 
 @contextmanager
@@ -285,7 +285,7 @@ class Progress:
 
 
 def run_graph(
-    build: Callable[[Tell], TaskGraph],
+    build: Callable[[Notify], TaskGraph],
     engine: Engine,
     plan: Plan,
     run: Run,
@@ -314,5 +314,5 @@ def run_graph(
         done.add(key)
         progress.reach(len(done), key[0])
 
-    with engine.channel(note) as tell:
-        engine.run(build(tell), on_done, needs=Resources(memory=plan.worker_memory))
+    with engine.channel(note) as notify:
+        engine.run(build(notify), on_done, needs=Resources(memory=plan.worker_memory))

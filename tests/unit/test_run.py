@@ -19,5 +19,5 @@ def test_a_session_that_is_given_stays():
 
 def test_what_the_session_tells_is_heard():
     heard = []
-    Run(listener=heard.append).session.tell("a node joins")
+    Run(listener=heard.append).session.notify("a node joins")
     assert [message.text for message in heard] == ["a node joins"]

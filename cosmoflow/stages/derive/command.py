@@ -26,10 +26,10 @@ from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.run import (
+    Notify,
     Plan,
     Progress,
     Run,
-    Tell,
     claiming,
     memory_here,
     run_graph,
@@ -216,8 +216,8 @@ def _derive_slabs(
         background = engine.run(first)["background", 0]
     writer = DerivedShards(work, out, digest, background)
 
-    def build(tell: Tell) -> TaskGraph:
-        return build_slabs(plan, writer, todo, tell)
+    def build(notify: Notify) -> TaskGraph:
+        return build_slabs(plan, writer, todo, notify)
 
     left = replace(plan, tasks=plan.tasks - len(plan.skipped(todo)))
     run_graph(build, engine, left, run, lambda key, result: claim.check())

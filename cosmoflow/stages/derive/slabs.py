@@ -24,7 +24,7 @@ from cosmoflow.numerics.slabs import RowWaves, block_bytes
 from cosmoflow.stages.costs import DERIVE_NUMBER
 from cosmoflow.stages.derive.plan import DerivePlan, Work
 from cosmoflow.stages.derive.recipes import derive_block, recipe_of
-from cosmoflow.stages.run import Run, Tell
+from cosmoflow.stages.run import Notify, Run
 from cosmoflow.stages.slabs.plan import Cut, Grid, plan_cut, shard_bars
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.slabs.transform import SlabGraph
@@ -228,10 +228,10 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
 
 
 def build_slabs(
-    plan: SlabPlan, writer: DerivedShards, todo: Sequence[int], tell: Tell
+    plan: SlabPlan, writer: DerivedShards, todo: Sequence[int], notify: Notify
 ) -> TaskGraph:
     """Transform every variable, filter, transform back, and write the missing shards."""
-    build, filters = SlabGraph(plan.cut, tell), Filters.of(plan.work)
+    build, filters = SlabGraph(plan.cut, notify), Filters.of(plan.work)
     variables = [Variable(plan.work.fields, name, count_parts(name)) for name in filters.sources]
     fields = [
         handed

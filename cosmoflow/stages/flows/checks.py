@@ -113,13 +113,13 @@ def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = N
 
 
 def is_physical(values: Tensor) -> bool:
-    """Tell whether a tensor holds finite velocities below that of light, km/s."""
+    """Notify whether a tensor holds finite velocities below that of light, km/s."""
     # A value that is not finite compares as neither.
     return all(bool((part.abs() < SPEED_OF_LIGHT).all()) for part in values)
 
 
 def is_finite(values: Tensor) -> bool:
-    """Tell whether a tensor, real or complex, holds finite numbers only."""
+    """Notify whether a tensor, real or complex, holds finite numbers only."""
     real = torch.view_as_real(values) if values.is_complex() else values
     # Part after part: a mask of all would take a quarter as much memory again.
     return all(bool(torch.isfinite(part).all()) for part in real)

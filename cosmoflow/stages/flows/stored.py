@@ -250,5 +250,5 @@ def _describe(origin: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _fits(bytes_per_cell: int, store: FieldStore, run: Run) -> bool:
-    """Tell whether this process may have the memory for a box's transforms."""
+    """Notify whether this process may have the memory for a box's transforms."""
     return bytes_per_cell * store.grid**3 <= memory_here(run)

@@ -93,8 +93,8 @@ def import_fields(
     redshift : float
         Redshift of the density.
     quantity : {"density", "delta", "counts"}, optional
-        ``density`` is 1 + delta, ``counts`` anything proportional to mass. By default the values
-        tell, and what they do not tell is refused.
+        ``density`` is 1 + delta, ``counts`` anything proportional to mass. By default it is
+        found from the values; values that fit none are refused.
     velocity, momentum : str, optional
         Files as ``cube``, km/s, shape ``(3, n, n, n)`` or ``(n, n, n, 3)``. Momentum is
         ``(1 + delta) v``.

@@ -53,7 +53,7 @@ _ENCODING = 4.5
 
 
 def one_local_worker(run: Run) -> bool:
-    """Tell whether this process would be the only worker, which Ray makes no faster."""
+    """Notify whether this process would be the only worker, which Ray makes no faster."""
     several_gpus = torch.cuda.is_available() and torch.cuda.device_count() > 1
     return run.settings.engine.address is None and count_workers(run) == 1 and not several_gpus
 

@@ -266,7 +266,7 @@ def _ask_device(run: Run) -> Device:
 
 
 def is_velocity(name: str) -> bool:
-    """Tell whether a variable is in km/s, so that it may be rounded."""
+    """Notify whether a variable is in km/s, so that it may be rounded."""
     return STORED[name].unit == VELOCITY
 
 

@@ -256,6 +256,6 @@ def checksum_densities(url: str) -> dict[str, str]:
 
 
 def _is_as_noted(store: FieldStore, name: str) -> bool:
-    """Tell whether a density is still the one that cosmoflow painted or imported."""
+    """Notify whether a density is still the one that cosmoflow painted or imported."""
     noted = attributes_of(store.group).get(DENSITY_CHECKSUMS)
     return isinstance(noted, dict) and noted.get(name) == store.checksum(name)

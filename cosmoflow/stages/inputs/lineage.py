@@ -66,7 +66,7 @@ def _strings(values: Iterable[Any]) -> list[str]:
 
 
 def relate(truth: FieldStore, prediction: FieldStore) -> Relation:
-    """Tell whether a prediction was made from the box of the truth.
+    """Notify whether a prediction was made from the box of the truth.
 
     Returns
     -------

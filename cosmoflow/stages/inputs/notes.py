@@ -12,7 +12,7 @@ from cosmoflow.storage.snapshots.source import Snapshot
 
 
 def tell_notes(source: ParticleSource, listener: Listener) -> None:
-    """Tell a listener what was assumed of particles.
+    """Notify a listener what was assumed of particles.
 
     Notes that may change the result are warnings; the rest are plain messages.
     """

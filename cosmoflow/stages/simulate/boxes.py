@@ -172,7 +172,7 @@ class Box:
 
 
 def is_folder(settings: Settings) -> bool:
-    """Tell whether the output is a folder of stores instead of one store."""
+    """Notify whether the output is a folder of stores instead of one store."""
     config = settings.simulate
     return config.count > 1 or len(config.redshift) > 1 or config.initial_fields
 

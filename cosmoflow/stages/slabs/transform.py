@@ -28,7 +28,7 @@ from cosmoflow.engine import Key, TaskGraph
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, axis_blocks
 from cosmoflow.numerics.slabs import Modes, Parts, RowWaves
-from cosmoflow.stages.run import Tell
+from cosmoflow.stages.run import Notify
 from cosmoflow.stages.slabs.plan import Cut, shard_bars
 
 Blocks = Iterable[tuple[slice, Tensor]]
@@ -72,7 +72,7 @@ class SlabGraph:
     ----------
     cut : Cut
         The slabs.
-    tell : callable
+    notify : callable
         Called by every task with its key when the task is done.
 
     Attributes
@@ -82,7 +82,7 @@ class SlabGraph:
     """
 
     cut: Cut
-    tell: Tell
+    notify: Notify
     graph: TaskGraph = field(default_factory=TaskGraph)
 
     def planes(
@@ -119,7 +119,7 @@ class SlabGraph:
         for x, key in enumerate(keys):
             given = (self.graph.part(one, x) for one in products)
             self.graph.add(
-                key, planes_task, read, self.cut, x, key, self.tell, *given, parts=fields * rows
+                key, planes_task, read, self.cut, x, key, self.notify, *given, parts=fields * rows
             )
         return [[(key, one * rows) for key in keys] for one in range(fields)]
 
@@ -140,7 +140,7 @@ class SlabGraph:
         keys = [(name, y) for y in range(len(self.cut.rows))]
         for y, key in enumerate(keys):
             parts = (self.graph.part(one, first + y) for handed in fields for one, first in handed)
-            self.graph.add(key, task, self.cut, y, key, self.tell, *parts, **how)
+            self.graph.add(key, task, self.cut, y, key, self.notify, *parts, **how)
         return keys
 
     def write(
@@ -175,7 +175,7 @@ class SlabGraph:
             parts = (self.graph.part(one, x) for one in products)
             key = (name, x)
             task = partial(finish_task, finish, count)
-            self.graph.add(key, task, cut, key, self.tell, *parts, parts=len(bars))
+            self.graph.add(key, task, cut, key, self.notify, *parts, parts=len(bars))
         for number, bar in enumerate(bars):
             inside = [x for x, slab in enumerate(cut.planes) if bar.start <= slab.start < bar.stop]
             for other, along in enumerate(bars):
@@ -184,20 +184,20 @@ class SlabGraph:
                     parts = (self.graph.part((name, x), other) for x in inside)
                     corner = (bar.start, along.start)
                     self.graph.add(
-                        key, write_task, writer, cut.grid.shard, corner, key, self.tell, *parts,
+                        key, write_task, writer, cut.grid.shard, corner, key, self.notify, *parts,
                         output=True,
                     )  # fmt: skip
 
 
 def planes_task(
-    read: ReadFields, cut: Cut, x: int, key: Key, tell: Tell, *products: Modes
+    read: ReadFields, cut: Cut, x: int, key: Key, notify: Notify, *products: Modes
 ) -> list[Modes]:
     """Return what every y-slab is handed of each field of an x-slab."""
     slab, parts = cut.planes[x], list[Modes]()
     for lead, blocks in read(slab, *products):
         shape = (*lead, slab.stop - slab.start, cut.grid.cells)
         parts += slabs.forward_planes(blocks, shape, cut.rows)
-    tell(key)
+    notify(key)
     return parts
 
 
@@ -206,25 +206,25 @@ def _by_field(cut: Cut, parts: Sequence[Modes]) -> list[Sequence[Modes]]:
     return [parts[first : first + each] for first in range(0, len(parts), each)]
 
 
-def sum_task(sum_rows: SumRows, cut: Cut, y: int, key: Key, tell: Tell, *parts: Modes) -> Any:
+def sum_task(sum_rows: SumRows, cut: Cut, y: int, key: Key, notify: Notify, *parts: Modes) -> Any:
     """Return the sums over the modes of a y-slab."""
     found = sum_rows(_by_field(cut, parts), cut, cut.rows[y])
-    tell(key)
+    notify(key)
     return found
 
 
 def product_task(
-    multiply: Multiply, count: int, cut: Cut, y: int, key: Key, tell: Tell, *parts: Modes
+    multiply: Multiply, count: int, cut: Cut, y: int, key: Key, notify: Notify, *parts: Modes
 ) -> list[Modes]:
     """Return what every x-slab is handed of the products of the modes of a y-slab."""
     waves = RowWaves(cut.grid.cells, cut.grid.box_size, cut.rows[y])
     found = slabs.filter_rows(_by_field(cut, parts), waves, cut.planes, count, multiply)
-    tell(key)
+    notify(key)
     return found
 
 
 def finish_task(
-    finish: Finish, count: int, cut: Cut, key: Key, tell: Tell, *products: Modes
+    finish: Finish, count: int, cut: Cut, key: Key, notify: Notify, *products: Modes
 ) -> list[NDArray[np.float32]]:
     """Return the fields of an x-slab, in parts as wide as shards along y."""
     cells = cut.grid.cells
@@ -233,7 +233,7 @@ def finish_task(
     for own, block in slabs.join_rows(products):
         for place, values in enumerate(finish(block)):
             parts.put((place, own), values)
-    tell(key)
+    notify(key)
     return parts.arrays
 
 
@@ -242,11 +242,11 @@ def write_task(
     shard: int,
     corner: tuple[int, int],
     key: Key,
-    tell: Tell,
+    notify: Notify,
     *parts: NDArray[np.float32],
 ) -> None:
     """Write the shards along z from a corner (x, y), given their parts along x."""
     for start, size in axis_blocks(parts[0].shape[-1], shard):
         values = np.concatenate([part[..., start : start + size] for part in parts], axis=1)
         writer.write(values, Block((*corner, start), values.shape[1:]))
-    tell(key)
+    notify(key)

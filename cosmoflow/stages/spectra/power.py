@@ -17,7 +17,7 @@ from cosmoflow.numerics.slabs import Modes, RowWaves
 from cosmoflow.numerics.spectra import PowerSum, Products, Term, WaveBins
 from cosmoflow.numerics.threads import map_ahead
 from cosmoflow.stages.inputs.readers import StoreReader
-from cosmoflow.stages.run import Run, Tell, run_graph, start_engine
+from cosmoflow.stages.run import Notify, Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Cut, Grid
 from cosmoflow.stages.slabs.sources import Derived, Source
 from cosmoflow.stages.slabs.transform import SlabGraph
@@ -87,8 +87,8 @@ def sum_power(
         check()
         found[key[1]] = sums
 
-    def build(tell: Tell) -> TaskGraph:
-        slab_graph = SlabGraph(plan.cut, tell)
+    def build(notify: Notify) -> TaskGraph:
+        slab_graph = SlabGraph(plan.cut, notify)
         fields = [
             handed
             for number, source in enumerate(sources)

@@ -335,7 +335,7 @@ def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -
 
 
 def _can_resume(out: str, provenance: dict[str, Any], run: Run) -> bool:
-    """Tell whether there is a model folder to go on with.
+    """Notify whether there is a model folder to go on with.
 
     Raises
     ------

@@ -191,7 +191,7 @@ def memory_for_fields() -> int:
 
 
 def is_streamed(data: str, needed: int) -> bool:
-    """Tell whether fields of so many bytes are streamed, given the setting ``train.data``."""
+    """Notify whether fields of so many bytes are streamed, given the setting ``train.data``."""
     return data == "stream" or (data == "auto" and needed > memory_for_fields())
 
 
