@@ -89,7 +89,7 @@ def join(address: str, *, ship_code: bool = False) -> None:
     address : str
         ``host:port`` of its head, or ``auto`` for the cluster that this machine belongs to.
     ship_code : bool
-        Send this process's cosmoflow to the workers, to be used instead of their own.
+        Send this process's cosmoflow to the workers, in place of theirs.
 
     Raises
     ------

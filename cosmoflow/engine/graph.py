@@ -26,7 +26,7 @@ class TaskGraph:
         Number of parts of the results of some tasks. Our scheduler on Ray ships each part
         separately, so that a task that needs one part does not receive the others.
     outputs : list
-        Keys whose results the caller wants.
+        Keys of the results to return.
     """
 
     tasks: dict[Any, Task] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class TaskGraph:
         parts : int
             The task returns a sequence of this many parts.
         output : bool
-            The caller wants the result.
+            Return the result.
         """
         self.tasks[key] = Task(key, function, *arguments)
         if parts:

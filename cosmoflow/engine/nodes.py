@@ -20,7 +20,7 @@ POOL = "cosmoflow/pool"
 """Label of a node for its purpose: ``head``, ``cpu`` or ``gpu``."""
 
 MOST_ASKED = 10_000
-"""Largest number of workers to request from an autoscaler, which has a limit of its own."""
+"""Largest number of workers to request from an autoscaler, which has its own limit."""
 
 _LOOK = 1.0
 """Seconds between two checks for new nodes."""
@@ -166,7 +166,7 @@ def wait_for(needs: Resources, tasks: int, patience: float, notify: Callable[[st
 def ask_for(needs: Resources, tasks: int) -> None:
     """Request room for some tasks side by side from the autoscaler, if there is one.
 
-    An autoscaler adds nodes by itself only for tasks that wait. A pool starts no more workers than
+    An autoscaler adds nodes only for waiting tasks. A pool starts no more workers than
     there are places, so without a request it would never grow beyond the nodes that it found.
     """
     bundle: dict[str, float] = {"CPU": needs.cpus}

@@ -108,7 +108,7 @@ class _SearchPath(list[str]):
 def describe_job() -> JobConfig:
     """Return the configuration of this process as a driver of Ray.
 
-    Workers on this machine import the same cosmoflow as this process, from whatever folder.
+    Workers on this machine import the same cosmoflow as this process, from any folder.
     """
     job = JobConfig()
     job._py_driver_sys_path = _SearchPath()

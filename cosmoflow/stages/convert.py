@@ -82,7 +82,7 @@ def _plan(source: ParticleSource) -> ConvertPlan:
 def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
     """Write the particles of a snapshot as a particle store, piece by piece.
 
-    Painting takes snapshots as they are; a store of its own is for who paints often, or wants the
+    Painting takes snapshots directly; a store is worth it for repeated painting, or to have the
     particles elsewhere.
 
     Parameters

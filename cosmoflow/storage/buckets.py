@@ -142,7 +142,7 @@ class BucketStore(ObjectStore[Any]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Read an object or a part of it; None if it does not exist."""
+        """Read an object or a part; None if it does not exist."""
         read = super().get
         return await _insisting(lambda: read(key, prototype, byte_range))
 

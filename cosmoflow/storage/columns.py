@@ -112,7 +112,7 @@ def open_column(
 
 
 def _component_order(group: zarr.Group, dimension: str | None, url: str) -> tuple[int, ...] | None:
-    """Return the order of x, y and z by the labels of the other dimension, whatever its name."""
+    """Return the order of x, y and z by the labels of the other dimension, for any name."""
     labels = group.get(dimension) if dimension else None
     if not isinstance(labels, zarr.Array):
         return None

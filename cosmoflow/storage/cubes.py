@@ -184,7 +184,7 @@ def store_array(values: ArrayLike, where: str) -> tuple[NDArray[Any], Stored]:
     Raises
     ------
     DataError
-        The value is not an array, or some of it is masked.
+        The value is not an array, or is partly masked.
     """
     given: Any = values
     if isinstance(given, xr.Dataset):

@@ -299,7 +299,7 @@ def create_fields(
     variables : tuple of str
         Names from :data:`cosmoflow.numerics.field_table.STORED`.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that exists already.
+        Treatment of an existing output.
     attributes : mapping of str to mapping, optional
         Attributes of each variable beside its units.
     region : Block, optional

@@ -1,6 +1,6 @@
 """Adding global velocities ("flows") to a complete fields store.
 
-A flow is begun, then written, shard by shard or at once, and listed when all of it is written. A
+A flow is begun, then written, shard by shard or at once, and listed when it is complete. A
 flow that is not listed is not read, and the next run begins it again. A flow notes what it was made
 from. If that is not what a run expects, the run replaces the flow.
 """
@@ -34,7 +34,7 @@ from cosmoflow.storage.variables import COMPRESSORS, SMOOTHING, create_variable,
 from cosmoflow.units import LENGTH
 
 FILTER: Final = "filter"
-"""Attribute of ``wiener_velocity``: digest of its filter, or "" until all of it is written."""
+"""Attribute of ``wiener_velocity``: digest of its filter, or "" until it is complete."""
 BEGUN: Final = "last_begun"
 """Attribute that identifies the velocity that was begun last: its filter or radius, and what it is
 made from. Tasks of any other velocity are refused."""
@@ -107,7 +107,7 @@ def adding_linear_velocity(
     claim : Claim, optional
         Claim on the store. It must be held when the velocity is begun and when it is listed.
     origin : mapping, optional
-        What the velocity is made from; it is stored with it.
+        Origin of the velocity; it is stored with it.
 
     Yields
     ------
@@ -258,7 +258,7 @@ def check_filter(url: str, digest: str, origin: Origin | None = None) -> None:
     digest : str
         Digest of the filter whose velocity the run has just read.
     origin : mapping, optional
-        What that velocity was made from, as the store said when the run began.
+        Origin of that velocity, as the store said when the run began.
 
     Raises
     ------

@@ -98,7 +98,7 @@ def _is_hidden(pid: int) -> bool:
     """Return whether a process exists that /proc does not show.
 
     Some systems hide the processes of other users (``hidepid=2``). It may be another process with
-    the same id; then its heartbeats tell.
+    the same id; then its heartbeats decide.
     """
     # On systems other than POSIX, signal 0 would end the process.
     if os.name != "posix" or Path(f"/proc/{pid}/stat").exists():

@@ -14,7 +14,7 @@ MADE_FROM: Final = "made_from"
 """Attribute that holds the origin of a velocity; for ``linear_velocity``, one for each radius."""
 
 Origin = Mapping[str, Any]
-"""What a flow was made from: checksum of the density, box size, redshift, cosmology, f a H."""
+"""Origin of a flow: checksum of the density, box size, redshift, cosmology, f a H."""
 
 _RATE: Final = "growth_rate_hubble"
 _ROUNDING: Final = 1e-9

@@ -37,7 +37,7 @@ from cosmoflow.storage.urls import (
 )
 
 Existing = Literal["error", "resume", "overwrite"]
-"""What to do with an output that exists already."""
+"""Treatment of an existing output."""
 
 OUTPUT_MARKS = ("cosmoflow.json", "run.json", "model.json")
 """Files that mark a folder as an output: of reports, demos and sets of boxes, and of models."""
@@ -51,7 +51,7 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
     url : str
         URL of the output.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that exists already.
+        Treatment of an existing output.
     inputs : iterable of str
         URLs that the run reads; the output must not overlap with them.
 
@@ -60,7 +60,7 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
     OutputExistsError
         The output exists already, or it was not made by cosmoflow and is not overwritten.
     ConfigError
-        The output is, holds or lies inside an input.
+        The output is, holds or is inside an input.
     """
     for source in inputs:
         if overlaps(url, source):
@@ -133,7 +133,7 @@ def begin_group(
     attributes : dict
         Group attributes, with the run's provenance.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that exists already.
+        Treatment of an existing output.
 
     Returns
     -------
@@ -270,7 +270,7 @@ def mark_folder(url: str, stage: str) -> None:
 
 
 def is_barely_begun(url: str) -> bool:
-    """Return whether an output was created by a run that has finished no shard of it."""
+    """Return whether an output was created by a run that has finished no shard."""
     try:
         group = open_group(url)
         with storage_errors(url), damage(url):

@@ -114,7 +114,7 @@ class ParticleStore(Store):
 
     @property
     def has_mass(self) -> bool:
-        """Whether the particles have masses of their own."""
+        """Whether the particles have individual masses."""
         return self._mass is not None
 
     @cached_property
@@ -244,9 +244,9 @@ def create_particles(
     metadata : BoxMetadata
         Attributes of the store.
     existing : {"error", "resume", "overwrite"}
-        What to do with an output that exists already.
+        Treatment of an existing output.
     mass : bool
-        Whether the particles have masses of their own.
+        Whether the particles have individual masses.
     mass_unit : str or None
         Unit of the masses; None if it is not known.
 
@@ -377,12 +377,12 @@ def store_particles(
     metadata : BoxMetadata
         Box, redshift, cosmology and provenance of the particles.
     existing : {"error", "resume", "overwrite"}
-        What to do with a store that exists already.
+        Treatment of an existing store.
 
     Raises
     ------
     DataError
-        A particle is not finite or lies outside the box, or the arrays differ in shape.
+        A particle is not finite or is outside the box, or the arrays differ in shape.
     OutputExistsError, StorageError
     """
     if position.shape != velocity.shape or position.shape[1:] != (3,) or not len(position):

@@ -249,7 +249,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
 
 
 def overlaps(first: str, second: str) -> bool:
-    """Return whether two URLs are the same place, or one lies inside the other."""
+    """Return whether two URLs are the same place, or one is inside the other."""
     one, other = find_place(first), find_place(second)
     if isinstance(one, Path) and isinstance(other, Path):
         one, other = one.resolve(), other.resolve()

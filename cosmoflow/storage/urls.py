@@ -91,7 +91,7 @@ def open_group(url: str) -> zarr.Group:
     StorageError
         There is nothing at the URL, or it cannot be reached.
     DataError
-        What is at the URL is not a zarr group.
+        The URL is not a zarr group.
     """
     path = local_path(url)
     if path is not None and not path.exists():
@@ -241,7 +241,7 @@ def has_file(url: str, name: str) -> bool:
 
 
 def write_bytes(url: str, name: str, content: bytes) -> None:
-    """Write the small file ``name`` in the folder ``url``; a reader sees all of it or none."""
+    """Write the small file ``name`` in the folder ``url``; a reader sees the whole file or none."""
     path = local_path(url)
     with storage_errors(join(url, name)):
         if path is None:

@@ -176,7 +176,7 @@ def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
 
 
 def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
-    """Cut a box into tasks whose workers have the memory, and say what all of it takes.
+    """Cut a box into tasks whose workers have the memory, and plan the whole run.
 
     Parameters
     ----------

@@ -171,7 +171,7 @@ def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int)
     layout = work.layout
     first = work.region.origin[axis]
     last = first + work.region.shape[axis]
-    # Tiles lie on lattices from cell 0 on, so intervals that begin at one place of a common period
+    # Tiles are on lattices from cell 0 on, so intervals that begin at one place of a common period
     # of those are cut alike.
     steps = [
         model.geometry.stride

@@ -148,7 +148,7 @@ def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> TileGrid:
 
     A network without padding gives every cell the same value from any tile whose origin is on the
     lattice of its stride, so its tiles fit the block. One with padding does not: its tiles have one
-    size and lie on one lattice from cell 0 on, whatever the block.
+    size and are on one lattice from cell 0 on, for every block.
     """
     axes = [
         _cut_axis(origin, length, geometry, layout)

@@ -285,7 +285,7 @@ def make_predictor(
             return shards, ensemble.read(source, block)
         finally:
             # Another run may have put another filter's velocity there, or be about to: that is what
-            # to notify, whatever came of reading.
+            # to report, after any outcome of reading.
             if wiener is not None:
                 check_filter(fields, wiener.digest, work.origin)
 

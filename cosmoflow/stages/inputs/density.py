@@ -93,7 +93,7 @@ class Summary:
 
     @property
     def mean(self) -> float:
-        """Of the finite values."""
+        """Mean of the finite values."""
         return self.total / max(1, self.count - self.bad)
 
     @property

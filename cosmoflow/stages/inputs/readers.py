@@ -25,7 +25,7 @@ _TOLERANCE: Final = 1e-6
 """Relative difference of two numbers that mean the same: what float32 and text leave of them."""
 
 _READING: Final = 2.25
-"""What a store holds while it reads a block, over what it returns: pieces as they are decoded, and
+"""Memory of a store while it reads a block, over the result: pieces as they are decoded, and
 which values are finite."""
 _DIVIDING: Final = 3 + 1 + 1 + 0.25 + 3
 """Numbers a cell while a momentum is divided: the momentum, the density, a copy of it without

@@ -67,7 +67,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     Raises
     ------
     DataError
-        A particle is not finite or lies outside the box, or the particles of a snapshot are not the
+        A particle is not finite or is outside the box, or the particles of a snapshot are not the
         matter of its cosmology.
     OutputExistsError, StorageError, ConfigError
     """

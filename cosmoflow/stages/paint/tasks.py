@@ -47,7 +47,7 @@ class Counted(Protocol):
 
     @property
     def has_mass(self) -> bool:
-        """Whether they have masses of their own."""
+        """Whether the particles have individual masses."""
 
     @property
     def metadata(self) -> BoxMetadata:
