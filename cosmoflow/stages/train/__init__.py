@@ -1,5 +1,6 @@
 """From fields to a model."""
 
-from cosmoflow.stages.train.command import FILTER_BYTES, plan_train, plan_training, train
+from cosmoflow.stages.train.command import FILTER_BYTES, plan_train, train
+from cosmoflow.stages.train.plan import plan_training
 
 __all__ = ["FILTER_BYTES", "plan_train", "plan_training", "train"]

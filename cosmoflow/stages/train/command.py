@@ -6,31 +6,24 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from cosmoflow.config.cosmology import EXTENSIONS
-from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.description import read_filter
 from cosmoflow.model.fitting import Metrics, make_loop
-from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.names import DESCRIPTION, HISTORY, RUN, WEIGHTS
 from cosmoflow.model.registry import (
     Architecture,
-    count_flops,
-    count_parameters,
     find_architecture,
     geometry_of,
-    widest_layer,
 )
-from cosmoflow.model.streams import pool_bytes
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
-from cosmoflow.stages import costs
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
@@ -40,13 +33,12 @@ from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engi
 from cosmoflow.stages.train.data import (
     Split,
     choose_split,
-    field_bytes,
     fit_filter,
-    is_streamed,
     make_job,
     normalise,
 )
 from cosmoflow.stages.train.gains import measure_gain
+from cosmoflow.stages.train.plan import TrainPlan, plan_training
 from cosmoflow.stages.train.tensorboard import open_board
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
@@ -66,80 +58,10 @@ four fields, float64 products of two."""
 _NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "tensorboard"}
 """Settings that change nothing of a model: a run may be resumed with others, on more workers."""
 
-_DEFAULT_CROP = 48
-
-
-def _crop_cells(settings: Settings, geometry: Geometry) -> int:
-    crop = settings.train.crop or geometry.fixed_output or _DEFAULT_CROP
-    return geometry.check_output(crop, "train.crop")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainPlan(Plan):
-    """Plan of `train`.
-
-    Parameters
-    ----------
-    model, target : str
-        Architecture, and the field that it learns.
-    crop, batch : int
-        Cells per axis of a sample's output, and samples of a step.
-    samples, workers : int
-        Samples in all, and workers that share them.
-    data : {"in memory", "streamed"}
-        Where the fields are while the model learns.
-    flops : float
-        Operations of the network, in all.
-    """
-
-    model: str
-    target: str
-    crop: int
-    batch: int
-    samples: int
-    workers: int
-    data: str
-    flops: float
-
 
 def plan_train(fields: Sequence[str], run: Run) -> TrainPlan:
     """Say what :func:`train` would do."""
     return plan_training([_open(url, run.settings.train.target).grid for url in fields], run)
-
-
-def plan_training(grids: Sequence[int], run: Run) -> TrainPlan:
-    """Say what training on boxes of so many cells per axis takes."""
-    config = run.settings.train
-    architecture = find_architecture(config.model)
-    network = architecture.build()
-    geometry = geometry_of(network)
-    crop = _crop_cells(run.settings, geometry)
-    flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
-    cells = geometry.input_cells(crop) ** 3
-    needed = sum(field_bytes(grid, architecture.flows) for grid in grids)
-    streamed = is_streamed(config.data, needed)
-    held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
-    parameters, _ = count_parameters(network)
-    widest = widest_layer(network)
-    return TrainPlan(
-        stage="train",
-        tasks=config.steps,
-        unit="steps",
-        # Fields, or blocks of them, held in memory; weights, gradients, average and two moments;
-        # activations, of which backpropagation keeps about a dozen of the widest at full size.
-        worker_memory=held + 20 * parameters + 12 * 4 * min(widest, 64) * cells * config.batch,
-        read=needed,
-        written=4 * parameters * (1 + 4 * config.keep_checkpoints),
-        cpu_seconds=flops / costs.TRAINING_CPU_FLOPS,
-        model=config.model,
-        target=config.target,
-        crop=crop,
-        batch=config.batch,
-        samples=config.batch * config.steps,
-        workers=config.workers,
-        data="streamed" if streamed else "in memory",
-        flops=flops,
-    )
 
 
 def _open(url: str, target: str) -> FieldStore:

@@ -1,0 +1,94 @@
+"""Plan of `train`: memory, operations, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cosmoflow.config.settings import Settings
+from cosmoflow.model.geometry import Geometry
+from cosmoflow.model.registry import (
+    count_flops,
+    count_parameters,
+    find_architecture,
+    geometry_of,
+    widest_layer,
+)
+from cosmoflow.model.streams import pool_bytes
+from cosmoflow.stages import costs
+from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.train.data import (
+    field_bytes,
+    is_streamed,
+)
+
+_DEFAULT_CROP = 48
+
+
+def crop_cells(settings: Settings, geometry: Geometry) -> int:
+    """Return the output cells per axis of a crop."""
+    crop = settings.train.crop or geometry.fixed_output or _DEFAULT_CROP
+    return geometry.check_output(crop, "train.crop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan(Plan):
+    """Plan of `train`.
+
+    Parameters
+    ----------
+    model, target : str
+        Architecture, and the field that it learns.
+    crop, batch : int
+        Cells per axis of a sample's output, and samples of a step.
+    samples, workers : int
+        Samples in all, and workers that share them.
+    data : {"in memory", "streamed"}
+        Where the fields are while the model learns.
+    flops : float
+        Operations of the network, in all.
+    """
+
+    model: str
+    target: str
+    crop: int
+    batch: int
+    samples: int
+    workers: int
+    data: str
+    flops: float
+
+
+def plan_training(grids: Sequence[int], run: Run) -> TrainPlan:
+    """Plan a training on boxes with these cells per axis."""
+    config = run.settings.train
+    architecture = find_architecture(config.model)
+    network = architecture.build()
+    geometry = geometry_of(network)
+    crop = crop_cells(run.settings, geometry)
+    flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
+    cells = geometry.input_cells(crop) ** 3
+    needed = sum(field_bytes(grid, architecture.flows) for grid in grids)
+    streamed = is_streamed(config.data, needed)
+    held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
+    parameters, _ = count_parameters(network)
+    widest = widest_layer(network)
+    return TrainPlan(
+        stage="train",
+        tasks=config.steps,
+        unit="steps",
+        # Fields, or blocks of them, held in memory; weights, gradients, average and two moments;
+        # activations, of which backpropagation keeps about a dozen of the widest at full size.
+        worker_memory=held + 20 * parameters + 12 * 4 * min(widest, 64) * cells * config.batch,
+        read=needed,
+        written=4 * parameters * (1 + 4 * config.keep_checkpoints),
+        cpu_seconds=flops / costs.TRAINING_CPU_FLOPS,
+        model=config.model,
+        target=config.target,
+        crop=crop,
+        batch=config.batch,
+        samples=config.batch * config.steps,
+        workers=config.workers,
+        data="streamed" if streamed else "in memory",
+        flops=flops,
+    )
