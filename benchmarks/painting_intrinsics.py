@@ -33,29 +33,30 @@ def replace_vectors() -> None:
 
     lines, cells = tiles.LINE, tiles.UNPACKED
 
-    @njit(inline="always")
-    def share(amounts: Any, wx: Any, wy: Any, wz: Any, i: int, j: int, k: int, c: int) -> Any:
-        return np.int64(np.rint(((amounts[c] * wx[i]) * wy[j]) * wz[k]))
-
     def spread(*arguments: Any) -> None:
         raise NotImplementedError
 
     @overload(spread, inline="always")
     def _(grid, start, step_x, step_y, amounts, wx, wy, wz, shift):  # type: ignore[no-untyped-def]
-        shifted = not isinstance(shift, types.NoneType)
-
         def add(grid, start, step_x, step_y, amounts, wx, wy, wz, shift):  # type: ignore[no-untyped-def]
             for i in range(len(wx)):
                 for j in range(len(wy)):
                     at = start + step_x * i + step_y * j
                     for k in range(len(wz)):
                         for c in range(len(amounts)):
-                            own = share(amounts, wx, wy, wz, i, j, k, c)
-                            if shifted:
-                                own <<= shift
+                            own = np.int64(np.rint(((amounts[c] * wx[i]) * wy[j]) * wz[k]))
                             grid[np.uint64(at + k * len(amounts) + c)] += own
 
-        return add
+        def add_shifted(grid, start, step_x, step_y, amounts, wx, wy, wz, shift):  # type: ignore[no-untyped-def]
+            for i in range(len(wx)):
+                for j in range(len(wy)):
+                    at = start + step_x * i + step_y * j
+                    for k in range(len(wz)):
+                        for c in range(len(amounts)):
+                            own = np.int64(np.rint(((amounts[c] * wx[i]) * wy[j]) * wz[k]))
+                            grid[np.uint64(at + k * len(amounts) + c)] += own << shift
+
+        return add if isinstance(shift, types.NoneType) else add_shifted
 
     @njit(inline="always")
     def unpack(sums, start, room, at):  # type: ignore[no-untyped-def]
@@ -69,11 +70,15 @@ def replace_vectors() -> None:
             target[np.uint64(at + k)] = np.float32(source[first + k] * factor)
 
     @njit(inline="always")
-    def nothing(*arguments):  # type: ignore[no-untyped-def]
+    def finish_streams():  # type: ignore[no-untyped-def]
+        pass
+
+    @njit(inline="always")
+    def prefetch(start, index):  # type: ignore[no-untyped-def]
         pass
 
     tiles.spread, tiles.unpack, tiles.stream = spread, unpack, stream
-    tiles.finish_streams = tiles.prefetch = nothing
+    tiles.finish_streams, tiles.prefetch = finish_streams, prefetch
 
 
 def measure(per_axis: int, *, plain: bool) -> dict[str, Any]:
