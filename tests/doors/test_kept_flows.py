@@ -179,7 +179,7 @@ def test_a_store_that_cannot_be_written(url, serial_run, monkeypatch):
     heard = []
     assert ensure_flows(url, (RADIUS,), None, serial_run(listener=heard.append)) == (0,)
     assert [event.level for event in heard] == ["warning"]
-    assert "do not say what they were made from" in heard[0].text
+    assert "the origin of the flows" in heard[0].text
     with pytest.raises(StorageError):
         ensure_flows(url, (RADIUS, 4.0), None, run)
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""From fields to fields: velocity, divergence, vorticity, shear, smoothed versions."""
+"""Derived fields: velocity, momentum, divergence, vorticity, shear, smoothed versions."""
 
 from cosmoflow.stages.derive.command import derive, plan_derive
 from cosmoflow.stages.derive.recipes import derive_block, recipe_of

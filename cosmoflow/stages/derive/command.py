@@ -1,4 +1,4 @@
-"""From fields to fields: velocity, momentum, divergence, vorticity, shear, smoothed versions."""
+"""Derived fields: velocity, momentum, divergence, vorticity, shear, smoothed versions."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ from cosmoflow.storage.urls import absolute, open_group_for_writing
 _NO_BACKGROUND = (0.0, 0.0, 0.0)
 
 IN_MEMORY, IN_SLABS = "memory", "slabs"
-"""How the transforms of a box were made, as its provenance has it."""
+"""Values of ``transforms`` in a provenance: the way in which a box was transformed."""
 
 
 def plan_derive(fields: str, names: Sequence[str], run: Run) -> Plan:
-    """Say what :func:`derive` would do."""
+    """Plan :func:`derive`."""
     store = FieldStore(fields)
     return _plan(store, check_work(store, names, run.settings.derive), run)
 
@@ -63,9 +63,9 @@ def plan_derive(fields: str, names: Sequence[str], run: Run) -> Plan:
 def _plan(
     store: FieldStore, work: Work, run: Run, begun: str | None = None
 ) -> BlockPlan | SlabPlan:
-    """Plan the work: in slabs, if it takes transforms of a box that one process has no room for.
+    """Plan the work: in slabs if it transforms a box that does not fit into one process.
 
-    A resumed run does as it began: the two ways differ by the rounding of float32.
+    A resumed run transforms as it began, since the two ways differ by float32 rounding.
     """
     plan = plan_work(store, work)
     fits = plan.worker_memory <= memory_here(run) and begun != IN_SLABS
@@ -84,7 +84,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
     out : str
         URL of the fields store to write.
     names : sequence of str
-        Among
+        Fields to derive, among
 
         - ``velocity``, km/s: momentum over density, the mean flow where there is no mass;
         - ``momentum``, km/s: density times velocity;
@@ -108,9 +108,9 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
 
     Notes
     -----
-    By differences every shard is one task, and the shards make no difference to the last bit.
-    Spectral derivatives are one task that holds the box, or, for a box larger than the memory of
-    one process, filters between two transforms in slabs.
+    By differences, every shard is a separate task, and the result is bitwise independent of the
+    shards. Spectral derivatives are one task that holds the box; if the box does not fit into one
+    process, they are filters between two transforms in slabs.
     """
     run, warned = run or Run(), list[str]()
     run = replace(run, listener=noting(run.listener, warned))
@@ -140,14 +140,14 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         redshift_space=painting_of(store).redshift_space,
         sampling=sampling,
     )
-    # Before anything is written: a run that is refused leaves an older output as it is.
+    # Before anything is written, so that a refused run leaves an older output unchanged.
     engine = start_engine(
         run,
         plan,
         remedy="fewer fields at once, or --method difference"
         if work.spectral
         else "a smaller derive.shard, fewer fields at once or a smaller radius",
-        # Transforms of one box in memory are one task: Ray would not make it faster.
+        # Transforms of a box in memory are one task, which Ray cannot speed up.
         cpu_seconds=0.0 if work.spectral and not in_slabs else None,
     )
     blocks = grid_blocks(store.grid, work.shard)
@@ -186,11 +186,11 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
 
 
 def _sampling(store: FieldStore, work: Work, run: Run) -> tuple[Sampling | None, list[str]]:
-    """Return the sampling of the output, and notes of its empty cells, having warned of them."""
+    """Return the sampling of the output and notes on its empty cells; warn about them."""
     sampling, names = store.metadata.sampling, set(work.names)
     notes = []
     if work.needs_background and sampling is not None:
-        # The velocity that is made of a momentum has not the fill of the stored one.
+        # A velocity derived from a momentum does not have the fill of the stored one.
         if sampling.fill == NEAREST:
             names.remove("velocity")
             if sampling.empty_share > MOST_EMPTY:
@@ -224,7 +224,7 @@ def _derive_slabs(
 
 
 def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:
-    """Return what a variable says of itself beside its unit."""
+    """Return the attributes of a variable, except its unit."""
     recipe = recipe_of(name)
     attributes: dict[str, Any] = {}
     if recipe.slopes:
@@ -237,7 +237,7 @@ def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:
 def _build_graph(
     work: Work, out: str, digest: str, blocks: list[Block], todo: list[int]
 ) -> TaskGraph:
-    """Find the mean flow where it is needed, then derive shard by shard, or all in one task."""
+    """Build the graph: the mean flow if needed, then one task per shard or one for the box."""
     graph = TaskGraph()
     background: Any = _NO_BACKGROUND
     if work.needs_background:
@@ -262,7 +262,7 @@ def _build_graph(
 
 
 def _add_background(graph: TaskGraph, work: Work, blocks: list[Block]) -> None:
-    """Add the task ``("background", 0)`` that returns the mean flow, and those that it needs."""
+    """Add the task ``("background", 0)``, which returns the mean flow, and its inputs."""
     for shard, block in enumerate(blocks):
         graph.add(("sum", shard), sum_task, work.fields, block)
     sums = (graph.result(("sum", shard)) for shard in range(len(blocks)))
@@ -270,7 +270,7 @@ def _add_background(graph: TaskGraph, work: Work, blocks: list[Block]) -> None:
 
 
 def sum_task(fields: str, block: Block) -> tuple[ExactSum, ...]:
-    """Add up density, then momenta x, y, z, of a block: exactly, so no order of blocks matters."""
+    """Return the sums of density and momenta x, y, z of a block, exact in any order of blocks."""
     store = FieldStore(fields)
     momenta = (store.read_block("momentum", block, lead=(axis,)) for axis in range(3))
     density = store.read_block("density", block)
@@ -283,7 +283,7 @@ def background_task(fields: str, *sums: tuple[ExactSum, ...]) -> tuple[float, fl
     Raises
     ------
     DataError
-        There is no mass.
+        The box has no mass.
     """
     mass, x, y, z = (float(sum(column, ExactSum())) for column in zip(*sums, strict=True))
     if not mass > 0.0:
@@ -299,7 +299,7 @@ def derive_task(
     block: Block,
     background: tuple[float, float, float],
 ) -> int:
-    """Derive one shard and write it; return how many shards that were."""
+    """Derive and write one shard; return the number of shards, 1."""
     store = FieldStore(work.fields)
     write_block(
         out,
@@ -314,7 +314,7 @@ def derive_task(
 def derive_box_task(
     work: Work, out: str, digest: str, todo: list[int], background: tuple[float, float, float]
 ) -> int:
-    """Derive the whole box and write the missing shards; return how many."""
+    """Derive the whole box and write the shards in ``todo``; return their number."""
     store = FieldStore(work.fields)
     values = derive_box(store, work.names, work.config.smoothing, background)
     blocks, whole = grid_blocks(store.grid, work.shard), Block((0, 0, 0), (store.grid,) * 3)

@@ -1,4 +1,4 @@
-"""Validated requests of `derive`, and what they take."""
+"""Validated requests of `derive`, and their plans."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.variables import count_parts
 
 WIDEST = 6
-"""A box is at least this many smoothing radii wide: beyond, what is left is its mean."""
+"""Least width of a box in smoothing radii: wider Gaussians leave only the mean of the box."""
 
 _OVERHEAD = 3 << 25
-"""Bytes of a worker that do not depend on the grid: buffers of the store, of threads, of malloc."""
+"""Bytes of a worker independent of the grid: buffers of the store, of threads, of malloc."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A validated derivation.
+    """A validated request to derive fields of a store.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Work:
     shard : int
         Cells per axis that one task writes.
     halo : int
-        Cells around a shard that its task reads too.
+        Cells around a shard that its task also reads.
     """
 
     fields: str
@@ -47,28 +47,28 @@ class Work:
 
     @property
     def spectral(self) -> bool:
-        """Whether one task does the whole box."""
+        """Whether derivatives and smoothing are spectral, over the whole box."""
         return self.config.method == "spectral"
 
     @property
     def parts(self) -> int:
-        """Numbers that are written for each cell."""
+        """Numbers written per cell."""
         return sum(count_parts(name) for name in self.names)
 
     @property
     def inputs(self) -> list[tuple[str, bool]]:
-        """The variables that are read, and whether they are smoothed then."""
+        """The variables that are read, and whether each is then smoothed."""
         recipes = [recipe_of(name) for name in self.names]
         return sorted({(name, one.smoothed) for one in recipes for name in one.inputs})
 
     @property
     def needs_background(self) -> bool:
-        """Whether the mean flow of the box must be known."""
+        """Whether the mean flow of the box is needed."""
         return "velocity" in self.names
 
 
 def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) -> Work:
-    """Validate a request.
+    """Check a request and return the work.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) ->
         The store lacks a variable.
     """
     if not names:
-        raise ConfigError("no field to derive is named", where="--field")
+        raise ConfigError("no field to derive is given", where="--field")
     names = tuple(sorted(set(names)))
     recipes = [recipe_of(name) for name in names]
     reach = _check_smoothing(store, any(one.smoothed for one in recipes), config)
@@ -96,7 +96,7 @@ def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) ->
 
 
 def _check_smoothing(store: FieldStore, smoothed: bool, config: DeriveConfig) -> int:
-    """Return how many cells the Gaussian reaches in real space."""
+    """Return the reach of the Gaussian in real space, in cells."""
     radius, cell = config.smoothing, store.cell_size
     if not smoothed:
         if radius is not None:
@@ -123,7 +123,7 @@ def _check_smoothing(store: FieldStore, smoothed: bool, config: DeriveConfig) ->
         )
     if config.method == "difference" and radius < NARROWEST * cell:
         raise ConfigError(
-            "cells cannot sample so narrow a Gaussian",
+            "the Gaussian is too narrow to be sampled by the cells",
             where="--smoothing",
             value=f"{radius:g} Mpc/h",
             limit=f"{NARROWEST:g} cells of {cell:g} Mpc/h or more: {NARROWEST * cell:g} Mpc/h",
@@ -163,7 +163,7 @@ class BlockPlan(DerivePlan):
     Parameters
     ----------
     halo : int
-        Cells around a shard that its task reads too.
+        Cells around a shard that its task also reads.
     """
 
     halo: int
@@ -199,24 +199,24 @@ def plan_work(store: FieldStore, work: Work) -> BlockPlan:
 
 
 def _block_memory(work: Work) -> int:
-    """Return the bytes of a task that does a shard: what peaks were measured to stay within."""
+    """Return the bytes of a task for one shard, a bound on measured peaks."""
     cells = work.shard**3
     haloed = (work.shard + 2) ** 3
-    # The plain inputs are let go before the smoothed ones are read.
+    # The plain inputs are released before the smoothed ones are read.
     held = max(
         sum(count_parts(name) for name, smoothed in work.inputs if smoothed == kind)
         for kind in (False, True)
     )
-    # A component with its whole halo, as it is read and as it is smoothed.
+    # One component with its whole halo, while it is read and smoothed.
     reading = 4 * (work.shard + 2 * work.halo) ** 3
     return 4 * (held * haloed + work.parts * cells + max(reading, _encoding(work))) + _OVERHEAD
 
 
 def _box_memory(store: FieldStore, work: Work) -> int:
-    """Return the bytes of the task that does the whole box."""
+    """Return the bytes of the task for the whole box."""
     cells = store.grid**3
     recipes = [recipe_of(name) for name in work.names]
-    # Modes of the velocity, or the variables that a ratio is made of; then the tensor, or modes.
+    # Modes of the velocity, or the variables of a ratio; then the tensor, or modes.
     held = 3 * int(any(one.slopes for one in recipes))
     held = max([held, *(sum(map(count_parts, one.inputs)) for one in recipes if not one.slopes)])
     transforms = 9 if any(name.endswith("velocity_shear") for name in work.names) else 6
@@ -224,6 +224,6 @@ def _box_memory(store: FieldStore, work: Work) -> int:
 
 
 def _encoding(work: Work) -> int:
-    """Return the numbers that are held while shards are compressed: of two, one being let go."""
+    """Return the numbers held while shards are compressed: two fields, one being released."""
     largest = sorted((count_parts(name) for name in work.names), reverse=True)[:2]
     return int(4.5 * sum(largest) * work.shard**3)

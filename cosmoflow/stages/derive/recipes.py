@@ -1,4 +1,4 @@
-"""Derivation of fields from stored fields, in a block or in the whole box."""
+"""Recipes of derived fields: their inputs, and their computation in a block or the whole box."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ PLAIN: Final = ("velocity", "momentum", "divergence", "vorticity", "velocity_she
 
 
 def recipe_of(name: str) -> FieldRow:
-    """Return what a derived field is, with the stored variables that it is made from.
+    """Return the description of a derived field, including its stored inputs.
 
-    ``smoothed_X`` is X of the smoothed velocity where X is a derivative, else the stored variable X
+    ``smoothed_X`` is X of the smoothed velocity if X is a derivative, else the stored variable X
     smoothed: a ``smoothed_velocity`` is weighted by volume, not by mass.
 
     Raises
     ------
     ConfigError
-        There is no such field.
+        The field is unknown.
     """
     smoothed = [row.name for row in STORED.values() if row.smoothed]
     if name not in (*PLAIN, *smoothed):
@@ -47,7 +47,7 @@ def recipe_of(name: str) -> FieldRow:
             value=name,
             limit=", ".join([*PLAIN, *smoothed]),
         )
-    # Elsewhere the velocity is an input; only here is it made.
+    # The table describes the velocity as an input; only here is it derived.
     row = FIELDS[name]
     return replace(row, inputs=("momentum", "density")) if name == "velocity" else row
 
@@ -60,22 +60,22 @@ class Box(Protocol):
         """Side of a cell, Mpc/h."""
 
     def read_block(self, name: str, block: Block, *, lead: tuple[int, ...] = ()) -> Floats:
-        """Return some cells of a variable."""
+        """Return a variable over a block."""
 
 
 class BlockSource:
     """A block of a store, with derivatives by differences and smoothing in real space.
 
-    To the last bit the same cells of any other block that holds them, or of the whole box.
+    The values of a cell are bitwise the same in any block that contains it, or in the whole box.
 
     Parameters
     ----------
     store : Box
         The box.
     block : Block
-        The cells that are wanted, inside the grid.
+        Cells to derive, inside the grid.
     radius : float, optional
-        Radius of the Gaussian that smooths all inputs, Mpc/h.
+        Radius of the Gaussian that smooths all fields, Mpc/h.
     halo : int
         1 for derivatives, else 0.
     """
@@ -109,7 +109,7 @@ class BlockSource:
             return smooth_block(self._store.read_block(name, region), weights)
         values = np.empty((FIELDS[name].parts, *self._haloed.shape), np.float32)
         for index, part in enumerate(values):
-            # One after the other: the halo of a wide Gaussian is large.
+            # One by one, as the halo of a wide Gaussian is large.
             part[:] = smooth_block(self._store.read_block(name, region, lead=(index,)), weights)
         return values
 
@@ -133,7 +133,7 @@ class BoxSource:
     store : FieldStore
         The box.
     radius : float
-        Radius of the Gaussian that smooths all inputs, Mpc/h; 0 for none.
+        Radius of the Gaussian that smooths all fields, Mpc/h; 0 for none.
     """
 
     def __init__(self, store: FieldStore, *, radius: float = 0.0) -> None:
@@ -166,7 +166,7 @@ class BoxSource:
         cells = self._store.grid
         waves = calculus.odd_wavenumbers(self._velocity_modes, self._size)
         products = torch.empty((rule.products, cells, cells, cells))
-        # One after the other, which needs the workspace of one.
+        # One by one, so that only one workspace is needed.
         for product, modes in zip(
             products, rule.multiply(self._velocity_modes, waves), strict=True
         ):
@@ -201,18 +201,18 @@ def derive_block(
     store : Box
         The box.
     block : Block
-        Cells, inside the grid.
+        Cells to derive, inside the grid.
     names : sequence of str
-        Names that :func:`recipe_of` knows.
+        Fields that :func:`recipe_of` knows.
     radius : float or None
-        Radius of the Gaussian of smoothed fields, Mpc/h.
+        Radius of the Gaussian for smoothed fields, Mpc/h.
     background : (3,) float
         Mean momentum over mean density, km/s.
 
     Returns
     -------
     dict of str to array
-        Shape ``(*block.shape)`` or ``(3, *block.shape)``, float32.
+        Fields, shape ``(*block.shape)`` or ``(3, *block.shape)``, float32.
     """
     fields: dict[str, Floats] = {}
     for rows in _by_smoothing(names):
@@ -241,7 +241,7 @@ def derive_box(
 
 
 def _by_smoothing(names: Iterable[str]) -> list[list[FieldRow]]:
-    """Return the fields that are not smoothed and those that are; they share no inputs."""
+    """Group the fields into plain and smoothed ones, which share no inputs."""
     rows = [recipe_of(name) for name in names]
     groups = [[row for row in rows if row.smoothed == smoothed] for smoothed in (False, True)]
     return [group for group in groups if group]

@@ -1,6 +1,6 @@
 """Spectral derivatives and smoothing of boxes larger than memory: filters between two transforms.
 
-Every variable is transformed once for all fields
+Every variable is transformed only once, even if several fields need it
 (:mod:`cosmoflow.stages.slabs.transform`).
 """
 
@@ -34,14 +34,14 @@ from cosmoflow.storage.variables import count_parts
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """A field whose modes are products of another's with functions of k.
+    """A field whose modes are those of a variable times functions of k.
 
     Parameters
     ----------
     name : str
         Name of the field.
     source : str
-        The variable that is transformed for it.
+        Variable to transform.
     radius : float
         Radius of the Gaussian, Mpc/h; 0 for none.
     """
@@ -52,7 +52,7 @@ class Filtered:
 
     @classmethod
     def of(cls, name: str, radius: float | None) -> Filtered | None:
-        """Return how a field is filtered; None if it is made cell by cell."""
+        """Return the filter of a field; None if the field is made cell by cell."""
         recipe = recipe_of(name)
         if not (recipe.slopes or recipe.smoothed):
             return None
@@ -60,13 +60,13 @@ class Filtered:
 
     @property
     def rule(self) -> Quantity | None:
-        """Rule of a derivative; None where the field is the source, smoothed."""
+        """Rule of a derivative; None if the field is the smoothed source."""
         row = FIELDS[self.name]
         return QUANTITIES[row.base or row.name] if row.slopes else None
 
     @property
     def travelling(self) -> int:
-        """How many products are transformed back."""
+        """Number of products that are transformed back."""
         return count_parts(self.source) if self.rule is None else self.rule.products
 
     def multiply(self, modes: Tensor, waves: RowWaves) -> Iterable[Tensor]:
@@ -82,7 +82,7 @@ class Filtered:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The filtered fields of a derivation, one after the other.
+    """The filtered fields of a derivation, in order.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Filters:
 
     @property
     def parts(self) -> int:
-        """Numbers of a cell of all fields."""
+        """Numbers per cell of all fields."""
         return sum(count_parts(field.name) for field in self.fields)
 
     def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
@@ -136,7 +136,7 @@ class SlabPlan(DerivePlan):
     slabs : int
         Number of slabs.
     work : Work
-        The derivation.
+        The request.
     cut : Cut
         The slabs.
     """
@@ -146,21 +146,21 @@ class SlabPlan(DerivePlan):
     cut: Cut = dataclasses.field(repr=False)
 
     def skipped(self, todo: Sequence[int]) -> frozenset[int]:
-        """Return the bars of shards along z, each written by one task, that hold nothing to do."""
+        """Return the bars of shards along z, one per task, that contain no shard of ``todo``."""
         bars = len(shard_bars(self.cut.grid))
         return frozenset(range(bars**2)) - {shard // bars for shard in todo}
 
 
 @dataclass(frozen=True, slots=True)
 class DerivedShards:
-    """Writes shards of derived fields, and makes what takes no waves as it goes.
+    """Writer of shards of derived fields; it also derives the fields that are not filtered.
 
     Parameters
     ----------
     work : Work
-        The derivation.
+        The request.
     out, digest : str
-        The store that is written, and the run that writes it.
+        URL of the output store, and digest of the run.
     background : (float, float, float)
         Mean momentum over mean density, km/s.
     """
@@ -171,7 +171,7 @@ class DerivedShards:
     background: tuple[float, float, float]
 
     def write(self, values: NDArray[np.float32], block: Block) -> None:
-        """Write one shard, given the filtered fields one after the other."""
+        """Write one shard, given the components of the filtered fields in order."""
         store, work = FieldStore(self.work.fields), self.work
         found: dict[str, NDArray[np.float32]] = {}
         first = 0
@@ -187,7 +187,7 @@ class DerivedShards:
 
 
 def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
-    """Choose the slabs, and say what deriving fields in them takes; None if nothing is filtered."""
+    """Choose the slabs and estimate the cost of the work; return None if nothing is filtered."""
     filters, grid = Filters.of(work), Grid.of(store, work.shard)
     if not filters.fields:
         return None
@@ -196,7 +196,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
     cut, memory = plan_cut(
         grid,
         run,
-        # Planes are held as they are read and as their modes; products as they travel, and joined.
+        # Planes are held as values and as modes; products as received, and joined.
         held=max(2 * max(components), filters.travelling, filters.parts),
         handled=max(numbers, filters.travelling),
         written=work.parts,
@@ -230,7 +230,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
 def build_slabs(
     plan: SlabPlan, writer: DerivedShards, todo: Sequence[int], notify: Notify
 ) -> TaskGraph:
-    """Transform every variable, filter, transform back, and write the missing shards."""
+    """Build the graph: transform every variable, filter, transform back, write ``todo``."""
     build, filters = SlabGraph(plan.cut, notify), Filters.of(plan.work)
     variables = [Variable(plan.work.fields, name, count_parts(name)) for name in filters.sources]
     fields = [

@@ -1,4 +1,4 @@
-"""The global flow of a box: the velocity that the whole box implies at every point."""
+"""Global flows of a box: the velocity that the density of the whole box implies at every point."""
 
 from cosmoflow.stages.flows.stored import check_flows, ensure_flows, identify_flows
 

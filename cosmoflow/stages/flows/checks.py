@@ -1,4 +1,4 @@
-"""Flows that are no velocities: refused before they are kept, with their cause."""
+"""Checks that refuse unphysical flows before they are stored, and find the cause."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 def check_weights(wiener: WienerFilter, model: str | None = None) -> None:
-    """Refuse a filter whose weights are no finite numbers of float32.
+    """Refuse a filter whose weights are not finite in float32.
 
     Parameters
     ----------
     wiener : WienerFilter
-        To be applied.
+        The filter.
     model : str, optional
-        Name or URL of the model that it is of.
+        Name or URL of the model that owns the filter.
 
     Raises
     ------
@@ -46,18 +46,18 @@ def check_weights(wiener: WienerFilter, model: str | None = None) -> None:
 
 
 def check_modes(density: Tensor, box_size: float, fields: Sequence[str], url: str) -> None:
-    """Refuse a density whose fields are not finite; no filter can mend that.
+    """Refuse a density whose fields are not finite for any filter.
 
     Parameters
     ----------
     density : Tensor
-        Shape ``(n, n, n)``, float32, over its mean.
+        Density over its mean, shape ``(n, n, n)``, float32.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     fields : sequence of str
-        Of :data:`cosmoflow.numerics.wiener.FIELDS`.
+        Names in :data:`cosmoflow.numerics.wiener.FIELDS`.
     url : str
-        URL of the density's store.
+        URL of the store of the density.
 
     Raises
     ------
@@ -69,10 +69,10 @@ def check_modes(density: Tensor, box_size: float, fields: Sequence[str], url: st
 
 
 def refuse_density(field: str, url: str, extremes: tuple[float, float] | None = None) -> DataError:
-    """Return the error about a density that float32 transforms make no finite field of."""
+    """Return the error for a density whose transforms in float32 are not finite."""
     seen = "" if extremes is None else f", for a density from {extremes[0]:g} to {extremes[1]:g}"
     return DataError(
-        "the density gives fields that are not finite, so that no flow can be made of it",
+        "the density gives fields that are not finite, so no flow can be computed",
         where=f"{url}, density",
         value=f"{field} is not finite{seen}",
         limit="1 + delta: 0 or more in every cell, 1 in the mean",
@@ -81,7 +81,7 @@ def refuse_density(field: str, url: str, extremes: tuple[float, float] | None = 
 
 
 def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = None) -> DataError:
-    """Return the error about a flow that is not finite though the fields of the density are.
+    """Return the error for a flow that is unphysical although the fields of the density are finite.
 
     Parameters
     ----------
@@ -90,13 +90,13 @@ def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = N
     rate : float
         ``f a H``, km/s per Mpc/h.
     url : str
-        URL of the density's store.
+        URL of the store of the density.
     model : str, optional
-        Name or URL of the model that the filter is of.
+        Name or URL of the model that owns the filter.
     """
     if not isinstance(source, WienerFilter):
         return DataError(
-            "linear theory gives a velocity that is not finite or above that of light, not kept",
+            "linear theory gives a velocity that is not finite or above that of light: not stored",
             where=url,
             value=f"f a H = {rate:g} km/s/(Mpc/h)",
             remedy="correct density, redshift and cosmology of the store",
@@ -104,7 +104,7 @@ def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = N
     largest = float(np.abs(np.asarray(source.weights, np.float64)).max())
     return DataError(
         "the Wiener filter of the model gives a velocity that is not finite or above that of "
-        "light: it is not kept",
+        "light: not stored",
         where=url if model is None else f"{model} with {url}",
         value=f"weights up to {largest:.4g}",
         limit="weights of the order of 1",
@@ -113,13 +113,13 @@ def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = N
 
 
 def is_physical(values: Tensor) -> bool:
-    """Notify whether a tensor holds finite velocities below that of light, km/s."""
-    # A value that is not finite compares as neither.
+    """Return whether all velocities of a tensor are finite and below that of light, km/s."""
+    # Comparisons with NaN are false.
     return all(bool((part.abs() < SPEED_OF_LIGHT).all()) for part in values)
 
 
 def is_finite(values: Tensor) -> bool:
-    """Notify whether a tensor, real or complex, holds finite numbers only."""
+    """Return whether all numbers of a real or complex tensor are finite."""
     real = torch.view_as_real(values) if values.is_complex() else values
-    # Part after part: a mask of all would take a quarter as much memory again.
+    # Part by part, as a mask of the whole tensor would take a quarter more memory.
     return all(bool(torch.isfinite(part).all()) for part in real)

@@ -1,4 +1,4 @@
-"""Plan of a global flow that is made in slabs."""
+"""Plans of global flows in slabs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _TRAVELLING = {"squared_contrast": 1, "squared_tide": 3}
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The fields that the source of a flow is made of.
+    """The fields that make up the source of a flow.
 
     Parameters
     ----------
     pointwise, squares : tuple of str
-        Names of :data:`cosmoflow.numerics.wiener.FIELDS`: fields that follow from the density of
-        each cell, and fields that take transforms of the contrast.
+        Names in :data:`cosmoflow.numerics.wiener.FIELDS`: fields that depend on the density of the
+        same cell only, and fields that need transforms of the contrast.
     """
 
     pointwise: tuple[str, ...]
@@ -30,7 +30,7 @@ class Fields:
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Fields:
-        """Return the fields of a source, and the contrast if its squares are among them."""
+        """Return the fields of a source, with the contrast if squares are among them."""
         squares = tuple(name for name in names if name not in POINTWISE)
         wanted = {*names, "contrast"} if squares else set(names)
         return cls(tuple(name for name in POINTWISE if name in wanted), squares)
@@ -42,22 +42,22 @@ class Fields:
 
     @property
     def held(self) -> int:
-        """Most fields that a task holds of its slab: real ones, or modes, as large."""
+        """Most fields that a task holds of its slab: real ones, or modes, which are as large."""
         # Planes are read into one array and held while their modes are made; a velocity has three
         # components.
         return max(3, 1 + len(self.pointwise), self.travelling)
 
     @property
     def exchanged(self) -> int:
-        """Fields that tasks hand on, in all."""
+        """Total fields that tasks hand on."""
         return len(self.pointwise) + self.travelling + len(self.squares) + 2 + 3
 
     def count_tasks(self, slabs: int, bars: int) -> int:
-        """Return the number of tasks: passes over the slabs, and bars of shards."""
+        """Return the number of tasks: one per slab in each pass, and one per bar of shards."""
         return (5 if self.squares else 3) * slabs + bars**2
 
     def count_parts(self, slabs: int, bars: int) -> int:
-        """Return the parts that tasks hand on in all: slab to slab, and slabs to bars of shards."""
+        """Return the total parts that tasks hand on: slab to slab, and slab to bar of shards."""
         squares = 1 + len(self.squares) if self.squares else 0
         return (len(self.pointwise) + squares + 1) * slabs**2 + slabs * bars
 
@@ -73,7 +73,7 @@ class FlowPlan(Plan):
     cut : Cut
         The slabs.
     fields : Fields
-        The fields that the source is made of.
+        Fields that make up the source.
     """
 
     grid: int
@@ -84,28 +84,28 @@ class FlowPlan(Plan):
 
     @property
     def parts(self) -> int:
-        """Parts that tasks hand on in all."""
+        """Total parts that tasks hand on."""
         return self.fields.count_parts(self.slabs, len(shard_bars(self.cut.grid)))
 
 
 def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None = None) -> FlowPlan:
-    """Choose the slabs, and say what making a flow in them takes.
+    """Choose the slabs of a flow and estimate its cost.
 
     Parameters
     ----------
     grid : Grid
         The grid of the density.
     names : sequence of str
-        The fields that the source of the flow is made of.
+        Fields that make up the source of the flow.
     run : Run
-        Its session knows the memory, its settings may allow less.
+        The session knows the memory; the settings may allow less.
     thickness : int, optional
-        Most planes of a slab; none means what suits the memory.
+        Most planes of a slab; by default chosen from the memory.
 
     Returns
     -------
     FlowPlan
-        Its ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
+        If its ``worker_memory`` exceeds the available memory, :func:`start_engine` refuses it.
     """
     fields, bars, cells = Fields.of(names), len(shard_bars(grid)), grid.cells**3
     cut, memory = plan_cut(

@@ -3,8 +3,8 @@
     density ─▶ fields ─▶ (tide ─▶ squares ─▶) flow ─▶ velocity ─▶ write
 
 The fields of the source are transformed in slabs (:mod:`cosmoflow.stages.slabs.transform`). Squares
-take a second round: the smoothed contrast and its tide come back to real space, are squared,
-and are transformed again.
+need another round: the smoothed contrast and its tide are transformed back to real space, squared,
+and transformed again.
 """
 
 from __future__ import annotations
@@ -55,23 +55,23 @@ def add_flow(
     Parameters
     ----------
     store : FieldStore
-        With ``density``.
+        Fields store that has ``density``.
     source : FlowSource
         Source of the velocity.
     rate : float
         ``f a H``, km/s per Mpc/h.
     adding : context manager
-        Begins the velocity in the store, and notes it when it is complete.
+        Begins the velocity in the store, and marks it complete when all is written.
     run : Run
         Settings, engine, progress.
     thickness : int, optional
-        Most planes of a slab; none means what the memory of a worker allows.
+        Most planes of a slab; by default chosen from the memory of a worker.
     claim : Claim, optional
-        On the store: the run makes sure that it is still held whenever shards are written.
+        Claim on the store; the run checks that it still holds it whenever shards are written.
     check : callable
-        Called when all is written and before it is noted; may raise.
+        Called after all is written, before the velocity is marked complete; may raise.
     model : str, optional
-        Name or URL of the model that the source is of, for errors.
+        Name or URL of the model that the source belongs to, for errors.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def add_flow(
     DataError
         The density is damaged, or the velocity is not finite.
     ConfigError
-        A worker would need more memory than it may have.
+        A worker would need more memory than it is allowed.
     """
     store.require("density")
     plan = plan_flow(Grid.of(store), source.fields, run, thickness)
@@ -88,7 +88,7 @@ def add_flow(
     flow = Flow(store.url, store.metadata.box_size, rate, source, model)
 
     def note(key: Key, result: None) -> None:
-        # Not in the notification of a task: that runs in a thread, where an error stops nothing.
+        # Not in `notify`, which runs in a thread where an error would not stop the run.
         if claim is not None:
             claim.check()
 
@@ -98,7 +98,7 @@ def add_flow(
 
 
 def build_graph(flow: Flow, plan: FlowPlan, array: FlowArray, notify: Notify) -> TaskGraph:
-    """Make the fields of the source, sum them to the source of the flow, and write the flow."""
+    """Build the graph that makes the fields, sums them to the source, and writes the flow."""
     build, fields = SlabGraph(plan.cut, notify), plan.fields
     handed = build.planes(partial(flow.pointwise, fields.pointwise), len(fields.pointwise))
     found = dict(zip(fields.pointwise, handed, strict=True))
@@ -122,14 +122,14 @@ class Squares:
     names : tuple of str
         ``squared_contrast``, ``squared_tide``, or both.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     """
 
     names: tuple[str, ...]
     box_size: float
 
     def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
-        """Smooth the modes of the contrast; yield what gives the squares."""
+        """Smooth the modes of the contrast; yield the products that give the squares."""
         smoothed = modes[0] * gaussian_window(waves.squared(), SQUARE_RADIUS)
         if "squared_contrast" in self.names:
             yield smoothed
@@ -153,14 +153,14 @@ class Squares:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The velocity of a source, refused where it is not finite or faster than light.
+    """The velocity of a source, refused if it is not finite or faster than light.
 
     Parameters
     ----------
     url : str
         URL of the fields store.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     rate : float
         ``f a H``, km/s per Mpc/h.
     source : FlowSource
@@ -176,7 +176,7 @@ class Flow:
     model: str | None = None
 
     def pointwise(self, names: Sequence[str], x: slice) -> Fields:
-        """Yield fields that follow from the density of each cell; it is read once for all."""
+        """Yield the pointwise fields of the density, which is read once for all fields."""
         store, planes = FieldStore(self.url), x.stop - x.start
         block = Block((x.start, 0, 0), (planes, store.grid, store.grid))
         density = torch.from_numpy(store.read_block("density", block))
@@ -185,9 +185,9 @@ class Flow:
             yield (), ((own, FIELDS[name](density[own], self.box_size)) for own in blocks)
 
     def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
-        """Sum the modes of the fields to the source; return what gives the velocity."""
+        """Sum the modes of the fields to the source; return the products for the velocity."""
         source = self.source.combine(modes, waves.squared()).mul_(self.rate)
-        # No task writes before all of these are done: what is refused here leaves no shard.
+        # Writing starts only after all these tasks, so an error here leaves no shard.
         if not is_finite(source):
             for name, found in zip(self.source.fields, modes, strict=True):
                 if not is_finite(found):

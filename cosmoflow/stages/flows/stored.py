@@ -1,4 +1,4 @@
-"""The global flows: what the whole box says of the velocity at every point."""
+"""Global flows kept in fields stores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cosmoflow.storage.origins import WIENER, describe_origin, is_same_origin, n
 from cosmoflow.storage.urls import join
 
 LINEAR_BYTES, WIENER_BYTES = 40, 68
-"""A cell, of what linear theory and a Wiener filter hold at once in memory (measured)."""
+"""Peak bytes per cell of linear theory and of a Wiener filter in memory (measured)."""
 
 
 def ensure_flows(
@@ -41,23 +41,22 @@ def ensure_flows(
 ) -> tuple[Flow, ...]:
     """Make the global velocities that a model needs and a fields store lacks.
 
-    They are kept in the store, so the next run finds them. One that was made from another density,
-    box size, redshift or cosmology than the store has now, or that does not say, is made again in
-    its place. Those of a box whose transforms this process has memory for are made here, those of a
-    larger one slab by slab on the run's engine.
+    Flows are kept in the store for later runs. A flow is replaced if its origin is not noted, or if
+    it was made from another density, box size, redshift or cosmology than the store has now. Flows
+    are made in this process if it has the memory, otherwise slab by slab on the engine of the run.
 
     Parameters
     ----------
     url : str
-        URL of a fields store with ``density``.
+        URL of a fields store that has ``density``.
     radii : sequence of float
         Gaussian radii of linear velocities, Mpc/h.
     wiener : WienerFilter, optional
-        Whose velocity comes first.
+        Filter whose velocity comes first.
     run : Run
-        Settings, engine, listener.
+        Settings, engine, progress.
     model : str, optional
-        Name or URL of the model that the filter is of, for errors.
+        Name or URL of the model that owns the filter, for errors.
 
     Returns
     -------
@@ -67,19 +66,18 @@ def ensure_flows(
     Raises
     ------
     ConfigError
-        Neither this process nor the engine's workers have the memory.
+        Neither this process nor the workers of the engine have enough memory.
     SupersededError
-        This run slept for so long that another one has taken over.
+        Another run has taken over, because this one was suspended for too long.
     DataError
-        The density is missing or damaged, it changed meanwhile, or the flow is not finite. Then no
-        flow is kept.
+        The density is missing, damaged or changed during the run, or the flow is not finite. No
+        flow is kept then.
     StorageError
-        The store cannot be written, and lacks a flow or has one that was made from something else.
+        The store cannot be written, and a flow is missing or has another origin.
 
     Notes
     -----
-    A store that cannot be written may have flows that do not say what they were made from: these
-    are used, with a warning.
+    In a store that cannot be written, flows without a noted origin are used, with a warning.
     """
     if not radii and wiener is None:
         return ()
@@ -89,7 +87,7 @@ def ensure_flows(
         sources.append(wiener)
     if _lacking(FieldStore(url), sources):
         try:
-            # Another run may be about to make the same: then they are there when it lets go.
+            # Another run may be making the same flows: they exist once it releases the claim.
             with claim(url, wait=True, listener=run.listener) as held:
                 _make_missing(url, sources, run, model, held)
         except StorageError:
@@ -97,8 +95,8 @@ def ensure_flows(
                 raise
             caution(
                 run.listener,
-                f"the flows in {url} do not say what they were made from, and the store cannot be "
-                "written: they are used as they are",
+                f"the origin of the flows in {url} is not noted, and the store cannot be written: "
+                "the flows are used as they are",
             )
     scales = FieldStore(url).smoothing_scales()
     linear = tuple(scales.index(radius) for radius in radii)
@@ -106,9 +104,9 @@ def ensure_flows(
 
 
 def current_scales(store: FieldStore) -> list[float]:
-    """Return the radii of the linear velocities that are of a store's present density, Mpc/h.
+    """Return the radii of the linear velocities made from the current density, Mpc/h.
 
-    Others, and those that do not say what they were made from, are NaN.
+    The entries of velocities with another origin, or none noted, are NaN.
     """
     scales = store.smoothing_scales()
     origin = _origin(store) if scales else None
@@ -119,12 +117,12 @@ def current_scales(store: FieldStore) -> list[float]:
 
 
 def identify_flows(store: FieldStore, names: Iterable[str]) -> dict[str, str]:
-    """Return name and checksum of the kept flows among the variables that a stage reads.
+    """Return the names and checksums of the kept flows among the variables that a stage reads.
 
     Raises
     ------
     DataError
-        One was made from another density, redshift or cosmology than the store has now.
+        A flow was made from another density, redshift or cosmology than the store has now.
     """
     kept = sorted({*FLOWS} & {*names})
     for name in kept:
@@ -141,14 +139,14 @@ def identify_flows(store: FieldStore, names: Iterable[str]) -> dict[str, str]:
                     where=f"{store.url}, {name}",
                     value=_describe(noted, now),
                     limit=_describe(now, noted),
-                    remedy="run `cosmoflow infer` with the model that uses it, which makes it "
+                    remedy="run `cosmoflow infer` with the model that uses it, to make it "
                     f"again, or delete {join(store.url, name)}",
                 )
     return {name: store.checksum(name) for name in kept}
 
 
 def check_flows(store: FieldStore, before: Mapping[str, str]) -> None:
-    """Refuse kept flows that were replaced since :func:`identify_flows` was asked for them.
+    """Refuse kept flows that were replaced since :func:`identify_flows` was called.
 
     Raises
     ------
@@ -160,16 +158,16 @@ def check_flows(store: FieldStore, before: Mapping[str, str]) -> None:
 
 
 def _origin(store: FieldStore) -> dict[str, Any]:
-    """Return what flows that are made now are made from."""
+    """Return the origin of flows that are made now."""
     return describe_origin(store, growth_rate_hubble(store.metadata))
 
 
 def _lacking(
     store: FieldStore, sources: Iterable[FlowSource], *, unnoted: bool = True
 ) -> list[FlowSource]:
-    """Return the sources whose flow is not there or was made from something else.
+    """Return the sources whose flow is missing or has another origin.
 
-    ``unnoted`` says whether a flow that does not say what it was made from counts as lacking.
+    With ``unnoted``, a flow whose origin is not noted counts as missing.
     """
     origin = _origin(store)
 
@@ -183,7 +181,7 @@ def _lacking(
 
 
 def _is_kept(store: FieldStore, source: FlowSource) -> bool:
-    """Return whether a store has the flow of a source, made from any density."""
+    """Return whether a store has the flow of a source, of any origin."""
     if isinstance(source, LinearTheory):
         return source.radius in store.smoothing_scales()
     return filter_digest(store) == source.digest
@@ -213,7 +211,7 @@ def _make_flow(
     Raises
     ------
     DataError
-        The flow is not finite, or what it was made from has changed meanwhile.
+        The flow is not finite, or its origin has changed during the run.
     """
     url, rate, origin = store.url, growth_rate_hubble(store.metadata), _origin(store)
     if isinstance(source, LinearTheory):
@@ -226,7 +224,7 @@ def _make_flow(
         return
     store.require("density")
     density, size = torch.from_numpy(store.read("density")), store.metadata.box_size
-    # Before anything is begun: a flow that cannot be made leaves the store as it was.
+    # Computed before anything is written, so that a failure leaves the store unchanged.
     flow = source.velocity(density, size, rate)
     if not is_physical(flow):
         check_modes(density, size, source.fields, url)
@@ -237,18 +235,18 @@ def _make_flow(
 
 
 def _check_origin(url: str, origin: dict[str, Any]) -> None:
-    """Refuse to keep a flow whose density or cosmology has changed while it was made."""
+    """Refuse to keep a flow if the density or cosmology changed while it was made."""
     now = _origin(FieldStore(url))
     if not is_same_origin(now, origin):
         raise changed_input(url, _describe(origin, now), _describe(now, origin))
 
 
 def _describe(origin: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return what a flow was made from, as far as another one was made from something else."""
+    """Return the parts of the origin of a flow that differ from another origin."""
     unlike = {name: value for name, value in origin.items() if value != other.get(name)}
     return ", ".join(f"{name} {value}" for name, value in unlike.items())
 
 
 def _fits(bytes_per_cell: int, store: FieldStore, run: Run) -> bool:
-    """Notify whether this process may have the memory for a box's transforms."""
+    """Return whether the transforms of a box fit into the memory of this process."""
     return bytes_per_cell * store.grid**3 <= memory_here(run)

@@ -1,4 +1,4 @@
-"""From fields and models to the velocity of a box, or of a part of it."""
+"""Prediction of the velocity of a box, or of a region, from fields and models."""
 
 from cosmoflow.stages.infer.arrays import infer_array, predict_box
 from cosmoflow.stages.infer.command import infer, plan_infer

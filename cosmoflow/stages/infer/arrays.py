@@ -1,4 +1,4 @@
-"""Inference in memory: on arrays, for notebooks, and on whole boxes, to measure models."""
+"""Inference in memory: on arrays, for notebooks, and on whole boxes, to evaluate models."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from cosmoflow.storage.origins import WIENER
 from cosmoflow.units import LENGTH
 
 SHARD = 128
-"""Cells per axis of what is predicted at once, at least."""
+"""Least cells per axis that are predicted at once."""
 
 _BLOCK_CELLS = 128
 """Cells per axis of a block of :func:`predict_box`."""
@@ -59,7 +59,7 @@ class ArrayBox:
     Parameters
     ----------
     metadata : BoxMetadata
-        Its size, redshift and cosmology.
+        Size, redshift and cosmology of the box.
     grid : int
         Cells per axis.
     """
@@ -75,12 +75,12 @@ class ArrayBox:
 
     @property
     def shard(self) -> int:
-        """Cells per axis of what is predicted at once, at least."""
+        """Least cells per axis that are predicted at once."""
         return min(SHARD, self.grid)
 
     @property
     def chunk(self) -> int:
-        """Cells per axis of what is decoded at once: nothing is."""
+        """Cells per axis of a stored chunk: the whole grid, as an array needs no decoding."""
         return self.grid
 
 
@@ -98,35 +98,35 @@ def infer_array(
     Parameters
     ----------
     density : array_like
-        Shape ``(n, n, n)``: the matter density of a periodic box over its mean.
+        Matter density of a periodic box over its mean, shape ``(n, n, n)``.
     box_size : float
         Side of the box, Mpc/h.
     model : str or sequence of str
-        As of :func:`cosmoflow.infer`.
+        As in :func:`cosmoflow.infer`.
     redshift : float
         Redshift of the density.
     cosmology : CosmologyConfig, optional
-        Cosmology of the box; by default that of the shipped models' simulations.
+        Cosmology of the box; by default that of the simulations the shipped models come from.
     run : Run, optional
         Settings (section ``infer``).
 
     Returns
     -------
     xr.Dataset
-        As :func:`cosmoflow.infer` returns it, in memory.
+        The dataset that :func:`cosmoflow.infer` returns, in memory.
 
     Raises
     ------
     DataError
-        The array is no density over its mean on a cubic grid, a model was made for other cells, or
-        a prediction is not finite.
+        The array is not a density over its mean on a cubic grid, a model was made for another cell
+        size, or a prediction is not finite.
     ConfigError
     """
     run = run or Run()
     check_box(box_size, redshift, "infer_array")
     if not isinstance(cosmology, CosmologyConfig | None):
         raise ConfigError(
-            "this is no cosmology",
+            "this is not a cosmology",
             where="cosmology", value=repr(cosmology), limit="a mapping or a CosmologyConfig",
         )  # fmt: skip
     given = order_array(density, "the density array", box_size)
@@ -155,7 +155,7 @@ def infer_array(
 def _add_flows(
     density: Floats, box: ArrayBox, models: list[VelocityModel], names: Sequence[str]
 ) -> tuple[MemoryFields, list[tuple[Flow, ...]]]:
-    """Make the global velocities that the models want; return the box, and which each takes."""
+    """Make the global velocities of the models; return the box and the flows of each model."""
     size, rate = box.metadata.box_size, growth_rate_hubble(box.metadata)
     fields: dict[str, Floats] = {"density": density}
     source = torch.from_numpy(density)
@@ -181,7 +181,7 @@ def _add_flows(
 def _predict_region(
     ensemble: Ensemble, source: MemoryFields, work: Work, box: ArrayBox
 ) -> dict[str, Floats]:
-    """Predict the blocks of the region, one after the other."""
+    """Predict the blocks of the region one by one."""
     fields: dict[str, Floats] = {}
     blocks = grid_blocks(box.grid, work.layout.shard)
     for shards in work.tasks(box.grid, [True] * len(blocks)):
@@ -199,7 +199,7 @@ def _predict_region(
 
 
 def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Dataset:
-    """Return fields of the region as a dataset like that of a store."""
+    """Return the fields of the region as a dataset like that of a store."""
     coordinates: dict[str, Any] = {}
     for axis, first, length in zip("xyz", work.region.origin, work.region.shape, strict=True):
         centres = (np.arange(first, first + length) + 0.5) * box.cell_size

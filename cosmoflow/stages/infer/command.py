@@ -1,4 +1,4 @@
-"""From fields and models to the velocity of a box, or of a part of it."""
+"""Prediction of the velocity of a box, or of a region, from fields and models."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Models = str | Sequence[str]
 
 
 def plan_infer(fields: str, model: Models, run: Run) -> InferPlan:
-    """Say what :func:`infer` would do."""
+    """Plan :func:`infer`."""
     store = FieldStore(fields)
     work, models = _prepare(store, listed(model), run)
     return plan_work(work, store, models)
@@ -70,25 +70,25 @@ def infer(
     Parameters
     ----------
     fields : str
-        URL of a fields store with ``density``.
+        URL of a fields store that has ``density``.
     out : str
         URL of the fields store to write.
     model : str or sequence of str
-        The name of a model that comes with cosmoflow, by default its best network; ``linear`` or
+        Name of a model that comes with cosmoflow, by default its best network; ``linear`` or
         ``linear:R`` for linear theory smoothed at R Mpc/h; or the URL of a model folder. The
-        predictions of several are averaged.
+        predictions of several models are averaged.
     run : Run, optional
         Settings (section ``infer``), engine, progress.
 
     Returns
     -------
     xr.Dataset
-        The models' target and what else was asked for, lazy; of a region, if there is one.
+        The target of the models and the other requested fields, lazy; of the region, if one is set.
 
     Raises
     ------
     DataError
-        A model was made for other cells, a store or model is damaged, or a prediction is not
+        A model was made for another cell size, a store or model is damaged, or a prediction is not
         finite.
     OutputExistsError, StorageError, ConfigError
     """
@@ -105,21 +105,21 @@ def infer(
         _check_restorable(work, models, store, run)
     plan = plan_work(work, store, models, measured=False)
     check_contents(store, ["density"], run)
-    # Before anything is written: a run that is refused leaves an older output as it is.
+    # Before anything is written, so that a refused run leaves an older output unchanged.
     engine = start_engine(
         run,
         plan,
         remedy="a smaller infer.tile, infer.shard or infer.batch",
         cpu_seconds=0.0 if one_local_worker(run) else None,
     )
-    # Before the flows: a density that is changed after they are made is noticed at the end.
+    # Before the flows are made, so that a later change of the density is noticed at the end.
     provenance = _provenance(work, models, store, warned)
     flows = tuple(
         ensure_flows(fields, one.smoothing, one.spec.filter, run, model=name)
         for name, one in zip(names, models, strict=True)
     )
     provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *warned]))
-    # The origin of the flow that workers read: they stop if it is replaced.
+    # Workers compare this origin with that of the flow they read, and stop if it was replaced.
     work = replace(work, flows=flows, origin=noted_origin(FieldStore(fields)))
     blocks = grid_blocks(store.grid, work.layout.shard)
     wanted = np.array([intersect(block, work.region) is not None for block in blocks])
@@ -166,7 +166,7 @@ def infer(
 
 
 def _keep_precision(out: str, run: Run) -> Run:
-    """Return a run that goes on in the arithmetic it was begun in, on whichever machine."""
+    """Return a run that resumes with the precision it began with, on any machine."""
     if run.existing != "resume" or run.settings.infer.precision != "auto" or not exists(out):
         return run
     config = begun_config(out).get("infer", {})
@@ -175,7 +175,7 @@ def _keep_precision(out: str, run: Run) -> Run:
 
 
 def listed(model: Models) -> tuple[str, ...]:
-    """Return what one model or several are known by on every node."""
+    """Return the names or URLs of one or several models that are valid on every node."""
     names = (model,) if isinstance(model, str) else model
     if not names:
         raise ConfigError("no model is given", where="model", remedy="name one, or leave it out")
@@ -183,7 +183,7 @@ def listed(model: Models) -> tuple[str, ...]:
 
 
 def _prepare(store: FieldStore, names: Sequence[str], run: Run) -> tuple[Work, list[VelocityModel]]:
-    """Open the models, check what is asked for, and cut the box."""
+    """Open the models, check the request, and cut the box."""
     models = [open_model(name, store) for name in names]
     store.require("density")
     work = check_work(store, names, models, run)
@@ -194,8 +194,8 @@ def _prepare(store: FieldStore, names: Sequence[str], run: Run) -> tuple[Work, l
 def _provenance(
     work: Work, models: Sequence[VelocityModel], store: FieldStore, notes: Sequence[str]
 ) -> dict[str, Any]:
-    # Tiles and batches change a result by rounding alone: a run that did not fit into memory may be
-    # resumed with smaller ones.
+    # Tiles and batches change a result only by rounding, so a run that did not fit into memory can
+    # be resumed with smaller ones.
     config = work.config.model_dump(mode="json", exclude={"tile", "batch"})
     return make_provenance(
         "infer",
@@ -212,14 +212,14 @@ def _digest_models(work: Work) -> str:
 
 
 def _check_models(work: Work, provenance: dict[str, Any]) -> None:
-    """Refuse models that were trained again while workers loaded them."""
+    """Refuse models that changed while workers loaded them."""
     before, now = provenance["inputs"]["models"], _digest_models(work)
     if before != now:
         raise changed_input(" ".join(work.models), before, now)
 
 
 def _sampling(store: FieldStore) -> Sampling | None:
-    """Return the sampling of the density: a model gives its empty cells a velocity."""
+    """Return the sampling of the density, with the model as the fill of empty cells."""
     found = store.metadata.sampling
     return None if found is None else replace(found, fill=MODEL)
 
@@ -227,7 +227,7 @@ def _sampling(store: FieldStore) -> Sampling | None:
 def _check_restorable(
     work: Work, models: Sequence[VelocityModel], store: FieldStore, run: Run
 ) -> None:
-    """Refuse to restore power without gains, or without the memory for it.
+    """Refuse to restore power without gains or without enough memory.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def _check_restorable(
     gain = models[0].spec.gain
     if len(models) > 1 or gain is None or work.target != "velocity":
         raise ConfigError(
-            "gains are those of one model"
+            "gains apply to one model only"
             if len(models) > 1
             else "the model has no gains to restore power with",
             where="infer.restore_power", value=", ".join(work.models),
@@ -254,7 +254,7 @@ def _check_restorable(
 
 
 def _restore(out: str, model: VelocityModel, run: Run) -> None:
-    """Add the velocity with the power of the true one beside the predicted one."""
+    """Add the velocity with restored power beside the predicted one."""
     gain, rounding = model.spec.gain, run.settings.infer.rounding
     assert gain is not None
     run.listener(Message("restoring the power of small scales"))

@@ -1,4 +1,4 @@
-"""How `infer` cuts a box into blocks and tiles, so that a worker keeps within its memory."""
+"""Cutting a box into blocks and tiles for `infer`, within the memory of a worker."""
 
 from __future__ import annotations
 
@@ -20,58 +20,58 @@ from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.variables import count_parts
 
 _USEFUL_CACHE = 1 << 30
-"""Bytes of decoded chunks beyond which a worker gains next to nothing."""
+"""Bytes of cached chunks beyond which a worker gains almost nothing."""
 
 _CACHE_COST = 2
-"""Memory taken by a byte of cache: freed chunks leave holes too small for larger buffers."""
+"""Memory per byte of cache: released chunks leave holes too small for larger buffers."""
 
 _TASKS = 8
-"""Tasks that each worker should have at least, for progress, balance and resuming."""
+"""Least tasks that each worker should have, for progress, balance and resuming."""
 
 _CUTS = 16
-"""Tiles per axis of a block at most, unless the settings ask for more."""
+"""Most tiles per axis of a block, unless the settings require more."""
 
 _BATCH_CELLS = 64**3
-"""Output cells from which on a forward pass is as fast as any: smaller tiles go in batches."""
+"""Output cells from which on a forward pass reaches full speed: smaller tiles are batched."""
 
 _LARGEST_BATCH = 8
 
 _LARGEST_PASS = 192**3
-"""Output cells beyond which a forward pass on a CPU loses by its memory what it gains in halo."""
+"""Output cells beyond which memory access costs a CPU more than the smaller halo share saves."""
 
 _ACTIVATIONS = 1.3
-"""Memory of a forward pass over that of its tensors: the most that was measured on a CPU."""
+"""Memory of a forward pass over that of its tensors: the largest ratio measured on a CPU."""
 
 _FLOAT32_ON_GPU = 2.0
-"""The same in float32 on a GPU, where cuDNN copies layers into another layout: 1.6 was measured."""
+"""The same ratio in float32 on a GPU, where cuDNN copies layers to another layout: measured 1.6."""
 
 _OVERHEAD = 96 << 20
-"""Bytes of a worker that do not depend on the grid: buffers of the store, of threads, of malloc."""
+"""Bytes of a worker independent of the grid: buffers of the store, of threads, of malloc."""
 
 _ENCODING = 4.5
 """Numbers held for each number of a shard while it is compressed."""
 
 
 def one_local_worker(run: Run) -> bool:
-    """Notify whether this process would be the only worker, which Ray makes no faster."""
+    """Return whether this process would be the only worker, so that Ray gains nothing."""
     several_gpus = torch.cuda.is_available() and torch.cuda.device_count() > 1
     return run.settings.engine.address is None and count_workers(run) == 1 and not several_gpus
 
 
 def count_workers(run: Run) -> int:
-    """Return about how many workers there would be."""
+    """Return the approximate number of workers."""
     if run.settings.engine.workers is not None:
         return run.settings.engine.workers
     if run.settings.engine.address is None:
         return -(-len(os.sched_getaffinity(0)) // USEFUL_CORES)
     engine = run.session.engine(0.0)
     each = engine.share(1 << 20, most=USEFUL_CORES, memory=0, accelerated=True)
-    # Where workers have GPUs, the cores of other nodes make no more of them.
+    # Workers on GPUs are limited by the GPUs; the cores of other nodes add none.
     return max(1, engine.gpus // each.gpus if each.gpus else engine.cpus // each.cpus)
 
 
 def _memory_allowed(run: Run) -> int:
-    """Return the bytes that a worker is planned for."""
+    """Return the bytes that a planned worker may use."""
     config = run.settings.engine
     if config.address is None:
         found = memory_here(run, workers=count_workers(run))
@@ -83,12 +83,12 @@ def _memory_allowed(run: Run) -> int:
 def choose_layout(
     work: Work, store: StoredBox, models: Sequence[VelocityModel], run: Run
 ) -> Layout:
-    """Return the layout with the least halo that memory takes, or else the smallest.
+    """Return the layout with the least halo that fits into memory, or else the smallest.
 
     Raises
     ------
     ConfigError
-        A tile was asked for that a network does not have.
+        A network does not support the requested tile.
     """
     shard = min(work.config.shard or store.shard, store.grid)
     allowed, workers = _memory_allowed(run), count_workers(run)
@@ -109,7 +109,7 @@ def choose_layout(
 
 
 def _count_tasks(region: Block, block: Sides) -> int:
-    """Return how many blocks there are with cells of a region."""
+    """Return the number of blocks that contain cells of a region."""
     return math.prod(
         (origin + length - 1) // side - origin // side + 1
         for origin, length, side in zip(region.origin, region.shape, block, strict=True)
@@ -117,14 +117,14 @@ def _count_tasks(region: Block, block: Sides) -> int:
 
 
 def _blocks(shard: int) -> Iterator[Sides]:
-    """Yield blocks of one shard and of more."""
+    """Yield blocks of one shard or several."""
     for count in range(4):
         x, y, z = (shard * (2 if axis < count else 1) for axis in range(3))
         yield (z, y, x)
 
 
 def _cut(work: Work, models: Sequence[VelocityModel], shard: int, block: Sides) -> Iterator[Work]:
-    """Yield the layouts of a block: one tile, or as many equal ones as the settings ask for."""
+    """Yield the work with each layout of a block: one tile, or several equal ones."""
     config = work.config
     if config.tile is not None:
         for model in models:
@@ -133,7 +133,7 @@ def _cut(work: Work, models: Sequence[VelocityModel], shard: int, block: Sides) 
     tiles = {size for size in fixed if size is not None}
     if None in fixed:
         stride = math.lcm(*(model.geometry.stride for model in models))
-        # The cells that derivatives need around the block begin on the lattice too.
+        # The halo of derivatives around the block also starts on the lattice.
         cells = -(-work.halo // stride) - (-(max(block) + work.halo) // stride)
         cuts = range(1, cells + 1 if config.tile is not None else min(cells, _CUTS) + 1)
         tiles |= {-(-cells // count) * stride for count in cuts}
@@ -145,7 +145,7 @@ def _cut(work: Work, models: Sequence[VelocityModel], shard: int, block: Sides) 
 
 
 def _tiles(work: Work, model: VelocityModel) -> TileGrid:
-    """Return the tiles of a model that cover a whole block."""
+    """Return the tiles of a model that cover one block."""
     return cut_tiles(grow(Block((0, 0, 0), work.extent), work.halo), model.geometry, work.layout)
 
 
@@ -155,23 +155,23 @@ def _largest_pass(work: Work, models: Sequence[VelocityModel]) -> int:
 
 
 def _count_passes(work: Work, models: Sequence[VelocityModel]) -> float:
-    """Return the forward passes for a cell."""
+    """Return the forward passes per cell."""
     passes = sum(-(-len(_tiles(work, model)) // work.layout.batch) for model in models)
     return passes / math.prod(work.extent)
 
 
 def _halo_work(work: Work, models: Sequence[VelocityModel]) -> float:
-    """Return about how much work there is for a cell, halos included."""
+    """Return a measure of the work per cell, halos included."""
     total = 0.0
     for model in models:
         tiles, halo = _tiles(work, model), model.geometry.halo
-        # Unpadded layers see the whole halo at first and none at last: half of it on average.
+        # Unpadded layers process from the whole halo down to none: half of it on average.
         total += len(tiles) * math.prod(side + halo for side in tiles.shape)
     return total / math.prod(work.extent)
 
 
 def _useful_cache(work: Work, store: StoredBox, models: Sequence[VelocityModel]) -> int:
-    """Return the bytes of the chunks that a layer of blocks touches: the next ones do so again."""
+    """Return the bytes of the chunks that a layer of blocks reads, and the next layer reuses."""
     halo = max(model.geometry.halo for model in models) + work.halo
     thickness = (-(-(work.extent[0] + 2 * halo) // store.chunk) + 1) * store.chunk
     cells = min(thickness, store.grid)
@@ -185,14 +185,14 @@ def _input_channels(models: Sequence[VelocityModel]) -> int:
 
 
 def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
-    """Return the bytes that a forward pass takes on its device."""
+    """Return the bytes that a forward pass needs on its device."""
     need = 0
     for model in models:
         tiles = _tiles(work, model)
         channels = 1 + 3 * model.flows
         copied = work.device_memory is not None and work.config.precision == "float32"
         factor = _FLOAT32_ON_GPU if copied else _ACTIVATIONS
-        # Tiles cut out, their channels in both layouts, what comes out; turned, and the mean.
+        # Tiles, their channels in both layouts, and outputs; the turned ones, and the mean.
         fields = 3 * channels + 6 + (0 if work.config.symmetries == 1 else channels + 6)
         activations = count_activation_bytes(
             model.spec.architecture, tiles.shape, work.config.precision
@@ -216,12 +216,12 @@ def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:
         math.prod(grow(_tiles(work, model).bounds, model.geometry.halo).shape) for model in models
     )
     parts = [count_parts(name) for name in work.variables]
-    # Means of models, and squares, while they are added up.
+    # Means and squares of the models, while they are summed.
     held = 3 * (len(models) > 1) + 9 * config.spread
     block = math.prod(side + 2 * work.halo for side in work.extent)
     encoding = _ENCODING * max(parts) * layout.shard**3
     weights = sum(p.numel() for model in models for p in model.parameters())
-    # Inputs twice, and a vector of them while it is put together.
+    # Inputs twice, and a vector of them while it is assembled.
     inputs = (2 * _input_channels(models) + 3) * region
     numbers = inputs + (2 * sum(parts) + held) * block + encoding + 2 * weights
     there = pass_memory(work, models) if work.device_memory is None else 0

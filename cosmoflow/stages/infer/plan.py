@@ -1,4 +1,4 @@
-"""Plan of `infer`: memory, bytes, operations, seconds."""
+"""Plans of `infer`: memory, bytes, operations, seconds."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.variables import count_parts
 
 _CALIBRATION_CELLS = 64
-"""Largest tile, per axis, that is timed to know how fast this machine is."""
+"""Largest tile, in cells per axis, that is timed to measure the speed of this machine."""
 
 _ENDLESS = 1 << 12
-"""Cells of a tile beside which its halo is nothing."""
+"""Cells per axis of a tile so large that its halo is negligible."""
 
 
 def measure_rate(model: VelocityModel, config: InferConfig, tile: int) -> float:
-    """Return the FLOPs a second of a model on this machine: of the best of two small passes."""
+    """Return the FLOPs per second of a model on this machine, the best of two small passes."""
     geometry = model.geometry
     side = geometry.fixed_output or min(tile, _CALIBRATION_CELLS)
     flops = count_flops(model.spec.architecture, side)
@@ -55,18 +55,18 @@ def measure_rate(model: VelocityModel, config: InferConfig, tile: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class InferPlan(Plan):
-    """Plan of `infer`; its core-seconds are those of networks on CPUs.
+    """The plan of `infer`; its core-seconds assume networks on CPUs.
 
     Parameters
     ----------
     grid : int
         Cells per axis of the box.
     region : list
-        First cell of the region that is predicted, and its cells along each axis.
+        First cell of the predicted region, and its cells along each axis.
     shard, tile, batch : int
         Cells per axis of a shard and of a tile, and tiles of a forward pass.
     block : list of int
-        Cells along each axis of what a task predicts.
+        Cells along each axis that a task predicts.
     halo : int
         Cells around a tile that the networks read.
     tiles : int
@@ -74,11 +74,11 @@ class InferPlan(Plan):
     precision : str
         Arithmetic of the networks.
     flops : float
-        Operations of the networks, in all.
+        Total operations of the networks.
     flops_over_one_tile : float
-        Those of a cell over what they would be if the box were one tile.
+        Operations per cell over those in one tile of the size of the box.
     seconds_here : float, optional
-        Seconds on this machine, by a forward pass that was timed; None where none was.
+        Seconds on this machine, from a timed forward pass; None if none was timed.
     moving_seconds : float
         Core-seconds of reading and writing alone.
     """
@@ -101,7 +101,7 @@ class InferPlan(Plan):
 def plan_work(
     work: Work, box: Box, models: Sequence[VelocityModel], *, measured: bool = True
 ) -> InferPlan:
-    """Count tasks, bytes, operations and seconds; ``measured`` times a small pass as well."""
+    """Count tasks, bytes, operations and seconds; with ``measured``, also time a small pass."""
     layout, config = work.layout, work.config
     axes = [_cut_axis(work, models, box.grid, axis) for axis in range(3)]
     tiles = read = tasks = 0
@@ -157,9 +157,9 @@ class _Axis:
     Parameters
     ----------
     kinds : dict
-        How many intervals ``(origin, length)`` are cut into tiles as this one is.
+        Number of intervals cut into tiles like the interval ``(origin, length)``.
     written : int
-        Cells of the shards that they write.
+        Cells of the shards that tasks write.
     """
 
     kinds: dict[tuple[int, int], int]
@@ -167,12 +167,12 @@ class _Axis:
 
 
 def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int) -> _Axis:
-    """Find the intervals along an axis; a large box has many, and few that differ."""
+    """Find the intervals along an axis; a large box has many, but few distinct ones."""
     layout = work.layout
     first = work.region.origin[axis]
     last = first + work.region.shape[axis]
-    # Tiles are on lattices from cell 0 on, so intervals that begin at one place of a common period
-    # of those are cut alike.
+    # Lattices of tiles start at cell 0, so intervals that start at the same position modulo the
+    # common period of the lattices are cut alike.
     steps = [
         model.geometry.stride
         if model.geometry.fixed_output is None
@@ -194,7 +194,7 @@ def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int)
         ]
         written += sum(inside)
         interval = (low - work.halo, high - low + 2 * work.halo)
-        # Unless the lattice does not close across the border that an interval reaches over.
+        # An interval across the border is special: the lattice may not close there.
         crosses = interval[0] < 0 or sum(interval) > grid
         alike = (interval[0] if crosses else interval[0] % period, interval[1])
         interval = representatives.setdefault(alike, interval)
@@ -203,7 +203,7 @@ def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int)
 
 
 def _kinds(axes: Sequence[_Axis]) -> Iterator[tuple[int, Block]]:
-    """Yield how many of the blocks that tasks predict are cut alike, and one of them."""
+    """Yield each group of blocks that are cut alike: their number, and one of them."""
     for (x, nx), (y, ny), (z, nz) in itertools.product(*(axis.kinds.items() for axis in axes)):
         yield nx * ny * nz, Block((x[0], y[0], z[0]), (x[1], y[1], z[1]))
 
@@ -211,7 +211,7 @@ def _kinds(axes: Sequence[_Axis]) -> Iterator[tuple[int, Block]]:
 def _over_one_tile(
     models: Sequence[VelocityModel], config: InferConfig, flops_per_cell: float
 ) -> float:
-    """Return the operations for a cell over those in one tile of the size of any box."""
+    """Return the operations per cell over those in one very large tile."""
     least = 0.0
     for model in models:
         side = model.geometry.fixed_output or _ENDLESS

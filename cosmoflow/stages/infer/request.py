@@ -1,4 +1,4 @@
-"""Validated request of `infer`."""
+"""Validated inference requests."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from cosmoflow.units import VELOCITY
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A validated request.
+    """A validated inference request.
 
     Parameters
     ----------
     models : tuple of str
-        Their names or URLs.
+        Names or URLs of the models.
     target : str
-        The field that the models predict.
+        Field that the models predict.
     config : InferConfig
         The settings.
     layout : Layout
         How the box is cut.
     region : Block
-        The cells that are wanted.
+        Cells to predict.
     flows : tuple of tuple of Flow
         Flows of each model; empty until made.
     origin : mapping or None
-        Origin of the Wiener velocity among them, as noted in the store.
+        Origin of the Wiener velocity, as noted in the store.
     device_memory : int or None
         Bytes of a worker's GPU; None where workers compute on CPUs.
     """
@@ -64,19 +64,19 @@ class Work:
 
     @property
     def extent(self) -> Sides:
-        """The most cells that a task predicts, of each axis, derivatives' halo not counted."""
+        """Most cells per axis that a task predicts, without the halo of derivatives."""
         x, y, z = map(min, self.layout.block, self.region.shape)
         return x, y, z
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Cells that a task writes."""
+        """Names of the variables that a task writes."""
         spread = (f"{self.target}_std",) if self.config.spread else ()
         return (self.target, *spread, *self.config.fields)
 
     @property
     def attributes(self) -> dict[str, dict[str, Any]]:
-        """Attributes of the output's variables beside their units."""
+        """Attributes of the output variables, except their units."""
         attributes: dict[str, dict[str, Any]] = {name: {} for name in (*self.variables, RESTORED)}
         for derived in self.config.fields:
             if recipe_of(derived).slopes:
@@ -91,11 +91,11 @@ class Work:
 
     @property
     def halo(self) -> int:
-        """Cells around a block that derivatives need predicted too."""
+        """Cells around a block that are also predicted, for derivatives."""
         return int(any(recipe_of(name).slopes for name in self.config.fields))
 
     def tasks(self, grid: int, unfinished: Sequence[bool]) -> list[tuple[int, ...]]:
-        """Return the shards of each task: those of a block that are wanted and not finished."""
+        """Return the shards of each task: the unfinished ones of a block that meet the region."""
         shards = grid_blocks(grid, self.layout.shard)
         per_axis = -(-grid // self.layout.shard)
         spans = [side // self.layout.shard for side in self.layout.block]
@@ -116,27 +116,27 @@ def check_work(
     *,
     device: Device | None = None,
 ) -> Work:
-    """Validate a request; the box is not cut yet.
+    """Check a request and return the work, with the box still uncut.
 
     Parameters
     ----------
     box : Box
-        The box that the models are applied to.
+        Box that the models are applied to.
     names : sequence of str
         Names of the models.
     models : sequence of VelocityModel
-        All of them.
+        The models, in the same order.
     run : Run
         Settings, and the engine that knows the workers.
     device : Device, optional
-        Device of the workers; by default a worker is asked.
+        Device of the workers; by default a worker is queried.
 
     Raises
     ------
     ConfigError
-        The models do not go together, or an option does not suit them.
+        The models cannot be combined, or an option does not suit them.
     DataError
-        They were made for other cells.
+        The models were made for another cell size.
     """
     config = run.settings.infer
     for name, model in zip(names, models, strict=True):
@@ -152,7 +152,7 @@ def check_work(
         )
     if config.fields and target != "velocity":
         raise ConfigError(
-            "only from a velocity can fields be derived in the same pass",
+            "fields can be derived in the same pass only from a velocity",
             where="--field", value=", ".join(config.fields), limit=f"this model predicts {target}",
             remedy="cosmoflow derive makes them from the output",
         )  # fmt: skip
@@ -184,7 +184,7 @@ def _check_together(names: Sequence[str], models: Sequence[VelocityModel]) -> No
 
 
 def _check_overlap(model: VelocityModel, config: InferConfig) -> None:
-    """Refuse to blend what does not differ, or more than two tiles along an axis."""
+    """Refuse to blend tiles that agree, or more than two tiles along an axis."""
     fixed = model.geometry.fixed_output
     if config.overlap and fixed is None:
         raise ConfigError(
@@ -220,7 +220,7 @@ def _region_cells(box: Box, config: InferConfig) -> Block:
 
 
 def _refuse_slopes(config: InferConfig) -> None:
-    """Refuse derivatives of a padded network: beside a block its lattice of tiles is another."""
+    """Refuse derivatives of a padded network, whose tile lattice differs beside a block."""
     slopes = [name for name in config.fields if recipe_of(name).slopes]
     if slopes:
         raise ConfigError(
@@ -232,14 +232,14 @@ def _refuse_slopes(config: InferConfig) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Device of a worker.
+    """Device that workers compute on.
 
     Parameters
     ----------
     precision : {"float32", "bfloat16"}
         The faster arithmetic.
     memory : int or None
-        Bytes that are free on the GPU; None for a CPU.
+        Free bytes on the GPU; None for a CPU.
     """
 
     precision: Literal["float32", "bfloat16"]
@@ -254,7 +254,7 @@ class Device:
 
 
 def _ask_device(run: Run) -> Device:
-    """Return the device of the workers; of a cluster, that of one of them, for all alike."""
+    """Return the device of the workers; on a cluster, query one worker for all."""
     if run.settings.engine.address is None:
         return Device.here()
     engine = run.session.engine(0.0)
@@ -266,12 +266,12 @@ def _ask_device(run: Run) -> Device:
 
 
 def is_velocity(name: str) -> bool:
-    """Notify whether a variable is in km/s, so that it may be rounded."""
+    """Return whether a variable is in km/s, and so can be rounded."""
     return STORED[name].unit == VELOCITY
 
 
 def wanted_block(shards: Sequence[Block], region: Block, halo: int) -> Block:
-    """Return the cells that a task predicts: of its shards those in the region, and around them."""
+    """Return the cells that a task predicts: its shards within the region, plus a halo."""
     inside = intersect(bounding_block(shards), region)
     assert inside is not None
     return grow(inside, halo)

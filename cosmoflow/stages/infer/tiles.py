@@ -1,4 +1,4 @@
-"""How a box is cut for inference: shards into blocks, blocks into tiles, tiles blended or not."""
+"""Cutting a box for inference: blocks of shards, tiles of blocks, and blending of tiles."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Layout:
     block : (int, int, int)
         Cells that one task predicts and writes: one shard or several.
     tile : int
-        Most output of one forward pass.
+        Most output cells of one tile.
     batch : int
         Tiles of a forward pass.
     overlap : int
-        Cells that neighbouring tiles share, for networks whose answer depends on the tile.
+        Cells that neighbouring tiles share, for networks whose output depends on the tile.
     cache : int
         Bytes of decoded chunks that a worker keeps for the next block.
     """
@@ -46,12 +46,12 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:
-    """The tiles of a block, all of one size, in C order; there may be very many.
+    """The tiles of a block, all of one size, in C order; made lazily, as they may be many.
 
     Parameters
     ----------
     origins : (range, range, range)
-        Origins along each axis.
+        Origins of the tiles along each axis.
     shape : (int, int, int)
         Cells of a tile.
     """
@@ -67,7 +67,7 @@ class TileGrid:
 
     @property
     def bounds(self) -> Block:
-        """The smallest block that holds all of them."""
+        """The smallest block that contains all tiles."""
         x, y, z = self.origins
         nx, ny, nz = (
             axis[-1] - axis[0] + side for axis, side in zip(self.origins, self.shape, strict=True)
@@ -82,9 +82,9 @@ class Piece:
     Parameters
     ----------
     block : Block
-        Its cells.
+        Cells of the piece.
     tiles : TileGrid
-        They cover the cells and may reach past them.
+        Tiles that cover these cells; they may extend past them.
     """
 
     block: Block
@@ -92,17 +92,17 @@ class Piece:
 
 
 def cut_pieces(block: Block, geometry: Geometry, layout: Layout, grid: int) -> list[Piece]:
-    """Cut a block into pieces whose tiles are on one lattice, and the pieces into tiles.
+    """Cut a block into pieces whose tiles share one lattice, and the pieces into tiles.
 
-    The lattice of the stride begins at cell 0 of the box. If the grid is no multiple of the stride,
-    the lattice does not close across the periodic border: cell ``n`` of the box is its cell 0 and
-    is predicted as that one, by a tile of another lattice than cell ``n - 1``. A block that reaches
-    across the border, as derivatives need it, then has a piece on either side.
+    The lattice of the stride starts at cell 0 of the box. If the grid is not a multiple of the
+    stride, the lattice does not close across the periodic border: cell ``n`` is cell 0 again, and
+    is predicted by a tile of another lattice than cell ``n - 1``. A block that crosses the border,
+    as derivatives require, then has a piece on either side.
 
     Parameters
     ----------
     block : Block
-        May start below cell 0 and end past the grid.
+        Block to cut; it may start below cell 0 and end past the grid.
     geometry : Geometry
         Geometry of the network.
     layout : Layout
@@ -113,7 +113,7 @@ def cut_pieces(block: Block, geometry: Geometry, layout: Layout, grid: int) -> l
     Returns
     -------
     list of Piece
-        One, unless the block crosses the border of such a grid.
+        One piece, unless the block crosses the border of such a grid.
     """
     if geometry.fixed_output is not None or grid % geometry.stride == 0:
         return [Piece(block, cut_tiles(block, geometry, layout))]
@@ -133,7 +133,7 @@ def cut_pieces(block: Block, geometry: Geometry, layout: Layout, grid: int) -> l
 
 
 def _split_periods(origin: int, length: int, grid: int) -> list[tuple[int, int, int]]:
-    """Cut an interval at the borders of a periodic axis: origin, length and start of the period."""
+    """Cut an interval at periodic borders; return origin, length, start of period of each part."""
     parts = []
     while length:
         period = origin // grid * grid
@@ -144,11 +144,11 @@ def _split_periods(origin: int, length: int, grid: int) -> list[tuple[int, int, 
 
 
 def cut_tiles(block: Block, geometry: Geometry, layout: Layout) -> TileGrid:
-    """Return the tiles that a block on one lattice is predicted by.
+    """Return the tiles that predict a block on one lattice.
 
-    A network without padding gives every cell the same value from any tile whose origin is on the
-    lattice of its stride, so its tiles fit the block. One with padding does not: its tiles have one
-    size and are on one lattice from cell 0 on, for every block.
+    A network without padding gives a cell the same value from any tile whose origin is on the
+    lattice of its stride, so its tiles fit the block. With padding the value depends on the tile,
+    so tiles have a fixed size and a lattice that starts at cell 0, independent of the block.
     """
     axes = [
         _cut_axis(origin, length, geometry, layout)
@@ -181,22 +181,22 @@ def batches(tiles: Iterable[Block], size: int) -> Iterator[list[Block]]:
 
 
 def blending_weights(size: int, shared: int) -> NDArray[np.float32] | None:
-    """Return the weight of each cell of a tile among the tiles that cover the cell.
+    """Return the weight of each cell of a tile where tiles overlap.
 
-    Along an axis it rises linearly over the cells that a tile shares with the one before and falls
-    over those shared with the next, so that the weights of all tiles add up to 1 everywhere.
+    Along an axis the weight rises linearly over the cells shared with the previous tile and falls
+    over those shared with the next, so the weights of all tiles sum to 1 everywhere.
 
     Parameters
     ----------
     size : int
         Cells of a tile, per axis.
     shared : int
-        Cells that neighbouring tiles share, at most half of them.
+        Cells that neighbouring tiles share, at most half a tile.
 
     Returns
     -------
     (size, size, size) float32, or None
-        None where nothing is shared, and every weight is 1.
+        The weights; None if tiles share no cells and every weight is 1.
     """
     if shared == 0:
         return None

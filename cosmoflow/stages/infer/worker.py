@@ -1,4 +1,4 @@
-"""Work of an `infer` worker: read a block, predict it in tiles, derive fields, write shards."""
+"""Workers of `infer`: read a block, predict it in tiles, derive fields, write shards."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A model of an ensemble, and the global velocities that it takes of the box.
+    """A model of an ensemble, and the global velocities that it reads.
 
     Parameters
     ----------
     model : VelocityModel
-        In evaluation mode, on the ensemble's device.
+        The model, in evaluation mode, on the ensemble's device.
     flows : tuple of Flow
-        Which, in the order of its inputs.
+        Global velocities, in the order of the model's inputs.
     """
 
     model: VelocityModel
@@ -58,24 +58,24 @@ class Member:
 
     @property
     def geometry(self) -> Geometry:
-        """Position of output cells in input cells."""
+        """Position of the output cells in the input cells."""
         return self.model.geometry
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Inputs of models for a block.
+    """Fields that models need to predict a block, in memory.
 
     Parameters
     ----------
     block : Block
         The cells to predict.
     region : Block
-        The cells that were read, halo included.
+        The cells read, halo included.
     density : Tensor
-        Shape ``(*region.shape)``, over its mean.
+        Density over its mean, shape ``(*region.shape)``.
     flows : dict of Flow to Tensor
-        Shapes ``(3, *region.shape)``, km/s.
+        Global velocities, shapes ``(3, *region.shape)``, km/s.
     grid : int
         Cells per axis of the periodic box.
     """
@@ -94,9 +94,9 @@ class Prediction:
     Parameters
     ----------
     mean : ndarray
-        Shape ``(3, nx, ny, nz)``, float32, km/s: the mean over models and turned frames.
+        Mean over models and turned frames, shape ``(3, nx, ny, nz)``, float32, km/s.
     std : ndarray or None
-        Standard deviation of the predictions that the mean is of, of the same shape.
+        Standard deviation over models and turned frames, same shape.
     """
 
     mean: Floats
@@ -104,18 +104,18 @@ class Prediction:
 
 
 class Ensemble:
-    """Models whose predictions are averaged; mostly there is one.
+    """One or more models whose predictions are averaged.
 
     Parameters
     ----------
     members : sequence of Member
-        With one target.
+        The models, all with the same target.
     layout : Layout
         Tiles, batches, overlap.
     config : InferConfig
         Precision, symmetries and spread.
     device : torch.device
-        Where the models are.
+        Device that holds the models.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Ensemble:
             for one in self.members
             for piece in cut_pieces(block, one.geometry, self._layout, source.grid)
         ]
-        # Neighbouring tiles share most of their halos, so what all of them need is read once.
+        # Neighbouring tiles share most of their halos, so one read covers all of them.
         region = bounding_block(needed)
         flows = {flow: variable_of(flow) for one in self.members for flow in one.flows}
         return Inputs(
@@ -179,7 +179,7 @@ class Ensemble:
         """Add one model's mean over turned frames, and its squared deviations, to the block's."""
         geometry = member.geometry
         for piece in cut_pieces(inputs.block, geometry, self._layout, inputs.grid):
-            # The tiles of a piece may reach into the next one, whose cells are not theirs.
+            # Tiles may extend past their piece; those cells belong to the next piece.
             cells = (..., *place(piece.block, inputs.block))
             weights = blending_weights(piece.tiles.shape[0], self._layout.overlap)
             for group in batches(piece.tiles, self._layout.batch):
@@ -191,7 +191,7 @@ class Ensemble:
     def _predict_tiles(
         self, member: Member, inputs: Inputs, tiles: Sequence[Block], *, spread: bool
     ) -> Moments:
-        """Return the moments, over turned frames, of one model's prediction of some tiles."""
+        """Return the moments over turned frames of one model's prediction of tiles."""
         parts = [place(grow(tile, member.geometry.halo), inputs.region) for tile in tiles]
         density = torch.stack([inputs.density[part] for part in parts])
         flows = _stack_flows(inputs, member.flows, parts, density)
@@ -207,7 +207,7 @@ class Ensemble:
 def _stack_flows(
     inputs: Inputs, flows: tuple[Flow, ...], parts: Sequence[Slices], density: Tensor
 ) -> Tensor:
-    """Return the global velocities of some tiles, shape ``(tiles, flows, 3, nx, ny, nz)``."""
+    """Return the global velocities of tiles, shape ``(tiles, flows, 3, nx, ny, nz)``."""
     if not flows:
         return density.new_empty((len(parts), 0, 3, *density.shape[1:]))
     return torch.stack(
@@ -222,7 +222,7 @@ def _place_tiles(
     weights: Floats | None,
     out: Tensor,
 ) -> None:
-    """Put tiles into the block that they cover, or add them with their weights."""
+    """Copy tiles into a block, or add them with weights."""
     for tile, cells in zip(tiles, values.cpu(), strict=True):
         inside, part = overlap(block, tile)
         if weights is None:
@@ -233,16 +233,16 @@ def _place_tiles(
 
 @dataclass(frozen=True, slots=True)
 class PredictedBlock:
-    """A predicted block as a box that fields are derived from, inside the block.
+    """A predicted block, as a box to derive fields from.
 
     Parameters
     ----------
     velocity : ndarray
-        Shape ``(3, *inputs.block.shape)``, km/s.
+        Predicted velocity, shape ``(3, *inputs.block.shape)``, km/s.
     inputs : Inputs
         Inputs of the prediction.
     cell_size : float
-        Mpc/h.
+        Side of a cell, Mpc/h.
     """
 
     velocity: Floats
@@ -250,7 +250,7 @@ class PredictedBlock:
     cell_size: float
 
     def read_block(self, name: str, block: Block, *, lead: tuple[int, ...] = ()) -> Floats:
-        """Return some cells of the velocity or the density."""
+        """Return the velocity or the density over a block."""
         if name == "density":
             found: Floats = self.inputs.density.numpy()[place(block, self.inputs.region)]
             return found
@@ -261,7 +261,7 @@ class PredictedBlock:
 def make_predictor(
     fields: str, work: Work, out: str, digest: str
 ) -> Pipeline[tuple[int, ...], tuple[int, ...]]:
-    """Load the models in a worker and return what predicts and writes the shards of a task.
+    """Load the models in a worker and return a pipeline that predicts and writes shards.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def make_predictor(
     work : Work
         The request.
     digest : str
-        Digest of the run; the output must still belong to it.
+        Digest of the run that must still own the output.
     """
     store = FieldStore(fields)
     models = [open_model(name, store) for name in work.models]
@@ -284,8 +284,8 @@ def make_predictor(
         try:
             return shards, ensemble.read(source, block)
         finally:
-            # Another run may have put another filter's velocity there, or be about to: that is what
-            # to report, after any outcome of reading.
+            # If another run replaces the velocity by that of another filter, raise that error, even
+            # if reading failed.
             if wiener is not None:
                 check_filter(fields, wiener.digest, work.origin)
 
@@ -321,25 +321,25 @@ def make_ensemble(models: Sequence[VelocityModel], work: Work) -> Ensemble:
 def predict_fields(
     ensemble: Ensemble, inputs: Inputs, block: Block, work: Work, cell_size: float
 ) -> dict[str, Floats]:
-    """Predict a block and derive from it what is asked for, rounded if that is asked for.
+    """Predict a block and derive the requested fields, rounded where requested.
 
     Parameters
     ----------
     ensemble : Ensemble
         The models.
     inputs : Inputs
-        Prediction of the block, with one more cell on every side for derivatives.
+        Inputs of the block, with one more cell on every side if derivatives are requested.
     block : Block
-        The cells to return.
+        Cells to return.
     work : Work
         The request.
     cell_size : float
-        Mpc/h.
+        Side of a cell, Mpc/h.
 
     Returns
     -------
     dict of str to array
-        Shapes ``(..., *block.shape)``, float32.
+        Fields, shapes ``(..., *block.shape)``, float32.
 
     Raises
     ------
@@ -353,7 +353,7 @@ def predict_fields(
             "the device has too little memory for a forward pass",
             where="infer.tile and infer.batch",
             value=f"tiles of {work.layout.tile} cells, {work.layout.batch} at once",
-            remedy="ask for smaller ones, then run again with --resume",
+            remedy="set smaller ones, then run again with --resume",
         ) from error
     cells = (..., *place(block, inputs.block))
     fields = {work.target: found.mean[cells]}
@@ -369,7 +369,7 @@ def predict_fields(
 
 
 def _cut_shard(fields: Mapping[str, Floats], whole: Block, shard: Block) -> dict[str, Floats]:
-    """Return a shard's part of some fields; where they do not reach it is not a number."""
+    """Return the part of fields in a shard, NaN where they do not cover it."""
     inside = intersect(whole, shard)
     assert inside is not None
     cut = {name: values[(..., *place(inside, whole))] for name, values in fields.items()}

@@ -1,1 +1,1 @@
-"""Checks of the inputs of stages, and facts that outputs keep about them."""
+"""Inputs of stages: checks, readers, and facts that outputs inherit."""

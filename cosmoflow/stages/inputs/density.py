@@ -1,4 +1,4 @@
-"""Whether a density is 1 + delta: one check for stores, arrays and imported cubes."""
+"""Check that a density is 1 + delta, for stores, arrays and imported cubes."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from cosmoflow.storage.metadata import attributes_of
 from cosmoflow.units import INTERLACED, format_bytes
 
 MEAN_TOLERANCE: Final = 1e-3
-"""Tolerance of the mean of 1 + delta."""
+"""Largest difference of the mean of 1 + delta from 1."""
 
 DENSITY_CHECKSUMS: Final = "density_checksums"
-"""The attribute of a store that cosmoflow made: the checksum of each density, which is 1 + delta by
-construction. A later change gives another checksum."""
+"""Attribute of a store made by cosmoflow: the checksum of each density, which is 1 + delta by
+construction. If the density changes, so does its checksum."""
 
 _READERS: Final = 4
 _ANNOUNCED: Final = 1 << 30
-"""Bytes whose reading takes long enough to be announced."""
+"""Bytes from which on reading takes long enough to be announced."""
 
 DENSITIES: Final = ("density", f"{INTERLACED}density")
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Summary of values.
+    """A summary of values.
 
     Parameters
     ----------
     count, bad : int
-        How many there are, and how many of them are not finite.
+        Number of values, and number of those that are not finite.
     total : float
-        Their sum.
+        Sum of the finite values.
     lowest, highest : float
-        Mean of the finite values.
+        Extremes of the finite values.
     whole : bool
-        Whether all are integers.
+        Whether all finite values are integers.
     """
 
     count: int
@@ -60,7 +60,7 @@ class Summary:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Self:
-        """Summarise an array, plane after plane: masks of all would take as much memory again."""
+        """Summarise an array plane by plane: masks of the whole would double its memory."""
         planes = values if values.ndim > 2 else values[None]
         return reduce(cls.__add__, map(cls._of_plane, planes))
 
@@ -98,17 +98,17 @@ class Summary:
 
     @property
     def is_density(self) -> bool:
-        """Whether it can be 1 + delta."""
+        """Whether the values can be 1 + delta."""
         return self.lowest >= 0.0 and abs(self.mean - 1.0) <= MEAN_TOLERANCE
 
     @property
     def is_delta(self) -> bool:
-        """Whether it can be delta."""
+        """Whether the values can be delta."""
         return -1.0 - 1e-5 <= self.lowest < 0.0 and abs(self.mean) <= MEAN_TOLERANCE
 
 
 def require_density(found: Summary, where: str) -> None:
-    """Refuse values that are not 1 + delta, and say what they look like.
+    """Refuse values that are not 1 + delta; the error names what they look like.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def require_density(found: Summary, where: str) -> None:
 
 
 def _look(found: Summary) -> tuple[str, str]:
-    """Return what values that are not 1 + delta look like, and what to do."""
+    """Return what values that are not 1 + delta look like, and a remedy."""
     mean, lowest = found.mean, found.lowest
     if found.is_delta:
         return "it looks like delta", "add 1"
@@ -174,16 +174,16 @@ def check_array(density: NDArray[Any], where: str) -> None:
 
 
 def check_contents(store: FieldStore, names: Iterable[str], run: Run) -> None:
-    """Refuse a store whose density is not 1 + delta; warn of chunks that are not there.
+    """Refuse a store whose density is not 1 + delta; warn about missing chunks.
 
     Parameters
     ----------
     store : FieldStore
         An input of a stage.
     names : iterable of str
-        The variables that the stage reads; only these are looked at.
+        Variables that the stage reads; only these are checked.
     run : Run
-        Its listener receives progress.
+        The listener receives warnings, and a message before a long read.
 
     Raises
     ------
@@ -191,8 +191,8 @@ def check_contents(store: FieldStore, names: Iterable[str], run: Run) -> None:
 
     Notes
     -----
-    All cells of a density that others wrote are read, once a run. Those of a density that cosmoflow
-    painted or imported are read only where its checksum has changed since.
+    A density from elsewhere is read completely, once per run. A density that cosmoflow painted or
+    imported is read only if its checksum has changed since.
     """
     if store.region is not None:
         return
@@ -215,7 +215,7 @@ def check_contents(store: FieldStore, names: Iterable[str], run: Run) -> None:
 
 
 def _refuse_missing(found: Summary, missing: int, chunks: int, where: str) -> None:
-    """Refuse a density whose mean lacks what its missing chunks would have held."""
+    """Refuse a density if missing chunks explain its low mean."""
     share = missing / chunks
     if 0.0 < 0.5 * share < 1.0 - found.mean:
         raise DataError(
@@ -228,11 +228,11 @@ def _refuse_missing(found: Summary, missing: int, chunks: int, where: str) -> No
 
 
 def summarise(store: FieldStore, name: str, run: Run) -> Summary:
-    """Read a whole variable, block by block, and say what it is like."""
+    """Read a whole variable block by block and summarise its values."""
     size = 4 * store.grid**3
     if size >= _ANNOUNCED:
         run.listener(
-            Message(f"reading {format_bytes(size)}, to see that {store.url} holds 1 + delta")
+            Message(f"reading {format_bytes(size)}, to check that {store.url} holds 1 + delta")
         )
 
     def one(block: Block) -> Summary:
@@ -243,19 +243,19 @@ def summarise(store: FieldStore, name: str, run: Run) -> Summary:
 
 
 def _blocks(store: FieldStore, name: str) -> Iterator[Block]:
-    """Yield the blocks that storage holds together, in C order."""
+    """Yield the blocks that are stored as one unit, in C order."""
     axes = (axis_blocks(store.grid, size) for size in store.stored_shape(name))
     for x, y, z in itertools.product(*axes):
         yield Block((x[0], y[0], z[0]), (x[1], y[1], z[1]))
 
 
 def checksum_densities(url: str) -> dict[str, str]:
-    """Return the checksums of an output's densities, to note when it is complete."""
+    """Return the checksums of the densities of an output, to note once it is complete."""
     store = FieldStore(url, unfinished=True)
     return {name: store.checksum(name) for name in DENSITIES if name in store.variables}
 
 
 def _is_as_noted(store: FieldStore, name: str) -> bool:
-    """Notify whether a density is still the one that cosmoflow painted or imported."""
+    """Return whether a density is still the one that cosmoflow painted or imported."""
     noted = attributes_of(store.group).get(DENSITY_CHECKSUMS)
     return isinstance(noted, dict) and noted.get(name) == store.checksum(name)

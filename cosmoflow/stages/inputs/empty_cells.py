@@ -1,4 +1,4 @@
-"""Warnings of cells without mass, where velocities rest on them."""
+"""Warnings about cells without mass, for results that use their velocities."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.sampling import BACKGROUND, MODEL, NEAREST, UNKNOWN, Sampling
 
 MOST_EMPTY: Final = 1e-3
-"""Share of empty cells from which on velocities are warned of: their error is then 3 % of them."""
+"""Share of empty cells that triggers a warning: the error of the velocity is 3 % of its rms."""
 FEW_PARTICLES: Final = 4.0
-"""Particles a cell below which cells may stay empty at low redshift (0.2 % at 4, measured)."""
+"""Particles per cell below which cells may stay empty at low redshift (0.2 % at 4, measured)."""
 ENOUGH_PARTICLES: Final = 8
-"""Particles a cell that leave next to no cell of 2 Mpc/h empty at z = 0; the models' sampling."""
+"""Particles per cell that leave almost no cell of 2 Mpc/h empty at z = 0; used to train models."""
 ENOUGH_TO_FILL: Final = 0.5
-"""Particles a cell from which on the nearest particle is a good guess for empty cells: at 1 the
-velocity's error is 10 % of its rms, at 1/8 it is 27 % (docs/painting.md)."""
+"""Particles per cell from which on the nearest particle is a good estimate in empty cells: the
+error of the velocity is 10 % of its rms at 1, and 27 % at 1/8 (docs/painting.md)."""
 MOST_COUNTED: Final = 512
-"""Cells per axis up to which empty cells are counted in a store without a record of them."""
+"""Cells per axis up to which the empty cells of a store that does not state them are counted."""
 
 
 def caution_of_plan(count: int, config: PaintConfig) -> str | None:
-    """Return what to warn of before particles are painted; None for nothing.
+    """Return a warning to issue before particles are painted, or None.
 
     Parameters
     ----------
     count : int
-        Particles in the box.
+        Number of particles in the box.
     config : PaintConfig
-        The grid, and the fill.
+        Settings, including the grid and the fill.
     """
     each = count / config.grid**3
     if each >= FEW_PARTICLES or config.fill != BACKGROUND or "velocity" not in config.fields:
@@ -48,14 +48,14 @@ def caution_of_plan(count: int, config: PaintConfig) -> str | None:
 
 
 def caution_of(sampling: Sampling | None, grid: int) -> str | None:
-    """Return what to warn of where velocities of a store are used; None for nothing.
+    """Return a warning to issue where velocities of a store are used, or None.
 
     Parameters
     ----------
     sampling : Sampling or None
         Sampling of the store.
     grid : int
-        Its cells per axis.
+        Cells per axis of the store.
     """
     if sampling is None or sampling.empty_share <= MOST_EMPTY:
         return None
@@ -89,7 +89,7 @@ def caution_of(sampling: Sampling | None, grid: int) -> str | None:
 
 
 def describe_empty(sampling: Sampling, grid: int) -> str:
-    """Return a sentence about the empty cells of a truth, for the report."""
+    """Return a sentence for the report about the empty cells of a truth."""
     text = caution_of(sampling, grid)
     if text is not None:
         return f"{text[0].upper()}{text[1:]}."
@@ -103,12 +103,12 @@ def describe_empty(sampling: Sampling, grid: int) -> str:
 
 
 def examine(stores: Iterable[FieldStore], listener: Listener) -> list[str]:
-    """Warn of empty cells where the velocities of some stores are used.
+    """Warn about empty cells in stores whose velocities are used.
 
     Parameters
     ----------
     stores : iterable of FieldStore
-        Equal warnings of several are one.
+        The stores; equal warnings are merged.
     listener : callable
         Receives the warnings.
 
@@ -124,7 +124,7 @@ def examine(stores: Iterable[FieldStore], listener: Listener) -> list[str]:
         if text := caution_of(sampling, store.grid):
             cautions.setdefault(text, []).append(store.url)
         elif sampling is None and store.metadata.provenance.get("stage") != "infer":
-            notes.append(f"{store.url}: it is not known how many cells hold no mass")
+            notes.append(f"{store.url}: the number of cells without mass is not known")
     texts = [
         f"{urls[0]}{f' and {len(urls) - 1} more' if len(urls) > 1 else ''}: {text}"
         for text, urls in cautions.items()
@@ -135,7 +135,7 @@ def examine(stores: Iterable[FieldStore], listener: Listener) -> list[str]:
 
 
 def sampling_of(store: FieldStore) -> Sampling | None:
-    """Return what a store says of its sampling, or what can be counted quickly; else None."""
+    """Return the sampling that a store states or that can be counted quickly, else None."""
     said = store.metadata.sampling
     made_by_model = store.metadata.provenance.get("stage") == "infer"
     if said is not None or made_by_model or "density" not in store.variables:
@@ -143,7 +143,7 @@ def sampling_of(store: FieldStore) -> Sampling | None:
     if store.region is not None or store.grid > MOST_COUNTED:
         return None
     empty = 0
-    # The reader of a density refuses one that cannot be read.
+    # The stage that needs the density refuses it if it cannot be read.
     with suppress(CosmoflowError):
         for block in grid_blocks(store.grid, min(store.shard, store.grid)):
             empty += int((store.read_block("density", block) == 0.0).sum())

@@ -1,4 +1,4 @@
-"""Expansion and growth of a stored box, refused where they are not known."""
+"""Expansion and growth of a stored box, refused if not known."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 LARGEST_NEUTRINO_SHARE: Final = 0.01
-"""Largest share of massive neutrinos in matter (0.13 eV) for which linear theory takes them for
-cold: its growth rate is then at most 0.6 % too large."""
+"""Largest share of massive neutrinos in matter (0.13 eV) for which linear theory treats them as
+cold matter: its growth rate is then at most 0.6 % too large."""
 
 
 def expansion_of(metadata: BoxMetadata, purpose: str) -> Background:
@@ -22,7 +22,7 @@ def expansion_of(metadata: BoxMetadata, purpose: str) -> Background:
     metadata : BoxMetadata
         Metadata of a store or snapshot.
     purpose : str
-        Purpose that needs the expansion, for the message.
+        Computation that needs the expansion, for the message.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def expansion_of(metadata: BoxMetadata, purpose: str) -> Background:
             where="the box's cosmology",
             value=metadata.unknown_expansion,
             limit="matter, curvature and dark energy of w = w0 + wa (1 - a)",
-            remedy="say what dark energy is when the snapshot is read: --set snapshot.w0=..., "
+            remedy="specify dark energy when the snapshot is read: --set snapshot.w0=..., "
             "snapshot.wa=..., snapshot.Omega_k=... (w0=-1 for a cosmological constant)",
         )
     return Background(metadata.cosmology)
@@ -59,11 +59,11 @@ def growth_rate_hubble(metadata: BoxMetadata) -> float:
     share = cosmology.Omega_nu / cosmology.Omega_m
     if share > LARGEST_NEUTRINO_SHARE:
         raise DataError(
-            "linear theory does not know the growth of structure with neutrinos so massive",
+            "linear theory does not describe the growth of structure with such massive neutrinos",
             where="the box's cosmology, m_nu",
             value=f"m_nu = {cosmology.m_nu:g} eV, {share:.2g} of all matter",
             limit=f"{LARGEST_NEUTRINO_SHARE:g} of all matter",
-            remedy="to take them for cold matter, whose growth rate is up to "
+            remedy="to treat them as cold matter, whose growth rate is up to "
             f"{60.0 * share:.1f} % larger, read the snapshot with --set snapshot.m_nu=0",
         )
     return float(background.growth_rate_hubble(metadata.scale_factor))

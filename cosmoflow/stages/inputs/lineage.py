@@ -1,4 +1,4 @@
-"""Descent of stores, and whether two stores descend from one box."""
+"""The lineage of a store, and whether two stores descend from the same box."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from cosmoflow.storage.snapshots import ParticleSource
 LINEAGE: Final = "lineage"
 """Key of a provenance: digests of all particles and fields that an output descends from."""
 _KINDS: Final = {"fields": "fields", "particles": "particles", "snapshot": "particles"}
-"""Which inputs make a box what it is. Models and tables of linear power serve many boxes."""
+"""Inputs that identify a box, by role. Models and tables of linear power serve many boxes."""
 
 Lineage = Mapping[str, Sequence[str]]
 Relation = Literal["same", "other", "unknown"]
 
 
 def descent_of(source: FieldStore | ParticleSource) -> dict[str, Any]:
-    """Return what the provenance of an output keeps of the box that it descends from.
+    """Return the facts about its source box that the provenance of an output keeps.
 
-    That is the lineage; of fields also how their density was painted, and of particles the
-    snapshot that they come from.
+    These are the lineage, and the painting of the density (for fields) or the snapshot of origin
+    (for particles).
     """
     more: Mapping[str, Any]
     if isinstance(source, FieldStore):
@@ -39,14 +39,14 @@ def lineage_of(source: FieldStore | ParticleSource) -> Lineage:
     Returns
     -------
     dict of list of str
-        By kind, ``fields`` or ``particles``, nearest first.
+        Digests by kind, ``fields`` or ``particles``, nearest first.
     """
     kind = "fields" if isinstance(source, FieldStore) else "particles"
     provenance = source.metadata.provenance
     found: dict[str, list[str]] = {"fields": [], "particles": []}
     found[kind].append(source.digest)
     if provenance.get("stage") == "snapshot":
-        # The rest of a snapshot's provenance is its header, which different boxes may share.
+        # The other digests of a snapshot are those of headers, which several boxes may share.
         return found
     found[kind] += _strings([provenance.get("digest")])
     inputs, before = provenance.get("inputs"), provenance.get(LINEAGE)
@@ -66,12 +66,12 @@ def _strings(values: Iterable[Any]) -> list[str]:
 
 
 def relate(truth: FieldStore, prediction: FieldStore) -> Relation:
-    """Notify whether a prediction was made from the box of the truth.
+    """Return whether a prediction was made from the box of the truth.
 
     Returns
     -------
     {"same", "other", "unknown"}
-        ``other`` only where the particles of both are known. Two stores may be painted from the
+        ``other`` only if the particles of both are known, since two stores may be painted from the
         same particles in different ways.
     """
     mine, theirs = lineage_of(truth), dict(lineage_of(prediction))
@@ -85,7 +85,7 @@ def relate(truth: FieldStore, prediction: FieldStore) -> Relation:
 
 
 def _with_input(lineage: Lineage, digest: Any, url: Any) -> dict[str, Sequence[str]]:
-    """Add what the fields store that a prediction was made from says, if it is still there."""
+    """Add the lineage of the fields store that a prediction was made from, if it still exists."""
     if not isinstance(url, str):
         return dict(lineage)
     try:
@@ -93,6 +93,6 @@ def _with_input(lineage: Lineage, digest: Any, url: Any) -> dict[str, Sequence[s
     except CosmoflowError:
         return dict(lineage)
     if digest not in before["fields"]:
-        # Another store has taken its place.
+        # Another store has replaced it.
         return dict(lineage)
     return {group: [*digests, *before[group]] for group, digests in lineage.items()}

@@ -1,4 +1,4 @@
-"""The mass of all particles, held against the mean density of matter of their cosmology."""
+"""Check of the mass of all particles against the mean density of matter."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from cosmoflow.units import MASS
 
 
 def check_mass(source: ParticleSource, total: float, out: str, listener: Listener) -> None:
-    """Hold the exact mass of all particles against the mean density of matter.
+    """Check the exact mass of all particles against the mean density of matter.
 
-    A snapshot was checked by its header and by a sample when it was opened; this sum leaves nothing
-    out. Particles whose masses have no known unit are not checked.
+    A snapshot was checked by its header and a sample when it was opened; this sum includes all
+    particles. Masses without a known unit are not checked.
 
     Parameters
     ----------
     source : ParticleSource
         The particles.
     total : float
-        Sum of the particles' masses if they have masses; otherwise not used.
+        Sum of the individual masses; not used if the particles have none.
     out : str
-        The output that is being made: it keeps what is warned of in its notes.
+        URL of the output; its notes keep the warning.
     listener : callable
-        Is warned of a particle store that does not fit; its density is right if its particles are a
-        fair sample of matter.
+        Receives a warning if a particle store does not match; the density is still right if the
+        particles are a fair sample of matter.
 
     Raises
     ------
     DataError
-        A snapshot holds another share of the matter than its header and the hints say.
+        The share of matter in a snapshot differs from that of its header and the hints.
     """
     metadata, shares = source.metadata, source.matter_shares
     if not shares or source.mass_unit != MASS:

@@ -1,4 +1,4 @@
-"""Notes on inputs: what was assumed or left out. Outputs keep those of what they are made of."""
+"""Notes on inputs: assumptions and omissions. Outputs keep the notes of their inputs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cosmoflow.storage.snapshots.source import Snapshot
 
 
 def tell_notes(source: ParticleSource, listener: Listener) -> None:
-    """Notify a listener what was assumed of particles.
+    """Send the notes on particles to a listener.
 
-    Notes that may change the result are warnings; the rest are plain messages.
+    Notes on assumptions that may affect the result are warnings; others are plain messages.
     """
     for note in source.metadata.provenance.get("notes", ()):
         if note in source.cautions:
@@ -24,9 +24,9 @@ def tell_notes(source: ParticleSource, listener: Listener) -> None:
 
 
 def input_notes(stores: Mapping[str, FieldStore]) -> list[str]:
-    """Return the notes of inputs, by role, for the provenance of what is made of them.
+    """Return the notes of inputs, by role, for the provenance of an output.
 
-    Each note begins with the role, only once where it came through several stages.
+    Each note starts with the role, once even after several stages.
     """
     return [
         note if note.startswith(f"{role}: ") else f"{role}: {note}"
@@ -36,5 +36,5 @@ def input_notes(stores: Mapping[str, FieldStore]) -> list[str]:
 
 
 def snapshot_config(source: ParticleSource) -> dict[str, Any]:
-    """Return the section ``snapshot`` of the settings, where the particles are a snapshot's."""
+    """Return the settings section ``snapshot`` if the particles come from a snapshot."""
     return {"snapshot": source.origin["hints"]} if isinstance(source, Snapshot) else {}

@@ -1,4 +1,4 @@
-"""How the density of a store was painted, and whether models were trained on such."""
+"""The painting of a density, and whether it matches the training of models."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from cosmoflow.stages.inputs.readers import painted_scheme
 from cosmoflow.storage.fields import FieldStore
 
 PAINTING: Final = "painting"
-"""Key of a provenance: how the density that an output descends from was painted."""
+"""Key of a provenance: the painting of the density that an output descends from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """How a density was painted.
+    """The painting of a density.
 
     Parameters
     ----------
     scheme : str or None
-        Mass-assignment scheme; None where the store does not say.
+        Mass-assignment scheme; None if not stated.
     redshift_space : {"x", "y", "z"} or None
         Axis along which velocities displaced the particles; None for real space.
     """
@@ -33,27 +33,27 @@ class Painting:
 
     @property
     def space(self) -> str:
-        """Where the particles were, for messages."""
+        """Space of the particle positions, for messages."""
         if self.redshift_space is None:
             return "real space"
         return f"redshift space along {self.redshift_space}"
 
     def as_facts(self) -> dict[str, Any]:
-        """Return the facts that a provenance keeps; none if nothing is known."""
+        """Return the provenance entry of the painting; empty if nothing is known."""
         return {} if self == Painting() else {PAINTING: asdict(self)}
 
 
 REAL_CIC: Final = Painting("cic")
-"""Painting of training data for models without a record: shipped and older models."""
+"""Painting assumed for models that do not state one: the shipped models, and older ones."""
 
 
 def painting_of(store: FieldStore) -> Painting:
-    """Return how the density of a painted, predicted or derived store was painted.
+    """Return the painting of the density of a painted, predicted or derived store.
 
     Raises
     ------
     DataError
-        The mass-assignment scheme is none that cosmoflow knows.
+        The mass-assignment scheme is unknown.
     """
     provenance = store.metadata.provenance
     config = provenance.get("config")
@@ -69,12 +69,12 @@ def painting_of(store: FieldStore) -> Painting:
 def check_painting(
     store: FieldStore, names: Sequence[str], models: Sequence[VelocityModel], listener: Listener
 ) -> Painting:
-    """Warn of a density that was painted in another way than those that models were trained on.
+    """Warn if a density was painted in another way than the training densities of models.
 
     Returns
     -------
     Painting
-        That of the store.
+        Painting of the store.
     """
     painting = painting_of(store)
     for name, model in zip(names, models, strict=True):
@@ -99,7 +99,7 @@ def check_painting(
 
 
 def trained_on(model: VelocityModel) -> Painting:
-    """Return how the densities were painted that a model was trained on."""
+    """Return the painting of the densities that a model was trained on."""
     found = model.spec.provenance.get(PAINTING)
     if not isinstance(found, dict):
         return REAL_CIC
@@ -107,7 +107,7 @@ def trained_on(model: VelocityModel) -> Painting:
 
 
 def check_painted_alike(stores: Sequence[FieldStore], listener: Listener) -> Painting:
-    """Warn of training fields that were painted in different ways; return the first's way."""
+    """Warn if training fields were painted in different ways; return the first painting."""
     paintings = [painting_of(store) for store in stores]
     first = paintings[0]
     for store, painting in zip(stores, paintings, strict=True):

@@ -1,4 +1,4 @@
-"""Fields stores as tasks read them, block by block, and whether two of them belong together."""
+"""Readers of fields stores for tasks, block by block, and checks that two stores match."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from cosmoflow.storage.fields import FieldStore
 Vector = tuple[float, float, float]
 
 _TOLERANCE: Final = 1e-6
-"""Relative difference of two numbers that mean the same: what float32 and text leave of them."""
+"""Largest relative difference of equal numbers, due to rounding by float32 and text."""
 
 _READING: Final = 2.25
-"""Memory of a store while it reads a block, over the result: pieces as they are decoded, and
-which values are finite."""
+"""Memory while a block is read over that of the result: decoded pieces, and the mask of finite
+values."""
 _DIVIDING: Final = 3 + 1 + 1 + 0.25 + 3
-"""Numbers a cell while a momentum is divided: the momentum, the density, a copy of it without
-zeros, where those were, and the velocity."""
+"""Numbers per cell while a momentum is divided: the momentum, the density, a copy of the density
+without zeros, the mask of zeros, and the velocity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Where a velocity is stored.
+    """Location of a stored velocity.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ class Method:
     variable : str
         A velocity, or ``momentum``.
     lead : tuple of int
-        Indices into the variable's dimensions before the component.
+        Indices into the dimensions of the variable before the component.
     background : (float, float, float)
-        Mean momentum of the box, which is the velocity of cells without mass, km/s.
+        Mean momentum of the box, km/s: for a ``momentum``, the velocity where there is no mass.
     """
 
     name: str
@@ -59,20 +59,20 @@ class Method:
 
 @dataclass(frozen=True)
 class StoreReader:
-    """Reads a density and a velocity, which may be in two stores: a picklable ``FieldReader``.
+    """Reader of a density and a velocity, from one store or two: a picklable ``FieldReader``.
 
     Parameters
     ----------
     truth : str
-        URL of the fields store with the density.
+        URL of the fields store that has the density.
     method : Method
-        Whose velocity.
+        Location of the velocity.
     grid : int
         Cells per axis.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     shard : int
-        Cells per axis of what one write of the truth covers.
+        Cells per axis of a shard of the truth.
     """
 
     truth: str
@@ -83,13 +83,13 @@ class StoreReader:
 
     @classmethod
     def of(cls, store: FieldStore, name: str = "") -> Self:
-        """Return the reader of a store's own density and velocity."""
+        """Return a reader of the density and velocity of one store."""
         shard = min(store.shard, store.grid)
         method = Method(name or store.url, store.url)
         return cls(store.url, method, store.grid, store.metadata.box_size, shard)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the stores, which every process opens for itself."""
+        """Leave out the open stores, which every process reopens."""
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     @cached_property
@@ -101,12 +101,13 @@ class StoreReader:
         return self._density if self.method.url == self.truth else FieldStore(self.method.url)
 
     def held(self, names: Sequence[str]) -> int:
-        """Return how many float32 numbers a cell takes at most while fields are read.
+        """Return the most float32 numbers per cell that are held while fields are read.
 
         Parameters
         ----------
         names : sequence of str
-            Of ``density`` and ``velocity``, in the order in which they are read and then kept.
+            ``density`` and ``velocity``, or one of them, in the order in which they are read and
+            then kept.
         """
         kept, most = 0, 0.0
         for name in names:
@@ -123,7 +124,7 @@ class StoreReader:
         Raises
         ------
         DataError
-            The field is damaged or holds values that are not finite.
+            The field is damaged or has values that are not finite.
         """
         if name == "density":
             return self._density.read_block("density", block)
@@ -139,12 +140,12 @@ class StoreReader:
 
 
 def painted_scheme(store: FieldStore) -> str | None:
-    """Return the mass-assignment scheme that a store was painted with, if it says.
+    """Return the mass-assignment scheme of a painted store, or None if not stated.
 
     Raises
     ------
     DataError
-        It is none that cosmoflow knows.
+        The scheme is unknown.
     """
     config = store.metadata.provenance.get("config", {})
     scheme = config.get("paint", {}).get("scheme") if isinstance(config, dict) else None
@@ -159,12 +160,13 @@ def painted_scheme(store: FieldStore) -> str | None:
 
 
 def check_same_box(first: FieldStore, second: FieldStore) -> None:
-    """Refuse two stores that are not of one box on one grid at one time.
+    """Refuse two stores that are not of one box on one grid at one redshift.
 
     Raises
     ------
     DataError
-        They differ in their grid, or in box size, redshift or cosmology by more than rounding.
+        The stores differ in their grid, or in box size, redshift or cosmology by more than
+        rounding.
     """
     mine, theirs = first.metadata, second.metadata
     pairs: dict[str, tuple[Any, Any]] = {
@@ -172,7 +174,7 @@ def check_same_box(first: FieldStore, second: FieldStore) -> None:
         "box_size": (theirs.box_size, mine.box_size),
         "redshift": (theirs.redshift, mine.redshift),
     }
-    # By their fields: what is written leaves out parameters that flat Lambda-CDM does not have.
+    # By field, as stored metadata omit parameters that flat Lambda-CDM does not have.
     pairs |= {
         name: (getattr(theirs.cosmology, name), getattr(mine.cosmology, name))
         for name in CosmologyConfig.model_fields

@@ -1,1 +1,1 @@
-"""Transforms of boxes larger than memory, in slabs that tasks hand to each other."""
+"""Transforms of boxes larger than memory, in slabs that tasks exchange."""

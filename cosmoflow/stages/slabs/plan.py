@@ -1,4 +1,4 @@
-"""Cuts of boxes into slabs."""
+"""Cutting boxes into slabs, for any computation."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cosmoflow.stages.run import Run
 from cosmoflow.storage.metadata import StoredBox
 
 LEAST_PLANES = 8
-"""Planes below which a slab is never cut for lack of memory: plans that need more are refused."""
+"""Least planes of a slab where memory is short: plans that still need more memory are refused."""
 MOST_PARTS = 200_000
-"""Parts that tasks may hand on in all, where shards allow it: the driver keeps track of each.
+"""Most parts that tasks hand on in total, where shards allow it: the driver tracks each part.
 
-They grow as the square of the number of slabs.
+The number of parts grows as the square of the number of slabs.
 """
 
 WANTED_PLANES = 16
-"""Planes that a slab has where memory allows: storage decodes whole chunks to read a plane."""
+"""Planes of a slab where memory allows: storage decodes whole chunks to read a plane."""
 SLABS = 16
 """Least slabs of a box, unless they would be thinner than :data:`WANTED_PLANES`."""
 _BLOCKS = 8
-"""Blocks of modes that a task has in hand of each field while it multiplies and joins them."""
+"""Blocks of modes that a task holds of each field while it multiplies and joins them."""
 _ENCODING = 5.5
-"""A shard as it is joined, and as it is encoded, in shards."""
+"""Memory of a shard while it is joined and encoded, in units of the shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Grid:
     cells : int
         Cells per axis.
     box_size : float
-        Mpc/h.
+        Box size, Mpc/h.
     shard, chunk : int
-        Cells per axis that one write covers, and that one read needs.
+        Cells per axis that one write covers, and that one read decodes.
     """
 
     cells: int
@@ -52,7 +52,7 @@ class Grid:
 
     @classmethod
     def of(cls, store: StoredBox, shard: int | None = None) -> Grid:
-        """Return the grid of a store, or of an output with other shards."""
+        """Return the grid of a store, or of an output with shards of another size."""
         shard = min(shard or store.shard, store.grid)
         return cls(store.grid, store.metadata.box_size, shard, min(store.chunk, shard))
 
@@ -80,7 +80,7 @@ class Cut:
 
 
 def shard_bars(grid: Grid) -> list[slice]:
-    """Return the shards along an axis: one task writes the bar of shards along z."""
+    """Return the extents of shards along an axis; one task writes a bar of shards along z."""
     return [slice(start, start + size) for start, size in axis_blocks(grid.cells, grid.shard)]
 
 
@@ -100,34 +100,34 @@ def plan_cut(
     count_parts: Callable[[int], int],
     thickness: int | None = None,
 ) -> tuple[Cut, int]:
-    """Cut a box whose fields are transformed there and back, and written in shards.
+    """Cut a box whose fields are transformed forward and back, and written in shards.
 
-    Slabs are so thin that every core has the memory for one, but no thinner than makes sense. Then
-    workers need more memory: the engine reserves it, and runs fewer of them on a node.
+    Slabs are thin enough for every core to hold one, down to a least thickness. If that still
+    exceeds the memory of a core, the engine reserves more per worker and runs fewer workers.
 
     Parameters
     ----------
     grid : Grid
         The box.
     run : Run
-        Its session knows the memory, its settings may allow less.
+        The session knows the memory; the settings may allow less.
     held : int
-        Fields that a task holds of its slab at most: real ones, or modes, as large.
+        Most fields that a task holds of its slab: real ones, or modes, which are as large.
     handled : int
-        Fields of which a task has blocks of modes in hand.
+        Fields of which a task holds blocks of modes.
     written : int
-        Numbers that are written for each cell.
+        Numbers written per cell.
     count_parts : callable
-        From the number of slabs to the parts that tasks hand on in all.
+        Maps the number of slabs to the total parts that tasks hand on.
     thickness : int, optional
-        Most planes of a slab; none means what suits the memory.
+        Most planes of a slab; by default chosen from the memory.
 
     Returns
     -------
     cut : Cut
         The slabs.
     memory : int
-        Bytes of a worker. It may be more than there is: :func:`start_engine` refuses it then.
+        Bytes of a worker. If this exceeds the available memory, :func:`start_engine` refuses it.
     """
     plane = block_bytes(grid.cells)
     blocks = _BLOCKS * handled * max(plane, BLOCK_BYTES_CPU)
@@ -135,7 +135,7 @@ def plan_cut(
         # The object store holds as much again, and may be no larger than a worker.
         fitting = (memory_allowed(run) - OVERHEAD - blocks) // (2 * held * plane)
         wanted = min(fitting, max(grid.cells // SLABS, WANTED_PLANES))
-        # A slab is within one shard, so it is at most as thick as a shard.
+        # A slab is within one shard, so the thickest slab is as thick as a shard.
         least = least_thickness(
             grid.shard, lambda planes: count_parts(len(cut_alike(grid, planes).planes))
         )
@@ -147,7 +147,7 @@ def plan_cut(
 
 
 def memory_allowed(run: Run) -> int:
-    """Return the bytes of a worker with which all cores can be at work, or what settings allow."""
+    """Return the bytes of a worker that keep all cores busy, or the limit of the settings."""
     engine = run.session.engine(0.0)
     allowed = run.settings.engine.memory
     return engine.memory_per_core if allowed is None else min(int(allowed), engine.memory)
@@ -159,14 +159,14 @@ def least_thickness(thickest: int, count_parts: Callable[[int], int]) -> int:
     Parameters
     ----------
     thickest : int
-        Planes of the thickest slab there can be.
+        Planes of the thickest possible slab.
     count_parts : callable
-        From the planes of a slab to the parts that tasks hand on in all.
+        Maps the planes of a slab to the total parts that tasks hand on.
 
     Returns
     -------
     int
-        From :data:`LEAST_PLANES` on.
+        Planes, at least :data:`LEAST_PLANES`, but at most ``thickest``.
     """
     for thickness in range(LEAST_PLANES, thickest):
         if count_parts(thickness) <= MOST_PARTS:
@@ -175,7 +175,7 @@ def least_thickness(thickest: int, count_parts: Callable[[int], int]) -> int:
 
 
 def planned_threads(run: Run) -> int:
-    """Return the threads of a worker: one on Ray, whose tasks have a core each."""
+    """Return the threads of a worker: one on Ray, where each task has one core."""
     engine = run.settings.engine
     if engine.choice == "ray" or engine.address is not None:
         return 1

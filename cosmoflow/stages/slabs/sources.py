@@ -1,4 +1,4 @@
-"""Real fields of a box that are transformed in slabs: stored variables, and derived fields."""
+"""Real fields of a box to transform in slabs: stored variables and derived fields."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from cosmoflow.storage.fields import FieldStore
 
 
 class Source(Protocol):
-    """A real field of a box, read planes by planes in any process."""
+    """A real field of a box, read in slabs of planes by any process."""
 
     @property
     def components(self) -> int:
-        """1, or 3 of a vector."""
+        """1 for a scalar, 3 for a vector."""
 
     @property
     def held(self) -> float:
-        """Numbers that a cell of a slab takes at most while its field is read and made."""
+        """Most numbers held per cell of a slab while the field is read and made."""
 
     @property
     def working(self) -> int:
-        """Numbers that a cell of a block takes beside those, where the block is made at once."""
+        """Additional numbers per cell of a block that is made at once."""
 
     def fields(self, x: slice) -> Fields:
         """Return the field: its leading dimension and its planes ``(components, b, n, n)``."""
 
     def read(self, block: Block) -> Tensor:
-        """Return the values ``(components, nx, ny, nz)`` in a block."""
+        """Return the values ``(components, nx, ny, nz)`` over a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Variable:
     url, name : str
         URL of the store, and name of the variable.
     components : int
-        1, or 3 of a vector.
+        1 for a scalar, 3 for a vector.
     lead : tuple of int
-        Indices into leading dimensions to fix, such as the smoothing scale.
+        Fixed indices into leading dimensions, such as the smoothing scale.
     offset : float
-        Value subtracted from every cell: 1 of a density over its mean, whose fluctuations are
-        then transformed without the rounding of a large mean.
+        Value subtracted from every cell: 1 for a density over its mean, so that a large mean does
+        not add rounding to the transform of the fluctuations.
     """
 
     url: str
@@ -63,12 +63,12 @@ class Variable:
 
     @property
     def held(self) -> float:
-        """The values alone."""
+        """Numbers held per cell: the values alone."""
         return self.components
 
     @property
     def working(self) -> int:
-        """Nothing."""
+        """Additional numbers per cell: none."""
         return 0
 
     def fields(self, x: slice) -> Fields:
@@ -94,16 +94,16 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A field that follows from density and velocity.
+    """A field computed from density and velocity.
 
     Parameters
     ----------
     reader : StoreReader
-        Reader of density and velocity.
+        Reader of both fields.
     cell : float
         Side of a cell, Mpc/h.
     field : str
-        Of :data:`cosmoflow.numerics.quantities.QUANTITIES`.
+        Name in :data:`cosmoflow.numerics.quantities.QUANTITIES`.
     """
 
     reader: StoreReader
@@ -112,22 +112,22 @@ class Derived:
 
     @property
     def rule(self) -> Quantity:
-        """How it is made."""
+        """Rule that makes the field."""
         return QUANTITIES[self.field]
 
     @property
     def components(self) -> int:
-        """1, or 3 of a vector."""
+        """1 for a scalar, 3 for a vector."""
         return self.rule.components
 
     @property
     def held(self) -> float:
-        """Numbers read for the slab; the field is made of a few planes at a time."""
+        """Numbers held per cell: the inputs of the slab; the field is made a few planes at once."""
         return self.reader.held(self.rule.reads)
 
     @property
     def working(self) -> int:
-        """Numbers that the rule takes."""
+        """Additional numbers per cell that the rule needs."""
         return self.rule.working
 
     def fields(self, x: slice) -> Fields:

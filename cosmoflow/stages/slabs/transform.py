@@ -1,4 +1,4 @@
-"""Transforms of boxes larger than memory: tasks over slabs that hand parts of their results on.
+"""Transforms of boxes larger than memory, by tasks over slabs that exchange parts of results.
 
     planes ─▶ rows ─▶ sums
                   ╰▶ products ─▶ planes (and on to rows again)
@@ -10,7 +10,7 @@ them and hands every x-slab the planes of the products. A task of an x-slab tran
 into real fields. The fields are written, or are the planes of another transform.
 
 :mod:`cosmoflow.numerics.slabs` has the arithmetic. Spectra, global flows and spectral derivatives
-say what is read, what is made of the modes, and where the fields go.
+define the fields to read, the operation on modes, and the destination of the results.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from cosmoflow.stages.run import Notify
 from cosmoflow.stages.slabs.plan import Cut, shard_bars
 
 Blocks = Iterable[tuple[slice, Tensor]]
-"""Planes of a slab, counted from its first, and their values ``(..., b, n, n)``, float32."""
+"""Ranges of planes in a slab, from its first, and their values ``(..., b, n, n)``, float32."""
 
 
 Fields = Iterable[tuple[tuple[int, ...], Blocks]]
 """The leading dimensions and the planes of each field of an x-slab."""
 
 ReadFields = Callable[..., Fields]
-"""From the planes of an x-slab, and products where they are the source, to real fields."""
+"""Maps the planes of an x-slab, and products if they are the source, to real fields."""
 
 Multiply = Callable[[list[Tensor], RowWaves], Iterable[Tensor]]
-"""From the modes of every field in some rows to their products with functions of k."""
+"""Maps the modes of every field in some rows to their products with functions of k."""
 
 SumRows = Callable[[Sequence[Sequence[Modes]], Cut, slice], Any]
-"""From the parts of every field and a y-slab to sums over its modes."""
+"""Maps the parts of every field and a y-slab to sums over its modes."""
 
 Finish = Callable[[Tensor], Iterable[Tensor]]
-"""From products ``(count, b, n, n // 2 + 1)``, modes along y and z, to fields ``(b, n, n)``."""
+"""Maps products ``(count, b, n, n // 2 + 1)``, modes along y and z, to fields ``(b, n, n)``."""
 
 
 class ShardWriter(Protocol):
@@ -59,14 +59,14 @@ class ShardWriter(Protocol):
 
 
 Handed = list[tuple[Key, int]]
-"""One field as y-slabs receive it: the task of each x-slab, and its first part."""
+"""Parts of one field for the y-slabs: the task of each x-slab, and its first part."""
 
 
 @dataclass
 class SlabGraph:
     """The graph of a transform, under construction.
 
-    All callables that it is given must be picklable.
+    All callables passed to it must be picklable.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class SlabGraph:
         number : int
             Times that tasks of this name were added before.
         products : sequence of Key
-            The tasks of y-slabs whose products the fields are made of.
+            Tasks of y-slabs whose products make up the fields.
 
         Returns
         -------
@@ -124,7 +124,7 @@ class SlabGraph:
         return [[(key, one * rows) for key in keys] for one in range(fields)]
 
     def sums(self, sum_rows: SumRows, fields: Sequence[Handed]) -> None:
-        """Sum over the modes of all fields: the results of the tasks ``("rows", y)``."""
+        """Sum over the modes of all fields; tasks ``("rows", y)`` return the sums."""
         self._rows("rows", partial(sum_task, sum_rows), fields, output=True)
 
     def products(
@@ -192,7 +192,7 @@ class SlabGraph:
 def planes_task(
     read: ReadFields, cut: Cut, x: int, key: Key, notify: Notify, *products: Modes
 ) -> list[Modes]:
-    """Return what every y-slab is handed of each field of an x-slab."""
+    """Return the parts of each field of an x-slab, one for every y-slab."""
     slab, parts = cut.planes[x], list[Modes]()
     for lead, blocks in read(slab, *products):
         shape = (*lead, slab.stop - slab.start, cut.grid.cells)
@@ -216,7 +216,7 @@ def sum_task(sum_rows: SumRows, cut: Cut, y: int, key: Key, notify: Notify, *par
 def product_task(
     multiply: Multiply, count: int, cut: Cut, y: int, key: Key, notify: Notify, *parts: Modes
 ) -> list[Modes]:
-    """Return what every x-slab is handed of the products of the modes of a y-slab."""
+    """Return the products of the modes of a y-slab, in one part for every x-slab."""
     waves = RowWaves(cut.grid.cells, cut.grid.box_size, cut.rows[y])
     found = slabs.filter_rows(_by_field(cut, parts), waves, cut.planes, count, multiply)
     notify(key)
@@ -245,7 +245,7 @@ def write_task(
     notify: Notify,
     *parts: NDArray[np.float32],
 ) -> None:
-    """Write the shards along z from a corner (x, y), given their parts along x."""
+    """Write the bar of shards along z at corner (x, y), given its parts along x."""
     for start, size in axis_blocks(parts[0].shape[-1], shard):
         values = np.concatenate([part[..., start : start + size] for part in parts], axis=1)
         writer.write(values, Block((*corner, start), values.shape[1:]))

@@ -18,7 +18,7 @@ from cosmoflow.stages.slabs.sources import Source
 from cosmoflow.stages.spectra.request import Request
 
 LEAST_CELLS = 4
-"""Cells per axis of the smallest sub-box that has a spectrum worth the name."""
+"""Cells per axis of the smallest sub-box with a meaningful spectrum."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class BoxesPlan(Plan):
 
 @dataclass(frozen=True, slots=True)
 class BoxWork:
-    """Shared arguments of the tasks.
+    """The work of each task.
 
     Parameters
     ----------
     sources : tuple of Source
         Fields to transform.
     products : Products
-        Products to sum.
+        Products of modes to sum.
     """
 
     sources: tuple[Source, ...]
@@ -66,10 +66,10 @@ class BoxWork:
 
 
 def plan_boxes(request: Request, run: Run) -> BoxesPlan:
-    """Say what :func:`sum_boxes` would do."""
+    """Plan :func:`sum_boxes`."""
     cells, boxes = _cut(request)
     numbers = sum(source.components for source in request.sources)
-    # Modes of all fields; of one of them what is read, what its rule takes, and its transform.
+    # Modes of all fields; for one of them also its inputs, the work of its rule, its transform.
     held = 2 * numbers + max(
         source.held + source.working + 2 * source.components for source in request.sources
     )
@@ -92,12 +92,12 @@ def plan_boxes(request: Request, run: Run) -> BoxesPlan:
 def sum_boxes(
     request: Request, plan: BoxesPlan, run: Run, check: Callable[[], None] = lambda: None
 ) -> list[PowerSum]:
-    """Return the sum of each sub-box, in the order of their places; ``check`` may end the run.
+    """Return the sum of each sub-box, in the order of the plan; ``check`` may end the run.
 
     Raises
     ------
     ConfigError
-        There is not the memory for a sub-box.
+        A sub-box does not fit into memory.
     """
     engine = start_engine(run, plan, remedy=plan.remedy)
     cells, boxes = plan.box_cells, plan.blocks

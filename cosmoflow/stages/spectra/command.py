@@ -32,7 +32,7 @@ from cosmoflow.storage.urls import absolute, exists
 
 
 def plan_spectra(request: Request, run: Run) -> SpectraPlan | BoxesPlan:
-    """Say what :func:`spectra` would do."""
+    """Plan :func:`spectra`."""
     if request.config.subbox is not None:
         return plan_boxes(request, run)
     plan = plan_power(request.sources, request.grid, run, stage="spectra")
@@ -53,9 +53,9 @@ def spectra(
 ) -> xr.Dataset:
     """Measure the power spectrum of a field, or the cross spectrum of two.
 
-    The box may be larger than memory: it is transformed in slabs that tasks hand to each other,
-    on Ray where one process is too small. Where a store has the second grid of an interlaced pair,
-    its spectrum is that of the pair.
+    The box may be larger than memory: it is transformed in slabs that tasks exchange, on Ray where
+    one process is too small. If a store has the second grid of an interlaced pair, the spectrum is
+    that of the pair.
 
     Parameters
     ----------
@@ -64,14 +64,14 @@ def spectra(
     out : str
         URL of the result: zarr, or netCDF when a local name ends in ``.nc``.
     field, cross : str
-        Variables, or what follows from density and velocity where the store has no such variable:
+        Variables, or fields computed from density and velocity if the store has no such variable:
         ``speed``, ``momentum_speed`` (``|v| delta``), ``theta_p`` (``|curl(rho v)|`` by
-        differences), ``divergence``, ``vorticity``, ``momentum_curl`` (spectral). Of a vector the
-        sum over components is taken, of ``linear_velocity`` the first smoothing scale, which the
-        attributes name.
+        differences), ``divergence``, ``vorticity``, ``momentum_curl`` (spectral). The spectrum of
+        a vector is the sum over components; that of ``linear_velocity`` is for the first smoothing
+        scale, which the attributes name.
     cross_fields : str, optional
-        URL of another store of the same box, in which ``cross`` is looked for (the same name as
-        ``field``, if none is given).
+        URL of another store of the same box that has ``cross`` (by default the same name as
+        ``field``).
     compensate : {"auto", "none"}
         Whether to divide painted fields by the window of the mass assignment: by
         ``sinc^p(k_i h / 2)`` along each axis, p = 1, 2, 3, 4 for NGP, CIC, TSC, PCS.
@@ -81,18 +81,19 @@ def spectra(
     Returns
     -------
     xr.Dataset
-        ``power`` in field units squared times (Mpc/h)^3 and ``modes`` over ``k`` in h/Mpc; for two
+        ``power`` in field units squared times (Mpc/h)^3 and ``modes`` over ``k`` in h/Mpc. For two
         fields ``power`` is the cross power, and ``power_first``, ``power_second``, ``transfer`` and
-        ``correlation`` stand beside it; with multipoles ``power`` has a dimension ``pole``; of
-        sub-boxes there are ``power_error`` and ``box_power``. Bins are one fundamental mode wide,
-        edges on its half-integers, unless settings say otherwise.
+        ``correlation`` are added. With multipoles ``power`` has a dimension ``pole``; with
+        sub-boxes ``power_error`` and ``box_power`` are added. By default bins are one fundamental
+        mode wide, with edges at its half-integer multiples.
 
     Raises
     ------
     DataError
-        A variable is damaged or holds values that are not finite; two stores hold unlike boxes.
+        A variable is damaged or has values that are not finite, or the two stores hold different
+        boxes.
     ConfigError
-        A field is not there; a scalar was paired with a vector; there is too little memory.
+        A field is missing, a scalar is paired with a vector, or there is too little memory.
     """
     run, warned = run or Run(), list[str]()
     run = replace(run, listener=noting(run.listener, warned))
@@ -140,15 +141,15 @@ def spectra(
     plan = plan_spectra(request, run)
     if is_netcdf(out):
         if run.existing == "resume" and exists(out):
-            # One file is there whole or not at all.
+            # A netCDF file is written whole, so there is nothing to resume.
             check_output(out, "error", inputs)
         dataset = describe(measure(request, plan, run))
         check_inputs()
-        # Somebody may have put something there meanwhile: that took hours of a large box.
+        # Checked again, as a large box takes hours and the output may have appeared meanwhile.
         check_output(out, run.existing, inputs)
         write_netcdf(dataset, out, provenance)
     else:
-        # A lack of memory is refused before anything is written.
+        # Too little memory is refused before anything is written.
         start_engine(run, plan, remedy=plan.remedy)
         with claiming(out, run) as claim:
             begin_spectra(out, provenance, run.existing)

@@ -1,4 +1,4 @@
-"""Which fields a spectrum is of: variables of stores, and what follows from those."""
+"""Fields whose spectra are measured: stored variables, and fields computed from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import INTERLACED
 
 MADE = ("speed", "momentum_speed", "theta_p", "divergence", "vorticity", "momentum_curl")
-"""Fields that :func:`choose_field` makes of a store's density and velocity."""
+"""Fields that :func:`choose_field` computes from the density and velocity of a store."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class ChosenField:
     name : str
         Name of the field.
     unit : str
-        Its unit.
+        Unit of the field.
     components : int
-        Numbers in each cell: 1 of a scalar, 3 of a vector.
+        Numbers per cell: 1 for a scalar, 3 for a vector.
     sources : tuple of Source
         Fields to transform; two for an interlaced pair.
     term : Term
-        Term made of the transforms, by their place in ``sources``.
+        Combination of the transforms, by their place in ``sources``.
     scheme : str, optional
-        The mass assignment whose window is divided out.
+        Mass assignment whose window is divided out.
     smoothing : float, optional
-        Gaussian radius that it comes smoothed with, Mpc/h.
+        Gaussian radius of the stored smoothing, Mpc/h.
     reads : tuple of str
-        The variables that are read for it.
+        Variables that are read.
     """
 
     name: str
@@ -52,29 +52,29 @@ class ChosenField:
 
 
 def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
-    """Find a field of a store, or what makes it of the store's density and velocity.
+    """Choose a variable of a store, or a field computed from its density and velocity.
 
     Parameters
     ----------
     store : FieldStore
-        Where to look.
+        Fields store.
     name : str
-        A variable; or one of :data:`MADE` where the store has no variable of that name.
+        A variable; or one of :data:`MADE` if the store has no variable of that name.
     compensate : {"auto", "none"}
         Whether to divide painted fields by the window of the mass assignment.
 
     Raises
     ------
     ConfigError
-        Nothing of that name is there, nor what it could be made of.
+        The store has neither this field nor the variables to compute it.
     """
     if name in store.variables:
         return _stored(store, name, compensate)
     if name not in MADE:
         raise ConfigError(
-            "the fields store has no such field, and it is none that follows from others",
+            "the fields store has no such field, and it cannot be computed from others",
             where=store.url, value=name,
-            limit=f"stored: {', '.join(store.variables)}; made of density and velocity: "
+            limit=f"stored: {', '.join(store.variables)}; computed from density and velocity: "
             f"{', '.join(MADE)}",
         )  # fmt: skip
     quantity = QUANTITIES[name]
@@ -82,7 +82,7 @@ def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
     lacking = [read for read in reads if read not in store.variables]
     if lacking:
         raise ConfigError(
-            f"{name} is made of {' and '.join(reads)}",
+            f"{name} is computed from {' and '.join(reads)}",
             where=store.url,
             value=f"it has {', '.join(store.variables)}",
             remedy=f"a store with {' and '.join(lacking)}",

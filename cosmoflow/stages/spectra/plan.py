@@ -1,4 +1,4 @@
-"""How a box is cut into slabs for its spectra, and what transforming them takes."""
+"""Plans of power spectra: the slabs of a box, and the cost of their transforms."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from cosmoflow.stages.slabs.plan import (
 from cosmoflow.stages.slabs.sources import Source
 
 ROWS = 8
-"""Rows whose modes are summed together: slabs of rows begin with such a group, and so do sums."""
+"""Rows whose modes are summed as one group: slabs of rows start with a whole group."""
 
 _BLOCKS = 5
-"""Blocks of a plane of modes that a thread has in hand of each number that it works on."""
+"""Blocks of a plane of modes that a thread holds for each number that it processes."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PowerPlan(Plan):
     grid : int
         Cells per axis.
     transforms : int
-        Fields that are transformed; a vector counts three times.
+        Number of transformed fields; a vector counts three times.
     slabs : list of int
         Number of slabs of planes and of rows.
     cut : Cut
@@ -52,7 +52,7 @@ class PowerPlan(Plan):
 
     @property
     def parts(self) -> int:
-        """Parts that tasks hand on in all."""
+        """Total parts that tasks hand on."""
         rows = len(self.cut.rows)
         return (self.tasks - rows) * rows
 
@@ -81,10 +81,10 @@ def plan_power(
     stage: str,
     thickness: int | None = None,
 ) -> PowerPlan:
-    """Choose the slabs, and say what the spectra take.
+    """Choose the slabs of the spectra and estimate their cost.
 
-    Slabs of planes are as thick as what one read needs where every core has the memory, so that
-    nothing is decoded twice; slabs of rows are as thick as the rows of all fields may be.
+    Where every core has the memory, slabs of planes are as thick as whole chunks, so that nothing
+    is decoded twice. Slabs of rows are as thick as the memory for the rows of all fields allows.
 
     Parameters
     ----------
@@ -93,20 +93,20 @@ def plan_power(
     grid : Grid
         The box.
     run : Run
-        Its session knows the memory, its settings may allow less.
+        The session knows the memory; the settings may allow less.
     stage : str
         Name of the stage, for messages.
     thickness : int, optional
-        Most planes, and rows, of a slab; none means what suits the memory.
+        Most planes, and rows, of a slab; by default chosen from the memory.
 
     Returns
     -------
     PowerPlan
-        Its ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
+        If its ``worker_memory`` exceeds the available memory, :func:`start_engine` refuses it.
     """
     plane = block_bytes(grid.cells)
     total = sum(source.components for source in sources)
-    # Of a slab of planes: what is read, and the modes that are handed on.
+    # For a slab of planes: the fields that are read, and the modes that are handed on.
     most = max(source.held + source.components for source in sources)
     threads = planned_threads(run)
     jobs = threads + (threads > 1)
@@ -119,8 +119,8 @@ def plan_power(
             grid.cells, lambda planes: len(sources) * (-(-grid.cells // planes)) ** 2
         )
         planes = max(least, min(int(room // (most * plane)), wanted))
-        # Rows of all fields are in the object store together, for each core a slab: half of what a
-        # store of a worker's size has room for.
+        # The object store holds the rows of all fields together, one slab per core: at most half of
+        # an object store as large as a worker.
         rows = max(least, min(int(room // (2 * total * plane)), wanted))
         rows = max(ROWS, rows // ROWS * ROWS)
     else:
@@ -128,7 +128,7 @@ def plan_power(
     cut = Cut(
         grid,
         tuple(cut_axis(grid.cells, grid.shard, min(planes, grid.shard))),
-        # As many rows as may be, not equal shares: each slab begins with a group of rows.
+        # As many rows as possible, not equal shares, so that each slab starts with a group of rows.
         tuple(slice(first, first + count) for first, count in axis_blocks(grid.cells, rows)),
     )
     thickest = max(slab.stop - slab.start for slab in cut.planes)

@@ -1,6 +1,6 @@
-"""Power spectra of boxes larger than memory: sums over modes that slabs are transformed to.
+"""Power spectra of boxes larger than memory: transforms in slabs, and sums over their modes.
 
-One transform serves every product that it has a part in.
+All products share the transform of a field.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cosmoflow.stages.spectra.plan import ROWS, PowerPlan, plan_power
 def sum_rows(
     wanted: tuple[Products, ...], fields: Sequence[Sequence[Modes]], cut: Cut, rows: slice
 ) -> list[list[PowerSum]]:
-    """Return the sums over a y-slab of all products, for every group of :data:`ROWS` rows."""
+    """Return the sums of all products over a y-slab, for every group of :data:`ROWS` rows."""
 
     def sum_block(block: slice) -> list[PowerSum]:
         own = slice(rows.start + block.start, rows.start + block.stop)
@@ -58,27 +58,26 @@ def sum_power(
     sources : sequence of Source
         The fields.
     wanted : sequence of Products
-        Products of those transforms, by their place among the sources.
+        Products of the transforms, by their place among the sources.
     plan : PowerPlan
-        Plan that :func:`plan_power` returned for these sources.
+        Plan of :func:`plan_power` for these sources.
     run : Run
         Settings, engine, progress.
     check : callable
-        Called whenever rows are done; what it raises ends the run.
+        Called whenever rows are done; an exception ends the run.
 
     Returns
     -------
     list of PowerSum
-        One for each of what was wanted. Rows are summed in groups of :data:`ROWS`, and the groups
-        in their order: the engine, the number of workers, their order and the slabs make no
-        difference.
+        One sum for each of ``wanted``. Rows are summed in groups of :data:`ROWS`, and the groups in
+        order, so the result is independent of the engine, the workers, their order and the slabs.
 
     Raises
     ------
     ConfigError
-        A worker would need more memory than it may have.
+        A worker would need more memory than it is allowed.
     DataError
-        A field is damaged or holds values that are not finite.
+        A field is damaged or has values that are not finite.
     """
     engine = start_engine(run, plan, remedy=plan.remedy)
     found: dict[int, list[list[PowerSum]]] = {}
@@ -110,9 +109,9 @@ def _add(totals: list[PowerSum], more: list[PowerSum]) -> list[PowerSum]:
 
 
 def row_blocks(rows: slice, cells: int) -> list[slice]:
-    """Cut the rows of a slab, counted from its first, into blocks within one group each.
+    """Cut the rows of a slab, counted from its first, into blocks that each lie in one group.
 
-    Blocks are cut alike in every slab that begins with a group.
+    The cuts are the same in every slab that starts with a group of rows.
     """
     step = 1
     while 2 * step <= ROWS and 2 * step * slabs.block_bytes(cells) <= BLOCK_BYTES_CPU:
@@ -131,34 +130,34 @@ def measure_power(
     window: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, PowerSum]:
-    """Measure spectra of several boxes on one grid: each auto power, and each cross with the first.
+    """Measure the spectra of several boxes on one grid, and their cross spectra with the first.
 
     Parameters
     ----------
     readers : mapping of str to StoreReader
         The truth, then predictions.
     quantities : sequence of str
-        Of :data:`cosmoflow.numerics.quantities.QUANTITIES`.
+        Names in :data:`cosmoflow.numerics.quantities.QUANTITIES`.
     grid : Grid
         The box.
     run : Run
         Settings, engine, progress.
     window : int
-        Power of ``sinc(k_i h / 2)`` per axis that modes of what is linear in the particles are
-        divided by.
+        Power of ``sinc(k_i h / 2)`` per axis by which modes of quantities linear in the particles
+        are divided.
     check : callable
-        Called whenever rows are done; what it raises ends the run.
+        Called whenever rows are done; an exception ends the run.
 
     Returns
     -------
     dict of str to PowerSum
-        Pairs ``(0, 0)``, ``(i, i)`` and ``(0, i)`` over the readers, for each quantity.
+        Sums of each quantity for the pairs ``(0, 0)``, ``(i, i)`` and ``(0, i)`` of readers.
     """
     bins = WaveBins.linear(grid.cells, grid.box_size)
     count = len(readers)
     pairs = [(0, 0)] + [pair for i in range(1, count) for pair in ((i, i), (0, i))]
     result: dict[str, PowerSum] = {}
-    # One field of all boxes at a time, so that no more is in the object store at once.
+    # One field of all boxes at a time, to limit the size of the object store.
     for field in dict.fromkeys(QUANTITIES[name].field for name in quantities):
         names = [name for name in quantities if QUANTITIES[name].field == field]
         sources = [Derived(reader, grid.cell_size, field) for reader in readers.values()]

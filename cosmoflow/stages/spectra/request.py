@@ -1,4 +1,4 @@
-"""Requests for power spectra, checked."""
+"""Validated requests for power spectra."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cosmoflow.storage.urls import absolute
 
 @dataclass(frozen=True)
 class Request:
-    """A validated request.
+    """A validated request, whose fields exist.
 
     Parameters
     ----------
     stores : tuple of FieldStore
-        Store of the field, and that of the second field if it is another one.
+        Store of the field, and store of the second field if that is another one.
     fields : tuple of ChosenField
-        One, or two to be crossed.
+        One field, or two for a cross spectrum.
     config : SpectraConfig
-        The bins, and the boxes.
+        Settings of bins and sub-boxes.
     """
 
     stores: tuple[FieldStore, ...]
@@ -39,32 +39,32 @@ class Request:
 
     @property
     def grid(self) -> Grid:
-        """The box."""
+        """Grid of the box."""
         return Grid.of(self.stores[0])
 
     @property
     def sources(self) -> list[Source]:
-        """Fields to transform, each once."""
+        """The distinct fields to transform."""
         return list(dict.fromkeys(source for field in self.fields for source in field.sources))
 
     def reads(self, store: FieldStore) -> set[str]:
-        """Return the stored variables that are transformed as they are."""
+        """Return the stored variables that are transformed directly."""
         found = (source for source in self.sources if isinstance(source, Variable))
         return {source.name for source in found if source.url == store.url}
 
     def variables(self) -> list[tuple[FieldStore, tuple[str, ...]]]:
-        """Return the stores, and all variables that are read of each."""
+        """Return the stores, and all variables read from each."""
         stores = (self.stores[0], self.stores[-1])
         return [(store, one.reads) for store, one in zip(stores, self.fields, strict=False)]
 
     def stores_of_flows(self) -> list[FieldStore]:
-        """Return the stores whose velocity in empty cells has a part in the spectra."""
+        """Return the stores whose velocity in empty cells affects the spectra."""
         own = (self.stores[0], self.stores[-1])
         named = zip(own, self.fields, strict=False)
         return list(dict.fromkeys(store for store, one in named if FIELDS[one.name].filled))
 
     def products(self, bins: WaveBins) -> Products:
-        """Return what is summed."""
+        """Return the products of modes to sum."""
         place = {source: index for index, source in enumerate(self.sources)}
         terms = tuple(
             replace(field.term, transforms=tuple(place[source] for source in field.sources))
@@ -75,7 +75,7 @@ class Request:
         return Products(terms, pairs, bins, None if axis is None else "xyz".index(axis))
 
     def bins(self, cells: int, size: float) -> WaveBins:
-        """Return the bins of a cube."""
+        """Return the bins of k for a cube."""
         if self.config.bins == "linear":
             return WaveBins.linear(cells, size)
         return WaveBins.logarithmic(cells, size, self.config.per_decade)
@@ -95,11 +95,11 @@ def request_spectra(
     Raises
     ------
     ConfigError
-        A field is not there, or a scalar was paired with a vector.
+        A field is missing, or a scalar is paired with a vector.
     DataError
         The stores hold different boxes.
     """
-    # Workers open the stores too, in other working folders.
+    # Workers also open the stores, from other working folders.
     first = FieldStore(absolute(fields))
     stores = [first]
     chosen = [choose_field(first, field, compensate)]
@@ -110,7 +110,7 @@ def request_spectra(
             caution(
                 run.listener,
                 f"{stores[0].url} and {stores[1].url} were made from different particles: their "
-                "cross spectrum is that of two boxes",
+                "cross spectrum is between two different boxes",
             )
     if cross is not None or cross_fields is not None:
         chosen.append(choose_field(stores[-1], cross or field, compensate))
