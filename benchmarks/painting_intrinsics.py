@@ -33,30 +33,30 @@ def replace_vectors() -> None:
 
     lines, cells = tiles.LINE, tiles.UNPACKED
 
+    @njit(inline="always")
+    def add(grid, start, step_x, step_y, amounts, wx, wy, wz, bits):  # type: ignore[no-untyped-def]
+        for i in range(len(wx)):
+            for j in range(len(wy)):
+                at = start + step_x * i + step_y * j
+                for k in range(len(wz)):
+                    for c in range(len(amounts)):
+                        own = np.int64(np.rint(((amounts[c] * wx[i]) * wy[j]) * wz[k]))
+                        grid[np.uint64(at + k * len(amounts) + c)] += own << bits
+
     def spread(*arguments: Any) -> None:
-        raise NotImplementedError
+        """Stands for what numba compiles in its place."""
 
     @overload(spread, inline="always")
     def _(grid, start, step_x, step_y, amounts, wx, wy, wz, shift):  # type: ignore[no-untyped-def]
-        def add(grid, start, step_x, step_y, amounts, wx, wy, wz, shift):  # type: ignore[no-untyped-def]
-            for i in range(len(wx)):
-                for j in range(len(wy)):
-                    at = start + step_x * i + step_y * j
-                    for k in range(len(wz)):
-                        for c in range(len(amounts)):
-                            own = np.int64(np.rint(((amounts[c] * wx[i]) * wy[j]) * wz[k]))
-                            grid[np.uint64(at + k * len(amounts) + c)] += own
+        if isinstance(shift, types.NoneType):
+            return lambda grid, start, step_x, step_y, amounts, wx, wy, wz, shift: add(
+                grid, start, step_x, step_y, amounts, wx, wy, wz, 0
+            )
 
         def add_shifted(grid, start, step_x, step_y, amounts, wx, wy, wz, shift):  # type: ignore[no-untyped-def]
-            for i in range(len(wx)):
-                for j in range(len(wy)):
-                    at = start + step_x * i + step_y * j
-                    for k in range(len(wz)):
-                        for c in range(len(amounts)):
-                            own = np.int64(np.rint(((amounts[c] * wx[i]) * wy[j]) * wz[k]))
-                            grid[np.uint64(at + k * len(amounts) + c)] += own << shift
+            add(grid, start, step_x, step_y, amounts, wx, wy, wz, shift)
 
-        return add if isinstance(shift, types.NoneType) else add_shifted
+        return add_shifted
 
     @njit(inline="always")
     def unpack(sums, start, room, at):  # type: ignore[no-untyped-def]

@@ -2,8 +2,8 @@
 
 :mod:`cosmoflow.numerics.quantities` defines the computation of a field under the same name. A new
 field needs a row here and a rule there. Commands list the fields that they offer: ``derive`` in
-``stages/derive/recipes.py``, ``spectra`` in ``stages/spectra/fields.py``, and ``evaluate`` in
-``numerics/comparison/power.py``.
+``stages/derive/recipes.py``, ``infer`` in ``config/settings.py`` (``Derivable``), ``spectra`` in
+``stages/spectra/fields.py``, and ``evaluate`` in ``numerics/comparison/power.py``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 ``--dry-run`` and the planner of clusters both use these figures, and no stage has others.
 Core-seconds are CPU time, user and system, of work in one process on two cores of an AMD EPYC
-(``benchmarks/predictions.py``); what Ray adds is below. Nobody has measured them on the node types
-of the table.
+(``benchmarks/predictions.py``); what Ray adds is below. They have not been measured on the node
+types of the planner.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ START_SECONDS: Final = 9.0
 
 OVERHEAD: Final = 160 << 20
 """Bytes of a worker that do not grow with its task: buffers of the store, of threads, of malloc."""
+BLOCK_OVERHEAD: Final = 96 << 20
+"""The same of tasks that read one block at a time: `derive` and `infer`."""
+EVALUATE_OVERHEAD: Final = 256 << 20
+"""The same of `evaluate`, with the float64 temporaries of a few planes for each thread."""
 
 # --- Particles and cells, in core-seconds.
 

@@ -219,12 +219,19 @@ def memory_here(run: Run, *, free: int | None = None, workers: int = 1) -> int:
     return int(FREE_SHARE * free) // workers if allowed is None else min(free, int(allowed))
 
 
+def memory_of_worker(run: Run) -> int:
+    """Return the bytes of a worker that keep all cores busy, or the limit of the settings."""
+    engine = run.session.engine(0.0)
+    allowed = run.settings.engine.memory
+    return engine.memory_per_core if allowed is None else min(int(allowed), engine.memory)
+
+
 def require_memory(run: Run, plan: Plan, available: int, *, remedy: str) -> None:
     """Refuse a plan whose workers need more memory than there is, or than ``--memory`` allows."""
     allowed = run.settings.engine.memory
     limit = available if allowed is None else min(available, allowed)
     if plan.worker_memory > limit:
-        source = "--memory" if limit == allowed else "what a worker can have"
+        source = "--memory" if limit == allowed else "the memory available to a worker"
         raise ConfigError(
             f"{plan.stage} would need more memory than there is",
             value=f"{format_bytes(plan.worker_memory)} for a worker",

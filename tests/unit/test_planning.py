@@ -9,6 +9,7 @@ import pytest
 
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
+from cosmoflow.model.registry import ARCHITECTURES
 from cosmoflow.numerics.blocks import grid_blocks, grow
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate import plan_evaluate
@@ -399,3 +400,8 @@ def test_nodes_that_are_no_clouds_are_planned_for_too():
     own = replace(TWO_CORES, name="ours", vcpus=128, cores=64, memory=512 * GIB)
     demand = DEMANDS["spectra"](load_settings("gigabox"), own, 4)
     assert estimate(demand, own, 4).fits
+
+
+def test_every_network_has_its_share_of_a_gpu():
+    networks = {name for name, one in ARCHITECTURES.items() if one.learns}
+    assert networks == set(costs.GPU_UTILISATION)

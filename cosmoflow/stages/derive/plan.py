@@ -9,6 +9,7 @@ from cosmoflow.config.settings import DeriveConfig
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.smoothing import NARROWEST, gaussian_reach
+from cosmoflow.stages import costs
 from cosmoflow.stages.derive.recipes import recipe_of
 from cosmoflow.stages.run import Plan
 from cosmoflow.storage.fields import FieldStore
@@ -16,9 +17,6 @@ from cosmoflow.storage.variables import count_parts
 
 WIDEST = 6
 """Least width of a box in smoothing radii: wider Gaussians leave only the mean of the box."""
-
-_OVERHEAD = 3 << 25
-"""Bytes of a worker independent of the grid: buffers of the store, of threads, of malloc."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +207,10 @@ def _block_memory(work: Work) -> int:
     )
     # One component with its whole halo, while it is read and smoothed.
     reading = 4 * (work.shard + 2 * work.halo) ** 3
-    return 4 * (held * haloed + work.parts * cells + max(reading, _encoding(work))) + _OVERHEAD
+    return (
+        4 * (held * haloed + work.parts * cells + max(reading, _encoding(work)))
+        + costs.BLOCK_OVERHEAD
+    )
 
 
 def _box_memory(store: FieldStore, work: Work) -> int:
@@ -220,7 +221,7 @@ def _box_memory(store: FieldStore, work: Work) -> int:
     held = 3 * int(any(one.slopes for one in recipes))
     held = max([held, *(sum(map(count_parts, one.inputs)) for one in recipes if not one.slopes)])
     transforms = 9 if any(name.endswith("velocity_shear") for name in work.names) else 6
-    return 4 * (cells * (held + work.parts + transforms) + _encoding(work)) + _OVERHEAD
+    return 4 * (cells * (held + work.parts + transforms) + _encoding(work)) + costs.BLOCK_OVERHEAD
 
 
 def _encoding(work: Work) -> int:

@@ -233,11 +233,7 @@ def build_slabs(
     """Build the graph: transform every variable, filter, transform back, write ``todo``."""
     build, filters = SlabGraph(plan.cut, notify), Filters.of(plan.work)
     variables = [Variable(plan.work.fields, name, count_parts(name)) for name in filters.sources]
-    fields = [
-        handed
-        for number, variable in enumerate(variables)
-        for handed in build.planes(variable.fields, number=number)
-    ]
+    fields = [handed for variable in variables for handed in build.planes(variable.fields)]
     products = build.products(filters.multiply, filters.travelling, fields, "filter")
     build.write(filters.finish, filters.parts, products, "join", writer, skip=plan.skipped(todo))
     return build.graph

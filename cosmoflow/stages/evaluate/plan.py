@@ -16,8 +16,8 @@ from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
 from cosmoflow.stages.inputs.readers import Method
-from cosmoflow.stages.run import Plan, Run, memory_here
-from cosmoflow.stages.slabs.plan import Grid, memory_allowed
+from cosmoflow.stages.run import Plan, Run, memory_here, memory_of_worker
+from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Derived
 from cosmoflow.stages.spectra import PowerPlan, plan_power
 from cosmoflow.storage.fields import FieldStore
@@ -26,9 +26,6 @@ from cosmoflow.units import format_bytes
 BLOCK_CELLS = 256
 """Most cells per axis of a block: its halo is read twice, and is a small part of a larger block."""
 
-_OVERHEAD = 256 << 20
-"""Bytes of a worker that grow with nothing: buffers of the store, of threads, of malloc, and the
-float64 temporaries of a few planes for each thread."""
 _BLOCK_BYTES, _MOMENTUM_BYTES = 52, 24
 """A cell, of a block with its halo, and more where a velocity is made of a momentum."""
 _SUBBOX_BYTES = 110
@@ -157,10 +154,10 @@ class EvaluatePlan(Plan):
     linear_theory: str
     memory_of_parts: dict[str, str]
     memory_of_this_process: str
-    cut: Cut = field(kw_only=True, repr=False)
-    missing: list[float] = field(kw_only=True, repr=False)
-    in_memory: bool = field(kw_only=True, repr=False)
-    parts: int = field(kw_only=True, repr=False)
+    cut: Cut = field(repr=False)
+    missing: list[float] = field(repr=False)
+    in_memory: bool = field(repr=False)
+    parts: int = field(repr=False)
 
 
 def all_methods(inputs: Inputs, radii: Sequence[float]) -> list[Method]:
@@ -200,8 +197,8 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     patch_bytes = _PATCH_BYTES * (patch.cells + 2) ** 2 * (patch.layers + 2)
     memory = {
         "blocks": block_memory(inputs, block),
-        "subboxes": _OVERHEAD + _SUBBOX_BYTES * side**3,
-        "patch": _OVERHEAD + patch_bytes,
+        "subboxes": costs.EVALUATE_OVERHEAD + _SUBBOX_BYTES * side**3,
+        "patch": costs.EVALUATE_OVERHEAD + patch_bytes,
     }
     cut = Cut(true.grid, block, side, max(memory.values()))
     seconds = cells * (
@@ -239,7 +236,9 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         subboxes=cut.subbox_count,
         linear_theory=linear,
         memory_of_parts={part: format_bytes(need) for part, need in memory.items()},
-        memory_of_this_process=format_bytes(_driver_memory(inputs, cut, len(methods), linear)),
+        memory_of_this_process=format_bytes(
+            _driver_memory(inputs, cut, len(methods), makes_linear=bool(missing) and in_memory)
+        ),
         cut=cut,
         missing=missing,
         in_memory=in_memory,
@@ -250,7 +249,7 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
 def block_memory(inputs: Inputs, block: int) -> int:
     """Return the bytes that a task with a block of some cells per axis takes."""
     divided = any(method.variable == "momentum" for method in inputs.methods)
-    return _OVERHEAD + (_BLOCK_BYTES + _MOMENTUM_BYTES * divided) * (block + 2) ** 3
+    return costs.EVALUATE_OVERHEAD + (_BLOCK_BYTES + _MOMENTUM_BYTES * divided) * (block + 2) ** 3
 
 
 def _block_cells(inputs: Inputs, run: Run) -> int:
@@ -266,7 +265,7 @@ def _block_cells(inputs: Inputs, run: Run) -> int:
     # A block of half the box at most, so that there are some to share.
     most = max(true.grid // 2, sides[-1])
     sides = [side for side in sides if side <= min(most, BLOCK_CELLS)] or sides[-1:]
-    room = memory_allowed(run)
+    room = memory_of_worker(run)
     return next((side for side in sides if block_memory(inputs, side) <= room), sides[-1])
 
 
@@ -279,9 +278,9 @@ def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[Pow
     return [plan_power(some, grid, run, stage="evaluate") for some in sources]
 
 
-def _driver_memory(inputs: Inputs, cut: Cut, methods: int, linear: str) -> int:
+def _driver_memory(inputs: Inputs, cut: Cut, methods: int, *, makes_linear: bool) -> int:
     """Return the bytes that the process which adds up takes beyond its interpreter."""
     sums = 8 * (len(SHARED) + methods) * coarse_cells(cut.grid, inputs.box_size) ** 3
     spectra = 8 * 4 * (3 + 2 * methods) * (cut.subbox // 2) * cut.subbox_count
-    made = LINEAR_BYTES * cut.grid**3 if linear == "made in memory" else 0
-    return _OVERHEAD + max(made, sums + spectra)
+    made = LINEAR_BYTES * cut.grid**3 if makes_linear else 0
+    return costs.EVALUATE_OVERHEAD + max(made, sums + spectra)

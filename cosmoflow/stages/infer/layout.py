@@ -13,6 +13,7 @@ from cosmoflow.engine.base import USEFUL_CORES
 from cosmoflow.model.footprint import count_activation_bytes
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grow
+from cosmoflow.stages import costs
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import Layout, Sides, TileGrid, cut_tiles
 from cosmoflow.stages.run import PASS_DEVICE_SHARE, USEFUL_MEMORY, Run, memory_here
@@ -44,9 +45,6 @@ _ACTIVATIONS = 1.3
 
 _FLOAT32_ON_GPU = 2.0
 """The same ratio in float32 on a GPU, where cuDNN copies layers to another layout: measured 1.6."""
-
-_OVERHEAD = 96 << 20
-"""Bytes of a worker independent of the grid: buffers of the store, of threads, of malloc."""
 
 _ENCODING = 4.5
 """Numbers held for each number of a shard while it is compressed."""
@@ -225,4 +223,4 @@ def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:
     inputs = (2 * _input_channels(models) + 3) * region
     numbers = inputs + (2 * sum(parts) + held) * block + encoding + 2 * weights
     there = pass_memory(work, models) if work.device_memory is None else 0
-    return int(4 * numbers) + _CACHE_COST * layout.cache + there + _OVERHEAD
+    return int(4 * numbers) + _CACHE_COST * layout.cache + there + costs.BLOCK_OVERHEAD

@@ -95,7 +95,7 @@ class InferPlan(Plan):
     flops: float
     flops_over_one_tile: float
     seconds_here: float | None = None
-    moving_seconds: float = field(kw_only=True, repr=False)
+    moving_seconds: float = field(repr=False)
 
 
 def plan_work(

@@ -98,7 +98,7 @@ def plan(
     chosen = _choose_nodes(parts, nodes, hours)
     found = tuple(stage.result(count) for stage, count in zip(parts, chosen, strict=True))
     if any("GPU" in stage.busy for stage in found):
-        share = costs.GPU_UTILISATION.get(settings.train.model, 1.0)
+        share = costs.GPU_UTILISATION[settings.train.model]
         notes.append(f"GPU times: {share:.0%} of the published peak, as an H200 reaches")
     return ChainPlan(found, tuple(notes), spot)
 

@@ -10,7 +10,7 @@ from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.stages.costs import OVERHEAD
-from cosmoflow.stages.run import Run
+from cosmoflow.stages.run import Run, memory_of_worker
 from cosmoflow.storage.metadata import StoredBox
 
 LEAST_PLANES = 8
@@ -133,7 +133,7 @@ def plan_cut(
     blocks = _BLOCKS * handled * max(plane, BLOCK_BYTES_CPU)
     if thickness is None:
         # The object store holds as much again, and may be no larger than a worker.
-        fitting = (memory_allowed(run) - OVERHEAD - blocks) // (2 * held * plane)
+        fitting = (memory_of_worker(run) - OVERHEAD - blocks) // (2 * held * plane)
         wanted = min(fitting, max(grid.cells // SLABS, WANTED_PLANES))
         # A slab is within one shard, so the thickest slab is as thick as a shard.
         least = least_thickness(
@@ -144,13 +144,6 @@ def plan_cut(
     planes = max(slab.stop - slab.start for slab in cut.planes)
     writing = round(_ENCODING * 4 * written * grid.shard**3)
     return cut, OVERHEAD + max(writing, blocks + held * planes * plane)
-
-
-def memory_allowed(run: Run) -> int:
-    """Return the bytes of a worker that keep all cores busy, or the limit of the settings."""
-    engine = run.session.engine(0.0)
-    allowed = run.settings.engine.memory
-    return engine.memory_per_core if allowed is None else min(int(allowed), engine.memory)
 
 
 def least_thickness(thickest: int, count_parts: Callable[[int], int]) -> int:

@@ -15,6 +15,7 @@ define the fields to read, the operation on modes, and the destination of the re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +34,6 @@ from cosmoflow.stages.slabs.plan import Cut, shard_bars
 
 Blocks = Iterable[tuple[slice, Tensor]]
 """Ranges of planes in a slab, from its first, and their values ``(..., b, n, n)``, float32."""
-
 
 Fields = Iterable[tuple[tuple[int, ...], Blocks]]
 """The leading dimensions and the planes of each field of an x-slab."""
@@ -84,6 +84,7 @@ class SlabGraph:
     cut: Cut
     notify: Notify
     graph: TaskGraph = field(default_factory=TaskGraph)
+    _added: Counter[str] = field(default_factory=Counter, init=False)
 
     def planes(
         self,
@@ -91,7 +92,6 @@ class SlabGraph:
         fields: int = 1,
         name: str = "planes",
         *,
-        number: int = 0,
         products: Sequence[Key] = (),
     ) -> list[Handed]:
         """Transform the planes of fields along y and z.
@@ -104,8 +104,6 @@ class SlabGraph:
             Number of fields.
         name : str
             Name of the tasks.
-        number : int
-            Times that tasks of this name were added before.
         products : sequence of Key
             Tasks of y-slabs whose products make up the fields.
 
@@ -115,7 +113,9 @@ class SlabGraph:
             One for each field.
         """
         slabs, rows = len(self.cut.planes), len(self.cut.rows)
-        keys = [(name, number * slabs + x) for x in range(slabs)]
+        first = self._added[name]
+        self._added[name] += slabs
+        keys = [(name, first + x) for x in range(slabs)]
         for x, key in enumerate(keys):
             given = (self.graph.part(one, x) for one in products)
             self.graph.add(

@@ -10,13 +10,12 @@ from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.stages.costs import OVERHEAD, SPECTRA_NUMBER
-from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.run import Plan, Run, memory_of_worker
 from cosmoflow.stages.slabs.plan import (
     WANTED_PLANES,
     Cut,
     Grid,
     least_thickness,
-    memory_allowed,
     planned_threads,
 )
 from cosmoflow.stages.slabs.sources import Source
@@ -112,7 +111,7 @@ def plan_power(
     jobs = threads + (threads > 1)
     blocks = _BLOCKS * jobs * max(total, 3) * max(plane, BLOCK_BYTES_CPU)
     if thickness is None:
-        room = memory_allowed(run) - OVERHEAD - blocks
+        room = memory_of_worker(run) - OVERHEAD - blocks
         # Whole chunks, at least WANTED_PLANES.
         wanted = grid.chunk * max(1, -(-WANTED_PLANES // grid.chunk))
         least = least_thickness(

@@ -88,11 +88,7 @@ def sum_power(
 
     def build(notify: Notify) -> TaskGraph:
         slab_graph = SlabGraph(plan.cut, notify)
-        fields = [
-            handed
-            for number, source in enumerate(sources)
-            for handed in slab_graph.planes(source.fields, number=number)
-        ]
+        fields = [handed for source in sources for handed in slab_graph.planes(source.fields)]
         slab_graph.sums(partial(sum_rows, tuple(wanted)), fields)
         return slab_graph.graph
 
