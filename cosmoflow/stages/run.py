@@ -231,7 +231,7 @@ def require_memory(run: Run, plan: Plan, available: int, *, remedy: str) -> None
     allowed = run.settings.engine.memory
     limit = available if allowed is None else min(available, allowed)
     if plan.worker_memory > limit:
-        source = "--memory" if limit == allowed else "the memory available to a worker"
+        source = "--memory" if limit == allowed else "what a worker can have"
         raise ConfigError(
             f"{plan.stage} would need more memory than there is",
             value=f"{format_bytes(plan.worker_memory)} for a worker",
