@@ -19,8 +19,6 @@ class CheckpointFolder:
 
     Parameters
     ----------
-    url : str
-        URL of the folder.
     keep : int
         How many of the newest checkpoints to keep.
     on_damage : callable

@@ -33,13 +33,7 @@ _GROUP_CONTENT = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}\n'
 
 
 class Claim:
-    """The right to write to a place; :func:`claim` returns one that is held.
-
-    Parameters
-    ----------
-    url : str
-        URL of the place.
-    """
+    """The right to write to a place, by its URL; :func:`claim` returns one that is held."""
 
     PERIOD: ClassVar[float] = 2.0
     """Seconds between two heartbeats."""

@@ -68,14 +68,8 @@ def open_column(
 
     Parameters
     ----------
-    group : zarr.Group
-        The store.
-    name : str
-        Name of the column.
     unit : str or None
         Required unit of a column that has one; None allows any.
-    url : str
-        URL of the store, for messages.
     vector : bool
         Whether each particle has three numbers.
     count : int or None

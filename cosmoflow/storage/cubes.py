@@ -82,8 +82,6 @@ def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) ->
 
     Parameters
     ----------
-    stored : Stored
-        The array.
     where : str
         The file and the array in it, for messages.
     order : {"C", "F"} or None

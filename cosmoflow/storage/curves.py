@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,75 +24,15 @@ from cosmoflow.storage.variables import COMPRESSORS
 from cosmoflow.units import DIMENSIONLESS, LENGTH, VELOCITY, WAVENUMBER
 
 Floats = NDArray[np.float64]
-Variable = tuple[tuple[str, ...], NDArray[Any], dict[str, str]]
+Variable = tuple[str | tuple[str, ...], NDArray[Any], dict[str, str]]
 
 _POWER = "field units squared times (Mpc/h)^3"
 _CURVES: Final = {
-    "power": (_POWER, "power of the prediction"),
-    "T": (DIMENSIONLESS, "T(k): predicted over true power"),
-    "r": (DIMENSIONLESS, "r(k): cross-correlation of prediction and truth"),
+    "power": ("power", _POWER, "power of the prediction"),
+    "T": ("transfer", DIMENSIONLESS, "T(k): predicted over true power"),
+    "r": ("correlation", DIMENSIONLESS, "r(k): cross-correlation of prediction and truth"),
 }
-_NAMES: Final = {"power": "power", "T": "transfer", "r": "correlation"}
-
-
-def describe_curves(
-    comparison: Comparison, metadata: BoxMetadata, provenance: Mapping[str, Any]
-) -> xr.Dataset:
-    """Return every curve of a comparison.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        Results of the evaluation.
-    metadata : BoxMetadata
-        Metadata of the truth.
-    provenance : mapping
-        Provenance of the run.
-
-    Returns
-    -------
-    xr.Dataset
-        ``power``, ``transfer``, ``correlation`` over ``prediction``, ``quantity`` and ``k``, the
-        same with ``subbox_`` and ``_error`` over ``subbox_quantity`` and ``k_subbox`` where the box
-        has sub-boxes; ``residual_rms`` over ``log_density``; counts of cells, ``speed_count`` and
-        the like, over the bins of each axis; ``residual_map``.
-    """
-    found = comparison.metrics
-    methods = list(comparison.methods)
-    variables: dict[str, Variable] = {}
-    coordinates: dict[str, Any] = {"prediction": _names(methods)}
-    full, box = found["spectra"]["full"], found["spectra"]["subbox"]
-    for variable in _spectra(full["quantities"], methods, "", "quantity", "k"):
-        variables |= variable
-    coordinates["quantity"] = _names(full["quantities"])
-    coordinates["k"] = _wavenumbers(full["quantities"], "k")
-    if box is not None:
-        for variable in _spectra(
-            box["quantities"], methods, "subbox_", "subbox_quantity", "k_subbox"
-        ):
-            variables |= variable
-        coordinates["subbox_quantity"] = _names(box["quantities"])
-        coordinates["k_subbox"] = _wavenumbers(box["quantities"], "k_subbox")
-    variables |= _by_density(found["by_density"], methods)
-    edges = _array(found["by_density"]["log10_density_edges"])
-    coordinates["log_density"] = (
-        "log_density", 0.5 * (edges[1:] + edges[:-1]),
-        {"units": DIMENSIONLESS, "long_name": "log10 of the density over its mean"},
-    )  # fmt: skip
-    more, centres = _distributions(found["distributions"], methods)
-    variables |= more
-    coordinates |= centres
-    maps = np.stack([comparison.residual_map[name] for name in methods])
-    described = {"units": VELOCITY, "long_name": "rms residual over columns along z"}
-    variables["residual_map"] = (("prediction", "map_x", "map_y"), maps, described)
-    width = comparison.box_size / maps.shape[-1]
-    for axis in ("map_x", "map_y"):
-        centre = (np.arange(maps.shape[-1]) + 0.5) * width
-        coordinates[axis] = (
-            axis, centre, {"units": LENGTH, "long_name": f"comoving {axis[-1]} of the column"},
-        )  # fmt: skip
-    attributes = metadata.to_attributes("curves") | {"provenance": dict(provenance)}
-    return xr.Dataset(variables, coordinates, {**attributes, STATUS: INCOMPLETE})
+"""Name, unit and description of each curve of a method."""
 
 
 def write_curves(
@@ -100,23 +40,23 @@ def write_curves(
 ) -> None:
     """Write every curve of a comparison to a zarr store, and mark it as complete.
 
-    Parameters
-    ----------
-    comparison : Comparison
-        Results of the evaluation.
-    url : str
-        URL of the store; an existing one is replaced.
-    metadata : BoxMetadata
-        Metadata of the truth.
-    provenance : mapping
-        Provenance of the run.
+    An existing store is replaced. The metadata are those of the truth.
 
     Raises
     ------
     StorageError
         The store cannot be written.
+
+    Notes
+    -----
+    The store has ``power``, ``transfer``, ``correlation`` over ``prediction``, ``quantity`` and
+    ``k``, the same with ``subbox_`` and ``_error`` over ``subbox_quantity`` and ``k_subbox`` where
+    the box has sub-boxes; ``residual_rms`` over ``log_density``; counts of cells, ``speed_count``
+    and the like, over the bins of each axis; ``residual_map``.
     """
-    dataset = describe_curves(comparison, metadata, provenance)
+    dataset = _describe(comparison).assign_attrs(
+        {**metadata.to_attributes("curves"), "provenance": dict(provenance), STATUS: INCOMPLETE}
+    )
     if exists(url):
         remove(url)
     numbers = [name for name, array in dataset.variables.items() if array.dtype.kind in "if"]
@@ -126,6 +66,48 @@ def write_curves(
             encoding={name: {"compressors": COMPRESSORS} for name in numbers},
         )  # fmt: skip
         finish_group(open_group_for_writing(url))
+
+
+def _describe(comparison: Comparison) -> xr.Dataset:
+    found = comparison.metrics
+    methods = list(comparison.methods)
+    variables: dict[str, Variable] = {}
+    coordinates: dict[str, Any] = {"prediction": _names(methods)}
+    for part, prefix in (("full", ""), ("subbox", "subbox_")):
+        if found["spectra"][part] is not None:
+            quantities = found["spectra"][part]["quantities"]
+            quantity, k = f"{prefix}quantity", "k_subbox" if prefix else "k"
+            variables |= _spectra(quantities, methods, prefix, quantity, k)
+            coordinates[quantity] = _names(quantities)
+            first = next(iter(quantities.values()))
+            coordinates[k] = _variable(
+                k, _array(first["k"]), WAVENUMBER, "mean wavenumber of the bin's modes"
+            )
+    variables |= _by_density(found["by_density"], methods)
+    edges = _array(found["by_density"]["log10_density_edges"])
+    coordinates["log_density"] = _variable(
+        "log_density",
+        0.5 * (edges[1:] + edges[:-1]),
+        DIMENSIONLESS,
+        "log10 of the density over its mean",
+    )
+    more, bins = _distributions(found["distributions"], methods)
+    variables |= more
+    coordinates |= bins
+    maps = np.stack([comparison.residual_map[name] for name in methods])
+    variables["residual_map"] = _variable(
+        ("prediction", "map_x", "map_y"), maps, VELOCITY, "rms residual over columns along z"
+    )
+    centres = (np.arange(maps.shape[-1]) + 0.5) * (comparison.box_size / maps.shape[-1])
+    for axis in ("map_x", "map_y"):
+        coordinates[axis] = _variable(axis, centres, LENGTH, f"comoving {axis[-1]} of the column")
+    return xr.Dataset(variables, coordinates)
+
+
+def _variable(
+    dims: str | tuple[str, ...], values: NDArray[Any], units: str, long_name: str
+) -> Variable:
+    return dims, values, {"units": units, "long_name": long_name}
 
 
 def _names(names: Iterable[str]) -> NDArray[np.object_]:
@@ -138,79 +120,70 @@ def _array(values: Sequence[Any]) -> Floats:
     return np.array(values, np.float64)
 
 
-def _wavenumbers(quantities: Mapping[str, Any], dimension: str) -> Any:
-    first = next(iter(quantities.values()))
-    attributes = {"units": WAVENUMBER, "long_name": "mean wavenumber of the bin's modes"}
-    return dimension, _array(first["k"]), attributes
-
-
 def _spectra(
     quantities: Mapping[str, Any], methods: Sequence[str], prefix: str, quantity: str, k: str
-) -> Iterator[dict[str, Variable]]:
-    """Yield the curves of the whole box, or of the sub-boxes."""
-    all_found = quantities.values()
-    first = next(iter(all_found))
-    counted = {"units": DIMENSIONLESS, "long_name": "number of modes"}
-    yield {f"{prefix}modes": ((k,), _array(first["modes"]), counted)}
-    described = {"units": _POWER, "long_name": "power of the truth"}
-    for key, name in (("truth", "power_truth"), ("truth_error", "power_truth_error")):
+) -> dict[str, Variable]:
+    """Return the curves of the whole box, or of the sub-boxes."""
+    every = quantities.values()
+    first = next(iter(every))
+    modes = _variable(k, _array(first["modes"]), DIMENSIONLESS, "number of modes")
+    curves = {f"{prefix}modes": modes}
+    for key in ("truth", "truth_error"):
         if first.get(key) is not None:
-            label = _label(described, key)
-            values = np.stack([_array(one[key]) for one in all_found])
-            yield {f"{prefix}{name}": ((quantity, k), values, label)}
-    for curve, (units, long_name) in _CURVES.items():
+            values = np.stack([_array(one[key]) for one in every])
+            label = _label("power of the truth", key)
+            curves[f"{prefix}power_{key}"] = _variable((quantity, k), values, _POWER, label)
+    for curve, (name, units, long_name) in _CURVES.items():
         for key in (curve, f"{curve}_error"):
-            if first["methods"][methods[0]].get(key) is None:
-                continue
-            values = np.array(
-                [[_array(one["methods"][m][key]) for one in all_found] for m in methods]
-            )
-            label = _label({"units": units, "long_name": long_name}, key)
-            name = key.replace(curve, _NAMES[curve], 1)
-            yield {f"{prefix}{name}": (("prediction", quantity, k), values, label)}
+            if first["methods"][methods[0]].get(key) is not None:
+                values = np.array(
+                    [[_array(one["methods"][m][key]) for one in every] for m in methods]
+                )
+                curves[prefix + key.replace(curve, name, 1)] = _variable(
+                    ("prediction", quantity, k), values, units, _label(long_name, key)
+                )
+    return curves
 
 
-def _label(described: dict[str, str], key: str) -> dict[str, str]:
-    if not key.endswith("_error"):
-        return described
-    return described | {"long_name": f"jackknife error of {described['long_name']}"}
+def _label(long_name: str, key: str) -> str:
+    return f"jackknife error of {long_name}" if key.endswith("_error") else long_name
 
 
 def _by_density(found: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Variable]:
-    residual = np.stack([_array(found["methods"][name]) for name in methods])
+    density, residual = (
+        "log_density",
+        np.stack([_array(found["methods"][name]) for name in methods]),
+    )
     return {
-        "density_cells": (
-            ("log_density",), _array(found["cells"]),
-            {"units": DIMENSIONLESS, "long_name": "cells of the bin"},
+        "density_cells": _variable(
+            density, _array(found["cells"]), DIMENSIONLESS, "cells of the bin"
         ),
-        "truth_rms": (
-            ("log_density",), _array(found["truth"]),
-            {"units": VELOCITY, "long_name": "rms true velocity"},
+        "truth_rms": _variable(density, _array(found["truth"]), VELOCITY, "rms true velocity"),
+        "residual_rms": _variable(
+            ("prediction", density), residual, VELOCITY, "rms residual velocity"
         ),
-        "residual_rms": (
-            ("prediction", "log_density"), residual,
-            {"units": VELOCITY, "long_name": "rms residual velocity"},
-        ),
-    }  # fmt: skip
+    }
 
 
 def _distributions(
     found: Mapping[str, Any], methods: Sequence[str]
-) -> tuple[dict[str, Variable], dict[str, Any]]:
+) -> tuple[dict[str, Variable], dict[str, Variable]]:
     """Return counts of cells in the bins of each axis, and the bins."""
     variables: dict[str, Variable] = {}
-    coordinates: dict[str, Any] = {}
+    bins: dict[str, Variable] = {}
     for axis, edges in found["edges"].items():
         units = AXES[axis].unit or DIMENSIONLESS
         for end, values in (("low", edges[:-1]), ("high", edges[1:])):
-            label = {"units": units, "long_name": f"{end} edge of the bin of {axis}"}
-            coordinates[f"{axis}_{end}"] = (f"{axis}_bin", _array(values), label)
+            bins[f"{axis}_{end}"] = _variable(
+                f"{axis}_bin", _array(values), units, f"{end} edge of the bin of {axis}"
+            )
     for name in (*ONE_POINT, *JOINT):
         axes = JOINT.get(name, (name,))
-        dims = tuple(f"{axis}_bin" for axis in axes)
-        label = {"units": DIMENSIONLESS, "long_name": f"cells by {' and '.join(axes)}"}
-        own = np.stack([np.array(found["methods"][method][name], np.int64) for method in methods])
-        variables[f"{name}_count"] = (("prediction", *dims), own, label)
-        truth = label | {"long_name": f"{label['long_name']}, of the truth"}
-        variables[f"{name}_count_truth"] = (dims, np.array(found["truth"][name], np.int64), truth)
-    return variables, coordinates
+        dims, label = tuple(f"{axis}_bin" for axis in axes), f"cells by {' and '.join(axes)}"
+        own = np.array([found["methods"][method][name] for method in methods], np.int64)
+        variables[f"{name}_count"] = _variable(("prediction", *dims), own, DIMENSIONLESS, label)
+        truth = np.array(found["truth"][name], np.int64)
+        variables[f"{name}_count_truth"] = _variable(
+            dims, truth, DIMENSIONLESS, f"{label}, of the truth"
+        )
+    return variables, bins

@@ -53,8 +53,6 @@ class FieldStore(Store):
 
     Parameters
     ----------
-    url : str
-        URL of the store.
     unfinished : bool
         Open a store that is not complete yet, in the run that makes it.
 
@@ -244,8 +242,6 @@ def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
 
     Parameters
     ----------
-    url : str
-        URL of the store.
     shards : bool
         Make one Dask chunk of every shard, which is a good size for a task. Otherwise the Dask
         chunks are the store's chunks, which are much smaller.
@@ -290,16 +286,10 @@ def create_fields(
 
     Parameters
     ----------
-    url : str
-        URL of the store.
-    metadata : BoxMetadata
-        Attributes of the store.
     grid, shard, chunk : int
         Cells per axis of the grid, of a shard and of a chunk.
     variables : tuple of str
         Names from :data:`cosmoflow.numerics.field_table.STORED`.
-    existing : {"error", "resume", "overwrite"}
-        Treatment of an existing output.
     attributes : mapping of str to mapping, optional
         Attributes of each variable beside its units.
     region : Block, optional
@@ -354,10 +344,6 @@ def write_block(
     ----------
     url : str
         URL of a store that :func:`create_fields` made.
-    block : Block
-        Cells of the shard.
-    shard : int
-        Index of the shard in the ledger.
     fields : dict of str to array
         Values of shape ``(..., *block.shape)``.
     digest : str, optional

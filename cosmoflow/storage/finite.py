@@ -105,7 +105,8 @@ def check_finite(
         bad = count_not_finite(values[(..., *inside)])
     if bad:
         provenance = attributes.get("provenance", {})
-        raise not_finite(bad, values.size, provenance, f"{where}, {_describe(block)}")
+        place = f"{where}, block of {block.shape} cells from {block.origin}"
+        raise not_finite(bad, values.size, provenance, place)
 
 
 def not_finite(bad: int, size: int, provenance: Mapping[str, Any], where: str) -> DataError:
@@ -142,7 +143,3 @@ def count_not_finite(values: NDArray[np.float32]) -> int:
 def _count(plane: NDArray[np.float32]) -> int:
     finite = np.isfinite(plane)
     return 0 if finite.all() else int(finite.size - np.count_nonzero(finite))
-
-
-def _describe(block: Block) -> str:
-    return f"block of {block.shape} cells from {block.origin}"

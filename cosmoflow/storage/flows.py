@@ -51,10 +51,6 @@ class FlowArray:
 
     Parameters
     ----------
-    url : str
-        URL of the fields store.
-    name : str
-        Name of the variable.
     begun : str or float
         Identity of the velocity: digest of a filter, or radius in Mpc/h, and what it is made from.
     lead : tuple of int
@@ -253,8 +249,6 @@ def check_filter(url: str, digest: str, origin: Origin | None = None) -> None:
 
     Parameters
     ----------
-    url : str
-        URL of the fields store.
     digest : str
         Digest of the filter whose velocity the run has just read.
     origin : mapping, optional

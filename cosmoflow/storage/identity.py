@@ -36,7 +36,6 @@ THREADS: Final = 16
 """Objects that are read at the same time; most of the time is spent waiting for storage."""
 _FEW: Final = 16
 """Number of objects up to which starting threads is not worthwhile."""
-_GULP: Final = 1 << 20
 _METADATA: Final = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _ENTRY: Final = struct.Struct("<QQ")
 """Entry of one chunk in the index of a shard: its offset and its length in bytes."""
@@ -71,15 +70,6 @@ _MOST_KNOWN: Final = 256
 
 def checksum_array(url: str, name: str, array: zarr.Array[Any]) -> str:
     """Return a checksum of the content and the attributes of an array.
-
-    Parameters
-    ----------
-    url : str
-        URL of the store.
-    name : str
-        Name of the array in the store.
-    array : zarr.Array
-        The opened array.
 
     Returns
     -------
@@ -148,8 +138,6 @@ class Store:
 
     Parameters
     ----------
-    url : str
-        URL of the store.
     kind : str
         Required kind of the store.
     unfinished : bool
@@ -279,10 +267,7 @@ def _hash_object(path: Path, layout: _Layout | None) -> bytes:
             found = _checksums_inside(file.fileno(), layout)
             if found is not None:
                 return hashlib.sha256(found).digest()
-        whole = hashlib.sha256()
-        while content := file.read(_GULP):
-            whole.update(content)
-        return whole.digest()
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _checksums_inside(file: int, layout: _Layout) -> bytes | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,14 +52,12 @@ _SPELLINGS: Final = {
 
 def same_unit(found: object, expected: str) -> bool:
     """Return whether a unit is a spelling of the expected one; an empty unit counts as one."""
-    text = str(found).lower()
-    for sign in " ^*{}$\\_":
-        text = text.replace(sign, "")
-    return text in ("", "none", *(_squeeze(one) for one in (expected, *_SPELLINGS[expected])))
+    spellings = ("", "none", expected, *_SPELLINGS[expected])
+    return _squeeze(str(found)) in map(_squeeze, spellings)
 
 
 def _squeeze(unit: str) -> str:
-    return unit.lower().replace("^", "").replace("*", "").replace(" ", "")
+    return re.sub(r"[ ^*{}$\\_]", "", unit.lower())
 
 
 def check_unit(found: object, expected: str, where: str) -> None:
@@ -189,24 +188,20 @@ def packing_of(array: zarr.Array[Any], where: str) -> dict[str, Any]:
 def label_orders(arrays: Mapping[str, zarr.Array[Any]], url: str) -> dict[str, tuple[int, ...]]:
     """Return the stored index of each label, for dimensions with another order than cosmoflow's.
 
-    Parameters
-    ----------
-    arrays : mapping of str to zarr.Array
-        All arrays of the store.
-    url : str
-        URL of the store, for messages.
-
     Raises
     ------
     DataError
         A label is unknown.
     """
-    orders = {
-        dimension: _label_order(arrays[dimension], dimension, url)
-        for dimension in LABELS
-        if dimension in arrays
-    }
-    return {dimension: order for dimension, order in orders.items() if order is not None}
+    orders = {}
+    for dimension in LABELS:
+        if dimension in arrays:
+            with storage_errors(url), damage(f"{url}, {dimension}"):
+                labels = np.asarray(arrays[dimension][:])
+            order = order_of(labels, dimension, url)
+            if order is not None:
+                orders[dimension] = order
+    return orders
 
 
 def find_layout(
@@ -243,12 +238,6 @@ def find_layout(
         )  # fmt: skip
     own = {name: order for name, order in orders.items() if name in stored}
     return Layout(stored, wanted, own, packing_of(array, where))
-
-
-def _label_order(array: zarr.Array[Any], dimension: str, url: str) -> tuple[int, ...] | None:
-    with storage_errors(url), damage(f"{url}, {dimension}"):
-        labels = np.asarray(array[:])
-    return order_of(labels, dimension, url)
 
 
 def order_of(values: NDArray[Any], dimension: str, where: str) -> tuple[int, ...] | None:
@@ -288,8 +277,6 @@ def check_coordinates(
         Cells per axis.
     box_size : float
         Side of the box, Mpc/h.
-    url : str
-        URL of the store, for messages.
 
     Raises
     ------

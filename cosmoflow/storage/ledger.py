@@ -26,15 +26,7 @@ _NOT_COUNTED = -1
 
 
 class Ledger:
-    """The finished shards of one output.
-
-    Parameters
-    ----------
-    group : zarr.Group
-        The output's group, open for writing.
-    name : str
-        The ledger's name within the output.
-    """
+    """The finished shards of one output, by the name of the ledger within its group."""
 
     def __init__(self, group: zarr.Group, name: str) -> None:
         flags = group[f"{LEDGER_GROUP}/{name}"]
@@ -66,12 +58,8 @@ def writing_shard(url: str, name: str, shard: int, digest: str | None) -> Iterat
 
     Parameters
     ----------
-    url : str
-        URL of the output.
     name : str
-        Name of its ledger.
-    shard : int
-        Index of the shard in the ledger.
+        Name of the output's ledger.
     digest : str or None
         Digest of the run that the task belongs to; None skips the check.
 
@@ -102,12 +90,8 @@ def check_run(group: zarr.Group, digest: str | None, where: str) -> None:
 
     Parameters
     ----------
-    group : zarr.Group
-        The output, as it is now.
     digest : str or None
         Digest of the run that is going to write; None skips the check.
-    where : str
-        URL of the output.
 
     Raises
     ------
@@ -153,10 +137,6 @@ def write_count(url: str, shard: int, empty: int, unfilled: int = 0, *, digest: 
 
     Parameters
     ----------
-    url : str
-        URL of the output.
-    shard : int
-        Index in the ledger.
     empty, unfilled : int
         Number of cells whose density is zero, and of those that the fill ``nearest`` did not reach.
     digest : str

@@ -81,16 +81,14 @@ class BoxMetadata:
             "cosmology": self.cosmology.model_dump(mode="json"),
             "provenance": self.provenance,
         }
-        if self.particle_mass is not None:
-            attributes["particle_mass"] = self.particle_mass
+        optional = {
+            "particle_mass": self.particle_mass,
+            "unknown_expansion": self.unknown_expansion,
+            "redshift_space": self.redshift_space,
+            SAMPLING: None if self.sampling is None else self.sampling.to_attribute(),
+        }
         # Optional attributes are written only if they are set.
-        if self.unknown_expansion is not None:
-            attributes["unknown_expansion"] = self.unknown_expansion
-        if self.redshift_space is not None:
-            attributes["redshift_space"] = self.redshift_space
-        if self.sampling is not None:
-            attributes[SAMPLING] = self.sampling.to_attribute()
-        return attributes
+        return attributes | {key: value for key, value in optional.items() if value is not None}
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], where: str) -> BoxMetadata:
@@ -174,8 +172,6 @@ def check_box(box_size: float, redshift: float, where: str | None) -> None:
     ----------
     box_size : float
         Side of the box, Mpc/h.
-    redshift : float
-        Redshift.
     where : str or None
         Where the values are, for messages; None for the options ``--box`` and ``--redshift``.
 

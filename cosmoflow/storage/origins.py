@@ -56,8 +56,6 @@ def noted_origin(store: FieldStore, radius: float | None = None) -> Origin | Non
 
     Parameters
     ----------
-    store : FieldStore
-        A store with the flow.
     radius : float, optional
         Radius of the linear velocity, Mpc/h; by default the Wiener velocity is meant.
     """

@@ -48,10 +48,6 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
 
     Parameters
     ----------
-    url : str
-        URL of the output.
-    existing : {"error", "resume", "overwrite"}
-        Treatment of an existing output.
     inputs : iterable of str
         URLs that the run reads; the output must not overlap with them.
 
@@ -128,12 +124,8 @@ def begin_group(
 
     Parameters
     ----------
-    url : str
-        URL of the output.
     attributes : dict
         Group attributes, with the run's provenance.
-    existing : {"error", "resume", "overwrite"}
-        Treatment of an existing output.
 
     Returns
     -------
@@ -194,8 +186,6 @@ def check_same_run(
     ----------
     before, now : mapping
         Provenance of the output, and of the run that would continue it.
-    where : str
-        URL of the output.
     what : str
         Kind of the output, for the message.
 

@@ -63,12 +63,7 @@ def refuse_unreal(particles: Particles, box_size: float, where: str, first: int 
 
 
 class ParticleStore(Store):
-    """A particle store opened for reading.
-
-    Parameters
-    ----------
-    url : str
-        URL of the store.
+    """A particle store opened for reading, by its URL.
 
     Raises
     ------
@@ -237,14 +232,6 @@ def create_particles(
 
     Parameters
     ----------
-    url : str
-        URL of the store.
-    count : int
-        Number of particles.
-    metadata : BoxMetadata
-        Attributes of the store.
-    existing : {"error", "resume", "overwrite"}
-        Treatment of an existing output.
     mass : bool
         Whether the particles have individual masses.
     mass_unit : str or None

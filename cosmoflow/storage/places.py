@@ -22,7 +22,6 @@ from cosmoflow.config.folders import expand_home, require_working_directory
 from cosmoflow.errors import StorageError
 
 REMOTE_SCHEMES: Final = ("s3", "gs", "az")
-_KNOWN: Final = "a local path, file://, s3://, gs:// or az://"
 _ALIASES: Final = {
     "s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "azure": "az", "adl": "az",
     "wasb": "az", "wasbs": "az",
@@ -123,7 +122,7 @@ def find_place(url: str | os.PathLike[str]) -> Path | RemotePlace:
         raise StorageError(
             f"unknown kind of URL {found[1]!r}",
             where=text,
-            limit=_KNOWN,
+            limit="a local path, file://, s3://, gs:// or az://",
             remedy=None if ours is None else f"{ours}://BUCKET/KEY is what cosmoflow calls it",
         )
     return _local(text)
@@ -209,25 +208,13 @@ def _from_file_url(url: str, rest: str) -> Path:
 
 
 def local_path(url: str | os.PathLike[str]) -> Path | None:
-    """Return the path of a local URL, or None when it is remote.
-
-    Raises
-    ------
-    StorageError
-        As :func:`find_place`.
-    """
+    """Return the path of a local URL, or None when it is remote; raise as :func:`find_place`."""
     place = find_place(url)
     return place if isinstance(place, Path) else None
 
 
 def remote_place(url: str) -> RemotePlace:
-    """Return the place that a remote URL means.
-
-    Raises
-    ------
-    StorageError
-        As :func:`find_place`.
-    """
+    """Return the place that a remote URL means; raise as :func:`find_place`."""
     place = find_place(url)
     if isinstance(place, Path):
         raise ValueError(f"not remote: {url}")
@@ -237,12 +224,8 @@ def remote_place(url: str) -> RemotePlace:
 def absolute(url: str | os.PathLike[str]) -> str:
     """Return the absolute form of a URL: workers have other working folders.
 
-    An absolute URL is returned unchanged, and two URLs of one place in a bucket become equal.
-
-    Raises
-    ------
-    StorageError
-        As :func:`find_place`.
+    An absolute URL is returned unchanged, and two URLs of one place in a bucket become equal. It
+    raises as :func:`find_place`.
     """
     place = find_place(url)
     return str(place.absolute()) if isinstance(place, Path) else place.url
@@ -268,10 +251,7 @@ def join(url: str, name: str) -> str:
 def split_name(url: str) -> tuple[str, str]:
     """Return the folder and the name of a place; the name of the root is empty.
 
-    Raises
-    ------
-    StorageError
-        As :func:`find_place`.
+    It raises as :func:`find_place`.
     """
     place = find_place(url)
     if isinstance(place, Path):

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from cosmoflow.numerics.spectra import POLES, PowerSum, Spectrum, jackknife
+from cosmoflow.numerics.spectra import POLES, PowerSum, jackknife
 from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE, STATUS, BoxMetadata
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
 from cosmoflow.storage.urls import (
@@ -45,8 +45,6 @@ def describe_spectra(
         Sums of the box, or of each sub-box.
     fields : sequence of (str, str)
         Name and unit of the field, or of the two fields of a cross spectrum.
-    metadata : BoxMetadata
-        Metadata of the box.
     attributes : mapping
         Further attributes of the dataset.
     averaged : bool
@@ -88,11 +86,11 @@ def describe_spectra(
                 f"power of {last[0]}",
             ),
             "transfer": (
-                lambda one: _spectrum(one).transfer, ("k",), DIMENSIONLESS,
+                lambda one: one.spectrum(0, 1).transfer, ("k",), DIMENSIONLESS,
                 "T(k): power of the second over that of the first",
             ),
             "correlation": (
-                lambda one: _spectrum(one).correlation, ("k",), DIMENSIONLESS,
+                lambda one: one.spectrum(0, 1).correlation, ("k",), DIMENSIONLESS,
                 "r(k): cross power over the root of the product of the powers",
             ),
         }  # fmt: skip
@@ -105,16 +103,21 @@ def describe_spectra(
             variables[f"{name}_error"] = (dimensions, error, {"units": own, "long_name": long_name})
     if averaged:
         each = np.stack([power(one) for one in sums])
-        described = {"units": units, "long_name": f"power of {names} in each sub-box"}
-        variables["box_power"] = (("box", *dims), each, described)
+        labels = {"units": units, "long_name": f"power of {names} in each sub-box"}
+        variables["box_power"] = (("box", *dims), each, labels)
     counted = {"units": DIMENSIONLESS, "long_name": "number of modes"}
     variables["modes"] = ("k", total.modes, counted)
     edges = total.bins.edges
     bins = {"units": WAVENUMBER, "long_name": "lowest and highest wavenumber of the bin"}
     variables["k_bounds"] = (("k", "bound"), np.stack([edges[:-1], edges[1:]], axis=1), bins)
+    described = {
+        "units": WAVENUMBER,
+        "long_name": "mean wavenumber of the bin's modes",
+        "bounds": "k_bounds",
+    }
     dataset = xr.Dataset(
         variables,
-        coords={"k": ("k", total.mean_k)},
+        coords={"k": ("k", total.mean_k, described)},
         attrs={
             "format": FORMAT,
             "format_version": 1,
@@ -127,18 +130,7 @@ def describe_spectra(
             STATUS: INCOMPLETE,
         },
     )
-    if poles > 1:
-        dataset = dataset.assign_coords(pole=list(POLES[:poles]))
-    dataset["k"].attrs = {
-        "units": WAVENUMBER,
-        "long_name": "mean wavenumber of the bin's modes",
-        "bounds": "k_bounds",
-    }
-    return dataset
-
-
-def _spectrum(total: PowerSum) -> Spectrum:
-    return total.spectrum(0, 1)
+    return dataset if poles == 1 else dataset.assign_coords(pole=list(POLES[:poles]))
 
 
 def is_netcdf(out: str) -> bool:

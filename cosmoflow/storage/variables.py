@@ -74,8 +74,6 @@ def create_variable(
 
     Parameters
     ----------
-    group : zarr.Group
-        The store, open for writing.
     name : str
         One of :data:`cosmoflow.numerics.field_table.STORED`.
     grid, shard, chunk : int
@@ -113,8 +111,6 @@ def write_cells(
 
     Parameters
     ----------
-    array : zarr.Array
-        The variable, open for writing.
     values : (..., nx, ny, nz) float32
         Values of whole shards.
     block : Block or None

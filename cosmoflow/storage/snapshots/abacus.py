@@ -18,22 +18,19 @@ from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
 from cosmoflow.storage.places import split_name
 from cosmoflow.storage.snapshots.asdf_files import AsdfArray, read_tree
-from cosmoflow.storage.snapshots.building import (
-    SnapshotFacts,
-    build_snapshot,
-    resolve_cosmology,
-    resolve_redshift,
-)
+from cosmoflow.storage.snapshots.building import build_snapshot, resolve_cosmology, resolve_redshift
 from cosmoflow.storage.snapshots.catalogues import check_no_catalogue
 from cosmoflow.storage.snapshots.conventions import (
     VELOCITY_POWER,
     Conversion,
     first_of,
     hinted_length,
+    number_of,
 )
-from cosmoflow.storage.snapshots.expansion import number_of, read_expansion
+from cosmoflow.storage.snapshots.expansion import read_expansion
+from cosmoflow.storage.snapshots.facts import SnapshotFacts
 from cosmoflow.storage.snapshots.files import SourceFile, list_files
-from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
+from cosmoflow.storage.snapshots.source import Part, Snapshot
 
 _PACKED_BITS: Final = 12
 _PACKED_STEPS: Final = 1e6
@@ -48,23 +45,19 @@ _FOLDER: Final = re.compile(r"^(field|halo)_rv_[AB]$")
 
 @dataclass(frozen=True, slots=True)
 class AbacusReader:
-    """Reads rows of the columns of each file."""
+    """Reads rows of the columns of each file; the format has no individual masses."""
 
     columns: Mapping[str, Mapping[str, AsdfArray]]
 
-    def read(self, part: Part, start: int, stop: int) -> Raw:
-        """Return the particles ``start`` to ``stop`` of a file, in its units."""
+    def read(self, part: Part, start: int, stop: int, columns: Sequence[str]) -> list[NDArray[Any]]:
+        """Return columns of the particles ``start`` to ``stop`` of a file, in its units."""
         arrays = self.columns[part.file]
         if "rvint" in arrays:
             packed = arrays["rvint"].read(start, stop)
             # The shift keeps the sign: positions are relative to the centre.
             position = packed >> _PACKED_BITS
-            return position, (packed & ((1 << _PACKED_BITS) - 1)) - _PACKED_ZERO, None
-        return arrays["pos"].read(start, stop), arrays["vel"].read(start, stop), None
-
-    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
-        """Raise: the format has no individual masses."""
-        raise NotImplementedError("Abacus's particles all have the same mass")
+            return [position, (packed & ((1 << _PACKED_BITS) - 1)) - _PACKED_ZERO]
+        return [arrays["pos"].read(start, stop), arrays["vel"].read(start, stop)]
 
 
 def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> Snapshot:
@@ -91,15 +84,18 @@ def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> 
     stated = _cosmology(header)
     cosmology = resolve_cosmology(url, stated, hints, notes)
     redshift = resolve_redshift(url, _number(header, "Redshift"), hints, notes)
-    box_size = hints.box_size or _box_size(url, header)
+    # BoxSize alone may be in Mpc.
+    box_size = hints.box_size or first_of(header, "BoxSizeHMpc", "BoxSize")
+    if box_size is None:
+        raise DataError("the header does not say the size of the box", where=url, limit="BoxSize")
     length = hinted_length(hints, cosmology.h) or 1.0
     convention = hints.velocity or "peculiar"
     counts = {file.url: next(iter(columns[file.url].values())).shape[0] for file in files}
     share = _check_share(url, header, letters, sum(counts.values()), notes)
     mass = first_of(header, "ParticleMassHMsun")
     return build_snapshot(
-        url,
         SnapshotFacts(
+            url=url,
             format="Abacus ASDF",
             files=files,
             box_size=box_size,
@@ -122,7 +118,7 @@ def open_abacus(url: str, found: Sequence[SourceFile], hints: SnapshotHints) -> 
             },
             header={key: value for key, value in header.items() if isinstance(value, int | float)},
             notes=notes,
-            share=share,
+            fraction=share,
             said=stated,
         ),
         hints,
@@ -235,14 +231,6 @@ def _cosmology(header: Mapping[str, Any]) -> dict[str, float | str | None]:
         "E": now / hubble if old and now and hubble else now,
         "f": number_of(header, "f_growth"),
     }
-
-
-def _box_size(url: str, header: Mapping[str, Any]) -> float:
-    """Return the side of the box, Mpc/h; ``BoxSize`` alone may be in Mpc."""
-    size = first_of(header, "BoxSizeHMpc") or first_of(header, "BoxSize")
-    if size is None:
-        raise DataError("the header does not say the size of the box", where=url, limit="BoxSize")
-    return size
 
 
 def _check_share(

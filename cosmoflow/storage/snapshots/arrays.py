@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -15,16 +15,12 @@ from numpy.typing import NDArray
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.storage.snapshots.building import (
-    SnapshotFacts,
-    build_snapshot,
-    resolve_cosmology,
-    resolve_redshift,
-)
+from cosmoflow.storage.snapshots.building import build_snapshot, resolve_cosmology, resolve_redshift
 from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion, hinted_length
 from cosmoflow.storage.snapshots.expansion import read_expansion
+from cosmoflow.storage.snapshots.facts import SnapshotFacts
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly
-from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
+from cosmoflow.storage.snapshots.source import Part, Snapshot
 from cosmoflow.units import MASS
 
 _NAMES: Final = {
@@ -57,30 +53,17 @@ class Column:
 class NpzReader:
     """Reads rows of the arrays of an npz file."""
 
-    position: Column
-    velocity: Column
-    mass: Column | None
+    columns: Mapping[str, Column]
 
     @property
     def random_access(self) -> bool:
         """Whether rows are read without unpacking all rows before them."""
-        columns = (self.position, self.velocity, self.mass)
-        return all(column.offset for column in columns if column is not None)
+        return all(column.offset for column in self.columns.values())
 
-    def read(self, part: Part, start: int, stop: int) -> Raw:
-        """Return the particles ``start`` to ``stop``, in the file's units."""
+    def read(self, part: Part, start: int, stop: int, columns: Sequence[str]) -> list[NDArray[Any]]:
+        """Return columns of the particles ``start`` to ``stop``, in the file's units."""
         with open_file(part.file) as stream:
-            return (
-                _rows(stream, self.position, start, stop, part.file),
-                _rows(stream, self.velocity, start, stop, part.file),
-                None if self.mass is None else _rows(stream, self.mass, start, stop, part.file),
-            )
-
-    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
-        """Return the masses of the particles ``start`` to ``stop``, in the file's unit."""
-        assert self.mass is not None
-        with open_file(part.file) as stream:
-            return _rows(stream, self.mass, start, stop, part.file)
+            return [_rows(stream, self.columns[name], start, stop, part.file) for name in columns]
 
 
 def _rows(stream: IO[bytes], column: Column, start: int, stop: int, url: str) -> NDArray[Any]:
@@ -168,8 +151,8 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
         role: next((columns[name] for name in names if name in columns), None)
         for role, names in _NAMES.items()
     }
-    position, velocity, mass = found["position"], found["velocity"], found["mass"]
-    if position is None or velocity is None:
+    used = {role: column for role, column in found.items() if column is not None}
+    if "position" not in used or "velocity" not in used:
         raise DataError(
             "the file has no positions and velocities",
             where=url,
@@ -177,19 +160,20 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
             limit="position and velocity, (n, 3)",
         )
     others = [name for name in columns if name.lower() in _OTHER_MASSES]
-    if mass is None and others:
+    if "mass" not in used and others:
         raise DataError(
             "the masses have an unexpected name",
             where=url, value=", ".join(others), limit="mass", remedy="numpy.savez(..., mass=...)",
         )  # fmt: skip
-    count = position.shape[0]
-    for column, shape in ((position, (count, 3)), (velocity, (count, 3)), (mass, (count,))):
-        if column is not None and column.shape != shape:
+    count = used["position"].shape[0]
+    for role, column in used.items():
+        shape = (count,) if role == "mass" else (count, 3)
+        if column.shape != shape:
             raise DataError(
                 "an array has the wrong shape",
                 where=f"{url}, {column.member}", value=column.shape, limit=shape,
             )  # fmt: skip
-        if column is not None and np.dtype(column.dtype).kind not in "fiu":
+        if np.dtype(column.dtype).kind not in "fiu":
             raise DataError(
                 "an array does not hold real numbers",
                 where=f"{url}, {column.member}", value=str(np.dtype(column.dtype)),
@@ -210,8 +194,8 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
     convention = hints.velocity or "peculiar"
     each = numbers.get("particle_mass")
     return build_snapshot(
-        url,
         SnapshotFacts(
+            url=url,
             format="npz",
             files=files,
             box_size=box_size,
@@ -222,11 +206,11 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
                     files[0].url,
                     "arrays",
                     count,
-                    each if mass is None else None,
-                    None if mass is None else "mass",
+                    None if "mass" in used else each,
+                    "mass" if "mass" in used else None,
                 )
             ],
-            reader=NpzReader(position, velocity, mass),
+            reader=NpzReader(used),
             conversion=Conversion(
                 length, (1.0 + redshift) ** -VELOCITY_POWER[convention], 1.0, wrap=hints.wrap
             ),
@@ -238,11 +222,11 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
             },
             header={
                 **numbers,
-                "checksums": [column and column.checksum for column in (position, velocity, mass)],
+                "checksums": [column and column.checksum for column in found.values()],
             },
             notes=notes,
             said=header,
-            mass_unit=MASS if mass is None else None,
+            mass_unit=None if "mass" in used else MASS,
         ),
         hints,
     )

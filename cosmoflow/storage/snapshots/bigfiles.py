@@ -8,8 +8,8 @@ a range of rows from a bucket and does not notice a short file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -17,33 +17,28 @@ from numpy.typing import NDArray
 
 from cosmoflow.config.snapshot import SnapshotHints, VelocityConvention
 from cosmoflow.errors import DataError, StorageError
-from cosmoflow.storage.snapshots.building import (
-    SnapshotFacts,
-    build_snapshot,
-    resolve_cosmology,
-    resolve_redshift,
-)
+from cosmoflow.storage.snapshots.building import build_snapshot, resolve_cosmology, resolve_redshift
 from cosmoflow.storage.snapshots.catalogues import check_no_catalogue, has_catalogue_signs
-from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, Conversion, first_of
-from cosmoflow.storage.snapshots.expansion import number_of
-from cosmoflow.storage.snapshots.facts import plain
+from cosmoflow.storage.snapshots.conventions import VELOCITY_POWER, first_of, number_of
+from cosmoflow.storage.snapshots.facts import SnapshotFacts, plain
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly, stat_file
 from cosmoflow.storage.snapshots.gadget import (
     GadgetUnits,
-    describe_length,
     mass_table,
     read_cosmology,
     read_redshift,
     resolve_box,
     resolve_units,
 )
-from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
+from cosmoflow.storage.snapshots.parts import part_of
+from cosmoflow.storage.snapshots.source import Part, Snapshot
 from cosmoflow.storage.urls import has_file, join, read_bytes
 from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 _HEADER: Final = "Header"
 BIGFILE_MARK: Final = f"/{_HEADER}/attr-v2"
 """End of the URL of a file that every bigfile snapshot has."""
+_COLUMNS: Final = ("position", "velocity")
 _TEXTS: Final = ("S1", "a1")
 
 
@@ -157,24 +152,11 @@ def read_block(url: str) -> Block:
 class BigfileReader:
     """Reads rows of the blocks of each particle type."""
 
-    blocks: Mapping[str, tuple[Block, Block, Block | None]]
-    left: Mapping[str, Block] = field(default_factory=dict)
-    """Masses of the types that are not read."""
+    blocks: Mapping[str, Mapping[str, Block]]
 
-    def read(self, part: Part, start: int, stop: int) -> Raw:
-        """Return the particles ``start`` to ``stop`` of a part, in the file's units."""
-        position, velocity, mass = self.blocks[part.group]
-        return (
-            position.read(start, stop),
-            velocity.read(start, stop),
-            None if mass is None or part.masses is None else mass.read(start, stop),
-        )
-
-    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
-        """Return the masses of the particles ``start`` to ``stop``, in the file's unit."""
-        mass = self.blocks[part.group][2] if part.group in self.blocks else self.left[part.group]
-        assert mass is not None
-        return mass.read(start, stop)
+    def read(self, part: Part, start: int, stop: int, columns: Sequence[str]) -> list[NDArray[Any]]:
+        """Return columns of the particles ``start`` to ``stop`` of a part, in the file's units."""
+        return [self.blocks[part.group][name].read(start, stop) for name in columns]
 
 
 def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
@@ -199,30 +181,24 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
     cosmology = resolve_cosmology(url, stated, hints, notes)
     said = None if hints.redshift is not None else read_redshift(url, header)
     redshift = resolve_redshift(url, said, hints, notes)
-    units = resolve_units(
-        url, header, hints, cosmology.Omega_m, list(zip(table, counts, strict=False))
-    )
-    blocks: dict[str, tuple[Block, Block, Block | None]] = {}
-    parts = []
-    left, left_masses = [], dict[str, Block]()
+    units = resolve_units(url, header, hints, cosmology.Omega_m, table, counts)
+    blocks: dict[str, dict[str, Block]] = {}
+    parts, left = list[Part](), list[Part]()
     for kind, count in enumerate(counts):
         if not count:
             continue
         group = join(url, str(kind))
         mass = table[kind] * units.mass if kind < len(table) and table[kind] > 0.0 else None
-        if not hints.wants(kind):
-            column = _mass_block(group, count) if mass is None or kind not in (1, 2) else None
-            if column is not None:
-                left_masses[str(kind)] = column
-            left.append(_part(url, kind, count, mass, column is not None))
-            continue
-        found = blocks[str(kind)] = (
-            read_block(join(group, "Position")),
-            read_block(join(group, "Velocity")),
-            read_block(join(group, "Mass")) if has_file(join(group, "Mass"), "header") else None,
-        )
-        _check_rows(group, found, count)
-        parts.append(_part(url, kind, count, mass, found[2] is not None))
+        if hints.wants(kind):
+            found = {name: read_block(join(group, name.capitalize())) for name in _COLUMNS}
+            if has_file(join(group, "Mass"), "header"):
+                found["mass"] = read_block(join(group, "Mass"))
+            _check_rows(group, found, count)
+        else:
+            found = _left_masses(group, count)
+        blocks[str(kind)] = found
+        part = part_of(url, str(kind), kind, count, mass, "Mass" if "mass" in found else None)
+        (parts if hints.wants(kind) else left).append(part)
     convention = _velocity_convention(url, header, fastpm, hints)
     stated["E"] = number_of(header, "HubbleE")
     if stated["E"] is None and hints.length_unit is None:
@@ -233,40 +209,30 @@ def open_bigfile(url: str, hints: SnapshotHints) -> Snapshot:
     fraction = said if said is not None and 0.0 < said < 1.0 else 1.0
     files = [
         block.file(index)
-        for columns in blocks.values()
-        for block in columns
-        if block is not None
+        for part in parts
+        for block in blocks[part.group].values()
         for index, rows in enumerate(block.rows)
         if rows
     ]
     return build_snapshot(
-        url,
         SnapshotFacts(
+            url=url,
             format="FastPM bigfile" if fastpm else "MP-Gadget bigfile",
             files=files,
             box_size=resolve_box(url, header, units.length, hints),
             redshift=redshift,
             cosmology=cosmology,
             parts=parts,
-            reader=BigfileReader(blocks, left_masses),
-            conversion=Conversion(
-                units.length,
-                units.velocity * (1.0 + redshift) ** -VELOCITY_POWER[convention],
-                units.mass,
-                wrap=hints.wrap,
-            ),
+            reader=BigfileReader(blocks),
+            conversion=units.conversion(redshift, VELOCITY_POWER[convention], wrap=hints.wrap),
             counts={str(kind): count for kind, count in enumerate(counts) if count},
-            conventions={
-                "length": describe_length(units.length),
-                "length_from": units.length_from,
-                "velocity": convention,
-            },
+            conventions=units.describe(convention),
             header=header,
             notes=notes,
             said=stated,
-            share=fraction,
+            fraction=fraction,
             left=left,
-            left_shares={part.group: fraction for part in left},
+            left_fractions={part.group: fraction for part in left},
         ),
         hints,
     )
@@ -296,26 +262,21 @@ def _hubble_ratio(header: Mapping[str, Any], units: GadgetUnits, redshift: float
     return float(rate / H0_KM_S_PER_MPC_H)
 
 
-def _part(url: str, kind: int, count: int, mass: float | None, column: bool) -> Part:
-    # Masses of stars and gas change; the header then has the initial mass.
-    own = column and (mass is None or kind not in (1, 2))
-    return Part(url, str(kind), count, None if own else mass, "Mass" if own else None)
-
-
-def _mass_block(group: str, count: int) -> Block | None:
-    """Return the masses of a type that is not read; None when they are missing or damaged."""
+def _left_masses(group: str, count: int) -> dict[str, Block]:
+    """Return the masses of a type that is not read; empty when they are missing or damaged."""
     try:
         if not has_file(join(group, "Mass"), "header"):
-            return None
+            return {}
         block = read_block(join(group, "Mass"))
     except (DataError, StorageError):
-        return None
-    return block if block.width == 1 and sum(block.rows) == count else None
+        return {}
+    return {"mass": block} if block.width == 1 and sum(block.rows) == count else {}
 
 
-def _check_rows(group: str, columns: tuple[Block, Block, Block | None], count: int) -> None:
-    for block, width in zip(columns, (3, 3, 1), strict=True):
-        if block is not None and (sum(block.rows) != count or block.width != width):
+def _check_rows(group: str, columns: Mapping[str, Block], count: int) -> None:
+    for name, block in columns.items():
+        width = 1 if name == "mass" else 3
+        if sum(block.rows) != count or block.width != width:
             raise DataError(
                 "the rows of a column do not match the counts in the header",
                 where=block.url,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from cosmoflow.config.base import digest
@@ -15,74 +13,15 @@ from cosmoflow.config.cosmology import EXTENSIONS, CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.metadata import BoxMetadata, check_box, make_provenance
-from cosmoflow.storage.snapshots.conventions import Conversion
 from cosmoflow.storage.snapshots.expansion import Said, complete_expansion, find_doubt
-from cosmoflow.storage.snapshots.files import SourceFile
-from cosmoflow.storage.snapshots.matter import MatterFacts, check_matter
-from cosmoflow.storage.snapshots.source import Part, Reader, Snapshot
-from cosmoflow.units import MASS
+from cosmoflow.storage.snapshots.facts import SnapshotFacts
+from cosmoflow.storage.snapshots.matter import check_matter
+from cosmoflow.storage.snapshots.source import Part, Snapshot
 
 _EXAMPLES = {"h": "0.7", "Omega_m": "0.3"}
 
 
-@dataclass(frozen=True)
-class SnapshotFacts:
-    """Facts about a snapshot, collected by the code for its format.
-
-    Parameters
-    ----------
-    format : str
-        Name of the format, for display.
-    files : sequence of SourceFile
-        All files of the snapshot.
-    box_size : float
-        Box size, Mpc/h.
-    redshift : float
-    cosmology : CosmologyConfig
-    parts : sequence of Part
-        Chosen particles.
-    reader : Reader
-    conversion : Conversion
-    counts : dict
-        Particles of each type in the whole snapshot.
-    conventions : dict
-        Units and velocity convention, for display and for the digest.
-    header : dict
-        Values that identify the snapshot, as plain data.
-    notes : list of str
-        Assumptions.
-    share : float
-        Share of all particles of the chosen types; less than 1 for random samples.
-    left : sequence of Part
-        Particles of other types, which are not read.
-    left_shares : dict
-        ``share`` of each group of ``left`` that is a random sample.
-    mass_unit : str or None
-        ``M_sun/h``; None when a column of masses may be in any unit.
-    said : dict
-        Cosmology as stated in the header.
-    """
-
-    format: str
-    files: Sequence[SourceFile]
-    box_size: float
-    redshift: float
-    cosmology: CosmologyConfig
-    parts: Sequence[Part]
-    reader: Reader
-    conversion: Conversion
-    counts: Mapping[str, int]
-    conventions: Mapping[str, Any]
-    header: Mapping[str, Any]
-    notes: list[str] = field(default_factory=list)
-    share: float = 1.0
-    left: Sequence[Part] = ()
-    left_shares: Mapping[str, float] = field(default_factory=dict)
-    mass_unit: str | None = MASS
-    said: Said = field(default_factory=dict)
-
-
-def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snapshot:
+def build_snapshot(facts: SnapshotFacts, hints: SnapshotHints) -> Snapshot:
     """Check the facts and build the snapshot.
 
     Raises
@@ -90,7 +29,7 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
     DataError
         No particle has a chosen type, or masses, box and cosmology contradict each other.
     """
-    parts = tuple(part for part in facts.parts if part.count > 0)
+    url, parts = facts.url, tuple(part for part in facts.parts if part.count > 0)
     if not parts:
         raise DataError(
             "the snapshot holds no particles of the chosen type",
@@ -100,18 +39,14 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
             remedy="choose others with the hint particle_types: --set snapshot.particle_types=all, "
             "or --set 'snapshot.particle_types=[4]'",
         )
-    notes, cautions = list(facts.notes), list[str]()
+    notes, cautions = facts.notes, list[str]()
     check_masses(url, parts, cautions)
     masses = {part.mass for part in parts}
     equal = masses.pop() if len(masses) == 1 and not any(p.masses for p in parts) else None
     doubt = find_doubt(facts.said, facts.cosmology, facts.redshift, hints, notes)
     shares: tuple[float, ...] = ()
     if facts.mass_unit is not None or not any(part.masses for part in parts):
-        verdict = check_matter(_matter_facts(url, facts, parts), hints)
-        shares = verdict.shares
-        notes += verdict.notes
-        # One caution is enough when there are no masses at all.
-        cautions += [] if cautions else verdict.cautions
+        shares = check_matter(replace(facts, parts=parts), hints, cautions)
     else:
         cautions.append(
             "the file does not say the unit of the masses: their sum was not compared with the "
@@ -156,24 +91,6 @@ def build_snapshot(url: str, facts: SnapshotFacts, hints: SnapshotHints) -> Snap
     )
 
 
-def _matter_facts(url: str, facts: SnapshotFacts, parts: Sequence[Part]) -> MatterFacts:
-    unit = facts.conversion.mass
-
-    def read_masses(part: Part, start: int, stop: int) -> NDArray[Any]:
-        return facts.reader.masses(part, start, stop) * unit
-
-    return MatterFacts(
-        url,
-        facts.box_size,
-        facts.cosmology,
-        parts,
-        [part for part in facts.left if part.count > 0],
-        read_masses,
-        facts.share,
-        dict(facts.left_shares),
-    )
-
-
 def check_masses(url: str, parts: Sequence[Part], cautions: list[str]) -> None:
     """Refuse particle types of unknown mass, unless there is only one type."""
     unknown = {part.group for part in parts if part.mass is None and part.masses is None}
@@ -198,12 +115,9 @@ def resolve_cosmology(
 
     Parameters
     ----------
-    url : str
-        URL, for error messages.
     header : dict
         Values of h, Omega_m, Omega_b, sigma8 and n_s in the header, and the result of
         :func:`read_expansion`.
-    hints : SnapshotHints
     notes : list of str
         Notes, to which assumptions are appended.
 

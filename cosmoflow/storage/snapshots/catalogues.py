@@ -53,16 +53,7 @@ def check_no_table(files: Sequence[SourceFile]) -> None:
 def check_no_catalogue(
     url: str, names: Iterable[str], header: Mapping[str, Any] | None = None
 ) -> None:
-    """Refuse a halo catalogue.
-
-    Parameters
-    ----------
-    url : str
-        URL, for the error message.
-    names : iterable of str
-        Groups or columns of the file.
-    header : dict, optional
-        Attributes of its header.
+    """Refuse a halo catalogue, by the groups or columns of a file and the attributes of its header.
 
     Raises
     ------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -103,14 +104,9 @@ def snap(value: float, targets: Sequence[float], slack: float = _CONSTANT_SLACK)
 
 
 def cgs_length(centimetres: float, h: float | None = None) -> float:
-    """Return a comoving length unit in Mpc/h.
+    """Return a comoving length unit, given in cm, in Mpc/h.
 
-    Parameters
-    ----------
-    centimetres : float
-        Length of the unit, cm; times h when ``h`` is not given, as in Gadget's headers.
-    h : float, optional
-        Hubble parameter, for units without h such as SWIFT's.
+    Without ``h`` the unit is in cm/h, as in Gadget's headers; SWIFT's units are in cm.
     """
     megaparsecs = snap(centimetres / (1e3 * CM_PER_KPC), (1e-3, 1.0))
     return megaparsecs if h is None else megaparsecs * h
@@ -157,10 +153,18 @@ def mean_density(mass: float, box_size: float, Omega_m: float) -> float:
 
 def first_of(header: Mapping[str, Any], *names: str) -> float | None:
     """Return the first nonzero attribute as a number; 0 means unknown in many headers."""
+    return next((number for number in _numbers(header, names) if number != 0), None)
+
+
+def number_of(header: Mapping[str, Any], *names: str) -> float | None:
+    """Return the first finite attribute as a number; 0 counts."""
+    return next(filter(math.isfinite, _numbers(header, names)), None)
+
+
+def _numbers(header: Mapping[str, Any], names: Sequence[str]) -> Iterator[float]:
     for name in names:
         value = header.get(name)
         if isinstance(value, list):
             value = value[0] if len(value) == 1 else None
-        if isinstance(value, int | float) and not isinstance(value, bool) and value != 0:
-            return float(value)
-    return None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield float(value)

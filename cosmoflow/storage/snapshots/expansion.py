@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from cosmoflow.config.cosmology import NEUTRINO_DENSITY, CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
+from cosmoflow.storage.snapshots.conventions import number_of
 
 _FLAT: Final = 1e-3
 """Tolerance for the sum of a header's densities: radiation, and parameters of three digits."""
@@ -29,17 +30,6 @@ _FLAVOURS: Final = ("MNue", "MNum", "MNut")
 
 Said = Mapping[str, float | str | None]
 """Cosmology as stated in a header, under our names; see :func:`read_expansion`."""
-
-
-def number_of(header: Mapping[str, Any], *names: str) -> float | None:
-    """Return the first attribute that is present as a number; 0 counts."""
-    for name in names:
-        value = header.get(name)
-        if isinstance(value, list):
-            value = value[0] if len(value) == 1 else None
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    return None
 
 
 def read_expansion(header: Mapping[str, Any]) -> dict[str, float | str | None]:
@@ -71,7 +61,7 @@ def read_expansion(header: Mapping[str, Any]) -> dict[str, float | str | None]:
             dark += fluid
         else:
             dark = fluid
-    masses = _sum(header, _MASSES, header.get("deg_nu"))
+    masses = _mass_sum(header)
     if masses is None and any(name in header for name in _FLAVOURS):
         masses = sum(number_of(header, name) or 0.0 for name in _FLAVOURS)
     return {
@@ -92,9 +82,10 @@ def _table(header: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _sum(header: Mapping[str, Any], names: tuple[str, ...], weights: Any) -> float | None:
-    """Return the sum of a number or list, weighted if ``weights`` is a list of the same length."""
-    for name in names:
+def _mass_sum(header: Mapping[str, Any]) -> float | None:
+    """Return the sum of the neutrinos' masses, eV, weighted by the list of degeneracies if any."""
+    weights: Any = header.get("deg_nu")
+    for name in _MASSES:
         found = header.get(name)
         values = found if isinstance(found, list) else [found]
         if not values or not all(isinstance(value, int | float) for value in values):
@@ -115,9 +106,6 @@ def complete_expansion(
     values : dict
         ``h``, ``Omega_m``, and those of ``w0``, ``wa``, ``Omega_k`` and ``m_nu`` that hints or
         the header give; completed in place.
-    said : dict
-        Cosmology as stated in the header.
-    hints : SnapshotHints
     notes : list of str
         Notes, to which conclusions and assumptions are appended.
     """
@@ -163,10 +151,6 @@ def find_doubt(
     said : dict
         Values in the header: ``Omega_k`` and ``Omega_Lambda`` today, ``E`` = H / H0 and the growth
         rate ``f`` at the snapshot, and ``doubt``.
-    cosmology : CosmologyConfig
-        Resolved cosmology.
-    redshift : float
-        Redshift of the snapshot.
     hints : SnapshotHints
         Hints; those on dark energy or curvature override the header.
     notes : list of str

@@ -8,12 +8,7 @@ from typing import Any, Final
 
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.storage.snapshots.building import (
-    SnapshotFacts,
-    build_snapshot,
-    resolve_cosmology,
-    resolve_redshift,
-)
+from cosmoflow.storage.snapshots.building import build_snapshot, resolve_cosmology, resolve_redshift
 from cosmoflow.storage.snapshots.conventions import (
     CM_PER_KPC,
     GADGET_MASS,
@@ -27,17 +22,12 @@ from cosmoflow.storage.snapshots.conventions import (
     mean_density,
 )
 from cosmoflow.storage.snapshots.expansion import read_expansion
-from cosmoflow.storage.snapshots.facts import FileFacts
-from cosmoflow.storage.snapshots.parts import (
-    all_files,
-    chosen_parts,
-    counts_by_type,
-    left_parts,
-    total_counts,
-)
+from cosmoflow.storage.snapshots.facts import FileFacts, SnapshotFacts
+from cosmoflow.storage.snapshots.parts import all_files, counts_by_type, split_parts, total_counts
 from cosmoflow.storage.snapshots.source import Reader, Snapshot
 
-_CANDIDATES: Final = {"kpc/h": 1e-3, "Mpc/h": 1.0}
+_LENGTHS: Final = {1e-3: "kpc/h", 1.0: "Mpc/h"}
+"""Usual units of length, Mpc/h, and their names."""
 _SCALING: Final = ("a_scaling", "aexp-scale-exponent")
 """Attributes with the power of a of a column: TNG and Gadget-4, EAGLE."""
 
@@ -50,6 +40,16 @@ class GadgetUnits:
     mass: float
     velocity: float
     length_from: str
+
+    def conversion(self, redshift: float, power: float, *, wrap: bool) -> Conversion:
+        """Return the conversion of a file whose velocities times ``a**power`` are peculiar."""
+        velocity = self.velocity * (1.0 + redshift) ** -power
+        return Conversion(self.length, velocity, self.mass, wrap=wrap)
+
+    def describe(self, velocity: str) -> dict[str, str]:
+        """Return the units and the convention of the velocities, for display."""
+        length = _LENGTHS.get(self.length, f"{self.length:g} Mpc/h")
+        return {"length": length, "length_from": self.length_from, "velocity": velocity}
 
 
 def read_cosmology(header: Mapping[str, Any]) -> dict[str, float | str | None]:
@@ -94,21 +94,17 @@ def resolve_units(
     header: Mapping[str, Any],
     hints: SnapshotHints,
     Omega_m: float,
-    table: Sequence[tuple[float, int]],
+    table: Sequence[float],
+    counts: Sequence[int],
 ) -> GadgetUnits:
     """Return the units of a Gadget header.
 
     Parameters
     ----------
-    url : str
-        URL, for error messages.
     header : dict
         Attributes of the header. Without ``UnitLength_in_cm`` the masses of the particles decide
         between kpc/h and Mpc/h.
-    hints : SnapshotHints
-    Omega_m : float
-        Matter density today.
-    table : sequence of (float, int)
+    table, counts : sequence of float, sequence of int
         Mass in the header's unit and number of the particles of each type.
 
     Raises
@@ -128,11 +124,9 @@ def resolve_units(
     if length is not None:
         return GadgetUnits(cgs_length(length), mass_unit, velocity_unit, "header")
     box = max(box_sides(header))
-    total = sum(one * count for one, count in table) * mass_unit
+    total = sum(one * count for one, count in zip(table, counts, strict=False)) * mass_unit
     fits = [
-        unit
-        for unit in _CANDIDATES.values()
-        if box and 0.01 < mean_density(total, box * unit, Omega_m) < 2.0
+        unit for unit in _LENGTHS if box and 0.01 < mean_density(total, box * unit, Omega_m) < 2.0
     ]
     if len(fits) != 1:
         raise ConfigError(
@@ -194,12 +188,6 @@ def mass_table(url: str, header: Mapping[str, Any]) -> list[float]:
         ) from None
 
 
-def describe_length(length: float) -> str:
-    """Return the name of a unit of length, for display."""
-    names = {unit: name for name, unit in _CANDIDATES.items()}
-    return names.get(length, f"{length:g} Mpc/h")
-
-
 def open_gadget(
     url: str, facts: Sequence[FileFacts], hints: SnapshotHints, reader: Reader, form: str
 ) -> Snapshot:
@@ -213,38 +201,29 @@ def open_gadget(
     redshift = resolve_redshift(url, said, hints, notes)
     table = mass_table(url, header)
     counts = total_counts(facts[0]) or []
-    units = resolve_units(
-        url, header, hints, cosmology.Omega_m, list(zip(table, counts, strict=False))
-    )
+    units = resolve_units(url, header, hints, cosmology.Omega_m, table, counts)
 
     def mass_of(one: FileFacts, kind: int) -> float | None:
         mass = table[kind] if kind < len(table) else 0.0
         return mass * units.mass if mass > 0.0 else None
 
     power, convention = _velocity_power(url, facts, hints)
+    box_size = resolve_box(url, header, units.length, hints)
+    parts, left = split_parts(facts, hints, mass_of)
     return build_snapshot(
-        url,
         SnapshotFacts(
+            url=url,
             format=form,
             files=all_files(facts),
-            box_size=resolve_box(url, header, units.length, hints),
+            box_size=box_size,
             redshift=redshift,
             cosmology=cosmology,
-            parts=chosen_parts(facts, hints, mass_of),
-            left=left_parts(facts, hints, mass_of),
+            parts=parts,
+            left=left,
             reader=reader,
-            conversion=Conversion(
-                units.length,
-                units.velocity * (1.0 + redshift) ** -power,
-                units.mass,
-                wrap=hints.wrap,
-            ),
+            conversion=units.conversion(redshift, power, wrap=hints.wrap),
             counts=counts_by_type(facts),
-            conventions={
-                "length": describe_length(units.length),
-                "length_from": units.length_from,
-                "velocity": convention,
-            },
+            conventions=units.describe(convention),
             header=facts[0].header,
             notes=notes,
             said=stated,

@@ -16,7 +16,7 @@ from cosmoflow.storage.snapshots.facts import FileFacts, TypeFacts
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, read_exactly
 from cosmoflow.storage.snapshots.gadget import open_gadget
 from cosmoflow.storage.snapshots.parts import gather_files
-from cosmoflow.storage.snapshots.source import Part, Raw, Snapshot
+from cosmoflow.storage.snapshots.source import Part, Snapshot
 
 HEADER_BYTES: Final = 256
 LABEL_BYTES: Final = 8
@@ -24,6 +24,7 @@ _TYPES: Final = 6
 _HEADER: Final = "6i6ddd2i6I2i4d2i6I"
 _FIRST_FORMAT: Final = ("HEAD", "POS", "VEL", "ID", "MASS")
 """Order of the blocks of format 1, which have no names."""
+_BLOCKS: Final = {"position": "POS", "velocity": "VEL", "mass": "MASS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +157,15 @@ class BinaryReader:
 
     layouts: Mapping[str, Layout]
 
-    def read(self, part: Part, start: int, stop: int) -> Raw:
-        """Return the particles ``start`` to ``stop`` of a part, in the file's units."""
+    def read(self, part: Part, start: int, stop: int, columns: Sequence[str]) -> list[NDArray[Any]]:
+        """Return columns of the particles ``start`` to ``stop`` of a part, in the file's units."""
         layout = self.layouts[part.file]
         kind = int(part.group.removeprefix("PartType"))
         with open_file(part.file) as stream:
-            columns = [
-                self._rows(stream, layout, name, kind, start, stop, part)
-                for name in ("POS", "VEL", *(["MASS"] if part.masses else []))
+            return [
+                self._rows(stream, layout, _BLOCKS[name], kind, start, stop, part)
+                for name in columns
             ]
-        return columns[0], columns[1], columns[2] if part.masses else None
-
-    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
-        """Return the masses of the particles ``start`` to ``stop``, in the file's unit."""
-        kind = int(part.group.removeprefix("PartType"))
-        with open_file(part.file) as stream:
-            return self._rows(stream, self.layouts[part.file], "MASS", kind, start, stop, part)
 
     @staticmethod
     def _rows(

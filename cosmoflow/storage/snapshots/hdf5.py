@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
+import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.snapshots.catalogues import check_no_catalogue
 from cosmoflow.storage.snapshots.facts import POSITION, VELOCITY, FileFacts, Piece, TypeFacts, plain
 from cosmoflow.storage.snapshots.files import SourceFile, open_file, stat_file
-from cosmoflow.storage.snapshots.source import Part, Raw
-from cosmoflow.storage.snapshots.virtual import check_sources, map_pieces, read_pieces
+from cosmoflow.storage.snapshots.source import Part
+from cosmoflow.storage.snapshots.virtual import check_source, map_pieces
 from cosmoflow.storage.urls import local_path
 
 MASSES: Final = ("Masses", "DynamicalMasses")
@@ -98,13 +98,7 @@ def _damaged(where: str, error: Exception) -> DataError:
 
 
 def _follow(group: h5py.Group, name: str, url: str) -> Any:
-    """Return a member of a group, following links.
-
-    Raises
-    ------
-    DataError
-        The target of the link is missing.
-    """
+    """Return a member of a group, following links; refuse links that lead nowhere."""
     link = group.get(name, getlink=True)
     place = f"{url}, {group.name.rstrip('/')}/{name}"
     if isinstance(link, h5py.ExternalLink) and local_path(url) is None:
@@ -211,7 +205,7 @@ def _inspect_type(group: h5py.Group, url: str) -> tuple[TypeFacts, list[h5py.Dat
     return facts, columns
 
 
-def check_whole(dataset: h5py.Dataset, url: str) -> None:
+def check_whole(dataset: h5py.Dataset, url: str, depth: int = 0) -> None:
     """Refuse a dataset with missing parts, which HDF5 would read as zeros.
 
     Raises
@@ -219,7 +213,7 @@ def check_whole(dataset: h5py.Dataset, url: str) -> None:
     DataError
     """
     if dataset.is_virtual:
-        _mapped(dataset, url)
+        _mapped(dataset, url, depth)
     else:
         _check_written(dataset, url)
 
@@ -263,32 +257,16 @@ def _check_written(dataset: h5py.Dataset, url: str) -> None:
 def _mapped(dataset: h5py.Dataset, url: str, depth: int = 0) -> list[Piece]:
     """Return the pieces of a virtual dataset after checking every source."""
     pieces = map_pieces(dataset, url)
-    check_sources(pieces, dataset, url, partial(_open_source, pointer=url, depth=depth + 1))
+    for piece in pieces:
+        with _open_source(piece, url, depth + 1) as source:
+            check_source(piece, source, dataset, url)
     return pieces
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Source dataset of a virtual dataset."""
-
-    dataset: h5py.Dataset
-    url: str
-    depth: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole dataset."""
-        shape: tuple[int, ...] = self.dataset.shape
-        return shape
-
-    def __call__(self, start: int, stop: int, step: int) -> NDArray[Any]:
-        """Return every ``step``-th row from ``start`` to ``stop``."""
-        return _rows(self.dataset, start, stop, self.url, step, self.depth)
-
-
 @contextmanager
-def _open_source(url: str, name: str, *, pointer: str, depth: int) -> Iterator[_Source]:
-    """Open a source of a virtual dataset, and check that it is complete."""
+def _open_source(piece: Piece, pointer: str, depth: int) -> Iterator[h5py.Dataset]:
+    """Open a source of a virtual dataset in the file ``pointer``; refuse one with missing parts."""
+    url, name = piece.url, piece.dataset
     if depth > _DEEPEST:
         raise DataError("virtual datasets point to one another", where=f"{url}, {name}")
     if stat_file(url) is None:
@@ -307,41 +285,30 @@ def _open_source(url: str, name: str, *, pointer: str, depth: int) -> Iterator[_
                 remedy="copy it again, or the file that points to it",
             )
         dataset = content[name]
-        if dataset.is_virtual:
-            _mapped(dataset, url, depth)
-        else:
-            _check_written(dataset, url)
-        yield _Source(dataset, url, depth)
+        check_whole(dataset, url, depth)
+        yield dataset
 
 
 @dataclass(frozen=True, slots=True)
 class Hdf5Reader:
     """Reads rows of ``PartTypeN`` groups."""
 
-    def read(self, part: Part, start: int, stop: int) -> Raw:
-        """Return the particles ``start`` to ``stop`` of a part, in the file's units."""
+    def read(self, part: Part, start: int, stop: int, columns: Sequence[str]) -> list[NDArray[Any]]:
+        """Return columns of the particles ``start`` to ``stop`` of a part, in the file's units."""
+        names = {"position": POSITION, "velocity": VELOCITY, "mass": part.masses or ""}
         with open_hdf5(part.file) as content:
             group = _follow(content, part.group, part.file)
-            columns = [POSITION, VELOCITY, *([part.masses] if part.masses else [])]
-            found = [
-                _rows(_follow(group, name, part.file), start, stop, part.file) for name in columns
+            return [
+                _rows(_follow(group, names[name], part.file), start, stop, part.file)
+                for name in columns
             ]
-        return found[0], found[1], found[2] if part.masses else None
-
-    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
-        """Return the masses of the particles ``start`` to ``stop``, in the file's unit."""
-        assert part.masses is not None
-        with open_hdf5(part.file) as content:
-            group = _follow(content, part.group, part.file)
-            return _rows(_follow(group, part.masses, part.file), start, stop, part.file)
 
 
 def _rows(
     dataset: h5py.Dataset, start: int, stop: int, url: str, step: int = 1, depth: int = 0
 ) -> NDArray[Any]:
     if dataset.is_virtual:
-        opened = partial(_open_source, pointer=url, depth=depth + 1)
-        return read_pieces(dataset, url, start, stop, opened)[::step]
+        return _read_pieces(dataset, start, stop, url, depth)[::step]
     _check_filters(dataset, url)
     try:
         result: NDArray[Any] = dataset[start:stop:step]
@@ -350,14 +317,27 @@ def _rows(
     return result
 
 
-def _check_filters(dataset: h5py.Dataset, url: str) -> None:
-    """Load compression filters that HDF5 itself lacks.
+def _read_pieces(
+    dataset: h5py.Dataset, start: int, stop: int, url: str, depth: int
+) -> NDArray[Any]:
+    """Return rows of a virtual dataset, read source by source."""
+    result = np.empty((stop - start, *dataset.shape[1:]), dataset.dtype)
+    for piece in map_pieces(dataset, url):
+        low, high = max(start, piece.first), min(stop, piece.first + piece.rows)
+        if low >= high:
+            continue
+        first = piece.start + (low - piece.first) * piece.step
+        last = piece.start + (high - 1 - piece.first) * piece.step
+        with _open_source(piece, url, depth + 1) as source:
+            check_source(piece, source, dataset, url)
+            result[low - start : high - start] = _rows(
+                source, first, last + 1, piece.url, piece.step, depth + 1
+            )
+    return result
 
-    Raises
-    ------
-    ConfigError
-        A filter is not installed.
-    """
+
+def _check_filters(dataset: h5py.Dataset, url: str) -> None:
+    """Load compression filters that HDF5 itself lacks; refuse those that are not installed."""
     filters = dataset.id.get_create_plist()
     used = [filters.get_filter(index) for index in range(filters.get_nfilters())]
     absent = [(code, name) for code, _, _, name in used if not h5py.h5z.filter_avail(code)]

@@ -7,17 +7,15 @@ is missing from the sum of the masses: the sum over the mean density of matter s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import CosmoflowError, DataError
-from cosmoflow.storage.snapshots.conventions import mean_density
+from cosmoflow.storage.snapshots.facts import SnapshotFacts
 from cosmoflow.storage.snapshots.source import Part
 
 SLACK: Final = 0.05
@@ -31,45 +29,6 @@ _GAS, _STARS, _BLACK_HOLES = 0, 4, 5
 # Sums of more masses than this are estimated from runs of rows spread over all parts.
 _EXACT_ROWS: Final = 1 << 18
 _RUNS, _RUN_ROWS = 64, 1 << 11
-
-ReadMasses = Callable[[Part, int, int], NDArray[np.floating]]
-"""Function that returns the masses of rows of a part, in M_sun/h."""
-
-
-@dataclass(frozen=True, slots=True)
-class MatterFacts:
-    """Facts about the matter in a snapshot.
-
-    Parameters
-    ----------
-    url : str
-        URL, for error messages.
-    box_size : float
-        Box size, Mpc/h.
-    cosmology : CosmologyConfig
-    chosen, left : sequence of Part
-        Particles that are read, and those of other types.
-    read_masses : callable
-        Function that reads columns of masses.
-    fraction : float
-        Share of all particles of the chosen types that the snapshot keeps, according to its header;
-        less than 1 for random samples.
-    left_fractions : dict
-        The same for each group that is left out; 1 for groups without an entry.
-    """
-
-    url: str
-    box_size: float
-    cosmology: CosmologyConfig
-    chosen: Sequence[Part]
-    left: Sequence[Part]
-    read_masses: ReadMasses
-    fraction: float = 1.0
-    left_fractions: dict[str, float] | None = None
-
-    def share(self, mass: float) -> float:
-        """Return a mass (M_sun/h) over the mass of matter in the box."""
-        return mean_density(mass, self.box_size, self.cosmology.Omega_m)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,55 +44,52 @@ class Mass:
         return SLACK if self.exact else _ESTIMATE_SLACK
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Result of :func:`check_matter`.
-
-    Parameters
-    ----------
-    shares : tuple of float
-        Shares of the matter that the exact sum of the masses may equal; empty when unknown.
-    notes, cautions : tuple of str
-        Facts for the user, and warnings of unexpected results.
-    """
-
-    shares: tuple[float, ...]
-    notes: tuple[str, ...] = ()
-    cautions: tuple[str, ...] = ()
-
-
 def fits(share: float, shares: Sequence[float], slack: float = SLACK) -> bool:
     """Return whether a share equals one of ``shares`` within ``slack``."""
     return any(abs(share / one - 1.0) <= slack for one in shares)
 
 
-def check_matter(facts: MatterFacts, hints: SnapshotHints) -> Verdict:
+def check_matter(
+    facts: SnapshotFacts, hints: SnapshotHints, cautions: list[str]
+) -> tuple[float, ...]:
     """Compare the masses of a snapshot with the mean density of matter.
+
+    Parameters
+    ----------
+    facts : SnapshotFacts
+        Facts, to whose notes the findings are appended.
+    cautions : list of str
+        Warnings of unexpected results, to which others are appended.
+
+    Returns
+    -------
+    tuple of float
+        Shares of the matter that the exact sum of the masses may equal; empty when unknown.
 
     Raises
     ------
     DataError
         The particles hold more or less matter than expected.
     """
-    mass = sum_masses(facts.chosen, facts.read_masses)
+    mass = sum_masses(facts, facts.parts)
     if mass is None:
-        return Verdict(
-            (),
-            cautions=("the particles' masses are unknown: units could not be checked with them",),
-        )
-    share = facts.share(mass.value)
+        # One caution is enough when there are no masses at all.
+        if not cautions:
+            cautions.append(
+                "the particles' masses are unknown: units could not be checked with them"
+            )
+        return ()
+    share, notes = facts.share_of(mass.value), facts.notes
     if hints.mass_share is not None:
         if not fits(share, (hints.mass_share,), mass.slack):
             raise _unlike(facts, share, (hints.mass_share,), hints)
-        return Verdict(
-            (hints.mass_share,),
-            (f"the particles represent {hints.mass_share:g} of the matter, by hint",),
-        )
+        notes.append(f"the particles represent {hints.mass_share:g} of the matter, by hint")
+        return (hints.mass_share,)
     gas, dark = _left_out(facts)
-    deliberate = _kinds(facts.chosen).isdisjoint({_DARK_MATTER, None})
+    deliberate = _kinds(facts.parts).isdisjoint({_DARK_MATTER, None})
     if deliberate:
-        return _check_other_types(facts, mass, hints)
-    shares, notes, cautions = [1.0], list[str](), list[str]()
+        return _check_other_types(facts, mass, hints, cautions)
+    shares = [1.0]
     if gas:
         shares.append(1.0 - facts.cosmology.Omega_b / facts.cosmology.Omega_m)
         held = None if dark else _known(facts, gas)
@@ -154,30 +110,35 @@ def check_matter(facts: MatterFacts, hints: SnapshotHints) -> Verdict:
     whole = share / facts.fraction if facts.fraction < 1.0 and share < 0.95 else share
     if not fits(whole, (1.0,)):
         notes.append(f"the particles hold {whole:.3g} of the matter: gas and stars are left out")
-    return Verdict(tuple(shares), tuple(notes), tuple(cautions))
+    return tuple(shares)
 
 
-def _check_other_types(facts: MatterFacts, mass: Mass, hints: SnapshotHints) -> Verdict:
+def _check_other_types(
+    facts: SnapshotFacts, mass: Mass, hints: SnapshotHints, cautions: list[str]
+) -> tuple[float, ...]:
     """Check the sum over all types of a snapshot when dark matter is left out on purpose."""
-    share = facts.share(mass.value)
+    share = facts.share_of(mass.value)
     others = _known(facts, facts.left)
     if others is None:
-        text = f"the particles hold {share:.3g} of the matter; units could not be checked"
-        return Verdict((), cautions=(text,))
+        cautions.append(f"the particles hold {share:.3g} of the matter; units could not be checked")
+        return ()
     whole = share / facts.fraction
     if not fits(whole + others, (1.0,), mass.slack):
         raise _unlike(facts, share, (max(1.0 - others, 0.0) * facts.fraction,), hints)
-    note = f"the particles hold {whole:.3g} of the matter: dark matter of type 1 is left out"
-    return Verdict((share,) if mass.exact else (), (note,))
+    facts.notes.append(
+        f"the particles hold {whole:.3g} of the matter: dark matter of type 1 is left out"
+    )
+    return (share,) if mass.exact else ()
 
 
-def sum_masses(parts: Sequence[Part], read: ReadMasses) -> Mass | None:
+def sum_masses(facts: SnapshotFacts, parts: Sequence[Part]) -> Mass | None:
     """Return the total mass of the parts; None when unknown.
 
     Columns of masses are read whole when they are short, and sampled otherwise.
     """
     if any(part.mass is None and part.masses is None for part in parts):
         return None
+    read = facts.read_masses
     total = sum(part.mass * part.count for part in parts if part.mass is not None)
     columns = [part for part in parts if part.mass is None]
     rows = sum(part.count for part in columns)
@@ -221,9 +182,9 @@ def _names(parts: Sequence[Part]) -> str:
     return ", ".join(sorted({part.group for part in parts}))
 
 
-def _left_out(facts: MatterFacts) -> tuple[list[Part], list[Part]]:
+def _left_out(facts: SnapshotFacts) -> tuple[list[Part], list[Part]]:
     """Return the baryon parts and the dark matter parts that are left out."""
-    every = _kinds([*facts.chosen, *facts.left])
+    every = _kinds([*facts.parts, *facts.left])
     baryons = {_GAS, _STARS}
     # Type 5 holds black holes if there are gas or stars, and boundary particles otherwise.
     if every & baryons:
@@ -232,23 +193,23 @@ def _left_out(facts: MatterFacts) -> tuple[list[Part], list[Part]]:
     return gas, [part for part in facts.left if _kind(part) not in baryons]
 
 
-def _known(facts: MatterFacts, parts: Sequence[Part]) -> float | None:
+def _known(facts: SnapshotFacts, parts: Sequence[Part]) -> float | None:
     """Return the share of the matter in parts that are left out; None when unknown."""
     total = 0.0
     for group in sorted({part.group for part in parts}):
         try:
-            mass = sum_masses([one for one in parts if one.group == group], facts.read_masses)
+            mass = sum_masses(facts, [one for one in parts if one.group == group])
         except CosmoflowError:
             # The files of these parts may be missing: they are not read.
             mass = None
         if mass is None:
             return None
-        total += facts.share(mass.value) / (facts.left_fractions or {}).get(group, 1.0)
+        total += facts.share_of(mass.value) / facts.left_fractions.get(group, 1.0)
     return total
 
 
 def _left_behind(
-    facts: MatterFacts, share: float, mass: Mass, dark: Sequence[Part], hints: SnapshotHints
+    facts: SnapshotFacts, share: float, mass: Mass, dark: Sequence[Part], hints: SnapshotHints
 ) -> DataError | None:
     """Return the error for dark matter left out in other types; None if that is not the cause."""
     held = _known(facts, dark)
@@ -261,11 +222,11 @@ def _left_behind(
     baryons = facts.cosmology.Omega_b / facts.cosmology.Omega_m if gas else 0.0
     if not fits(with_dark, (1.0 - baryons, 1.0), slack) and not fits(everything, (1.0,), slack):
         return None
-    kinds = sorted(kind for kind in _kinds([*facts.chosen, *dark]) if kind is not None)
+    kinds = sorted(kind for kind in _kinds([*facts.parts, *dark]) if kind is not None)
     return DataError(
         "dark matter is left out: other particle types also hold dark matter",
         where=facts.url,
-        value=f"{share:.3g} of the matter in {_names(facts.chosen)}, {held:.3g} in {_names(dark)}",
+        value=f"{share:.3g} of the matter in {_names(facts.parts)}, {held:.3g} in {_names(dark)}",
         limit=f"{1.0 - SLACK:g} to {1.0 + SLACK:g} in the types that are read: "
         f"particle_types is {hints.particle_types}",
         remedy=f"read them too: --set 'snapshot.particle_types={kinds}', or every type: "
@@ -274,7 +235,7 @@ def _left_behind(
 
 
 def _unlike(
-    facts: MatterFacts, share: float, shares: Sequence[float], hints: SnapshotHints
+    facts: SnapshotFacts, share: float, shares: Sequence[float], hints: SnapshotHints
 ) -> DataError:
     """Return the error for particles that do not hold the expected share of matter."""
     limits = " or ".join(

@@ -34,7 +34,7 @@ _PROBE_ROWS: Final = 256
 # If a sample of the whole snapshot spans less of the box, the unit of length is wrong.
 _LEAST_EXTENT: Final = 0.02
 
-Probed = TypeVar("Probed", bound=ParticleSource)
+Probed = TypeVar("Probed", ParticleStore, Snapshot)
 _Opener = Callable[[str, Sequence[SourceFile], SnapshotHints], Snapshot]
 
 
@@ -109,13 +109,7 @@ def describe_snapshot(url: str, hints: SnapshotHints | None = None) -> dict[str,
 
 
 def _only_bigfile(url: str, found: Sequence[str]) -> str:
-    """Return the only bigfile snapshot in a folder; halo catalogues beside it are ignored.
-
-    Raises
-    ------
-    DataError
-        There are several snapshots.
-    """
+    """Return the only bigfile snapshot in a folder; halo catalogues beside it are ignored."""
     snapshots = [one for one in found if not is_catalogue(one)] or list(found)
     if len(snapshots) > 1:
         names = [one.removeprefix(url).strip("/") for one in snapshots]
@@ -183,13 +177,7 @@ def _open_hdf5(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> S
 
 
 def _probed(snapshot: Probed) -> Probed:
-    """Read a small sample, to find a wrong unit or a damaged column before the work starts.
-
-    Raises
-    ------
-    DataError
-        A particle is not finite or outside the box, or all are in one corner of the box.
-    """
+    """Read a small sample, to find a wrong unit or a damaged column before the work starts."""
     rows = min(_PROBE_ROWS, snapshot.count)
     starts = np.linspace(0, snapshot.count - rows, _PROBES, dtype=np.int64)
     sample = np.concatenate(

@@ -34,8 +34,6 @@ def gather_files(
 
     Parameters
     ----------
-    url : str
-        URL, for error messages.
     found : sequence of SourceFile
         Files of the snapshot; may be incomplete.
     inspect : callable
@@ -111,9 +109,9 @@ def _behind(
 
 def _pointer(url: str) -> str:
     """Return the name of the file that points to the parts of a SWIFT snapshot: NAME.hdf5."""
-    stem, _, rest = url.rpartition("/")[-1].partition(".")
-    folder = url[: len(url) - len(url.rpartition("/")[-1])]
-    return f"{folder}{stem}.{rest.rpartition('.')[-1]}"
+    folder, slash, name = url.rpartition("/")
+    stem, _, rest = name.partition(".")
+    return f"{folder}{slash}{stem}.{rest.rpartition('.')[-1]}"
 
 
 def _number(value: Any, default: int) -> int:
@@ -220,65 +218,51 @@ def _check_counts(url: str, facts: Sequence[FileFacts]) -> None:
             )
 
 
-def left_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf) -> list[Part]:
-    """Return the particles with positions of the types that are not read."""
-    parts = []
-    for kind, count in _kinds_of(facts):
-        if count and kind != _NEUTRINOS and not hints.wants(kind):
-            parts += [
-                _part(one, kind, mass_of)
-                for one in facts
-                if kind in one.types and one.types[kind].rows
-            ]
-    return parts
-
-
 def _kinds_of(facts: Sequence[FileFacts]) -> list[tuple[int, int]]:
     """Return the particle types and the number of particles of each in the files."""
     counts = zip(*(this_file(one) for one in facts), strict=True)
     return [(kind, sum(numbers)) for kind, numbers in enumerate(counts)]
 
 
-def _part(one: FileFacts, kind: int, mass_of: MassOf) -> Part:
-    name, mass = one.types[kind].masses, mass_of(one, kind)
+def part_of(
+    file: str, group: str, kind: int, count: int, mass: float | None, masses: str | None
+) -> Part:
+    """Return a part with either its one mass, M_sun/h, or its column of masses."""
     # Masses of stars and gas change; the header then has the initial mass.
-    own = name is not None and (mass is None or kind not in (1, 2))
-    return Part(
-        one.file.url,
-        f"PartType{kind}",
-        this_file(one)[kind],
-        None if own else mass,
-        name if own else None,
-    )
+    own = masses is not None and (mass is None or kind not in (1, 2))
+    return Part(file, group, count, None if own else mass, masses if own else None)
 
 
-def chosen_parts(facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf) -> list[Part]:
-    """Return the particles to read, type by type and file by file.
+def split_parts(
+    facts: Sequence[FileFacts], hints: SnapshotHints, mass_of: MassOf
+) -> tuple[list[Part], list[Part]]:
+    """Return the particles to read, type by type and file by file, and those of other types.
 
     Raises
     ------
     DataError
         Particles of a chosen type have no positions.
     """
-    parts = []
-    for kind in range(len(this_file(facts[0]))):
-        if not hints.wants(kind):
-            continue
-        everything = hints.particle_types == "all"
-        if everything and kind == _NEUTRINOS:
+    chosen: list[Part] = []
+    left: list[Part] = []
+    everything = hints.particle_types == "all"
+    for kind, _ in _kinds_of(facts):
+        wanted = hints.wants(kind)
+        if kind == _NEUTRINOS and (everything or not wanted):
             continue
         for one in facts:
-            count = this_file(one)[kind]
-            if count and kind not in one.types:
-                if everything and kind == _TRACERS:
-                    continue
+            count, name = this_file(one)[kind], f"PartType{kind}"
+            if count and kind in one.types:
+                mass, masses = mass_of(one, kind), one.types[kind].masses
+                part = part_of(one.file.url, name, kind, count, mass, masses)
+                (chosen if wanted else left).append(part)
+            elif count and wanted and not (everything and kind == _TRACERS):
                 raise DataError(
-                    "the particles have no positions", where=f"{one.file.url}, PartType{kind}",
+                    "the particles have no positions",
+                    where=f"{one.file.url}, {name}",
                     value=f"{count} particles",
-                )  # fmt: skip
-            if count:
-                parts.append(_part(one, kind, mass_of))
-    return parts
+                )
+    return chosen, left
 
 
 def all_files(facts: Sequence[FileFacts]) -> list[SourceFile]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -15,68 +15,13 @@ from numpy.typing import NDArray
 from cosmoflow.config.base import digest
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.metadata import BoxMetadata
-from cosmoflow.storage.particles import Particles, refuse_unreal
+from cosmoflow.storage.particles import Particles, ParticleStore, refuse_unreal
 from cosmoflow.storage.snapshots.conventions import Conversion
 from cosmoflow.storage.snapshots.stamps import hash_files, hash_rows, stamp_files
 from cosmoflow.units import MASS
 
 # Limits the buffer in the file's units, beside the result of a read, to about 200 MB.
 _BLOCK_ROWS: Final = 1 << 22
-
-
-class ParticleSource(Protocol):
-    """Particles that can be read piece by piece: our particle store or a snapshot."""
-
-    @property
-    def url(self) -> str:
-        """Location of the particles."""
-
-    @property
-    def metadata(self) -> BoxMetadata:
-        """Box (Mpc/h), redshift, cosmology, particle mass (M_sun/h)."""
-
-    @property
-    def count(self) -> int:
-        """Number of particles."""
-
-    @property
-    def has_mass(self) -> bool:
-        """Whether the particles have individual masses."""
-
-    @property
-    def digest(self) -> str:
-        """Identity of the data; it changes when the data change."""
-
-    def check_unchanged(self) -> None:
-        """Raise DataError if the data changed since ``digest`` was computed."""
-
-    @property
-    def cautions(self) -> tuple[str, ...]:
-        """Notes of the provenance that warn of unexpected results."""
-
-    @property
-    def matter_shares(self) -> tuple[float, ...]:
-        """Possible values of the particles' share of the cosmology's matter."""
-
-    @property
-    def mass_unit(self) -> str | None:
-        """Unit of the masses; None when unknown."""
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Description of the source snapshot for an output's provenance; may be empty."""
-
-    def ranges(self, rows: int) -> list[tuple[int, int]]:
-        """Return ``(start, stop)`` of pieces of about ``rows`` particles."""
-
-    def coverage(self, start: int, stop: int) -> NDArray[np.bool_] | None:
-        """Return which of equal bins along x, y and z may hold the particles ``start`` to ``stop``.
-
-        Shape (3, bins); None when unknown.
-        """
-
-    def read(self, start: int, stop: int) -> Particles:
-        """Read the particles ``start`` to ``stop``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +53,20 @@ class Part:
         """File and group, for messages."""
         return f"{self.file}, {self.group}"
 
-
-Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]
-"""Positions (n, 3), velocities (n, 3) and masses (n,) in a file's own units."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are read: position, velocity and, if they have a column, masses."""
+        return ("position", "velocity", *(("mass",) if self.masses else ()))
 
 
 class Reader(Protocol):
     """Picklable reader of one part's rows; opens the file during each call only."""
 
-    def read(self, part: Part, start: int, stop: int) -> Raw:
-        """Return the particles ``start`` to ``stop`` of a part; masses only from a column."""
+    def read(self, part: Part, start: int, stop: int, columns: Sequence[str]) -> list[NDArray[Any]]:
+        """Return some of a part's columns, rows ``start`` to ``stop``, in the file's units.
 
-    def masses(self, part: Part, start: int, stop: int) -> NDArray[Any]:
-        """Return the masses of the particles ``start`` to ``stop`` of a part with a column."""
+        Positions and velocities have shape (n, 3), masses (n,).
+        """
 
 
 @dataclass(frozen=True)
@@ -138,10 +84,6 @@ class Snapshot:
         the conventions that were used and the assumptions.
     parts : tuple of Part
         Chosen particles, in order.
-    reader : Reader
-        Reader of the format.
-    conversion : Conversion
-        Conversion from the format's units.
     details : dict
         Additional entries of :func:`describe_snapshot`.
     files : tuple of str
@@ -276,17 +218,17 @@ class Snapshot:
     def _fill(self, found: Particles, row: int, part: Part, first: int, last: int) -> None:
         """Read rows of one part into ``found`` from ``row`` on, in our units, and check them."""
         target = slice(row, row + last - first)
-        position, velocity, mass = self.reader.read(part, first, last)
+        position, velocity, *masses = self.reader.read(part, first, last, part.columns)
         size, where = self.metadata.box_size, f"{part.label}, from {first}"
         found.position[target] = self.conversion.position(position, size, where)
         np.multiply(
             velocity, self.conversion.velocity, out=found.velocity[target], casting="same_kind"
         )
-        if found.mass is not None:
-            found.mass[target] = part.mass if mass is None else mass
-            if mass is not None:
-                found.mass[target] *= self.conversion.mass
         mass = None if found.mass is None else found.mass[target]
+        if mass is not None:
+            mass[:] = masses[0] if masses else part.mass
+            if masses:
+                mass *= self.conversion.mass
         read = Particles(found.position[target], found.velocity[target], mass)
         refuse_unreal(read, size, part.label, first)
 
@@ -315,3 +257,7 @@ def _describe(stamp: list[Any]) -> str:
         if changed.isdigit()
         else f"{size} bytes, {changed}"
     )
+
+
+ParticleSource = ParticleStore | Snapshot
+"""Particles that can be read piece by piece: our particle store or a snapshot of another code."""

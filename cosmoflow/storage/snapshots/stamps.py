@@ -91,10 +91,9 @@ def _places(count: int, most: int) -> list[tuple[int, int]]:
 def _hash_place(reader: Reader, place: tuple[Part, int, int]) -> bytes:
     part, start, stop = place
     found = hashlib.sha256(f"{part.group} {start} {stop}".encode())
-    for column in reader.read(part, start, stop):
-        if column is not None:
-            found.update(f"{column.dtype.str} {column.shape}".encode())
-            found.update(np.ascontiguousarray(column).data)
+    for column in reader.read(part, start, stop, part.columns):
+        found.update(f"{column.dtype.str} {column.shape}".encode())
+        found.update(np.ascontiguousarray(column).data)
     return found.digest()
 
 

@@ -7,12 +7,7 @@ from typing import Any
 
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.storage.snapshots.building import (
-    SnapshotFacts,
-    build_snapshot,
-    resolve_cosmology,
-    resolve_redshift,
-)
+from cosmoflow.storage.snapshots.building import build_snapshot, resolve_cosmology, resolve_redshift
 from cosmoflow.storage.snapshots.conventions import (
     VELOCITY_POWER,
     Conversion,
@@ -21,12 +16,13 @@ from cosmoflow.storage.snapshots.conventions import (
     cgs_velocity,
     first_of,
     hinted_length,
+    number_of,
 )
-from cosmoflow.storage.snapshots.expansion import number_of, read_expansion
-from cosmoflow.storage.snapshots.facts import FileFacts
+from cosmoflow.storage.snapshots.expansion import read_expansion
+from cosmoflow.storage.snapshots.facts import FileFacts, SnapshotFacts
 from cosmoflow.storage.snapshots.gadget import resolve_box
 from cosmoflow.storage.snapshots.hdf5 import Hdf5Reader
-from cosmoflow.storage.snapshots.parts import all_files, chosen_parts, counts_by_type, left_parts
+from cosmoflow.storage.snapshots.parts import all_files, counts_by_type, split_parts
 from cosmoflow.storage.snapshots.source import Snapshot
 
 _LENGTH, _MASS, _TIME = (
@@ -72,7 +68,6 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
             "they are v / a",
         )
     mass_unit = cgs_mass(mass_g, h)
-
     fractions = _fractions(header)
 
     def mass_of(one: FileFacts, kind: int) -> float | None:
@@ -82,18 +77,20 @@ def open_swift(url: str, facts: Sequence[FileFacts], hints: SnapshotHints) -> Sn
             mass = _entry(one.header, "InitialMassTable", kind)
         return mass * mass_unit if mass > 0.0 else None
 
+    box_size = resolve_box(url, header, unit, hints)
+    parts, left = split_parts(facts, hints, mass_of)
     return build_snapshot(
-        url,
         SnapshotFacts(
+            url=url,
             format="SWIFT",
             files=all_files(facts),
-            box_size=resolve_box(url, header, unit, hints),
+            box_size=box_size,
             redshift=redshift,
             cosmology=cosmology,
-            parts=chosen_parts(facts, hints, mass_of),
-            left=left_parts(facts, hints, mass_of),
-            share=_share(url, fractions, facts, hints),
-            left_shares={f"PartType{kind}": value for kind, value in enumerate(fractions)},
+            parts=parts,
+            left=left,
+            fraction=_share(url, fractions, facts, hints),
+            left_fractions={f"PartType{kind}": value for kind, value in enumerate(fractions)},
             reader=Hdf5Reader(),
             conversion=Conversion(length, velocity, mass_unit, wrap=hints.wrap),
             counts=counts_by_type(facts),
@@ -145,13 +142,7 @@ def _fractions(header: Mapping[str, Any]) -> list[float]:
 def _share(
     url: str, fractions: Sequence[float], facts: Sequence[FileFacts], hints: SnapshotHints
 ) -> float:
-    """Return the share of all particles of the chosen types that the files keep.
-
-    Raises
-    ------
-    DataError
-        The share differs between the types.
-    """
+    """Return the share of all particles of the chosen types that the files keep."""
     found = {
         kind: fractions[kind] if kind < len(fractions) else 1.0
         for one in facts
@@ -169,13 +160,7 @@ def _share(
 
 
 def _redshift(url: str, header: Mapping[str, Any], hints: SnapshotHints) -> float | None:
-    """Return the redshift; SWIFT's Time is a time, not the scale factor.
-
-    Raises
-    ------
-    DataError
-        Redshift and scale factor contradict each other, and no hint says which is right.
-    """
+    """Return the redshift; SWIFT's Time is a time, not the scale factor."""
     said, a = (number_of(header, name) for name in ("Redshift", "Scale-factor"))
     if said is None or a is None:
         return said if not a else 1.0 / a - 1.0

@@ -1,4 +1,4 @@
-"""Virtual datasets of HDF5, read source by source.
+"""Mapping of HDF5's virtual datasets to their sources.
 
 HDF5 itself returns the fill value, zero, for rows without a source and for sources that it cannot
 open. Here each source is opened by name, so that a missing or short source is an error.
@@ -6,12 +6,9 @@ open. Here each source is opened by name, so that a missing or short source is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
 from cosmoflow.storage.snapshots.facts import Piece
@@ -21,10 +18,6 @@ _SAME_FILE: Final = "."
 _REMEDY: Final = (
     "give the files that hold the particles themselves, or write the column as a plain dataset"
 )
-
-
-OpenDataset = Callable[[str, str], Any]
-"""Function of a file's URL and a dataset's name: a context manager of the checked dataset."""
 
 
 def map_pieces(dataset: h5py.Dataset, url: str) -> list[Piece]:
@@ -76,43 +69,6 @@ def map_pieces(dataset: h5py.Dataset, url: str) -> list[Piece]:
     return pieces
 
 
-def check_sources(
-    pieces: Sequence[Piece], dataset: h5py.Dataset, url: str, open_dataset: OpenDataset
-) -> None:
-    """Refuse a virtual dataset with a source that is missing, damaged, or too short.
-
-    Raises
-    ------
-    DataError
-    """
-    for piece in pieces:
-        with open_dataset(piece.url, piece.dataset) as source:
-            _check_rows(piece, source, dataset, url)
-
-
-def read_pieces(
-    dataset: h5py.Dataset, url: str, start: int, stop: int, open_dataset: OpenDataset
-) -> NDArray[Any]:
-    """Return rows of a virtual dataset.
-
-    Raises
-    ------
-    DataError
-        A source is missing, damaged or too short.
-    """
-    result = np.empty((stop - start, *dataset.shape[1:]), dataset.dtype)
-    for piece in map_pieces(dataset, url):
-        low, high = max(start, piece.first), min(stop, piece.first + piece.rows)
-        if low >= high:
-            continue
-        with open_dataset(piece.url, piece.dataset) as source:
-            _check_rows(piece, source, dataset, url)
-            first = piece.start + (low - piece.first) * piece.step
-            last = piece.start + (high - 1 - piece.first) * piece.step
-            result[low - start : high - start] = source(first, last + 1, piece.step)
-    return result
-
-
 def _locate(name: str, url: str, folder: str) -> str:
     """Return the URL of a source's file; its name may be relative to the virtual file's folder."""
     if name == _SAME_FILE:
@@ -149,7 +105,13 @@ def _rows_of(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int, 
     return start[0], count[0], stride[0]
 
 
-def _check_rows(piece: Piece, source: Any, dataset: h5py.Dataset, url: str) -> None:
+def check_source(piece: Piece, source: h5py.Dataset, dataset: h5py.Dataset, url: str) -> None:
+    """Refuse a source that is too short for its piece of a virtual dataset.
+
+    Raises
+    ------
+    DataError
+    """
     if source.shape[0] < piece.needed or source.shape[1:] != dataset.shape[1:]:
         raise DataError(
             "a source of a virtual dataset is too short: HDF5 would read zeros",
