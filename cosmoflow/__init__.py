@@ -44,37 +44,22 @@ _HOMES = {
     "Run": "cosmoflow.stages.run",
     "Session": "cosmoflow.engine",
     "Settings": "cosmoflow.config",
-    "convert": "cosmoflow.api",
-    "demo": "cosmoflow.api",
-    "derive": "cosmoflow.api",
-    "evaluate": "cosmoflow.api",
-    "import_fields": "cosmoflow.api",
-    "infer": "cosmoflow.api",
-    "infer_array": "cosmoflow.api",
-    "info": "cosmoflow.api",
-    "inspect": "cosmoflow.api",
     "load_settings": "cosmoflow.config",
-    "models": "cosmoflow.api",
     "open_fields": "cosmoflow.storage.fields",
-    "paint": "cosmoflow.api",
-    "plan": "cosmoflow.api",
-    "simulate": "cosmoflow.api",
-    "spectra": "cosmoflow.api",
-    "store_density": "cosmoflow.api",
-    "train": "cosmoflow.api",
 }
+"""Modules of the names that are not in ``cosmoflow.api``."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a stage on first access, as torch and zarr take seconds to load."""
-    if name not in _HOMES:
+    if name not in (*__all__, "inspect"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "cosmoflow.api")), name)
 
 
 def __dir__() -> list[str]:
     """List public names, for completion."""
-    return sorted({*_HOMES, *(name for name in globals() if name.startswith("__"))})
+    return sorted({*__all__, "inspect", *(name for name in globals() if name.startswith("__"))})
 
 
 # `inspect`, the older name of `info`, is excluded, because `from cosmoflow import *` would shadow

@@ -6,8 +6,7 @@ stage needs and shows its progress in a notebook. Types for editors are in ``api
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cosmoflow.keywords import Door, open_door
@@ -60,12 +59,7 @@ DOORS: Mapping[str, Door] = {
 
 
 def __getattr__(name: str) -> Any:
-    """Wrap a stage on first access, as its libraries take seconds to load."""
+    """Wrap a stage on first access, as its libraries take seconds to load, and keep it."""
     if name not in DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _open(name)
-
-
-@functools.cache
-def _open(name: str) -> Callable[..., Any]:
-    return open_door(name, DOORS[name])
+    return globals().setdefault(name, open_door(name, DOORS[name]))

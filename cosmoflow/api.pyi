@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypedDict, Unpack
 
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -22,6 +22,20 @@ _Url = str | PathLike[str]
 _Base = Settings | Mapping[str, Any] | _Url | None
 _Engine = Literal["auto", "serial", "ray"] | Mapping[str, Any] | None
 _Size = int | str | None
+
+class _Import(TypedDict, total=False):
+    box_size: Required[float]
+    redshift: Required[float]
+    quantity: Literal["density", "delta", "counts"] | None
+    cosmology: CosmologyConfig | Mapping[str, float] | None
+    paint: Mapping[str, Any] | None
+    settings: _Base
+    engine: _Engine
+    address: str | None
+    memory: _Size
+    overwrite: bool
+    resume: bool
+    progress: bool | None
 
 DOORS: Mapping[str, Door]
 
@@ -130,41 +144,19 @@ def import_fields(
     out: _Url,
     run: Run | None = None,
     *,
-    box_size: float,
-    redshift: float,
-    quantity: Literal["density", "delta", "counts"] | None = None,
     velocity: _Url | None = None,
     momentum: _Url | None = None,
     order: Literal["C", "F"] | None = None,
-    cosmology: CosmologyConfig | Mapping[str, float] | None = None,
-    paint: Mapping[str, Any] | None = None,
-    settings: _Base = None,
-    engine: _Engine = None,
-    address: str | None = None,
-    memory: _Size = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: bool | None = None,
+    **keywords: Unpack[_Import],
 ) -> xr.Dataset: ...
 def store_density(
     density: ArrayLike,
     out: _Url,
     run: Run | None = None,
     *,
-    box_size: float,
-    redshift: float,
-    quantity: Literal["density", "delta", "counts"] | None = None,
     velocity: ArrayLike | None = None,
     momentum: ArrayLike | None = None,
-    cosmology: CosmologyConfig | Mapping[str, float] | None = None,
-    paint: Mapping[str, Any] | None = None,
-    settings: _Base = None,
-    engine: _Engine = None,
-    address: str | None = None,
-    memory: _Size = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: bool | None = None,
+    **keywords: Unpack[_Import],
 ) -> xr.Dataset: ...
 def evaluate(
     truth: _Url,
@@ -226,14 +218,6 @@ def demo(
     progress: bool | None = None,
     **keywords: Any,
 ) -> Comparison: ...
-def info(
-    url: _Url,
-    hints: SnapshotHints | None = None,
-    **keywords: Any,
-) -> Description: ...
-def inspect(
-    url: _Url,
-    hints: SnapshotHints | None = None,
-    **keywords: Any,
-) -> Description: ...
+def info(url: _Url, hints: SnapshotHints | None = None, **keywords: Any) -> Description: ...
+def inspect(url: _Url, hints: SnapshotHints | None = None, **keywords: Any) -> Description: ...
 def models() -> ModelList: ...

@@ -37,10 +37,8 @@ class Door:
 
     Parameters
     ----------
-    home : str
-        Module of the stage's function.
-    name : str
-        Name of the stage's function.
+    home, name : str
+        Module and name of the stage's function.
     own : str, optional
         Section whose settings become keywords.
     sections : tuple of str
@@ -72,29 +70,17 @@ _OF_RUNS = {
 }  # fmt: skip
 """Keywords of all functions that take a run: annotation and description."""
 
-_OF_ARRAYS = ("settings", "memory")
-"""Keywords of functions that take a run but write no output."""
-
 _ENGINE = {"engine": "engine", "address": "engine.address", "memory": "engine.memory"}
 
 
 def open_door(name: str, door: Door) -> Callable[..., Any]:
-    """Return the function of a stage, wrapped to accept settings as keywords.
+    """Return the function of a stage, wrapped under a name to accept settings as keywords.
 
-    Parameters
-    ----------
-    name : str
-        Name of the function.
-    door : Door
-        Stage and settings of the wrapper.
-
-    Returns
-    -------
-    callable
-        Function that raises a UsageError for an unknown keyword.
+    The function raises a UsageError for an unknown keyword.
     """
     stage = getattr(importlib.import_module(door.home), door.name)
-    own = inspect.signature(stage).parameters
+    signature = inspect.signature(stage)
+    own = signature.parameters
     paths = _setting_paths(door, own)
     keywords = _keyword_parameters(door, own, paths)
     known = [one.name for one in (*own.values(), *keywords)]
@@ -105,7 +91,7 @@ def open_door(name: str, door: Door) -> Callable[..., Any]:
         if unknown := [key for key in given if key not in own]:
             raise _unknown(name, unknown[0], known)
         try:
-            bound = inspect.Signature(list(own.values())).bind(*args, **given)
+            bound = signature.bind(*args, **given)
         except TypeError as error:
             raise UsageError(f"{name}(): {error}", remedy=f"help(cosmoflow.{name})") from None
         for argument, value in bound.arguments.items():
@@ -126,10 +112,7 @@ def open_door(name: str, door: Door) -> Callable[..., Any]:
     call.__module__ = "cosmoflow"
     call.__doc__ = _document(stage, keywords, paths)
     parameters = sorted((*own.values(), *keywords), key=lambda one: one.kind)
-    returns = inspect.signature(stage).return_annotation
-    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        parameters, return_annotation=returns
-    )
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return call
 
 
@@ -224,7 +207,7 @@ def _keyword_parameters(
 def _common(own: Mapping[str, Any]) -> Sequence[str]:
     """Return the keywords common to all stages."""
     if "run" in own:
-        return tuple(_OF_RUNS) if "out" in own else _OF_ARRAYS
+        return tuple(_OF_RUNS) if "out" in own else ("settings", "memory")
     return ("memory",) if "settings" in own else ()
 
 
@@ -355,15 +338,7 @@ def _listening(
     changes: Mapping[str, Any],
     door: Door,
 ) -> Iterator[Run]:
-    """Make the run of one call and show its progress.
-
-    Raises
-    ------
-    UsageError
-        Two arguments exclude each other, or one has the wrong type.
-    ConfigError
-        A setting is unknown or out of range.
-    """
+    """Make the run of one call and show its progress."""
     from cosmoflow.cli.progress import watching
     from cosmoflow.stages.run import Run
 

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cosmoflow.cli.arguments import Fields, Out, Particles
-from cosmoflow.cli.options import Invocation, common_options
+from cosmoflow.cli.options import Fields, Invocation, Out, Particles, common_options
 from cosmoflow.cli.show import show_dataset, show_facts
 
 
@@ -32,8 +31,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Simulate boxes of dark matter with COLA (or 2LPT) and write their particles."""
-    from cosmoflow.stages.simulate import plan_simulate
-    from cosmoflow.stages.simulate import simulate as run_simulate
+    from cosmoflow.stages import simulate as stage
 
     own = {
         "box_size": box,
@@ -44,15 +42,13 @@ def simulate(
         "count": count,
         "mesh_factor": mesh_factor,
     }
-    settings = call.settings({"seed": seed, "simulate": own})
-    with call.session(settings) as session:
-        run = call.run(settings, session)
+    with call.run({"seed": seed, "simulate": own}) as run:
         if call.dry_run:
-            call.reporter.plan(plan_simulate(run))
+            call.reporter.plan(stage.plan_simulate(run))
             return
-        stores = run_simulate(out, run)
+        stores = stage.simulate(out, run)
     urls = [store.url for store in stores]
-    facts = {"out": urls[0] if len(urls) == 1 else out, "boxes": settings.simulate.count}
+    facts = {"out": urls[0] if len(urls) == 1 else out, "boxes": run.settings.simulate.count}
     facts["particles"] = stores[0].count
     call.reporter.result(
         {**facts, "stores": urls}, lambda console: show_facts(console, "simulated", facts)
@@ -68,16 +64,13 @@ def convert(
     out: Out,
 ) -> None:
     """Convert a snapshot of another code to a particle store; paint also reads snapshots."""
-    from cosmoflow.stages.convert import convert as run_convert
-    from cosmoflow.stages.convert import plan_convert
+    from cosmoflow.stages import convert as stage
 
-    settings = call.settings({})
-    with call.session(settings) as session:
-        run = call.run(settings, session)
+    with call.run({}) as run:
         if call.dry_run:
-            call.reporter.plan(plan_convert(snapshot, run))
+            call.reporter.plan(stage.plan_convert(snapshot, run))
             return
-        store = run_convert(snapshot, out, run)
+        store = stage.convert(snapshot, out, run)
     facts = {"out": store.url, "particles": store.count}
     call.reporter.result(facts, lambda console: show_facts(console, "converted", facts))
 
@@ -93,16 +86,13 @@ def paint(
     ] = None,
 ) -> None:
     """Paint particles onto a grid: density, momentum and velocity."""
-    from cosmoflow.stages.paint import paint as run_paint
-    from cosmoflow.stages.paint import plan_paint
+    from cosmoflow.stages import paint as stage
 
-    settings = call.settings({"paint": {"grid": grid, "scheme": scheme}})
-    with call.session(settings) as session:
-        run = call.run(settings, session)
+    with call.run({"paint": {"grid": grid, "scheme": scheme}}) as run:
         if call.dry_run:
-            call.reporter.plan(plan_paint(particles, run))
+            call.reporter.plan(stage.plan_paint(particles, run))
             return
-        dataset = run_paint(particles, out, run)
+        dataset = stage.paint(particles, out, run)
     show_dataset(call, "painted", out, dataset)
 
 
@@ -138,19 +128,17 @@ def import_(
     ] = None,
 ) -> None:
     """Import a density cube as a fields store. Cosmology: --set cosmology.Omega_m=0.3 etc."""
-    from cosmoflow.stages.imports import import_request, open_request, plan_import
+    from cosmoflow.stages import imports as stage
 
-    settings = call.settings({})
     files = {"density": cube, "velocity": velocity, "momentum": momentum}
-    with call.session(settings) as session:
-        run = call.run(settings, session)
-        request = open_request(
+    with call.run({}) as run:
+        request = stage.open_request(
             files, box_size=box, redshift=redshift, quantity=quantity, order=order
         )
         if call.dry_run:
-            call.reporter.plan(plan_import(request, run))
+            call.reporter.plan(stage.plan_import(request, run))
             return
-        dataset = import_request(request, out, run)
+        dataset = stage.import_request(request, out, run)
     show_dataset(call, "imported", out, dataset)
 
 
@@ -177,14 +165,11 @@ def derive(
     ] = None,
 ) -> None:
     """Derive fields from others: divergence, vorticity, shear, smoothed fields, velocity."""
-    from cosmoflow.stages.derive import derive as run_derive
-    from cosmoflow.stages.derive import plan_derive
+    from cosmoflow.stages import derive as stage
 
-    settings = call.settings({"derive": {"method": method, "smoothing": smoothing}})
-    with call.session(settings) as session:
-        run = call.run(settings, session)
+    with call.run({"derive": {"method": method, "smoothing": smoothing}}) as run:
         if call.dry_run:
-            call.reporter.plan(plan_derive(fields, names, run))
+            call.reporter.plan(stage.plan_derive(fields, names, run))
             return
-        dataset = run_derive(fields, out, names, run)
+        dataset = stage.derive(fields, out, names, run)
     show_dataset(call, "derived", out, dataset)

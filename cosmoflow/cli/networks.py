@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from cosmoflow.cli.arguments import Fields, Out
-from cosmoflow.cli.options import Invocation, common_options
+from cosmoflow.cli.options import Fields, Invocation, JsonDocumentOption, Out, common_options
 from cosmoflow.cli.show import show_dataset, show_facts, show_models
 
 
@@ -26,17 +26,14 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Data-parallel workers.")] = None,
 ) -> None:
     """Train a network that maps density to velocity or momentum."""
-    from cosmoflow.stages.train import plan_train
-    from cosmoflow.stages.train import train as run_train
+    from cosmoflow.stages import train as stage
 
     own = {"model": model, "target": target, "steps": steps, "workers": workers}
-    settings = call.settings({"train": own})
-    with call.session(settings) as session:
-        run = call.run(settings, session)
+    with call.run({"train": own}) as run:
         if call.dry_run:
-            call.reporter.plan(plan_train(fields, run))
+            call.reporter.plan(stage.plan_train(fields, run))
             return
-        trained = run_train(fields, out, run)
+        trained = stage.train(fields, out, run)
     facts = {"out": out, "model": trained.spec.architecture, "target": trained.spec.target}
     call.reporter.result(facts, lambda console: show_facts(console, "trained", facts))
 
@@ -75,32 +72,25 @@ def infer(
 ) -> None:
     """Predict the velocity field of a box, or of part of a box, tile by tile."""
     from cosmoflow.model.names import DEFAULT_MODEL
-    from cosmoflow.stages.infer import infer as run_infer
-    from cosmoflow.stages.infer import plan_infer
+    from cosmoflow.stages import infer as stage
 
     model = models or [DEFAULT_MODEL]
     own = {"fields": names or None, "region": region}
-    settings = call.settings({"infer": own}, workers=workers)
-    with call.session(settings) as session:
-        run = call.run(settings, session)
+    with call.run({"infer": own}, workers=workers) as run:
         if call.dry_run:
-            call.reporter.plan(plan_infer(fields, model, run))
+            call.reporter.plan(stage.plan_infer(fields, model, run))
             return
-        dataset = run_infer(fields, out, model, run)
+        dataset = stage.infer(fields, out, model, run)
     show_dataset(call, "predicted", out, dataset)
 
 
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
+def models(as_json: JsonDocumentOption = False) -> None:
     """List the architectures (parameters, cells in and out, halo, FLOPs) and pretrained models."""
     from cosmoflow.model.names import pretrained_models
     from cosmoflow.model.registry import ARCHITECTURES, summarise
 
     summaries, ships = [summarise(name) for name in ARCHITECTURES], pretrained_models()
     if as_json:
-        import json
-
         rows = [asdict(one) | {"ships": one.name in ships} for one in summaries]
         typer.echo(json.dumps(rows, indent=2))
     else:

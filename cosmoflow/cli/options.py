@@ -1,25 +1,33 @@
-"""Options common to the commands of all stages."""
+"""Arguments and options of several commands."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cosmoflow.cli.console import Reporter
-from cosmoflow.config import Settings, load_settings
+from cosmoflow.config import load_settings
 from cosmoflow.config.folders import expand_home
 from cosmoflow.errors import ConfigError
 
 # The stages and their libraries take seconds to import; `cosmoflow --help` avoids that.
 if TYPE_CHECKING:
-    from cosmoflow.engine import Session
     from cosmoflow.stages.run import Run
+    from cosmoflow.storage.outputs import Existing
 
-Existing = Literal["error", "resume", "overwrite"]
+Particles = Annotated[
+    str,
+    typer.Argument(metavar="PARTICLES", help="A particle store or a snapshot of another code."),
+]
+Fields = Annotated[str, typer.Argument(metavar="FIELDS", help="A fields store.")]
+Out = Annotated[
+    str, typer.Argument(metavar="OUT", help="The output: a path, s3://, gs://, az:// or file://.")
+]
 
 ConfigOption = Annotated[
     str | None,
@@ -53,6 +61,7 @@ DryRunOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print events and results as JSON lines on stdout.")
 ]
+JsonDocumentOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print more.")]
 QuietOption = Annotated[
     bool, typer.Option("-q", "--quiet", help="Print only results and warnings.")
@@ -65,37 +74,27 @@ class Invocation:
 
     config: str | None
     overrides: tuple[str, ...]
-    engine: str | None
-    address: str | None
-    memory: str | None
+    engine: Mapping[str, Any]
     existing: Existing
     dry_run: bool
     reporter: Reporter
 
-    def settings(
+    @contextmanager
+    def run(
         self, options: Mapping[str, Any], *, preset: str | None = None, workers: int | None = None
-    ) -> Settings:
-        """Resolve the settings: file or preset, then ``--set``, then the command's options."""
-        engine = {
-            "choice": self.engine,
-            "address": self.address,
-            "workers": workers,
-            "memory": self.memory,
-        }
-        return load_settings(self.config or preset, self.overrides, {**options, "engine": engine})
+    ) -> Iterator[Run]:
+        """Yield the run to pass to the stage.
 
-    def run(self, settings: Settings, session: Session) -> Run:
-        """Return the run to pass to the stage."""
+        Its settings are those of the file or preset, then ``--set``, then the command's options.
+        """
+        from cosmoflow.engine import Session, return_freed_buffers
         from cosmoflow.stages.run import Run
 
-        return Run(settings, session, self.existing, self.reporter.listen)
-
-    def session(self, settings: Settings) -> Session:
-        """Return the session that provides the engine."""
-        from cosmoflow.engine import Session, return_freed_buffers
-
+        options = {**options, "engine": {**self.engine, "workers": workers}}
+        settings = load_settings(self.config or preset, self.overrides, options)
         return_freed_buffers()
-        return Session(settings.engine)
+        with Session(settings.engine) as session:
+            yield Run(settings, session, self.existing, self.reporter.listen)
 
 
 def common_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -126,9 +125,8 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
                 "--resume and --overwrite exclude each other", remedy="give one of them"
             )
         existing: Existing = "resume" if resume else "overwrite" if overwrite else "error"
-        invocation = Invocation(
-            config, tuple(overrides or ()), engine, address, memory, existing, dry_run, reporter
-        )
+        chosen = {"choice": engine, "address": address, "memory": memory}
+        invocation = Invocation(config, tuple(overrides or ()), chosen, existing, dry_run, reporter)
         if isinstance(out := own.get("out"), str):
             # Results name the output, also for programs that do not expand ~.
             own["out"] = expand_home(out)
@@ -137,20 +135,12 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
         finally:
             reporter.close()
 
-    own_parameters = [
+    _, *own_parameters = inspect.signature(function, eval_str=True).parameters.values()
+    *common, _ = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in list(inspect.signature(function).parameters.values())[1:]
+        for parameter in (*own_parameters, *common)
     ]
-    common = [
-        parameter
-        for parameter in inspect.signature(command).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    hints = {
-        **get_type_hints(function, include_extras=True),
-        **get_type_hints(command, include_extras=True),
-    }
-    parameters = [p.replace(annotation=hints[p.name]) for p in (*own_parameters, *common)]
     command.__name__ = function.__name__
     command.__doc__ = function.__doc__
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

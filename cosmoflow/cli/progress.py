@@ -34,19 +34,10 @@ def in_notebook() -> bool:
 
 @contextmanager
 def watching(wanted: bool | None, listener: Listener) -> Iterator[Listener]:
-    """Show the progress of the enclosed code, if wanted.
+    """Show the progress of the enclosed code, if wanted; yield the listener to run with.
 
-    Parameters
-    ----------
-    wanted : bool or None
-        Whether to show progress; None means in notebooks without a listener of the caller.
-    listener : callable
-        Listener of the caller, which still receives every event.
-
-    Yields
-    ------
-    callable
-        The listener to run with.
+    If ``wanted`` is None, progress is shown in notebooks whose caller has no listener. The caller's
+    listener still receives every event.
     """
     shown = (listener is warn_only and in_notebook()) if wanted is None else wanted
     if not shown:
@@ -65,23 +56,19 @@ def watching(wanted: bool | None, listener: Listener) -> Iterator[Listener]:
         display.close()
 
 
-class ConsoleProgress:
+class ConsoleProgress(Reporter):
     """Bars on stderr if it is a terminal, otherwise sparse lines.
 
     Python's ``warnings`` shows the warnings.
     """
 
     def __init__(self) -> None:
-        self._reporter = Reporter(as_json=False, verbosity=0)
+        super().__init__(as_json=False, verbosity=0)
 
     def show(self, event: Event) -> None:
         """Show one event."""
         if not (isinstance(event, Message) and event.level == "warning"):
-            self._reporter.listen(event)
-
-    def close(self) -> None:
-        """Remove the bars."""
-        self._reporter.close()
+            self.listen(event)
 
 
 class NotebookProgress:

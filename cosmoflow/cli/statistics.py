@@ -6,30 +6,31 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cosmoflow.cli.arguments import Fields, Predictions, Truth
-from cosmoflow.cli.options import Invocation, common_options
+from cosmoflow.cli.options import Fields, Invocation, common_options
 from cosmoflow.cli.show import show_comparison, show_facts
 
 
 @common_options
 def evaluate(
     call: Invocation,
-    truth: Truth,
-    predictions: Predictions,
+    truth: Annotated[
+        str, typer.Argument(metavar="TRUTH", help="Fields with density and velocity.")
+    ],
+    predictions: Annotated[
+        list[str],
+        typer.Argument(metavar="PREDICTION...", help="Fields from `infer`, or NAME=FIELDS."),
+    ],
     out: Annotated[str, typer.Option("--out", help="Folder for the report.")],
 ) -> None:
     """Compare predictions and linear theory with the truth, and write a report."""
-    from cosmoflow.stages.evaluate import METRICS, REPORT, plan_evaluate
-    from cosmoflow.stages.evaluate import evaluate as run_evaluate
+    from cosmoflow.stages import evaluate as stage
 
-    settings = call.settings({})
-    with call.session(settings) as session:
-        run = call.run(settings, session)
+    with call.run({}) as run:
         if call.dry_run:
-            call.reporter.plan(plan_evaluate(truth, predictions, run))
+            call.reporter.plan(stage.plan_evaluate(truth, predictions, run))
             return
-        comparison = run_evaluate(truth, predictions, out, run)
-    paths = {"report": f"{out}/{REPORT}", "metrics": f"{out}/{METRICS}"}
+        comparison = stage.evaluate(truth, predictions, out, run)
+    paths = {"report": f"{out}/{stage.REPORT}", "metrics": f"{out}/{stage.METRICS}"}
     call.reporter.result(
         {**paths, "residual": comparison.metrics["residual"]},
         lambda console: show_comparison(console, comparison, paths),
@@ -76,21 +77,19 @@ def spectra(
     ] = None,
 ) -> None:
     """Measure the power spectrum of a field, or the cross spectrum of two."""
-    from cosmoflow.stages.spectra import plan_spectra, request_spectra
-    from cosmoflow.stages.spectra import spectra as run_spectra
+    from cosmoflow.stages import spectra as stage
 
     own = {"bins": bins, "multipoles": multipoles, "subbox": subbox}
-    settings = call.settings({"spectra": own})
     chosen: dict[str, Any] = {
         "cross": cross,
         "cross_fields": cross_fields,
         "compensate": compensate,
     }
-    with call.session(settings) as session:
-        run = call.run(settings, session)
+    with call.run({"spectra": own}) as run:
         if call.dry_run:
-            call.reporter.plan(plan_spectra(request_spectra(fields, field, run, **chosen), run))
+            request = stage.request_spectra(fields, field, run, **chosen)
+            call.reporter.plan(stage.plan_spectra(request, run))
             return
-        dataset = run_spectra(fields, out, field, run, **chosen)
+        dataset = stage.spectra(fields, out, field, run, **chosen)
     facts = {"out": out, "bins": dataset.sizes["k"], "field": field, "cross": cross or field}
     call.reporter.result(facts, lambda console: show_facts(console, "measured", facts))

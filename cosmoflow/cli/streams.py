@@ -10,7 +10,7 @@ import codecs
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -52,26 +52,23 @@ class Outlet:
 
     def write(self, text: str) -> int:
         """Write text."""
-        if self.failure is None:
-            try:
-                self._stream.write(text)
-            except OSError as error:
-                self._give_up(error)
+        self._attempt(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
         """Flush the stream."""
-        if self.failure is None:
-            try:
-                self._stream.flush()
-            except OSError as error:
-                self._give_up(error)
+        self._attempt(self._stream.flush)
 
-    def _give_up(self, error: OSError) -> None:
-        self.failure = error
-        # The stream's buffer would raise again when the interpreter flushes it.
-        with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())
+    def _attempt(self, action: Callable[..., object], *arguments: str) -> None:
+        if self.failure is not None:
+            return
+        try:
+            action(*arguments)
+        except OSError as error:
+            self.failure = error
+            # The stream's buffer would raise again when the interpreter flushes it.
+            with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -14,15 +14,7 @@ def expand_home(path: str) -> str:
     Shells expand ``~`` at the start of a word, but not after ``--out=``; notebooks and YAML files
     never do. ``./~`` means a file of that name, and so does ``~name`` if such a file exists.
 
-    Parameters
-    ----------
-    path : str
-        A local path.
-
-    Returns
-    -------
-    str
-        The path with ``~`` expanded; unchanged without a leading ``~`` or if there is no such user.
+    The path is unchanged without a leading ``~`` or if there is no such user.
 
     Raises
     ------
@@ -51,10 +43,7 @@ def require_working_directory(path: str | None = None) -> None:
     In a deleted directory, relative paths have no meaning, and torch, MKL and Ray fail without
     giving the cause.
 
-    Parameters
-    ----------
-    path : str, optional
-        Relative path that needs the directory, for the message.
+    ``path`` is the relative path that needs the directory, for the message.
 
     Raises
     ------

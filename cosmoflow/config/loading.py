@@ -125,34 +125,18 @@ def load_settings(
     content = read_yaml(config) if config else {}
     for text in overrides:
         content = merge(content, parse_override(text))
-    content = merge(content, _without_none(options or {}))
-    try:
-        return Settings.model_validate(content)
-    except ValidationError as error:
-        raise _explain(error, config) from None
+    return _validate(merge(content, _without_none(options or {})), config)
 
 
 def revise_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return a copy of settings with changes.
-
-    Parameters
-    ----------
-    settings : Settings
-        Settings to change.
-    changes : mapping
-        Nested values by section and name; None is an ordinary value.
+    """Return a copy of settings with nested changes, in which None is an ordinary value.
 
     Raises
     ------
     ConfigError
         A key is unknown or a value is out of range; the message names the key.
     """
-    if not changes:
-        return settings
-    try:
-        return Settings.model_validate(merge(settings.model_dump(), changes))
-    except ValidationError as error:
-        raise _explain(error, None) from None
+    return _validate(merge(settings.model_dump(), changes)) if changes else settings
 
 
 def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +150,13 @@ def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
         elif value is not None:
             kept[key] = value
     return kept
+
+
+def _validate(content: Mapping[str, Any], config: str | None = None) -> Settings:
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, config) from None
 
 
 def _explain(error: ValidationError, config: str | None) -> ConfigError:

@@ -79,14 +79,6 @@ class LinearPower:
         return LinearPower(self.k, self.power * (sigma8 / self.sigma(8.0)) ** 2)
 
     @classmethod
-    def from_table(
-        cls, k: ArrayLike, power: ArrayLike, *, sigma8: float | None = None
-    ) -> LinearPower:
-        """Return the spectrum of a table, rescaled to ``sigma8`` if given."""
-        spectrum = cls(k, power)
-        return spectrum if sigma8 is None else spectrum.scaled_to(sigma8)
-
-    @classmethod
     def from_cosmology(cls, cosmology: CosmologyConfig) -> LinearPower:
         """Return CAMB's spectrum at z = 0, scaled to the cosmology's sigma8; cached."""
         return _camb_power(cosmology)

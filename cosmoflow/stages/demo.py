@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,36 +95,31 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
     mark_folder(out, "demo")
     # Inside the folder every stage goes on where an interrupted demo stopped.
     run = replace(run, existing="resume")
-    paths = {
-        name: str(folder / name)
-        for name in (
-            "train-particles.zarr",
-            "test-particles.zarr",
-            "train-fields.zarr",
-            "test-fields.zarr",
-            "model",
-            "report",
-        )
-    }
+    train_fields, test_fields = (str(folder / f"{role}-fields.zarr") for role in ("train", "test"))
+    model_path = str(folder / "model")
     seconds: dict[str, float] = {}
-    for role, offset in (("train", 0), ("test", HELD_OUT_SEED_OFFSET)):
+    for role, fields, offset in (
+        ("train", train_fields, 0),
+        ("test", test_fields, HELD_OUT_SEED_OFFSET),
+    ):
         seed = run.settings.seed + offset
         seeded = replace(run, settings=run.settings.model_copy(update={"seed": seed}))
+        particles = str(folder / f"{role}-particles.zarr")
         with _timed(seconds, f"simulate {role}"):
-            simulate(paths[f"{role}-particles.zarr"], seeded)
+            simulate(particles, seeded)
         with _timed(seconds, f"paint {role}"):
-            paint(paths[f"{role}-particles.zarr"], paths[f"{role}-fields.zarr"], run)
+            paint(particles, fields, run)
     with _timed(seconds, "train"):
-        train([paths["train-fields.zarr"]], paths["model"], run)
+        train([train_fields], model_path, run)
     predictions = []
     with _timed(seconds, "infer"):
-        for name, model in _models(paths["model"], paths["test-fields.zarr"]).items():
+        for name, model in _models(model_path, test_fields).items():
             prediction = str(folder / f"prediction-{model if model in SHIPPED else 'own'}.zarr")
-            infer(paths["test-fields.zarr"], prediction, model, run)
+            infer(test_fields, prediction, model, run)
             predictions.append(f"{name}={prediction}")
-    with _timed(seconds, "evaluate"):
-        comparison = evaluate(paths["test-fields.zarr"], predictions, paths["report"], run)
     report = folder / "report"
+    with _timed(seconds, "evaluate"):
+        comparison = evaluate(test_fields, predictions, str(report), run)
     summary = {
         "out": out,
         "report": str((report / REPORT).resolve()),
@@ -169,15 +166,9 @@ def _models(trained: str, fields: str) -> dict[str, str]:
     return models
 
 
-class _timed:  # noqa: N801 - reads as a verb at its only use
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Note how long a block takes."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self._seconds = seconds
-        self._name = name
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self._seconds[self._name] = time.perf_counter() - self._start
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start

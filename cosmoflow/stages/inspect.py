@@ -70,14 +70,14 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> Description:
 
 
 def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
-    # A folder of the name of a model that ships is meant by ./NAME, as for `infer`.
-    if is_named(url):
-        return _describe_model(url)
     name, url = url, absolute(url)
-    if has_file(url, DESCRIPTION) or has_file(url, RUN):
-        return _describe_model(url)
-    if is_plain(name) and not exists(url):
+    # A folder of the name of a model that ships is meant by ./NAME, as for `infer`.
+    if is_named(name) or has_file(url, DESCRIPTION) or has_file(url, RUN):
         # Loaded here: models need torch, which stores do not.
+        from cosmoflow.stages.models import describe_model
+
+        return describe_model(name if is_named(name) else url)
+    if is_plain(name) and not exists(url):
         from cosmoflow.stages.models import near_model, unknown_model
 
         if near_model(name):
@@ -123,12 +123,6 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
             if flags.ndim == 1
         }
     return content
-
-
-def _describe_model(name: str) -> dict[str, Any]:
-    from cosmoflow.stages.models import describe_model
-
-    return describe_model(name)
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

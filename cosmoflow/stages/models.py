@@ -164,14 +164,7 @@ def models() -> ModelList:
 
 
 def open_model(name: str, fields: Box) -> VelocityModel:
-    """Open a model for some fields.
-
-    Parameters
-    ----------
-    name : str
-        Of :func:`find_model`.
-    fields : Box
-        The box that the model is applied to; linear theory fits all.
+    """Open a model that :func:`find_model` found for some fields; linear theory fits all.
 
     Raises
     ------
@@ -215,18 +208,7 @@ def save_model(url: str, model: VelocityModel) -> None:
 
 
 def fitting_grid(box_size: float, cell_size: float) -> int | None:
-    """Return the grid that cuts a box into cells of a model's size, to 0.1 %.
-
-    Parameters
-    ----------
-    box_size, cell_size : float
-        Mpc/h.
-
-    Returns
-    -------
-    int or None
-        Cells per axis; None where no grid does.
-    """
+    """Return the cells per axis that cut a box into cells of a model's size, to 0.1 %, or None."""
     grids = _nearest_grids(box_size, cell_size)
     fitting = [grid for grid in grids if has_cells(box_size / grid, cell_size)]
     return min(fitting, key=lambda grid: abs(box_size / grid - cell_size), default=None)

@@ -353,7 +353,7 @@ def test_neutrinos_too_massive_for_linear_theory(tmp_path, box, serial_run):
 def test_simulations_grow_as_their_dark_energy_says(tmp_path, serial_run):
     """In the linear limit displacements grow as D and velocities are f a H times them."""
     k = np.geomspace(1e-3, 5.0, 60)
-    power = LinearPower.from_table(k, k / (1.0 + (k / 0.05) ** 4), sigma8=0.002)
+    power = LinearPower(k, k / (1.0 + (k / 0.05) ** 4)).scaled_to(0.002)
     np.savetxt(tmp_path / "power.txt", np.column_stack([k, power(k)]))
     run = serial_run(
         simulate={"box_size": 256.0, "particles": 8, "redshift": [1.0, 0.0], "method": "2lpt",

@@ -245,12 +245,22 @@ def test_signatures_name_every_setting(name):
 def test_types_for_editors_agree_with_the_functions():
     stub = ast.parse((ROOT / "cosmoflow" / "api.pyi").read_text())
     found = {node.name: node.args for node in stub.body if isinstance(node, ast.FunctionDef)}
+    shared = {
+        node.name: [field.target.id for field in node.body]
+        for node in stub.body
+        if isinstance(node, ast.ClassDef)
+    }
     assert set(found) == set(api.DOORS)
     for name, arguments in found.items():
         parameters = inspect.signature(getattr(cosmoflow, name)).parameters
         before = [one.arg for one in arguments.args]
         assert before == list(parameters)[: len(before)]
-        assert {one.arg for one in arguments.kwonlyargs} <= set(parameters)
+        keywords = {one.arg for one in arguments.kwonlyargs}
+        others = arguments.kwarg and arguments.kwarg.annotation
+        if isinstance(others, ast.Subscript):
+            keywords |= {*shared[others.slice.id]}
+            assert keywords == set(parameters) - set(before)
+        assert keywords <= set(parameters)
 
 
 def test_names_are_listed_and_nothing_heavy_is_loaded():

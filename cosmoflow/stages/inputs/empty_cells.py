@@ -29,15 +29,7 @@ MOST_COUNTED: Final = 512
 
 
 def caution_of_plan(count: int, config: PaintConfig) -> str | None:
-    """Return a warning to issue before particles are painted, or None.
-
-    Parameters
-    ----------
-    count : int
-        Number of particles in the box.
-    config : PaintConfig
-        Settings, including the grid and the fill.
-    """
+    """Return a warning to issue before the ``count`` particles of a box are painted, or None."""
     each = count / config.grid**3
     if each >= FEW_PARTICLES or config.fill != BACKGROUND or "velocity" not in config.fields:
         return None
@@ -48,15 +40,7 @@ def caution_of_plan(count: int, config: PaintConfig) -> str | None:
 
 
 def caution_of(sampling: Sampling | None, grid: int) -> str | None:
-    """Return a warning to issue where velocities of a store are used, or None.
-
-    Parameters
-    ----------
-    sampling : Sampling or None
-        Sampling of the store.
-    grid : int
-        Cells per axis of the store.
-    """
+    """Return a warning to issue where velocities of a store are used, or None."""
     if sampling is None or sampling.empty_share <= MOST_EMPTY:
         return None
     each = sampling.particles_per_cell
@@ -103,14 +87,7 @@ def describe_empty(sampling: Sampling, grid: int) -> str:
 
 
 def examine(stores: Iterable[FieldStore], listener: Listener) -> list[str]:
-    """Warn about empty cells in stores whose velocities are used.
-
-    Parameters
-    ----------
-    stores : iterable of FieldStore
-        The stores; equal warnings are merged.
-    listener : callable
-        Receives the warnings.
+    """Warn about empty cells in stores whose velocities are used; equal warnings are merged.
 
     Returns
     -------

@@ -15,14 +15,7 @@ cold matter: its growth rate is then at most 0.6 % too large."""
 
 
 def expansion_of(metadata: BoxMetadata, purpose: str) -> Background:
-    """Return the expansion of a box.
-
-    Parameters
-    ----------
-    metadata : BoxMetadata
-        Metadata of a store or snapshot.
-    purpose : str
-        Computation that needs the expansion, for the message.
+    """Return the expansion of a box, needed for a purpose that an error message names.
 
     Raises
     ------

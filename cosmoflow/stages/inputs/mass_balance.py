@@ -16,19 +16,9 @@ def check_mass(source: ParticleSource, total: float, out: str, listener: Listene
     """Check the exact mass of all particles against the mean density of matter.
 
     A snapshot was checked by its header and a sample when it was opened; this sum includes all
-    particles. Masses without a known unit are not checked.
-
-    Parameters
-    ----------
-    source : ParticleSource
-        The particles.
-    total : float
-        Sum of the individual masses; not used if the particles have none.
-    out : str
-        URL of the output; its notes keep the warning.
-    listener : callable
-        Receives a warning if a particle store does not match; the density is still right if the
-        particles are a fair sample of matter.
+    particles: ``total`` if they have individual masses. Masses without a known unit are not
+    checked. A particle store that does not match causes a warning, which the notes of the output
+    keep; the density is still right if the particles are a fair sample of matter.
 
     Raises
     ------

@@ -107,8 +107,8 @@ class _Stage:
     """A stage, and what it takes on any number of nodes of its type."""
 
     def __init__(self, name: str, settings: Settings, node: NodeType, spot: bool) -> None:
-        self.name, self.node = name, node
-        self._settings, self._price = settings, node.rate(spot=spot)
+        self.name, self.node, self._settings = name, node, settings
+        self._price = node.spot if spot else node.price
         self._demand = DEMANDS[name](settings, node, 1)
 
     @property

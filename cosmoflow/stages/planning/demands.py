@@ -143,7 +143,7 @@ def train_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         cpus=USEFUL_CORES,
         flops=plan.flops if node.gpus else 0.0,
         utilisation=_utilisation(settings),
-        gets=settings.simulate.count * _chunks(fields) * 4,
+        gets=settings.simulate.count * _pieces(fields.grid, fields.chunk) * 4,
         prefixes=settings.simulate.count * 2,
         stored=plan.written,
     )
@@ -168,8 +168,8 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         cpus,
         width,
         parts=parts,
-        gets=_chunks(fields),
-        puts=2 * _shards(fields),
+        gets=_pieces(fields.grid, fields.chunk),
+        puts=2 * _pieces(fields.grid, fields.shard),
         prefixes=2,
         stored=plan.written / costs.COMPRESSION["fields"],
         runs=architecture.flows,
@@ -180,7 +180,10 @@ def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     """Return what predicting one box takes."""
     fields = fields_of(settings)
     run = planned_run(settings, node, nodes)
-    device = _device(node)
+    device = Device(
+        "bfloat16" if node.gpus or node.fast_bfloat16 else "float32",
+        None if node.gpu is None else node.gpu.memory,
+    )
     models = [_weightless(settings, fields)]
     work = check_work(fields, [settings.train.model], models, run, device=device)
     work = replace(work, layout=choose_layout(work, fields, models, run))
@@ -213,7 +216,7 @@ def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan.cpu_seconds,
         width=min(plan.slabs),
         parts=plan.parts,
-        gets=_chunks(fields),
+        gets=_pieces(fields.grid, fields.chunk),
     )
 
 
@@ -251,25 +254,14 @@ ON_GPUS: Final = ("train", "infer")
 """Stages that GPUs are rented for."""
 
 
-def _chunks(fields: FieldShape) -> int:
-    """Return the chunks of a scalar field."""
-    return (-(-fields.grid // fields.chunk)) ** 3
-
-
-def _shards(fields: FieldShape) -> int:
-    """Return the shards of a field."""
-    return (-(-fields.grid // fields.shard)) ** 3
+def _pieces(grid: int, size: int) -> int:
+    """Return the number of chunks or shards of a scalar field."""
+    return (-(-grid // size)) ** 3
 
 
 def _utilisation(settings: Settings) -> float:
     """Return the share of a GPU's peak that the model reaches; filters have nothing to compute."""
     return costs.GPU_UTILISATION.get(settings.train.model, 1.0)
-
-
-def _device(node: NodeType) -> Device:
-    if node.gpu is not None:
-        return Device("bfloat16", node.gpu.memory)
-    return Device("bfloat16" if node.fast_bfloat16 else "float32", None)
 
 
 def _weightless(settings: Settings, fields: FieldShape) -> VelocityModel:

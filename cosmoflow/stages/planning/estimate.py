@@ -53,15 +53,6 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
     """Return how long one run of a stage takes.
 
     All resources are taken to be at work at once, so that the busiest decides.
-
-    Parameters
-    ----------
-    demand : Demand
-        Demand of the stage.
-    node : NodeType
-        Type of the nodes.
-    nodes : int
-        How many.
     """
     plan = demand.plan
     by_cpus = node.gpus if demand.flops else max(1, node.vcpus // demand.cpus)
@@ -127,19 +118,7 @@ def _store_seconds(demand: Demand, node: NodeType, nodes: int) -> float:
 def bundles(plan: Plan, *, cpus: int = 1, gpus: int = 0, most: int = 1) -> list[dict[str, float]]:
     """Return the request to an autoscaler, in the form of Ray's ``request_resources``.
 
-    Parameters
-    ----------
-    plan : Plan
-        Plan of a stage.
-    cpus, gpus : int
-        Needs of each task.
-    most : int
-        Tasks at a time that are worth it.
-
-    Returns
-    -------
-    list of dict
-        ``CPU``, ``GPU`` and ``memory`` (bytes) of each concurrent task.
+    It has ``CPU``, ``GPU`` and ``memory`` (bytes) of each of at most ``most`` concurrent tasks.
     """
     one: dict[str, float] = {"CPU": cpus, "memory": plan.worker_memory}
     if gpus:

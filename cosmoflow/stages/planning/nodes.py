@@ -30,24 +30,21 @@ GBIT: Final = 1e9 / 8
 """Bytes a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU as its maker publishes it.
+class Gpu(Section):
+    """A GPU as its maker publishes it."""
 
-    Parameters
-    ----------
-    name : str
-        Name of the GPU.
-    memory : int
-        Bytes.
-    bfloat16 : float
-        Peak FLOPs a second of dense products in bfloat16, without sparsity. Networks use
-        bfloat16 on GPUs.
-    """
+    memory_gib: PositiveFloat
+    bfloat16_tflops: PositiveFloat
 
-    name: str
-    memory: int
-    bfloat16: float
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return int(self.memory_gib * GIB)
+
+    @property
+    def bfloat16(self) -> float:
+        """Peak FLOPs a second of dense products, without sparsity; networks use bfloat16."""
+        return self.bfloat16_tflops * 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +88,6 @@ class NodeType:
     gpus: int = 0
     fast_bfloat16: bool = False
 
-    def rate(self, *, spot: bool) -> float:
-        """Return US dollars an hour."""
-        return self.spot if spot else self.price
-
-
-class _GpuEntry(Section):
-    memory_gib: PositiveFloat
-    bfloat16_tflops: PositiveFloat
-
 
 class _NodeEntry(Section):
     cloud: str
@@ -136,7 +124,7 @@ class _NodeEntry(Section):
 class _PriceList(Section):
     date: datetime.date
     currency: Literal["USD"]
-    gpus: dict[str, _GpuEntry] = Field(default_factory=dict)
+    gpus: dict[str, Gpu] = Field(default_factory=dict)
     nodes: dict[str, _NodeEntry]
 
 
@@ -158,10 +146,7 @@ def read_nodes(source: str | PathLike[str] | None = None) -> dict[str, NodeType]
     nodes: dict[str, NodeType] = {}
     for path in (_PRICES, *([] if source is None else [Path(expand_home(str(source)))])):
         found = _read_prices(path)
-        gpus |= {
-            name: Gpu(name, int(gpu.memory_gib * GIB), gpu.bfloat16_tflops * 1e12)
-            for name, gpu in found.gpus.items()
-        }
+        gpus |= found.gpus
         for name, node in found.nodes.items():
             if node.gpu is not None and node.gpu not in gpus:
                 raise ConfigError(

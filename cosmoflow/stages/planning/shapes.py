@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,23 +61,18 @@ class ParticleShape:
 
         Shape (3, COVERAGE_BINS).
         """
-        n = self.per_axis
+        n, reach = self.per_axis, LARGEST_DISPLACEMENT / self.metadata.box_size
         covered = np.zeros((3, COVERAGE_BINS), np.bool_)
-        for axis, inner in enumerate((n * n, n, 1)):
+        for bins, inner in zip(covered, (n * n, n, 1), strict=True):
+            # Lattice sites of the axis, counted on and on.
             first, last = start // inner, (stop - 1) // inner
-            _cover(covered[axis], first, last, n, self.metadata.box_size)
+            low, high = first / n - reach, (last + 1) / n + reach
+            if high - low >= 1.0:
+                bins[:] = True
+            else:
+                begin, end = math.floor(low * COVERAGE_BINS), math.ceil(high * COVERAGE_BINS)
+                bins[np.arange(begin, end) % COVERAGE_BINS] = True
         return covered
-
-
-def _cover(bins: NDArray[np.bool_], first: int, last: int, sites: int, size: float) -> None:
-    """Mark the bins of an axis near the lattice sites ``first`` to ``last``, counted on and on."""
-    reach = LARGEST_DISPLACEMENT / size
-    low, high = first / sites - reach, (last + 1) / sites + reach
-    if high - low >= 1.0:
-        bins[:] = True
-        return
-    begin, end = int(np.floor(low * len(bins))), int(np.ceil(high * len(bins)))
-    bins[np.arange(begin, end) % len(bins)] = True
 
 
 @dataclass(frozen=True, slots=True)

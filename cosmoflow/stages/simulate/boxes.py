@@ -16,7 +16,7 @@ from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.model.precision import best_device
 from cosmoflow.numerics import cola, fourier, initial, lpt
-from cosmoflow.numerics.blocks import grid_blocks
+from cosmoflow.numerics.blocks import Block, place, split_block
 from cosmoflow.storage.fields import create_fields, finished_shards, write_block
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.initial import read_power_table, read_white_noise, white_noise_digest
@@ -141,7 +141,7 @@ class Box:
         for redshift, url in self.snapshots.items():
             create_particles(url, config.particles**3, metadata(redshift), existing)
         if self.initial_fields is not None:
-            layout = _layout(config.particles)
+            layout = PaintConfig(grid=config.particles)
             create_fields(
                 self.initial_fields, metadata(0.0), config.particles,
                 ("linear_density", "displacement"),
@@ -155,20 +155,16 @@ class Box:
 
     def provenance(self, settings: Settings, initial: Initial) -> dict[str, Any]:
         """Return what the stores of this box say of how they are made."""
-        return make_provenance(
-            "simulate",
-            self._content(settings),
-            initial.digests,
-            sources={role: str(getattr(settings.simulate, role)) for role in initial.digests},
-        )
-
-    def _content(self, settings: Settings) -> dict[str, Any]:
-        """Return the settings that decide what is in this box."""
         content: dict[str, Any] = settings.resolved("simulate", "cosmology")
         # How many boxes were asked for does not change this one; files count by their content.
         for name in ("count", "paired", "linear_power", "white_noise", "initial_fields"):
             content["simulate"].pop(name)
-        return {"seed": self.seed, "inverted": self.inverted, **content}
+        return make_provenance(
+            "simulate",
+            {"seed": self.seed, "inverted": self.inverted, **content},
+            initial.digests,
+            sources={role: str(getattr(settings.simulate, role)) for role in initial.digests},
+        )
 
 
 def is_folder(settings: Settings) -> bool:
@@ -286,13 +282,11 @@ def _write_snapshot(url: str, digest: str, snapshot: cola.Snapshot) -> None:
 def _write_initial(url: str, digest: str, cells: int, density: Tensor, psi1: Tensor) -> None:
     """Write the linear density and displacement; the lattice points are the centres of cells."""
     displacement = psi1.view(cells, cells, cells, 3).movedim(-1, 0)
-    finished = finished_shards(url)
-    for shard, block in enumerate(grid_blocks(cells, _layout(cells).shard_cells)):
+    box, finished = Block((0, 0, 0), (cells,) * 3), finished_shards(url)
+    # The grid is cut as painting would cut it.
+    for shard, block in enumerate(split_block(box, PaintConfig(grid=cells).shard_cells)):
         if not finished[shard]:
-            part = tuple(
-                slice(first, first + length)
-                for first, length in zip(block.origin, block.shape, strict=True)
-            )
+            part = place(block, box)
             fields = {
                 "linear_density": density[part].cpu().numpy(),
                 "displacement": displacement[:, *part].cpu().numpy(),
@@ -303,8 +297,3 @@ def _write_initial(url: str, digest: str, cells: int, density: Tensor, psi1: Ten
 
 def _is_whole(url: str) -> bool:
     return open_group(url).attrs.get(STATUS) == COMPLETE
-
-
-def _layout(cells: int) -> PaintConfig:
-    """Return how a grid of the particles' lattice is cut: as painting would cut it."""
-    return PaintConfig(grid=cells)
