@@ -65,7 +65,6 @@ def _number(value: float | None, digits: int) -> str:
 
 def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str, Any]) -> None:
     """Print the residuals of every method, best first, and the location of the report."""
-    from cosmoflow.stages.evaluate import residual_rows
     from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, format_share
 
     true = comparison.metrics["truth"]["rms"]
@@ -75,7 +74,7 @@ def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str
     table.add_column("method")
     for heading in ("rms, km/s", "rms / true rms", "mean cosine"):
         table.add_column(heading, justify="right")
-    for name, rms, cosine, relative in residual_rows(comparison):
+    for name, rms, cosine, relative in comparison.residual_rows():
         table.add_row(escape(name), _number(rms, 1), _number(relative, 3), _number(cosine, 3))
     console.print(table)
     if (empty := comparison.metrics["truth"]["empty_share"]) > MOST_EMPTY:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.model.sources import FieldSource, Lead
-from cosmoflow.numerics.blocks import Block, read_periodic
+from cosmoflow.numerics.blocks import Block, overlap, read_periodic
 
 Key = tuple[str, Lead, tuple[int, ...]]
 
@@ -56,30 +56,29 @@ class CachedFields:
         self, name: str, lead: Lead, part: tuple[slice, ...], shape: tuple[int, ...]
     ) -> NDArray[np.float32]:
         """Assemble a part inside the grid from pieces."""
-        out = np.empty((*shape, *(axis.stop - axis.start for axis in part)), np.float32)
-        low = [axis.start // self._piece for axis in part]
-        high = [-(-axis.stop // self._piece) for axis in part]
-        for place in np.ndindex(*np.subtract(high, low).tolist()):
-            index = tuple(np.add(place, low).tolist())
-            piece = self._read_piece(name, lead, index)
-            inside: list[Any] = [...]
-            source: list[Any] = [...]
-            for axis, number, length in zip(part, index, piece.shape[-3:], strict=True):
-                origin = number * self._piece
-                start, stop = max(axis.start, origin), min(axis.stop, origin + length)
-                inside.append(slice(start - axis.start, stop - axis.start))
-                source.append(slice(start - origin, stop - origin))
-            out[tuple(inside)] = piece[tuple(source)]
+        x, y, z = part
+        block = Block(
+            (x.start, y.start, z.start), (x.stop - x.start, y.stop - y.start, z.stop - z.start)
+        )
+        out = np.empty((*shape, *block.shape), np.float32)
+        touched = (range(axis.start // self._piece, -(-axis.stop // self._piece)) for axis in part)
+        for index in itertools.product(*touched):
+            inside, source = overlap(block, self._cells(index))
+            out[(..., *inside)] = self._read_piece(name, lead, index)[(..., *source)]
         return out
+
+    def _cells(self, index: tuple[int, ...]) -> Block:
+        """Return the cells of a piece; the last one along an axis may be shorter."""
+        x, y, z = (number * self._piece for number in index)
+        nx, ny, nz = (min(self._piece, self.grid - origin) for origin in (x, y, z))
+        return Block((x, y, z), (nx, ny, nz))
 
     def _read_piece(self, name: str, lead: Lead, index: tuple[int, ...]) -> NDArray[np.float32]:
         key = (name, lead, index)
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]
-        x, y, z = (number * self._piece for number in index)
-        nx, ny, nz = (min(self._piece, self.grid - origin) for origin in (x, y, z))
-        piece = self._source.read_block(name, Block((x, y, z), (nx, ny, nz)), lead=lead)
+        piece = self._source.read_block(name, self._cells(index), lead=lead)
         self._held[key] = piece
         self._size += piece.nbytes
         while self._size > self._capacity and len(self._held) > 1:

@@ -290,10 +290,7 @@ class Fitting:
     def _advance(self, parallel: nn.Module, batch: Sample) -> float:
         """Take one optimiser step and return its loss."""
         config = self.job.config
-        density, flows, target = (
-            part.to(self.device, non_blocking=True)
-            for part in (batch.density, batch.flows, batch.target)
-        )
+        density, flows, target = (part.to(self.device, non_blocking=True) for part in batch)
         parallel.train()
         inputs = self.model.channels(density, flows).to(memory_format=torch.channels_last_3d)
         with autocast(config.precision, self.device):

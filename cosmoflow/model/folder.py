@@ -94,13 +94,7 @@ def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
 
 
 def _build(description: Description, where: str) -> VelocityModel:
-    """Return a model that fits a description, with random weights.
-
-    Raises
-    ------
-    DataError
-        The architecture is unknown, or has changed since the model was trained.
-    """
+    """Return a model with random weights, or refuse a description that no architecture fits."""
     spec = ModelSpec(
         architecture=description.architecture,
         target=description.target,
@@ -138,13 +132,7 @@ def _build(description: Description, where: str) -> VelocityModel:
 
 
 def _load_weights(network: nn.Module, content: bytes, where: str) -> None:
-    """Load a network's weights.
-
-    Raises
-    ------
-    DataError
-        The weights do not match the network in name, shape or type, or are not finite.
-    """
+    """Load weights, or refuse those that differ from the network's in name, shape or type."""
     try:
         weights = safetensors.torch.load(content)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cosmoflow.model.geometry import Sides
-from cosmoflow.model.registry import find_architecture, geometry_of
+from cosmoflow.model.registry import shapes_of
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -52,13 +52,8 @@ def count_activation_bytes(name: str, output: int | Sides, precision: str) -> in
     precision : {"float32", "bfloat16"}
         Precision of the arithmetic.
     """
-    architecture = find_architecture(name)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    # Tensors of the meta device have shapes and no values: nothing is computed.
-    with torch.device("meta"):
-        network = architecture.build().eval().to(dtype)
-        shape = geometry_of(network).input_shape(output)
-        tile = torch.empty((1, architecture.channels, *shape), dtype=dtype)
+    network, tile = shapes_of(name, output, dtype)
     counter = _LiveBytes()
     with torch.inference_mode(), counter:
         result = network(tile)

@@ -9,15 +9,27 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cosmoflow.errors import ConfigError
-from cosmoflow.model.baseline import Baseline
 from cosmoflow.model.geometry import Geometry, Sides
 from cosmoflow.model.names import LINEAR
 from cosmoflow.model.paper import PaperNetwork
 from cosmoflow.model.residual import ResidualUNet
+
+
+class Baseline(nn.Module):
+    """Adds nothing to a model's global flow: linear theory and Wiener filters as they are.
+
+    It lets inference, storage and comparison treat these baselines like any other model.
+    """
+
+    geometry = Geometry(halo=0, stride=1, fixed_output=None, default_output=32)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``(batch, channels, n, n, n)`` to zeros, ``(batch, 3, n, n, n)``."""
+        return inputs.new_zeros((inputs.shape[0], 3, *inputs.shape[2:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,15 +226,21 @@ def summarise(name: str) -> ArchitectureSummary:
     )
 
 
+def shapes_of(
+    name: str, output: int | Sides, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, Tensor]:
+    """Return a network and an input tile with shapes and no values: nothing is computed."""
+    architecture = find_architecture(name)
+    with torch.device("meta"):
+        network = architecture.build().eval().to(dtype)
+        shape = geometry_of(network).input_shape(output)
+        return network, torch.empty((1, architecture.channels, *shape), dtype=dtype)
+
+
 @cache
 def count_flops(name: str, output: int | Sides) -> int:
     """Return the floating-point operations of a tile; ``output`` is one number or one per axis."""
-    architecture = find_architecture(name)
-    # Tensors of the meta device have shapes and no values: nothing is computed.
-    with torch.device("meta"):
-        network = architecture.build().eval()
-        shape = geometry_of(network).input_shape(output)
-        tile = torch.empty((1, architecture.channels, *shape))
+    network, tile = shapes_of(name, output)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network(tile)

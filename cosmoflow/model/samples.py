@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from cosmoflow.errors import DataError
 from cosmoflow.model.geometry import Geometry
-from cosmoflow.model.sources import FieldSource, Flow, read_flow, read_inputs, read_tensor
+from cosmoflow.model.sources import FieldSource, Flow, read_inputs, read_tensor, variable_of
 from cosmoflow.model.velocity import Normalisation, Target
 from cosmoflow.numerics.blocks import Block, split_block
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
@@ -65,8 +66,7 @@ class TrainingBox:
         return Block((x, y, z), (crop, crop, crop))
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """Tensors of one crop: density and global flows with halo, target without."""
 
     density: Tensor
@@ -90,11 +90,7 @@ def read_sample(box: TrainingBox, target: str, block: Block, halo: int) -> Sampl
 
 def stack(samples: Sequence[Sample]) -> Sample:
     """Stack samples into a batch."""
-    return Sample(
-        torch.stack([sample.density for sample in samples]),
-        torch.stack([sample.flows for sample in samples]),
-        torch.stack([sample.target for sample in samples]),
-    )
+    return Sample(*map(torch.stack, zip(*samples, strict=True)))
 
 
 def choose_box(boxes: Sequence[TrainingBox], rng: np.random.Generator) -> TrainingBox:
@@ -196,7 +192,8 @@ def measure_normalisation(
             residual = box.source.read_block(target, block)
             flow = residual
             if box.flows:
-                flow = read_flow(box.source, box.flows[0], block)
+                name, lead = variable_of(box.flows[0])
+                flow = box.source.read_block(name, block, lead=lead)
                 residual = residual - (flow if target == "velocity" else flow * rho)
             sums += (
                 rho.size,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.numerics.blocks import Block, grow, read_periodic
+from cosmoflow.numerics.blocks import Block, grow, place, read_periodic
 
 Lead = tuple[int, ...]
 
@@ -105,18 +105,14 @@ class BlockFields:
         self, source: FieldSource, variables: Sequence[tuple[str, Lead]], block: Block
     ) -> None:
         self.grid = source.grid
-        self._origin = block.origin
+        self._block = block
         self._fields = {
             (name, lead): source.read_block(name, block, lead=lead) for name, lead in variables
         }
 
     def read_block(self, name: str, block: Block, *, lead: Lead = ()) -> NDArray[np.float32]:
         """Return cells inside the block."""
-        x, y, z = (
-            slice(origin - first, origin - first + length)
-            for origin, first, length in zip(block.origin, self._origin, block.shape, strict=True)
-        )
-        return self._fields[name, lead][..., x, y, z]
+        return self._fields[name, lead][(..., *place(block, self._block))]
 
 
 Flow = int | str
@@ -126,12 +122,6 @@ Flow = int | str
 def variable_of(flow: Flow) -> tuple[str, Lead]:
     """Return the variable that a flow is stored in, and the leading indices to fix."""
     return ("linear_velocity", (flow,)) if isinstance(flow, int) else (flow, ())
-
-
-def read_flow(source: FieldSource, flow: Flow, block: Block) -> NDArray[np.float32]:
-    """Read a block of a global velocity, shape ``(3, nx, ny, nz)``, km/s."""
-    name, lead = variable_of(flow)
-    return source.read_block(name, block, lead=lead)
 
 
 def read_tensor(source: FieldSource, name: str, block: Block, lead: Lead = ()) -> Tensor:
@@ -155,7 +145,5 @@ def read_inputs(
     """
     haloed = grow(block, halo)
     density = read_tensor(source, "density", haloed)
-    found = [
-        read_tensor(source, name, haloed, lead) for name, lead in (variable_of(f) for f in flows)
-    ]
+    found = [read_tensor(source, name, haloed, lead) for name, lead in map(variable_of, flows)]
     return density, torch.stack(found) if found else density.new_empty((0, 3, *haloed.shape))

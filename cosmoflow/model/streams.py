@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,30 +25,6 @@ _STREAM = 0x57
 """Key that separates the random numbers of blocks from those of crops."""
 
 
-@dataclass(frozen=True, slots=True)
-class Streaming:
-    """Parameters of a stream of boxes.
-
-    Parameters
-    ----------
-    seed : int
-        Seed that, with the step, determines the blocks, so a resumed run reads the same blocks as
-        an uninterrupted one.
-    crop, batch : int
-        Output cells per axis of a crop, and crops per step over all workers.
-    halo : int
-        Halo of the network, cells.
-    target : str
-        Variable to predict.
-    """
-
-    seed: int
-    crop: int
-    batch: int
-    halo: int
-    target: str
-
-
 def pool_bytes(crop: int, halo: int, flows: int) -> int:
     """Return the memory of the blocks in use, the next ones and those being released, bytes."""
     side = max(BLOCK_CELLS, crop) + 2 * halo
@@ -63,16 +38,24 @@ class StreamedBoxes:
     ----------
     boxes : sequence of TrainingBox
         Boxes, drawn with probability proportional to their training cells.
-    streaming : Streaming
-        Sizes and seed.
+    seed : int
+        Seed that, with the step, determines the blocks, so a resumed run reads the same blocks as
+        an uninterrupted one.
+    crop, batch : int
+        Output cells per axis of a crop, and crops per step over all workers.
+    halo : int
+        Halo of the network, cells.
+    target : str
+        Variable to predict.
     """
 
-    def __init__(self, boxes: Sequence[TrainingBox], streaming: Streaming) -> None:
-        self._boxes = boxes
-        self._streaming = streaming
-        self._side = max(BLOCK_CELLS, streaming.crop)
-        crops = _TURNS * POOL * (self._side / streaming.crop) ** 3
-        self.steps = max(1, round(crops / streaming.batch))
+    def __init__(
+        self, boxes: Sequence[TrainingBox], seed: int, crop: int, batch: int, halo: int, target: str
+    ) -> None:
+        self._boxes, self._seed, self._halo, self._target = boxes, seed, halo, target
+        self._side = max(BLOCK_CELLS, crop)
+        crops = _TURNS * POOL * (self._side / crop) ** 3
+        self.steps = max(1, round(crops / batch))
         self._reader = ThreadPoolExecutor(max_workers=1)
         self._windows: dict[int, Future[list[TrainingBox]]] = {}
         self._lock = threading.Lock()
@@ -91,15 +74,14 @@ class StreamedBoxes:
         return found.result()
 
     def _read(self, window: int) -> list[TrainingBox]:
-        streaming = self._streaming
         found = []
         for number in range(POOL):
-            key = (streaming.seed, window, number, _STREAM)
+            key = (self._seed, window, number, _STREAM)
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
             box = choose_box(self._boxes, rng)
             side = min(self._side, *box.region.shape)
             region = box.place_crop(side, rng)
-            variables = [("density", ()), (streaming.target, ()), *map(variable_of, box.flows)]
-            held = BlockFields(box.source, variables, grow(region, streaming.halo))
+            variables = [("density", ()), (self._target, ()), *map(variable_of, box.flows)]
+            held = BlockFields(box.source, variables, grow(region, self._halo))
             found.append(TrainingBox(held, box.flows, region, periodic=False))
         return found

@@ -46,8 +46,10 @@ def central_boxes(cells: int, side: int) -> list[Block]:
     Parameters
     ----------
     cells, side : int
-        Cells per axis of the grid and of a cube; no cube larger than the grid fits.
+        Cells per axis of the grid and of a cube; no cube larger than the grid fits, and none of 0.
     """
+    if not side:
+        return []
     count = cells // side
     margin = (cells - count * side) // 2
     return split_block(Block((margin,) * 3, (count * side,) * 3), side)

@@ -161,15 +161,10 @@ def sum_distributions(
     if not rate > 0.0:
         raise ValueError(f"f a H is {rate}, not positive")
     found = DistributionSum.zero()
-    blocks = (_contiguous(field) for field in (density, truth, prediction))
+    blocks = (field.cpu().contiguous().numpy() for field in (density, truth, prediction))
     _count_cells(*blocks, np.float32(2.0 * cell_size), float(rate), *found.counts.values())
     nx, ny, nz = (cells - 2 for cells in density.shape)
     return DistributionSum(nx * ny * nz, found.counts)
-
-
-def _contiguous(field: Tensor) -> NDArray[np.float32]:
-    block: NDArray[np.float32] = field.cpu().contiguous().numpy()
-    return block
 
 
 @njit(inline="always")

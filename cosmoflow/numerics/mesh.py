@@ -256,40 +256,6 @@ def _paint_slabs(
             _paint_run(x, index[starts[s] : starts[s + 1]], inverse_cell, weight, grid, cells)
 
 
-@numba.njit(cache=True, nogil=True)
-def _interpolate_run(
-    field: NDArray[np.float32],
-    x: NDArray[np.float32],
-    inverse_cell: float,
-    scale: np.float32,
-    accumulate: bool,
-    out: NDArray[np.float32],
-    cells: int,
-    first: int,
-    last: int,
-) -> None:
-    """Interpolate a flat ``field`` at particles ``first`` to ``last``."""
-    n, one, two, three = np.uint64(cells), np.uint64(1), np.uint64(2), np.uint64(3)
-    for a in range(first, last):
-        p = np.uint64(a) * three
-        i0, i1, dx = _cell(x[p], inverse_cell, cells)
-        j0, j1, dy = _cell(x[p + one], inverse_cell, cells)
-        k0, k1, dz = _cell(x[p + two], inverse_cell, cells)
-        r00, r01 = (i0 * n + j0) * n, (i0 * n + j1) * n
-        r10, r11 = (i1 * n + j0) * n, (i1 * n + j1) * n
-        f00, f01, f10, f11 = field[r00 + k0], field[r01 + k0], field[r10 + k0], field[r11 + k0]
-        f00 += dz * (field[r00 + k1] - f00)
-        f01 += dz * (field[r01 + k1] - f01)
-        f10 += dz * (field[r10 + k1] - f10)
-        f11 += dz * (field[r11 + k1] - f11)
-        f00 += dy * (f01 - f00)
-        f10 += dy * (f11 - f10)
-        value = scale * (f00 + dx * (f10 - f00))
-        b = np.uint64(a)
-        # A factor of 0 on the old value would keep a NaN of an uninitialised buffer.
-        out[b] = out[b] + value if accumulate else value
-
-
 @numba.njit(parallel=True, cache=True, nogil=True)
 def _interpolate(
     field: NDArray[np.float32],
@@ -301,11 +267,28 @@ def _interpolate(
     cells: int,
     blocks: int,
 ) -> None:
-    """Interpolate at all particles, block by block."""
+    """Interpolate a flat ``field`` at all particles, block by block."""
     count = out.shape[0]
-    for b in numba.prange(blocks):
-        first, last = b * count // blocks, (b + 1) * count // blocks
-        _interpolate_run(field, x, inverse_cell, scale, accumulate, out, cells, first, last)
+    n, one, two, three = np.uint64(cells), np.uint64(1), np.uint64(2), np.uint64(3)
+    for block in numba.prange(blocks):
+        for particle in range(block * count // blocks, (block + 1) * count // blocks):
+            q = np.uint64(particle)
+            p = q * three
+            i0, i1, dx = _cell(x[p], inverse_cell, cells)
+            j0, j1, dy = _cell(x[p + one], inverse_cell, cells)
+            k0, k1, dz = _cell(x[p + two], inverse_cell, cells)
+            r00, r01 = (i0 * n + j0) * n, (i0 * n + j1) * n
+            r10, r11 = (i1 * n + j0) * n, (i1 * n + j1) * n
+            f00, f01, f10, f11 = field[r00 + k0], field[r01 + k0], field[r10 + k0], field[r11 + k0]
+            f00 += dz * (field[r00 + k1] - f00)
+            f01 += dz * (field[r01 + k1] - f01)
+            f10 += dz * (field[r10 + k1] - f10)
+            f11 += dz * (field[r11 + k1] - f11)
+            f00 += dy * (f01 - f00)
+            f10 += dy * (f11 - f10)
+            value = scale * (f00 + dx * (f10 - f00))
+            # A factor of 0 on the old value would keep a NaN of an uninitialised buffer.
+            out[q] = out[q] + value if accumulate else value
 
 
 # --- GPU -----------------------------------------------------------------------------------------

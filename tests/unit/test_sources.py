@@ -10,7 +10,7 @@ import torch
 from cosmoflow.model.prefetch import Prefetcher
 from cosmoflow.model.samples import TrainingBox, draw_batch, read_sample
 from cosmoflow.model.sources import BlockFields, DeviceFields, MemoryFields, variable_of
-from cosmoflow.model.streams import StreamedBoxes, Streaming
+from cosmoflow.model.streams import StreamedBoxes
 from cosmoflow.numerics.blocks import Block, grow
 from tests.cases import each
 from tests.conftest import synthetic_fields
@@ -58,7 +58,7 @@ def test_a_block_in_memory_has_the_crops_of_its_box(fields, origin):
 
 def streamed(fields, seed=1, cells=20):
     boxes = [TrainingBox.slab(MemoryFields(fields), FLOWS, 0, cells)]
-    return StreamedBoxes(boxes, Streaming(seed, CROP, 2, 3, "velocity"))
+    return StreamedBoxes(boxes, seed, CROP, 2, 3, "velocity")
 
 
 def test_a_stream_gives_the_crops_of_its_boxes(fields):

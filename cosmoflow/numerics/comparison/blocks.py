@@ -65,14 +65,12 @@ class BlockSum:
 
     @classmethod
     def zero(cls, names: Sequence[str], bins: int) -> Self:
-        """Return the sums of a box over no cells, the neutral element of ``+``.
+        """Return the sums over no cells of a box with ``bins`` coarse cells per axis.
 
         Parameters
         ----------
         names : sequence of str
             Name of the truth, then names of the methods.
-        bins : int
-            Coarse cells per axis.
         """
         return cls(
             {name: ResidualSum.zero() for name in names[1:]},
@@ -80,18 +78,12 @@ class BlockSum:
             CoarseSum.zero(len(SHARED) + len(names) - 1, bins),
         )
 
-    def __add__(self, other: BlockSum) -> BlockSum:
-        return self._joined(other, self.coarse + other.coarse)
-
     def add(self, other: BlockSum) -> BlockSum:
         """Add the sums of a block inside this sum's coarse cells; this sum must not be reused."""
-        return self._joined(other, self.coarse.add(other.coarse))
-
-    def _joined(self, other: BlockSum, coarse: CoarseSum) -> BlockSum:
         return BlockSum(
             {name: one + other.residual[name] for name, one in self.residual.items()},
             {name: one + other.distributions[name] for name, one in self.distributions.items()},
-            coarse,
+            self.coarse.add(other.coarse),
         )
 
 

@@ -101,18 +101,8 @@ class CoarseSum:
 
     @classmethod
     def zero(cls, quantities: int, bins: int, axes: int = 3) -> Self:
-        """Return the sums of a whole box over no cells, the neutral element of ``+``."""
+        """Return the sums of a whole box over no cells, to which parts are added."""
         return cls((0,) * axes, np.zeros((quantities, *(bins,) * axes)))
-
-    def __add__(self, other: CoarseSum) -> CoarseSum:
-        low = tuple(map(min, self.origin, other.origin))
-        high = tuple(map(max, self._end, other._end))
-        shape = (len(self.values), *(b - a for a, b in zip(low, high, strict=True)))
-        return CoarseSum(low, np.zeros(shape)).add(self).add(other)
-
-    @property
-    def _end(self) -> tuple[int, ...]:
-        return tuple(o + n for o, n in zip(self.origin, self.values.shape[1:], strict=True))
 
     def add(self, other: CoarseSum, first: int = 0) -> CoarseSum:
         """Add the sums of a part in place; copying the sums of a whole box would take too long.

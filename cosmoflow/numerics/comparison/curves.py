@@ -50,9 +50,7 @@ def subbox_curves(boxes: Sequence[Mapping[str, PowerSum]], methods: Sequence[str
     quantities: Json = {}
     for key, name in SUBBOX_QUANTITIES.items():
         sums = [box[name] for box in boxes]
-        total = sums[0]
-        for one in sums[1:]:
-            total = total + one
+        total = sum(sums[1:], start=sums[0])
         found = _curves(name, total, methods)
         found["definition"] = _DIFFERENCES.get(name, found["definition"])
         found["truth_error"] = _error(sums, lambda s: s.power(0))

@@ -8,18 +8,11 @@ import numpy as np
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import central_boxes, grid_blocks
-from cosmoflow.numerics.comparison.blocks import BlockSum, coarse_cells, sum_block
-from cosmoflow.numerics.comparison.coarse import CoarseSum
+from cosmoflow.numerics.comparison.blocks import sum_block
 from cosmoflow.numerics.comparison.power import subbox_cells, sum_box, sum_subbox
 from cosmoflow.numerics.comparison.readers import TRUTH, Array, ArrayReader
-from cosmoflow.numerics.comparison.result import Comparison, Measured, find_patch
-from cosmoflow.numerics.comparison.slices import (
-    patch_planes,
-    plane_blocks,
-    plane_cells,
-    sum_plane,
-)
-from cosmoflow.numerics.spectra import WINDOWS
+from cosmoflow.numerics.comparison.result import Comparison, Measured
+from cosmoflow.numerics.comparison.slices import patch_planes, plane_blocks, sum_plane
 from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 
@@ -71,29 +64,23 @@ def compare(
         The fields do not match, or contain values that are not finite.
     """
     _check(density, truth, predictions, box_size)
-    rho = _plain_array(density)
-    fields = {name: _plain_array(field) for name, field in {TRUTH: truth, **predictions}.items()}
-    readers = {name: ArrayReader(rho, field, box_size) for name, field in fields.items()}
+    rho = np.ascontiguousarray(density, np.float32)
+    readers = {
+        name: ArrayReader(rho, np.ascontiguousarray(field, np.float32), box_size)
+        for name, field in {TRUTH: truth, **predictions}.items()
+    }
     grid = density.shape[-1]
-    cells = BlockSum.zero(tuple(readers), coarse_cells(grid, box_size))
+    total = Measured.zero(grid, box_size, tuple(predictions), scheme)
     for part in grid_blocks(grid, block):
-        cells = cells.add(sum_block(readers, part, rate))
-    patch = find_patch(cells, grid, box_size)
-    plane = CoarseSum.zero(1 + 3 * len(readers), plane_cells(grid), axes=2)
+        total.cells = total.cells.add(sum_block(readers, part, rate))
+    patch = total.find_patch()
     for part in plane_blocks(patch, block):
-        plane.add(sum_plane(readers, part))
+        total.plane.add(sum_plane(readers, part))
+    total.patch = {name: patch_planes(reader, patch.block) for name, reader in readers.items()}
     side = subbox_cells(grid, box_size, subbox)
-    return Measured(
-        grid,
-        box_size,
-        tuple(predictions),
-        cells,
-        plane,
-        {name: patch_planes(reader, patch) for name, reader in readers.items()},
-        [sum_subbox(readers, box) for box in (central_boxes(grid, side) if side else ())],
-        sum_box(readers, WINDOWS[scheme] if scheme is not None else 0),
-        scheme,
-    ).comparison()
+    total.subboxes += [sum_subbox(readers, box) for box in central_boxes(grid, side)]
+    total.box = sum_box(readers, total.window)
+    return total.comparison()
 
 
 def _check(density: Array, truth: Array, predictions: Mapping[str, Array], box_size: float) -> None:
@@ -129,8 +116,3 @@ def _check(density: Array, truth: Array, predictions: Mapping[str, Array], box_s
             total = np.sum(field, dtype=np.float64)
         if not np.isfinite(total):
             raise DataError("A field contains values that are not finite.", where=name)
-
-
-def _plain_array(field: Array) -> Array:
-    """Return a contiguous float32 array, sharing the field's memory if possible."""
-    return np.ascontiguousarray(field, dtype=np.float32)

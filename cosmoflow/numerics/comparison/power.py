@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.blocks import Block
-from cosmoflow.numerics.comparison.readers import TRUTH, Readers, read_tensor, whole_box
+from cosmoflow.numerics.comparison.readers import TRUTH, Readers, read_tensor
 from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
 from cosmoflow.numerics.quantities import Values
 from cosmoflow.numerics.spectra import PowerSum, WaveBins, sum_products
@@ -103,7 +103,7 @@ def sum_box(readers: Readers, window: int = 0) -> dict[str, PowerSum]:
         Sums by name of the field.
     """
     truth = readers[TRUTH]
-    block, size = whole_box(truth), truth.box_size
+    block, size = Block((0, 0, 0), (truth.grid,) * 3), truth.box_size
     rho = read_tensor(truth, "density", block)
     bins = WaveBins.linear(truth.grid, size)
 

@@ -31,10 +31,6 @@ class FieldReader(Protocol):
     def box_size(self) -> float:
         """Box size, Mpc/h."""
 
-    @property
-    def shard(self) -> int:
-        """Preferred number of cells per axis to read at once."""
-
     def read(self, name: str, block: Block) -> Array:
         """Return ``density``, shape (nx, ny, nz), or ``velocity``, shape (3, nx, ny, nz), km/s.
 
@@ -74,11 +70,6 @@ class ArrayReader:
         """Cells per axis."""
         return int(self.density.shape[-1])
 
-    @property
-    def shard(self) -> int:
-        """Preferred number of cells per axis to read at once."""
-        return self.grid
-
     def read(self, name: str, block: Block) -> Array:
         """Return a block of a field; see :class:`FieldReader`."""
         field = self.density if name == "density" else self.velocity
@@ -94,8 +85,3 @@ class ArrayReader:
 def read_tensor(reader: FieldReader, name: str, block: Block) -> Tensor:
     """Return a block of a field as a tensor that shares memory with the reader's array."""
     return torch.from_numpy(reader.read(name, block))
-
-
-def whole_box(reader: FieldReader) -> Block:
-    """Return the block of all cells of the grid."""
-    return Block((0, 0, 0), (reader.grid, reader.grid, reader.grid))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from cosmoflow.numerics.comparison.blocks import (
     BlockSum,
+    coarse_cells,
     largest_residuals,
     residual_maps,
     strongest_infall,
@@ -18,9 +19,15 @@ from cosmoflow.numerics.comparison.blocks import (
 from cosmoflow.numerics.comparison.coarse import CoarseSum
 from cosmoflow.numerics.comparison.curves import box_curves, subbox_curves
 from cosmoflow.numerics.comparison.readers import TRUTH, Array, Json
-from cosmoflow.numerics.comparison.slices import Patch, mean_planes, patch_fields, patch_metrics
+from cosmoflow.numerics.comparison.slices import (
+    Patch,
+    mean_planes,
+    patch_fields,
+    patch_metrics,
+    plane_cells,
+)
 from cosmoflow.numerics.distributions import bin_edges
-from cosmoflow.numerics.spectra import PowerSum
+from cosmoflow.numerics.spectra import WINDOWS, PowerSum
 from cosmoflow.tables import html_table, shorten, text_table
 
 _HEADINGS = ("velocity residual", "rms, km/s", "rms / true rms", "mean cosine")
@@ -103,7 +110,7 @@ class Comparison:
         ]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Measured:
     """The sums from which a comparison is made, independent of how the box was cut.
 
@@ -115,33 +122,49 @@ class Measured:
         Box size, Mpc/h.
     methods : tuple of str
         Names of the methods, in order.
+    scheme : str or None
+        Mass assignment whose window was divided out of the box's vectors.
     cells : BlockSum
         Sums over all cells.
     plane : CoarseSum
         Sums over the slice; see :func:`sum_plane`.
     patch : dict of dict of ndarray
         Fields in the patch for the truth and every method; see :func:`patch_planes`.
-    subboxes : sequence of dict of PowerSum
+    subboxes : list of dict of PowerSum
         Spectra of every sub-box.
     box : dict of PowerSum
         Spectra of the whole box.
-    scheme : str, optional
-        Mass assignment whose window was divided out of the box's vectors.
     """
 
     grid: int
     box_size: float
     methods: tuple[str, ...]
+    scheme: str | None
     cells: BlockSum
     plane: CoarseSum
-    patch: dict[str, dict[str, Array]]
-    subboxes: Sequence[Mapping[str, PowerSum]]
-    box: Mapping[str, PowerSum]
-    scheme: str | None = None
+    patch: dict[str, dict[str, Array]] = field(default_factory=dict)
+    subboxes: list[Mapping[str, PowerSum]] = field(default_factory=list)
+    box: Mapping[str, PowerSum] = field(default_factory=dict)
+
+    @classmethod
+    def zero(
+        cls, grid: int, box_size: float, methods: Sequence[str], scheme: str | None
+    ) -> Measured:
+        """Return the sums of a box over nothing, to which the sums of its parts are added."""
+        names = (TRUTH, *methods)
+        cells = BlockSum.zero(names, coarse_cells(grid, box_size))
+        plane = CoarseSum.zero(1 + 3 * len(names), plane_cells(grid), axes=2)
+        return cls(grid, box_size, tuple(methods), scheme, cells, plane)
+
+    @property
+    def window(self) -> int:
+        """Power of ``sinc`` per axis by which the box's vectors are divided."""
+        return WINDOWS[self.scheme] if self.scheme is not None else 0
 
     def find_patch(self) -> Patch:
-        """Return the patch around the strongest infall."""
-        return find_patch(self.cells, self.grid, self.box_size)
+        """Return the patch around the strongest infall, once all cells are summed."""
+        infall = strongest_infall(self.cells.coarse, self.grid, self.box_size)
+        return Patch.around(infall, self.grid, self.box_size)
 
     def comparison(self) -> Comparison:
         """Compute the comparison from the sums."""
@@ -172,11 +195,6 @@ class Measured:
         }
         maps = residual_maps(cells.coarse, grid, methods)
         return Comparison(_plain(metrics), density, velocity, float(size), patch, fields, maps)
-
-
-def find_patch(cells: BlockSum, grid: int, box_size: float) -> Patch:
-    """Return the patch around the strongest infall of a box."""
-    return Patch.around(strongest_infall(cells.coarse, grid, box_size), grid, box_size)
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -130,7 +130,7 @@ def mean_planes(total: CoarseSum, names: list[str], patch: Patch) -> tuple[Array
     return means[0], velocity
 
 
-def patch_planes(reader: FieldReader, patch: Patch) -> dict[str, Array]:
+def patch_planes(reader: FieldReader, patch: Block) -> dict[str, Array]:
     """Return the fields of one method in the patch, averaged over its layers.
 
     Returns
@@ -140,7 +140,7 @@ def patch_planes(reader: FieldReader, patch: Patch) -> dict[str, Array]:
         ``(3, m, m)``, km/s; ``divergence`` ``(m, m)`` and ``momentum_curl`` ``(3, m, m)``,
         km/s/(Mpc/h), by finite differences.
     """
-    haloed, cell = grow(patch.block, 1), reader.box_size / reader.grid
+    haloed, cell = grow(patch, 1), reader.box_size / reader.grid
     rho, v = read_tensor(reader, "density", haloed), read_tensor(reader, "velocity", haloed)
     values = {"density": rho, "velocity": v}
     made = {name: QUANTITIES[name].make(values, cell) for name in ("divergence", "momentum_curl")}

@@ -7,13 +7,13 @@
 
 from cosmoflow.numerics.spectra.bins import WaveBins
 from cosmoflow.numerics.spectra.curves import Spectrum
-from cosmoflow.numerics.spectra.errors import jackknife
 from cosmoflow.numerics.spectra.sums import (
     POLES,
     WINDOWS,
     PowerSum,
     auto_power,
     cross_power,
+    jackknife,
     join_interlaced,
     sum_modes,
     sum_products,

@@ -33,16 +33,9 @@ class WaveBins:
 
     @classmethod
     def linear(cls, cells: int, box_size: float, count: int | None = None) -> Self:
-        """Return bins one fundamental mode wide, centred on its multiples.
+        """Return ``count`` bins one fundamental mode wide, centred on its multiples.
 
-        Parameters
-        ----------
-        cells : int
-            Cells per axis.
-        box_size : float
-            Box size, Mpc/h.
-        count : int, optional
-            Number of bins; by default the last is centred on the Nyquist frequency.
+        By default the last one is centred on the Nyquist frequency.
         """
         last = cells // 2 if count is None else count
         # (b + 1/2)^2 = b (b + 1) + 1/4, of which no integer is the square.
@@ -50,18 +43,10 @@ class WaveBins:
 
     @classmethod
     def logarithmic(cls, cells: int, box_size: float, per_decade: int) -> Self:
-        """Return bins of equal width in ``log k``, from half the fundamental mode to Nyquist.
+        """Return ``per_decade`` bins for every factor of ten in k, of equal width in ``log k``.
 
-        Bins at the largest scales that are too narrow to contain a mode are left out.
-
-        Parameters
-        ----------
-        cells : int
-            Cells per axis.
-        box_size : float
-            Box size, Mpc/h.
-        per_decade : int
-            Bins for every factor of ten in k.
+        They span half the fundamental mode to Nyquist. Bins at the largest scales that are too
+        narrow to contain a mode are left out.
         """
         low, high = 0.5, cells // 2 + 0.5
         count = math.ceil(per_decade * math.log10(high / low))

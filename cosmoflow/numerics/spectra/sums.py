@@ -239,7 +239,6 @@ def sum_modes(
     cells: int,
     box_size: float,
     window: tuple[int, int] = (0, 0),
-    start: tuple[int, int, int] = (0, 0, 0),
     bins: WaveBins | None = None,
 ) -> PowerSum:
     """Bin the products of the modes of one field, or of two fields with each other.
@@ -254,15 +253,13 @@ def sum_modes(
         Box size, Mpc/h.
     window : (int, int)
         Powers of ``sinc(k_i h / 2)`` per axis by which the modes of ``a`` and ``b`` are divided.
-    start : (int, int, int)
-        Index in the transform of the block's first mode.
     bins : WaveBins, optional
         By default one fundamental mode wide, up to the Nyquist frequency.
     """
     bins = bins or WaveBins.linear(cells, box_size)
     if b is None:
-        return sum_products([a], [(0, 0)], bins, windows=window, start=start)
-    return sum_products([a, b], [(0, 0), (1, 1), (0, 1)], bins, windows=window, start=start)
+        return sum_products([a], [(0, 0)], bins, windows=window)
+    return sum_products([a, b], [(0, 0), (1, 1), (0, 1)], bins, windows=window)
 
 
 def join_interlaced(
@@ -338,3 +335,33 @@ def cross_power(
         box_size=box_size,
         window=window,
     ).spectrum()
+
+
+def jackknife(
+    sums: Sequence[PowerSum], statistic: Callable[[PowerSum], Floats]
+) -> tuple[Floats, Floats]:
+    """Return a statistic of all boxes and its error, by leaving out one box at a time.
+
+    Parameters
+    ----------
+    sums : sequence of PowerSum
+        One per box, at least one.
+    statistic : callable
+        Function from a sum over boxes to an array, such as a power, T(k) or r(k).
+
+    Returns
+    -------
+    value : ndarray
+        The statistic of the sum over all boxes.
+    error : ndarray
+        ``sqrt((n - 1) / n sum_i (x_i - mean x)^2)`` over the ``x_i`` without box i (Norberg et al.
+        2009, eq. 6), with the shape of ``value``; NaN for a single box.
+    """
+    total = sum(sums[1:], start=sums[0])
+    value = np.asarray(statistic(total), np.float64)
+    count = len(sums)
+    if count < 2:
+        return value, np.full(value.shape, np.nan)
+    left = np.stack([np.asarray(statistic(total - one), np.float64) for one in sums])
+    scatter = np.sum((left - left.mean(axis=0)) ** 2, axis=0)
+    return value, np.sqrt((count - 1) / count * scatter)

@@ -1,12 +1,6 @@
 """Compare predictions with the truth: figures, spectra, a report."""
 
-from cosmoflow.stages.evaluate.command import (
-    METRICS,
-    REPORT,
-    evaluate,
-    plan_evaluate,
-    residual_rows,
-)
+from cosmoflow.stages.evaluate.command import METRICS, REPORT, evaluate, plan_evaluate
 from cosmoflow.stages.evaluate.inputs import Inputs
 from cosmoflow.stages.evaluate.plan import plan_work
 from cosmoflow.stages.evaluate.report import paper_tables
@@ -19,5 +13,4 @@ __all__ = [
     "paper_tables",
     "plan_evaluate",
     "plan_work",
-    "residual_rows",
 ]

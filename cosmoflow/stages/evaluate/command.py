@@ -267,8 +267,3 @@ def _context(comparison: Comparison, inputs: Inputs, provenance: dict[str, Any])
         "prediction_provenance": {name: store.metadata.provenance for name, store in found.items()},
         "provenance": provenance,
     }
-
-
-def residual_rows(comparison: Comparison) -> list[tuple[str, float, float, float]]:
-    """Return method, 3-D rms residual (km/s), mean cosine and rms over that of the truth."""
-    return comparison.residual_rows()

@@ -162,16 +162,9 @@ class Origins:
 
 
 def check_origins(inputs: Inputs, listener: Listener, *, force: bool) -> Origins:
-    """Refuse predictions that were made from another box than the truth.
+    """Refuse predictions that were made from another box than the truth, unless forced.
 
-    Parameters
-    ----------
-    inputs : Inputs
-        The stores.
-    listener : callable
-        Hears of what could not be checked, and warnings.
-    force : bool
-        Compare predictions of other boxes all the same.
+    The listener hears of what could not be checked, and warnings.
 
     Raises
     ------
@@ -226,17 +219,7 @@ def _refusal(true: FieldStore, store: FieldStore) -> DataError:
 def check_agreement(
     residual: Mapping[str, Mapping[str, Any]], origins: Origins, listener: Listener
 ) -> None:
-    """Warn of unchecked predictions that look like those of another box.
-
-    Parameters
-    ----------
-    residual : mapping
-        ``correlation`` of each method with the truth.
-    origins : Origins
-        Which predictions could not be checked.
-    listener : callable
-        Hears of them.
-    """
+    """Warn of unchecked predictions whose correlation in ``residual`` is that of another box."""
     for name in origins.unchecked:
         found = residual.get(name, {}).get("correlation")
         if found is not None and found < LEAST_CORRELATION:

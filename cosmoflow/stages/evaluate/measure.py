@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 
@@ -16,25 +16,16 @@ from cosmoflow.errors import StorageError
 from cosmoflow.events import Message
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.numerics.comparison import QUANTITIES, Comparison, Measured
-from cosmoflow.numerics.comparison.blocks import BlockSum, coarse_cells, sum_block
+from cosmoflow.numerics.comparison.blocks import BlockSum, sum_block
 from cosmoflow.numerics.comparison.coarse import CoarseSum
 from cosmoflow.numerics.comparison.power import sum_subbox
 from cosmoflow.numerics.comparison.readers import Array
-from cosmoflow.numerics.comparison.result import find_patch
-from cosmoflow.numerics.comparison.slices import patch_planes, plane_cells, sum_plane
+from cosmoflow.numerics.comparison.slices import patch_planes, sum_plane
 from cosmoflow.numerics.exact_sums import ExactSum
-from cosmoflow.numerics.spectra import WINDOWS, PowerSum
+from cosmoflow.numerics.spectra import PowerSum
 from cosmoflow.numerics.wiener import LinearTheory
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
-from cosmoflow.stages.evaluate.plan import (
-    BlockTask,
-    Cut,
-    EvaluatePlan,
-    PatchTask,
-    PlaneTask,
-    SubboxTask,
-    Task,
-)
+from cosmoflow.stages.evaluate.plan import Cut, EvaluatePlan, Task
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.flows.stored import current_scales
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
@@ -49,8 +40,6 @@ from cosmoflow.storage.origins import LINEAR
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import exists, join, open_group_for_writing, remove
 
-R = TypeVar("R")
-
 Found = BlockSum | CoarseSum | dict[str, PowerSum] | dict[str, Array]
 """Result of a task."""
 
@@ -61,22 +50,7 @@ SCRATCH = "linear.zarr"
 def measure(
     inputs: Inputs, out: str, plan: EvaluatePlan, engine: Engine, run: Run, claim: Claim
 ) -> Comparison:
-    """Compare the stores.
-
-    Parameters
-    ----------
-    inputs : Inputs
-        The stores.
-    out : str
-        URL of the folder that holds linear theory during the run.
-    plan : EvaluatePlan
-        The tasks.
-    engine : Engine
-        The engine.
-    run : Run
-        Settings, progress.
-    claim : Claim
-        On the folder.
+    """Compare the stores, with linear theory in the claimed folder ``out`` during the run.
 
     Raises
     ------
@@ -86,37 +60,38 @@ def measure(
     true, cut = inputs.true, plan.cut
     # Before anything is measured: a store that says nonsense is refused at once.
     scheme = painted_scheme(true)
-    grid, size = true.grid, inputs.box_size
+    size = inputs.box_size
     with linear_methods(true, plan, out, run, claim) as linear:
         own = [_with_background(method, cut, engine) for method in inputs.methods]
         readers = inputs.readers([*own, *linear])
         names = tuple(readers)
         make_worker = partial(Worker, readers, growth_rate_hubble(true.metadata))
-        total = Totals(
-            BlockSum.zero(names, coarse_cells(grid, size)),
-            CoarseSum.zero(1 + 3 * len(names), plane_cells(grid), axes=2),
-        )
+        total = Measured.zero(true.grid, size, names[1:], scheme)
         count = cut.count_tasks(len(names), size)
         progress = Progress(run.listener, "evaluate", count, "tasks", claim=claim)
 
         def run_all(tasks: list[Task]) -> None:
-            run_tasks(engine, make_worker, tasks, total.take, progress.advance, cut.memory)
+            order = InOrder(lambda number, found: _add(total, tasks[number], found))
+
+            def done(task: tuple[int, Task], found: Found) -> None:
+                order(task[0], found)
+                progress.advance()
+
+            numbered = list(enumerate(tasks))
+            engine.map(make_worker, numbered, done, name="evaluate", memory=cut.memory)
 
         run_all(cut.first_tasks())
-        run_all(cut.last_tasks(find_patch(total.cells, grid, size), names))
-        window = WINDOWS[scheme] if scheme is not None else 0
-        box = measure_power(
+        run_all(cut.last_tasks(total.find_patch(), names))
+        total.box = measure_power(
             readers,
             tuple(QUANTITIES.values()),
             Grid.of(true),
             run,
-            window=window,
+            window=total.window,
             check=claim.check,
         )
     claim.check()
-    return Measured(
-        grid, size, names[1:], total.cells, total.plane, total.patch, total.subboxes, box, scheme
-    ).comparison()
+    return total.comparison()
 
 
 def _with_background(method: Method, cut: Cut, engine: Engine) -> Method:
@@ -127,38 +102,17 @@ def _with_background(method: Method, cut: Cut, engine: Engine) -> Method:
     return replace(method, background=mean_momentum(engine, method, blocks, cut.memory))
 
 
-@dataclass
-class Totals:
-    """Sums over the finished tasks.
-
-    Parameters
-    ----------
-    cells : BlockSum
-        Over all cells.
-    plane : CoarseSum
-        Over the slice.
-    patch : dict
-        By the truth and method.
-    subboxes : list
-        Spectra of every sub-box.
-    """
-
-    cells: BlockSum
-    plane: CoarseSum
-    patch: dict[str, dict[str, Array]] = field(default_factory=dict)
-    subboxes: list[Mapping[str, PowerSum]] = field(default_factory=list)
-
-    def take(self, task: Task, found: Any) -> None:
-        """Add what a task found; the tasks come in their order."""
-        match task:
-            case BlockTask():
-                self.cells = self.cells.add(found)
-            case SubboxTask():
-                self.subboxes.append(found)
-            case PlaneTask():
-                self.plane.add(found)
-            case PatchTask(name):
-                self.patch[name] = found
+def _add(total: Measured, task: Task, found: Any) -> None:
+    """Add what a task found; the tasks come in their order."""
+    match task.kind:
+        case "cells":
+            total.cells = total.cells.add(found)
+        case "subbox":
+            total.subboxes.append(found)
+        case "plane":
+            total.plane.add(found)
+        case "patch":
+            total.patch[task.name] = found
 
 
 @dataclass(frozen=True)
@@ -176,20 +130,21 @@ class Worker:
     readers: dict[str, StoreReader]
     rate: float
 
-    def __call__(self, task: tuple[int, Task]) -> Found:
+    def __call__(self, numbered: tuple[int, Task]) -> Found:
         """Return what a numbered task adds."""
-        match task[1]:
-            case BlockTask(block):
-                return sum_block(self.readers, block, self.rate)
-            case SubboxTask(block):
-                return sum_subbox(self.readers, block)
-            case PlaneTask(block):
-                return sum_plane(self.readers, block)
-            case PatchTask(name, patch):
-                return patch_planes(self.readers[name], patch)
+        _, task = numbered
+        match task.kind:
+            case "cells":
+                return sum_block(self.readers, task.block, self.rate)
+            case "subbox":
+                return sum_subbox(self.readers, task.block)
+            case "plane":
+                return sum_plane(self.readers, task.block)
+            case "patch":
+                return patch_planes(self.readers[task.name], task.block)
 
 
-class InOrder(Generic[R]):
+class InOrder:
     """Passes results on in the order of their numbers.
 
     Sums of float64 depend on the order of their terms: in this one a run on many workers ends with
@@ -201,51 +156,17 @@ class InOrder(Generic[R]):
         Called with the number and the result.
     """
 
-    def __init__(self, take: Callable[[int, R], None]) -> None:
+    def __init__(self, take: Callable[[int, Found], None]) -> None:
         self._take = take
-        self._waiting: dict[int, R] = {}
+        self._waiting: dict[int, Found] = {}
         self._next = 0
 
-    def __call__(self, number: int, result: R) -> None:
+    def __call__(self, number: int, result: Found) -> None:
         """Take a result, and pass on those whose turn it is."""
         self._waiting[number] = result
         while self._next in self._waiting:
             self._take(self._next, self._waiting.pop(self._next))
             self._next += 1
-
-
-def run_tasks(
-    engine: Engine,
-    make_worker: Callable[[], Worker],
-    tasks: Sequence[Task],
-    take: Callable[[Task, Any], None],
-    advance: Callable[[], None],
-    memory: int,
-) -> None:
-    """Send tasks to the engine and take their results in the tasks' order.
-
-    Parameters
-    ----------
-    engine : Engine
-        Where they run.
-    make_worker : callable
-        Returns what handles them, in every process that does.
-    tasks : sequence of Task
-        In their order.
-    take : callable
-        Called with every task and its result.
-    advance : callable
-        Called whenever a task is done.
-    memory : int
-        Bytes of a worker.
-    """
-    order = InOrder[Found](lambda number, found: take(tasks[number], found))
-
-    def done(task: tuple[int, Task], found: Found) -> None:
-        order(task[0], found)
-        advance()
-
-    engine.map(make_worker, list(enumerate(tasks)), done, name="evaluate", memory=memory)
 
 
 def sum_momentum(url: str, block: Block) -> tuple[ExactSum, ...]:
@@ -282,19 +203,6 @@ def linear_methods(
 
     The truth is only read. Missing velocities are made in a scratch store inside
     the output, in memory or slab by slab on the engine, and deleted at the end, come what may.
-
-    Parameters
-    ----------
-    true : FieldStore
-        With ``density``.
-    plan : EvaluatePlan
-        Says which radii the truth lacks, and where they are made.
-    out : str
-        URL of the output.
-    run : Run
-        Settings, engine, listener.
-    claim : Claim
-        On the output.
 
     Yields
     ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cosmoflow.numerics.blocks import Block, axis_blocks, central_boxes, grid_blocks
 from cosmoflow.numerics.comparison import QUANTITIES
@@ -35,35 +36,23 @@ _PATCH_BYTES = 160
 
 
 @dataclass(frozen=True, slots=True)
-class BlockTask:
-    """Sum over the cells of a block."""
+class Task:
+    """A measurement in a part of the box.
 
+    Parameters
+    ----------
+    kind : {"cells", "subbox", "plane", "patch"}
+        Sums over all cells, spectra of a sub-box, sums over the layers of the slice, or the fields
+        of one method in the patch.
+    block : Block
+        The part of the box.
+    name : str
+        The method whose patch it is.
+    """
+
+    kind: Literal["cells", "subbox", "plane", "patch"]
     block: Block
-
-
-@dataclass(frozen=True, slots=True)
-class SubboxTask:
-    """Measure the spectra of a sub-box."""
-
-    block: Block
-
-
-@dataclass(frozen=True, slots=True)
-class PlaneTask:
-    """Sum over the layers of a part of the slice."""
-
-    block: Block
-
-
-@dataclass(frozen=True, slots=True)
-class PatchTask:
-    """Read one method's fields in the patch."""
-
-    name: str
-    patch: Patch
-
-
-Task = BlockTask | SubboxTask | PlaneTask | PatchTask
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,20 +81,15 @@ class Cut:
         """How many sub-boxes there are, which may be too many to list for no more than a plan."""
         return (self.grid // self.subbox) ** 3 if self.subbox else 0
 
-    @property
-    def subboxes(self) -> list[Block]:
-        """The sub-boxes."""
-        return central_boxes(self.grid, self.subbox) if self.subbox else []
-
     def first_tasks(self) -> list[Task]:
         """Return the tasks that the strongest infall is found by, and those beside them."""
-        blocks: list[Task] = [BlockTask(block) for block in grid_blocks(self.grid, self.block)]
-        return blocks + [SubboxTask(box) for box in self.subboxes]
+        blocks = [Task("cells", block) for block in grid_blocks(self.grid, self.block)]
+        return blocks + [Task("subbox", box) for box in central_boxes(self.grid, self.subbox)]
 
     def last_tasks(self, patch: Patch, names: Sequence[str]) -> list[Task]:
         """Return the tasks that read what is drawn of the truth and the methods."""
-        planes: list[Task] = [PlaneTask(block) for block in plane_blocks(patch, self.block)]
-        return planes + [PatchTask(name, patch) for name in names]
+        planes = [Task("plane", block) for block in plane_blocks(patch, self.block)]
+        return planes + [Task("patch", patch.block, name) for name in names]
 
     def count_tasks(self, names: int, box_size: float) -> int:
         """Return how many there are in all."""
@@ -160,12 +144,6 @@ class EvaluatePlan(Plan):
     parts: int = field(repr=False)
 
 
-def all_methods(inputs: Inputs, radii: Sequence[float]) -> list[Method]:
-    """Return the methods with those of linear theory, wherever that will be stored."""
-    linear = [Method(linear_name(radius), "", "linear_velocity") for radius in dict.fromkeys(radii)]
-    return [*inputs.methods, *linear]
-
-
 def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
     """Return the radii of linear velocities that the truth does not have of its density."""
     stored = current_scales(true)
@@ -175,21 +153,13 @@ def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
 def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     """Cut a box into tasks whose workers have the memory, and plan the whole run.
 
-    Parameters
-    ----------
-    inputs : Inputs
-        The stores.
-    run : Run
-        Settings; its session knows the memory.
-
-    Returns
-    -------
-    EvaluatePlan
-        Its ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
+    The ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
     """
     true, config = inputs.true, run.settings.evaluate
-    cells, size = true.grid**3, inputs.box_size
-    methods = all_methods(inputs, config.smoothing)
+    cells, size, radii = true.grid**3, inputs.box_size, dict.fromkeys(config.smoothing)
+    # Linear theory too, wherever that will be stored.
+    added = [Method(linear_name(radius), "", "linear_velocity") for radius in radii]
+    methods = [*inputs.methods, *added]
     missing = lacking(true, config.smoothing)
     block = _block_cells(inputs, run)
     side = subbox_cells(true.grid, size, min(config.subbox, size))

@@ -238,7 +238,7 @@ def predict_box(
     """
     grid = source.grid
     block = min(_BLOCK_CELLS, grid)
-    stride = math.lcm(*(member.geometry.stride for member in members))
+    stride = math.lcm(*(member.model.geometry.stride for member in members))
     tile, batch = config.tile or -(-block // stride) * stride, config.batch or 1
     layout = Layout(block, (block, block, block), tile, batch, config.overlap)
     ensemble = Ensemble(members, layout, config, device)

@@ -227,12 +227,7 @@ def _sampling(store: FieldStore) -> Sampling | None:
 def _check_restorable(
     work: Work, models: Sequence[VelocityModel], store: FieldStore, run: Run
 ) -> None:
-    """Refuse to restore power without gains or without enough memory.
-
-    Raises
-    ------
-    ConfigError
-    """
+    """Refuse to restore power without gains or without enough memory."""
     gain = models[0].spec.gain
     if len(models) > 1 or gain is None or work.target != "velocity":
         raise ConfigError(

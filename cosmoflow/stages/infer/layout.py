@@ -100,7 +100,8 @@ def choose_layout(
     works.sort(key=lambda one: (_halo_work(one, models), _count_passes(one, models)))
     for one in works:
         spare = allowed - worker_memory(one, models)
-        if spare >= 0 and _fits_device(one, models):
+        room = math.inf if one.device_memory is None else PASS_DEVICE_SHARE * one.device_memory
+        if spare >= 0 and pass_memory(one, models) <= room:
             cache = min(spare // _CACHE_COST, _useful_cache(one, store, models))
             return replace(one.layout, cache=cache)
     return works[-1].layout
@@ -199,12 +200,6 @@ def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
         batch = min(work.layout.batch, len(tiles))
         need = max(need, batch * int(factor * activations + 4 * fields * cells))
     return need
-
-
-def _fits_device(work: Work, models: Sequence[VelocityModel]) -> bool:
-    if work.device_memory is None:
-        return True
-    return pass_memory(work, models) <= PASS_DEVICE_SHARE * work.device_memory
 
 
 def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:

@@ -152,18 +152,11 @@ def plan_work(
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Intervals that tasks predict along an axis.
-
-    Parameters
-    ----------
-    kinds : dict
-        Number of intervals cut into tiles like the interval ``(origin, length)``.
-    written : int
-        Cells of the shards that tasks write.
-    """
+    """Intervals along an axis: those cut alike, as one ``(origin, length)`` and their number."""
 
     kinds: dict[tuple[int, int], int]
     written: int
+    """Cells of the shards that tasks write."""
 
 
 def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int) -> _Axis:

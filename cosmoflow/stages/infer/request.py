@@ -156,8 +156,14 @@ def check_work(
             where="--field", value=", ".join(config.fields), limit=f"this model predicts {target}",
             remedy="cosmoflow derive makes them from the output",
         )  # fmt: skip
-    if config.fields and any(model.geometry.fixed_output is not None for model in models):
-        _refuse_slopes(config)
+    slopes = [name for name in config.fields if recipe_of(name).slopes]
+    # The lattice of a padded network's tiles differs beside a block.
+    if slopes and any(model.geometry.fixed_output is not None for model in models):
+        raise ConfigError(
+            "derivatives in the same pass are for networks without padding",
+            where="--field", value=", ".join(slopes),
+            remedy="cosmoflow derive makes them from the output",
+        )  # fmt: skip
     device = device or _ask_device(run)
     if config.precision == "auto":
         config = config.model_copy(update={"precision": device.precision})
@@ -217,17 +223,6 @@ def _region_cells(box: Box, config: InferConfig) -> Block:
         origin.append(first)
         shape.append(last - first)
     return Block((origin[0], origin[1], origin[2]), (shape[0], shape[1], shape[2]))
-
-
-def _refuse_slopes(config: InferConfig) -> None:
-    """Refuse derivatives of a padded network, whose tile lattice differs beside a block."""
-    slopes = [name for name in config.fields if recipe_of(name).slopes]
-    if slopes:
-        raise ConfigError(
-            "derivatives in the same pass are for networks without padding",
-            where="--field", value=", ".join(slopes),
-            remedy="cosmoflow derive makes them from the output",
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from cosmoflow.config.settings import InferConfig
 from cosmoflow.engine import Pipeline
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.caching import CachedFields
-from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.precision import autocast, best_device, prepare_device
 from cosmoflow.model.sources import FieldSource, Flow, read_tensor, variable_of
 from cosmoflow.model.velocity import VelocityModel
@@ -55,11 +54,6 @@ class Member:
 
     model: VelocityModel
     flows: tuple[Flow, ...]
-
-    @property
-    def geometry(self) -> Geometry:
-        """Position of the output cells in the input cells."""
-        return self.model.geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +97,7 @@ class Prediction:
     std: Floats | None
 
 
+@dataclass(frozen=True)
 class Ensemble:
     """One or more models whose predictions are averaged.
 
@@ -118,25 +113,17 @@ class Ensemble:
         Device that holds the models.
     """
 
-    def __init__(
-        self,
-        members: Sequence[Member],
-        layout: Layout,
-        config: InferConfig,
-        device: torch.device,
-    ) -> None:
-        self.members = tuple(members)
-        self._layout = layout
-        self._config = config
-        self._device = device
-        self._symmetries = spread_symmetries(config.symmetries)
+    members: Sequence[Member]
+    layout: Layout
+    config: InferConfig
+    device: torch.device
 
     def read(self, source: FieldSource, block: Block) -> Inputs:
         """Read what all members need to predict a block."""
         needed = [
-            grow(piece.tiles.bounds, one.geometry.halo)
+            grow(piece.tiles.bounds, one.model.geometry.halo)
             for one in self.members
-            for piece in cut_pieces(block, one.geometry, self._layout, source.grid)
+            for piece in cut_pieces(block, one.model.geometry, self.layout, source.grid)
         ]
         # Neighbouring tiles share most of their halos, so one read covers all of them.
         region = bounding_block(needed)
@@ -155,7 +142,7 @@ class Ensemble:
 
         Where tiles overlap, their predictions and variances are averaged with the same weights.
         """
-        spread = self._config.spread
+        spread = self.config.spread
         shape = (3, *inputs.block.shape)
         total = Moments(spread=spread)
         squares: Tensor | None = None
@@ -168,7 +155,7 @@ class Ensemble:
                 squares = within if squares is None else squares.add_(within)
         if squares is None:
             return Prediction(total.mean.numpy(), None)
-        frames = len(self._symmetries)
+        frames = self.config.symmetries
         squares.add_(total.squares, alpha=frames)
         count = frames * len(self.members)
         return Prediction(total.mean.numpy(), squares.div_(count - 1).sqrt_().numpy())
@@ -177,12 +164,11 @@ class Ensemble:
         self, member: Member, inputs: Inputs, mean: Tensor, squares: Tensor | None
     ) -> None:
         """Add one model's mean over turned frames, and its squared deviations, to the block's."""
-        geometry = member.geometry
-        for piece in cut_pieces(inputs.block, geometry, self._layout, inputs.grid):
+        for piece in cut_pieces(inputs.block, member.model.geometry, self.layout, inputs.grid):
             # Tiles may extend past their piece; those cells belong to the next piece.
             cells = (..., *place(piece.block, inputs.block))
-            weights = blending_weights(piece.tiles.shape[0], self._layout.overlap)
-            for group in batches(piece.tiles, self._layout.batch):
+            weights = blending_weights(piece.tiles.shape[0], self.layout.overlap)
+            for group in batches(piece.tiles, self.layout.batch):
                 found = self._predict_tiles(member, inputs, group, spread=squares is not None)
                 _place_tiles(piece.block, group, found.mean, weights, mean[cells])
                 if squares is not None:
@@ -192,13 +178,15 @@ class Ensemble:
         self, member: Member, inputs: Inputs, tiles: Sequence[Block], *, spread: bool
     ) -> Moments:
         """Return the moments over turned frames of one model's prediction of tiles."""
-        parts = [place(grow(tile, member.geometry.halo), inputs.region) for tile in tiles]
+        parts = [place(grow(tile, member.model.geometry.halo), inputs.region) for tile in tiles]
         density = torch.stack([inputs.density[part] for part in parts])
         flows = _stack_flows(inputs, member.flows, parts, density)
         found = Moments(spread=spread)
-        with autocast(self._config.precision, self._device):
+        with autocast(self.config.precision, self.device):
             for values in member.model.members(
-                density.to(self._device), flows.to(self._device), self._symmetries
+                density.to(self.device),
+                flows.to(self.device),
+                spread_symmetries(self.config.symmetries),
             ):
                 found.add(values)
         return found

@@ -17,11 +17,7 @@ from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.description import read_filter
 from cosmoflow.model.fitting import Metrics, make_loop
 from cosmoflow.model.names import DESCRIPTION, HISTORY, RUN, WEIGHTS
-from cosmoflow.model.registry import (
-    Architecture,
-    find_architecture,
-    geometry_of,
-)
+from cosmoflow.model.registry import Architecture, find_architecture, geometry_of
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages.flows import ensure_flows
@@ -30,13 +26,7 @@ from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
 from cosmoflow.stages.models import load_model, save_model
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
-from cosmoflow.stages.train.data import (
-    Split,
-    choose_split,
-    fit_filter,
-    make_job,
-    normalise,
-)
+from cosmoflow.stages.train.data import Split, choose_split, fit_filter, make_job, normalise
 from cosmoflow.stages.train.gains import measure_gain
 from cosmoflow.stages.train.plan import TrainPlan, plan_training
 from cosmoflow.stages.train.tensorboard import open_board
@@ -122,10 +112,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     split = choose_split(fields, stores[0].grid, config.validation_fraction, crop, geometry)
     provenance = make_provenance(
         "train",
-        {
-            "seed": settings.seed,
-            "train": config.model_dump(mode="json", exclude=_NO_MATTER),
-        },
+        {"seed": settings.seed, "train": config.model_dump(mode="json", exclude=_NO_MATTER)},
         {f"fields {index}": store.digest for index, store in enumerate(stores)},
         sources={f"fields {index}": store.url for index, store in enumerate(stores)},
         # Momenta are zero where there is no mass, for any velocity.
@@ -215,17 +202,13 @@ def _check_stores(stores: Sequence[FieldStore], run: Run) -> None:
     _warn_of_copies(stores, run)
     first = stores[0]
     for store in stores[1:]:
+        mine, firsts = store.metadata.cosmology, first.metadata.cosmology
+        parameters = ("Omega_m", "sigma8", *EXTENSIONS)
         for name, value, expected in (
             ("cell size", store.cell_size, first.cell_size),
             ("redshift", store.metadata.redshift, first.metadata.redshift),
-            ("Omega_m", store.metadata.cosmology.Omega_m, first.metadata.cosmology.Omega_m),
-            ("sigma8", store.metadata.cosmology.sigma8, first.metadata.cosmology.sigma8),
-            *(
-                (name, getattr(store.metadata.cosmology, name),
-                 getattr(first.metadata.cosmology, name))
-                for name in EXTENSIONS
-            ),
-        ):  # fmt: skip
+            *((name, getattr(mine, name), getattr(firsts, name)) for name in parameters),
+        ):
             if abs(value - expected) > 1e-6 * max(1.0, abs(expected)):
                 raise DataError(
                     f"the training fields differ in {name}",
@@ -240,10 +223,6 @@ def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -
 
     No model is left that learned from two states of its fields, and no checkpoint of one: training
     begins at step 0 again. Where storage cannot be read all of them stay.
-
-    Raises
-    ------
-    DataError, IncompleteError
     """
     try:
         for store in stores:
@@ -257,13 +236,7 @@ def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -
 
 
 def _can_resume(out: str, provenance: dict[str, Any], run: Run) -> bool:
-    """Notify whether there is a model folder to go on with.
-
-    Raises
-    ------
-    ConfigError
-        It belongs to another run.
-    """
+    """Notify whether there is a model folder to go on with; refuse that of another run."""
     if run.existing != "resume" or not exists(out):
         return False
     check_same_run(_begun(out), provenance, out, "model")
@@ -335,12 +308,8 @@ def _finish(out: str, split: Split, symmetries: int, model: VelocityModel) -> No
 
 def _write_history(out: str, history: list[Metrics]) -> None:
     """Write the history so far; runs in the worker of rank 0."""
-    write_bytes(out, HISTORY, _to_csv(history).encode())
-
-
-def _to_csv(history: list[Metrics]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    return buffer.getvalue()
+    write_bytes(out, HISTORY, buffer.getvalue().encode())

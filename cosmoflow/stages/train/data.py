@@ -23,7 +23,7 @@ from cosmoflow.model.samples import (
     validation_blocks,
 )
 from cosmoflow.model.sources import DeviceFields, FieldSource, Flow, MemoryFields
-from cosmoflow.model.streams import StreamedBoxes, Streaming
+from cosmoflow.model.streams import StreamedBoxes
 from cosmoflow.model.velocity import Normalisation, Target
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.fourier import linear_velocity
@@ -175,8 +175,9 @@ def make_job(split: Split, settings: Settings, crop: int) -> TrainingJob:
             validation += [(box, block) for block in blocks]
     training: Sequence[TrainingBox] | StreamedBoxes = boxes
     if any(isinstance(box.source, FieldStore) for box in boxes):
-        streaming = Streaming(settings.seed, crop, config.batch, geometry.halo, config.target)
-        training = StreamedBoxes(boxes, streaming)
+        training = StreamedBoxes(
+            boxes, settings.seed, crop, config.batch, geometry.halo, config.target
+        )
     return TrainingJob(config, settings.seed, crop, training, validation)
 
 
@@ -200,10 +201,7 @@ def _holder(
 ) -> Callable[[str, tuple[Flow, ...]], FieldSource]:
     """Return what opens a store: on the device, in main memory or where it is, as all of them fit.
 
-    Raises
-    ------
-    ConfigError
-        The fields do not fit in memory, and settings ask for memory.
+    Fields that do not fit are refused where settings ask for memory.
     """
     count = len(split.flows[0])
     needed = sum(field_bytes(FieldStore(url).grid, count) for url in split.fields)

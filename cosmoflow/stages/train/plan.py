@@ -17,10 +17,7 @@ from cosmoflow.model.registry import (
 from cosmoflow.model.streams import pool_bytes
 from cosmoflow.stages import costs
 from cosmoflow.stages.run import Plan, Run
-from cosmoflow.stages.train.data import (
-    field_bytes,
-    is_streamed,
-)
+from cosmoflow.stages.train.data import field_bytes, is_streamed
 
 _DEFAULT_CROP = 48
 

@@ -193,10 +193,9 @@ def draw_counts(
     axes.stairs(counts, edges, label=method, **style)
 
 
-def square(side: float, corner: tuple[float, float] = (0.0, 0.0)) -> dict[str, Any]:
+def square(side: float) -> dict[str, Any]:
     """Return the arguments that put the transpose of a plane of cells where its cells are."""
-    x, y = corner
-    return {"origin": "lower", "extent": (x, x + side, y, y + side), "interpolation": "nearest"}
+    return {"origin": "lower", "extent": (0.0, side, 0.0, side), "interpolation": "nearest"}
 
 
 def listed(names: tuple[str, ...]) -> str:
