@@ -14,8 +14,8 @@ if "ray" not in sys.modules:
     # Our workers hide them themselves.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-from cosmoflow.engine.base import USEFUL_CORES, Engine, Resources, TrainingContext
-from cosmoflow.engine.graph import Key, TaskGraph
+from cosmoflow.engine.base import USEFUL_CORES, Engine, Exchange, Resources, TrainingContext
+from cosmoflow.engine.graph import Column, Handout, Key, TaskGraph
 from cosmoflow.engine.memory import (
     FREE_SHARE,
     available_memory,
@@ -28,7 +28,10 @@ from cosmoflow.engine.session import Session
 __all__ = [
     "FREE_SHARE",
     "USEFUL_CORES",
+    "Column",
     "Engine",
+    "Exchange",
+    "Handout",
     "Key",
     "Pipeline",
     "Resources",

@@ -31,6 +31,29 @@ class Resources:
     memory: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What the tasks of a graph hand to one another, if an engine writes it to disk.
+
+    Parameters
+    ----------
+    size : int
+        Bytes in all.
+    run : str, optional
+        Name of the run, which stands for all that its tasks' results depend on; by default no
+        other run is the same.
+    resume : bool
+        Use what a killed run of this name has left.
+    """
+
+    size: int = 0
+    run: str | None = None
+    resume: bool = False
+
+
+NO_EXCHANGE = Exchange()
+"""The exchange of tasks that hand on little."""
+
 ONE_CORE = Resources()
 """Resources of a task by default."""
 
@@ -96,12 +119,16 @@ class Engine(Protocol):
         graph: TaskGraph,
         on_done: Callable[[Key, Any], None] | None = None,
         *,
+        on_task: Callable[[Key], None] | None = None,
         needs: Resources = ONE_CORE,
+        exchange: Exchange = NO_EXCHANGE,
     ) -> dict[Key, Any]:
-        """Run a graph and return the results of its outputs.
+        """Run a graph and return the values of its outputs.
 
-        ``on_done`` is called with the key and the result of each output as soon as it is ready, in
-        any order. ``needs`` are the resources of each task, if the engine counts them.
+        ``on_done`` is called with the key and the value of each output as soon as it is ready, in
+        any order; ``on_task`` with the key of each task that is done, or done again. ``needs`` are
+        the resources of each task, if the engine counts them. ``exchange`` says how much the tasks
+        hand to one another, if the engine writes it to disk.
         """
 
     def map(

@@ -1,73 +1,166 @@
-"""Dask graphs of tasks with side effects, or with results that are passed on in parts."""
+"""Graphs of tasks, some of which hand parts of their results to others.
+
+Tasks come in families: tasks with one function and a number each. A family says what its tasks
+read from earlier families in *columns*: the same part of the result of each of several tasks. So a
+graph is as large as its tasks, while the parts that they exchange are as many as the product of two
+numbers of tasks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import getitem
-from typing import Any
+from typing import Any, NamedTuple
 
-from dask.task_spec import Task, TaskRef
+from dask.task_spec import List, Task, TaskRef
 
 Key = tuple[str, int]
+"""Family and number of a task."""
+
+
+class Handout(NamedTuple):
+    """Result of a task that hands parts to several others.
+
+    Parameters
+    ----------
+    parts : sequence
+        Arrays, tuples of arrays and None, or None where there is nothing to hand on.
+    value : object
+        Small value for tasks that read the values of this family.
+    """
+
+    parts: Sequence[Any]
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a task reads from several tasks of another family, as a list in their order.
+
+    Parameters
+    ----------
+    family : str
+        Name of the other family.
+    part : int, optional
+        Which part of their results. Parts that are None are left out of the list. By default the
+        values of the results.
+    numbers : sequence of int, optional
+        Numbers of the other tasks; by default all of the family.
+    """
+
+    family: str
+    part: int | None = None
+    numbers: Sequence[int] | None = None
+
+
+def _no_columns(number: int) -> tuple[Column, ...]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Tasks with one function.
+
+    Parameters
+    ----------
+    name : str
+        Name, unique in its graph.
+    function : callable
+        Called with the number of a task and one list for each of its columns. Must be picklable
+        and, because tasks are retried, idempotent.
+    numbers : sequence of int
+        Numbers of the tasks.
+    reads : callable
+        Maps the number of a task to its columns. Called in this process only.
+    parts : int
+        Number of parts of each result; 0 if the results are values.
+    output : bool
+        Whether the values of the tasks are returned by the engine.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    numbers: Sequence[int]
+    reads: Callable[[int], Sequence[Column]] = _no_columns
+    parts: int = 0
+    output: bool = False
 
 
 @dataclass
 class TaskGraph:
-    """A Dask graph under construction.
-
-    A task is added after the tasks that it needs, so the order of insertion is topological.
+    """Families of tasks, each added after those that it reads from.
 
     Attributes
     ----------
-    tasks : dict
-        Dask's low-level graph, ready for any Dask scheduler.
-    parts : dict
-        Number of parts of the results of some tasks. Our scheduler on Ray ships each part
-        separately, so that a task that needs one part does not receive the others.
-    outputs : list
-        Keys of the results to return.
+    families : dict of str to Family
+        The families in the order in which they were added.
     """
 
-    tasks: dict[Any, Task] = field(default_factory=dict)
-    parts: dict[Any, int] = field(default_factory=dict)
-    outputs: list[Key] = field(default_factory=list)
+    families: dict[str, Family] = field(default_factory=dict)
 
     def add(
         self,
-        key: Key,
+        name: str,
         function: Callable[..., Any],
-        *arguments: Any,
+        numbers: Sequence[int] = range(1),
+        *,
+        reads: Callable[[int], Sequence[Column]] = _no_columns,
         parts: int = 0,
         output: bool = False,
     ) -> None:
-        """Add ``function(*arguments)`` under ``key``.
+        """Add a family; see :class:`Family`."""
+        if name in self.families:
+            raise ValueError(f"the graph has a family {name!r}")
+        self.families[name] = Family(name, function, numbers, reads, parts, output)
 
-        Parameters
-        ----------
-        key : (str, int)
-            Name and number of the task.
-        function : callable
-            Must be picklable and, because tasks are retried, idempotent.
-        *arguments
-            Plain values, or what :meth:`result` and :meth:`part` return.
-        parts : int
-            The task returns a sequence of this many parts.
-        output : bool
-            Return the result.
+    def __len__(self) -> int:
+        return sum(len(family.numbers) for family in self.families.values())
+
+    @property
+    def width(self) -> int:
+        """Number of tasks of the largest family, which may all run side by side."""
+        return max((len(family.numbers) for family in self.families.values()), default=0)
+
+    @property
+    def outputs(self) -> list[Key]:
+        """Keys of the tasks whose values the engine returns."""
+        return list(self._keys(family for family in self.families.values() if family.output))
+
+    def numbers_of(self, column: Column) -> Sequence[int]:
+        """Return the numbers of the tasks that a column reads from."""
+        return self.families[column.family].numbers if column.numbers is None else column.numbers
+
+    def _keys(self, families: Iterable[Family]) -> Iterator[Key]:
+        return ((family.name, number) for family in families for number in family.numbers)
+
+    def to_dask(self) -> dict[Any, Task]:
+        """Return the graph for Dask's schedulers, with a node for each part that a task reads.
+
+        A part is a node of its own so that the scheduler frees it as soon as its reader is done.
         """
-        self.tasks[key] = Task(key, function, *arguments)
-        if parts:
-            self.parts[key] = parts
-            for index in range(parts):
-                self.tasks[(key, index)] = Task((key, index), getitem, TaskRef(key), index)
-        if output:
-            self.outputs.append(key)
+        tasks: dict[Any, Task] = {}
+        for name, number in self._keys(self.families.values()):
+            family = self.families[name]
+            columns = []
+            for column in family.reads(number):
+                nodes = []
+                for other in self.numbers_of(column):
+                    node = ((column.family, other), column.part)
+                    tasks[node] = Task(node, take, TaskRef(node[0]), column.part)
+                    nodes.append(TaskRef(node))
+                values = List(*nodes)
+                columns.append(values if column.part is None else Task(None, present, values))
+            tasks[name, number] = Task((name, number), family.function, number, *columns)
+        return tasks
 
-    def result(self, key: Key) -> Any:
-        """Refer to the result of a task."""
-        return TaskRef(key)
 
-    def part(self, key: Key, index: int) -> Any:
-        """Refer to one part of the result of a task."""
-        return TaskRef((key, index))
+def take(result: Any, part: int | None) -> Any:
+    """Return a part of a task's result, or its value."""
+    if part is None:
+        return result.value if isinstance(result, Handout) else result
+    return (result.parts if isinstance(result, Handout) else result)[part]
+
+
+def present(parts: list[Any]) -> list[Any]:
+    """Return the parts that are there."""
+    return [part for part in parts if part is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
@@ -11,10 +12,19 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cosmoflow.config.settings import EngineConfig
-from cosmoflow.engine import cluster, dask_on_ray
+from cosmoflow.engine import cluster
 from cosmoflow.engine.actors import ActorPool
-from cosmoflow.engine.base import ONE_CORE, USEFUL_CORES, Resources, TrainingContext
+from cosmoflow.engine.base import (
+    NO_EXCHANGE,
+    ONE_CORE,
+    USEFUL_CORES,
+    Exchange,
+    Resources,
+    TrainingContext,
+)
 from cosmoflow.engine.channel import open_channel
+from cosmoflow.engine.exchange.runner import Runner
+from cosmoflow.engine.exchange.scratch import Scratch, require_room
 from cosmoflow.engine.graph import Key, TaskGraph
 from cosmoflow.engine.nodes import (
     ask_for,
@@ -214,18 +224,33 @@ class RayEngine:
         graph: TaskGraph,
         on_done: Callable[[Key, Any], None] | None = None,
         *,
+        on_task: Callable[[Key], None] | None = None,
         needs: Resources = ONE_CORE,
+        exchange: Exchange = NO_EXCHANGE,
     ) -> dict[Key, Any]:
-        """Run a graph with one Ray task a node."""
-        with self._errors():
-            return dask_on_ray.run(
-                graph.tasks,
-                graph.outputs,
-                on_done,
-                parts=graph.parts,
-                needs=needs,
-                guard=self._guard,
-            )
+        """Run a graph with a Ray task for each of its tasks, which exchange parcels.
+
+        Raises
+        ------
+        StorageError
+            The disk for parcels is full, or fails.
+        ConfigError
+            The disk has less room than the exchange needs.
+        """
+        scratch = Scratch(exchange.run or uuid.uuid4().hex, self._config.scratch)
+        if self._config.address is None:
+            require_room(scratch, exchange.size)
+        runner = Runner(
+            graph,
+            needs=needs,
+            scratch=scratch,
+            keep=exchange.resume,
+            servers=self._config.address is not None,
+            guard=self._guard,
+            notify=self._notify,
+        )
+        with self._errors(), self._asking(needs, graph.width):
+            return runner.run(on_done, on_task)
 
     def map(
         self,

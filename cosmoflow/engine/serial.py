@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 from dask.callbacks import Callback
 from dask.local import get_sync
 
-from cosmoflow.engine.base import ONE_CORE, Resources, TrainingContext
+from cosmoflow.engine.base import (
+    NO_EXCHANGE,
+    ONE_CORE,
+    Exchange,
+    Resources,
+    TrainingContext,
+)
 from cosmoflow.engine.graph import Key, TaskGraph
 from cosmoflow.engine.memory import available_memory, keeping_freed_buffers
 from cosmoflow.engine.pipeline import Pipeline, run_pipeline
@@ -60,18 +66,25 @@ class SerialEngine:
         graph: TaskGraph,
         on_done: Callable[[Key, Any], None] | None = None,
         *,
+        on_task: Callable[[Key], None] | None = None,
         needs: Resources = ONE_CORE,
+        exchange: Exchange = NO_EXCHANGE,
     ) -> dict[Key, Any]:
-        """Run a graph with Dask's synchronous scheduler."""
-        outputs = set(graph.outputs)
+        """Run a graph with Dask's synchronous scheduler; parts stay in memory."""
+        outputs = graph.outputs
 
         def finished(key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
-            if on_done is not None and key in outputs:
+            family = graph.families.get(key[0])
+            if family is None:
+                return
+            if on_done is not None and family.output:
                 on_done(key, result)
+            if on_task is not None:
+                on_task(key)
 
         with Callback(posttask=finished):
-            results = get_sync(graph.tasks, graph.outputs)
-        return dict(zip(graph.outputs, results, strict=True))
+            results = get_sync(graph.to_dask(), outputs)
+        return dict(zip(outputs, results, strict=True))
 
     def map(
         self,

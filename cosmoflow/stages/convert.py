@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -132,11 +133,9 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
         done = plan.tasks - len(todo)
         progress = Progress(run.listener, "convert", plan.tasks, "shards", done, claim=claim)
         graph = TaskGraph()
-        digest = metadata.provenance["digest"]
-        for shard, *rows in todo:
-            graph.add(
-                ("convert", shard), convert_shard, source, out, digest, shard, *rows, output=True
-            )
+        rows = {shard: (start, stop) for shard, start, stop in todo}
+        task = partial(convert_shard, source, out, metadata.provenance["digest"], rows)
+        graph.add("convert", task, list(rows), output=True)
         needs = Resources(memory=plan.worker_memory)
         masses: dict[int, float] = {}
 
@@ -160,9 +159,10 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
 
 
 def convert_shard(
-    source: ParticleSource, out: str, digest: str, shard: int, start: int, stop: int
+    source: ParticleSource, out: str, digest: str, rows: Mapping[int, tuple[int, int]], shard: int
 ) -> float:
     """Read one shard's particles and write them; return the sum of their own masses, if any."""
+    start, stop = rows[shard]
     particles = source.read(start, stop)
     write_shard(out, shard, start, particles, digest=digest)
     return 0.0 if particles.mass is None else float(particles.mass.sum())

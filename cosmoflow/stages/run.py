@@ -13,6 +13,7 @@ from cosmoflow.config.settings import Settings
 from cosmoflow.engine import (
     FREE_SHARE,
     Engine,
+    Exchange,
     Key,
     Resources,
     Session,
@@ -25,9 +26,6 @@ from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.outputs import Existing, is_barely_begun
 from cosmoflow.storage.urls import exists, remove
 from cosmoflow.units import format_bytes
-
-Notify = Callable[[Key], None]
-"""A function that a task calls with its key when it is done."""
 
 FIELDS_SHARE: Final = 0.25
 """Share of the free memory up to which a training holds its fields; larger ones are streamed."""
@@ -292,7 +290,7 @@ class Progress:
 
 
 def run_graph(
-    build: Callable[[Notify], TaskGraph],
+    graph: TaskGraph,
     engine: Engine,
     plan: Plan,
     run: Run,
@@ -302,8 +300,7 @@ def run_graph(
 
     Parameters
     ----------
-    build : callable
-        Makes the graph, given the function that its tasks call.
+    graph : TaskGraph
     engine : Engine
         The engine.
     plan : Plan
@@ -314,12 +311,12 @@ def run_graph(
         Takes the key and the result of every output of the graph, in any order.
     """
     progress = Progress(run.listener, plan.stage, plan.tasks, plan.unit)
-    # A task that is run again, since its worker died, counts once.
+    # A task that is run again, since its parcel was lost, counts once.
     done: set[Key] = set()
 
     def note(key: Key) -> None:
         done.add(key)
         progress.reach(len(done), key[0])
 
-    with engine.channel(note) as notify:
-        engine.run(build(notify), on_done, needs=Resources(memory=plan.worker_memory))
+    needs = Resources(memory=plan.worker_memory)
+    engine.run(graph, on_done, on_task=note, needs=needs, exchange=Exchange(plan.exchanged))

@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 from cosmoflow.config import load_settings
-from cosmoflow.engine import Resources, TaskGraph, nodes
+from cosmoflow.engine import Column, Handout, Resources, TaskGraph, nodes
 from cosmoflow.engine.dask_on_ray import get
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError, IncompleteError
@@ -46,41 +46,44 @@ def ray_engine(ray_session):
     return ray_session.engine(0.0)
 
 
-def split(low, high, parts):
-    return np.array_split(np.arange(low, high), parts)
+def split(parts, number):
+    """Return ten numbers in parts, of which the last is absent."""
+    found = np.array_split(np.arange(10 * number, 10 * number + 10), parts)
+    return Handout([*found[:-1], None], value=number)
 
 
-def add(*pieces):
-    return int(sum(piece.sum() for piece in pieces))
+def add(part, pieces, numbers=()):
+    return int(sum(piece.sum() for piece in pieces)) + sum(numbers)
 
 
 def build_graph():
-    """Three producers of four parts each; four consumers of one part of each; one of all."""
+    """Three producers of five parts; five consumers of one part of each; one of all values."""
     graph = TaskGraph()
-    for index in range(3):
-        graph.add(("split", index), split, 10 * index, 10 * index + 10, 4, parts=4)
-    for part in range(4):
-        pieces = (graph.part(("split", index), part) for index in range(3))
-        graph.add(("add", part), add, *pieces, output=True)
-    graph.add(("one part", 0), split, 5, 9, 1, parts=1)
-    graph.add(("after one part", 0), add, graph.part(("one part", 0), 0), output=True)
-    graph.add(("total", 0), max, *(graph.result(("add", part)) for part in range(4)), output=True)
+    graph.add("split", partial(split, 5), range(3), parts=5)
+
+    def reads(part):
+        column = Column("split", part, [0, 2] if part == 1 else None)
+        return [column, Column("split")] if part == 2 else [column]
+
+    graph.add("add", add, range(5), reads=reads, output=True)
+    graph.add("total", lambda number, sums: max(sums), reads=lambda _: [Column("add")], output=True)
     return graph
 
 
 def test_graphs_with_parts_give_the_same_everywhere(engine):
     heard = {}
-    results = engine.run(build_graph(), heard.__setitem__)
-    expected = {("add", 0): 99, ("add", 1): 126, ("add", 2): 99, ("add", 3): 111}
-    expected[("total", 0)] = 126
-    expected[("after one part", 0)] = 26
+    ended = []
+    results = engine.run(build_graph(), heard.__setitem__, on_task=ended.append)
+    expected = {("add", 0): 63, ("add", 1): 50, ("add", 2): 90, ("add", 3): 99, ("add", 4): 0}
+    expected[("total", 0)] = 99
     assert results == heard == expected
+    assert len(ended) == len(build_graph()) == len(set(ended))
 
 
 PARTS = {"where": "a.zarr", "value": [1.5, 2.0], "limit": 7, "remedy": "mend it"}
 
 
-def refuse(task=None):
+def refuse(task=None, values=()):
     raise DataError("it broke", **PARTS)
 
 
@@ -95,9 +98,9 @@ def make_adder():
 @ray_in_cluster_lane
 def test_errors_of_tasks_keep_their_type_and_parts(engine):
     graph = TaskGraph()
-    graph.add(("fine", 0), add, np.arange(3), output=True)
-    graph.add(("bad", 0), refuse, output=True)
-    graph.add(("after", 0), add, graph.result(("bad", 0)), output=True)
+    graph.add("fine", abs, output=True)
+    graph.add("bad", refuse)
+    graph.add("after", add, reads=lambda _: [Column("bad")], output=True)
     with pytest.raises(DataError, match="it broke") as caught:
         engine.run(graph)
     assert type(caught.value) is DataError
@@ -116,7 +119,7 @@ def test_errors_of_workers_keep_their_type_and_parts(engine, make_worker):
     assert done == {1: 2, 2: 3}
 
 
-def tell(send, name):
+def tell(send, name, number):
     for step in range(3):
         send((name, step))
     return name
@@ -128,14 +131,14 @@ def test_running_tasks_reach_the_driver(engine):
     graph = TaskGraph()
     with engine.channel(heard.append) as send:
         for name in "abcd":
-            graph.add((name, 0), tell, send, name, output=True)
+            graph.add(name, partial(tell, send, name), output=True)
         engine.run(graph)
     assert sorted(heard) == [(name, step) for name in "abcd" for step in range(3)]
     for name in "abcd":
         assert [step for sender, step in heard if sender == name] == [0, 1, 2]
 
 
-def count_threads():
+def count_threads(number):
     import numba
     import torch
 
@@ -146,7 +149,7 @@ def count_threads():
 def test_a_task_uses_the_cores_that_it_asked_for(ray_engine):
     for cores in (1, min(2, ray_engine.cpus)):
         graph = TaskGraph()
-        graph.add(("count", 0), count_threads, output=True)
+        graph.add("count", count_threads, output=True)
         # Only libraries that are loaded are told: the first run loads them.
         ray_engine.run(graph, needs=Resources(cpus=cores))
         found = ray_engine.run(graph, needs=Resources(cpus=cores))[("count", 0)]
@@ -162,7 +165,7 @@ def test_tasks_share_the_nodes(ray_engine):
     # Two of these do not fit into one node's memory, so each has its cores alone.
     assert ray_engine.share(100, most=1, memory=memory // 2 + 1).cpus == cores
     graph = TaskGraph()
-    graph.add(("task", 0), int, output=True)
+    graph.add("task", abs, output=True)
     assert ray_engine.run(graph, needs=ray_engine.share(1, most=8, memory=memory // 2))
 
 

@@ -77,9 +77,10 @@ def test_parts_are_those_of_the_graph(name):
 
     source = SimpleNamespace(fields=SETS[name])
     plan = plan_flow(box(20, shard=8), SETS[name], cluster_run(GB, 4), thickness=3)
-    graph = build_graph(Flow("", 20.0, 1.0, source), plan, None, print)
-    assert plan.parts == sum(graph.parts.values())
-    assert plan.tasks == sum(isinstance(key[0], str) for key in graph.tasks)
+    graph = build_graph(Flow("", 20.0, 1.0, source), plan, None)
+    families = graph.families.values()
+    assert plan.parts == sum(family.parts * len(family.numbers) for family in families)
+    assert plan.tasks == len(graph)
 
 
 def test_small_grids_and_shards_are_slabs_themselves():

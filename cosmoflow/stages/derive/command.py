@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from cosmoflow.config.settings import DeriveConfig, choose_chunk
-from cosmoflow.engine import USEFUL_CORES, Engine, Resources, TaskGraph
+from cosmoflow.engine import USEFUL_CORES, Column, Engine, Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished, caution, noting
 from cosmoflow.numerics.blocks import Block, grid_blocks, place
@@ -26,7 +27,6 @@ from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.run import (
-    Notify,
     Plan,
     Progress,
     Run,
@@ -48,7 +48,10 @@ from cosmoflow.storage.outputs import begun_config, check_output, finish_group
 from cosmoflow.storage.sampling import BACKGROUND, NEAREST, Sampling
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 
-_NO_BACKGROUND = (0.0, 0.0, 0.0)
+Background = tuple[float, float, float]
+"""Mean momentum over mean density of a box, km/s."""
+
+_NO_BACKGROUND: Background = (0.0, 0.0, 0.0)
 
 IN_MEMORY, IN_SLABS = "memory", "slabs"
 """Values of ``transforms`` in a provenance: the way in which a box was transformed."""
@@ -211,16 +214,12 @@ def _derive_slabs(
     work, background = plan.work, _NO_BACKGROUND
     if work.needs_background:
         first = TaskGraph()
-        _add_background(first, work, grid_blocks(plan.grid, work.shard))
-        first.outputs.append(("background", 0))
+        _add_background(first, work, grid_blocks(plan.grid, work.shard), output=True)
         background = engine.run(first)["background", 0]
     writer = DerivedShards(work, out, digest, background)
-
-    def build(notify: Notify) -> TaskGraph:
-        return build_slabs(plan, writer, todo, notify)
-
     left = replace(plan, tasks=plan.tasks - len(plan.skipped(todo)))
-    run_graph(build, engine, left, run, lambda key, result: claim.check())
+    graph = build_slabs(plan, writer, todo)
+    run_graph(graph, engine, left, run, lambda key, result: claim.check())
 
 
 def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:
@@ -239,45 +238,43 @@ def _build_graph(
 ) -> TaskGraph:
     """Build the graph: the mean flow if needed, then one task per shard or one for the box."""
     graph = TaskGraph()
-    background: Any = _NO_BACKGROUND
     if work.needs_background:
         _add_background(graph, work, blocks)
-        background = graph.result(("background", 0))
-    if work.spectral:
-        graph.add(("derive", 0), derive_box_task, work, out, digest, todo, background, output=True)
-        return graph
-    for shard in todo:
-        graph.add(
-            ("derive", shard),
-            derive_task,
-            work,
-            out,
-            digest,
-            shard,
-            blocks[shard],
-            background,
-            output=True,
-        )
+    task = (
+        partial(derive_box_task, work, out, digest, todo)
+        if work.spectral
+        else partial(derive_task, work, out, digest, blocks)
+    )
+
+    def reads(number: int) -> list[Column]:
+        return [Column("background")] if work.needs_background else []
+
+    graph.add("derive", task, range(1) if work.spectral else todo, reads=reads, output=True)
     return graph
 
 
-def _add_background(graph: TaskGraph, work: Work, blocks: list[Block]) -> None:
+def _add_background(
+    graph: TaskGraph, work: Work, blocks: list[Block], *, output: bool = False
+) -> None:
     """Add the task ``("background", 0)``, which returns the mean flow, and its inputs."""
-    for shard, block in enumerate(blocks):
-        graph.add(("sum", shard), sum_task, work.fields, block)
-    sums = (graph.result(("sum", shard)) for shard in range(len(blocks)))
-    graph.add(("background", 0), background_task, work.fields, *sums)
+    graph.add("sum", partial(sum_task, work.fields, blocks), range(len(blocks)))
+    graph.add(
+        "background",
+        partial(background_task, work.fields),
+        reads=lambda number: [Column("sum")],
+        output=output,
+    )
 
 
-def sum_task(fields: str, block: Block) -> tuple[ExactSum, ...]:
+def sum_task(fields: str, blocks: Sequence[Block], shard: int) -> tuple[ExactSum, ...]:
     """Return the sums of density and momenta x, y, z of a block, exact in any order of blocks."""
-    store = FieldStore(fields)
+    store, block = FieldStore(fields), blocks[shard]
     momenta = (store.read_block("momentum", block, lead=(axis,)) for axis in range(3))
     density = store.read_block("density", block)
     return tuple(ExactSum.of(values) for values in (density, *momenta))
 
 
-def background_task(fields: str, *sums: tuple[ExactSum, ...]) -> tuple[float, float, float]:
+def background_task(fields: str, number: int, sums: Sequence[tuple[ExactSum, ...]]) -> Background:
     """Return mean momentum over mean density of the box, km/s.
 
     Raises
@@ -295,28 +292,33 @@ def derive_task(
     work: Work,
     out: str,
     digest: str,
+    blocks: Sequence[Block],
     shard: int,
-    block: Block,
-    background: tuple[float, float, float],
+    background: Sequence[Background] = (_NO_BACKGROUND,),
 ) -> int:
     """Derive and write one shard; return the number of shards, 1."""
-    store = FieldStore(work.fields)
+    store, block = FieldStore(work.fields), blocks[shard]
     write_block(
         out,
         block,
         shard,
-        derive_block(store, block, work.names, work.config.smoothing, background),
+        derive_block(store, block, work.names, work.config.smoothing, background[0]),
         digest=digest,
     )
     return 1
 
 
 def derive_box_task(
-    work: Work, out: str, digest: str, todo: list[int], background: tuple[float, float, float]
+    work: Work,
+    out: str,
+    digest: str,
+    todo: Sequence[int],
+    number: int,
+    background: Sequence[Background] = (_NO_BACKGROUND,),
 ) -> int:
     """Derive the whole box and write the shards in ``todo``; return their number."""
     store = FieldStore(work.fields)
-    values = derive_box(store, work.names, work.config.smoothing, background)
+    values = derive_box(store, work.names, work.config.smoothing, background[0])
     blocks, whole = grid_blocks(store.grid, work.shard), Block((0, 0, 0), (store.grid,) * 3)
     for shard in todo:
         part = {name: field[(..., *place(blocks[shard], whole))] for name, field in values.items()}

@@ -24,7 +24,7 @@ from cosmoflow.numerics.slabs import RowWaves, block_bytes
 from cosmoflow.stages.costs import DERIVE_NUMBER
 from cosmoflow.stages.derive.plan import DerivePlan, Work
 from cosmoflow.stages.derive.recipes import derive_block, recipe_of
-from cosmoflow.stages.run import Notify, Run
+from cosmoflow.stages.run import Run
 from cosmoflow.stages.slabs.plan import Cut, Grid, plan_cut, shard_bars
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.slabs.transform import SlabGraph
@@ -227,11 +227,9 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
     )
 
 
-def build_slabs(
-    plan: SlabPlan, writer: DerivedShards, todo: Sequence[int], notify: Notify
-) -> TaskGraph:
+def build_slabs(plan: SlabPlan, writer: DerivedShards, todo: Sequence[int]) -> TaskGraph:
     """Build the graph: transform every variable, filter, transform back, write ``todo``."""
-    build, filters = SlabGraph(plan.cut, notify), Filters.of(plan.work)
+    build, filters = SlabGraph(plan.cut), Filters.of(plan.work)
     variables = [Variable(plan.work.fields, name, count_parts(name)) for name in filters.sources]
     fields = [handed for variable in variables for handed in build.planes(variable.fields)]
     products = build.products(filters.multiply, filters.travelling, fields, "filter")

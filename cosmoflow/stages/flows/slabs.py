@@ -30,7 +30,7 @@ from cosmoflow.numerics.wiener import (
 )
 from cosmoflow.stages.flows.checks import is_finite, is_physical, refuse_density, refuse_flow
 from cosmoflow.stages.flows.plan import FlowPlan, plan_flow
-from cosmoflow.stages.run import Notify, Run, run_graph, start_engine
+from cosmoflow.stages.run import Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.transform import Fields, SlabGraph
 from cosmoflow.storage.claims import Claim
@@ -93,13 +93,13 @@ def add_flow(
             claim.check()
 
     with adding as array:
-        run_graph(lambda notify: build_graph(flow, plan, array, notify), engine, plan, run, note)
+        run_graph(build_graph(flow, plan, array), engine, plan, run, note)
         check()
 
 
-def build_graph(flow: Flow, plan: FlowPlan, array: FlowArray, notify: Notify) -> TaskGraph:
+def build_graph(flow: Flow, plan: FlowPlan, array: FlowArray) -> TaskGraph:
     """Build the graph that makes the fields, sums them to the source, and writes the flow."""
-    build, fields = SlabGraph(plan.cut, notify), plan.fields
+    build, fields = SlabGraph(plan.cut), plan.fields
     handed = build.planes(partial(flow.pointwise, fields.pointwise), len(fields.pointwise))
     found = dict(zip(fields.pointwise, handed, strict=True))
     if fields.squares:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -225,8 +225,7 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
     blocks = grid_blocks(request.grid, shard)
     needs = Resources(memory=plan.worker_memory)
     graph = TaskGraph()
-    for index, block in enumerate(blocks):
-        graph.add(("look", index), look_task, request.cubes, block, output=True)
+    graph.add("look", partial(look_task, request.cubes, blocks), range(len(blocks)), output=True)
     summaries = engine.run(graph, needs=needs)
     found = reduce(Summary.__add__, (summaries[key] for key in graph.outputs))
     scaling, notes = settle(request, found)
@@ -260,12 +259,8 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
         done = len(blocks) - len(todo)
         progress = Progress(run.listener, "import", len(blocks), "shards", done, claim=claim)
         graph = TaskGraph()
-        digest = provenance["digest"]
-        for index in todo:
-            graph.add(
-                ("import", index), import_task,
-                request.cubes, scaling, out, digest, blocks[index], index, output=True,
-            )  # fmt: skip
+        task = partial(import_task, request.cubes, scaling, out, provenance["digest"], blocks)
+        graph.add("import", task, todo, output=True)
         if todo:
             engine.run(graph, lambda key, result: progress.advance(), needs=needs)
         if not finished_shards(out).all():
@@ -282,13 +277,14 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
     return open_fields(out)
 
 
-def look_task(cubes: Mapping[str, Cube], block: Block) -> Summary:
+def look_task(cubes: Mapping[str, Cube], blocks: Sequence[Block], shard: int) -> Summary:
     """Say what a part of the density is like, and refuse vectors that make no sense.
 
     Raises
     ------
     DataError
     """
+    block = blocks[shard]
     for name, cube in cubes.items():
         if name in VECTORS:
             where = f"{cube.where}, {block.shape} cells from {block.origin}"
@@ -297,9 +293,15 @@ def look_task(cubes: Mapping[str, Cube], block: Block) -> Summary:
 
 
 def import_task(
-    cubes: Mapping[str, Cube], scaling: Scaling, out: str, digest: str, block: Block, shard: int
+    cubes: Mapping[str, Cube],
+    scaling: Scaling,
+    out: str,
+    digest: str,
+    blocks: Sequence[Block],
+    shard: int,
 ) -> int:
     """Read one shard's part of the cubes and write it."""
+    block = blocks[shard]
     fields: dict[str, NDArray[np.float32]] = {}
     for name, cube in cubes.items():
         values = cube.read(_part(block))

@@ -254,7 +254,7 @@ def _ask_device(run: Run) -> Device:
         return Device.here()
     engine = run.session.engine(0.0)
     graph = TaskGraph()
-    graph.add(("device", 0), Device.here, output=True)
+    graph.add("device", lambda number: Device.here(), output=True)
     needs = Resources(gpus=engine.share(1, most=1, memory=0, accelerated=True).gpus)
     found: Device = engine.run(graph, needs=needs)["device", 0]
     return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
+from cosmoflow.config.base import digest as digest_of
 from cosmoflow.config.settings import PaintConfig
-from cosmoflow.engine import Key, Resources, TaskGraph
+from cosmoflow.engine import Column, Engine, Exchange, Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, checksum_densities
@@ -27,6 +30,7 @@ from cosmoflow.stages.paint.tasks import (
     shards_near_piece,
 )
 from cosmoflow.stages.run import Progress, Run, claiming, start_engine
+from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
 from cosmoflow.storage.ledger import begin_counts, sum_counts
 from cosmoflow.storage.metadata import SAMPLING, make_provenance
@@ -112,24 +116,8 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             existing=run.existing,
         )
         begin_counts(out, len(blocks))
-        todo = np.flatnonzero(~finished).tolist()
-        done = len(blocks) - len(todo)
-        progress = Progress(run.listener, "paint", len(blocks), "shards", done, claim=claim)
-        if todo:
-            totals = _read_totals(out)
-            piece = plan.particles_per_task
-            digest = metadata.provenance["digest"]
-            graph = _build_graph(store, out, digest, config, todo, piece, totals)
-
-            def note(key: Key, result: Any) -> None:
-                if key == TOTALS:
-                    claim.check()
-                    check_mass(store, result[0], out, run.listener)
-                    _write_totals(out, result)
-                else:
-                    progress.advance()
-
-            engine.run(graph, note, needs=Resources(memory=plan.worker_memory))
+        digest, todo = metadata.provenance["digest"], np.flatnonzero(~finished).tolist()
+        _paint_shards(store, out, digest, todo, plan, engine, run, claim)
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         store.check_unchanged()
@@ -147,6 +135,38 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     summary = {"out": out, **plan.details, **sampling.to_attribute()}
     run.listener(StageFinished("paint", summary))
     return open_fields(out)
+
+
+def _paint_shards(
+    store: ParticleSource,
+    out: str,
+    digest: str,
+    todo: list[int],
+    plan: PaintPlan,
+    engine: Engine,
+    run: Run,
+    claim: Claim,
+) -> None:
+    """Paint the shards ``todo`` of an output."""
+    done = plan.shards - len(todo)
+    progress = Progress(run.listener, "paint", plan.shards, "shards", done, claim=claim)
+    if not todo:
+        return
+    totals, pieces = _read_totals(out), store.ranges(plan.particles_per_task)
+    graph = _build_graph(store, out, digest, run.settings.paint, todo, pieces, totals)
+
+    def note(key: Key, result: Any) -> None:
+        if key == TOTALS:
+            claim.check()
+            check_mass(store, result[0], out, run.listener)
+            _write_totals(out, result)
+        else:
+            progress.advance()
+
+    # What a piece hands on depends on the output, and on how the particles are cut.
+    name = digest_of([out, digest, pieces])
+    exchange = Exchange(plan.exchanged, name, run.existing == "resume")
+    engine.run(graph, note, needs=Resources(memory=plan.worker_memory), exchange=exchange)
 
 
 def _read_totals(out: str) -> BoxTotals | None:
@@ -170,44 +190,44 @@ def _build_graph(
     digest: str,
     config: PaintConfig,
     todo: list[int],
-    piece: int,
+    pieces: list[tuple[int, int]],
     totals: BoxTotals | None,
 ) -> TaskGraph:
     """Bucket the pieces of the particles, add up the totals, paint every missing shard.
 
-    A shard waits for the pieces that may touch it and no others; pieces that touch none are not
+    A shard reads from the pieces that may touch it and no others; pieces that touch none are not
     read once the totals are known.
     """
-    graph = TaskGraph()
-    size = store.metadata.box_size
-    buckets: dict[int, list[Any]] = {shard: [] for shard in todo}
-    sums: list[Any] = []
-    for index, (start, stop) in enumerate(store.ranges(piece)):
-        nearby = shards_near_piece(store, start, stop, config)
-        near = [shard for shard in todo if nearby[shard]]
-        if totals is not None and not near:
-            continue
-        key = ("bucket", index)
-        parts = len(near) + 1
-        graph.add(key, bucket_task, store, start, stop, size, config, near, parts=parts)
-        for part, shard in enumerate(near):
-            buckets[shard].append(graph.part(key, part))
-        sums.append(graph.part(key, len(near)))
+    graph, size = TaskGraph(), store.metadata.box_size
+    shards = len(grid_blocks(config.grid, config.shard_cells))
+    wanted = np.zeros(shards, np.bool_)
+    wanted[todo] = True
+    near = _pieces_near(store, pieces, config, wanted)
+
+    def reads(shard: int) -> list[Column]:
+        mine = Column("bucket", shard, None if near is None else near[shard])
+        return [mine, Column(TOTALS[0])] if totals is None else [mine]
+
+    bucketing = partial(bucket_task, store, pieces, size, config, wanted)
+    graph.add("bucket", bucketing, range(len(pieces)), parts=shards)
     if totals is None:
-        graph.add(TOTALS, add_totals, *sums, output=True)
-    known = graph.result(TOTALS) if totals is None else totals
-    for shard, parts_of_it in buckets.items():
-        graph.add(
-            ("paint", shard),
-            paint_task,
-            out,
-            digest,
-            shard,
-            store.count,
-            size,
-            config,
-            known,
-            *parts_of_it,
-            output=True,
-        )
+        graph.add(TOTALS[0], add_totals, reads=lambda _: [Column("bucket")], output=True)
+    painting = partial(paint_task, out, digest, store.count, size, config, totals)
+    graph.add("paint", painting, todo, reads=reads, output=True)
     return graph
+
+
+def _pieces_near(
+    store: ParticleSource,
+    pieces: list[tuple[int, int]],
+    config: PaintConfig,
+    wanted: NDArray[np.bool_],
+) -> dict[int, list[int]] | None:
+    """Return the pieces that may touch each wanted shard; None if any piece may touch any shard."""
+    if store.coverage(*pieces[0]) is None:
+        return None
+    near: dict[int, list[int]] = {shard: [] for shard in np.flatnonzero(wanted).tolist()}
+    for index, piece in enumerate(pieces):
+        for shard in np.flatnonzero(shards_near_piece(store, *piece, config) & wanted).tolist():
+            near[shard].append(index)
+    return near

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.config.settings import PaintConfig
+from cosmoflow.engine import Handout
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import grid_blocks, shards_near
 from cosmoflow.numerics.exact_sums import ExactSum
@@ -76,19 +78,20 @@ def reach_of(config: PaintConfig, count: int) -> int:
 
 def bucket_task(
     store: ParticleSource,
-    start: int,
-    stop: int,
+    pieces: Sequence[tuple[int, int]],
     box_size: float,
     config: PaintConfig,
-    shards: list[int],
-) -> list[Any]:
-    """Read a range of particles; return those of each of some shards, and the totals of all.
+    wanted: NDArray[np.bool_],
+    number: int,
+) -> Handout:
+    """Read a piece of the particles; hand them on to the wanted shards, with the totals of all.
 
     Raises
     ------
     DataError
         A particle is not where the store says that its particles are.
     """
+    start, stop = pieces[number]
     particles = store.read(start, stop)
     if config.redshift_space is not None:
         particles = _in_redshift_space(particles, store.metadata, config.redshift_space)
@@ -112,7 +115,11 @@ def bucket_task(
             value=f"{strays} of them",
             remedy="delete ledger/coverage of the store; it works without it",
         )
-    return [*(buckets[shard] for shard in shards), totals]
+    parts = (
+        bucket if mine and len(bucket[0]) else None
+        for bucket, mine in zip(buckets, wanted, strict=True)
+    )
+    return Handout(list(parts), totals)
 
 
 def shards_near_piece(
@@ -152,7 +159,7 @@ def _totals(particles: Particles) -> Totals:
     return (ExactSum.of(mass), *(ExactSum.of(component * mass) for component in velocity))
 
 
-def add_totals(*totals: Totals) -> BoxTotals:
+def add_totals(number: int, totals: Sequence[Totals]) -> BoxTotals:
     """Add up the totals of all pieces.
 
     Raises
@@ -170,14 +177,19 @@ def add_totals(*totals: Totals) -> BoxTotals:
 def paint_task(
     out: str,
     digest: str,
-    shard: int,
     count: int,
     box_size: float,
     config: PaintConfig,
-    totals: BoxTotals,
-    *buckets: Piece,
+    known: BoxTotals | None,
+    shard: int,
+    buckets: Sequence[Piece],
+    found: Sequence[BoxTotals] = (),
 ) -> int:
-    """Paint one shard from its own particles and write it, with the number of its empty cells."""
+    """Paint one shard from its own particles and write it, with the number of its empty cells.
+
+    The totals of all particles are ``known``, or ``found`` in this run.
+    """
+    totals = known or found[0]
     block = grid_blocks(config.grid, config.shard_cells)[shard]
 
     def painted(names: tuple[str, ...], shift: float) -> dict[str, Any]:

@@ -174,13 +174,22 @@ def _run_boxes(
 
     with engine.channel(hear) as send:
         graph = TaskGraph()
-        for index, box in todo:
-            report = partial(_report, send, index, box.name)
-            graph.add(
-                ("simulate", index), simulate_box, box, settings, initial, report, output=True
-            )
+        task = partial(_simulate, dict(todo), settings, initial, send)
+        graph.add("simulate", task, [index for index, _ in todo], output=True)
         needs = engine.share(len(todo), most=USEFUL_CORES, memory=memory)
         engine.run(graph, lambda key, result: claim.check(), needs=needs)
+
+
+def _simulate(
+    boxes: dict[int, Box],
+    settings: Settings,
+    initial: Initial,
+    send: Callable[[tuple[int, int, str]], None],
+    index: int,
+) -> None:
+    """Simulate one of some boxes."""
+    box = boxes[index]
+    simulate_box(box, settings, initial, partial(_report, send, index, box.name))
 
 
 def _report(

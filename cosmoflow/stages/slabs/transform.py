@@ -15,7 +15,6 @@ define the fields to read, the operation on modes, and the destination of the re
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,11 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.engine import Key, TaskGraph
+from cosmoflow.engine import Column, TaskGraph
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, axis_blocks
 from cosmoflow.numerics.slabs import Modes, Parts, RowWaves
-from cosmoflow.stages.run import Notify
 from cosmoflow.stages.slabs.plan import Cut, shard_bars
 
 Blocks = Iterable[tuple[slice, Tensor]]
@@ -58,8 +56,8 @@ class ShardWriter(Protocol):
         """Write the values ``(count, nx, ny, nz)`` of one whole shard."""
 
 
-Handed = list[tuple[Key, int]]
-"""Parts of one field for the y-slabs: the task of each x-slab, and its first part."""
+Handed = tuple[str, int]
+"""Parts of one field for the y-slabs: the tasks of all x-slabs, and the first of the parts."""
 
 
 @dataclass
@@ -72,8 +70,6 @@ class SlabGraph:
     ----------
     cut : Cut
         The slabs.
-    notify : callable
-        Called by every task with its key when the task is done.
 
     Attributes
     ----------
@@ -82,9 +78,7 @@ class SlabGraph:
     """
 
     cut: Cut
-    notify: Notify
     graph: TaskGraph = field(default_factory=TaskGraph)
-    _added: Counter[str] = field(default_factory=Counter, init=False)
 
     def planes(
         self,
@@ -92,7 +86,7 @@ class SlabGraph:
         fields: int = 1,
         name: str = "planes",
         *,
-        products: Sequence[Key] = (),
+        products: str | None = None,
     ) -> list[Handed]:
         """Transform the planes of fields along y and z.
 
@@ -104,50 +98,49 @@ class SlabGraph:
             Number of fields.
         name : str
             Name of the tasks.
-        products : sequence of Key
-            Tasks of y-slabs whose products make up the fields.
+        products : str, optional
+            The tasks of y-slabs whose products make up the fields.
 
         Returns
         -------
         list of Handed
             One for each field.
         """
-        slabs, rows = len(self.cut.planes), len(self.cut.rows)
-        first = self._added[name]
-        self._added[name] += slabs
-        keys = [(name, first + x) for x in range(slabs)]
-        for x, key in enumerate(keys):
-            given = (self.graph.part(one, x) for one in products)
-            self.graph.add(
-                key, planes_task, read, self.cut, x, key, self.notify, *given, parts=fields * rows
-            )
-        return [[(key, one * rows) for key in keys] for one in range(fields)]
+        rows = len(self.cut.rows)
+        if name in self.graph.families:
+            name = f"{name}-{len(self.graph.families)}"
+        self.graph.add(
+            name,
+            partial(planes_task, read, self.cut),
+            range(len(self.cut.planes)),
+            reads=lambda x: [] if products is None else [Column(products, x)],
+            parts=fields * rows,
+        )
+        return [(name, one * rows) for one in range(fields)]
 
     def sums(self, sum_rows: SumRows, fields: Sequence[Handed]) -> None:
         """Sum over the modes of all fields; tasks ``("rows", y)`` return the sums."""
-        self._rows("rows", partial(sum_task, sum_rows), fields, output=True)
+        self._rows("rows", partial(sum_task, sum_rows, self.cut), fields, output=True)
 
-    def products(
-        self, multiply: Multiply, count: int, fields: Sequence[Handed], name: str
-    ) -> list[Key]:
+    def products(self, multiply: Multiply, count: int, fields: Sequence[Handed], name: str) -> str:
         """Make ``count`` products of modes; return the tasks, with a part for every x-slab."""
-        task = partial(product_task, multiply, count)
-        return self._rows(name, task, fields, parts=len(self.cut.planes))
+        task = partial(product_task, multiply, count, self.cut)
+        self._rows(name, task, fields, parts=len(self.cut.planes))
+        return name
 
     def _rows(
         self, name: str, task: Callable[..., Any], fields: Sequence[Handed], **how: Any
-    ) -> list[Key]:
-        keys = [(name, y) for y in range(len(self.cut.rows))]
-        for y, key in enumerate(keys):
-            parts = (self.graph.part(one, first + y) for handed in fields for one, first in handed)
-            self.graph.add(key, task, self.cut, y, key, self.notify, *parts, **how)
-        return keys
+    ) -> None:
+        def reads(y: int) -> list[Column]:
+            return [Column(planes, first + y) for planes, first in fields]
+
+        self.graph.add(name, task, range(len(self.cut.rows)), reads=reads, **how)
 
     def write(
         self,
         finish: Finish,
         count: int,
-        products: Sequence[Key],
+        products: str,
         name: str,
         writer: ShardWriter,
         *,
@@ -161,7 +154,7 @@ class SlabGraph:
             Makes the fields.
         count : int
             Number of fields; a vector counts three times.
-        products : sequence of Key
+        products : str
             The tasks of y-slabs.
         name : str
             Name of the tasks that make the fields.
@@ -171,60 +164,51 @@ class SlabGraph:
             Bars of shards that need no writing, counted along y, then x.
         """
         cut, bars = self.cut, shard_bars(self.cut.grid)
-        for x in range(len(cut.planes)):
-            parts = (self.graph.part(one, x) for one in products)
-            key = (name, x)
-            task = partial(finish_task, finish, count)
-            self.graph.add(key, task, cut, key, self.notify, *parts, parts=len(bars))
-        for number, bar in enumerate(bars):
-            inside = [x for x, slab in enumerate(cut.planes) if bar.start <= slab.start < bar.stop]
-            for other, along in enumerate(bars):
-                key = ("write", number * len(bars) + other)
-                if key[1] not in skip:
-                    parts = (self.graph.part((name, x), other) for x in inside)
-                    corner = (bar.start, along.start)
-                    self.graph.add(
-                        key, write_task, writer, cut.grid.shard, corner, key, self.notify, *parts,
-                        output=True,
-                    )  # fmt: skip
+        self.graph.add(
+            name,
+            partial(finish_task, finish, count, cut),
+            range(len(cut.planes)),
+            reads=lambda x: [Column(products, x)],
+            parts=len(bars),
+        )
+        inside = [
+            [x for x, slab in enumerate(cut.planes) if bar.start <= slab.start < bar.stop]
+            for bar in bars
+        ]
+
+        def reads(bar: int) -> list[Column]:
+            across, along = divmod(bar, len(bars))
+            return [Column(name, along, inside[across])]
+
+        task = partial(write_task, writer, cut.grid.shard, [bar.start for bar in bars])
+        todo = [bar for bar in range(len(bars) ** 2) if bar not in skip]
+        self.graph.add("write", task, todo, reads=reads, output=True)
 
 
-def planes_task(
-    read: ReadFields, cut: Cut, x: int, key: Key, notify: Notify, *products: Modes
-) -> list[Modes]:
+def planes_task(read: ReadFields, cut: Cut, x: int, *products: Sequence[Modes]) -> list[Modes]:
     """Return the parts of each field of an x-slab, one for every y-slab."""
     slab, parts = cut.planes[x], list[Modes]()
-    for lead, blocks in read(slab, *products):
+    for lead, blocks in read(slab, *(part for column in products for part in column)):
         shape = (*lead, slab.stop - slab.start, cut.grid.cells)
         parts += slabs.forward_planes(blocks, shape, cut.rows)
-    notify(key)
     return parts
 
 
-def _by_field(cut: Cut, parts: Sequence[Modes]) -> list[Sequence[Modes]]:
-    each = len(cut.planes)
-    return [parts[first : first + each] for first in range(0, len(parts), each)]
-
-
-def sum_task(sum_rows: SumRows, cut: Cut, y: int, key: Key, notify: Notify, *parts: Modes) -> Any:
+def sum_task(sum_rows: SumRows, cut: Cut, y: int, *fields: Sequence[Modes]) -> Any:
     """Return the sums over the modes of a y-slab."""
-    found = sum_rows(_by_field(cut, parts), cut, cut.rows[y])
-    notify(key)
-    return found
+    return sum_rows(fields, cut, cut.rows[y])
 
 
 def product_task(
-    multiply: Multiply, count: int, cut: Cut, y: int, key: Key, notify: Notify, *parts: Modes
+    multiply: Multiply, count: int, cut: Cut, y: int, *fields: Sequence[Modes]
 ) -> list[Modes]:
     """Return the products of the modes of a y-slab, in one part for every x-slab."""
     waves = RowWaves(cut.grid.cells, cut.grid.box_size, cut.rows[y])
-    found = slabs.filter_rows(_by_field(cut, parts), waves, cut.planes, count, multiply)
-    notify(key)
-    return found
+    return slabs.filter_rows(fields, waves, cut.planes, count, multiply)
 
 
 def finish_task(
-    finish: Finish, count: int, cut: Cut, key: Key, notify: Notify, *products: Modes
+    finish: Finish, count: int, cut: Cut, x: int, products: Sequence[Modes]
 ) -> list[NDArray[np.float32]]:
     """Return the fields of an x-slab, in parts as wide as shards along y."""
     cells = cut.grid.cells
@@ -233,20 +217,19 @@ def finish_task(
     for own, block in slabs.join_rows(products):
         for place, values in enumerate(finish(block)):
             parts.put((place, own), values)
-    notify(key)
     return parts.arrays
 
 
 def write_task(
     writer: ShardWriter,
     shard: int,
-    corner: tuple[int, int],
-    key: Key,
-    notify: Notify,
-    *parts: NDArray[np.float32],
+    corners: Sequence[int],
+    bar: int,
+    parts: Sequence[NDArray[np.float32]],
 ) -> None:
-    """Write the bar of shards along z at corner (x, y), given its parts along x."""
+    """Write a bar of shards along z, given its parts along x."""
+    across, along = divmod(bar, len(corners))
     for start, size in axis_blocks(parts[0].shape[-1], shard):
         values = np.concatenate([part[..., start : start + size] for part in parts], axis=1)
-        writer.write(values, Block((*corner, start), values.shape[1:]))
-    notify(key)
+        corner = corners[across], corners[along], start
+        writer.write(values, Block(corner, values.shape[1:]))

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from cosmoflow.engine import Key, TaskGraph
+from cosmoflow.engine import Key
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.quantities import QUANTITIES
@@ -17,7 +17,7 @@ from cosmoflow.numerics.slabs import Modes, RowWaves
 from cosmoflow.numerics.spectra import PowerSum, Products, Term, WaveBins
 from cosmoflow.numerics.threads import map_ahead
 from cosmoflow.stages.inputs.readers import StoreReader
-from cosmoflow.stages.run import Notify, Run, run_graph, start_engine
+from cosmoflow.stages.run import Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Cut, Grid
 from cosmoflow.stages.slabs.sources import Derived, Source
 from cosmoflow.stages.slabs.transform import SlabGraph
@@ -86,13 +86,10 @@ def sum_power(
         check()
         found[key[1]] = sums
 
-    def build(notify: Notify) -> TaskGraph:
-        slab_graph = SlabGraph(plan.cut, notify)
-        fields = [handed for source in sources for handed in slab_graph.planes(source.fields)]
-        slab_graph.sums(partial(sum_rows, tuple(wanted)), fields)
-        return slab_graph.graph
-
-    run_graph(build, engine, plan, run, keep)
+    build = SlabGraph(plan.cut)
+    fields = [handed for source in sources for handed in build.planes(source.fields)]
+    build.sums(partial(sum_rows, tuple(wanted)), fields)
+    run_graph(build.graph, engine, plan, run, keep)
     totals = [products.zero() for products in wanted]
     for y in sorted(found):
         for group in found[y]:

@@ -1,0 +1,217 @@
+"""The folders of parcels: one for each run on each node, held by a lock while the run lives.
+
+The lock is the kernel's: it ends with the process that holds it, however that dies. A folder
+without a holder is what a killed run has left. The same run, resumed, uses its parcels; any other
+run deletes the folder, at once if it makes the same output, else when it is a day old.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import getpass
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from numpy import uint8
+from numpy.typing import NDArray
+
+from cosmoflow.engine.exchange.parcels import (
+    DamagedParcelError,
+    find_part,
+    read_block,
+    read_value,
+    write_parcel,
+)
+from cosmoflow.engine.graph import Key
+from cosmoflow.errors import ConfigError, StorageError
+from cosmoflow.units import format_bytes
+
+_LOCK: Final = "lock"
+_SUFFIX: Final = ".parts"
+KEPT_SECONDS: Final = 86400.0
+"""Age at which any run deletes what a killed run has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The folder of a run for parcels, on whichever node it is used.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run. Runs of one name make the same parcels.
+    root : str, optional
+        Folder for all runs, on every node; by default in the node's folder for temporary files.
+    node : str
+        Name of the node, if nodes may share the folder of all runs.
+    """
+
+    run: str
+    root: str | None = None
+    node: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The folder on this node."""
+        return self._root / (f"{self.run}.{self.node}" if self.node else self.run)
+
+    @property
+    def _root(self) -> Path:
+        if self.root is not None:
+            return Path(self.root) / "cosmoflow-scratch"
+        return Path(tempfile.gettempdir()) / f"cosmoflow-scratch-{getpass.getuser()}"
+
+    def path(self, key: Key) -> Path:
+        """Return the file of a task's parcel."""
+        name, number = key
+        return self.folder / f"{name}-{number}{_SUFFIX}"
+
+    def write(self, key: Key, parts: Sequence[Any], value: Any) -> int:
+        """Write the parcel of a task; return its bytes.
+
+        Raises
+        ------
+        StorageError
+            The disk is full, or fails.
+        """
+        try:
+            # On a node without a server nothing has made the folder yet.
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return write_parcel(self.path(key), parts, value)
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: OSError) -> StorageError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return StorageError(
+            "the disk for what tasks hand on is full" if full
+            else f"what tasks hand on cannot be written: {error.strerror}",
+            where=str(self.folder),
+            value=f"{format_bytes(self.free)} free" if full else None,
+            remedy="free space there, or name another folder: --set engine.scratch=FOLDER; then "
+            "run again with --resume",
+        )  # fmt: skip
+
+    @property
+    def free(self) -> int:
+        """Free bytes on the disk of the folder."""
+        folder = self.folder
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def read(self, key: Key, part: int) -> NDArray[uint8] | None:
+        """Return the bytes of a part, checked; None if it is absent.
+
+        Raises
+        ------
+        DamagedParcelError
+        """
+        return read_block(self.path(key), part)
+
+    def size(self, key: Key, part: int) -> int:
+        """Return the bytes of a part; 0 if it is absent.
+
+        Raises
+        ------
+        DamagedParcelError
+        """
+        return find_part(self.path(key), part)[1]
+
+    def find(self) -> dict[Key, Any]:
+        """Return the key and the value of each parcel that is there."""
+        found: dict[Key, Any] = {}
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            name, _, number = path.name.removesuffix(_SUFFIX).rpartition("-")
+            with suppress(DamagedParcelError):
+                found[name, int(number)] = read_value(path)
+        return found
+
+    def remove(self, keys: Sequence[Key]) -> None:
+        """Delete some parcels that no task will read."""
+        for key in keys:
+            self.path(key).unlink(missing_ok=True)
+
+    def hold(self, *, keep: bool) -> Callable[[], None]:
+        """Make the folder and hold it; return a function that deletes it.
+
+        Parameters
+        ----------
+        keep : bool
+            Keep the parcels that are there. They are deleted otherwise.
+
+        Raises
+        ------
+        StorageError
+            The folder cannot be made, or another process holds it.
+        """
+        try:
+            self._sweep(keep)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = (self.folder / _LOCK).open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                "another run exchanges parts in the same folder",
+                where=str(self.folder),
+                remedy="let it finish, or stop it",
+            ) from error
+        except OSError as error:
+            raise self._explain(error) from error
+
+        def give_up() -> None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            lock.close()
+
+        return give_up
+
+    def _sweep(self, keep: bool) -> None:
+        """Delete the folders of runs that have died."""
+        for folder in self._root.glob("*/"):
+            own = folder == self.folder
+            with suppress(OSError):
+                old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
+                if (own and not keep) or (old and not own):
+                    _remove_if_free(folder)
+            if own:
+                for partial in folder.glob("*.partial"):
+                    partial.unlink(missing_ok=True)
+
+
+def _remove_if_free(folder: Path) -> None:
+    with (folder / _LOCK).open("a") as lock:
+        if _is_free(lock):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_free(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def require_room(scratch: Scratch, size: int) -> None:
+    """Make sure that the disk of this node has room for parcels.
+
+    Raises
+    ------
+    ConfigError
+        It has less than ``size`` bytes.
+    """
+    if scratch.free < size:
+        raise ConfigError(
+            "what the tasks hand to one another does not fit on the disk",
+            where=str(scratch.folder.parent),
+            value=f"{format_bytes(scratch.free)} free",
+            limit=f"{format_bytes(size)}, the projected bytes",
+            remedy="free space there, or name another folder: --set engine.scratch=FOLDER",
+        )

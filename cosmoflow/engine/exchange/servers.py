@@ -1,0 +1,297 @@
+"""Parcels of other nodes: an actor on every node serves its folder.
+
+The bytes travel as Ray's own objects, so they pass through the ports, the token and the encryption
+that the cluster has already. The tasks that read own these objects; the driver does not know them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cosmoflow.engine.exchange.parcels import DamagedParcelError, decode
+from cosmoflow.engine.exchange.scratch import Scratch
+from cosmoflow.engine.graph import Key
+
+REQUEST_BYTES: Final = 32 << 20
+"""Bytes of parts that a server is asked for at once, unless a single part has more."""
+REQUESTS: Final = 4
+"""Requests that a task has under way."""
+ANSWER_SECONDS: Final = 300.0
+"""Seconds after which a server that does not answer counts as lost."""
+RESTARTS: Final = 5
+"""How often a server that dies is started again on its node."""
+_THREADS: Final = 8
+
+
+class LostParcelsError(Exception):
+    """Parcels that a task reads are missing or damaged.
+
+    Parameters
+    ----------
+    lost : dict of Key to str
+        What is wrong with the parcel of each task.
+    """
+
+    def __init__(self, lost: dict[Key, str]) -> None:
+        super().__init__(lost)
+        self.lost = lost
+
+
+@cache
+def this_node() -> str:
+    """Return Ray's id of this node."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+class Server:
+    """The actor: serves the folder of one run on its node, and holds it."""
+
+    def __init__(self, scratch: Scratch, keep: bool) -> None:
+        self._scratch = scratch
+        # A server that is started again keeps what its predecessor has served.
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._give_up = scratch.hold(keep=keep or again)
+        self._found = scratch.find() if keep else {}
+
+    def find(self) -> tuple[dict[Key, Any], int]:
+        """Return the values of the parcels that an earlier run left here, and the free bytes."""
+        return self._found, self._scratch.free
+
+    def sizes(self, keys: Sequence[Key], part: int) -> list[int | str]:
+        """Return the bytes of a part of each of some parcels, or what is wrong with the parcel."""
+        return [_size(self._scratch, key, part) for key in keys]
+
+    def read(self, keys: Sequence[Key], part: int) -> list[NDArray[np.uint8] | str | None]:
+        """Return a part of each of some parcels."""
+        return [_block(self._scratch, key, part) for key in keys]
+
+    def remove(self, keys: Sequence[Key]) -> None:
+        """Delete some parcels."""
+        self._scratch.remove(keys)
+
+    def close(self) -> None:
+        """Delete the folder."""
+        self._give_up()
+
+
+def _block(scratch: Scratch, key: Key, part: int) -> NDArray[np.uint8] | str | None:
+    try:
+        return scratch.read(key, part)
+    except DamagedParcelError as error:
+        return str(error)
+
+
+def _size(scratch: Scratch, key: Key, part: int) -> int | str:
+    try:
+        return scratch.size(key, part)
+    except DamagedParcelError as error:
+        return str(error)
+
+
+class Directory:
+    """Where the parcels of some tasks of a family are.
+
+    Parameters
+    ----------
+    family : str
+        The family.
+    numbers : sequence of int
+        Numbers of its tasks.
+    nodes : sequence of str
+        Node of each parcel.
+    servers : dict of str to actor
+        Servers by node; empty if all parcels are on one node.
+    """
+
+    def __init__(
+        self, family: str, numbers: Sequence[int], nodes: Sequence[str], servers: dict[str, Any]
+    ) -> None:
+        self._family = family
+        self._numbers = numbers if isinstance(numbers, range) else np.asarray(numbers, np.int64)
+        names, self._where = np.unique(np.asarray(nodes, str), return_inverse=True)
+        self._names = names.tolist()
+        self._servers = {name: servers[name] for name in self._names if name in servers}
+
+    def read(self, scratch: Scratch, part: int) -> list[Any]:
+        """Return a part of each parcel in the order of the tasks, without those that are absent.
+
+        Raises
+        ------
+        LostParcelsError
+        """
+        found: dict[int, Any] = {}
+        lost: dict[Key, str] = {}
+        for place, block in self._blocks(scratch, part):
+            if isinstance(block, str):
+                lost[self._key(place)] = block
+            elif block is not None:
+                found[place] = decode(block)
+        if lost:
+            raise LostParcelsError(lost)
+        return [found[place] for place in sorted(found)]
+
+    def _key(self, place: int) -> Key:
+        return self._family, int(self._numbers[place])
+
+    def _blocks(
+        self, scratch: Scratch, part: int
+    ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
+        """Yield places and blocks, or what is wrong: those of this node first, then the others'."""
+        elsewhere: dict[str, list[int]] = {}
+        for index, name in enumerate(self._names):
+            places = np.flatnonzero(self._where == index).tolist()
+            if name == this_node() or name not in self._servers:
+                yield from ((place, _block(scratch, self._key(place), part)) for place in places)
+            else:
+                elsewhere[name] = places
+        yield from self._fetch(elsewhere, part)
+
+    def _fetch(
+        self, elsewhere: dict[str, list[int]], part: int
+    ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
+        """Yield places and blocks from other nodes, with a few requests under way at a time."""
+        waiting: list[tuple[str, list[int]]] = []
+        asked: dict[Any, tuple[str, list[int]]] = {}
+        for name, places in elsewhere.items():
+            keys = [self._key(place) for place in places]
+            asked[self._servers[name].sizes.remote(keys, part)] = (name, places)
+        for (name, places), sizes in self._answers(asked):
+            if isinstance(sizes, str):
+                yield from ((place, sizes) for place in places)
+                continue
+            request, total = list[int](), 0
+            for place, size in zip(places, sizes, strict=True):
+                if isinstance(size, str) or not size:
+                    yield place, size or None
+                    continue
+                if request and total + size > REQUEST_BYTES:
+                    waiting.append((name, request))
+                    request, total = [], 0
+                request.append(place)
+                total += size
+            if request:
+                waiting.append((name, request))
+        yield from self._requested(waiting, part)
+
+    def _requested(
+        self, waiting: list[tuple[str, list[int]]], part: int
+    ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
+        waiting = _in_turn(waiting)
+        asked: dict[Any, tuple[str, list[int]]] = {}
+        while waiting or asked:
+            while waiting and len(asked) < REQUESTS:
+                name, places = waiting.pop()
+                keys = [self._key(place) for place in places]
+                asked[self._servers[name].read.remote(keys, part)] = (name, places)
+            (_, places), blocks = next(self._answers(asked))
+            if isinstance(blocks, str):
+                yield from ((place, blocks) for place in places)
+            else:
+                yield from zip(places, blocks, strict=True)
+
+    def _answers(
+        self, asked: dict[Any, tuple[str, list[int]]]
+    ) -> Iterator[tuple[tuple[str, list[int]], Any]]:
+        """Yield what was asked, and the answer or why there is none, as answers come."""
+        while asked:
+            ready, _ = ray.wait(list(asked), num_returns=1, timeout=ANSWER_SECONDS)
+            ref = ready[0] if ready else next(iter(asked))
+            request = asked.pop(ref)
+            try:
+                answer = ray.get(ref, timeout=ANSWER_SECONDS if ready else 0)
+            except RayError as error:
+                answer = f"its node does not answer: {type(error).__name__}"
+            yield request, answer
+
+
+def _in_turn(requests: list[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
+    """Return requests ordered so that the nodes take turns."""
+    by_node: defaultdict[str, list[tuple[str, list[int]]]] = defaultdict(list)
+    for request in requests:
+        by_node[request[0]].append(request)
+    ordered = list[tuple[str, list[int]]]()
+    while by_node:
+        for name in list(by_node):
+            ordered.append(by_node[name].pop())
+            if not by_node[name]:
+                del by_node[name]
+    return ordered
+
+
+class Servers:
+    """The servers of a run on all nodes of a cluster.
+
+    Parameters
+    ----------
+    scratch : Scratch
+        The folder of the run.
+    keep : bool
+        Use the parcels that a killed run has left.
+    """
+
+    def __init__(self, scratch: Scratch, keep: bool) -> None:
+        self._scratch, self._keep = scratch, keep
+        self.actors: dict[str, Any] = {}
+
+    def start(self, nodes: Sequence[str]) -> None:
+        """Start a server on each node that has none."""
+        for name in nodes:
+            if name not in self.actors:
+                self.actors[name] = (
+                    ray.remote(Server)
+                    .options(
+                        num_cpus=0,
+                        max_restarts=RESTARTS,
+                        max_task_retries=RESTARTS,
+                        max_concurrency=_THREADS,
+                        # The server of a node that is lost is not started again.
+                        scheduling_strategy=NodeAffinitySchedulingStrategy(name, soft=False),
+                    )
+                    .remote(replace(self._scratch, node=name), self._keep)
+                )
+
+    def find(self) -> dict[str, tuple[dict[Key, Any], int]]:
+        """Return what each node's server has found; nodes that do not answer are left out."""
+        return dict(self._ask(lambda server: server.find.remote()))
+
+    def _ask(self, call: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
+        refs = {call(server): name for name, server in self.actors.items()}
+        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=60.0) if refs else ([], [])
+        for ref in ready:
+            try:
+                yield refs[ref], ray.get(ref)
+            except RayError:
+                continue
+
+    def remove(self, keys: Sequence[Key], nodes: Sequence[str]) -> None:
+        """Delete parcels that no task will read."""
+        by_node = defaultdict(list)
+        for key, name in zip(keys, nodes, strict=True):
+            by_node[name].append(key)
+        for name, own in by_node.items():
+            if name in self.actors:
+                self.actors[name].remove.remote(own)
+
+    def drop(self, name: str) -> None:
+        """Forget the server of a node that is lost, so that tasks do not wait for its answers."""
+        if (server := self.actors.pop(name, None)) is not None:
+            ray.kill(server)
+
+    def close(self) -> None:
+        """Delete the folders on all nodes, and stop the servers."""
+        try:
+            list(self._ask(lambda server: server.close.remote()))
+        except RayError:
+            return
+        for server in self.actors.values():
+            ray.kill(server)

@@ -1,0 +1,145 @@
+"""A parcel gives back what was written, or says that it is damaged."""
+
+import errno
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosmoflow.engine.exchange import parcels, scratch
+from cosmoflow.engine.exchange.parcels import (
+    DamagedParcelError,
+    decode,
+    read_block,
+    read_value,
+    write_parcel,
+)
+from cosmoflow.engine.exchange.scratch import Scratch
+from cosmoflow.errors import ConfigError, StorageError
+
+LARGE = np.arange(100_000, dtype=np.complex64).reshape(10, 100, 100)
+
+
+def written(path):
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    parts = [LARGE, None, (rows, None, np.ones(4)), np.zeros((2, 0, 3)), (rows[:0], rows[:0], None)]
+    write_parcel(path, parts, value={"totals": (1, 2.5)})
+    return parts
+
+
+def test_parts_come_back_in_place(tmp_path):
+    path = tmp_path / "a.parts"
+    parts = written(path)
+    found = [None if block is None else decode(block) for block in map_parts(path, len(parts))]
+    assert found[1] is None
+    assert found[2][1] is None
+    for expected, part in ((LARGE, found[0]), (parts[3], found[3]), (parts[2][0], found[2][0])):
+        np.testing.assert_array_equal(part, expected)
+        assert part.dtype == expected.dtype
+        # In place: the part owns no memory, and vector instructions may load from it.
+        assert not part.flags.owndata
+        assert part.ctypes.data % 16 == 0
+    assert read_value(path) == {"totals": (1, 2.5)}
+
+
+def map_parts(path, count):
+    return [read_block(path, part) for part in range(count)]
+
+
+def test_any_flipped_bit_is_found(tmp_path):
+    """Each byte of a small parcel, except padding and the number of parts, which change nothing."""
+    path = tmp_path / "a.parts"
+    rows = np.arange(30, dtype=np.float32).reshape(10, 3)
+    write_parcel(path, [rows, (rows, None)], value=3)
+    whole = path.read_bytes()
+    harmless = 0
+    for place in range(len(whole)):
+        broken = bytearray(whole)
+        broken[place] ^= 0x10
+        path.write_bytes(broken)
+        try:
+            found = [decode(block) for block in map_parts(path, 2)]
+            assert read_value(path) == 3
+        except DamagedParcelError:
+            continue
+        harmless += 1
+        np.testing.assert_array_equal(found[0], rows)
+        np.testing.assert_array_equal(found[1][0], rows)
+    padding, number_of_parts = 3 * 4, 8
+    assert harmless == padding + number_of_parts
+
+
+@pytest.mark.parametrize("end", [0, 1, 100, -1, -60])
+def test_a_short_file_is_damaged(tmp_path, end):
+    path = tmp_path / "a.parts"
+    written(path)
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(DamagedParcelError):
+        read_block(path, 0)
+    with pytest.raises(DamagedParcelError):
+        read_block(tmp_path / "missing.parts", 0)
+
+
+def test_a_full_disk_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parcels, "_write_part", fail)
+    place = Scratch("run", str(tmp_path))
+    with pytest.raises(StorageError, match="is full") as caught:
+        place.write(("bucket", 3), [LARGE], None)
+    assert "engine.scratch" in caught.value.remedy
+    assert "free" in caught.value.value
+    assert list(place.folder.iterdir()) == []
+
+
+def test_room_is_checked_before_a_run(tmp_path):
+    scratch.require_room(Scratch("run", str(tmp_path)), 1 << 20)
+    with pytest.raises(ConfigError, match="does not fit on the disk"):
+        scratch.require_room(Scratch("run", str(tmp_path)), 1 << 60)
+
+
+def leave(place, key=("bucket", 0)):
+    """Leave a parcel as a killed run does: its lock is free."""
+    release = place.hold(keep=False)
+    place.write(key, [LARGE], 7)
+    (place.folder / "bucket-9.parts.1.partial").write_bytes(b"half")
+    return release
+
+
+def test_a_resumed_run_finds_what_a_killed_one_left(tmp_path):
+    place = Scratch("run", str(tmp_path))
+    release_lock_only(leave(place))
+    release = place.hold(keep=True)
+    assert place.find() == {("bucket", 0): 7}
+    assert not list(place.folder.glob("*.partial"))
+    with pytest.raises(StorageError, match="same folder"):
+        place.hold(keep=True)
+    release()
+    assert list(Path(tmp_path).rglob("*.parts")) == []
+
+
+def test_other_runs_delete_what_is_old_and_what_is_their_own(tmp_path, monkeypatch):
+    dead, alive = Scratch("dead", str(tmp_path)), Scratch("alive", str(tmp_path))
+    release_lock_only(leave(dead))
+    end = leave(alive)
+    Scratch("other", str(tmp_path)).hold(keep=False)()
+    assert dead.path(("bucket", 0)).exists()
+    monkeypatch.setattr(time, "time", lambda: 2e10)
+    Scratch("other", str(tmp_path)).hold(keep=False)()
+    assert not dead.folder.exists()
+    assert alive.path(("bucket", 0)).exists()
+    end()
+    monkeypatch.undo()
+    release_lock_only(leave(dead))
+    dead.hold(keep=False)()
+    assert not dead.folder.exists()
+
+
+def release_lock_only(release):
+    """Close the lock as the end of a process does, without deleting the folder."""
+    lock = next(
+        cell.cell_contents for cell in release.__closure__ if hasattr(cell.cell_contents, "fileno")
+    )
+    lock.close()
