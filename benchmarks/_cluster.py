@@ -52,8 +52,8 @@ class Rates:
 
     Parameters
     ----------
-    task, part : float
-        Seconds of the driver for a task, and for a part that one hands to another.
+    task : float
+        Seconds of the driver for a task.
     puts, gets : float
         Requests a second that the store of objects takes on a prefix.
     connection : float
@@ -61,7 +61,6 @@ class Rates:
     """
 
     task: float
-    part: float
     puts: float
     gets: float
     connection: float
@@ -208,8 +207,7 @@ class Simulation:
     def _on_submitting(self, now: float, number: int, task: int, place: int) -> None:
         """Have the driver hand in a task, and the next one when it has: it also hears of ends."""
         one = self._passes[number]
-        # Half of what a part takes is due when the task is handed in, half when it ends.
-        done = self._driver.serve(now, self._rates.task + 0.5 * self._rates.part * one.parts_out)
+        done = self._driver.serve(now, self._rates.task)
         self._push(done, self._on_dispatched, number, task, -1)
         if task + 1 < one.tasks:
             self._push(done, self._on_submitting, number, task + 1, -1)
@@ -296,8 +294,6 @@ class Simulation:
 
     def _on_ended(self, now: float, number: int, task: int, place: int) -> None:
         self._machines[place].free += 1
-        one = self._passes[number]
-        told = self._driver.serve(now, 0.5 * self._rates.part * one.parts_out)
         following = number + 1
         if following < len(self._passes) and self._passes[following].waits:
             groups = self._waiters[number].get(task, ())
@@ -306,7 +302,7 @@ class Simulation:
             for group in groups:
                 self._missing[following][group] -= 1
                 if self._missing[following][group] == 0:
-                    self._push(told, self._on_released, following, group, -1)
+                    self._push(now, self._on_released, following, group, -1)
         self._begin(now, place)
 
     def _on_released(self, now: float, number: int, group: int, place: int) -> None:

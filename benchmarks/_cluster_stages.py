@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from _cluster import Node, Pass, Rates
@@ -34,11 +34,6 @@ PIPELINE = 3
 """Blocks that an actor of `infer` has in hand: it reads one, predicts one and writes one."""
 
 
-MERGE_BYTE = 5e-10
-"""Core-seconds of putting a byte that was handed on together with others: a copy, and another into
-the object store, at some 4 GB/s each."""
-
-
 def settings_for(grid: int) -> Settings:
     """Return the settings of a box of some cells of 2 Mpc/h."""
     return load_settings(
@@ -49,10 +44,10 @@ def settings_for(grid: int) -> Settings:
     )
 
 
-def rates(part: float = costs.PART_SECONDS) -> Rates:
+def rates() -> Rates:
     """Return the rates of the driver and of the store of objects."""
     connection = costs.CONNECTIONS * costs.CONNECTION_BYTES
-    return Rates(costs.TASK_SECONDS, part, costs.STORE_PUTS, costs.STORE_GETS, connection)
+    return Rates(costs.TASK_SECONDS, costs.STORE_PUTS, costs.STORE_GETS, connection)
 
 
 def node_for(demand: Demand, node: NodeType) -> Node:
@@ -94,9 +89,14 @@ def paint_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand
 
 
 def _with_handing(passes: list[Pass]) -> list[Pass]:
-    """Add the core-seconds that handing bytes on through the object store takes."""
+    """Add the core-seconds that handing on parts and their bytes takes."""
     return [
-        replace(one, core_seconds=one.core_seconds + one.handed * costs.HANDED_BYTE)
+        replace(
+            one,
+            core_seconds=one.core_seconds
+            + one.handed * costs.HANDED_BYTE
+            + one.parts_out * costs.PART_SECONDS,
+        )
         for one in passes
     ]
 
@@ -223,25 +223,3 @@ def node_of(stage: str, demand: Demand, node: NodeType) -> Node:
     if stage != "infer":
         return one
     return Node(one.places * PIPELINE, one.speed / PIPELINE, one.network, one.disk, one.memory)
-
-
-def two_rounds(passes: Sequence[Pass]) -> list[Pass]:
-    """Return an all-to-all of two passes in two rounds, in which groups exchange.
-
-    A task hands a part to each of the square root of as many mergers as there are tasks; everything
-    travels twice.
-    """
-    first, second = passes
-    side = round(math.sqrt(first.tasks))
-    mergers = side * side
-    moved = first.handed * first.tasks
-    merge = Pass(
-        "merge", mergers, MERGE_BYTE * moved / mergers, fetched=moved / mergers,
-        parts_in=first.tasks / side, handed=moved / mergers, parts_out=second.tasks / side,
-        waits=all_of(first.tasks),
-    )  # fmt: skip
-    return [
-        replace(first, parts_out=side),
-        merge,
-        replace(second, parts_in=side, waits=all_of(mergers)),
-    ]

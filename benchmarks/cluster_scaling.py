@@ -30,7 +30,6 @@ from _cluster_stages import (
     rates,
     settings_for,
     spectra_passes,
-    two_rounds,
 )
 
 from cosmoflow.stages import costs
@@ -120,7 +119,7 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
         parts = sum(one.tasks * one.parts_out for one in passes)
         print(f"| {stage} | {what} | {parts:,.0f} | {found.seconds:,.0f} | {found.limit} |")
 
-    fast = replace(usual, part=usual.part / 10.0, task=usual.task / 10.0)
+    fast = replace(usual, task=usual.task / 10.0)
     for stage in ("paint", "spectra", "flow"):
         passes, demand = STAGES[stage](settings, node)
         show(stage, "as it is", passes, demand, usual)
@@ -142,7 +141,6 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
         passes, demand = build(settings, node)
         show(stage, "tasks of four cores each", passes, replace(demand, cpus=4), usual)
     passes, demand = spectra_passes(settings, node)
-    show("spectra", "two rounds of exchange", two_rounds(passes), demand, usual)
     slow = replace(node, network=node.network / 10.0)
     found = run("spectra", passes, demand, slow, nodes, usual)
     print(f"| spectra | a tenth of the network | | {found.seconds:,.0f} | {found.limit} |")

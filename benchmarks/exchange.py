@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,7 @@ def paint_pieces(pieces: int) -> None:
                 ]
             )  # fmt: skip
             with Session(settings.engine) as session:
-                session.engine(0.0).cpus  # noqa: B018: start Ray
+                session.engine(0.0).cpus  # noqa: B018
                 run = Run(settings, session, listener=lambda event: None)
                 if engine == "ray":
                     with watching(f"paint, {pieces} pieces x 512 shards on Ray"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
@@ -24,7 +23,7 @@ from cosmoflow.engine.base import (
 )
 from cosmoflow.engine.channel import open_channel
 from cosmoflow.engine.exchange.runner import Runner
-from cosmoflow.engine.exchange.scratch import Scratch, require_room
+from cosmoflow.engine.exchange.scratch import Scratch, nameless, require_room
 from cosmoflow.engine.graph import Key, TaskGraph
 from cosmoflow.engine.nodes import (
     ask_for,
@@ -237,7 +236,7 @@ class RayEngine:
         ConfigError
             The disk has less room than the exchange needs.
         """
-        scratch = Scratch(exchange.run or uuid.uuid4().hex, self._config.scratch)
+        scratch = Scratch(exchange.run or nameless(), self._config.scratch)
         if self._config.address is None:
             require_room(scratch, exchange.size)
         runner = Runner(

@@ -94,9 +94,9 @@ HANDED_BYTE: Final = 5.0e-9
 """Core-seconds of a byte that one task hands to another through the object store: 2.7 s for the
 0.5 GB of spectra at 512^3, 17 s for the 3.4 GB of `paint`, beyond what they take in one process
 (docs/planning.md)."""
-PART_SECONDS: Final = 5.0e-4
-"""Seconds of the driver, which owns every part and answers where it is, for each part handed to
-another (benchmarks/cluster_scaling.py --driver)."""
+PART_SECONDS: Final = 3.0e-5
+"""Core-seconds of a part, however small: 13 microseconds to write and 13 to read, measured
+(benchmarks/exchange.py parts)."""
 TASK_SECONDS: Final = 2.0e-3
 """Seconds of the driver for each task: Ray's own release benchmark of many tasks dispatches 450 to
 600 a second on 64-core nodes."""

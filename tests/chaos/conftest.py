@@ -20,3 +20,11 @@ def undisturbed(chain, tmp_path_factory):
 
     out = shared_folder(tmp_path_factory, "undisturbed", infer) / "out.zarr"
     return zarr.open_group(out, mode="r")["velocity"][:]
+
+
+@pytest.fixture(scope="session")
+def particles(tmp_path_factory):
+    path = tmp_path_factory.mktemp("chaos") / "particles.zarr"
+    arguments = ["--box=128", "--particles=64", "--method=2lpt", "--quiet", "--engine=serial"]
+    assert run_app(["simulate", str(path), *arguments]) == 0
+    return path

@@ -16,14 +16,6 @@ OPTIONS = ["--grid=96", "--set=paint.shard=24", "--set=paint.particles_per_task=
 
 
 @pytest.fixture(scope="module")
-def particles(tmp_path_factory):
-    path = tmp_path_factory.mktemp("chaos") / "particles.zarr"
-    arguments = ["--box=128", "--particles=64", "--method=2lpt", "--quiet", "--engine=serial"]
-    assert run_app(["simulate", str(path), *arguments]) == 0
-    return path
-
-
-@pytest.fixture(scope="module")
 def undisturbed(particles):
     out = particles.parent / "undisturbed.zarr"
     assert run_app(["paint", str(particles), str(out), *OPTIONS, "--engine=serial"]) == 0

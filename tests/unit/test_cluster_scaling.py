@@ -20,7 +20,7 @@ from cosmoflow.stages.planning.estimate import estimate  # noqa: E402
 
 Node, Pass, Rates, Simulation = _cluster.Node, _cluster.Pass, _cluster.Rates, _cluster.Simulation
 
-FREE = Rates(task=0.0, part=0.0, puts=1e12, gets=1e12, connection=1e15)
+FREE = Rates(task=0.0, puts=1e12, gets=1e12, connection=1e15)
 """A driver and a store of objects that cost nothing."""
 ENDLESS = Node(places=4, speed=1.0, network=1e15, disk=1e15, memory=1e15)
 """A node with four cores whose network and disk cost nothing."""
@@ -34,10 +34,10 @@ def run(passes, node=ENDLESS, nodes=1, rates=FREE):
     return Simulation(passes, node, nodes, rates).run()
 
 
-def shuffle(count, *, seconds=1.0, moved=0.0, parts=0):
+def shuffle(count, *, seconds=1.0, moved=0.0):
     """Two passes of which every task needs a part of every one before."""
     return [
-        Pass("planes", count, seconds, handed=moved, parts_out=parts),
+        Pass("planes", count, seconds, handed=moved),
         Pass("rows", count, seconds, fetched=moved, waits=all_of(count)),
     ]
 
@@ -84,9 +84,9 @@ def test_a_lone_node_exchanges_nothing():
 
 @each("nodes", [1, 16, 256])
 def test_the_driver_does_not_get_faster_with_more_nodes(nodes):
-    rates = replace(FREE, part=1e-3)
-    found = run(shuffle(64, seconds=0.0, parts=64), nodes=nodes, rates=rates)
-    assert found.seconds == pytest.approx(64 * 64 * 1e-3, rel=0.02)
+    rates = replace(FREE, task=1e-3)
+    found = run(shuffle(64, seconds=0.0), nodes=nodes, rates=rates)
+    assert found.seconds == pytest.approx(2 * 64 * 1e-3, rel=0.02)
     assert found.limit == "driver"
 
 
@@ -141,12 +141,3 @@ def test_the_plan_and_the_model_agree(stage, nodes):
     modelled = run(passes, _stages.node_of(stage, demand, node), nodes, _stages.rates()).seconds
     planned = max(estimate(DEMANDS[stage](settings, node, 1), node, nodes).busy.values())
     assert 0.4 < planned / modelled < 1.6
-
-
-def test_two_rounds_of_exchange_have_fewer_parts():
-    node = NODE_TYPES["m6id.16xlarge"]
-    passes, _ = _stages.spectra_passes(_stages.settings_for(4096), node)
-    rounds = _stages.two_rounds(passes)
-    parts, fewer = (sum(one.tasks * one.parts_out for one in some) for some in (passes, rounds))
-    assert fewer < 0.3 * parts
-    assert rounds[1].tasks * rounds[1].handed == pytest.approx(passes[0].tasks * passes[0].handed)

@@ -15,7 +15,7 @@ from cosmoflow.engine.exchange.parcels import (
     read_value,
     write_parcel,
 )
-from cosmoflow.engine.exchange.scratch import Scratch
+from cosmoflow.engine.exchange.scratch import Scratch, nameless
 from cosmoflow.errors import ConfigError, StorageError
 
 LARGE = np.arange(100_000, dtype=np.complex64).reshape(10, 100, 100)
@@ -121,16 +121,20 @@ def test_a_resumed_run_finds_what_a_killed_one_left(tmp_path):
 
 
 def test_other_runs_delete_what_is_old_and_what_is_their_own(tmp_path, monkeypatch):
-    dead, alive = Scratch("dead", str(tmp_path)), Scratch("alive", str(tmp_path))
-    release_lock_only(leave(dead))
+    dead, alive, once = (Scratch(run, str(tmp_path)) for run in ("dead", "alive", nameless()))
+    lost_node = Scratch("alive", str(tmp_path), "lost-node")
+    for place in (dead, once):
+        release_lock_only(leave(place))
     end = leave(alive)
-    Scratch("other", str(tmp_path)).hold(keep=False)()
-    assert dead.path(("bucket", 0)).exists()
-    monkeypatch.setattr(time, "time", lambda: 2e10)
-    Scratch("other", str(tmp_path)).hold(keep=False)()
-    assert not dead.folder.exists()
+    now = time.time()
+    for later, left in ((0.0, {dead, once}), (120.0, {dead}), (1e5, set())):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        Scratch("other", str(tmp_path)).hold(keep=False)()
+        assert {place for place in (dead, once) if place.folder.exists()} == left
     assert alive.path(("bucket", 0)).exists()
+    release_lock_only(leave(lost_node))
     end()
+    assert not lost_node.folder.exists()
     monkeypatch.undo()
     release_lock_only(leave(dead))
     dead.hold(keep=False)()

@@ -287,8 +287,8 @@ def test_memory_leaves_cores_idle():
     found = estimate(demand, small, 4)
     assert found.places == worker_bytes(small) // demand.plan.worker_memory < small.vcpus
     assert "memory" in found.busy
-    # Twice the memory for each core lets as many tasks run as there are.
-    assert estimate(demand, large, 4).busy["tasks"] < found.busy["memory"]
+    # Twice the memory for each core lets all cores work.
+    assert estimate(demand, large, 4).busy["cores"] < found.busy["memory"]
 
 
 def test_both_threads_of_a_core_are_worth_less_than_two_cores():

@@ -10,7 +10,7 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.run import Run, start_engine
-from cosmoflow.stages.slabs.plan import LEAST_PLANES, MOST_PARTS, SLABS, Grid
+from cosmoflow.stages.slabs.plan import LEAST_PLANES, SLABS, Grid
 from tests.cases import each
 
 GB = 1 << 30
@@ -32,10 +32,9 @@ def cluster_run(memory, cores, allowed=None):
 @each("name", SETS)
 @each("grid", [1024, 2048, 4096])
 @each("node", [8 * GB, 16 * GB, 64 * GB])
-def test_slabs_are_neither_thin_nor_many(name, grid, node):
+def test_slabs_are_neither_thin_nor_few(name, grid, node):
     plan = plan_flow(box(grid), SETS[name], cluster_run(node, 16))
     assert plan.planes >= LEAST_PLANES
-    assert plan.parts <= MOST_PARTS
     assert plan.planes <= grid // SLABS
 
 
@@ -60,15 +59,15 @@ def test_settings_may_allow_less_and_never_more_than_there_is():
     assert planes(3 * GB) < planes(8 * GB) <= planes(None) == planes(1024 * GB)
 
 
-@each("allowed", [None, 5 * GB])
+@each("allowed", [None, 3 * GB])
 def test_a_box_too_large_for_any_slab_is_refused(allowed):
-    """Rather than cut into slabs of single planes, whose parts nobody could count."""
-    run = cluster_run((5 if allowed is None else 64) * GB, 4, allowed)
+    """Rather than cut into slabs of single planes, for which chunks are decoded again and again."""
+    run = cluster_run((3 if allowed is None else 64) * GB, 4, allowed)
     plan = plan_flow(box(4096), SETS["wiener"], run)
-    assert plan.worker_memory > 5 * GB
+    assert plan.worker_memory > 3 * GB
     with pytest.raises(ConfigError, match="more memory than there is") as caught:
         start_engine(run, plan, remedy="more memory for a worker")
-    assert caught.value.limit.startswith("5.0 GiB")
+    assert caught.value.limit.startswith("3.0 GiB")
 
 
 @each("name", SETS)

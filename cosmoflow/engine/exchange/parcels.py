@@ -13,7 +13,8 @@ import pickle
 import struct
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -97,10 +98,19 @@ def find_part(path: Path, part: int) -> tuple[int, int, int]:
     DamagedParcelError
         The file is missing, incomplete or damaged.
     """
+    with _reading(path) as file:
+        return _find(file, part)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """Open a parcel, and turn the errors of reading it into one."""
     try:
         with path.open("rb", buffering=0) as file:
-            return _find(file, part)
-    except (OSError, struct.error) as error:
+            yield file
+    except FileNotFoundError as error:
+        raise DamagedParcelError("the file is missing") from error
+    except (OSError, ValueError, struct.error) as error:
         raise DamagedParcelError(str(error)) from error
 
 
@@ -121,14 +131,11 @@ def read_block(path: Path, part: int) -> NDArray[np.uint8] | None:
     DamagedParcelError
         The file is missing, or the part is not as it was written.
     """
-    try:
-        with path.open("rb", buffering=0) as file:
-            offset, size, checksum = _find(file, part)
-            if not size:
-                return None
-            block = _map(file, offset, size) if size >= _MAPPED else _read(file, offset, size)
-    except (OSError, ValueError, struct.error) as error:
-        raise DamagedParcelError(str(error)) from error
+    with _reading(path) as file:
+        offset, size, checksum = _find(file, part)
+        if not size:
+            return None
+        block = _map(file, offset, size) if size >= _MAPPED else _read(file, offset, size)
     if zlib.crc32(block.data) != checksum:
         raise DamagedParcelError("a checksum is wrong")
     return block
@@ -180,12 +187,9 @@ def read_value(path: Path) -> Any:
     ------
     DamagedParcelError
     """
-    try:
-        with path.open("rb", buffering=0) as file:
-            _, offset, length, checksum = _read_footer(file)
-            pickled = os.pread(file.fileno(), length, offset)
-    except (OSError, struct.error) as error:
-        raise DamagedParcelError(str(error)) from error
+    with _reading(path) as file:
+        _, offset, length, checksum = _read_footer(file)
+        pickled = os.pread(file.fileno(), length, offset)
     if zlib.crc32(pickled) != checksum:
         raise DamagedParcelError("a checksum is wrong")
     return pickle.loads(pickled)

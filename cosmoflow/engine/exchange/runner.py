@@ -56,6 +56,8 @@ def _run_task(
         raise RuntimeError("another task of this graph has failed")
     use_share(needs)
     return_freed_buffers()
+    if scratch.node:
+        scratch = replace(scratch, node=this_node())
     with watched(key[0], str(key)):
         columns = [
             source if part is None else source.read(scratch, part)
@@ -65,8 +67,6 @@ def _run_task(
         if not hands_on:
             return result
         handout = result if isinstance(result, Handout) else Handout(result)
-        if scratch.node:
-            scratch = replace(scratch, node=this_node())
         scratch.write(key, handout.parts, handout.value)
         return this_node(), handout.value
 
@@ -191,16 +191,17 @@ class Runner:
             self._nodes.pop(key, None)
             self._directories.pop(key[0], None)
             self._losses[key] += 1
-            name, number = key
-            self._notify(f"what task {name} {number} handed on is lost ({reason}): it runs again")
             if self._losses[key] > RETRIES:
                 raise IncompleteError(
                     "what a task hands on is lost again and again",
-                    where=f"{name} {number}",
+                    where="{} {}".format(*key),
                     value=reason,
                     limit=f"{RETRIES} times",
                     remedy="look at the disks of the nodes, then run again with --resume",
                 )
+        (name, number), reason = next(iter(lost.items()))
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        self._notify(f"what task {name} {number}{more} handed on is lost ({reason}): running again")
 
     def _submit_some(self) -> None:
         while len(self._running) < AHEAD * self._room and (key := self._agenda.next()) is not None:
@@ -263,7 +264,8 @@ class Runner:
                 raise
             known = {other: text for other, text in cause.lost.items() if other in self._nodes}
             revived = self._agenda.again(key, known)
-            self._lose({other: known[other] for other in revived})
+            if revived:
+                self._lose({other: known[other] for other in revived})
             return False
         family = self._graph.families[key[0]]
         if family.parts:

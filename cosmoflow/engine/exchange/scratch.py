@@ -1,8 +1,9 @@
 """The folders of parcels: one for each run on each node, held by a lock while the run lives.
 
 The lock is the kernel's: it ends with the process that holds it, however that dies. A folder
-without a holder is what a killed run has left. The same run, resumed, uses its parcels; any other
-run deletes the folder, at once if it makes the same output, else when it is a day old.
+without a holder is what a killed run has left. If that run has a name, the same run, resumed, uses
+the parcels. Otherwise the next run on the node deletes the folder: at once if it has the same name,
+and else when the folder is a day old, or a minute if it has no name.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import getpass
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from numpy import uint8
 from numpy.typing import NDArray
@@ -35,8 +37,11 @@ from cosmoflow.units import format_bytes
 
 _LOCK: Final = "lock"
 _SUFFIX: Final = ".parts"
+_NAMELESS: Final = "once-"
 KEPT_SECONDS: Final = 86400.0
-"""Age at which any run deletes what a killed run has left."""
+"""Age at which any run deletes what a killed run with a name has left."""
+NAMELESS_SECONDS: Final = 60.0
+"""The same for runs without a name, which cannot be resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Scratch:
     Parameters
     ----------
     run : str
-        Name of the run. Runs of one name make the same parcels.
+        Name of the run. Runs of one name make the same parcels; see :func:`nameless`.
     root : str, optional
         Folder for all runs, on every node; by default in the node's folder for temporary files.
     node : str
@@ -169,34 +174,37 @@ class Scratch:
         def give_up() -> None:
             shutil.rmtree(self.folder, ignore_errors=True)
             lock.close()
+            # Nodes that were lost may have been on this machine.
+            for folder in self._root.glob(f"{self.run}*/"):
+                _remove_if_free(folder)
 
         return give_up
 
     def _sweep(self, keep: bool) -> None:
         """Delete the folders of runs that have died."""
         for folder in self._root.glob("*/"):
-            own = folder == self.folder
-            with suppress(OSError):
-                old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
-                if (own and not keep) or (old and not own):
+            if folder == self.folder:
+                if not keep:
                     _remove_if_free(folder)
-            if own:
                 for partial in folder.glob("*.partial"):
                     partial.unlink(missing_ok=True)
+                continue
+            kept = NAMELESS_SECONDS if folder.name.startswith(_NAMELESS) else KEPT_SECONDS
+            with suppress(FileNotFoundError):
+                if time.time() - folder.stat().st_mtime > kept:
+                    _remove_if_free(folder)
+
+
+def nameless() -> str:
+    """Return a name for a run that cannot be resumed."""
+    return f"{_NAMELESS}{uuid.uuid4().hex}"
 
 
 def _remove_if_free(folder: Path) -> None:
-    with (folder / _LOCK).open("a") as lock:
-        if _is_free(lock):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_free(lock: IO[str]) -> bool:
-    try:
+    """Delete a folder unless a process holds it, or it belongs to another user."""
+    with suppress(OSError), (folder / _LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_room(scratch: Scratch, size: int) -> None:

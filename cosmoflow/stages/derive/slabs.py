@@ -200,7 +200,6 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
         held=max(2 * max(components), filters.travelling, filters.parts),
         handled=max(numbers, filters.travelling),
         written=work.parts,
-        count_parts=lambda slabs: (len(components) + 1) * slabs**2,
     )
     slabs = len(cut.planes)
     exchanged = (

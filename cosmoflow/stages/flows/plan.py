@@ -114,7 +114,6 @@ def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None 
         held=fields.held,
         handled=3,
         written=3,
-        count_parts=lambda slabs: fields.count_parts(slabs, bars),
         thickness=thickness,
     )
     exchanged = fields.exchanged * block_bytes(grid.cells) * grid.cells

@@ -71,7 +71,8 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
     if demand.flops:
         cpus = node.vcpus
     uneven = rounds * nodes * working / width
-    work = demand.core_seconds + plan.exchanged * costs.HANDED_BYTE
+    handing = plan.exchanged * costs.HANDED_BYTE + demand.parts * costs.PART_SECONDS
+    work = demand.core_seconds + handing
     cores = work / (nodes * busy_cores(node, cpus)) * uneven
     name: Resource = "cores"
     if working < places:
@@ -87,7 +88,7 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
     if spilled:
         disk = costs.DISK_BYTES if node.disk else costs.VOLUME_BYTES
         busy["disk"] = 2.0 * spilled / nodes / disk
-    busy["driver"] = demand.parts * costs.PART_SECONDS + plan.tasks * costs.TASK_SECONDS
+    busy["driver"] = plan.tasks * costs.TASK_SECONDS
     limit = max(busy, key=lambda one: busy[one])
     return Estimate(costs.START_SECONDS + busy[limit], limit, busy, places, spilled)
 

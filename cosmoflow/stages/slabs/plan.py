@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cosmoflow.numerics.blocks import axis_blocks
@@ -15,12 +14,6 @@ from cosmoflow.storage.metadata import StoredBox
 
 LEAST_PLANES = 8
 """Least planes of a slab where memory is short: plans that still need more memory are refused."""
-MOST_PARTS = 200_000
-"""Most parts that tasks hand on in total, where shards allow it: the driver tracks each part.
-
-The number of parts grows as the square of the number of slabs.
-"""
-
 WANTED_PLANES = 16
 """Planes of a slab where memory allows: storage decodes whole chunks to read a plane."""
 SLABS = 16
@@ -97,7 +90,6 @@ def plan_cut(
     held: int,
     handled: int,
     written: int,
-    count_parts: Callable[[int], int],
     thickness: int | None = None,
 ) -> tuple[Cut, int]:
     """Cut a box whose fields are transformed forward and back, and written in shards.
@@ -117,8 +109,6 @@ def plan_cut(
         Fields of which a task holds blocks of modes.
     written : int
         Numbers written per cell.
-    count_parts : callable
-        Maps the number of slabs to the total parts that tasks hand on.
     thickness : int, optional
         Most planes of a slab; by default chosen from the memory.
 
@@ -132,39 +122,14 @@ def plan_cut(
     plane = block_bytes(grid.cells)
     blocks = _BLOCKS * handled * max(plane, BLOCK_BYTES_CPU)
     if thickness is None:
-        # The object store holds as much again, and may be no larger than a worker.
+        # A task that reads maps as much again.
         fitting = (memory_of_worker(run) - OVERHEAD - blocks) // (2 * held * plane)
         wanted = min(fitting, max(grid.cells // SLABS, WANTED_PLANES))
-        # A slab is within one shard, so the thickest slab is as thick as a shard.
-        least = least_thickness(
-            grid.shard, lambda planes: count_parts(len(cut_alike(grid, planes).planes))
-        )
-        thickness = max(least, wanted)
+        thickness = max(LEAST_PLANES, wanted)
     cut = cut_alike(grid, thickness)
     planes = max(slab.stop - slab.start for slab in cut.planes)
     writing = round(_ENCODING * 4 * written * grid.shard**3)
     return cut, OVERHEAD + max(writing, blocks + held * planes * plane)
-
-
-def least_thickness(thickest: int, count_parts: Callable[[int], int]) -> int:
-    """Return the fewest planes of a slab that keep parts few enough.
-
-    Parameters
-    ----------
-    thickest : int
-        Planes of the thickest possible slab.
-    count_parts : callable
-        Maps the planes of a slab to the total parts that tasks hand on.
-
-    Returns
-    -------
-    int
-        Planes, at least :data:`LEAST_PLANES`, but at most ``thickest``.
-    """
-    for thickness in range(LEAST_PLANES, thickest):
-        if count_parts(thickness) <= MOST_PARTS:
-            return thickness
-    return thickest
 
 
 def planned_threads(run: Run) -> int:

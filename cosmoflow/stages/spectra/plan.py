@@ -12,10 +12,10 @@ from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.stages.costs import OVERHEAD, SPECTRA_NUMBER
 from cosmoflow.stages.run import Plan, Run, memory_of_worker
 from cosmoflow.stages.slabs.plan import (
+    LEAST_PLANES,
     WANTED_PLANES,
     Cut,
     Grid,
-    least_thickness,
     planned_threads,
 )
 from cosmoflow.stages.slabs.sources import Source
@@ -114,13 +114,9 @@ def plan_power(
         room = memory_of_worker(run) - OVERHEAD - blocks
         # Whole chunks, at least WANTED_PLANES.
         wanted = grid.chunk * max(1, -(-WANTED_PLANES // grid.chunk))
-        least = least_thickness(
-            grid.cells, lambda planes: len(sources) * (-(-grid.cells // planes)) ** 2
-        )
-        planes = max(least, min(int(room // (most * plane)), wanted))
-        # The object store holds the rows of all fields together, one slab per core: at most half of
-        # an object store as large as a worker.
-        rows = max(least, min(int(room // (2 * total * plane)), wanted))
+        planes = max(LEAST_PLANES, min(int(room // (most * plane)), wanted))
+        # A task maps the rows of all fields together.
+        rows = max(LEAST_PLANES, min(int(room // (2 * total * plane)), wanted))
         rows = max(ROWS, rows // ROWS * ROWS)
     else:
         planes = rows = thickness

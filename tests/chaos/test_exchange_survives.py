@@ -1,0 +1,165 @@
+"""Painting whose exchange loses files, servers, nodes, its disk or its driver: the same bits."""
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from cosmoflow.cli.app import run_app
+from tests.chaos.commands import start
+from tests.chaos.ray_nodes import kill_process, ray_nodes
+
+pytestmark = [pytest.mark.chaos, pytest.mark.e2e, pytest.mark.cluster]
+
+PIECES = 33
+OPTIONS = ["--grid=128", "--set=paint.shard=16", "--set=paint.particles_per_task=8000"]
+"""512 shards and 33 pieces of 64^3 particles: painting goes on for seconds."""
+AGAIN = re.compile(r"task (\w+) \d+( and \d+ more)? handed on is lost \(([^)]*)\)")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(particles):
+    out = particles.parent / "exchanged.zarr"
+    assert run_app(["paint", str(particles), str(out), *OPTIONS, "--engine=serial"]) == 0
+    return opened(out)
+
+
+def opened(out):
+    return xr.open_zarr(out, consolidated=False).load().drop_attrs()
+
+
+def start_paint(particles, out, scratch, *more):
+    place = f"--set=engine.scratch={scratch}"
+    return start(["paint", particles, out, *OPTIONS, "--engine=ray", place, *more])
+
+
+def parcels(scratch):
+    return list(Path(scratch).rglob("*.parts"))
+
+
+def wait_for_parcels(process, scratch, count=PIECES):
+    """Wait until the pieces have been handed on."""
+    deadline = time.monotonic() + 240.0
+    while len(parcels(scratch)) < count and time.monotonic() < deadline:
+        assert process.poll() is None, process.messages()
+        time.sleep(0.005)
+    return sorted(parcels(scratch))
+
+
+def finish(process, out, undisturbed, scratch):
+    """Wait for the end of a run; return its messages."""
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said.decode()
+    xr.testing.assert_identical(opened(out), undisturbed)
+    assert parcels(scratch) == []
+    assert [found for found in Path(scratch).rglob("*") if found.is_file()] == []
+    return said.decode()
+
+
+def test_a_flipped_bit_is_found_and_its_task_runs_again(particles, undisturbed, tmp_path):
+    out, scratch = tmp_path / "fields.zarr", tmp_path / "scratch"
+    process = start_paint(particles, out, scratch)
+    path = wait_for_parcels(process, scratch)[0]
+    # The last part is read last.
+    with path.open("r+b") as file:
+        place = path.stat().st_size * 2 // 3
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 1]))
+    again = AGAIN.findall(finish(process, out, undisturbed, scratch))
+    assert [name for name, _, _ in again] == ["bucket"]
+    assert again[0][2] == "a checksum is wrong"
+
+
+def test_a_missing_file_is_made_again(particles, undisturbed, tmp_path):
+    out, scratch = tmp_path / "fields.zarr", tmp_path / "scratch"
+    process = start_paint(particles, out, scratch)
+    for path in wait_for_parcels(process, scratch)[:3]:
+        path.unlink()
+    again = AGAIN.findall(finish(process, out, undisturbed, scratch))
+    assert {reason for _, _, reason in again} == {"the file is missing"}
+
+
+def test_a_killed_driver_is_resumed_with_its_files(particles, undisturbed, tmp_path):
+    out, scratch = tmp_path / "fields.zarr", tmp_path / "scratch"
+    process = start_paint(particles, out, scratch)
+    left = wait_for_parcels(process, scratch)
+    process.kill()
+    process.wait(60.0)
+    assert set(parcels(scratch)) == set(left)
+    left[4].write_bytes(b"cut")
+    said = finish(start_paint(particles, out, scratch, "--resume"), out, undisturbed, scratch)
+    # Of 33 tasks one runs again, the one whose file is damaged.
+    assert f"going on with what {PIECES - 1} tasks of a killed run handed on" in said
+    assert AGAIN.findall(said) == []
+
+
+def test_interrupted_and_refused_runs_leave_nothing(particles, tmp_path):
+    out, scratch = tmp_path / "fields.zarr", tmp_path / "scratch"
+    process = start_paint(particles, out, scratch)
+    wait_for_parcels(process, scratch)
+    os.kill(process.pid, 2)
+    assert process.wait(timeout=240) == 130
+    assert parcels(scratch) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of 40 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_is_resumed(particles, undisturbed, small_disk, tmp_path):
+    out, scratch = tmp_path / "fields.zarr", small_disk
+    process = start_paint(particles, out, scratch)
+    wait_for_parcels(process, scratch, 1)
+    with (scratch / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(1 << 16))
+            filler.flush()
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 4, said.decode()
+    assert b"the disk for what tasks hand on is full" in said
+    assert str(scratch).encode() in said
+    assert parcels(scratch) == []
+    (scratch / "filler").unlink()
+    finish(start_paint(particles, out, scratch, "--resume"), out, undisturbed, scratch)
+
+
+def test_a_disk_too_small_is_refused_at_once(particles, small_disk, tmp_path):
+    (small_disk / "filler").write_bytes(bytes(38 << 20))
+    process = start_paint(particles, tmp_path / "fields.zarr", small_disk)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert b"does not fit on the disk" in said
+    assert not (tmp_path / "fields.zarr").exists()
+
+
+def test_lost_nodes_and_servers_change_nothing(particles, undisturbed, tmp_path):
+    scratch = tmp_path / "scratch"
+    with ray_nodes(2) as nodes:
+        for what in ("server", "node"):
+            out = tmp_path / f"{what}.zarr"
+            process = start_paint(particles, out, scratch, "--address", nodes.address)
+            wait_for_parcels(process, scratch)
+            if what == "node":
+                nodes.kill_node()
+            else:
+                servers = nodes.workers(b"ray::Server")
+                assert len(servers) == 2
+                kill_process(servers[0])
+            said = finish(process, out, undisturbed, scratch)
+            # What a server has served is still there when it is started again.
+            assert bool(AGAIN.findall(said)) == (what == "node")
