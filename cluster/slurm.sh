@@ -110,7 +110,8 @@ pool=cpu
 if [ "${SLURM_GPUS_ON_NODE:-0}" != 0 ]; then
   pool=gpu
 fi
-srun --nodes="$nodes" --ntasks-per-node=1 --overlap --no-kill \
+COSMOFLOW_SCRATCH="$scratch/spill" \
+  srun --nodes="$nodes" --ntasks-per-node=1 --overlap --no-kill \
   --cpus-per-task="$SLURM_CPUS_ON_NODE" --cpu-bind=none \
   ray start --block --address="$head_ip:$port" \
   --num-cpus="$SLURM_CPUS_ON_NODE" --labels="cosmoflow/pool=$pool" \

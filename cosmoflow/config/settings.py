@@ -345,7 +345,9 @@ class EngineConfig(Section):
         600.0, ge=0.0, description="seconds to wait for nodes of a cluster to join"
     )
     scratch: str | None = Field(
-        None, description="folder on each node for what tasks hand on; by default that of TMPDIR"
+        None,
+        description="folder on each node for what tasks hand on; by default COSMOFLOW_SCRATCH "
+        "or TMPDIR",
     )
     ship_code: bool = Field(
         False, description="have a cluster's workers use this process's cosmoflow, not theirs"

@@ -161,7 +161,8 @@ def test_ray_starts_behind_a_token_and_shows_its_dashboard_to_nobody(name, comma
     text = TEXTS["slurm.sh"] if name.startswith("slurm") else command
     assert TOKEN_ON in text
     if name != "slurm head":
-        assert given["--object-spilling-directory"]
+        folder = given["--object-spilling-directory"]
+        assert f"COSMOFLOW_SCRATCH={folder}" in text
 
 
 @each("kind", ["RayCluster", "RayJob"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import getpass
+import os
 import shutil
 import tempfile
 import time
@@ -53,7 +53,8 @@ class Scratch:
     run : str
         Name of the run. Runs of one name make the same parcels; see :func:`nameless`.
     root : str, optional
-        Folder for all runs, on every node; by default in the node's folder for temporary files.
+        Folder for all runs, on every node. By default that which the node's environment names in
+        ``COSMOFLOW_SCRATCH``, or else its folder for temporary files.
     node : str
         Name of the node, if nodes may share the folder of all runs.
     """
@@ -69,9 +70,8 @@ class Scratch:
 
     @property
     def _root(self) -> Path:
-        if self.root is not None:
-            return Path(self.root) / "cosmoflow-scratch"
-        return Path(tempfile.gettempdir()) / f"cosmoflow-scratch-{getpass.getuser()}"
+        root = self.root or os.environ.get("COSMOFLOW_SCRATCH") or tempfile.gettempdir()
+        return Path(root) / f"cosmoflow-scratch-{os.getuid()}"
 
     def path(self, key: Key) -> Path:
         """Return the file of a task's parcel."""
