@@ -87,8 +87,8 @@ def _show(console: Console, title: str, found: ChainPlan) -> None:
         )
     console.print(table)
     for one in found.stages:
-        if one.spilled:
-            each = format_bytes(one.spilled / one.nodes)
+        if one.exchanged:
+            each = format_bytes(one.exchanged / one.runs / one.nodes)
             console.print(f"{one.stage}: {each} go to the disk of each node")
     console.print(
         f"total: {_duration(found.seconds)}, {found.usd:,.2f} USD at "

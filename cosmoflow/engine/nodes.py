@@ -102,7 +102,7 @@ def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
         Needs of the task; they determine the allowed nodes, see :func:`nodes_for`.
     spread : bool
         Distribute the tasks over the nodes in turn, rather than to the nodes of their inputs or the
-        first one with room. For tasks without inputs, this fills the object stores evenly.
+        first one with room. For tasks without inputs, this fills the disks evenly.
     """
     options: dict[str, Any] = {
         "num_cpus": needs.cpus,

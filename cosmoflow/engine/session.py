@@ -68,7 +68,7 @@ class Session:
             return self.config.choice == "ray"
         if self._ray is not None or self.config.address is not None or workers > 1:
             return True
-        # Ray spills what exceeds its object store to disk.
+        # On Ray, tasks hand on files.
         room = self.config.memory or FREE_SHARE * available_memory()
         return cpu_seconds > SERIAL_SECONDS or memory > room
 

@@ -91,7 +91,7 @@ guessed from these. Inference with `residual-small` reaches 0.07, and waits for 
 # --- Ray.
 
 HANDED_BYTE: Final = 5.0e-9
-"""Core-seconds of a byte that one task hands to another through the object store: 2.7 s for the
+"""Core-seconds of a byte that one task hands to another, measured with Ray's objects: 2.7 s for the
 0.5 GB of spectra at 512^3, 17 s for the 3.4 GB of `paint`, beyond what they take in one process
 (docs/planning.md)."""
 PART_SECONDS: Final = 3.0e-5

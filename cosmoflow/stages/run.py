@@ -131,8 +131,8 @@ class Plan:
         Core-seconds of the tasks by :mod:`cosmoflow.stages.costs`; they decide whether Ray is worth
         starting.
     exchanged : int
-        Bytes that tasks hand to one another: through Ray's object store, which keeps on disk what
-        exceeds it, or in the memory of this process.
+        Bytes that tasks hand to one another: in files, if they run on Ray, or in the memory of this
+        process.
     """
 
     stage: str

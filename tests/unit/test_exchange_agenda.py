@@ -2,10 +2,9 @@
 
 import random
 
-import pytest
-
 from cosmoflow.engine import Column, TaskGraph
 from cosmoflow.engine.exchange.agenda import Agenda
+from tests.cases import each
 
 
 def transform(slabs=5):
@@ -76,7 +75,7 @@ def test_every_task_runs_once_and_its_parcel_goes():
     assert not left
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_lost_parcels_are_made_again(seed):
     chance = random.Random(seed)
     graph = transform(chance.randrange(2, 6))

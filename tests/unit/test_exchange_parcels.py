@@ -17,6 +17,7 @@ from cosmoflow.engine.exchange.parcels import (
 )
 from cosmoflow.engine.exchange.scratch import Scratch, nameless
 from cosmoflow.errors import ConfigError, StorageError
+from tests.cases import each
 
 LARGE = np.arange(100_000, dtype=np.complex64).reshape(10, 100, 100)
 
@@ -70,7 +71,7 @@ def test_any_flipped_bit_is_found(tmp_path):
     assert harmless == padding + number_of_parts
 
 
-@pytest.mark.parametrize("end", [0, 1, 100, -1, -60])
+@each("end", [0, 1, 100, -1, -60])
 def test_a_short_file_is_damaged(tmp_path, end):
     path = tmp_path / "a.parts"
     written(path)
@@ -92,12 +93,9 @@ def test_a_full_disk_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
     assert "engine.scratch" in caught.value.remedy
     assert "free" in caught.value.value
     assert list(place.folder.iterdir()) == []
-
-
-def test_room_is_checked_before_a_run(tmp_path):
-    scratch.require_room(Scratch("run", str(tmp_path)), 1 << 20)
+    scratch.require_room(place, 1 << 20)
     with pytest.raises(ConfigError, match="does not fit on the disk"):
-        scratch.require_room(Scratch("run", str(tmp_path)), 1 << 60)
+        scratch.require_room(place, 1 << 60)
 
 
 def leave(place, key=("bucket", 0)):

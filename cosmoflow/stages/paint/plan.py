@@ -116,7 +116,7 @@ def _painting_bytes(store: Counted, config: PaintConfig) -> int:
     """Return the bytes that a painting task needs.
 
     It holds a sorted copy of its particles, some of them twice, its fields, and the shard of one of
-    them as it is encoded; the particles themselves are in the object store. To fill empty cells it
+    them as it is encoded; the particles themselves are mapped from files. To fill empty cells it
     lists the particles cell by cell, in place of the sorted copy.
     """
     cells = config.shard_cells

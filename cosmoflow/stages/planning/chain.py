@@ -168,7 +168,7 @@ class _Stage:
         raise ConfigError(
             f"{self.name} hands on more than the nodes can keep",
             where=f"{nodes} x {self.node.name}",
-            value=f"{format_bytes(found.spilled)} beyond their object stores",
+            value=format_bytes(demand.plan.exchanged),
             remedy="more nodes, or a type with local flash",
         )
 

@@ -34,7 +34,7 @@ class Estimate:
     places : int
         Tasks or workers at a time on a node.
     spilled : int
-        Bytes that exceed the object stores and go to disk.
+        Bytes handed on that exceed the memory for them, and are read back from disk.
     """
 
     seconds: float
@@ -61,7 +61,7 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
     spilled = max(0, plan.exchanged - nodes * store_bytes(node))
     if places == 0:
         return Estimate(float("inf"), "memory", {}, 0, spilled)
-    if spilled / nodes > (node.disk or VOLUME_SPACE):
+    if plan.exchanged / nodes > (node.disk or VOLUME_SPACE):
         return Estimate(float("inf"), "disk", {}, places, spilled)
     # The fullest node decides: with few tasks others have less to do.
     width = demand.width or plan.tasks

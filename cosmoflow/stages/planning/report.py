@@ -35,7 +35,7 @@ class StageEstimate:
     read, written, exchanged : int
         Bytes of all runs, before compression.
     spilled : int
-        Bytes that one run spills to the nodes' disks.
+        Bytes handed on in one run that exceed the memory for them.
     stored : float
         Bytes that stay, compressed.
     requests : dict of str to int

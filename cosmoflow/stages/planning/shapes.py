@@ -170,12 +170,12 @@ class PlannedSession(Session):
 
 
 def worker_bytes(node: NodeType) -> int:
-    """Return the memory of a node that is left to workers beside Ray and its object store."""
+    """Return the memory of a node that is left to workers beside Ray and what tasks hand on."""
     return int((node.memory - SYSTEM_BYTES) * (1.0 - OBJECT_STORE_SHARE))
 
 
 def store_bytes(node: NodeType) -> int:
-    """Return the memory of a node's object store."""
+    """Return the memory of a node for what tasks hand on, before it is read back from disk."""
     return int((node.memory - SYSTEM_BYTES) * OBJECT_STORE_SHARE)
 
 
