@@ -14,7 +14,7 @@ def test_a_table_with_the_limits_and_the_total(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert run_app(["plan", "gigabox"]) == 0
     out, err = capsys.readouterr()
-    for word in ("paint", "flow", "infer", "spectra", "evaluate", "total:", "driver", "peak"):
+    for word in ("paint", "flow", "infer", "spectra", "evaluate", "total:", "network", "peak"):
         assert word in out
     assert "…" not in out
     assert "ask the autoscaler for up to" in out
