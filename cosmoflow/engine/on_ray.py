@@ -243,6 +243,7 @@ class RayEngine:
             graph,
             needs=needs,
             scratch=scratch,
+            size=exchange.size,
             keep=exchange.resume,
             servers=self._config.address is not None,
             guard=self._guard,

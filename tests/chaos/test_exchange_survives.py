@@ -147,15 +147,20 @@ def test_a_disk_too_small_is_refused_at_once(particles, small_disk, tmp_path):
     assert not (tmp_path / "fields.zarr").exists()
 
 
-def test_lost_nodes_and_servers_change_nothing(particles, undisturbed, tmp_path):
+def test_lost_servers_drivers_and_nodes_change_nothing(particles, undisturbed, tmp_path):
     scratch = tmp_path / "scratch"
     with ray_nodes(2) as nodes:
-        for what in ("server", "node"):
+        for what in ("server", "driver", "node"):
             out = tmp_path / f"{what}.zarr"
             process = start_paint(particles, out, scratch, "--address", nodes.address)
             wait_for_parcels(process, scratch)
             if what == "node":
                 nodes.kill_node()
+            elif what == "driver":
+                process.kill()
+                process.wait(60.0)
+                more = ["--address", nodes.address, "--resume"]
+                process = start_paint(particles, out, scratch, *more)
             else:
                 servers = nodes.workers(b"ray::Server")
                 assert len(servers) == 2
@@ -163,3 +168,4 @@ def test_lost_nodes_and_servers_change_nothing(particles, undisturbed, tmp_path)
             said = finish(process, out, undisturbed, scratch)
             # What a server has served is still there when it is started again.
             assert bool(AGAIN.findall(said)) == (what == "node")
+            assert ("of a killed run" in said) == (what == "driver")

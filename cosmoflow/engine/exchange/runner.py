@@ -30,6 +30,7 @@ from cosmoflow.engine.nodes import count_places, placement, worker_nodes
 from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import IncompleteError
+from cosmoflow.units import format_bytes
 
 RETRIES: Final = 5
 """How often a task is run again if its worker or node dies, or if its parcel is lost."""
@@ -82,6 +83,8 @@ class Runner:
         Resources of each task.
     scratch : Scratch
         The folder for parcels.
+    size : int
+        Projected bytes that tasks hand on.
     keep : bool
         Use the parcels that a killed run has left.
     servers : bool
@@ -98,13 +101,14 @@ class Runner:
         *,
         needs: Resources,
         scratch: Scratch,
+        size: int = 0,
         keep: bool = False,
         servers: bool = False,
         guard: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._graph, self._needs, self._keep, self._notify = graph, needs, keep, notify
-        self._scratch = scratch
+        self._scratch, self._size = scratch, size
         self._servers = Servers(scratch, keep) if servers else None
         self._give_up: Callable[[], None] = lambda: None
         self._remote = ray.remote(max_retries=RETRIES)(guard(_run_task))
@@ -160,7 +164,9 @@ class Runner:
         else:
             self._servers.start([node.name for node in worker_nodes()])
             self._give_up = self._servers.close
-            found = {name: values for name, (values, _) in self._servers.find().items()}
+            served = self._servers.find()
+            found = {name: values for name, (values, _) in served.items()}
+            self._check_room(sum(free for _, free in served.values()), len(served))
             self._scratch = replace(self._scratch, node=this_node())
         for name, values in found.items():
             for key, value in values.items():
@@ -168,6 +174,15 @@ class Runner:
         if self._nodes:
             self._notify(f"going on with what {len(self._nodes)} tasks of a killed run handed on")
         return set(self._nodes)
+
+    def _check_room(self, free: int, nodes: int) -> None:
+        """Warn if the disks of the nodes are too small; nodes that join bring their own."""
+        if free < self._size:
+            self._notify(
+                f"tasks will hand on {format_bytes(self._size)}, and the disks of {nodes} nodes "
+                f"have {format_bytes(free)} free: the run needs more nodes, or larger disks "
+                "(COSMOFLOW_SCRATCH on the nodes)"
+            )
 
     def _look(self) -> None:
         """Look how much room there is, and which nodes have joined or are lost."""
@@ -239,7 +254,11 @@ class Runner:
 
     def _directory(self, name: str, numbers: Sequence[int]) -> Directory:
         nodes = [self._nodes[name, number] for number in numbers]
-        return Directory(name, numbers, nodes, self._servers.actors if self._servers else {})
+        if self._servers is None:
+            return Directory(name, numbers, nodes, {})
+        # A node may have joined, and done a task, since the last look.
+        self._servers.start(sorted(set(nodes)))
+        return Directory(name, numbers, nodes, self._servers.actors)
 
     def _wait(self) -> list[Key]:
         """Wait for tasks to end; return those that have succeeded."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from numpy import uint8
 from numpy.typing import NDArray
@@ -144,13 +144,15 @@ class Scratch:
         for key in keys:
             self.path(key).unlink(missing_ok=True)
 
-    def hold(self, *, keep: bool) -> Callable[[], None]:
+    def hold(self, *, keep: bool, patience: float = 0.0) -> Callable[[], None]:
         """Make the folder and hold it; return a function that deletes it.
 
         Parameters
         ----------
         keep : bool
             Keep the parcels that are there. They are deleted otherwise.
+        patience : float
+            Seconds to wait for another process to let go of the folder.
 
         Raises
         ------
@@ -161,7 +163,7 @@ class Scratch:
             self._sweep(keep)
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = (self.folder / _LOCK).open("w")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(lock, patience)
         except BlockingIOError as error:
             raise StorageError(
                 "another run exchanges parts in the same folder",
@@ -193,6 +195,18 @@ class Scratch:
             with suppress(FileNotFoundError):
                 if time.time() - folder.stat().st_mtime > kept:
                     _remove_if_free(folder)
+
+
+def _take(lock: IO[str], patience: float) -> None:
+    """Lock a file, or raise BlockingIOError."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() - begun > patience:
+                raise
+        time.sleep(0.1)
 
 
 def nameless() -> str:

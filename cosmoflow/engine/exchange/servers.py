@@ -30,6 +30,8 @@ ANSWER_SECONDS: Final = 300.0
 """Seconds after which a server that does not answer counts as lost."""
 RESTARTS: Final = 5
 """How often a server that dies is started again on its node."""
+HANDOVER_SECONDS: Final = 30.0
+"""Seconds to wait for the server of another run of the same name."""
 _THREADS: Final = 8
 
 
@@ -60,7 +62,8 @@ class Server:
         self._scratch = scratch
         # A server that is started again keeps what its predecessor has served.
         again = ray.get_runtime_context().was_current_actor_reconstructed
-        self._give_up = scratch.hold(keep=keep or again)
+        # The server of a driver that was killed takes a moment to end.
+        self._give_up = scratch.hold(keep=keep or again, patience=HANDOVER_SECONDS)
         self._found = scratch.find() if keep else {}
 
     def find(self) -> tuple[dict[Key, Any], int]:
