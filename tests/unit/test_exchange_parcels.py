@@ -82,7 +82,7 @@ def test_a_short_file_is_damaged(tmp_path, end):
         read_block(tmp_path / "missing.parts", 0)
 
 
-def test_a_full_disk_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
+def test_disks_and_folders_that_cannot_be_used_are_named(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -96,6 +96,11 @@ def test_a_full_disk_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
     scratch.require_room(place, 1 << 20)
     with pytest.raises(ConfigError, match="does not fit on the disk"):
         scratch.require_room(place, 1 << 60)
+    monkeypatch.undo()
+    place.folder.parent.chmod(0o777)
+    for use in (lambda: place.hold(keep=True), lambda: place.write(("a", 1), [LARGE], None)):
+        with pytest.raises(StorageError, match="others can write"):
+            use()
 
 
 def leave(place, key=("bucket", 0)):

@@ -88,10 +88,24 @@ class Scratch:
         """
         try:
             # On a node without a server nothing has made the folder yet.
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make()
             return write_parcel(self.path(key), parts, value)
         except OSError as error:
             raise self._explain(error) from error
+
+    def _make(self) -> None:
+        """Make the folder, which only this user may read and write: parts are unpickled."""
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = self._root.stat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise StorageError(
+                "others can write to the folder for what tasks hand on",
+                where=str(self._root),
+                value=f"owner {found.st_uid}, mode {found.st_mode & 0o777:o}",
+                limit=f"owner {os.getuid()}, mode 700",
+                remedy="delete it, or name another folder: --set engine.scratch=FOLDER",
+            )
+        self.folder.mkdir(exist_ok=True, mode=0o700)
 
     def _explain(self, error: OSError) -> StorageError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -161,7 +175,7 @@ class Scratch:
         """
         try:
             self._sweep(keep)
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make()
             lock = (self.folder / _LOCK).open("w")
             _take(lock, patience)
         except BlockingIOError as error:
