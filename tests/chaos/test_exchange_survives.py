@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -98,6 +99,28 @@ def test_a_killed_driver_is_resumed_with_its_files(particles, undisturbed, tmp_p
     # Of 33 tasks one runs again, the one whose file is damaged.
     assert f"going on with what {PIECES - 1} tasks of a killed run handed on" in said
     assert AGAIN.findall(said) == []
+
+
+def test_files_of_a_resumed_run_serve_an_output_that_is_begun_again(
+    particles, undisturbed, tmp_path
+):
+    """Files of a run that had only some shards to paint have the particles of all shards."""
+    out, scratch = tmp_path / "fields.zarr", tmp_path / "scratch"
+    process = start_paint(particles, out, scratch)
+    while len(list((out / "density" / "c").glob("*/*/*"))) < 100:
+        assert process.poll() is None, process.messages()
+        time.sleep(0.01)
+    process.kill()
+    process.wait(60.0)
+    for path in parcels(scratch):
+        path.unlink()
+    process = start_paint(particles, out, scratch, "--resume")
+    wait_for_parcels(process, scratch)
+    process.kill()
+    process.wait(60.0)
+    shutil.rmtree(out)
+    said = finish(start_paint(particles, out, scratch, "--resume"), out, undisturbed, scratch)
+    assert f"going on with what {PIECES} tasks" in said
 
 
 def test_interrupted_and_refused_runs_leave_nothing(particles, tmp_path):

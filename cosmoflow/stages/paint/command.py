@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from cosmoflow.config.base import digest as digest_of
 from cosmoflow.config.settings import PaintConfig
@@ -199,16 +198,14 @@ def _build_graph(
     read once the totals are known.
     """
     graph, size = TaskGraph(), store.metadata.box_size
-    shards = len(grid_blocks(config.grid, config.shard_cells))
-    wanted = np.zeros(shards, np.bool_)
-    wanted[todo] = True
-    near = _pieces_near(store, pieces, config, wanted)
+    near = _pieces_near(store, pieces, config, todo)
 
     def reads(shard: int) -> list[Column]:
         mine = Column("bucket", shard, None if near is None else near[shard])
         return [mine, Column(TOTALS[0])] if totals is None else [mine]
 
-    bucketing = partial(bucket_task, store, pieces, size, config, wanted)
+    bucketing = partial(bucket_task, store, pieces, size, config)
+    shards = len(grid_blocks(config.grid, config.shard_cells))
     graph.add("bucket", bucketing, range(len(pieces)), parts=shards)
     if totals is None:
         graph.add(TOTALS[0], add_totals, reads=lambda _: [Column("bucket")], output=True)
@@ -221,13 +218,14 @@ def _pieces_near(
     store: ParticleSource,
     pieces: list[tuple[int, int]],
     config: PaintConfig,
-    wanted: NDArray[np.bool_],
+    todo: list[int],
 ) -> dict[int, list[int]] | None:
-    """Return the pieces that may touch each wanted shard; None if any piece may touch any shard."""
+    """Return the pieces that may touch each shard; None if any piece may touch any shard."""
     if store.coverage(*pieces[0]) is None:
         return None
-    near: dict[int, list[int]] = {shard: [] for shard in np.flatnonzero(wanted).tolist()}
+    near: dict[int, list[int]] = {shard: [] for shard in todo}
     for index, piece in enumerate(pieces):
-        for shard in np.flatnonzero(shards_near_piece(store, *piece, config) & wanted).tolist():
+        touched = np.flatnonzero(shards_near_piece(store, *piece, config)).tolist()
+        for shard in near.keys() & touched:
             near[shard].append(index)
     return near

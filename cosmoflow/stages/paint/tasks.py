@@ -81,10 +81,12 @@ def bucket_task(
     pieces: Sequence[tuple[int, int]],
     box_size: float,
     config: PaintConfig,
-    wanted: NDArray[np.bool_],
     number: int,
 ) -> Handout:
-    """Read a piece of the particles; hand them on to the wanted shards, with the totals of all.
+    """Read a piece of the particles; hand them on to all shards, with the totals of all.
+
+    A resumed run may use what a killed one handed on, so it must not depend on which shards were
+    missing then.
 
     Raises
     ------
@@ -115,11 +117,7 @@ def bucket_task(
             value=f"{strays} of them",
             remedy="delete ledger/coverage of the store; it works without it",
         )
-    parts = (
-        bucket if mine and len(bucket[0]) else None
-        for bucket, mine in zip(buckets, wanted, strict=True)
-    )
-    return Handout(list(parts), totals)
+    return Handout([bucket if len(bucket[0]) else None for bucket in buckets], totals)
 
 
 def shards_near_piece(
