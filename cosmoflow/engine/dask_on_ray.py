@@ -18,6 +18,7 @@ from ray.exceptions import RayTaskError
 from cosmoflow.engine.base import ONE_CORE
 from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.nodes import placement
+from cosmoflow.engine.stopping import Stop
 from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_share
 
@@ -25,8 +26,11 @@ RETRIES = 5
 """How often a task is run again if its worker or node dies."""
 
 
-def _run_node(key: Hashable, node: GraphNode, inputs: list[Hashable], *values: Any) -> Any:
+def _run_node(
+    stop: Stop, key: Hashable, node: GraphNode, inputs: list[Hashable], *values: Any
+) -> Any:
     """Run one node. Ray has replaced references by values, which are in shared memory."""
+    stop.check()
     use_share(ONE_CORE)
     return_freed_buffers()
     with watched(str(key[0] if isinstance(key, tuple) else key), str(key)):
@@ -38,6 +42,7 @@ def run(graph: Mapping[Any, Any], wanted: Sequence[Any]) -> dict[Any, Any]:
     function = ray.remote(max_retries=RETRIES)(_run_node)
     nodes = convert_legacy_graph(dict(graph))
     refs: dict[Any, ray.ObjectRef] = {}
+    stop, first, later = Stop(), placement(ONE_CORE, spread=True), placement(ONE_CORE)
     for key in toposort(nodes, {name: node.dependencies for name, node in nodes.items()}):
         node = nodes[key]
         if isinstance(node, Alias):
@@ -46,16 +51,19 @@ def run(graph: Mapping[Any, Any], wanted: Sequence[Any]) -> dict[Any, Any]:
             refs[key] = ray.put(node())
         else:
             inputs = list(node.dependencies)
-            task = function.options(name=str(key), **placement(ONE_CORE, spread=not inputs))
-            refs[key] = task.remote(key, node, inputs, *(refs[name] for name in inputs))
+            task = function.options(name=str(key), **(later if inputs else first))
+            refs[key] = task.remote(stop, key, node, inputs, *(refs[name] for name in inputs))
     results = [refs[key] for key in wanted]
     # Ray deletes a result without references, from the object store and from the disk, as soon as
     # the tasks that need it are done.
     del refs
     try:
         return dict(zip(wanted, ray.get(results), strict=True))
-    except RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Exception) else error from error
+    except BaseException as error:
+        stop.set(results)
+        if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+            raise error.cause from error
+        raise
 
 
 def get(dsk: Any, keys: Any, **_: Any) -> Any:

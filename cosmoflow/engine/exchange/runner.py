@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -18,7 +17,6 @@ from typing import Any, Final
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.experimental import internal_kv
 
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
@@ -27,6 +25,7 @@ from cosmoflow.engine.exchange.servers import Directory, LostParcelsError, Serve
 from cosmoflow.engine.graph import Column, Family, Handout, Key, TaskGraph
 from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.nodes import count_places, placement, worker_nodes
+from cosmoflow.engine.stopping import Stop
 from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import IncompleteError
@@ -36,14 +35,12 @@ RETRIES: Final = 5
 """How often a task is run again if its worker or node dies, or if its parcel is lost."""
 AHEAD: Final = 2
 """Tasks under way for each that can run, so that no worker waits for the driver."""
-PATIENCE: Final = 10.0
-"""Seconds that running tasks have to end after another task has failed."""
 _LOOK: Final = 2.0
 """Seconds between two looks at the nodes of a cluster."""
 
 
 def _run_task(
-    flag: bytes,
+    stop: Stop,
     key: Key,
     function: Callable[..., Any],
     needs: Resources,
@@ -53,8 +50,7 @@ def _run_task(
     *sources: Any,
 ) -> Any:
     """Run a task; return its value, or its node and its value if it hands on parts."""
-    if internal_kv._internal_kv_exists(flag):
-        raise RuntimeError("another task of this graph has failed")
+    stop.check()
     use_share(needs)
     return_freed_buffers()
     if scratch.node:
@@ -68,6 +64,8 @@ def _run_task(
         if not hands_on:
             return result
         handout = result if isinstance(result, Handout) else Handout(result)
+        # The folder is deleted once the driver has given up, and nothing may be left in it.
+        stop.check()
         scratch.write(key, handout.parts, handout.value)
         return this_node(), handout.value
 
@@ -112,7 +110,7 @@ class Runner:
         self._servers = Servers(scratch, keep) if servers else None
         self._give_up: Callable[[], None] = lambda: None
         self._remote = ray.remote(max_retries=RETRIES)(guard(_run_task))
-        self._flag = b"cosmoflow stop " + uuid.uuid4().bytes
+        self._stop = Stop()
         self._functions: dict[str, ray.ObjectRef] = {}
         self._directories: dict[str, ray.ObjectRef] = {}
         self._options: dict[bool, dict[str, Any]] = {}
@@ -145,11 +143,11 @@ class Runner:
                 if time.monotonic() - self._looked > _LOOK:
                     self._look()
             return results
-        except RayTaskError as error:
-            self._stop()
-            raise error.cause if isinstance(error.cause, Exception) else error from error
-        except BaseException:
-            self._stop()
+        except BaseException as error:
+            with suppress(RayError):
+                self._stop.set(self._running.values())
+            if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+                raise error.cause from error
             raise
         finally:
             self._give_up()
@@ -224,7 +222,7 @@ class Runner:
             columns = family.reads(key[1])
             task = self._remote.options(name=f"{key}", **self._options[not columns])
             ref = task.remote(
-                self._flag,
+                self._stop,
                 key,
                 self._function(family),
                 self._needs,
@@ -299,15 +297,3 @@ class Runner:
         else:
             self._servers.remove(unneeded, nodes)
         return True
-
-    def _stop(self) -> None:
-        """Make tasks that have not begun end at once, and wait for those that run.
-
-        ``ray.cancel`` cannot be used: Ray 2.60 aborts the driver ("Tried to complete task that was
-        not pending") if a task is cancelled while it is being handed to a worker.
-        """
-        with suppress(RayError):
-            internal_kv._internal_kv_put(self._flag, b"stop")
-            if self._running:
-                refs = list(self._running.values())
-                ray.wait(refs, num_returns=len(refs), timeout=PATIENCE, fetch_local=False)
