@@ -32,6 +32,11 @@ class Handout(NamedTuple):
     parts: Sequence[Any]
     value: Any = None
 
+    @classmethod
+    def of(cls, result: Any) -> Handout:
+        """Return the result of a task as a handout: a plain sequence has parts and no value."""
+        return result if isinstance(result, cls) else cls(result)
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -143,24 +148,25 @@ class TaskGraph:
             family = self.families[name]
             columns = []
             for column in family.reads(number):
-                nodes = []
-                for other in self.numbers_of(column):
-                    node = ((column.family, other), column.part)
-                    tasks[node] = Task(node, take, TaskRef(node[0]), column.part)
-                    nodes.append(TaskRef(node))
-                values = List(*nodes)
-                columns.append(values if column.part is None else Task(None, present, values))
+                sources = [(column.family, other) for other in self.numbers_of(column)]
+                if not self.families[column.family].parts:
+                    columns.append(List(*map(TaskRef, sources)))
+                    continue
+                nodes = [(source, column.part) for source in sources]
+                for node in nodes:
+                    tasks[node] = Task(node, _take, TaskRef(node[0]), column.part)
+                values = List(*map(TaskRef, nodes))
+                columns.append(values if column.part is None else Task(None, _present, values))
             tasks[name, number] = Task((name, number), family.function, number, *columns)
         return tasks
 
 
-def take(result: Any, part: int | None) -> Any:
-    """Return a part of a task's result, or its value."""
-    if part is None:
-        return result.value if isinstance(result, Handout) else result
-    return (result.parts if isinstance(result, Handout) else result)[part]
+def _take(result: Any, part: int | None) -> Any:
+    """Return a part of a handout, or its value."""
+    handout = Handout.of(result)
+    return handout.value if part is None else handout.parts[part]
 
 
-def present(parts: list[Any]) -> list[Any]:
+def _present(parts: list[Any]) -> list[Any]:
     """Return the parts that are there."""
     return [part for part in parts if part is not None]

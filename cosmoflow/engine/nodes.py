@@ -83,23 +83,27 @@ def cpu_pool(nodes: list[Node]) -> list[Node]:
     return [node for node in nodes if node.pool != "gpu"] or nodes
 
 
-def nodes_for(needs: Resources) -> list[Node]:
-    """Return the nodes on which a task with these needs may run.
+def nodes_for(needs: Resources, nodes: list[Node] | None = None) -> list[Node]:
+    """Return the nodes, by default of those that are up, on which a task may run.
 
     A task without GPUs does not run on nodes labelled ``gpu``, whose cores serve the GPUs, unless
     it fits on no other node.
     """
-    nodes = [node for node in worker_nodes() if node.places(needs)]
-    return nodes if needs.gpus else cpu_pool(nodes)
+    fitting = [node for node in nodes or worker_nodes() if node.places(needs)]
+    return fitting if needs.gpus else cpu_pool(fitting)
 
 
-def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
+def placement(
+    needs: Resources, nodes: list[Node] | None = None, *, spread: bool = False
+) -> dict[str, Any]:
     """Return the options of a Ray task or actor with these needs.
 
     Parameters
     ----------
     needs : Resources
         Needs of the task; they determine the allowed nodes, see :func:`nodes_for`.
+    nodes : list of Node, optional
+        The nodes that are up, if the caller has looked.
     spread : bool
         Distribute the tasks over the nodes in turn, rather than to the nodes of their inputs or the
         first one with room. For tasks without inputs, this fills the disks evenly.
@@ -109,7 +113,8 @@ def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
         "num_gpus": needs.gpus,
         "memory": needs.memory or None,
     }
-    allowed, up = ({node.pool for node in found} for found in (nodes_for(needs), worker_nodes()))
+    nodes = nodes or worker_nodes()
+    allowed, up = ({node.pool for node in found} for found in (nodes_for(needs, nodes), nodes))
     if allowed and "gpu" in up - allowed:
         options["label_selector"] = {POOL: "!gpu"}
     if spread:
@@ -117,9 +122,9 @@ def placement(needs: Resources, *, spread: bool = False) -> dict[str, Any]:
     return options
 
 
-def count_places(needs: Resources) -> int:
-    """Return how many tasks with these needs fit on the nodes that are up."""
-    return sum(node.places(needs) for node in nodes_for(needs))
+def count_places(needs: Resources, nodes: list[Node] | None = None) -> int:
+    """Return how many tasks with these needs fit on the nodes, by default those that are up."""
+    return sum(node.places(needs) for node in nodes_for(needs, nodes))
 
 
 def nodes_with(memory: int = 0) -> list[Node]:

@@ -105,21 +105,21 @@ def test_disks_and_folders_that_cannot_be_used_are_named(tmp_path, monkeypatch):
 
 def leave(place, key=("bucket", 0)):
     """Leave a parcel as a killed run does: its lock is free."""
-    release = place.hold(keep=False)
+    held = place.hold(keep=False)
     place.write(key, [LARGE], 7)
     (place.folder / "bucket-9.parts.1.partial").write_bytes(b"half")
-    return release
+    return held
 
 
 def test_a_resumed_run_finds_what_a_killed_one_left(tmp_path):
     place = Scratch("run", str(tmp_path))
-    release_lock_only(leave(place))
-    release = place.hold(keep=True)
+    leave(place).release()
+    held = place.hold(keep=True)
     assert place.find() == {("bucket", 0): 7}
     assert not list(place.folder.glob("*.partial"))
     with pytest.raises(StorageError, match="same folder"):
         place.hold(keep=True)
-    release()
+    held.delete()
     assert list(Path(tmp_path).rglob("*.parts")) == []
 
 
@@ -127,26 +127,18 @@ def test_other_runs_delete_what_is_old_and_what_is_their_own(tmp_path, monkeypat
     dead, alive, once = (Scratch(run, str(tmp_path)) for run in ("dead", "alive", nameless()))
     lost_node = Scratch("alive", str(tmp_path), "lost-node")
     for place in (dead, once):
-        release_lock_only(leave(place))
-    end = leave(alive)
+        leave(place).release()
+    held = leave(alive)
     now = time.time()
     for later, left in ((0.0, {dead, once}), (120.0, {dead}), (1e5, set())):
         monkeypatch.setattr(time, "time", lambda later=later: now + later)
-        Scratch("other", str(tmp_path)).hold(keep=False)()
+        Scratch("other", str(tmp_path)).hold(keep=False).delete()
         assert {place for place in (dead, once) if place.folder.exists()} == left
     assert alive.path(("bucket", 0)).exists()
-    release_lock_only(leave(lost_node))
-    end()
+    leave(lost_node).release()
+    held.delete()
     assert not lost_node.folder.exists()
     monkeypatch.undo()
-    release_lock_only(leave(dead))
-    dead.hold(keep=False)()
+    leave(dead).release()
+    dead.hold(keep=False).delete()
     assert not dead.folder.exists()
-
-
-def release_lock_only(release):
-    """Close the lock as the end of a process does, without deleting the folder."""
-    lock = next(
-        cell.cell_contents for cell in release.__closure__ if hasattr(cell.cell_contents, "fileno")
-    )
-    lock.close()

@@ -37,8 +37,8 @@ class DamagedParcelError(Exception):
     """A parcel is missing, incomplete or damaged."""
 
 
-def write_parcel(path: Path, parts: Sequence[Any], value: Any = None) -> int:
-    """Write a parcel; return its bytes.
+def write_parcel(path: Path, parts: Sequence[Any], value: Any = None) -> None:
+    """Write a parcel.
 
     Parameters
     ----------
@@ -65,12 +65,10 @@ def write_parcel(path: Path, parts: Sequence[Any], value: Any = None) -> int:
                 _MAGIC, len(parts), file.tell(), len(pickled), zlib.crc32(pickled)
             )
             file.write(pickled + bytes(index) + footer)
-            size = file.tell()
         partial.rename(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return size
 
 
 def _write_part(file: BinaryIO, part: Any) -> bytes:

@@ -21,7 +21,13 @@ from ray.exceptions import RayError, RayTaskError
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
 from cosmoflow.engine.exchange.scratch import Scratch
-from cosmoflow.engine.exchange.servers import Directory, LostParcelsError, Servers, this_node
+from cosmoflow.engine.exchange.servers import (
+    Directory,
+    LostParcelsError,
+    Servers,
+    on_this_node,
+    this_node,
+)
 from cosmoflow.engine.graph import Column, Family, Handout, Key, TaskGraph
 from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.nodes import count_places, placement, worker_nodes
@@ -53,8 +59,7 @@ def _run_task(
     stop.check()
     use_share(needs)
     return_freed_buffers()
-    if scratch.node:
-        scratch = replace(scratch, node=this_node())
+    scratch = on_this_node(scratch)
     with watched(key[0], str(key)):
         columns = [
             source if part is None else source.read(scratch, part)
@@ -63,7 +68,7 @@ def _run_task(
         result = function(key[1], *columns)
         if not hands_on:
             return result
-        handout = result if isinstance(result, Handout) else Handout(result)
+        handout = Handout.of(result)
         # The folder is deleted once the driver has given up, and nothing may be left in it.
         stop.check()
         scratch.write(key, handout.parts, handout.value)
@@ -157,7 +162,7 @@ class Runner:
         if not any(family.parts for family in self._graph.families.values()):
             return set()
         if self._servers is None:
-            self._give_up = self._scratch.hold(keep=self._keep)
+            self._give_up = self._scratch.hold(keep=self._keep).delete
             found = {this_node(): self._scratch.find() if self._keep else {}}
         else:
             self._servers.start([node.name for node in worker_nodes()])
@@ -184,12 +189,15 @@ class Runner:
 
     def _look(self) -> None:
         """Look how much room there is, and which nodes have joined or are lost."""
-        self._room = max(count_places(self._needs), 1)
         self._looked = time.monotonic()
-        self._options = {spread: placement(self._needs, spread=spread) for spread in (False, True)}
+        nodes = worker_nodes()
+        self._room = max(count_places(self._needs, nodes), 1)
+        self._options = {
+            spread: placement(self._needs, nodes, spread=spread) for spread in (False, True)
+        }
         if self._servers is None:
             return
-        up = {node.name for node in worker_nodes()}
+        up = {node.name for node in nodes}
         for name in set(self._servers.actors) - up:
             self._servers.drop(name)
         if self._nodes or self._running:

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +78,8 @@ class Scratch:
         name, number = key
         return self.folder / f"{name}-{number}{_SUFFIX}"
 
-    def write(self, key: Key, parts: Sequence[Any], value: Any) -> int:
-        """Write the parcel of a task; return its bytes.
+    def write(self, key: Key, parts: Sequence[Any], value: Any) -> None:
+        """Write the parcel of a task.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Scratch:
         try:
             # On a node without a server nothing has made the folder yet.
             self._make()
-            return write_parcel(self.path(key), parts, value)
+            write_parcel(self.path(key), parts, value)
         except OSError as error:
             raise self._explain(error) from error
 
@@ -158,8 +158,8 @@ class Scratch:
         for key in keys:
             self.path(key).unlink(missing_ok=True)
 
-    def hold(self, *, keep: bool, patience: float = 0.0) -> Callable[[], None]:
-        """Make the folder and hold it; return a function that deletes it.
+    def hold(self, *, keep: bool, patience: float = 0.0) -> Held:
+        """Make the folder, and hold it until it is deleted or this process ends.
 
         Parameters
         ----------
@@ -187,14 +187,7 @@ class Scratch:
         except OSError as error:
             raise self._explain(error) from error
 
-        def give_up() -> None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            lock.close()
-            # Nodes that were lost may have been on this machine.
-            for folder in self._root.glob(f"{self.run}*/"):
-                _remove_if_free(folder)
-
-        return give_up
+        return Held(self, lock)
 
     def _sweep(self, keep: bool) -> None:
         """Delete the folders of runs that have died."""
@@ -233,6 +226,32 @@ def _remove_if_free(folder: Path) -> None:
     with suppress(OSError), (folder / _LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Held:
+    """A folder that this process holds.
+
+    Parameters
+    ----------
+    scratch : Scratch
+        The folder.
+    lock : file
+        Its lock.
+    """
+
+    def __init__(self, scratch: Scratch, lock: IO[str]) -> None:
+        self._scratch, self._lock = scratch, lock
+
+    def delete(self) -> None:
+        """Delete the folder, and those of lost nodes that were on this machine."""
+        shutil.rmtree(self._scratch.folder, ignore_errors=True)
+        self.release()
+        for folder in self._scratch.folder.parent.glob(f"{self._scratch.run}.*/"):
+            _remove_if_free(folder)
+
+    def release(self) -> None:
+        """Let go of the folder, as the end of this process would."""
+        self._lock.close()
 
 
 def require_room(scratch: Scratch, size: int) -> None:

@@ -6,7 +6,8 @@ that the cluster has already. The tasks that read own these objects; the driver 
 
 from __future__ import annotations
 
-from collections import defaultdict
+import itertools
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -55,6 +56,11 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def on_this_node(scratch: Scratch) -> Scratch:
+    """Return the folder of this node, where nodes have folders of their own."""
+    return replace(scratch, node=this_node()) if scratch.node else scratch
+
+
 class Server:
     """The actor: serves the folder of one run on its node, and holds it."""
 
@@ -63,7 +69,7 @@ class Server:
         # A server that is started again keeps what its predecessor has served.
         again = ray.get_runtime_context().was_current_actor_reconstructed
         # The server of a driver that was killed takes a moment to end.
-        self._give_up = scratch.hold(keep=keep or again, patience=HANDOVER_SECONDS)
+        self._held = scratch.hold(keep=keep or again, patience=HANDOVER_SECONDS)
         self._found = scratch.find() if keep else {}
 
     def find(self) -> tuple[dict[Key, Any], int]:
@@ -84,7 +90,7 @@ class Server:
 
     def close(self) -> None:
         """Delete the folder."""
-        self._give_up()
+        self._held.delete()
 
 
 def _block(scratch: Scratch, key: Key, part: int) -> NDArray[np.uint8] | str | None:
@@ -163,7 +169,7 @@ class Directory:
         self, elsewhere: dict[str, list[int]], part: int
     ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
         """Yield places and blocks from other nodes, with a few requests under way at a time."""
-        waiting: list[tuple[str, list[int]]] = []
+        requests: list[list[tuple[str, list[int]]]] = []
         asked: dict[Any, tuple[str, list[int]]] = {}
         for name, places in elsewhere.items():
             keys = [self._key(place) for place in places]
@@ -172,28 +178,28 @@ class Directory:
             if isinstance(sizes, str):
                 yield from ((place, sizes) for place in places)
                 continue
-            request, total = list[int](), 0
+            own, total = list[list[int]]([[]]), 0
             for place, size in zip(places, sizes, strict=True):
                 if isinstance(size, str) or not size:
                     yield place, size or None
                     continue
-                if request and total + size > REQUEST_BYTES:
-                    waiting.append((name, request))
-                    request, total = [], 0
-                request.append(place)
+                if own[-1] and total + size > REQUEST_BYTES:
+                    own.append([])
+                    total = 0
+                own[-1].append(place)
                 total += size
-            if request:
-                waiting.append((name, request))
-        yield from self._requested(waiting, part)
+            requests.append([(name, places) for places in own if places])
+        # The nodes take turns.
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*requests))
+        yield from self._requested(deque(filter(None, turns)), part)
 
     def _requested(
-        self, waiting: list[tuple[str, list[int]]], part: int
+        self, waiting: deque[tuple[str, list[int]]], part: int
     ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
-        waiting = _in_turn(waiting)
         asked: dict[Any, tuple[str, list[int]]] = {}
         while waiting or asked:
             while waiting and len(asked) < REQUESTS:
-                name, places = waiting.pop()
+                name, places = waiting.popleft()
                 keys = [self._key(place) for place in places]
                 asked[self._servers[name].read.remote(keys, part)] = (name, places)
             (_, places), blocks = next(self._answers(asked))
@@ -215,20 +221,6 @@ class Directory:
             except RayError as error:
                 answer = f"its node does not answer: {type(error).__name__}"
             yield request, answer
-
-
-def _in_turn(requests: list[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
-    """Return requests ordered so that the nodes take turns."""
-    by_node: defaultdict[str, list[tuple[str, list[int]]]] = defaultdict(list)
-    for request in requests:
-        by_node[request[0]].append(request)
-    ordered = list[tuple[str, list[int]]]()
-    while by_node:
-        for name in list(by_node):
-            ordered.append(by_node[name].pop())
-            if not by_node[name]:
-                del by_node[name]
-    return ordered
 
 
 class Servers:
