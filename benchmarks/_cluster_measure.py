@@ -1,4 +1,4 @@
-"""The real commands on one and two nodes of a core each, and what Ray's driver takes for parts."""
+"""The real commands on one and two nodes of a core each, and what Ray's driver takes for a task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from _boxes import make_flows, open_shipped, repeat_box
 from paint_scale import write_box
 
@@ -26,8 +25,6 @@ STRONG, WEAK = 256, 320
 """Cells, and particles, per axis: of a box, and of one of twice its volume (1.95 times)."""
 SHARD = 64
 """Cells per axis: small enough that two cores have their fill of a small box."""
-PLASMA, INLINE = 200_000, 1000
-"""Bytes of a part that lies in the object store, and of one that travels with messages."""
 TOKEN = secrets.token_hex(32)
 """Of all clusters: Ray reads it once in a process."""
 
@@ -144,29 +141,12 @@ def _infer(inputs: str, folder: Path, region: str) -> list[str]:
 
 
 def measure_driver(rounds: int = 3) -> None:
-    """Print what the driver takes for a part and for a task, CPU and wall time."""
+    """Time the driver with empty tasks; `exchange.py parts` times it with parts."""
     with Session(EngineConfig(choice="ray")) as session:
         engine = session.engine(0.0)
-        engine.run(_shuffle(4, INLINE))
-        for size in (INLINE, PLASMA):
-            for slabs in (16, 64):
-                walls, cpus = [], []
-                for _ in range(rounds):
-                    graph = _shuffle(slabs, size)
-                    begun, used = time.perf_counter(), _cpu_seconds()
-                    engine.run(graph)
-                    walls.append(time.perf_counter() - begun)
-                    cpus.append(_cpu_seconds() - used)
-                parts = slabs**2
-                print(
-                    f"{parts} parts of {size} bytes: {1e3 * min(walls) / parts:.3f} ms each, "
-                    f"driver {1e3 * min(cpus) / parts:.3f} ms; load {os.getloadavg()[0]:.1f}",
-                    flush=True,
-                )
+        graph = TaskGraph()
+        graph.add("empty", abs, range(1000), output=True)
         for _ in range(rounds):
-            graph = TaskGraph()
-            for index in range(1000):
-                graph.add(("empty", index), len, (), output=True)
             begun, used = time.perf_counter(), _cpu_seconds()
             engine.run(graph)
             wall = time.perf_counter() - begun
@@ -175,25 +155,6 @@ def measure_driver(rounds: int = 3) -> None:
                 f"{_cpu_seconds() - used:.2f} ms each; load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
-
-
-def _shuffle(slabs: int, size: int) -> TaskGraph:
-    """Return a graph of two passes over slabs that hand each other parts of some bytes."""
-    graph = TaskGraph()
-    for x in range(slabs):
-        graph.add(("planes", x), _make, slabs, size, parts=slabs)
-    for y in range(slabs):
-        parts = [graph.part(("planes", x), y) for x in range(slabs)]
-        graph.add(("rows", y), _count, *parts, output=True)
-    return graph
-
-
-def _make(parts: int, size: int) -> list[np.ndarray]:
-    return [np.zeros(size, np.uint8) for _ in range(parts)]
-
-
-def _count(*parts: np.ndarray) -> int:
-    return len(parts)
 
 
 def _cpu_seconds() -> float:
