@@ -24,8 +24,8 @@ AGAIN = re.compile(r"task (\w+) \d+( and \d+ more)? handed on is lost \(([^)]*)\
 
 
 @pytest.fixture(scope="module")
-def undisturbed(particles):
-    out = particles.parent / "exchanged.zarr"
+def undisturbed(particles, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "fields.zarr"
     assert run_app(["paint", str(particles), str(out), *OPTIONS, "--engine=serial"]) == 0
     return opened(out)
 

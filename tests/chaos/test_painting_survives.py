@@ -16,8 +16,8 @@ OPTIONS = ["--grid=96", "--set=paint.shard=24", "--set=paint.particles_per_task=
 
 
 @pytest.fixture(scope="module")
-def undisturbed(particles):
-    out = particles.parent / "undisturbed.zarr"
+def undisturbed(particles, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "fields.zarr"
     assert run_app(["paint", str(particles), str(out), *OPTIONS, "--engine=serial"]) == 0
     return xr.open_zarr(out, consolidated=False).load()
 
