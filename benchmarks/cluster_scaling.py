@@ -4,18 +4,22 @@ Usage: python benchmarks/cluster_scaling.py [--node TYPE] [--gpu-node TYPE] [--w
            [--figure FILE.png]
        python benchmarks/cluster_scaling.py --measure FOLDER --fields FIELDS [--rounds N]
        python benchmarks/cluster_scaling.py --driver
+       python benchmarks/cluster_scaling.py --engine [--nodes N]
 
 The first form runs a model of a cluster, event by event (`_cluster.py`), on the chain paint,
 spectra, flow, infer, cut into tasks as the stages cut it, with the costs that `cosmoflow plan`
 counts with. It prints strong scaling (4096^3 and 8192^3 cells) and weak scaling (from 1024^3 cells
 on one node), the efficiency, and which resource is the busiest. --what-if says what other cuts, and
 other hardware, would do at the largest size. --measure runs the real commands on a Ray cluster of
-one and of two nodes of one core each on this machine, --driver times Ray's driver.
+one and of two nodes of one core each on this machine, --driver times Ray's driver. --engine runs
+the real engine on a cluster of small nodes on this machine, with tasks that sleep for the time that
+the model gives them, and prints the model's time beside the measured one.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -152,6 +156,39 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
         print(f"| infer | {what} | 0 | {found.seconds:,.0f} | {found.limit} |")
 
 
+def measure_engine(nodes: int) -> None:
+    """Run the stages on the real engine with tasks that sleep."""
+    from _cluster_harness import PLACES, cluster_of, run_stage
+
+    settings, some = settings_for(2048), rates()
+    small = replace(
+        find_node("m6id.16xlarge", "--node"), vcpus=PLACES, cores=PLACES, memory=32 << 30
+    )
+    gpu = find_node("g6e.2xlarge", "--gpu-node")
+    stages = {
+        "paint": (*paint_passes(settings_for(1024), small), small),
+        "spectra": (*spectra_passes(settings, small, 8), small),
+        "flow": (*flow_passes(settings, small, 16), small),
+        "infer": (*STAGES["infer"](settings, gpu), gpu),
+    }
+    print(f"{nodes} nodes of {PLACES} places\n")
+    print("| stage | tasks | measured, s | model, s | ratio | driver, ms of CPU a task | load |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    with cluster_of(nodes, PLACES) as session:
+        for stage, (passes, demand, kind) in stages.items():
+            node = node_of(stage, demand, kind)
+            if stage != "infer":
+                # A task has one core of the cluster, whatever memory it would take.
+                node = replace(node, places=PLACES)
+            found = run_stage(session.engine(0.0), passes, node, nodes, some, pool=stage == "infer")
+            print(
+                f"| {stage} | {found.tasks} | {found.seconds:.1f} | {found.simulated:.1f} | "
+                f"{found.seconds / found.simulated:.2f} | "
+                f"{1e3 * found.driver / found.tasks:.2f} | {os.getloadavg()[0]:.1f} |",
+                flush=True,
+            )
+
+
 def draw(given: argparse.Namespace, path: Path) -> None:
     """Draw strong and weak scaling."""
     import matplotlib.pyplot as plt
@@ -184,6 +221,8 @@ def main() -> None:
     parser.add_argument("--fields", help="of 128^3 cells of 2 Mpc/h, for --measure")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--driver", action="store_true")
+    parser.add_argument("--engine", action="store_true")
+    parser.add_argument("--nodes", type=int, default=16, help="of --engine")
     given = parser.parse_args()
     if given.measure or given.driver:
         from _cluster_measure import measure, measure_driver
@@ -192,6 +231,9 @@ def main() -> None:
             measure(given.measure, given.fields, given.rounds)
         if given.driver:
             measure_driver()
+        return
+    if given.engine:
+        measure_engine(given.nodes)
         return
     share = costs.GPU_UTILISATION[settings_for(min(STRONG)).train.model]
     print(f"{given.node}; infer on {given.gpu_node}: {share:.0%} of its GPU's published peak")

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 from dask.task_spec import List, Task, TaskRef
+from numpy.typing import NDArray
 
 Key = tuple[str, int]
 """Family and number of a task."""
@@ -89,6 +91,21 @@ class Family:
     reads: Callable[[int], Sequence[Column]] = _no_columns
     parts: int = 0
     output: bool = False
+    _place_of: dict[int, int] = field(default_factory=dict, init=False, repr=False)
+
+    def place(self, number: int) -> int:
+        """Return the place of a number among the numbers."""
+        if isinstance(self.numbers, range):
+            return self.numbers.index(number)
+        if not self._place_of:
+            self._place_of.update((own, place) for place, own in enumerate(self.numbers))
+        return self._place_of[number]
+
+    def places(self, numbers: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the places of some numbers among the numbers."""
+        if isinstance(self.numbers, range):
+            return (np.asarray(numbers, np.int64) - self.numbers.start) // self.numbers.step
+        return np.array([self.place(number) for number in numbers], np.int64)
 
 
 @dataclass

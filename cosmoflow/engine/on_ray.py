@@ -245,7 +245,7 @@ class RayEngine:
             scratch=scratch,
             size=exchange.size,
             keep=exchange.resume,
-            servers=self._config.address is not None,
+            cluster=self._config.address is not None,
             guard=self._guard,
             notify=self._notify,
         )

@@ -29,7 +29,7 @@ class Stop:
         if internal_kv._internal_kv_exists(self._flag):
             raise RuntimeError("another task of this graph has failed")
 
-    def set(self, running: Collection[Any]) -> None:
+    def set(self, running: Collection[Any] = ()) -> None:
         """Make tasks that have not begun end at once, and wait for those that run."""
         internal_kv._internal_kv_put(self._flag, b"stop")
         if running:

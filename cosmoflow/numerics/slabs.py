@@ -4,23 +4,25 @@ A real transform of a cube is one of its planes along y and z, then one along x:
 
 1. *x-slab*, planes ``(p, n, n)``: :func:`forward_planes` transforms them along y and z and cuts the
    result ``(p, n, n // 2 + 1)`` into parts along y, one for every y-slab;
-2. *y-slab*, rows of modes: :func:`forward_rows` joins the parts of all x-slabs along x and
+2. *y-slab*, rows of modes: :func:`transform_rows` joins the parts of all x-slabs along x and
    transforms them, which gives all modes ``(n, r, n // 2 + 1)`` of these rows. All work on modes
    happens here: :func:`filter_rows` multiplies them by functions of k, transforms the products
    back along x and cuts them into parts along x;
-3. *x-slab*: :func:`join_rows` joins the parts of all y-slabs along y, and the inverse transform
+3. *x-slab*: :func:`joined_blocks` joins the parts of all y-slabs along y, and the inverse transform
    along y and z, :func:`inverse_planes`, gives real planes.
 
 Operations that need only the transform along y and z, such as a derivative along y, happen in
 step 3: the components of a gradient or a tidal tensor share the parts that are sent.
 
-Each part is a contiguous numpy array, which passes from process to process without a copy.
+Each part is a contiguous numpy array, which passes from process to process without a copy. Every
+step works on blocks of planes or rows, which threads share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,10 @@ from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.threads import map_ahead
 
 Modes = NDArray[np.complex64]
+
+PlaneBlock = tuple[slice, Callable[[], Tensor]]
+"""Planes of a slab, counted from its first, and a function that returns their values ``(..., b, n,
+n)``, float32. It is called in a thread."""
 
 
 def cut_axis(cells: int, shard: int, thickness: int) -> list[slice]:
@@ -128,14 +134,14 @@ class Parts:
 
 
 def forward_planes(
-    blocks: Iterable[tuple[slice, Tensor]], shape: tuple[int, ...], rows: Sequence[slice]
+    blocks: Iterable[PlaneBlock], shape: tuple[int, ...], rows: Sequence[slice]
 ) -> list[Modes]:
     """Transform planes along y and z, and cut the result along y.
 
     Parameters
     ----------
-    blocks : iterable of (slice, Tensor)
-        Planes, counted from the slab's first, and their values ``(..., b, n, n)``, float32.
+    blocks : iterable of PlaneBlock
+        The planes of the slab.
     shape : tuple of int
         Components if any, planes of the slab, cells per axis of the grid.
     rows : sequence of slice
@@ -149,9 +155,9 @@ def forward_planes(
     cells = shape[-1]
     parts = Parts((*shape, cells // 2 + 1), -2, rows, np.complex64)
 
-    def transform(block: tuple[slice, Tensor]) -> None:
-        x, field = block
-        parts.put((..., x, slice(None), slice(None)), torch.fft.rfft2(field))
+    def transform(block: PlaneBlock) -> None:
+        x, make = block
+        parts.put((..., x, slice(None), slice(None)), torch.fft.rfft2(make()))
 
     for _ in map_ahead(transform, blocks):
         pass
@@ -170,33 +176,21 @@ def block_bytes(cells: int) -> int:
     return 8 * cells * (cells // 2 + 1)
 
 
-def forward_rows(parts: Sequence[Modes], rows: slice) -> Iterator[tuple[slice, Tensor]]:
-    """Join the parts of a y-slab along x and transform them along x, block after block.
+def transform_rows(parts: Sequence[Modes], block: slice) -> Tensor:
+    """Join rows of a y-slab along x and transform them along x.
 
     Parameters
     ----------
     parts : sequence of (..., p, r, n // 2 + 1) complex64
         Parts of all x-slabs, in order.
-    rows : slice
-        Rows of the y-slab.
+    block : slice
+        Rows, counted from the first of the slab.
 
-    Yields
-    ------
-    rows : slice
-        Rows of the grid in the block.
-    modes : Tensor
-        Shape ``(..., n, b, n // 2 + 1)``, complex64, the same modes as ``torch.fft.rfftn`` gives.
+    Returns
+    -------
+    (..., n, b, n // 2 + 1) complex64
+        The same modes as ``torch.fft.rfftn`` gives.
     """
-    cells = sum(part.shape[-3] for part in parts)
-    for block in plane_blocks(rows.stop - rows.start, cells):
-        yield (
-            slice(rows.start + block.start, rows.start + block.stop),
-            transform_rows(parts, block),
-        )
-
-
-def transform_rows(parts: Sequence[Modes], block: slice) -> Tensor:
-    """Join rows of a y-slab, counted from its first, along x and transform them along x."""
     joined = np.concatenate([part[..., block, :] for part in parts], axis=-3)
     modes: Tensor = torch.fft.fft(torch.from_numpy(joined), dim=-3)
     return modes
@@ -233,17 +227,22 @@ def filter_rows(
     cells, rows = waves.cells, waves.rows
     shape = (count, cells, rows.stop - rows.start, cells // 2 + 1)
     parts = Parts(shape, -3, slabs, np.complex64)
-    for blocks in zip(*(forward_rows(one, rows) for one in fields), strict=True):
-        block = blocks[0][0]
-        own = slice(block.start - rows.start, block.stop - rows.start)
-        products = multiply([modes for _, modes in blocks], RowWaves(cells, waves.box_size, block))
+
+    def filter_block(block: slice) -> None:
+        own = RowWaves(
+            cells, waves.box_size, slice(rows.start + block.start, rows.start + block.stop)
+        )
+        products = multiply([transform_rows(one, block) for one in fields], own)
         for index, product in enumerate(products):
-            parts.put((index, slice(None), own), torch.fft.ifft(product, dim=0))
+            parts.put((index, slice(None), block), torch.fft.ifft(product, dim=0))
+
+    for _ in map_ahead(filter_block, plane_blocks(rows.stop - rows.start, cells)):
+        pass
     return parts.arrays
 
 
-def join_rows(parts: Sequence[Modes]) -> Iterator[tuple[slice, Tensor]]:
-    """Join the parts of an x-slab along y, block of planes after block.
+def joined_blocks(parts: Sequence[Modes]) -> Iterator[PlaneBlock]:
+    """Yield the blocks of planes of an x-slab, which join its parts along y.
 
     Parameters
     ----------
@@ -254,12 +253,16 @@ def join_rows(parts: Sequence[Modes]) -> Iterator[tuple[slice, Tensor]]:
     ------
     planes : slice
         Planes of the slab in the block.
-    modes : Tensor
-        Shape ``(count, b, n, n // 2 + 1)``, complex64: real along x, modes along y and z.
+    join : callable
+        Returns ``(count, b, n, n // 2 + 1)``, complex64: real along x, modes along y and z.
     """
     cells = sum(part.shape[2] for part in parts)
     for x in plane_blocks(parts[0].shape[1], cells):
-        yield x, torch.from_numpy(np.concatenate([part[:, x] for part in parts], axis=2))
+        yield x, partial(_join_rows, parts, x)
+
+
+def _join_rows(parts: Sequence[Modes], x: slice) -> Tensor:
+    return torch.from_numpy(np.concatenate([part[:, x] for part in parts], axis=2))
 
 
 def inverse_planes(modes: Tensor) -> Tensor:

@@ -133,6 +133,8 @@ class Plan:
     exchanged : int
         Bytes that tasks hand to one another: in files, if they run on Ray, or in the memory of this
         process.
+    threads : int
+        Threads of one worker: more than one where there are fewer tasks than cores.
     """
 
     stage: str
@@ -143,6 +145,7 @@ class Plan:
     written: int
     cpu_seconds: float
     exchanged: int = field(default=0, kw_only=True)
+    threads: int = field(default=1, kw_only=True)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -318,5 +321,7 @@ def run_graph(
         done.add(key)
         progress.reach(len(done), key[0])
 
-    needs = Resources(memory=plan.worker_memory)
+    # The engine may have more tasks for each core than the one that was there for the plan.
+    share = engine.share(graph.width, most=1, memory=plan.worker_memory)
+    needs = Resources(min(plan.threads, share.cpus), memory=plan.worker_memory)
     engine.run(graph, on_done, on_task=note, needs=needs, exchange=Exchange(plan.exchanged))

@@ -173,7 +173,7 @@ def test_a_disk_too_small_is_refused_at_once(particles, small_disk, tmp_path):
 def test_lost_servers_drivers_and_nodes_change_nothing(particles, undisturbed, tmp_path):
     scratch = tmp_path / "scratch"
     with ray_nodes(2) as nodes:
-        for what in ("server", "driver", "node"):
+        for what in ("server", "crew", "driver", "node"):
             out = tmp_path / f"{what}.zarr"
             process = start_paint(particles, out, scratch, "--address", nodes.address)
             wait_for_parcels(process, scratch)
@@ -185,10 +185,10 @@ def test_lost_servers_drivers_and_nodes_change_nothing(particles, undisturbed, t
                 more = ["--address", nodes.address, "--resume"]
                 process = start_paint(particles, out, scratch, *more)
             else:
-                servers = nodes.workers(b"ray::Server")
-                assert len(servers) == 2
-                kill_process(servers[0])
+                actors = nodes.workers(f"ray::{what.title()}".encode())
+                assert len(actors) == 2
+                kill_process(actors[0])
             said = finish(process, out, undisturbed, scratch)
-            # What a server has served is still there when it is started again.
+            # The files are still there when a server, or a crew, is started again.
             assert bool(AGAIN.findall(said)) == (what == "node")
             assert ("of a killed run" in said) == (what == "driver")

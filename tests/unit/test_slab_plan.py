@@ -6,7 +6,9 @@ import pytest
 
 from cosmoflow.config import load_settings
 from cosmoflow.config.settings import EngineConfig
+from cosmoflow.engine import Resources
 from cosmoflow.errors import ConfigError
+from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.run import Run, start_engine
@@ -20,9 +22,15 @@ def box(grid, shard=128):
     return Grid(grid, float(grid), min(shard, grid), min(shard, grid))
 
 
-def cluster_run(memory, cores, allowed=None):
+def cluster_run(memory, cores, allowed=None, *, nodes=1):
     """Return a run on a cluster whose nodes have some memory for workers, and some cores."""
-    engine = SimpleNamespace(name="ray", memory=memory, memory_per_core=memory // cores)
+
+    def share(tasks, *, most, memory):
+        return Resources(max(1, nodes * cores // tasks), memory=memory)
+
+    engine = SimpleNamespace(
+        name="ray", memory=memory, memory_per_core=memory // cores, share=share
+    )
     session = SimpleNamespace(engine=lambda cpu_seconds, **needs: engine)
     address = EngineConfig(choice="ray", address="ray://head:10001", memory=allowed)
     settings = load_settings().model_copy(update={"engine": address})
@@ -49,6 +57,19 @@ def test_memory_is_that_of_the_cluster():
     # Every core of such a node has what its worker needs.
     assert plans[0].worker_memory <= 4 * GB
     assert plans[1].worker_memory <= 16 * GB
+
+
+def test_cores_are_shared_where_there_are_fewer_tasks():
+    names, memory = SETS["wiener"], 64 * GB
+    alone = plan_flow(box(2048), names, cluster_run(memory, 16))
+    shared = plan_flow(box(2048), names, cluster_run(memory, 16, nodes=64))
+    assert alone.threads == 1
+    assert shared.threads == min(MOST_THREADS, 64 * 16 // shared.slabs) > 1
+    # The slabs stay the same, and their tasks still fit on the nodes side by side.
+    assert shared.slabs == alone.slabs
+    assert alone.worker_memory < shared.worker_memory <= shared.threads * memory // 16
+    tight = cluster_run(memory, 16, alone.worker_memory, nodes=64)
+    assert plan_flow(box(2048), names, tight).threads == 1
 
 
 def test_settings_may_allow_less_and_never_more_than_there_is():

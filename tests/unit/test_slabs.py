@@ -1,5 +1,7 @@
 """Transforms in slabs: just what whole transforms give, however the box is cut."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,13 @@ def forward(field, cuts):
 
 
 def blocks_of(planes):
-    return ((block, planes[block]) for block in slabs.plane_blocks(*planes.shape[:2]))
+    for block in slabs.plane_blocks(*planes.shape[:2]):
+        yield block, partial(planes.__getitem__, block)
+
+
+def joined(parts):
+    """Return the blocks of an x-slab."""
+    return [(own, join()) for own, join in slabs.joined_blocks(parts)]
 
 
 def travel(field, cuts, count, multiply):
@@ -81,8 +89,9 @@ def test_modes_are_those_of_the_whole_transform(cells, shard, thickness):
     found = torch.full((cells, cells, cells // 2 + 1), torch.nan, dtype=torch.complex64)
     for rows, parts in zip(cuts, forward(field, cuts), strict=True):
         assert all(part.flags.c_contiguous for part in parts)
-        for block, modes in slabs.forward_rows(parts, rows):
-            found[:, block] = modes
+        for block in slabs.plane_blocks(rows.stop - rows.start, cells):
+            own = slice(rows.start + block.start, rows.start + block.stop)
+            found[:, own] = slabs.transform_rows(parts, block)
     assert_close(found, torch.fft.rfftn(field, dim=(0, 1, 2)))
 
 
@@ -93,7 +102,7 @@ def test_there_and_back_again(cells, shard, thickness):
     cuts = slabs.cut_axis(cells, shard, thickness)
     for x, parts in zip(cuts, travel(field, cuts, 1, lambda modes, waves: [modes]), strict=True):
         assert all(part.flags.c_contiguous for part in parts)
-        for own, modes in slabs.join_rows(parts):
+        for own, modes in joined(parts):
             assert_close(slabs.inverse_planes(modes[0]), field[x][own])
 
 
@@ -104,7 +113,7 @@ def test_gradients_are_linear_velocities(cells, shard, thickness):
     expected = fourier.linear_velocity(field, BOX, 1.0)
     found = torch.full_like(expected, torch.nan)
     for x, parts in zip(cuts, travel(field, cuts, 2, slabs.gradient_rows), strict=True):
-        for own, modes in slabs.join_rows(parts):
+        for own, modes in joined(parts):
             for axis, component in slabs.gradient_planes(modes, BOX):
                 found[axis, x][own] = component
     assert_close(found, expected)
@@ -120,7 +129,7 @@ def test_tides_are_those_of_the_whole_box(cells, shard, thickness):
     }
     found = {axes: torch.full_like(component, torch.nan) for axes, component in expected.items()}
     for x, parts in zip(cuts, travel(field, cuts, 3, slabs.tide_rows), strict=True):
-        for own, modes in slabs.join_rows(parts):
+        for own, modes in joined(parts):
             for axes, component in slabs.tide_planes(modes, BOX):
                 found[axes][x][own] = component
     for axes, component in expected.items():
@@ -163,5 +172,5 @@ def test_several_fields_are_filtered_together():
         ]
     )
     for x, slab in enumerate(cuts):
-        for own, modes in slabs.join_rows([parts[x] for parts in made]):
+        for own, modes in joined([parts[x] for parts in made]):
             assert_close(slabs.inverse_planes(modes), expected[:, slab][:, own])

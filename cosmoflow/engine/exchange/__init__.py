@@ -9,5 +9,6 @@ it holds grows with the number of parts.
 - :mod:`.scratch`: the folder of a run, on each node, and what a killed run has left.
 - :mod:`.servers`: the actors that serve parcels to other nodes.
 - :mod:`.agenda`: which tasks can run, which parcels are needed again, which can go.
+- :mod:`.crews`: they submit tasks to Ray and collect their results, one on each node.
 - :mod:`.runner`: the driver's loop on Ray.
 """

@@ -4,22 +4,79 @@ Tasks run as soon as what they read is there, those of later families first: the
 while those of earlier families make more of them. Only tasks run whose results are wanted. A parcel
 is deleted when all its readers are done. If it is lost before, its task runs again, and so do the
 tasks that made what that one reads, if their parcels are deleted already.
+
+A task may read from thousands of others, so what is known of the tasks of a family is kept in
+arrays, and a task waits for one missing task at a time.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cosmoflow.engine.graph import Column, Family, Key, TaskGraph
 
-_WAITING: Final = 0
-_READY: Final = 1
-_RUNNING: Final = 2
-_DONE: Final = 3
-_DELETED: Final = 4
+_UNWANTED: Final = 0
+"""Also a task whose parcel is deleted or lost."""
+_WAITING: Final = 1
+_READY: Final = 2
+_RUNNING: Final = 3
+_DONE: Final = 4
+
+_Places = NDArray[np.int64] | slice
+"""Places of some tasks in the arrays of their family."""
+
+
+class _Tasks:
+    """The tasks of a family.
+
+    Parameters
+    ----------
+    family : Family
+        The family.
+    rank : int
+        Tasks of the lowest rank run first.
+    """
+
+    def __init__(self, family: Family, rank: int) -> None:
+        count = len(family.numbers)
+        self.family, self.rank = family, rank
+        self.state = np.zeros(count, np.uint8)
+        self.readers = np.zeros(count, np.int32)
+        """Unfinished tasks that read from each task by its number."""
+        self.begun = np.zeros(count, np.int64)
+        self.made = np.zeros(count, np.int64)
+        """When each task last began, and when its result was last made."""
+        self.done = 0
+        self.readers_of_all = 0
+        """Unfinished tasks that read from all tasks."""
+        self.watchers: defaultdict[int | None, list[Key]] = defaultdict(list)
+        """Tasks that wait for the task at a place, or, at None, for all."""
+
+    @property
+    def complete(self) -> bool:
+        return self.done == len(self.state)
+
+    def place(self, number: int) -> int:
+        return self.family.place(number)
+
+    def places(self, column: Column) -> _Places:
+        return slice(None) if column.numbers is None else self.family.places(column.numbers)
+
+    def places_in(self, places: _Places, state: int) -> list[int]:
+        """Return those places whose tasks are in a state."""
+        if isinstance(places, slice):
+            places = np.arange(len(self.state))
+        found: list[int] = places[self.state[places] == state].tolist()
+        return found
+
+    def keys(self, places: Iterable[int]) -> Iterator[Key]:
+        return ((self.family.name, self.family.numbers[place]) for place in places)
 
 
 class Agenda:
@@ -34,20 +91,12 @@ class Agenda:
     """
 
     def __init__(self, graph: TaskGraph, kept: Collection[Key] = ()) -> None:
-        self._graph = graph
-        self._rank = {name: -place for place, name in enumerate(graph.families)}
-        self._state: dict[Key, int] = {}
-        self._blockers: Counter[Key] = Counter()
-        self._waiting: defaultdict[Key | str, list[Key]] = defaultdict(list)
-        """Tasks that wait for a task, or for all tasks of a family."""
+        self._tasks = {
+            name: _Tasks(family, -rank)
+            for rank, (name, family) in enumerate(graph.families.items())
+        }
         self._ready: list[tuple[int, int, str]] = []
-        self._done: Counter[str] = Counter()
-        self._readers: Counter[Key | str] = Counter()
-        """Unfinished tasks that read from a task, or from all tasks of a family."""
         self._clock = 0
-        self._begun: dict[Key, int] = {}
-        self._made: dict[Key, int] = {}
-        """When a task last began, and when its result was last made."""
         self._unfinished: set[Key] = set()
         """Outputs that are not done."""
         self._require(graph.outputs, kept)
@@ -61,21 +110,23 @@ class Agenda:
         """Return a task that can run now, which then counts as running."""
         while self._ready:
             _, number, name = heapq.heappop(self._ready)
-            key = name, number
+            tasks = self._tasks[name]
+            place = tasks.place(number)
             # A parcel that it reads may have been lost since.
-            if self._state[key] == _READY and not self._wait(key):
-                self._state[key] = _RUNNING
-                self._begun[key] = self._tick()
-                return key
+            if tasks.state[place] == _READY and not self._wait((name, number)):
+                tasks.state[place] = _RUNNING
+                tasks.begun[place] = self._tick()
+                return name, number
         return None
 
     def is_done(self, key: Key) -> bool:
         """Return whether a task is done and its parcel is there."""
-        return self._state.get(key) == _DONE
+        tasks = self._tasks[key[0]]
+        return bool(tasks.state[tasks.place(key[1])] == _DONE)
 
     def is_complete(self, family: str) -> bool:
         """Return whether all tasks of a family are done."""
-        return self._done[family] == len(self._graph.families[family].numbers)
+        return self._tasks[family].complete
 
     def finish(self, key: Key) -> list[Key]:
         """Note that a task is done; return the tasks whose parcels are not needed any more."""
@@ -90,8 +141,9 @@ class Agenda:
         list of Key
             The tasks that run again. A parcel that was made after the task began is a new one.
         """
-        revived = self.lose(other for other in lost if self._made[other] < self._begun[key])
-        self._state[key] = _WAITING
+        tasks = self._tasks[key[0]]
+        begun = tasks.begun[tasks.place(key[1])]
+        revived = self.lose(other for other in lost if self._made(other) < begun)
         if not self._wait(key):
             self._make_ready(key)
         return revived
@@ -99,48 +151,26 @@ class Agenda:
     def lose(self, keys: Iterable[Key]) -> list[Key]:
         """Run tasks again whose parcels are lost; return those that were done."""
         lost = [key for key in keys if self.is_done(key)]
-        for key in lost:
-            self._drop(key)
+        for name, number in lost:
+            tasks = self._tasks[name]
+            tasks.state[tasks.place(number)] = _UNWANTED
+            tasks.done -= 1
         self._require(lost)
         return lost
 
-    def _drop(self, key: Key) -> None:
-        """Note that the parcel of a task is gone."""
-        self._state[key] = _DELETED
-        self._done[key[0]] -= 1
+    def _made(self, key: Key) -> int:
+        tasks = self._tasks[key[0]]
+        return int(tasks.made[tasks.place(key[1])])
 
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
 
-    def _family(self, key: Key) -> Family:
-        return self._graph.families[key[0]]
-
-    def _columns(self, key: Key) -> Iterable[Column]:
-        return self._family(key).reads(key[1])
-
-    def _sources(self, key: Key) -> Iterator[Key | str]:
-        """Return what a task waits for: tasks, or names of whole families."""
-        seen = set[Key | str]()
-        for column in self._columns(key):
-            sources: Iterable[Key | str] = (
-                [column.family]
-                if column.numbers is None
-                else ((column.family, number) for number in column.numbers)
-            )
-            for source in sources:
-                if source not in seen:
-                    seen.add(source)
-                    yield source
-
-    def _is_there(self, source: Key | str) -> bool:
-        return self.is_complete(source) if isinstance(source, str) else self.is_done(source)
-
-    def _tasks(self, source: Key | str) -> Iterator[Key]:
-        if isinstance(source, str):
-            yield from ((source, number) for number in self._graph.families[source].numbers)
-        else:
-            yield source
+    def _sources(self, key: Key) -> Iterator[tuple[_Tasks, _Places]]:
+        """Yield what a task reads: tasks of a family, and their places."""
+        for column in self._tasks[key[0]].family.reads(key[1]):
+            tasks = self._tasks[column.family]
+            yield tasks, tasks.places(column)
 
     def _require(self, keys: Iterable[Key], kept: Collection[Key] = ()) -> None:
         """Add tasks, and the tasks that they read from, unless they are under way or done."""
@@ -148,63 +178,82 @@ class Agenda:
         whole = set[str]()
         while stack:
             key = stack.pop()
-            if self._state.get(key, _DELETED) != _DELETED:
+            tasks = self._tasks[key[0]]
+            place = tasks.place(key[1])
+            if tasks.state[place] != _UNWANTED:
                 continue
-            if self._family(key).output:
+            if tasks.family.output:
                 self._unfinished.add(key)
-            if key in kept and self._family(key).parts:
+            if key in kept and tasks.family.parts:
                 self._note_done(key)
                 continue
-            self._state[key] = _WAITING
+            tasks.state[place] = _WAITING
             added.append(key)
-            for source in self._sources(key):
-                self._readers[source] += 1
-                if isinstance(source, str):
+            for source, places in self._sources(key):
+                self._count(source, places, 1)
+                if isinstance(places, slice):
                     # Every task of a family is looked at once, not once for each reader.
-                    if source in whole:
+                    if source.family.name in whole:
                         continue
-                    whole.add(source)
-                stack += self._tasks(source)
+                    whole.add(source.family.name)
+                unwanted = source.places_in(places, _UNWANTED)
+                stack += source.keys(unwanted)
         for key in added:
             if not self._wait(key):
                 self._make_ready(key)
 
-    def _wait(self, key: Key) -> int:
-        """Make a task wait for what it reads and is not there; return how much that is."""
-        missing = [source for source in self._sources(key) if not self._is_there(source)]
-        for source in missing:
-            self._waiting[source].append(key)
-        if missing:
-            self._state[key] = _WAITING
-            self._blockers[key] = len(missing)
-        return len(missing)
+    def _count(self, tasks: _Tasks, places: _Places, more: int) -> None:
+        """Count a reader of some tasks, or one less."""
+        if isinstance(places, slice):
+            tasks.readers_of_all += more
+        else:
+            tasks.readers[places] += more
+
+    def _wait(self, key: Key) -> bool:
+        """Make a task wait for one task, or family, that it reads and is not there, if any is."""
+        for tasks, places in self._sources(key):
+            place: int | None = None
+            if isinstance(places, slice):
+                if tasks.complete:
+                    continue
+            else:
+                missing = places[tasks.state[places] != _DONE]
+                if not missing.size:
+                    continue
+                # Tasks run in the order of their numbers, so this is the last of those missing.
+                place = int(missing.max())
+            tasks.watchers[place].append(key)
+            own = self._tasks[key[0]]
+            own.state[own.place(key[1])] = _WAITING
+            return True
+        return False
 
     def _make_ready(self, key: Key) -> None:
-        self._state[key] = _READY
-        heapq.heappush(self._ready, (self._rank[key[0]], key[1], key[0]))
+        tasks = self._tasks[key[0]]
+        tasks.state[tasks.place(key[1])] = _READY
+        heapq.heappush(self._ready, (tasks.rank, key[1], key[0]))
 
     def _note_done(self, key: Key) -> None:
-        name = key[0]
-        self._state[key] = _DONE
-        self._made[key] = self._tick()
-        self._done[name] += 1
+        tasks = self._tasks[key[0]]
+        place = tasks.place(key[1])
+        tasks.state[place] = _DONE
+        tasks.made[place] = self._tick()
+        tasks.done += 1
         self._unfinished.discard(key)
-        found: list[Key | str] = [key, name] if self.is_complete(name) else [key]
-        for source in found:
-            for waiting in self._waiting.pop(source, ()):
-                self._blockers[waiting] -= 1
-                if not self._blockers[waiting] and self._state[waiting] == _WAITING:
+        found: list[int | None] = [place, None] if tasks.complete else [place]
+        for watched in found:
+            for waiting in tasks.watchers.pop(watched, ()):
+                own = self._tasks[waiting[0]]
+                if own.state[own.place(waiting[1])] == _WAITING and not self._wait(waiting):
                     self._make_ready(waiting)
 
     def _leave(self, key: Key) -> Iterator[Key]:
         """Note that a task reads no more; yield tasks whose parcels have no readers left."""
-        for source in self._sources(key):
-            self._readers[source] -= 1
-            if self._readers[source]:
+        for tasks, places in self._sources(key):
+            self._count(tasks, places, -1)
+            if tasks.readers_of_all or not tasks.family.parts:
                 continue
-            for other in self._tasks(source):
-                if self._readers[other] or self._readers[other[0]] or not self.is_done(other):
-                    continue
-                if self._family(other).parts:
-                    self._drop(other)
-                    yield other
+            unread = [place for place in tasks.places_in(places, _DONE) if not tasks.readers[place]]
+            tasks.state[unread] = _UNWANTED
+            tasks.done -= len(unread)
+            yield from tasks.keys(unread)

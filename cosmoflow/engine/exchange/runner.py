@@ -1,25 +1,28 @@
-"""The driver's loop: submits the tasks of a graph to Ray, a few more than there is room for.
+"""The driver's loop: gives the tasks of a graph to the nodes, a few more than they have room for.
 
-The driver holds references to the tasks that are under way, and to one object for each family: its
-function. Of a finished task it keeps the value and the node of the parcel.
+The driver holds references to one or two objects for each family: its function, and where its
+parcels are. Of a finished task it keeps the value and the node of the parcel.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import numpy as np
 import ray
-from ray.exceptions import RayError, RayTaskError
+from numpy.typing import NDArray
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
+from cosmoflow.engine.exchange.crews import RETRIES, Crew, End, Order, RemoteCrew
 from cosmoflow.engine.exchange.scratch import Scratch
 from cosmoflow.engine.exchange.servers import (
     Directory,
@@ -30,49 +33,86 @@ from cosmoflow.engine.exchange.servers import (
 )
 from cosmoflow.engine.graph import Column, Family, Handout, Key, TaskGraph
 from cosmoflow.engine.memory import return_freed_buffers
-from cosmoflow.engine.nodes import count_places, placement, worker_nodes
-from cosmoflow.engine.stopping import Stop
+from cosmoflow.engine.nodes import Node, nodes_for, worker_nodes
+from cosmoflow.engine.stopping import PATIENCE, Stop
 from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import IncompleteError
 from cosmoflow.units import format_bytes
 
-RETRIES: Final = 5
-"""How often a task is run again if its worker or node dies, or if its parcel is lost."""
-AHEAD: Final = 2
-"""Tasks under way for each that can run, so that no worker waits for the driver."""
+AHEAD: Final = 8
+"""A node with room for some tasks has an eighth as many more, at least one, so that no worker waits
+for the driver. More would wait there while other nodes are idle."""
 _LOOK: Final = 2.0
 """Seconds between two looks at the nodes of a cluster."""
 
 
-def _run_task(
-    stop: Stop,
-    key: Key,
-    function: Callable[..., Any],
-    needs: Resources,
-    scratch: Scratch,
-    hands_on: bool,
-    parts: Sequence[int | None],
-    *sources: Any,
-) -> Any:
-    """Run a task; return its value, or its node and its value if it hands on parts."""
-    stop.check()
-    use_share(needs)
-    return_freed_buffers()
-    scratch = on_this_node(scratch)
-    with watched(key[0], str(key)):
-        columns = [
-            source if part is None else source.read(scratch, part)
-            for source, part in zip(sources, parts, strict=True)
-        ]
-        result = function(key[1], *columns)
-        if not hands_on:
-            return result
-        handout = Handout.of(result)
-        # The folder is deleted once the driver has given up, and nothing may be left in it.
-        stop.check()
-        scratch.write(key, handout.parts, handout.value)
-        return this_node(), handout.value
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What workers do with an order.
+
+    Parameters
+    ----------
+    stop : Stop
+        Set when the driver has given up.
+    needs : Resources
+        Resources of each task.
+    scratch : Scratch
+        The folder for parcels.
+    """
+
+    stop: Stop
+    needs: Resources
+    scratch: Scratch
+
+    def run(
+        self,
+        key: Key,
+        function: Callable[..., Any],
+        hands_on: bool,
+        parts: Sequence[int | None],
+        *sources: Any,
+    ) -> Any:
+        """Run a task; return its value, or its node and its value if it hands on parts."""
+        self.stop.check()
+        use_share(self.needs)
+        return_freed_buffers()
+        scratch = on_this_node(self.scratch)
+        with watched(key[0], str(key)):
+            columns = [
+                source if part is None else source.read(scratch, part)
+                for source, part in zip(sources, parts, strict=True)
+            ]
+            result = function(key[1], *columns)
+            if not hands_on:
+                return result
+            handout = Handout.of(result)
+            # The folder is deleted once the driver has given up, and nothing may be left in it.
+            self.stop.check()
+            scratch.write(key, handout.parts, handout.value)
+            return this_node(), handout.value
+
+
+@dataclass(slots=True)
+class _Place:
+    """A node and its tasks.
+
+    Parameters
+    ----------
+    crew : Crew or RemoteCrew
+        Submits the tasks.
+    room : int
+        Tasks that run side by side.
+    running : set of Key
+        Tasks that the crew has.
+    waiting : list of Order
+        Tasks that the crew gets with the next message.
+    """
+
+    crew: Any
+    room: int
+    running: set[Key] = field(default_factory=set)
+    waiting: list[Order] = field(default_factory=list)
 
 
 class Runner:
@@ -90,7 +130,7 @@ class Runner:
         Projected bytes that tasks hand on.
     keep : bool
         Use the parcels that a killed run has left.
-    servers : bool
+    cluster : bool
         Whether there are other nodes, or may be.
     guard : callable
         Wraps what workers run, to check first whether they have the driver's versions.
@@ -106,25 +146,27 @@ class Runner:
         scratch: Scratch,
         size: int = 0,
         keep: bool = False,
-        servers: bool = False,
+        cluster: bool = False,
         guard: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._graph, self._needs, self._keep, self._notify = graph, needs, keep, notify
-        self._scratch, self._size = scratch, size
-        self._servers = Servers(scratch, keep) if servers else None
+        self._scratch, self._size, self._guard = scratch, size, guard
+        self._cluster = cluster
+        self._servers = Servers(scratch, keep) if cluster else None
         self._give_up: Callable[[], None] = lambda: None
-        self._remote = ray.remote(max_retries=RETRIES)(guard(_run_task))
         self._stop = Stop()
         self._functions: dict[str, ray.ObjectRef] = {}
         self._directories: dict[str, ray.ObjectRef] = {}
-        self._options: dict[bool, dict[str, Any]] = {}
         self._values: dict[Key, Any] = {}
         self._nodes: dict[Key, str] = {}
-        self._running: dict[Key, ray.ObjectRef] = {}
-        self._ended: queue.SimpleQueue[tuple[Key, Future[Any]]] = queue.SimpleQueue()
+        self._names: dict[str, int] = {}
+        self._where: dict[str, NDArray[np.int32]] = {}
+        """Nodes of parcels: of each task, and for directories as numbers of names."""
+        self._places: dict[str, _Place] = {}
+        self._heard: queue.SimpleQueue[tuple[RemoteCrew, Future[list[End]]]] = queue.SimpleQueue()
         self._losses: Counter[Key] = Counter()
-        self._room, self._looked = 0, 0.0
+        self._looked = 0.0
 
     def run(
         self,
@@ -150,12 +192,21 @@ class Runner:
             return results
         except BaseException as error:
             with suppress(RayError):
-                self._stop.set(self._running.values())
+                self._stop.set()
+                self._finish()
             if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
                 raise error.cause from error
             raise
         finally:
+            for place in self._places.values():
+                place.crew.close()
             self._give_up()
+
+    def _finish(self) -> None:
+        """Wait a while for the tasks that run to end."""
+        answers = [place.crew.finish() for place in self._places.values() if place.running]
+        if refs := [answer for answer in answers if answer is not None]:
+            ray.wait(refs, num_returns=len(refs), timeout=PATIENCE, fetch_local=False)
 
     def _begin(self) -> set[Key]:
         """Take the folders for parcels; return the tasks whose parcels are there already."""
@@ -173,7 +224,8 @@ class Runner:
             self._scratch = replace(self._scratch, node=this_node())
         for name, values in found.items():
             for key, value in values.items():
-                self._values[key], self._nodes[key] = value, name
+                self._values[key] = value
+                self._note_node(key, name)
         if self._nodes:
             self._notify(f"going on with what {len(self._nodes)} tasks of a killed run handed on")
         return set(self._nodes)
@@ -191,16 +243,13 @@ class Runner:
         """Look how much room there is, and which nodes have joined or are lost."""
         self._looked = time.monotonic()
         nodes = worker_nodes()
-        self._room = max(count_places(self._needs, nodes), 1)
-        self._options = {
-            spread: placement(self._needs, nodes, spread=spread) for spread in (False, True)
-        }
+        self._man(nodes)
         if self._servers is None:
             return
         up = {node.name for node in nodes}
         for name in set(self._servers.actors) - up:
             self._servers.drop(name)
-        if self._nodes or self._running:
+        if self._nodes or any(place.running for place in self._places.values()):
             self._servers.start(sorted(up))
         if gone := {key: name for key, name in self._nodes.items() if name not in up}:
             self._lose(dict.fromkeys(gone, "its node has left"))
@@ -211,36 +260,79 @@ class Runner:
         for key, reason in lost.items():
             self._nodes.pop(key, None)
             self._directories.pop(key[0], None)
-            self._losses[key] += 1
-            if self._losses[key] > RETRIES:
-                raise IncompleteError(
-                    "what a task hands on is lost again and again",
-                    where="{} {}".format(*key),
-                    value=reason,
-                    limit=f"{RETRIES} times",
-                    remedy="look at the disks of the nodes, then run again with --resume",
-                )
+            self._count_loss(key, reason)
         (name, number), reason = next(iter(lost.items()))
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         self._notify(f"what task {name} {number}{more} handed on is lost ({reason}): running again")
 
-    def _submit_some(self) -> None:
-        while len(self._running) < AHEAD * self._room and (key := self._agenda.next()) is not None:
-            family = self._graph.families[key[0]]
-            columns = family.reads(key[1])
-            task = self._remote.options(name=f"{key}", **self._options[not columns])
-            ref = task.remote(
-                self._stop,
-                key,
-                self._function(family),
-                self._needs,
-                self._scratch,
-                bool(family.parts),
-                [column.part for column in columns],
-                *(self._source(column) for column in columns),
+    def _count_loss(self, key: Key, reason: str) -> None:
+        self._losses[key] += 1
+        if self._losses[key] > RETRIES:
+            raise IncompleteError(
+                "a task, or what it hands on, is lost again and again",
+                where="{} {}".format(*key),
+                value=reason,
+                limit=f"{RETRIES} times",
+                remedy="look at the memory and the disks of the nodes, then run again with "
+                "--resume",
             )
-            self._running[key] = ref
-            ref.future().add_done_callback(lambda future, key=key: self._ended.put((key, future)))
+
+    def _man(self, nodes: list[Node]) -> None:
+        """Have a crew on each node on which tasks may run."""
+        fitting = nodes_for(self._needs, nodes)
+        if not self._cluster:
+            if not self._places:
+                room = max(1, sum(node.places(self._needs) for node in fitting))
+                self._places[this_node()] = _Place(Crew(self._work(), self._needs), room)
+            return
+        for node in fitting:
+            if node.name not in self._places:
+                crew = RemoteCrew(self._work(), self._needs, node.name, self._on_ended)
+                self._places[node.name] = _Place(crew, node.places(self._needs))
+
+    def _work(self) -> Callable[..., Any]:
+        """Return the function that workers run."""
+        run = self._guard(_Work(self._stop, self._needs, self._scratch).run)
+
+        def run_task(*order: Any) -> Any:
+            # Ray takes functions, and no methods.
+            return run(*order)
+
+        return run_task
+
+    def _on_ended(self, crew: RemoteCrew, future: Future[list[End]]) -> None:
+        self._heard.put((crew, future))
+
+    def _submit_some(self) -> None:
+        """Give tasks to the nodes in turn: first to those that have room, then some more to all."""
+        for more in (0, 1):
+            rooms = {
+                name: place.room + more * max(1, place.room // AHEAD) - len(place.running)
+                for name, place in self._places.items()
+            }
+            turns = deque(name for name, room in rooms.items() if room > 0)
+            while turns and (key := self._agenda.next()) is not None:
+                name = turns.popleft()
+                self._places[name].running.add(key)
+                self._places[name].waiting.append(self._order(key))
+                rooms[name] -= 1
+                if rooms[name]:
+                    turns.append(name)
+        for place in self._places.values():
+            if place.waiting:
+                place.crew.submit(place.waiting)
+                place.waiting = []
+
+    def _order(self, key: Key) -> Order:
+        family = self._graph.families[key[0]]
+        columns = family.reads(key[1])
+        return Order(
+            key,
+            self._function(family),
+            bool(family.parts),
+            [column.part for column in columns],
+            [self._source(column) for column in columns],
+        )
 
     def _function(self, family: Family) -> ray.ObjectRef:
         if family.name not in self._functions:
@@ -259,42 +351,81 @@ class Runner:
         return self._directories[name]
 
     def _directory(self, name: str, numbers: Sequence[int]) -> Directory:
-        nodes = [self._nodes[name, number] for number in numbers]
+        places = self._graph.families[name].places(numbers)
+        nodes = np.array(list(self._names))[self._where[name][places]].tolist()
         if self._servers is None:
             return Directory(name, numbers, nodes, {})
         # A node may have joined, and done a task, since the last look.
         self._servers.start(sorted(set(nodes)))
         return Directory(name, numbers, nodes, self._servers.actors)
 
+    def _note_node(self, key: Key, node: str) -> None:
+        """Note where the parcel of a task is."""
+        self._nodes[key] = node
+        family = self._graph.families[key[0]]
+        where = self._where.setdefault(key[0], np.zeros(len(family.numbers), np.int32))
+        where[family.place(key[1])] = self._names.setdefault(node, len(self._names))
+
     def _wait(self) -> list[Key]:
         """Wait for tasks to end; return those that have succeeded."""
+        # The timeouts keep the interpreter responsive to Ctrl-C.
+        if not self._cluster:
+            ((name, place),) = self._places.items()
+            return self._take(name, place, place.crew.ended(1.0))
         done = []
         with suppress(queue.Empty):
-            # The timeout keeps the interpreter responsive to Ctrl-C.
-            key, future = self._ended.get(timeout=1.0)
+            crew, future = self._heard.get(timeout=1.0)
             while True:
-                if self._hear(key, future):
-                    done.append(key)
-                key, future = self._ended.get_nowait()
+                done += self._hear(crew, future)
+                crew, future = self._heard.get_nowait()
         return done
 
-    def _hear(self, key: Key, future: Future[Any]) -> bool:
-        """Take the result of a task; return whether there is one."""
-        del self._running[key]
+    def _hear(self, crew: RemoteCrew, future: Future[list[End]]) -> list[Key]:
+        """Take the answer of a crew; return the tasks that have succeeded."""
+        place = self._places.get(crew.node)
+        if place is None or place.crew is not crew:
+            return []
         try:
-            value = future.result()
-        except Exception as error:
-            cause = getattr(error, "cause", None) or error
-            if not isinstance(cause, LostParcelsError):
-                raise
-            known = {other: text for other, text in cause.lost.items() if other in self._nodes}
-            revived = self._agenda.again(key, known)
-            if revived:
-                self._lose({other: known[other] for other in revived})
-            return False
+            ends = future.result()
+        except RayActorError as error:
+            self._dismiss(crew.node, str(error).splitlines()[0])
+            return []
+        done = self._take(crew.node, place, ends)
+        if place.running:
+            crew.listen()
+        return done
+
+    def _dismiss(self, name: str, reason: str) -> None:
+        """Put back the tasks of a crew that has died, alone or with its node."""
+        place = self._places.pop(name)
+        place.crew.close()
+        for key in place.running:
+            self._count_loss(key, reason)
+            self._agenda.again(key)
+        self._looked = 0.0
+
+    def _take(self, name: str, place: _Place, ends: Iterable[End]) -> list[Key]:
+        """Take the results of some tasks; return those that have succeeded."""
+        done = []
+        for end in ends:
+            place.running.discard(end.key)
+            if end.error is None:
+                self._store(end.key, end.value)
+                done.append(end.key)
+            elif isinstance(end.error, LostParcelsError):
+                lost = {key: text for key, text in end.error.lost.items() if key in self._nodes}
+                if revived := self._agenda.again(end.key, lost):
+                    self._lose({key: lost[key] for key in revived})
+            else:
+                raise end.error from (RuntimeError(end.traceback) if end.traceback else None)
+        return done
+
+    def _store(self, key: Key, value: Any) -> None:
+        """Keep the result of a task; delete the parcels that no other task needs."""
         family = self._graph.families[key[0]]
         if family.parts:
-            self._nodes[key], value = value
+            name, value = value
+            self._note_node(key, name)
         self._values[key] = value
         unneeded = [other for other in self._agenda.finish(key) if other in self._nodes]
         nodes = [self._nodes.pop(other) for other in unneeded]
@@ -304,4 +435,3 @@ class Runner:
             self._scratch.remove(unneeded)
         else:
             self._servers.remove(unneeded, nodes)
-        return True

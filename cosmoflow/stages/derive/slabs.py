@@ -193,7 +193,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
         return None
     components = [count_parts(name) for name in filters.sources]
     numbers, bars = sum(components), len(shard_bars(grid))
-    cut, memory = plan_cut(
+    cut, memory, threads = plan_cut(
         grid,
         run,
         # Planes are held as values and as modes; products as received, and joined.
@@ -210,6 +210,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
         tasks=(len(components) + 2) * slabs + bars**2,
         unit="tasks",
         worker_memory=memory,
+        threads=threads,
         read=4 * grid.cells**3 * numbers,
         written=4 * grid.cells**3 * work.parts,
         cpu_seconds=DERIVE_NUMBER * exchanged / 4,

@@ -108,7 +108,7 @@ def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None 
         If its ``worker_memory`` exceeds the available memory, :func:`start_engine` refuses it.
     """
     fields, bars, cells = Fields.of(names), len(shard_bars(grid)), grid.cells**3
-    cut, memory = plan_cut(
+    cut, memory, threads = plan_cut(
         grid,
         run,
         held=fields.held,
@@ -122,6 +122,7 @@ def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None 
         tasks=fields.count_tasks(len(cut.planes), bars),
         unit="tasks",
         worker_memory=memory,
+        threads=threads,
         read=4 * cells,
         written=12 * cells,
         cpu_seconds=FLOW_NUMBER * exchanged / 4,

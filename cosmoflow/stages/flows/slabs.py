@@ -140,12 +140,14 @@ class Squares:
         """Yield each square and its planes."""
         make = {"squared_contrast": self._contrast, "squared_tide": self._tide}
         for name in self.names:
-            yield (), ((own, make[name](one)) for own, one in slabs.join_rows(products))
+            blocks = slabs.joined_blocks(products)
+            yield (), ((own, partial(make[name], join)) for own, join in blocks)
 
-    def _contrast(self, products: Tensor) -> Tensor:
-        return slabs.inverse_planes(products[0]).square_()
+    def _contrast(self, join: Callable[[], Tensor]) -> Tensor:
+        return slabs.inverse_planes(join()[0]).square_()
 
-    def _tide(self, products: Tensor) -> Tensor:
+    def _tide(self, join: Callable[[], Tensor]) -> Tensor:
+        products = join()
         _, planes, cells, _ = products.shape
         total = torch.zeros((planes, cells, cells))
         return add_squares(total, slabs.tide_planes(products[-3:], self.box_size))
@@ -182,7 +184,7 @@ class Flow:
         density = torch.from_numpy(store.read_block("density", block))
         for name in names:
             blocks = slabs.plane_blocks(planes, store.grid)
-            yield (), ((own, FIELDS[name](density[own], self.box_size)) for own in blocks)
+            yield (), ((own, partial(FIELDS[name], density[own], self.box_size)) for own in blocks)
 
     def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
         """Sum the modes of the fields to the source; return the products for the velocity."""

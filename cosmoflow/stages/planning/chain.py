@@ -109,23 +109,29 @@ class _Stage:
     def __init__(self, name: str, settings: Settings, node: NodeType, spot: bool) -> None:
         self.name, self.node, self._settings = name, node, settings
         self._price = node.spot if spot else node.price
-        self._demand = DEMANDS[name](settings, node, 1)
+        self._demands: dict[int, Demand] = {}
+
+    def demand(self, nodes: int) -> Demand:
+        """Return the demand: blocks, and threads of tasks, depend on the number of workers."""
+        if nodes not in self._demands:
+            self._demands[nodes] = DEMANDS[self.name](self._settings, self.node, nodes)
+        return self._demands[nodes]
 
     @property
     def fixed_nodes(self) -> int | None:
         """The nodes of a training: its batch is shared by as many workers as settings say."""
         if self.name != "train":
             return None
-        each = self.node.gpus or max(1, self.node.vcpus // self._demand.cpus)
+        each = self.node.gpus or max(1, self.node.vcpus // self.demand(1).cpus)
         return -(-self._settings.train.workers // each)
 
     def estimate(self, nodes: int) -> Estimate:
         """Return the time of one run."""
-        return estimate(self._demand, self.node, nodes)
+        return estimate(self.demand(nodes), self.node, nodes)
 
     def seconds(self, nodes: int) -> float:
         """Return the time of all runs."""
-        return self._demand.runs * self.estimate(nodes).seconds
+        return self.demand(nodes).runs * self.estimate(nodes).seconds
 
     def usd(self, nodes: int) -> float:
         """Return the price of the nodes."""
@@ -139,10 +145,7 @@ class _Stage:
         ConfigError
             The nodes lack the memory, or the disk.
         """
-        # Into what blocks a box is cut for inference depends on the number of workers too.
-        cut_anew = self.name == "infer" and nodes > 1
-        demand = DEMANDS[self.name](self._settings, self.node, nodes) if cut_anew else self._demand
-        found = estimate(demand, self.node, nodes)
+        demand, found = self.demand(nodes), self.estimate(nodes)
         plan, runs = demand.plan, demand.runs
         if not found.fits:
             self._refuse(demand, found, nodes)

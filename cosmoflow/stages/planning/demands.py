@@ -161,7 +161,7 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan = Plan("flow", 1, "box", WIENER_BYTES * cells, 4 * cells, 12 * cells, seconds)
     else:
         plan = plan_flow(Grid.of(fields), names, run)
-        parts, cpus, width = plan.parts, 1, plan.slabs
+        parts, cpus, width = plan.parts, plan.threads, plan.slabs
     return Demand(
         plan,
         plan.cpu_seconds,
@@ -214,6 +214,7 @@ def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     return Demand(
         plan,
         plan.cpu_seconds,
+        plan.threads,
         width=min(plan.slabs),
         parts=plan.parts,
         gets=_pieces(fields.grid, fields.chunk),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cosmoflow.numerics.blocks import axis_blocks
@@ -91,11 +92,12 @@ def plan_cut(
     handled: int,
     written: int,
     thickness: int | None = None,
-) -> tuple[Cut, int]:
+) -> tuple[Cut, int, int]:
     """Cut a box whose fields are transformed forward and back, and written in shards.
 
     Slabs are thin enough for every core to hold one, down to a least thickness. If that still
-    exceeds the memory of a core, the engine reserves more per worker and runs fewer workers.
+    exceeds the memory of a core, the engine reserves more per worker and runs fewer workers. If
+    there are more cores than slabs, each task has several.
 
     Parameters
     ----------
@@ -118,23 +120,56 @@ def plan_cut(
         The slabs.
     memory : int
         Bytes of a worker. If this exceeds the available memory, :func:`start_engine` refuses it.
+    threads : int
+        Threads of a worker.
     """
     plane = block_bytes(grid.cells)
-    blocks = _BLOCKS * handled * max(plane, BLOCK_BYTES_CPU)
+    block: int = _BLOCKS * handled * max(plane, BLOCK_BYTES_CPU)
     if thickness is None:
         # A task that reads maps as much again.
-        fitting = (memory_of_worker(run) - OVERHEAD - blocks) // (2 * held * plane)
+        room = memory_of_worker(run) - OVERHEAD - block * pending(least_threads(run))
+        fitting = room // (2 * held * plane)
         wanted = min(fitting, max(grid.cells // SLABS, WANTED_PLANES))
         thickness = max(LEAST_PLANES, wanted)
     cut = cut_alike(grid, thickness)
-    planes = max(slab.stop - slab.start for slab in cut.planes)
+    planes: int = max(slab.stop - slab.start for slab in cut.planes)
     writing = round(_ENCODING * 4 * written * grid.shard**3)
-    return cut, OVERHEAD + max(writing, blocks + held * planes * plane)
+
+    def memory(threads: int) -> int:
+        return OVERHEAD + max(writing, block * pending(threads) + held * planes * plane)
+
+    threads = share_threads(run, len(cut.planes), memory)
+    return cut, memory(threads), threads
 
 
-def planned_threads(run: Run) -> int:
-    """Return the threads of a worker: one on Ray, where each task has one core."""
+def least_threads(run: Run) -> int:
+    """Return the threads of a worker where there are enough tasks: one on Ray, else all."""
     engine = run.settings.engine
     if engine.choice == "ray" or engine.address is not None:
         return 1
     return min(run.session.engine(0.0).cpus, MOST_THREADS)
+
+
+def pending(threads: int) -> int:
+    """Return how many blocks a task with some threads works on at once; see `map_ahead`."""
+    return threads + (threads > 1)
+
+
+def share_threads(run: Run, tasks: int, memory: Callable[[int], int]) -> int:
+    """Return the threads of each of some tasks: several, if there are fewer tasks than cores.
+
+    Parameters
+    ----------
+    run : Run
+        The session knows the cores and the memory; the settings may allow less.
+    tasks : int
+        Tasks that can run side by side.
+    memory : callable
+        Maps a number of threads to the bytes of a worker.
+    """
+    engine, allowed = run.session.engine(0.0), run.settings.engine.memory
+    room = engine.memory if allowed is None else min(int(allowed), engine.memory)
+    if memory(1) > room:
+        return 1
+    threads = min(engine.share(tasks, most=1, memory=memory(1)).cpus, MOST_THREADS)
+    return max((more for more in range(1, threads + 1) if memory(more) <= room), default=1)

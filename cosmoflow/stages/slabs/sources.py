@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.numerics.quantities import QUANTITIES, Quantity, wrap
+from cosmoflow.numerics.slabs import PlaneBlock
 from cosmoflow.stages.inputs.readers import StoreReader
-from cosmoflow.stages.slabs.transform import Blocks, Fields
+from cosmoflow.stages.slabs.transform import Fields
 from cosmoflow.storage.fields import FieldStore
 
 
@@ -75,11 +78,11 @@ class Variable:
         """Return the variable and its planes."""
         return [((self.components,), self._planes(x))]
 
-    def _planes(self, x: slice) -> Blocks:
+    def _planes(self, x: slice) -> Iterator[PlaneBlock]:
         store = FieldStore(self.url)
         values = self._read(store, Block((x.start, 0, 0), (x.stop - x.start, *2 * (store.grid,))))
         for own in slabs.plane_blocks(values.shape[1], store.grid):
-            yield own, values[:, own]
+            yield own, partial(values.__getitem__, (slice(None), own))
 
     def read(self, block: Block) -> Tensor:
         """Return the values in a block."""
@@ -134,18 +137,22 @@ class Derived:
         """Return the field and its planes."""
         return [((self.components,), self._planes(x))]
 
-    def _planes(self, x: slice) -> Blocks:
+    def _planes(self, x: slice) -> Iterator[PlaneBlock]:
         rule, grid = self.rule, self.reader.grid
         planes = x.stop - x.start
         block = Block((x.start - rule.halo, 0, 0), (planes + 2 * rule.halo, grid, grid))
         read = {name: torch.from_numpy(self.reader.read(name, block)) for name in rule.reads}
-        for own in slabs.plane_blocks(planes, grid):
+
+        def make(own: slice) -> Tensor:
             around = slice(own.start, own.stop + 2 * rule.halo)
             values = {
                 name: wrap(field[..., around, :, :], rule.halo) for name, field in read.items()
             }
             made = rule.make(values, self.cell)
-            yield own, made.view(rule.components, own.stop - own.start, grid, grid)
+            return made.view(rule.components, own.stop - own.start, grid, grid)
+
+        for own in slabs.plane_blocks(planes, grid):
+            yield own, partial(make, own)
 
     def read(self, block: Block) -> Tensor:
         """Return the values in a block."""

@@ -27,13 +27,11 @@ from torch import Tensor
 from cosmoflow.engine import Column, TaskGraph
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, axis_blocks
-from cosmoflow.numerics.slabs import Modes, Parts, RowWaves
+from cosmoflow.numerics.slabs import Modes, Parts, PlaneBlock, RowWaves
+from cosmoflow.numerics.threads import map_ahead
 from cosmoflow.stages.slabs.plan import Cut, shard_bars
 
-Blocks = Iterable[tuple[slice, Tensor]]
-"""Ranges of planes in a slab, from its first, and their values ``(..., b, n, n)``, float32."""
-
-Fields = Iterable[tuple[tuple[int, ...], Blocks]]
+Fields = Iterable[tuple[tuple[int, ...], Iterable[PlaneBlock]]]
 """The leading dimensions and the planes of each field of an x-slab."""
 
 ReadFields = Callable[..., Fields]
@@ -214,9 +212,14 @@ def finish_task(
     cells = cut.grid.cells
     shape = (count, products[0].shape[1], cells, cells)
     parts = Parts(shape, -2, shard_bars(cut.grid), np.float32)
-    for own, block in slabs.join_rows(products):
-        for place, values in enumerate(finish(block)):
+
+    def finish_block(block: PlaneBlock) -> None:
+        own, join = block
+        for place, values in enumerate(finish(join())):
             parts.put((place, own), values)
+
+    for _ in map_ahead(finish_block, slabs.joined_blocks(products)):
+        pass
     return parts.arrays
 
 
@@ -229,6 +232,7 @@ def write_task(
 ) -> None:
     """Write a bar of shards along z, given its parts along x."""
     across, along = divmod(bar, len(corners))
+    # One shard at a time: storage encodes the chunks of a shard in threads of its own.
     for start, size in axis_blocks(parts[0].shape[-1], shard):
         values = np.concatenate([part[..., start : start + size] for part in parts], axis=1)
         corner = corners[across], corners[along], start

@@ -16,7 +16,9 @@ from cosmoflow.stages.slabs.plan import (
     WANTED_PLANES,
     Cut,
     Grid,
-    planned_threads,
+    least_threads,
+    pending,
+    share_threads,
 )
 from cosmoflow.stages.slabs.sources import Source
 
@@ -107,11 +109,9 @@ def plan_power(
     total = sum(source.components for source in sources)
     # For a slab of planes: the fields that are read, and the modes that are handed on.
     most = max(source.held + source.components for source in sources)
-    threads = planned_threads(run)
-    jobs = threads + (threads > 1)
-    blocks = _BLOCKS * jobs * max(total, 3) * max(plane, BLOCK_BYTES_CPU)
+    block: int = _BLOCKS * max(total, 3) * max(plane, BLOCK_BYTES_CPU)
     if thickness is None:
-        room = memory_of_worker(run) - OVERHEAD - blocks
+        room = memory_of_worker(run) - OVERHEAD - block * pending(least_threads(run))
         # Whole chunks, at least WANTED_PLANES.
         wanted = grid.chunk * max(1, -(-WANTED_PLANES // grid.chunk))
         planes = max(LEAST_PLANES, min(int(room // (most * plane)), wanted))
@@ -126,13 +126,19 @@ def plan_power(
         # As many rows as possible, not equal shares, so that each slab starts with a group of rows.
         tuple(slice(first, first + count) for first, count in axis_blocks(grid.cells, rows)),
     )
-    thickest = max(slab.stop - slab.start for slab in cut.planes)
+    thickest: int = max(slab.stop - slab.start for slab in cut.planes)
     cells = grid.cells**3
+
+    def memory(threads: int) -> int:
+        return OVERHEAD + block * pending(threads) + round(most * thickest * plane)
+
+    threads = share_threads(run, min(len(cut.planes), len(cut.rows)), memory)
     return PowerPlan(
         stage=stage,
         tasks=len(sources) * len(cut.planes) + len(cut.rows),
         unit="slabs",
-        worker_memory=OVERHEAD + blocks + round(most * thickest * plane),
+        worker_memory=memory(threads),
+        threads=threads,
         read=4 * cells * total,
         written=0,
         cpu_seconds=SPECTRA_NUMBER * cells * total,

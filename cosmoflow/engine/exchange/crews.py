@@ -1,0 +1,190 @@
+"""Crews: they submit tasks to Ray and collect their results, a crew for each node.
+
+If the driver submitted every task by itself, it would ask Ray for a worker for each place in the
+cluster, and hear of the end of each task. An actor on every node does both for its node, and each
+message between it and the driver is about many tasks. On this machine the crew is an object of the
+driver.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cosmoflow.engine.base import Resources
+from cosmoflow.engine.graph import Key
+from cosmoflow.engine.stopping import PATIENCE
+
+RETRIES: Final = 5
+"""How often a task is run again if its worker or node dies, or if its parcel is lost."""
+_ANSWER_SECONDS: Final = 30.0
+"""Longest time that a crew waits for the end of a task before it answers the driver."""
+
+
+class Order(NamedTuple):
+    """A task to run.
+
+    Parameters
+    ----------
+    key : Key
+        The task.
+    function : ObjectRef
+        Its function.
+    hands_on : bool
+        Whether it hands on parts.
+    parts : list of int or None
+        Part of each source; None if the source has the values themselves.
+    sources : list
+        Values of other tasks, or directories of their parcels, or references to those.
+    """
+
+    key: Key
+    function: Any
+    hands_on: bool
+    parts: list[int | None]
+    sources: list[Any]
+
+
+class End(NamedTuple):
+    """The end of a task.
+
+    Parameters
+    ----------
+    key : Key
+        The task.
+    value : object
+        Its result.
+    error : Exception or None
+        Its error instead.
+    traceback : str
+        Where the error was raised.
+    """
+
+    key: Key
+    value: Any
+    error: Exception | None = None
+    traceback: str = ""
+
+
+class Crew:
+    """Submits tasks to Ray and collects their results.
+
+    Parameters
+    ----------
+    run : callable
+        Runs a task in a worker; called with the fields of an :class:`Order`, and then its sources.
+    needs : Resources
+        Resources of each task.
+    node : str, optional
+        Ray's id of the node on which the tasks run; by default any.
+    """
+
+    def __init__(self, run: Callable[..., Any], needs: Resources, node: str | None = None) -> None:
+        self._remote = ray.remote(
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
+            memory=needs.memory or None,
+            max_retries=RETRIES,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False) if node else None,
+        )(run)
+        self._running: dict[Key, ray.ObjectRef] = {}
+        self._ended: queue.SimpleQueue[tuple[Key, Future[Any]]] = queue.SimpleQueue()
+
+    def submit(self, orders: Sequence[Order]) -> None:
+        """Submit some tasks."""
+        for key, function, hands_on, parts, sources in orders:
+            task = self._remote.options(name=f"{key}")
+            ref = task.remote(key, function, hands_on, parts, *sources)
+            self._running[key] = ref
+            ref.future().add_done_callback(lambda future, key=key: self._ended.put((key, future)))
+
+    def ended(self, patience: float = _ANSWER_SECONDS) -> list[End]:
+        """Wait until a task has ended; return the tasks that have ended since the last call."""
+        found = []
+        with suppress(queue.Empty):
+            key, future = self._ended.get(timeout=patience)
+            while True:
+                found.append(self._end(key, future))
+                key, future = self._ended.get_nowait()
+        return found
+
+    def _end(self, key: Key, future: Future[Any]) -> End:
+        self._running.pop(key, None)
+        try:
+            return End(key, future.result())
+        except RayTaskError as error:
+            cause = error.cause
+            return End(key, None, cause if isinstance(cause, Exception) else error, str(error))
+        except RayError as error:
+            # Some errors of Ray cannot be pickled.
+            return End(key, None, RayError(f"{type(error).__name__}: {error}"))
+
+    def finish(self) -> None:
+        """Wait a while for the tasks that run to end."""
+        if refs := list(self._running.values()):
+            ray.wait(refs, num_returns=len(refs), timeout=PATIENCE, fetch_local=False)
+
+    def close(self) -> None:
+        """Leave the tasks to themselves."""
+
+
+class RemoteCrew:
+    """The driver's side of a crew on another node.
+
+    Parameters
+    ----------
+    run, needs, node
+        See :class:`Crew`.
+    on_ended : callable
+        Called with the crew and a future of a list of ends; in another thread.
+    """
+
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        needs: Resources,
+        node: str,
+        on_ended: Callable[[RemoteCrew, Future[list[End]]], None],
+    ) -> None:
+        self.node, self._on_ended, self._listening = node, on_ended, False
+        self._actor = (
+            ray.remote(Crew)
+            .options(
+                num_cpus=0,
+                max_restarts=0,
+                # One call submits, one waits for ends, one finishes.
+                max_concurrency=3,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            )
+            .remote(run, needs, node)
+        )
+
+    def submit(self, orders: Sequence[Order]) -> None:
+        """Submit some tasks, and ask for those that have ended."""
+        self._actor.submit.remote(orders)
+        self.listen()
+
+    def listen(self) -> None:
+        """Ask for the tasks that have ended, unless the crew has yet to answer."""
+        if not self._listening:
+            self._listening = True
+            self._actor.ended.remote().future().add_done_callback(self._hear)
+
+    def _hear(self, future: Future[list[End]]) -> None:
+        self._listening = False
+        self._on_ended(self, future)
+
+    def finish(self) -> Any:
+        """Ask the crew to wait for its tasks; return a reference to the answer."""
+        return self._actor.finish.remote()
+
+    def close(self) -> None:
+        """End the actor, and with it the tasks that it has submitted."""
+        ray.kill(self._actor)
