@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import ray
 from _cluster import Node, Pass, Rates, Simulation
 from numpy.typing import NDArray
 
@@ -77,14 +78,16 @@ def cluster_of(nodes: int, places: int) -> Iterator[Session]:
 
 
 def _start_workers(engine: Engine, places: int) -> None:
-    """Run short tasks until all places run side by side: workers take seconds to start."""
+    """Run short tasks until each place has a worker, which takes seconds to start."""
     graph = TaskGraph()
-    graph.add("start", _sleep_task(1.0), range(4 * places), output=True)
-    while True:
-        begun = time.monotonic()
-        engine.run(graph)
-        if time.monotonic() - begun < 8.0:
-            return
+    graph.add("start", _worker, range(4 * places), output=True)
+    while len(set(engine.run(graph).values())) < places:
+        pass
+
+
+def _worker(number: int) -> str:
+    time.sleep(1.0)
+    return f"{ray.get_runtime_context().get_node_id()} {os.getpid()}"
 
 
 def _sleep_task(seconds: float) -> Callable[..., None]:

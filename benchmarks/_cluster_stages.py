@@ -64,9 +64,9 @@ def all_of(tasks: int) -> tuple[tuple[range, ...], ...]:
     return ((range(tasks),),)
 
 
-def paint_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand]:
+def paint_passes(settings: Settings, node: NodeType, nodes: int = 1) -> tuple[list[Pass], Demand]:
     """Return the passes of `paint`: pieces of the particles, then shards."""
-    demand = DEMANDS["paint"](settings, node, 1)
+    demand = DEMANDS["paint"](settings, node, nodes)
     plan = demand.plan
     shards = plan.details["shards"]
     pieces = plan.tasks - shards
@@ -120,22 +120,22 @@ def _layers(pieces: int, layers: int, settings: Settings) -> tuple[tuple[range, 
 
 
 def cut_power(
-    settings: Settings, node: NodeType, thickness: int | None = None
+    settings: Settings, node: NodeType, nodes: int = 1, thickness: int | None = None
 ) -> tuple[Demand, Cut]:
     """Return what the spectrum of the density takes, and its slabs."""
     fields = fields_of(settings)
-    run = planned_run(settings, node, 1)
+    run = planned_run(settings, node, nodes)
     sources = [Variable("", "density", 1)]
     plan = plan_power(sources, Grid.of(fields), run, stage="spectra", thickness=thickness)
-    demand = DEMANDS["spectra"](settings, node, 1)
-    return Demand(plan, demand.core_seconds, gets=demand.gets), plan.cut
+    demand = DEMANDS["spectra"](settings, node, nodes)
+    return Demand(plan, demand.core_seconds, plan.threads, gets=demand.gets), plan.cut
 
 
 def spectra_passes(
-    settings: Settings, node: NodeType, thickness: int | None = None
+    settings: Settings, node: NodeType, nodes: int = 1, thickness: int | None = None
 ) -> tuple[list[Pass], Demand]:
     """Return the passes of `spectra`: slabs of planes, then slabs of rows."""
-    demand, cut = cut_power(settings, node, thickness)
+    demand, cut = cut_power(settings, node, nodes, thickness)
     planes, rows = len(cut.planes), len(cut.rows)
     moved, half = demand.plan.exchanged, demand.core_seconds / 2
     stored = demand.plan.read / costs.COMPRESSION["fields"]
@@ -149,11 +149,11 @@ def spectra_passes(
 
 
 def flow_passes(
-    settings: Settings, node: NodeType, thickness: int | None = None
+    settings: Settings, node: NodeType, nodes: int = 1, thickness: int | None = None
 ) -> tuple[list[Pass], Demand]:
     """Return the passes of the Wiener-filtered flow: slabs along x and y in turn, then writing."""
     fields, names = fields_of(settings), SETS["wiener"]
-    plan = plan_flow(Grid.of(fields), names, planned_run(settings, node, 1), thickness)
+    plan = plan_flow(Grid.of(fields), names, planned_run(settings, node, nodes), thickness)
     cut = plan.fields
     field_bytes = plan.exchanged / cut.exchanged
     work = field_bytes / 4 * costs.FLOW_NUMBER
@@ -187,12 +187,12 @@ def flow_passes(
              written=stored / bars**2, puts=2.0 * bars, fetched=3 * field_bytes / bars**2,
              waits=tuple((range(bar * each, (bar + 1) * each),) for bar in range(bars)))
     )  # fmt: skip
-    return _with_handing(passes), Demand(plan, plan.cpu_seconds, parts=plan.parts)
+    return _with_handing(passes), Demand(plan, plan.cpu_seconds, plan.threads, parts=plan.parts)
 
 
-def infer_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand]:
+def infer_passes(settings: Settings, node: NodeType, nodes: int = 1) -> tuple[list[Pass], Demand]:
     """Return the only pass of `infer`: blocks, which workers read, predict and write at once."""
-    demand = DEMANDS["infer"](settings, node, 1)
+    demand = DEMANDS["infer"](settings, node, nodes)
     plan, tasks = demand.plan, demand.plan.tasks
     seconds = demand.core_seconds
     if node.gpu is not None:
@@ -207,7 +207,7 @@ def infer_passes(settings: Settings, node: NodeType) -> tuple[list[Pass], Demand
     ], demand  # fmt: skip
 
 
-Builder = Callable[[Settings, NodeType], tuple[list[Pass], Demand]]
+Builder = Callable[[Settings, NodeType, int], tuple[list[Pass], Demand]]
 
 STAGES: dict[str, Builder] = {
     "paint": paint_passes,

@@ -55,7 +55,7 @@ def type_of(stage: str, given: argparse.Namespace) -> NodeType:
 @cache
 def simulate(stage: str, cells: int, node: NodeType, nodes: int) -> Outcome:
     """Return what a stage takes."""
-    passes, demand = STAGES[stage](settings_for(cells), node)
+    passes, demand = STAGES[stage](settings_for(cells), node, nodes)
     return run(stage, passes, demand, node, nodes, rates())
 
 
@@ -125,31 +125,31 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
 
     fast = replace(usual, task=usual.task / 10.0)
     for stage in ("paint", "spectra", "flow"):
-        passes, demand = STAGES[stage](settings, node)
+        passes, demand = STAGES[stage](settings, node, nodes)
         show(stage, "as it is", passes, demand, usual)
         show(stage, "a driver ten times as fast", passes, demand, fast)
     larger = settings.model_copy(update={"paint": settings.paint.model_copy(update={"shard": 512})})
-    passes, demand = paint_passes(larger, node)
+    passes, demand = paint_passes(larger, node, nodes)
     show("paint", "shards of 512 cells", passes, demand, usual)
     pieces = settings.model_copy(
         update={"paint": settings.paint.model_copy(update={"particles_per_task": 1 << 26})}
     )
-    passes, demand = paint_passes(pieces, node)
+    passes, demand = paint_passes(pieces, node, nodes)
     show("paint", "pieces of 67 million particles", passes, demand, usual)
     for thickness in (8, 16, 32, 64):
-        passes, demand = spectra_passes(settings, node, thickness)
+        passes, demand = spectra_passes(settings, node, nodes, thickness)
         show("spectra", f"slabs of {thickness} planes", passes, demand, usual)
-        passes, demand = flow_passes(settings, node, thickness)
+        passes, demand = flow_passes(settings, node, nodes, thickness)
         show("flow", f"slabs of {thickness} planes", passes, demand, usual)
     for stage, build in (("spectra", spectra_passes), ("flow", flow_passes)):
-        passes, demand = build(settings, node)
-        show(stage, "tasks of four cores each", passes, replace(demand, cpus=4), usual)
-    passes, demand = spectra_passes(settings, node)
+        passes, demand = build(settings, node, nodes)
+        show(stage, "tasks of one core each", passes, replace(demand, cpus=1), usual)
+    passes, demand = spectra_passes(settings, node, nodes)
     slow = replace(node, network=node.network / 10.0)
     found = run("spectra", passes, demand, slow, nodes, usual)
     print(f"| spectra | a tenth of the network | | {found.seconds:,.0f} | {found.limit} |")
     gpu = type_of("infer", given)
-    passes, demand = STAGES["infer"](settings, gpu)
+    passes, demand = STAGES["infer"](settings, gpu, nodes)
     for prefixes, what in ((1, "one prefix an array"), (16, "sixteen prefixes an array")):
         more = [replace(one, prefixes=prefixes * one.prefixes) for one in passes]
         found = run("infer", more, demand, gpu, nodes, usual)
@@ -167,9 +167,9 @@ def measure_engine(nodes: int) -> None:
     gpu = find_node("g6e.2xlarge", "--gpu-node")
     stages = {
         "paint": (*paint_passes(settings_for(1024), small), small),
-        "spectra": (*spectra_passes(settings, small, 8), small),
-        "flow": (*flow_passes(settings, small, 16), small),
-        "infer": (*STAGES["infer"](settings, gpu), gpu),
+        "spectra": (*spectra_passes(settings, small, thickness=8), small),
+        "flow": (*flow_passes(settings, small, thickness=16), small),
+        "infer": (*STAGES["infer"](settings, gpu, 1), gpu),
     }
     print(f"{nodes} nodes of {PLACES} places\n")
     print("| stage | tasks | measured, s | model, s | ratio | driver, ms of CPU a task | load |")
