@@ -221,7 +221,7 @@ def _nearest_grids(box_size: float, cell_size: float) -> list[int]:
 
 
 def has_cells(found: float, expected: float) -> bool:
-    """Notify whether cells have the size that a model was trained on, to 0.1 %."""
+    """Return whether cells have the size that a model was trained on, to 0.1 %."""
     return abs(found / expected - 1.0) <= CELL_SIZE_TOLERANCE
 
 

@@ -1,4 +1,4 @@
-"""The metrics of a training as TensorBoard shows them."""
+"""Training metrics for TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ FOLDER = "tensorboard"
 
 
 def open_board(out: str, wanted: bool) -> Callable[[Mapping[str, float]], None]:
-    """Return what notes the metrics of a step, in a folder inside the model's.
+    """Return a function that logs the metrics of a step in a folder inside the model folder.
 
     Parameters
     ----------
     out : str
         The model folder.
     wanted : bool
-        Without it nothing is noted.
+        Whether to log; if false, the function does nothing.
 
     Raises
     ------
