@@ -250,10 +250,10 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
         request.box_size, request.redshift, run.settings.cosmology, provenance=provenance
     )
     with claiming(out, run) as claim:
+        names, existing = tuple(sorted(request.cubes)), run.existing
         finished = create_fields(
-            out, metadata, request.grid, tuple(sorted(request.cubes)),
-            shard=shard, chunk=chunk, existing=run.existing,
-        )  # fmt: skip
+            out, metadata, request.grid, names, shard=shard, chunk=chunk, existing=existing
+        )
         begin_counts(out, len(blocks))
         todo = np.flatnonzero(~finished).tolist()
         done = len(blocks) - len(todo)
@@ -318,16 +318,20 @@ def _check_vector(values: NDArray[Any], name: str, where: str) -> None:
     if bad := int(values.size - np.isfinite(values).sum()):
         raise DataError(
             f"the {name} holds values that are not finite",
-            where=where, value=f"{bad} of {values.size}", limit="finite values, km/s",
+            where=where,
+            value=f"{bad} of {values.size}",
+            limit="finite values, km/s",
             remedy="set cells without mass to 0 before you import the file",
-        )  # fmt: skip
+        )
     fastest = float(abs(values).max())
     if name == "velocity" and fastest > SPEED_OF_LIGHT:
         raise DataError(
             "the velocity is above the speed of light",
-            where=where, value=f"{fastest:g} km/s", limit=f"{SPEED_OF_LIGHT:g} km/s",
+            where=where,
+            value=f"{fastest:g} km/s",
+            limit=f"{SPEED_OF_LIGHT:g} km/s",
             remedy="velocities are in km/s: convert the file",
-        )  # fmt: skip
+        )
 
 
 def _part(block: Block) -> tuple[slice, ...]:

@@ -135,8 +135,10 @@ def check_request(request: Request) -> None:
         if cube.grid != request.grid:
             raise DataError(
                 f"the {name} is on another grid than the density",
-                where=cube.where, value=f"{cube.grid} cells per axis", limit=request.grid,
-            )  # fmt: skip
+                where=cube.where,
+                value=f"{cube.grid} cells per axis",
+                limit=request.grid,
+            )
 
 
 def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
@@ -152,9 +154,8 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
         require_density(found, where)
     if found.lowest == found.highest:
         raise DataError(
-            "the cube is the same everywhere",
-            where=where, value=found.lowest, limit="values that vary",
-        )  # fmt: skip
+            "the cube is constant", where=where, value=found.lowest, limit="values that vary"
+        )
     quantity = said or _recognise(found)
     heard = "was said to be" if said else "was recognised as"
     if quantity == "density":
@@ -164,19 +165,21 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
         if not found.is_delta:
             raise DataError(
                 "the cube is not delta",
-                where=where, value=f"a mean of {found.mean:g} and a lowest value of "
-                f"{found.lowest:g}",
+                where=where,
+                value=f"a mean of {found.mean:g} and a lowest value of {found.lowest:g}",
                 limit=f"a mean of 0 to within {MEAN_TOLERANCE:g}, no value below -1",
                 remedy="say what it is: --quantity density or counts",
-            )  # fmt: skip
+            )
         return Scaling(1.0, 1.0), [f"The cube {heard} delta: 1 was added."]
     if quantity == "counts":
         if found.lowest < 0.0:
             raise DataError(
                 "counts and masses are never below 0",
-                where=where, value=f"a lowest value of {found.lowest:g}", limit=0,
+                where=where,
+                value=f"a lowest value of {found.lowest:g}",
+                limit=0,
                 remedy="say what it is: --quantity delta, or give another cube",
-            )  # fmt: skip
+            )
         note = f"The cube {heard} counts: it was divided by its mean, {found.mean:.9g}."
         return Scaling(0.0, found.mean), [note]
     try:

@@ -143,10 +143,14 @@ class Box:
         if self.initial_fields is not None:
             layout = PaintConfig(grid=config.particles)
             create_fields(
-                self.initial_fields, metadata(0.0), config.particles,
+                self.initial_fields,
+                metadata(0.0),
+                config.particles,
                 ("linear_density", "displacement"),
-                shard=layout.shard_cells, chunk=layout.chunk_cells, existing=existing,
-            )  # fmt: skip
+                shard=layout.shard_cells,
+                chunk=layout.chunk_cells,
+                existing=existing,
+            )
         return all(_is_whole(url) for url in self.stores())
 
     def stores(self) -> list[str]:

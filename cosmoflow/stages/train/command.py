@@ -278,10 +278,8 @@ def _require_memory_for_filter(grid: int, run: Run) -> None:
     """Refuse boxes whose transforms do not fit into the memory of this process."""
     cells = grid**3
     plan = Plan("fitting the Wiener filter", 1, "box", FILTER_BYTES * cells, 16 * cells, 0, 0.0)
-    require_memory(
-        run, plan, available_memory(),
-        remedy="train on smaller boxes: a model serves boxes of any size",
-    )  # fmt: skip
+    remedy = "train on smaller boxes: a model serves boxes of any size"
+    require_memory(run, plan, available_memory(), remedy=remedy)
 
 
 def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:

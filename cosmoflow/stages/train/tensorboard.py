@@ -31,9 +31,10 @@ def open_board(out: str, wanted: bool) -> Callable[[Mapping[str, float]], None]:
     if folder is None:
         raise ConfigError(
             "TensorBoard's files are written to a local folder",
-            where="train.tensorboard", value=out,
+            where="train.tensorboard",
+            value=out,
             remedy="leave it out: history.csv has the same numbers",
-        )  # fmt: skip
+        )
     from tensorboardX import SummaryWriter
 
     writer = SummaryWriter(str(folder / FOLDER))
