@@ -12,11 +12,10 @@ from typing import Any
 from cosmoflow.keywords import Door, open_door
 
 _INFER_ALIASES = {"field": "infer.fields"}
+_CHAIN = ("seed", "cosmology", "simulate", "paint", "train", "infer", "evaluate")
 
 DOORS: Mapping[str, Door] = {
-    "simulate": Door(
-        "cosmoflow.stages.simulate", "simulate", "simulate", ("seed", "cosmology")
-    ),
+    "simulate": Door("cosmoflow.stages.simulate", "simulate", "simulate", ("seed", "cosmology")),
     "convert": Door("cosmoflow.stages.convert", "convert", "snapshot"),
     "paint": Door("cosmoflow.stages.paint", "paint", "paint", ("snapshot",)),
     "derive": Door("cosmoflow.stages.derive", "derive", "derive"),
@@ -27,34 +26,19 @@ DOORS: Mapping[str, Door] = {
         "infer",
         aliases={**_INFER_ALIASES, "workers": "engine.workers"},
     ),
-    "infer_array": Door(
-        "cosmoflow.stages.infer", "infer_array", "infer", aliases=_INFER_ALIASES
-    ),
+    "infer_array": Door("cosmoflow.stages.infer", "infer_array", "infer", aliases=_INFER_ALIASES),
     "import_fields": Door(
         "cosmoflow.stages.imports", "import_fields", sections=("cosmology", "paint")
     ),
     "store_density": Door("cosmoflow.stages.imports", "store_density", sections=("paint",)),
     "evaluate": Door("cosmoflow.stages.evaluate", "evaluate", "evaluate"),
     "spectra": Door("cosmoflow.stages.spectra", "spectra", "spectra"),
-    "plan": Door(
-        "cosmoflow.stages.planning",
-        "plan",
-        sections=(
-            "seed", "cosmology", "simulate", "paint", "train", "infer", "evaluate", "spectra",
-        ),
-    ),
-    "demo": Door(
-        "cosmoflow.stages.demo",
-        "run_demo",
-        sections=(
-            "seed", "cosmology", "simulate", "paint", "train", "infer", "evaluate",
-        ),
-        preset="quickstart",
-    ),
+    "plan": Door("cosmoflow.stages.planning", "plan", sections=(*_CHAIN, "spectra")),
+    "demo": Door("cosmoflow.stages.demo", "run_demo", sections=_CHAIN, preset="quickstart"),
     "info": Door("cosmoflow.stages.inspect", "inspect", "snapshot"),
     "inspect": Door("cosmoflow.stages.inspect", "inspect", "snapshot"),
     "models": Door("cosmoflow.stages.models", "models"),
-}  # fmt: skip
+}
 """Functions that accept settings as keywords."""
 
 

@@ -58,16 +58,21 @@ class Door:
 
 
 _OF_RUNS = {
-    "settings": ("Settings | Mapping | str | None", "initial settings: a Settings, a mapping of "
-                 "sections, a YAML file or the name of a preset; keywords take precedence"),
-    "engine": ("Literal['auto', 'serial', 'ray'] | Mapping | None",
-               "engine to run on, or the section engine as a mapping"),
+    "settings": (
+        "Settings | Mapping | str | None",
+        "initial settings: a Settings, a mapping of sections, a YAML file or the name of a preset; "
+        "keywords take precedence",
+    ),
+    "engine": (
+        "Literal['auto', 'serial', 'ray'] | Mapping | None",
+        "engine to run on, or the section engine as a mapping",
+    ),
     "address": ("str | None", "address of a Ray cluster; by default this machine"),
     "memory": ("int | str | None", "memory limit of a worker, e.g. '8GiB'"),
     "overwrite": ("bool", "replace an existing output"),
     "resume": ("bool", "complete an output that an earlier run began"),
     "progress": ("bool | None", "show progress; by default only in notebooks"),
-}  # fmt: skip
+}
 """Keywords of all functions that take a run: annotation and description."""
 
 _ENGINE = {"engine": "engine", "address": "engine.address", "memory": "engine.memory"}
@@ -352,14 +357,14 @@ def _listening(
         )
     if run is not None and chosen.get("settings") is not None:
         raise UsageError(
-            "run and settings exclude each other", where=f"cosmoflow.{name}",
+            "run and settings exclude each other",
+            where=f"cosmoflow.{name}",
             remedy="pass settings to Run(settings); keywords take precedence over them",
-        )  # fmt: skip
+        )
     if chosen.get("overwrite") and chosen.get("resume"):
         raise UsageError(
-            "overwrite and resume exclude each other", where=f"cosmoflow.{name}",
-            remedy="give one of them",
-        )  # fmt: skip
+            "overwrite and resume exclude each other", where=f"cosmoflow.{name}", remedy="give one"
+        )
     base = _base_settings(chosen.get("settings"), door.preset) if run is None else run.settings
     settings = revise_settings(base, changes)
     if run is None:

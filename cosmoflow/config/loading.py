@@ -75,9 +75,11 @@ def parse_override(text: str) -> dict[str, Any]:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(
-            "an override must read key.path=value", where="--set", value=text,
+            "an override must read key.path=value",
+            where="--set",
+            value=text,
             remedy="for example --set train.steps=500",
-        )  # fmt: skip
+        )
     try:
         nested: Any = parse_yaml(value)
     except yaml.YAMLError as error:

@@ -210,10 +210,12 @@ class TrainConfig(Section):
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     measure_gain: int = Field(
-        1, ge=0, le=48,
+        1,
+        ge=0,
+        le=48,
         description="symmetries averaged over when the gain that restores power is measured at the "
         "end, in whole validation boxes; 0 to skip the measurement",
-    )  # fmt: skip
+    )
     tensorboard: bool = Field(False, description="also write metrics for TensorBoard")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
 

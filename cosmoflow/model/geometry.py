@@ -52,12 +52,16 @@ class Geometry:
             if output != self.fixed_output:
                 raise ConfigError(
                     "this network supports only one output size",
-                    where=where, value=output, limit=self.fixed_output,
+                    where=where,
+                    value=output,
+                    limit=self.fixed_output,
                     remedy="leave out the setting",
-                )  # fmt: skip
+                )
         elif output % self.stride:
             raise ConfigError(
                 "the tile size is not a multiple of the network's stride",
-                where=where, value=output, limit=f"a multiple of {self.stride}",
-            )  # fmt: skip
+                where=where,
+                value=output,
+                limit=f"a multiple of {self.stride}",
+            )
         return output

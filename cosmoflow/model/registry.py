@@ -158,8 +158,11 @@ def _radius(name: str) -> float:
     if not 0.0 <= radius < math.inf:
         raise ConfigError(
             "linear theory is smoothed at a radius in Mpc/h",
-            where="model", value=name, limit="a number, 0 or more", remedy="linear:4, for example",
-        )  # fmt: skip
+            where="model",
+            value=name,
+            limit="a number, 0 or more",
+            remedy="linear:4, for example",
+        )
     return radius
 
 

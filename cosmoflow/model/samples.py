@@ -213,7 +213,8 @@ def measure_normalisation(
     scales = (constants.density_std, constants.velocity_scale, constants.target_scale)
     if min(scales) < _LEAST_VARIATION:
         raise DataError(
-            "the training fields do not vary", value=constants,
+            "the training fields do not vary",
+            value=constants,
             remedy="check that they were painted from an evolved snapshot",
-        )  # fmt: skip
+        )
     return constants

@@ -180,7 +180,7 @@ def peak_bytes(cells: int, mesh_factor: int = 1) -> int:
 
 
 class _Simulation:
-    """The state of a run: ``T[x_res] = v + c1 psi1 + c2 psi2``, v of the mesh forces alone."""
+    """The state of a run: ``T[x_res] = v + c1 psi1 + c2 psi2``, with v from mesh forces alone."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class _Simulation:
         return density, fourier.empty((n, n, n // 2 + 1), complex_modes=True, device=device)
 
     def _kick(self, start: float, end: float, centre: float, meshes: tuple[Tensor, Tensor]) -> None:
-        """Accelerate from ``start`` to ``end`` by the forces at ``centre``, the time of the x."""
+        """Accelerate from ``start`` to ``end`` by the forces at ``centre``, the positions' time."""
         density, work = meshes
         kick = self._operators.kick(start, end, centre)
         scale = kick * self._operators.gravity(centre)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 _EXACT = 2.0**24
 """Number of steps up to which float32 resolves less than a step."""
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**103
-"""Range of step sizes of which float32 can represent that many."""
+"""Smallest and largest step of which float32 can represent that many multiples."""
 
 
 def rounding_step(error: float) -> float:
-    """Return the largest power of two of which every number has a multiple within ``error``.
+    """Return the largest power of two whose multiples come within ``error`` of every number.
 
     Parameters
     ----------

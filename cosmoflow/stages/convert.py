@@ -1,4 +1,4 @@
-"""From a snapshot of another code to a particle store."""
+"""Conversion of a snapshot of another code to a particle store."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ConvertPlan(Plan):
 
 
 def plan_convert(snapshot: str, run: Run) -> ConvertPlan:
-    """Say what :func:`convert` would do."""
+    """Plan :func:`convert`."""
     return _plan(open_particles(snapshot, run.settings.snapshot))
 
 
@@ -81,10 +81,10 @@ def _plan(source: ParticleSource) -> ConvertPlan:
 
 
 def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
-    """Write the particles of a snapshot as a particle store, piece by piece.
+    """Write the particles of a snapshot to a particle store, piece by piece.
 
-    Painting takes snapshots directly; a store is worth it for repeated painting, or to have the
-    particles elsewhere.
+    Painting also reads snapshots directly; a store pays off if the particles are painted several
+    times, or moved to another place.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
     Raises
     ------
     DataError
-        The snapshot is damaged, or not what its header says, or its particles are not the matter of
-        its cosmology.
+        The snapshot is damaged or contradicts its header, or its particles do not make up the
+        matter of its cosmology.
     OutputExistsError, StorageError, ConfigError
     """
     run = run or Run()
@@ -150,7 +150,7 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
         try:
             check_mass(source, total, out, run.listener)
         except DataError:
-            # Resuming would never finish it.
+            # A resumed run could not finish this output.
             remove(out)
             raise
         finish_group(open_group_for_writing(out))
@@ -161,7 +161,7 @@ def convert(snapshot: str, out: str, run: Run | None = None) -> ParticleStore:
 def convert_shard(
     source: ParticleSource, out: str, digest: str, rows: Mapping[int, tuple[int, int]], shard: int
 ) -> float:
-    """Read one shard's particles and write them; return the sum of their own masses, if any."""
+    """Read and write the particles of one shard; return the sum of their masses, if they differ."""
     start, stop = rows[shard]
     particles = source.read(start, stop)
     write_shard(out, shard, start, particles, digest=digest)
@@ -169,7 +169,7 @@ def convert_shard(
 
 
 def _total_mass(source: ParticleSource, out: str, masses: Mapping[int, float]) -> float:
-    """Return the sum of the particles' own masses; shards of an earlier run are read again."""
+    """Return the sum of individual masses; shards that an earlier run wrote are read again."""
     total = sum(masses.values())
     if not source.has_mass:
         return total

@@ -112,16 +112,16 @@ THREAD_GAIN: Final = 1.3
 DISK_BYTES: Final = 2.0e9
 """Bytes a second of local flash, written or read."""
 VOLUME_BYTES: Final = 2.5e8
-"""A second, of a network volume where a node has no local flash."""
+"""Bytes a second of a network volume, for nodes without local flash."""
 
 # --- Object stores (Amazon S3's published guidance; the others are alike).
 
 STORE_PUTS, STORE_GETS = 3500.0, 5500.0
 """Requests a second on one prefix; every array is counted as one."""
 CONNECTION_BYTES: Final = 85e6
-"""A second, of one connection."""
+"""Bytes a second of one connection."""
 CONNECTIONS: Final = 4
-"""That a task is taken to keep busy; zarr opens up to ten at a time."""
+"""Busy connections assumed for each task; zarr opens up to ten at a time."""
 
 COMPRESSION: Final = {"particles": 1.2, "fields": 1.12}
 """Bytes over stored bytes: 256^3 COLA particles; density 1.10, momentum 1.08 and velocity 1.17 of

@@ -1,4 +1,4 @@
-"""The whole chain on two small boxes: one to learn from, one held out."""
+"""The whole chain on two small boxes: one for training, one held out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cosmoflow.storage.urls import absolute, exists, local_path, remove
 PRESET = "quickstart"
 SHIPPED = {"residual-small": "network that ships", "wiener": "wiener filter that ships"}
 HELD_OUT_SEED_OFFSET = 1000
-"""Added to the seed of the training box."""
+"""Difference between the seeds of the held-out box and of the training box."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ class DemoPlan(SimulatePlan):
     grid : int
         Cells per axis of the painted fields.
     model : str
-        Architecture that is trained.
+        Architecture to train.
     training_steps : int
-        Steps of the training.
+        Number of training steps.
     """
 
     grid: int
@@ -50,7 +50,7 @@ class DemoPlan(SimulatePlan):
 
 
 def plan_demo(run: Run) -> DemoPlan:
-    """Say what :func:`demo` would do."""
+    """Plan :func:`demo`."""
     plan = plan_simulate(run)
     config = run.settings
     return DemoPlan(
@@ -69,12 +69,12 @@ def plan_demo(run: Run) -> DemoPlan:
 
 
 def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
-    """Simulate, paint, train, infer on the held-out box, evaluate.
+    """Simulate, paint, train, predict the held-out box, and evaluate the prediction.
 
     Parameters
     ----------
     out : str
-        Local folder. A stage whose output is whole is not run again when resuming.
+        Local folder. A resumed demo skips stages whose output is complete.
     run : Run
         Settings (the preset ``quickstart``), engine, progress.
 
@@ -93,7 +93,7 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
     if run.existing == "overwrite" and exists(out):
         remove(out)
     mark_folder(out, "demo")
-    # Inside the folder every stage goes on where an interrupted demo stopped.
+    # Every stage resumes the output that an interrupted demo left in the folder.
     run = replace(run, existing="resume")
     train_fields, test_fields = (str(folder / f"{role}-fields.zarr") for role in ("train", "test"))
     model_path = str(folder / "model")
@@ -130,9 +130,10 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
 
 
 def run_demo(out: str = "demo-output", run: Run | None = None) -> Comparison:
-    """Run the whole chain on two small boxes and write a report: minutes.
+    """Run the whole chain on two small boxes and write a report; this takes minutes.
 
-    Simulate two boxes, paint both, train on one, predict the other, evaluate.
+    The demo simulates and paints two boxes, trains on one, predicts the other, and evaluates the
+    prediction.
 
     Parameters
     ----------
@@ -154,9 +155,9 @@ def run_demo(out: str = "demo-output", run: Run | None = None) -> Comparison:
 
 
 def _models(trained: str, fields: str) -> dict[str, str]:
-    """Return the models to compare by the name that the report gives them.
+    """Return the models to compare, by their names in the report.
 
-    A shipped model takes part if it was trained on cells of this size.
+    Shipped models that were trained on cells of another size are left out.
     """
     models = {"trained here": trained}
     store = FieldStore(fields)
@@ -168,7 +169,7 @@ def _models(trained: str, fields: str) -> dict[str, str]:
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long a block takes."""
+    """Record the duration of a block under a name."""
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start

@@ -42,36 +42,34 @@ class Description(dict[str, Any]):
 def inspect(url: str, hints: SnapshotHints | None = None) -> Description:
     """Describe a store, spectra, a report, a demo, a model, or a snapshot of another code.
 
-    A model that ships, and linear theory, go by their names.
-
     Parameters
     ----------
     url : str
-        Where it is, or the name of a model.
+        Location, or the name of a shipped model or of linear theory.
     hints : SnapshotHints, optional
         Facts that a snapshot's header lacks.
 
     Returns
     -------
     Description
-        A dict: ``kind``, ``status`` and what the kind has: box, redshift, cosmology, arrays,
-        provenance.
+        A dict with ``kind``, ``status`` and the facts of that kind: box, redshift, cosmology,
+        arrays, provenance.
 
     Raises
     ------
     StorageError
-        There is nothing.
+        Nothing is stored at the URL.
     ConfigError
-        There is nothing, and the name resembles that of a model.
+        Nothing is stored there, and the name resembles that of a model.
     DataError
-        There is something else.
+        The content is of another kind.
     """
     return Description(_inspect(url, hints))
 
 
 def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
     name, url = url, absolute(url)
-    # A folder of the name of a model that ships is meant by ./NAME, as for `infer`.
+    # ./NAME is a folder with the name of a shipped model, as in `infer`.
     if is_named(name) or has_file(url, DESCRIPTION) or has_file(url, RUN):
         # Loaded here: models need torch, which stores do not.
         from cosmoflow.stages.models import describe_model
@@ -110,7 +108,7 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
     ):  # fmt: skip
         if key in attributes:
             content[key] = attributes[key]
-    # Assumptions come first: a reader of the numbers must know them.
+    # Assumptions come first, since the numbers depend on them.
     provenance = content.get("provenance", {})
     if provenance.get("notes"):
         content["notes"] = provenance["notes"]
@@ -126,7 +124,7 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names and values, what nests last; mappings that nest no more are one value."""
+    """Yield names and values; a mapping of plain values is one value, other mappings come last."""
     nested = {name: value for name, value in facts.items() if isinstance(value, Mapping)}
     for name, value in facts.items():
         if name not in nested:
@@ -139,7 +137,7 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _describe_folder(mark: bytes) -> dict[str, Any]:
-    """Return what the mark of a folder says: of a report, a demo, a set of boxes."""
+    """Return the content of a folder's mark: that of a report, a demo or a set of boxes."""
     content = dict(json.loads(mark))
     kind = str(content.pop("format", "")).removeprefix("cosmoflow/")
     return {"kind": kind, "status": content.pop(STATUS, "not said"), **content}

@@ -1,4 +1,4 @@
-"""Models at rest."""
+"""Stored models: loading, saving, listing, and checks that a model fits some fields."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from cosmoflow.tables import html_table, shorten, text_table
 CELL_SIZE_TOLERANCE = 1e-3
 
 SMALLEST_GRID = 2
-"""Cells per axis that `paint` makes at least."""
+"""Least cells per axis that `paint` makes."""
 
 _HEADINGS = ("model", "ships", "parameters", "output", "halo", "summary")
 
@@ -50,7 +50,7 @@ def load_model(url: str) -> VelocityModel:
     StorageError
         A file is missing.
     IncompleteError
-        Its training did not finish.
+        The training of the model did not finish.
     DataError
         A file is damaged.
     """
@@ -62,7 +62,7 @@ def load_model(url: str) -> VelocityModel:
         )
     if not has_file(url, DESCRIPTION) and not has_file(url, WEIGHTS):
         raise StorageError(
-            "there is no such model: nothing there has a model.json",
+            "there is no such model: the folder has no model.json",
             where=url,
             limit=_known_models(pretrained_models()),
             remedy="check the path",
@@ -71,14 +71,14 @@ def load_model(url: str) -> VelocityModel:
 
 
 def find_model(name: str) -> str:
-    """Return what a model is known by on every node: its name, or the absolute URL of a folder.
+    """Return an identifier of a model that is valid on every node: a name, or an absolute URL.
 
-    A folder of the same name as a model that ships is meant by ``./NAME``.
+    A shipped model takes precedence over a folder of the same name; ``./NAME`` is the folder.
 
     Raises
     ------
     ConfigError
-        It is a plain name, and neither a model nor anything else has it.
+        There is neither a model nor a folder of this name.
     """
     if is_named(name):
         return name
@@ -88,22 +88,22 @@ def find_model(name: str) -> str:
 
 
 def near_model(name: str) -> str | None:
-    """Return the model or architecture that may be meant by a name that is none's."""
+    """Return the model or architecture whose name is closest to an unknown name."""
     names = {known.casefold(): known for known in (*ARCHITECTURES, *pretrained_models())}
     near = difflib.get_close_matches(name.casefold(), names, n=1)
     return names[near[0]] if near else None
 
 
 def unknown_model(name: str) -> ConfigError:
-    """Return the error of a name that no trained model has; it lists those that there are."""
+    """Return the error for a name without a trained model; it names alternatives."""
     ships = pretrained_models()
     near = near_model(name)
     if near is None:
-        remedy = "`cosmoflow models` lists what there is"
+        remedy = "`cosmoflow models` lists all models"
     elif is_named(near):
         remedy = f"did you mean {near!r}?"
     else:
-        # An architecture alone: to advise its name for inference would lead to the next refusal.
+        # An architecture without a trained model would be refused as well.
         similar = difflib.get_close_matches(near, ships, n=1)
         instead = f", or take one that ships, such as {similar[0]}" if similar else ""
         asked = "" if near == name else f"did you mean {near!r}? No trained model of it ships: "
@@ -127,7 +127,7 @@ def _known_models(ships: Sequence[str]) -> str:
 
 
 class ModelList(list[dict[str, Any]]):
-    """The architectures, each as a dict of its figures."""
+    """List of architectures, each as a dict of its properties."""
 
     def __repr__(self) -> str:
         return text_table(_HEADINGS, self._cells())
@@ -150,7 +150,7 @@ class ModelList(list[dict[str, Any]]):
 
 
 def models() -> ModelList:
-    """List the architectures, and say which of them a trained model ships of.
+    """List the architectures, and whether a trained model of each ships with cosmoflow.
 
     Returns
     -------
@@ -164,12 +164,12 @@ def models() -> ModelList:
 
 
 def open_model(name: str, fields: Box) -> VelocityModel:
-    """Open a model that :func:`find_model` found for some fields; linear theory fits all.
+    """Open a model that :func:`find_model` identified; linear theory takes the cells of ``fields``.
 
     Raises
     ------
     StorageError, IncompleteError, DataError, ConfigError
-        As :func:`load_model` and :func:`cosmoflow.model.registry.find_architecture`.
+        See :func:`load_model` and :func:`cosmoflow.model.registry.find_architecture`.
     """
     if not is_linear(name):
         return load_model(model_folder(name))
@@ -187,9 +187,9 @@ def open_model(name: str, fields: Box) -> VelocityModel:
 
 
 def model_digest(name: str) -> str:
-    """Return the digest of a model's weights: the same settings need not give the same weights.
+    """Return the digest of a model's weights, since equal settings may give different weights.
 
-    It is the name of linear theory, and the digest of a filter's weights.
+    The digest covers the weights of a Wiener filter too; for linear theory it is the name.
     """
     if is_linear(name):
         return name
@@ -215,20 +215,20 @@ def fitting_grid(box_size: float, cell_size: float) -> int | None:
 
 
 def _nearest_grids(box_size: float, cell_size: float) -> list[int]:
-    """Return the grids whose cells are next to the size that is wanted."""
+    """Return the grids whose cell sizes are closest to ``cell_size``, from both sides."""
     below = math.floor(box_size / cell_size)
     return sorted({max(below, SMALLEST_GRID), max(below + 1, SMALLEST_GRID)})
 
 
 def has_cells(found: float, expected: float) -> bool:
-    """Notify whether cells have the size that a model was trained on, to 0.1 %."""
+    """Return whether cells have the size that a model was trained on, to 0.1 %."""
     return abs(found / expected - 1.0) <= CELL_SIZE_TOLERANCE
 
 
 def check_fits(
     model: VelocityModel, model_url: str, fields: Box, listener: Listener = warn_only
 ) -> None:
-    """Refuse fields that a model was not made for; warn of those that it has not seen the like of.
+    """Refuse fields of another cell size than a model's; warn of another redshift or cosmology.
 
     Raises
     ------
@@ -251,21 +251,18 @@ def check_fits(
             caution(
                 listener,
                 f"the model was trained at {name} {trained}, the fields have {value}; "
-                "nothing says how well it does there",
+                "its accuracy there is unknown",
             )
     if fields.metadata.unknown_expansion is not None:
         caution(
             listener,
             f"the expansion of the box is not known ({fields.metadata.unknown_expansion}); "
-            "nothing says how well the model does there",
+            "the accuracy of the model there is unknown",
         )
 
 
 def _unlike_cells(cell_size: float, model_url: str, fields: Box) -> DataError:
-    """Return the error of fields whose cells are not those of a model; its advice can be followed.
-
-    Linear theory is the one model that was not trained, and fits cells of any size.
-    """
+    """Return the error for fields whose cells differ from those of a model, with a remedy."""
     size = fields.metadata.box_size
     limit = f"cells of {cell_size:g} Mpc/h, to {CELL_SIZE_TOLERANCE:.1%}"
     others = (
@@ -290,7 +287,7 @@ def _unlike_cells(cell_size: float, model_url: str, fields: Box) -> DataError:
 
 
 def describe_model(name: str) -> dict[str, Any]:
-    """Return what ``cosmoflow info`` says of a model: a folder, one that ships, linear theory."""
+    """Return the description of a model that ``cosmoflow info`` prints."""
     if is_linear(name):
         architecture = find_architecture(name)
         return {

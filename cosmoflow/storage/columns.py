@@ -91,9 +91,10 @@ def open_column(
     if row != ((3,) if vector else ()) or (count is not None and array.shape[axis] != count):
         raise DataError(
             f"{name} has the wrong shape",
-            where=url, value=array.shape,
+            where=url,
+            value=array.shape,
             limit=("n" if count is None else count, *((3,) if vector else ())),
-        )  # fmt: skip
+        )
     packing = packing_of(array, where) if array.dtype.kind in "fiu" else {}
     if array.dtype.kind != "f" and not (packing.keys() & {"scale_factor", "add_offset"}):
         raise DataError(f"{name} is not of floating point", where=url, value=str(array.dtype))
@@ -138,6 +139,7 @@ def _refuse_missing(array: zarr.Array[Any], name: str, where: str) -> None:
         noun = {"position": "positions", "velocity": "velocities", "mass": "masses"}[name]
         raise DataError(
             f"parts of the {noun} are missing and read as {array.fill_value:g}",
-            where=where, value=f"{missing} of {array.nchunks} chunks are not stored",
+            where=where,
+            value=f"{missing} of {array.nchunks} chunks are not stored",
             remedy="write the store again, or copy it again",
-        )  # fmt: skip
+        )

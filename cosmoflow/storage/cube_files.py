@@ -89,8 +89,10 @@ def _choose(names: dict[str, tuple[int, ...]], wanted: str, path: str, *, vector
             f"the file has no array {wanted!r}"
             if wanted
             else "it is not clear which array of the file is meant",
-            where=path, value=listing, remedy=f"name one: {path}{WITHIN}NAME",
-        )  # fmt: skip
+            where=path,
+            value=listing,
+            remedy=f"name one: {path}{WITHIN}NAME",
+        )
     return match[0]
 
 
@@ -193,10 +195,9 @@ def _open_netcdf(path: str, name: str, vector: bool) -> tuple[str, Stored]:
             for one in array.dims
             if one in array.coords
         }
-        return name, Stored(
-            array.shape, str(array.dtype), _Part(_read_netcdf, path, name),
-            tuple(map(str, array.dims)), array.attrs.get("units"), coordinates,
-        )  # fmt: skip
+        part, axes, unit = _Part(_read_netcdf, path, name), array.dims, array.attrs.get("units")
+        dims = tuple(map(str, axes))
+        return name, Stored(array.shape, str(array.dtype), part, dims, unit, coordinates)
 
 
 def _astropy() -> Any:

@@ -99,8 +99,10 @@ def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) ->
     if _kind(stored.dtype) not in "fiu":
         raise DataError(
             "the cube holds no real numbers",
-            where=where, value=stored.dtype, limit="floating point or integers",
-        )  # fmt: skip
+            where=where,
+            value=stored.dtype,
+            limit="floating point or integers",
+        )
     shape, names = stored.shape, tuple(name.lower() for name in stored.names)
     if len(shape) != 3 + vector:
         raise DataError("the array is not a cube", where=where, value=shape, limit=expected)
@@ -117,17 +119,22 @@ def cube_of(stored: Stored, where: str, order: Order | None, *, vector: bool) ->
     if len({shape[axis] for axis in rest}) != 1 or shape[rest[0]] < 2:
         raise DataError(
             "the grid is not cubic",
-            where=where, value=shape, limit=expected,
+            where=where,
+            value=shape,
+            limit=expected,
             remedy="boxes are periodic cubes: cut or resample the grid",
-        )  # fmt: skip
+        )
     labels, _ = stored.coordinates.get("component", (np.array(COMPONENTS), None))
     components = order_of(labels, "component", where) if vector else None
     if {names[axis] for axis in rest if names} == set(AXES):
         if order is not None:
             raise ConfigError(
-                "the file says which axis is which", where="--order", value=order,
-                limit=", ".join(names), remedy="leave --order out",
-            )  # fmt: skip
+                "the file says which axis is which",
+                where="--order",
+                value=order,
+                limit=", ".join(names),
+                remedy="leave --order out",
+            )
         return Cube(where, stored, (*first, *map(names.index, AXES)), True, components)
     ordered = rest[::-1] if order == "F" else rest
     return Cube(where, stored, (*first, *ordered), False, components)
@@ -171,9 +178,10 @@ def open_cube(place: str, order: Order | None, *, vector: bool) -> Cube:
             return cube_of(stored, f"{url}{WITHIN}{name}" if name else url, order, vector=vector)
     raise DataError(
         "cosmoflow does not import files of this format",
-        where=url, limit="NumPy (.npy, .npz), HDF5, FITS, netCDF",
+        where=url,
+        limit="NumPy (.npy, .npz), HDF5, FITS, netCDF",
         remedy="save it as .npy: numpy.save('cube.npy', array)",
-    )  # fmt: skip
+    )
 
 
 def store_array(values: ArrayLike, where: str) -> tuple[NDArray[Any], Stored]:
@@ -188,14 +196,17 @@ def store_array(values: ArrayLike, where: str) -> tuple[NDArray[Any], Stored]:
     if isinstance(given, xr.Dataset):
         raise DataError(
             "this is a dataset, not one of its variables",
-            where=where, value=", ".join(map(str, given.data_vars)), remedy="give dataset[NAME]",
-        )  # fmt: skip
+            where=where,
+            value=", ".join(map(str, given.data_vars)),
+            remedy="give dataset[NAME]",
+        )
     if np.ma.is_masked(given):
         raise DataError(
             "some of the values are masked",
-            where=where, value=f"{np.ma.getmaskarray(given).sum()} cells",
+            where=where,
+            value=f"{np.ma.getmaskarray(given).sum()} cells",
             remedy="every cell of a box must have a value: fill them with numpy.ma.filled",
-        )  # fmt: skip
+        )
     if hasattr(given, "detach"):
         # NumPy does not accept torch tensors that require a gradient or are on a GPU.
         given = given.detach().cpu()

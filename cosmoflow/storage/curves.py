@@ -60,11 +60,10 @@ def write_curves(
     if exists(url):
         remove(url)
     numbers = [name for name, array in dataset.variables.items() if array.dtype.kind in "if"]
+    encoding = {name: {"compressors": COMPRESSORS} for name in numbers}
     with storage_errors(url):
-        dataset.to_zarr(
-            zarr_store(url, read_only=False), mode="w", consolidated=False, zarr_format=3,
-            encoding={name: {"compressors": COMPRESSORS} for name in numbers},
-        )  # fmt: skip
+        store = zarr_store(url, read_only=False)
+        dataset.to_zarr(store, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
         finish_group(open_group_for_writing(url))
 
 

@@ -80,8 +80,10 @@ class FieldStore(Store):
         if not self.variables:
             raise DataError(
                 "the fields store holds no field",
-                where=url, value=sorted(arrays), limit=f"any of {', '.join(STORED)}",
-            )  # fmt: skip
+                where=url,
+                value=sorted(arrays),
+                limit=f"any of {', '.join(STORED)}",
+            )
         # cosmoflow's own labels and coordinates are known, so that no task needs to read them.
         self.own = LEDGER_GROUP in members
         self._orders = {} if self.own else label_orders(arrays, url)
@@ -94,9 +96,8 @@ class FieldStore(Store):
         self.grid = int(next(iter(shapes))[0])
         if shapes != {(self.grid, self.grid, self.grid)}:
             raise DataError(
-                "the fields are not on one cubic grid",
-                where=url, value=sorted(shapes), limit="(n, n, n)",
-            )  # fmt: skip
+                "the fields share no cubic grid", where=url, value=sorted(shapes), limit="(n, n, n)"
+            )
         if not self.own:
             check_coordinates(arrays, self.grid, self.metadata.box_size, url)
 

@@ -82,9 +82,11 @@ class FlowArray:
             if (found := array.attrs.get(BEGUN)) != self.begun:
                 raise SupersededError(
                     "another run writes another velocity in place of this one",
-                    where=f"{self.url}, {self.name}", value=found, limit=self.begun,
+                    where=f"{self.url}, {self.name}",
+                    value=found,
+                    limit=self.begun,
                     remedy="run again when the other run is done",
-                )  # fmt: skip
+                )
             write_cells(array, values, block, self.lead)
 
 
@@ -141,10 +143,16 @@ def adding_linear_velocity(
         if not scales:
             create_variable(group, LINEAR, store.grid, store.shard, store.chunk, scales=1)
             group.create_array(
-                SMOOTHING, shape=(1,), chunks=(1,), dtype="float64", fill_value=float("nan"),
-                dimension_names=(SMOOTHING,), overwrite=True, compressors=COMPRESSORS,
+                SMOOTHING,
+                shape=(1,),
+                chunks=(1,),
+                dtype="float64",
+                fill_value=float("nan"),
+                dimension_names=(SMOOTHING,),
+                overwrite=True,
+                compressors=COMPRESSORS,
                 attributes={"units": LENGTH, "long_name": "radius of the Gaussian window"},
-            )  # fmt: skip
+            )
         array, listing = group[LINEAR], group[SMOOTHING]
         if index == len(scales) > 0:
             array.resize((index + 1, *array.shape[1:]))
@@ -199,10 +207,10 @@ def adding_wiener_velocity(
         # reader must find the digest of the old filter only with its own velocity.
         if isinstance(old := group.get(WIENER), zarr.Array):
             old.attrs[FILTER] = ""
+        attributes = {FILTER: "", BEGUN: begun}
         array: zarr.Array[Any] = create_variable(
-            group, WIENER, store.grid, store.shard, store.chunk,
-            attributes={FILTER: "", BEGUN: begun},
-        )  # fmt: skip
+            group, WIENER, store.grid, store.shard, store.chunk, attributes=attributes
+        )
     with _writing(claim, lambda: group.__delitem__(WIENER)):
         yield FlowArray(url, WIENER, begun, components=store.components)
     with storage_errors(url):

@@ -70,9 +70,11 @@ def check_unit(found: object, expected: str, where: str) -> None:
     if found is not None and not same_unit(found, expected):
         raise DataError(
             "the unit is another than cosmoflow's",
-            where=where, value=found, limit=expected,
+            where=where,
+            value=found,
+            limit=expected,
             remedy=f"convert the values to {expected} and say so in the attribute `units`",
-        )  # fmt: skip
+        )
 
 
 def dimensions_of(name: str) -> tuple[str, ...]:
@@ -173,8 +175,10 @@ def packing_of(array: zarr.Array[Any], where: str) -> dict[str, Any]:
     if array.dtype.kind not in "fiu":
         raise DataError(
             "the variable holds no real numbers",
-            where=where, value=str(array.dtype), limit="floating point or integers",
-        )  # fmt: skip
+            where=where,
+            value=str(array.dtype),
+            limit="floating point or integers",
+        )
     packing = {name: array.attrs[name] for name in PACKING if name in array.attrs}
     fill = packing.get("_FillValue")
     # xarray writes floating-point fill values of zarr format 3 as base64.
@@ -234,8 +238,10 @@ def find_layout(
     if lead and length != len(LABELS[lead]):
         raise DataError(
             f"the field has the wrong number of values along {lead}",
-            where=where, value=length, limit=len(LABELS[lead]),
-        )  # fmt: skip
+            where=where,
+            value=length,
+            limit=len(LABELS[lead]),
+        )
     own = {name: order for name, order in orders.items() if name in stored}
     return Layout(stored, wanted, own, packing_of(array, where))
 

@@ -187,15 +187,15 @@ def check_box(box_size: float, redshift: float, where: str | None) -> None:
     if not 0.0 < box_size <= LARGEST_BOX:
         raise error(
             "this is no side of a box in Mpc/h",
-            where=places[0], value=f"{box_size:g}",
+            where=places[0],
+            value=f"{box_size:g}",
             limit=f"above 0 and at most {LARGEST_BOX:g} Mpc/h",
             remedy=f"in kpc/h it would be {box_size / 1e3:g} Mpc/h: correct the unit",
-        )  # fmt: skip
+        )
     if not -1.0 < redshift < math.inf:
         raise error(
-            "this is no redshift",
-            where=places[1], value=f"{redshift:g}", limit="a finite number above -1",
-        )  # fmt: skip
+            "this is no redshift", where=places[1], value=f"{redshift:g}", limit="finite, above -1"
+        )
 
 
 def require_number(value: object, where: str) -> None:
@@ -208,8 +208,10 @@ def require_number(value: object, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise DataError(
             "this is not one number",
-            where=where, value=repr(value), limit="a number: no text, array or unit",
-        )  # fmt: skip
+            where=where,
+            value=repr(value),
+            limit="a number: no text, array or unit",
+        )
 
 
 def _check_cosmology(said: Any, where: str) -> None:
@@ -218,9 +220,10 @@ def _check_cosmology(said: Any, where: str) -> None:
     if missing:
         raise DataError(
             f"the cosmology of the store lacks {' and '.join(missing)}",
-            where=f"{where}, cosmology", value=said,
+            where=f"{where}, cosmology",
+            value=said,
             remedy="set it on the group: cosmology with h, Omega_m, Omega_b, sigma8, n_s",
-        )  # fmt: skip
+        )
 
 
 def attributes_of(group: zarr.Group) -> dict[str, Any]:
@@ -269,11 +272,13 @@ def check_group(group: zarr.Group, kind: str, where: str, *, unfinished: bool = 
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise DataError(
             "the store's format version is not one that this cosmoflow reads",
-            where=where, value=repr(version), limit=f"an integer, 1 to {FORMAT_VERSION}",
+            where=where,
+            value=repr(version),
+            limit=f"an integer, 1 to {FORMAT_VERSION}",
             remedy="upgrade cosmoflow"
             if isinstance(version, int)
             else f"set the attribute format_version to {FORMAT_VERSION}, a number",
-        )  # fmt: skip
+        )
     if not unfinished and group.attrs.get(STATUS, COMPLETE) != COMPLETE:
         raise IncompleteError(
             "the run that writes this store did not finish",
@@ -293,10 +298,12 @@ def check_zarr_format(group: zarr.Group, where: str) -> None:
     if group.metadata.zarr_format != 3:
         raise DataError(
             "the store is of another zarr format than cosmoflow's",
-            where=where, value=group.metadata.zarr_format, limit=3,
+            where=where,
+            value=group.metadata.zarr_format,
+            limit=3,
             remedy=f"write it again: xarray.open_zarr({where!r}, consolidated=False)"
             ".drop_encoding().to_zarr(NEW, zarr_format=3)",
-        )  # fmt: skip
+        )
 
 
 def make_provenance(

@@ -62,8 +62,10 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
         if overlaps(url, source):
             raise ConfigError(
                 "the output would be written over an input",
-                where=url, value=f"input {source}", remedy="give the output another name",
-            )  # fmt: skip
+                where=url,
+                value=f"input {source}",
+                remedy="give the output another name",
+            )
     if existing == "overwrite" and exists(url) and not is_ours(url):
         raise OutputExistsError(
             "the output exists and was not made by cosmoflow, so --overwrite does not replace it",
@@ -202,9 +204,11 @@ def check_same_run(
         raise ConfigError(
             f"the {what} was begun by an older cosmoflow, whose digests do not depend on data, so "
             "nothing says that its inputs are still the same",
-            where=where, value=value[0], limit=limit[0],
+            where=where,
+            value=value[0],
+            limit=limit[0],
             remedy=f"make the {what} again with --overwrite",
-        )  # fmt: skip
+        )
     inputs = _differing(before.get("inputs", {}), now["inputs"])
     causes: list[str] = []
     for role, found in inputs.items():

@@ -79,9 +79,11 @@ class ParticleStore(Store):
         if self._mass is None and "masses" in self.group:
             raise DataError(
                 "the masses have another name than the one that is read",
-                where=url, value="masses", limit="mass",
+                where=url,
+                value="masses",
+                limit="mass",
                 remedy="rename it with xarray: dataset.rename(masses='mass'), and write it again",
-            )  # fmt: skip
+            )
         self._coverage = self._noted_coverage()
         if self.count == 0:
             raise DataError("the particle store holds no particles", where=url)
@@ -267,10 +269,15 @@ def create_particles(
             )
         Ledger.create(group, LEDGER, -(-count // shard))
         group.create_array(
-            COVERAGE, shape=(-(-count // shard), 3, COVERAGE_BINS), chunks=(1, 3, COVERAGE_BINS),
-            dtype="uint8", fill_value=1, dimension_names=("shard", "component", "bin"),
-            compressors=COMPRESSORS, overwrite=True,
-        )  # fmt: skip
+            COVERAGE,
+            shape=(-(-count // shard), 3, COVERAGE_BINS),
+            chunks=(1, 3, COVERAGE_BINS),
+            dtype="uint8",
+            fill_value=1,
+            dimension_names=("shard", "component", "bin"),
+            compressors=COMPRESSORS,
+            overwrite=True,
+        )
     return False
 
 

@@ -169,10 +169,10 @@ def begin_spectra(out: str, provenance: Mapping[str, Any], existing: Existing) -
 
 def write_spectra(dataset: xr.Dataset, out: str, provenance: Mapping[str, Any]) -> None:
     """Write spectra to a store of :func:`begin_spectra`, and mark it as complete."""
+    dataset = dataset.assign_attrs(provenance=dict(provenance))
+    encoding = {name: {"compressors": COMPRESSORS} for name in dataset.variables}
     with storage_errors(out):
         # The attributes of the group are replaced by those of the dataset.
-        dataset.assign_attrs(provenance=dict(provenance)).to_zarr(
-            zarr_store(out, read_only=False), mode="a", consolidated=False, zarr_format=3,
-            encoding={name: {"compressors": COMPRESSORS} for name in dataset.variables},
-        )  # fmt: skip
+        store = zarr_store(out, read_only=False)
+        dataset.to_zarr(store, mode="a", consolidated=False, zarr_format=3, encoding=encoding)
         finish_group(open_group_for_writing(out))

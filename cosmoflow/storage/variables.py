@@ -43,20 +43,24 @@ def write_coordinates(
     centres = (np.arange(grid) + 0.5) * (box_size / grid)
     for axis in ("x", "y", "z"):
         coordinate = group.create_array(
-            axis, shape=(grid,), dtype="float64", dimension_names=(axis,), overwrite=True,
+            axis,
+            shape=(grid,),
+            dtype="float64",
+            dimension_names=(axis,),
+            overwrite=True,
             compressors=COMPRESSORS,
             attributes={"units": LENGTH, "long_name": f"comoving {axis} of the cell's centre"},
-        )  # fmt: skip
+        )
         coordinate[:] = centres
     # Components are always written: a linear velocity may be added to any store later.
     leads = (FIELDS[name].lead for name in variables)
     for dimension in sorted({"component", *filter(None, leads)}):
         labels = LABELS[dimension]
         text = isinstance(labels[0], str)
+        shape, kind, own = (len(labels),), "str" if text else "int64", (dimension,)
         names = group.create_array(
-            dimension, shape=(len(labels),), dtype="str" if text else "int64",
-            dimension_names=(dimension,), overwrite=True,
-        )  # fmt: skip
+            dimension, shape=shape, dtype=kind, dimension_names=own, overwrite=True
+        )
         names[:] = np.array(labels, dtype=object if text else np.int64)
 
 

@@ -154,7 +154,7 @@ def put(value):
         (put(np.inf), ["--quantity=counts"], ["not finite"]),
         (put(-0.5), [], ["below 0", "-0.5"]),
         (put(-0.5), ["--quantity=counts"], ["never below 0", "-0.5"]),
-        (np.ones((8, 8, 8)), [], ["same everywhere"]),
+        (np.ones((8, 8, 8)), [], ["is constant"]),
         (DENSITY[:, :, :7], [], ["not cubic", "(12, 12, 7)"]),
         (DENSITY[0], [], ["not a cube", "(12, 12)"]),
         (DENSITY.astype(complex), [], ["complex128"]),

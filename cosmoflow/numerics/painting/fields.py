@@ -138,11 +138,11 @@ def paint_block(
         default_mass=mean_mass,
     )
     painted = {name: _target(name, block, out) for name in fields}
+    painter, unit = tile_painter(order, moving, weighted), cells**3 / count
+    flow = np.asarray(background, np.float64)
     overflown = _paint(
-        tile_painter(order, moving, weighted),
-        particles, axes, block, cells, scale, offset, mean_mass,
-        cells**3 / count, np.asarray(background, np.float64), painted,
-    )  # fmt: skip
+        painter, particles, axes, block, cells, scale, offset, mean_mass, unit, flow, painted
+    )
     if overflown:
         raise DataError(
             "a cell has more mass than its sum can hold",

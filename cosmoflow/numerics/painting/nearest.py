@@ -112,16 +112,10 @@ def fill_velocity(
     rows = np.empty(int(starts[-1]), np.int64)
     _place_rows(position, cells / box_size, cells, corner, extent, starts[:-1].copy(), rows)
     place = np.array(block.origin, np.int64), np.array(block.shape, np.int64), extent
-    flat = velocity.reshape(-1)
-    left = run_threads(
-        _take_nearest,
-        (
-            (empty[first : first + _SEARCH], *place, cells, box_size, reach,
-             position, moved, starts, rows, flat)
-            for first in range(0, len(empty), _SEARCH)
-        ),
-    )  # fmt: skip
-    return sum(left)
+    particles = position, moved, starts, rows
+    fixed = *place, cells, box_size, reach, *particles, velocity.reshape(-1)
+    jobs = ((empty[first : first + _SEARCH], *fixed) for first in range(0, len(empty), _SEARCH))
+    return sum(run_threads(_take_nearest, jobs))
 
 
 def _with_mass(pieces: Sequence[Piece]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -159,6 +159,7 @@ def sort_particles(
     """
     segments = cut_pieces(pieces)
     counts = np.zeros((len(segments), tables.count), np.int64)
+    touching = tables.cells, tables.single, tables.touched
 
     def distribute(segment: tuple[int, slice], cursor: NDArray[np.int64], *target: Any) -> None:
         piece, rows = segment
@@ -169,10 +170,8 @@ def sort_particles(
             v = flat_rows(velocity, rows)
         if target and masses:
             m = row_masses(mass, rows, default_mass)
-        _distribute(
-            flat_rows(position, rows), v, m, scale, offset, tables.cells, tables.single,
-            tables.touched, cursor, *(target or (None, None, None, 0, 0)),
-        )  # fmt: skip
+        x, out = flat_rows(position, rows), target or (None, None, None, 0, 0)
+        _distribute(x, v, m, scale, offset, *touching, cursor, *out)
 
     run_threads(distribute, zip(segments, counts, strict=True))
     cursors, starts = shared_places(counts)

@@ -144,9 +144,15 @@ def make_streams(
     if _mean_run(pieces, tables, scale, offset) >= LEAST_RUN:
         return _streams_in_place(pieces, tables, scale, offset, velocities, masses, default_mass)
     found = sort_particles(
-        pieces, tables, scale, offset,
-        velocities=velocities, masses=masses, records=True, default_mass=default_mass,
-    )  # fmt: skip
+        pieces,
+        tables,
+        scale,
+        offset,
+        velocities=velocities,
+        masses=masses,
+        records=True,
+        default_mass=default_mass,
+    )
     starts, runs = _split_rows(found.starts)
     arrays = found.position, found.velocity, found.mass
     return Streams(

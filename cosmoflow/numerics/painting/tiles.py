@@ -170,8 +170,8 @@ def tile_painter(  # noqa: PLR0915
 
     @compiled()
     def paint_tiles(  # type: ignore[no-untyped-def] # noqa: PLR0912, PLR0915
-        first_tile,  # of the range
-        last_tile,  # and the one after its last
+        first_tile,  # first tile of the range
+        last_tile,  # one after the last tile of the range
         starts,  # attributes of Streams, up to mass_stride
         runs,
         sources,
@@ -181,11 +181,11 @@ def tile_painter(  # noqa: PLR0915
         scale,  # the first cell of a cloud is floor(x scale + offset)
         offset,
         cells,  # per axis of the periodic grid
-        origin,  # of the block, per axis
-        block,  # its cells per axis
-        tiles,  # their number per axis
-        edges,  # per axis and tile
-        lengths,
+        origin,  # first cell of the block, per axis
+        block,  # cells of the block per axis
+        tiles,  # number of tiles per axis
+        edges,  # tile edges per axis, from the origin
+        lengths,  # cells per axis and tile
         folds,  # per axis
         density_scale,  # density over its mean per mean mass in a cell
         background,

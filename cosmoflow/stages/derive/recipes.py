@@ -53,7 +53,7 @@ def recipe_of(name: str) -> FieldRow:
 
 
 class Box(Protocol):
-    """A box, or a part of it, to derive fields from; a fields store is one."""
+    """A box, or a part of a box, to derive fields from, such as a fields store."""
 
     @property
     def cell_size(self) -> float:

@@ -1,4 +1,4 @@
-"""From a density cube, in a file or in memory, to a fields store."""
+"""Import of a density cube, from a file or from memory, into a fields store."""
 
 from cosmoflow.stages.imports.command import (
     import_fields,

@@ -1,4 +1,4 @@
-"""From a density cube, in a file or in memory, to a fields store."""
+"""Import of a density cube, from a file or from memory, into a fields store."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class ImportPlan(Plan):
     cell_size : float
         Side of a cell, Mpc/h.
     fields : list of str
-        Variables that are written.
+        Variables to write.
     type : str
-        Type of the numbers of the density cube.
+        Data type of the density cube.
     """
 
     grid: int
@@ -77,13 +77,13 @@ def import_fields(
     momentum: str | None = None,
     order: Order | None = None,
 ) -> xr.Dataset:
-    """Make a fields store of a density cube, as the command ``cosmoflow import`` does.
+    """Import a density cube from a file into a fields store, like ``cosmoflow import``.
 
     Parameters
     ----------
     cube : str
-        A local file: NumPy (``.npy``, ``.npz``), HDF5, FITS or netCDF. Of several arrays in a file
-        ``FILE::NAME`` names one. Shape ``(n, n, n)``.
+        Local file with an array of shape ``(n, n, n)``: NumPy (``.npy``, ``.npz``), HDF5, FITS or
+        netCDF. If the file holds several arrays, ``FILE::NAME`` selects one.
     out : str
         URL of the fields store to write.
     run : Run, optional
@@ -93,14 +93,14 @@ def import_fields(
     redshift : float
         Redshift of the density.
     quantity : {"density", "delta", "counts"}, optional
-        ``density`` is 1 + delta, ``counts`` anything proportional to mass. By default it is
-        found from the values; values that fit none are refused.
+        Quantity in the cube: ``density`` is 1 + delta, ``counts`` is anything proportional to mass.
+        By default it is inferred from the values; values that fit no quantity are refused.
     velocity, momentum : str, optional
-        Files as ``cube``, km/s, shape ``(3, n, n, n)`` or ``(n, n, n, 3)``. Momentum is
-        ``(1 + delta) v``.
+        Files like ``cube`` with the velocity v and the momentum ``(1 + delta) v``, km/s, shape
+        ``(3, n, n, n)`` or ``(n, n, n, 3)``.
     order : {"C", "F"}, optional
-        Which axis varies slowest in the array as NumPy reads it: x (C), or z (F), as in files that
-        Fortran or IDL wrote. By default what the file says, else C.
+        Order of the axes: the slowest axis of the array, as NumPy reads it, is x (C), or z (F) as
+        in files that Fortran or IDL wrote. By default the order that the file states, else C.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def import_fields(
     Raises
     ------
     DataError
-        A file is damaged or no such cube, or its values make no sense.
+        A file is damaged or holds no such cube, or the values of a cube are invalid.
     ConfigError, OutputExistsError, StorageError
     """
     files = {"density": cube, "velocity": velocity, "momentum": momentum}
@@ -132,16 +132,16 @@ def store_density(
     momentum: ArrayLike | None = None,
     cosmology: CosmologyConfig | None = None,
 ) -> xr.Dataset:
-    """Make a fields store of a density in memory.
+    """Write a density in memory to a fields store.
 
     Parameters
     ----------
     density : array_like
-        Shape ``(n, n, n)``.
+        Density, shape ``(n, n, n)``.
     out, run, box_size, redshift, quantity
-        As :func:`import_fields` takes them.
+        See :func:`import_fields`.
     velocity, momentum : array_like, optional
-        km/s, shape ``(3, n, n, n)`` or ``(n, n, n, 3)``.
+        Velocity and momentum, km/s, shape ``(3, n, n, n)`` or ``(n, n, n, 3)``.
     cosmology : CosmologyConfig, optional
         Cosmology of the box; by default that of the settings.
 
@@ -189,7 +189,7 @@ def _cells(request: Request, run: Run) -> tuple[int, int]:
 
 
 def plan_import(request: Request, run: Run) -> ImportPlan:
-    """Say what :func:`import_request` would do."""
+    """Plan :func:`import_request`."""
     shard, _ = _cells(request, run)
     cells = request.grid**3
     parts = {name: 3 if name in VECTORS else 1 for name in request.cubes}
@@ -201,7 +201,7 @@ def plan_import(request: Request, run: Run) -> ImportPlan:
         unit="shards",
         # Values as they are read (double precision), as float32, and encoded.
         worker_memory=costs.OVERHEAD + (read + 8 * sum(parts.values()) + 2 * written) * shard**3,
-        # All is read twice: first to know what it is like.
+        # The cubes are read twice; the first pass checks and summarises their values.
         read=2 * read * cells,
         written=written * cells,
         cpu_seconds=(2 * read + written) * cells * costs.IMPORT_BYTE,
@@ -213,7 +213,7 @@ def plan_import(request: Request, run: Run) -> ImportPlan:
 
 
 def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
-    """Write the cubes of a request as a fields store, see :func:`import_fields`."""
+    """Write the cubes of a request to a fields store; see :func:`import_fields`."""
     out, request = absolute(out), request.hashed()
     files = [place.partition(WITHIN)[0] for place in request.sources.values()]
     check_output(out, run.existing, files)
@@ -250,10 +250,10 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
         request.box_size, request.redshift, run.settings.cosmology, provenance=provenance
     )
     with claiming(out, run) as claim:
+        names, existing = tuple(sorted(request.cubes)), run.existing
         finished = create_fields(
-            out, metadata, request.grid, tuple(sorted(request.cubes)),
-            shard=shard, chunk=chunk, existing=run.existing,
-        )  # fmt: skip
+            out, metadata, request.grid, names, shard=shard, chunk=chunk, existing=existing
+        )
         begin_counts(out, len(blocks))
         todo = np.flatnonzero(~finished).tolist()
         done = len(blocks) - len(todo)
@@ -278,7 +278,7 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
 
 
 def look_task(cubes: Mapping[str, Cube], blocks: Sequence[Block], shard: int) -> Summary:
-    """Say what a part of the density is like, and refuse vectors that make no sense.
+    """Summarise the density of one shard, and refuse invalid vectors.
 
     Raises
     ------
@@ -300,7 +300,7 @@ def import_task(
     blocks: Sequence[Block],
     shard: int,
 ) -> int:
-    """Read one shard's part of the cubes and write it."""
+    """Read the cubes in one shard, and write the shard."""
     block = blocks[shard]
     fields: dict[str, NDArray[np.float32]] = {}
     for name, cube in cubes.items():
@@ -314,20 +314,24 @@ def import_task(
 
 
 def _check_vector(values: NDArray[Any], name: str, where: str) -> None:
-    """Refuse values that are not finite, and velocities above that of light."""
+    """Refuse values that are not finite, and velocities above the speed of light."""
     if bad := int(values.size - np.isfinite(values).sum()):
         raise DataError(
             f"the {name} holds values that are not finite",
-            where=where, value=f"{bad} of {values.size}", limit="finite values, km/s",
+            where=where,
+            value=f"{bad} of {values.size}",
+            limit="finite values, km/s",
             remedy="set cells without mass to 0 before you import the file",
-        )  # fmt: skip
+        )
     fastest = float(abs(values).max())
     if name == "velocity" and fastest > SPEED_OF_LIGHT:
         raise DataError(
             "the velocity is above the speed of light",
-            where=where, value=f"{fastest:g} km/s", limit=f"{SPEED_OF_LIGHT:g} km/s",
+            where=where,
+            value=f"{fastest:g} km/s",
+            limit=f"{SPEED_OF_LIGHT:g} km/s",
             remedy="velocities are in km/s: convert the file",
-        )  # fmt: skip
+        )
 
 
 def _part(block: Block) -> tuple[slice, ...]:

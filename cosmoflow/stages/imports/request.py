@@ -1,4 +1,4 @@
-"""Validated request of an import: cubes, and the meaning of the density cube."""
+"""Validated requests to import cubes, and the scaling of the density cube."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ VECTORS: Final = ("velocity", "momentum")
 
 
 IN_MEMORY: Final = "an array in memory"
-"""The source of a cube that is in no file."""
+"""Source of a cube that does not come from a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request.
+    """A request to import cubes.
 
     Parameters
     ----------
     cubes : dict of Cube
-        By the variable that each becomes.
+        Cubes by the name of their variable in the store.
     digests : dict of str
-        Digests of their content; empty until :meth:`hashed`.
+        Digests of the content of the cubes; empty before :meth:`hashed`.
     sources : dict of str
-        Where they are.
+        Locations of the cubes.
     box_size, redshift : float
-        Mpc/h; of the box.
+        Side of the box, Mpc/h, and its redshift.
     quantity : str or None
-        Quantity in the density cube; None to find out.
+        Quantity in the density cube; None to infer it.
     order : str or None
-        As it was given.
+        Order of the axes; None for the order that a file states.
     """
 
     cubes: Mapping[str, Cube]
@@ -63,11 +63,11 @@ class Request:
 
     @property
     def in_memory(self) -> bool:
-        """Whether a cube is in this process, as arrays and those of npz files are."""
+        """Whether a cube is in the memory of this process, like arrays and those of npz files."""
         return any(cube.stored.in_memory for cube in self.cubes.values())
 
     def hashed(self) -> Request:
-        """Return the request with the digests of all cubes, which takes reading them."""
+        """Read the cubes and return the request with the digests of all of them."""
         missing = {name: place for name, place in self.sources.items() if name not in self.digests}
         found = {name: digest_of(place) for name, place in missing.items()}
         return replace(self, digests={**self.digests, **found})
@@ -121,7 +121,7 @@ def _absolute(place: str) -> str:
 
 
 def check_request(request: Request) -> None:
-    """Refuse a box or cubes that make no sense.
+    """Refuse an invalid box, and cubes that do not match the box or one another.
 
     Raises
     ------
@@ -135,12 +135,14 @@ def check_request(request: Request) -> None:
         if cube.grid != request.grid:
             raise DataError(
                 f"the {name} is on another grid than the density",
-                where=cube.where, value=f"{cube.grid} cells per axis", limit=request.grid,
-            )  # fmt: skip
+                where=cube.where,
+                value=f"{cube.grid} cells per axis",
+                limit=request.grid,
+            )
 
 
 def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
-    """Find out what the density cube holds, unless that was said, and how to scale it.
+    """Infer the quantity in the density cube if it is not given, and return how to scale it.
 
     Raises
     ------
@@ -152,9 +154,8 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
         require_density(found, where)
     if found.lowest == found.highest:
         raise DataError(
-            "the cube is the same everywhere",
-            where=where, value=found.lowest, limit="values that vary",
-        )  # fmt: skip
+            "the cube is constant", where=where, value=found.lowest, limit="values that vary"
+        )
     quantity = said or _recognise(found)
     heard = "was said to be" if said else "was recognised as"
     if quantity == "density":
@@ -164,19 +165,21 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
         if not found.is_delta:
             raise DataError(
                 "the cube is not delta",
-                where=where, value=f"a mean of {found.mean:g} and a lowest value of "
-                f"{found.lowest:g}",
+                where=where,
+                value=f"a mean of {found.mean:g} and a lowest value of {found.lowest:g}",
                 limit=f"a mean of 0 to within {MEAN_TOLERANCE:g}, no value below -1",
                 remedy="say what it is: --quantity density or counts",
-            )  # fmt: skip
+            )
         return Scaling(1.0, 1.0), [f"The cube {heard} delta: 1 was added."]
     if quantity == "counts":
         if found.lowest < 0.0:
             raise DataError(
                 "counts and masses are never below 0",
-                where=where, value=f"a lowest value of {found.lowest:g}", limit=0,
+                where=where,
+                value=f"a lowest value of {found.lowest:g}",
+                limit=0,
                 remedy="say what it is: --quantity delta, or give another cube",
-            )  # fmt: skip
+            )
         note = f"The cube {heard} counts: it was divided by its mean, {found.mean:.9g}."
         return Scaling(0.0, found.mean), [note]
     try:
@@ -200,7 +203,7 @@ def _recognise(found: Summary) -> Quantity | None:
 
 
 def assumed_of(request: Request, run: Run) -> list[str]:
-    """Return one sentence for each thing that was assumed."""
+    """Return one sentence per assumption."""
     notes = []
     if not request.cubes["density"].named and request.order is None:
         notes.append("The axes of the cube were taken to be x, y, z, as NumPy reads them.")

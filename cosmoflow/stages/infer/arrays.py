@@ -127,8 +127,10 @@ def infer_array(
     if not isinstance(cosmology, CosmologyConfig | None):
         raise ConfigError(
             "this is not a cosmology",
-            where="cosmology", value=repr(cosmology), limit="a mapping or a CosmologyConfig",
-        )  # fmt: skip
+            where="cosmology",
+            value=repr(cosmology),
+            limit="a mapping or a CosmologyConfig",
+        )
     given = order_array(density, "the density array", box_size)
     check_array(given, "the density array")
     field: Floats = np.ascontiguousarray(given, np.float32)

@@ -234,15 +234,18 @@ def _check_restorable(
             "gains apply to one model only"
             if len(models) > 1
             else "the model has no gains to restore power with",
-            where="infer.restore_power", value=", ".join(work.models),
+            where="infer.restore_power",
+            value=", ".join(work.models),
             remedy="leave it out, or train a velocity model on two boxes or more",
-        )  # fmt: skip
+        )
     if gain.symmetries != work.config.symmetries:
         raise ConfigError(
             "the gains were measured with another number of symmetries",
-            where="infer.symmetries", value=work.config.symmetries, limit=gain.symmetries,
+            where="infer.symmetries",
+            value=work.config.symmetries,
+            limit=gain.symmetries,
             remedy=f"--set infer.symmetries={gain.symmetries}",
-        )  # fmt: skip
+        )
     cells = store.grid**3
     plan = Plan("restoring power", 1, "box", 64 * cells, 12 * cells, 12 * cells, 0.0)
     require_memory(run, plan, available_memory(), remedy="leave infer.restore_power out")

@@ -214,7 +214,7 @@ def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:
     block = math.prod(side + 2 * work.halo for side in work.extent)
     encoding = _ENCODING * max(parts) * layout.shard**3
     weights = sum(p.numel() for model in models for p in model.parameters())
-    # Inputs twice, and a vector of them while it is assembled.
+    # The inputs twice, and one vector of the inputs while it is assembled.
     inputs = (2 * _input_channels(models) + 3) * region
     numbers = inputs + (2 * sum(parts) + held) * block + encoding + 2 * weights
     there = pass_memory(work, models) if work.device_memory is None else 0

@@ -196,7 +196,7 @@ def _cut_axis(work: Work, models: Sequence[VelocityModel], grid: int, axis: int)
 
 
 def _kinds(axes: Sequence[_Axis]) -> Iterator[tuple[int, Block]]:
-    """Yield each group of blocks that are cut alike: their number, and one of them."""
+    """Yield the number of blocks in each group that is cut alike, and one block of the group."""
     for (x, nx), (y, ny), (z, nz) in itertools.product(*(axis.kinds.items() for axis in axes)):
         yield nx * ny * nz, Block((x[0], y[0], z[0]), (x[1], y[1], z[1]))
 

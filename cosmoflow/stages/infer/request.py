@@ -153,17 +153,20 @@ def check_work(
     if config.fields and target != "velocity":
         raise ConfigError(
             "fields can be derived in the same pass only from a velocity",
-            where="--field", value=", ".join(config.fields), limit=f"this model predicts {target}",
+            where="--field",
+            value=", ".join(config.fields),
+            limit=f"this model predicts {target}",
             remedy="cosmoflow derive makes them from the output",
-        )  # fmt: skip
+        )
     slopes = [name for name in config.fields if recipe_of(name).slopes]
     # The lattice of a padded network's tiles differs beside a block.
     if slopes and any(model.geometry.fixed_output is not None for model in models):
         raise ConfigError(
             "derivatives in the same pass are for networks without padding",
-            where="--field", value=", ".join(slopes),
+            where="--field",
+            value=", ".join(slopes),
             remedy="cosmoflow derive makes them from the output",
-        )  # fmt: skip
+        )
     device = device or _ask_device(run)
     if config.precision == "auto":
         config = config.model_copy(update={"precision": device.precision})
@@ -178,15 +181,18 @@ def _check_together(names: Sequence[str], models: Sequence[VelocityModel]) -> No
     if len(targets) > 1:
         raise ConfigError(
             "the models predict different fields",
-            where="--model", value=", ".join(names), limit=" or ".join(targets),
-        )  # fmt: skip
+            where="--model",
+            value=", ".join(names),
+            limit=" or ".join(targets),
+        )
     filters = {model.spec.filter.digest for model in models if model.spec.filter is not None}
     if len(filters) > 1:
         raise ConfigError(
             "the models have different Wiener filters, and a store keeps the velocity of one",
-            where="--model", value=", ".join(names),
+            where="--model",
+            value=", ".join(names),
             remedy="train them on the same boxes, with different --set seed",
-        )  # fmt: skip
+        )
 
 
 def _check_overlap(model: VelocityModel, config: InferConfig) -> None:
@@ -195,14 +201,18 @@ def _check_overlap(model: VelocityModel, config: InferConfig) -> None:
     if config.overlap and fixed is None:
         raise ConfigError(
             "the tiles of this network agree where they overlap: there is nothing to blend",
-            where="infer.overlap", value=config.overlap, limit=0,
+            where="infer.overlap",
+            value=config.overlap,
+            limit=0,
             remedy="leave it out; it is for padded networks such as paper",
-        )  # fmt: skip
+        )
     if fixed is not None and config.overlap > fixed // 2:
         raise ConfigError(
             "tiles would overlap by more than half",
-            where="infer.overlap", value=config.overlap, limit=f"{fixed // 2} of {fixed} cells",
-        )  # fmt: skip
+            where="infer.overlap",
+            value=config.overlap,
+            limit=f"{fixed // 2} of {fixed} cells",
+        )
 
 
 def _region_cells(box: Box, config: InferConfig) -> Block:
@@ -214,12 +224,13 @@ def _region_cells(box: Box, config: InferConfig) -> Block:
     for axis, (low, high) in zip("xyz", config.region, strict=True):
         first, last = (math.ceil(edge / box.cell_size - 0.5) for edge in (low, high))
         if low < 0.0 or high > size or first >= last:
+            empty = first >= last
             raise ConfigError(
-                "the region holds no cell of the box" if first >= last else
-                "the region reaches out of the box",
-                where=f"--region, {axis}", value=f"{low:g}:{high:g} Mpc/h",
+                f"the region {'holds no cell' if empty else 'reaches out'} of the box",
+                where=f"--region, {axis}",
+                value=f"{low:g}:{high:g} Mpc/h",
                 limit=f"within 0:{size:g} Mpc/h, cells of {box.cell_size:g} Mpc/h",
-            )  # fmt: skip
+            )
         origin.append(first)
         shape.append(last - first)
     return Block((origin[0], origin[1], origin[2]), (shape[0], shape[1], shape[2]))

@@ -117,8 +117,9 @@ def require_density(found: Summary, where: str) -> None:
     if found.bad:
         raise DataError(
             "the density holds values that are not finite",
-            where=where, value=f"{found.bad} of {found.count} cells",
-        )  # fmt: skip
+            where=where,
+            value=f"{found.bad} of {found.count} cells",
+        )
     if found.is_density:
         return
     look, remedy = _look(found)
@@ -168,8 +169,10 @@ def check_array(density: NDArray[Any], where: str) -> None:
     if density.dtype.kind not in "fiu":
         raise DataError(
             "the density holds no real numbers",
-            where=where, value=str(density.dtype), limit="floating point or integers",
-        )  # fmt: skip
+            where=where,
+            value=str(density.dtype),
+            limit="floating point or integers",
+        )
     require_density(Summary.of(density), where)
 
 

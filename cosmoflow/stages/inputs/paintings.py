@@ -84,7 +84,7 @@ def check_painting(
             caution(
                 listener,
                 f"the density of {store.url} was painted in {painting.space}, and {made_in} "
-                f"{trained.space}: nothing says how wrong its velocities are there",
+                f"{trained.space}: the error of its velocities there is unknown",
             )
         if is_linear(name) or painting.scheme is None or trained.scheme is None:
             continue

@@ -1,4 +1,4 @@
-"""One simulated box: its stores, and how it is made."""
+"""Simulation of one box, and the stores that it is written to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cosmoflow.storage.urls import absolute, join, open_group, open_group_for_wr
 from cosmoflow.units import CRITICAL_DENSITY
 
 Report = Callable[[int, str], None]
-"""Hears of (steps done, what was done)."""
+"""Function of the number of steps done and the description of the last one."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Initial:
     Parameters
     ----------
     power : LinearPower
-        Today's.
+        Linear power spectrum today.
     white_noise : str, optional
-        URL of a cube; none means that of the box's seed.
+        URL of a cube of white noise; by default the noise is drawn from the seed of the box.
     digests : dict
-        Digests of the given files, by kind.
+        Digests of the given files, by the name of their setting.
     """
 
     power: LinearPower
@@ -50,12 +50,12 @@ class Initial:
 
 
 def read_initial(settings: Settings) -> Initial:
-    """Read or compute the linear power, and look at the white noise if there is any.
+    """Read or compute the linear power, and check the cube of white noise if one is given.
 
     Raises
     ------
     ConfigError, DataError, StorageError
-        They cannot be read, or do not fit the box.
+        A file cannot be read, or does not fit the box.
     """
     config = settings.simulate
     digests: dict[str, str] = {}
@@ -83,7 +83,7 @@ def read_initial(settings: Settings) -> Initial:
 
 
 def _check_table(power: LinearPower, config: SimulateConfig, sigma8: float) -> None:
-    """Refuse a table of another amplitude than the stores would claim, or that is too short."""
+    """Refuse a table that differs from the cosmology in sigma8, or that does not cover the box."""
     found = power.sigma(8.0)
     if abs(found / sigma8 - 1.0) > 0.01:
         raise ConfigError(
@@ -91,7 +91,7 @@ def _check_table(power: LinearPower, config: SimulateConfig, sigma8: float) -> N
             where=config.linear_power,
             value=f"sigma8 = {found:.4f}",
             limit=f"cosmology.sigma8 = {sigma8} to 1 %",
-            remedy=f"set cosmology.sigma8={found:.4f}, or scale the table; it must be of z = 0",
+            remedy=f"set cosmology.sigma8={found:.4f}, or scale the table; it must be for z = 0",
         )
     fundamental = 2.0 * np.pi / config.box_size
     wanted = (fundamental, fundamental * config.particles / 2)
@@ -106,7 +106,7 @@ def _check_table(power: LinearPower, config: SimulateConfig, sigma8: float) -> N
 
 @dataclass(frozen=True)
 class Box:
-    """A box to be simulated.
+    """A box to simulate.
 
     Parameters
     ----------
@@ -115,11 +115,11 @@ class Box:
     seed : int
         Seed of its white noise.
     inverted : bool
-        Whether it is the second of a pair.
+        Whether the box is the second of a pair, whose modes have the opposite sign.
     snapshots : dict of float to str
         URL of the particles at each redshift, in order of time.
     initial_fields : str or None
-        URL of the linear fields, when they are wanted.
+        URL of the linear fields; None if they are not written.
     """
 
     name: str
@@ -143,10 +143,14 @@ class Box:
         if self.initial_fields is not None:
             layout = PaintConfig(grid=config.particles)
             create_fields(
-                self.initial_fields, metadata(0.0), config.particles,
+                self.initial_fields,
+                metadata(0.0),
+                config.particles,
                 ("linear_density", "displacement"),
-                shard=layout.shard_cells, chunk=layout.chunk_cells, existing=existing,
-            )  # fmt: skip
+                shard=layout.shard_cells,
+                chunk=layout.chunk_cells,
+                existing=existing,
+            )
         return all(_is_whole(url) for url in self.stores())
 
     def stores(self) -> list[str]:
@@ -154,9 +158,9 @@ class Box:
         return [*self.snapshots.values(), *([self.initial_fields] if self.initial_fields else [])]
 
     def provenance(self, settings: Settings, initial: Initial) -> dict[str, Any]:
-        """Return what the stores of this box say of how they are made."""
+        """Return the provenance of the stores of this box."""
         content: dict[str, Any] = settings.resolved("simulate", "cosmology")
-        # How many boxes were asked for does not change this one; files count by their content.
+        # The number of boxes does not affect this one, and files are identified by their content.
         for name in ("count", "paired", "linear_power", "white_noise", "initial_fields"):
             content["simulate"].pop(name)
         return make_provenance(
@@ -168,13 +172,13 @@ class Box:
 
 
 def is_folder(settings: Settings) -> bool:
-    """Notify whether the output is a folder of stores instead of one store."""
+    """Return whether the output is a folder of stores instead of one store."""
     config = settings.simulate
     return config.count > 1 or len(config.redshift) > 1 or config.initial_fields
 
 
 def plan_boxes(out: str, settings: Settings) -> list[Box]:
-    """Return the boxes of a run and where they go."""
+    """Return the boxes of a run, with the URLs of their stores."""
     config = settings.simulate
 
     def url(*parts: str) -> str:
@@ -202,7 +206,7 @@ def plan_boxes(out: str, settings: Settings) -> list[Box]:
 
 
 def simulate_box(box: Box, settings: Settings, given: Initial, report: Report) -> str:
-    """Simulate one box into stores that are there already, and mark them whole."""
+    """Simulate one box into its stores, which exist already, and mark them complete."""
     config = settings.simulate
     device = best_device()
     digest = box.provenance(settings, given)["digest"]
@@ -283,7 +287,7 @@ def _write_initial(url: str, digest: str, cells: int, density: Tensor, psi1: Ten
     """Write the linear density and displacement; the lattice points are the centres of cells."""
     displacement = psi1.view(cells, cells, cells, 3).movedim(-1, 0)
     box, finished = Block((0, 0, 0), (cells,) * 3), finished_shards(url)
-    # The grid is cut as painting would cut it.
+    # The grid has the shards that painting would choose.
     for shard, block in enumerate(split_block(box, PaintConfig(grid=cells).shard_cells)):
         if not finished[shard]:
             part = place(block, box)

@@ -57,7 +57,7 @@ class SimulatePlan(Plan):
 
 
 def plan_simulate(run: Run) -> SimulatePlan:
-    """Say what :func:`simulate` would do.
+    """Plan :func:`simulate`.
 
     Raises
     ------
@@ -114,14 +114,14 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
     Returns
     -------
     list of ParticleStore
-        Box after box, those of a box in order of time. Boxes are seeded ``seed``, ``seed + 1`` and
-        so on; a pair shares its seed.
+        The stores, sorted by box and then by time. The boxes have the seeds ``seed``, ``seed + 1``
+        and so on; the two boxes of a pair have the same seed.
 
     Raises
     ------
     ConfigError, DataError, StorageError
-        Before any box is begun: settings that cannot be run, initial conditions that cannot be
-        used, too little memory.
+        The settings or the initial conditions are invalid, or there is too little memory; raised
+        before the first box is simulated.
     """
     run = run or Run()
     settings = run.settings
@@ -135,7 +135,7 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
         plan,
         remedy="fewer simulate.particles or a smaller simulate.mesh_factor; "
         "more volume comes from more boxes",
-        # One box has all cores in this process; several are spread.
+        # One box uses all cores in this process; several boxes are spread over workers.
         cpu_seconds=plan.cpu_seconds if len(boxes) > 1 else 0.0,
     )
     with claiming(out, run) as claim:
@@ -164,11 +164,11 @@ def _run_boxes(
     progress: _BoxProgress,
     claim: Claim,
 ) -> None:
-    """Simulate boxes, each as one task."""
+    """Simulate each box as one task."""
 
     def hear(message: tuple[int, int, str]) -> None:
         progress.hear(message)
-        # Messages of Ray's tasks come in a thread, where an error would stop nothing.
+        # Messages from Ray's tasks arrive in a thread, where an error would not stop the run.
         if engine.name == "serial":
             claim.check()
 
@@ -187,7 +187,7 @@ def _simulate(
     send: Callable[[tuple[int, int, str]], None],
     index: int,
 ) -> None:
-    """Simulate one of some boxes."""
+    """Simulate the box with the given index."""
     box = boxes[index]
     simulate_box(box, settings, initial, partial(_report, send, index, box.name))
 
@@ -199,14 +199,14 @@ def _report(
 
 
 class _BoxProgress:
-    """Sums the progress of all boxes. A retried box gives its steps back."""
+    """Total progress of all boxes; the steps of a failed attempt no longer count."""
 
     def __init__(self, run: Run, boxes: int, ticks: int) -> None:
         self._progress = Progress(run.listener, "simulate", boxes * ticks, "steps")
         self._done = [0] * boxes
 
     def hear(self, message: tuple[int, int, str]) -> None:
-        """Take (index of the box, steps done, what was done)."""
+        """Receive a message: index of the box, number of steps done, description."""
         index, done, note = message
         self._done[index] = done
         self._progress.reach(sum(self._done), note)

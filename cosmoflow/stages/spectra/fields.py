@@ -73,10 +73,11 @@ def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
     if name not in MADE:
         raise ConfigError(
             "the fields store has no such field, and it cannot be computed from others",
-            where=store.url, value=name,
+            where=store.url,
+            value=name,
             limit=f"stored: {', '.join(store.variables)}; computed from density and velocity: "
             f"{', '.join(MADE)}",
-        )  # fmt: skip
+        )
     quantity = QUANTITIES[name]
     reads = QUANTITIES[quantity.field].reads
     lacking = [read for read in reads if read not in store.variables]

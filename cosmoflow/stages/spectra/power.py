@@ -150,7 +150,7 @@ def measure_power(
     count = len(readers)
     pairs = [(0, 0)] + [pair for i in range(1, count) for pair in ((i, i), (0, i))]
     result: dict[str, PowerSum] = {}
-    # One field of all boxes at a time, to limit what is on the disk.
+    # One field of all boxes at a time, to limit the parts on disk.
     for field in dict.fromkeys(QUANTITIES[name].field for name in quantities):
         names = [name for name in quantities if QUANTITIES[name].field == field]
         sources = [Derived(reader, grid.cell_size, field) for reader in readers.values()]

@@ -116,15 +116,17 @@ def request_spectra(
         chosen.append(choose_field(stores[-1], cross or field, compensate))
         if chosen[0].components != chosen[1].components:
             raise ConfigError(
-                "a scalar, a vector and eigenvalues have no cross spectra", where="--cross",
+                "a scalar, a vector and eigenvalues have no cross spectra",
+                where="--cross",
                 value=" and ".join(one.name for one in chosen),
-            )  # fmt: skip
+            )
     config = run.settings.spectra
     for one in chosen:
         if config.subbox is not None and one.term.derive is not None:
             raise ConfigError(
                 f"{one.name} takes spectral derivatives, and a sub-box is not periodic",
-                where="spectra.subbox", value=one.name,
+                where="spectra.subbox",
+                value=one.name,
                 remedy=f"store it first: cosmoflow derive FIELDS OUT --field {one.name}",
-            )  # fmt: skip
+            )
     return Request(tuple(stores), tuple(chosen), config)

@@ -1,4 +1,4 @@
-"""From fields to a model."""
+"""Training of a model on fields stores."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from cosmoflow.storage.outputs import check_output, check_same_run
 from cosmoflow.storage.urls import absolute, exists, has_file, join, read_bytes, remove, write_bytes
 
 FILTER = "filter.json"
-"""Holds the Wiener filter of a run from its start, so that a resumed run goes on with the same."""
+"""File with the Wiener filter of a run, written at its start for runs that resume it."""
 
 FILTER_BYTES = 72
-"""A cell, of what fitting a filter holds at once: density, velocity and its modes, the modes of
-four fields, float64 products of two."""
+"""Bytes per cell in memory while a filter is fitted: density, velocity and its modes, modes of four
+fields, float64 products of two."""
 
 _NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "tensorboard"}
-"""Settings that change nothing of a model: a run may be resumed with others, on more workers."""
+"""Settings that do not affect the model: a run may be resumed with other values."""
 
 
 def plan_train(fields: Sequence[str], run: Run) -> TrainPlan:
-    """Say what :func:`train` would do."""
+    """Plan :func:`train`."""
     return plan_training([_open(url, run.settings.train.target).grid for url in fields], run)
 
 
@@ -66,8 +66,8 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     Parameters
     ----------
     fields : sequence of str
-        URLs of fields stores of one cell size and redshift. Of several boxes the last eighth (at
-        least one) validates; of a lone box a slab does.
+        URLs of fields stores with the same cell size and redshift. The last eighth of them (at
+        least one) is used for validation, or a slab if there is only one box.
     out : str
         URL of the model folder to write.
     run : Run, optional
@@ -76,14 +76,12 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     Returns
     -------
     VelocityModel
-        With averaged weights, as saved.
+        The saved model, with averaged weights.
 
     Raises
     ------
     DataError
-        The fields do not belong together or are too small.
-    DataError
-        The loss is no longer finite.
+        The fields do not belong together or are too small, or the loss is no longer finite.
     OutputExistsError, StorageError, ConfigError
     """
     run, warned = run or Run(), list[str]()
@@ -115,7 +113,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         {"seed": settings.seed, "train": config.model_dump(mode="json", exclude=_NO_MATTER)},
         {f"fields {index}": store.digest for index, store in enumerate(stores)},
         sources={f"fields {index}": store.url for index, store in enumerate(stores)},
-        # Momenta are zero where there is no mass, for any velocity.
+        # Empty cells matter to velocities only: the momentum of such a cell is zero.
         notes=[*examine(stores if config.target == "velocity" else (), run.listener), *warned],
         facts=painting.as_facts(),
     )
@@ -126,7 +124,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         _require_memory_for_filter(max(store.grid for store in stores), run)
     resumed = _can_resume(out, provenance, run)
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
-        run.listener(Message(f"{out} is trained already"))
+        run.listener(Message(f"{out} is already trained"))
         return load_model(out)
     wiener = _find_filter(out, resumed, split, architecture, run)
     flows = [ensure_flows(url, architecture.smoothing, wiener, run, model=out) for url in fields]
@@ -146,7 +144,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         provenance=provenance,
         filter=wiener,
     )
-    # Only now: a run that is refused has not deleted what was there.
+    # Only now, so that a refused run leaves an older output unchanged.
     if not resumed:
         _begin(out, provenance, wiener)
     if not architecture.learns:
@@ -174,7 +172,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
         partial(_finish, out, split, config.measure_gain),
     )
     engine.train(loop, workers=config.workers, on_report=on_report)
-    # Fields in memory were looked at when they were read, unless gains were measured at the end.
+    # Flows of fields in memory were checked when they were read; measuring gains reads them again.
     reads_on = plan.data == "streamed" or (config.measure_gain and split.validation)
     _check_fields(stores, split if reads_on else None, out)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
@@ -182,7 +180,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
 
 
 def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
-    """Warn of one box under two names: a model would be validated on what it has learned."""
+    """Warn if two stores hold the same box, since one may train and the other validate."""
     seen: dict[str, str] = {}
     for store in stores:
         before = seen.setdefault(store.digest, store.url)
@@ -196,7 +194,7 @@ def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
 
 
 def _check_stores(stores: Sequence[FieldStore], run: Run) -> None:
-    """Refuse stores that differ in what a model is made for; warn of copies among them."""
+    """Refuse stores that differ in cell size, redshift or cosmology; warn of copies among them."""
     for store in stores:
         check_contents(store, ["density", run.settings.train.target], run)
     _warn_of_copies(stores, run)
@@ -219,10 +217,10 @@ def _check_stores(stores: Sequence[FieldStore], run: Run) -> None:
 
 
 def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -> None:
-    """Refuse fields, and flows of a split, that were changed while the model learned from them.
+    """Refuse fields, and flows of a split, that changed during the training.
 
-    No model is left that learned from two states of its fields, and no checkpoint of one: training
-    begins at step 0 again. Where storage cannot be read all of them stay.
+    The model and its checkpoints are then deleted, since they depend on both states of the fields:
+    a resumed run starts at step 0. If the fields cannot be read, nothing is deleted.
     """
     try:
         for store in stores:
@@ -236,7 +234,7 @@ def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -
 
 
 def _can_resume(out: str, provenance: dict[str, Any], run: Run) -> bool:
-    """Notify whether there is a model folder to go on with; refuse that of another run."""
+    """Return whether there is a model folder to resume; refuse the folder of another run."""
     if run.existing != "resume" or not exists(out):
         return False
     check_same_run(_begun(out), provenance, out, "model")
@@ -244,7 +242,7 @@ def _can_resume(out: str, provenance: dict[str, Any], run: Run) -> bool:
 
 
 def _begun(out: str) -> dict[str, Any]:
-    """Return the provenance that a model folder was begun with; of older folders, its digest."""
+    """Return the provenance of the run that began a model folder, or of old folders the digest."""
     if not has_file(out, RUN):
         return {}
     content = read_bytes(out, RUN).decode("utf-8", "backslashreplace").strip()
@@ -258,7 +256,7 @@ def _begun(out: str) -> dict[str, Any]:
 def _find_filter(
     out: str, resumed: bool, split: Split, architecture: Architecture, run: Run
 ) -> WienerFilter | None:
-    """Fit the filter whose flow an architecture needs, or read that of the resumed run."""
+    """Fit the Wiener filter that an architecture needs, or read the filter of the resumed run."""
     if architecture.filter is None:
         return None
     if resumed and has_file(out, FILTER):
@@ -268,7 +266,7 @@ def _find_filter(
 
 
 def _begin(out: str, provenance: dict[str, Any], wiener: WienerFilter | None) -> None:
-    """Start the model folder."""
+    """Create the model folder, replacing an older one."""
     if exists(out):
         remove(out)
     write_bytes(out, RUN, f"{json.dumps(provenance)}\n".encode())
@@ -277,22 +275,20 @@ def _begin(out: str, provenance: dict[str, Any], wiener: WienerFilter | None) ->
 
 
 def _require_memory_for_filter(grid: int, run: Run) -> None:
-    """Refuse boxes whose transforms this process has no memory for."""
+    """Refuse boxes whose transforms do not fit into the memory of this process."""
     cells = grid**3
     plan = Plan("fitting the Wiener filter", 1, "box", FILTER_BYTES * cells, 16 * cells, 0, 0.0)
-    require_memory(
-        run, plan, available_memory(),
-        remedy="train on smaller boxes: a model serves boxes of any size",
-    )  # fmt: skip
+    remedy = "train on smaller boxes: a model serves boxes of any size"
+    require_memory(run, plan, available_memory(), remedy=remedy)
 
 
 def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
-    """Say where a resumed run goes on, and which checkpoints it has to pass over."""
+    """Report the checkpoint that a resumed run continues from, and damaged ones that it skips."""
     damaged: list[str] = []
     found = replace(checkpoints, on_damage=damaged.append).newest()
     for name in damaged:
-        caution(run.listener, f"passing over a damaged checkpoint: {name}")
-    text = "starting again: no whole checkpoint" if found is None else "going on from a checkpoint"
+        caution(run.listener, f"skipping a damaged checkpoint: {name}")
+    text = "starting again: no valid checkpoint" if found is None else "continuing a checkpoint"
     run.listener(Message(f"{text} in {checkpoints.url}"))
 
 

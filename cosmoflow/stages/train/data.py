@@ -41,22 +41,22 @@ VALIDATION_BLOCKS = 8
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which cells of which stores are learned from, and which are not.
+    """Split of stores, or of the cells of a single store, into training and validation.
 
     Parameters
     ----------
     fields : tuple of str
-        URLs of the stores; the last ``validation`` of them validate.
+        URLs of the stores; the last ``validation`` of them are for validation.
     flows : tuple of tuple of Flow
-        The global velocities of each.
+        Global velocities of each store.
     validation : int
-        Stores that validate; 0 for a lone box.
+        Number of validation stores; 0 for a single box.
     slab : int
-        Cells along x of a lone box that validate.
+        Cells along x of a single box that are for validation.
     filter : str
         Digest of the Wiener filter whose velocity is among the flows; "" for none.
     origins : tuple of mapping or None
-        Origin of each store's Wiener velocity, as noted there.
+        Origin of the Wiener velocity noted in each store.
     """
 
     fields: tuple[str, ...]
@@ -68,11 +68,11 @@ class Split:
 
     @property
     def training(self) -> int:
-        """How many stores are learned from."""
+        """Number of training stores."""
         return len(self.fields) - self.validation
 
     def check_flows(self, *urls: str) -> None:
-        """Stop a run whose Wiener velocities another run has replaced; call it after reading them.
+        """Refuse Wiener velocities that another run has replaced; call this after reading them.
 
         Raises
         ------
@@ -88,12 +88,12 @@ class Split:
 def choose_split(
     fields: Sequence[str], grid: int, fraction: float, crop: int, geometry: Geometry
 ) -> Split:
-    """Keep some of the stores, or a slab of a lone one, for validation.
+    """Choose some of the stores, or a slab of a single one, for validation.
 
     Raises
     ------
     DataError
-        A lone box is too small for a crop beside a slab.
+        A single box is too small for a crop and a validation slab.
     """
     if len(fields) == 1:
         slab = split_lone_box(grid, fraction, crop, geometry)
@@ -104,18 +104,18 @@ def choose_split(
 
 _LINEAR_RADIUS = 4.0
 _ROUNDS = 4
-"""Passes that fill in the velocities of a slab: each leaves a tenth of the last one's change."""
+"""Passes that fill in the velocities of a slab; the change falls tenfold from pass to pass."""
 
 
 def fit_filter(split: Split, names: Sequence[str]) -> WienerFilter:
     """Fit a Wiener filter to the velocities of the training boxes.
 
-    The velocities of a lone box's validation slab are not looked at. A Fourier transform needs
-    some, so they are first those of linear theory and then, round after round, those of the filter
-    found so far, which have no say in what the next one is.
+    The true velocities in the validation slab of a single box are not used. A Fourier transform
+    needs values there: first those of linear theory and then, pass after pass, those of the
+    previous filter, which do not pull the next filter away from the training cells.
     """
     stores = [FieldStore(url) for url in split.fields[: split.training]]
-    # Cells are of one size, so the bins of the first box hold all modes of the others.
+    # All cells have the same size, so the bins of the first box cover the modes of the others.
     bins = RadialBins.covering(stores[0].grid, stores[0].metadata.box_size)
     total = WienerSum.zero(names, bins)
     for store in stores:
@@ -134,7 +134,7 @@ def fit_filter(split: Split, names: Sequence[str]) -> WienerFilter:
 
 
 def normalise(split: Split, target: Target, offset: float) -> Normalisation:
-    """Measure the constants of a model over what it learns from."""
+    """Measure the constants of a model over its training cells."""
     boxes = [
         _part(FieldStore(url), flows, split.slab)
         for url, flows in zip(
@@ -149,7 +149,7 @@ def _part(source: FieldSource, flows: tuple[Flow, ...], slab: int) -> TrainingBo
 
 
 def make_job(split: Split, settings: Settings, crop: int) -> TrainingJob:
-    """Open the fields, in the worker that learns from them."""
+    """Open the training and validation fields; called in each worker."""
     config = settings.train
     geometry = geometry_of(find_architecture(config.model).build())
     hold = _holder(split, config, best_device())
@@ -187,21 +187,22 @@ def field_bytes(grid: int, flows: int) -> int:
 
 
 def memory_for_fields() -> int:
-    """Return the bytes of fields that are held in memory; more are streamed."""
+    """Return the most bytes of fields to hold in memory; larger fields are streamed."""
     return int(FIELDS_SHARE * available_memory())
 
 
 def is_streamed(data: str, needed: int) -> bool:
-    """Notify whether fields of so many bytes are streamed, given the setting ``train.data``."""
+    """Return whether fields of ``needed`` bytes are streamed, given the setting ``train.data``."""
     return data == "stream" or (data == "auto" and needed > memory_for_fields())
 
 
 def _holder(
     split: Split, config: TrainConfig, device: torch.device
 ) -> Callable[[str, tuple[Flow, ...]], FieldSource]:
-    """Return what opens a store: on the device, in main memory or where it is, as all of them fit.
+    """Return the function that opens stores: on the device, in main memory, or for streaming.
 
-    Fields that do not fit are refused where settings ask for memory.
+    The fields of all stores go to the first of these places that they fit into together. Fields
+    that do not fit into memory are refused if the settings require it.
     """
     count = len(split.flows[0])
     needed = sum(field_bytes(FieldStore(url).grid, count) for url in split.fields)

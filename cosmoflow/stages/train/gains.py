@@ -21,22 +21,22 @@ _BYTES_PER_CELL = 72
 
 
 def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGain | None:
-    """Measure the gains of a velocity model in the whole boxes that validate it.
+    """Measure the gains of a velocity model in its validation boxes.
 
     Parameters
     ----------
     model : VelocityModel
-        In evaluation mode.
+        The model, in evaluation mode.
     split : Split
-        At least one of its stores validates.
+        The split, with at least one validation store.
     symmetries : int
-        Turned frames to average predictions over.
+        Number of turned frames to average predictions over.
 
     Returns
     -------
     PowerGain or None
-        None where a box and its transforms do not fit into memory: a training is not to fail for
-        that at its very end.
+        None if a box and its transforms do not fit into memory, so that a training does not fail
+        at its very end.
     """
     device, config = best_device(), InferConfig(precision="auto", symmetries=symmetries)
     total: GainSum | None = None

@@ -39,11 +39,11 @@ class TrainPlan(Plan):
     crop, batch : int
         Cells per axis of a sample's output, and samples of a step.
     samples, workers : int
-        Samples in all, and workers that share them.
+        Total number of samples, and workers that share them.
     data : {"in memory", "streamed"}
-        Where the fields are while the model learns.
+        Location of the fields during training.
     flops : float
-        Operations of the network, in all.
+        Total operations of the network.
     """
 
     model: str
@@ -57,7 +57,7 @@ class TrainPlan(Plan):
 
 
 def plan_training(grids: Sequence[int], run: Run) -> TrainPlan:
-    """Plan a training on boxes with these cells per axis."""
+    """Plan a training on boxes with the given cells per axis."""
     config = run.settings.train
     architecture = find_architecture(config.model)
     network = architecture.build()

@@ -1,4 +1,4 @@
-"""The metrics of a training as TensorBoard shows them."""
+"""Training metrics for TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ FOLDER = "tensorboard"
 
 
 def open_board(out: str, wanted: bool) -> Callable[[Mapping[str, float]], None]:
-    """Return what notes the metrics of a step, in a folder inside the model's.
+    """Return a function that logs the metrics of a step in a folder inside the model folder.
 
     Parameters
     ----------
     out : str
         The model folder.
     wanted : bool
-        Without it nothing is noted.
+        Whether to log; if false, the function does nothing.
 
     Raises
     ------
@@ -31,9 +31,10 @@ def open_board(out: str, wanted: bool) -> Callable[[Mapping[str, float]], None]:
     if folder is None:
         raise ConfigError(
             "TensorBoard's files are written to a local folder",
-            where="train.tensorboard", value=out,
+            where="train.tensorboard",
+            value=out,
             remedy="leave it out: history.csv has the same numbers",
-        )  # fmt: skip
+        )
     from tensorboardX import SummaryWriter
 
     writer = SummaryWriter(str(folder / FOLDER))

@@ -132,9 +132,11 @@ def _check_array(where: str, fortran: bool, dtype: np.dtype[Any]) -> None:
         raise DataError("the array holds Python objects", where=where, value=str(dtype))
     if fortran:
         raise DataError(
-            "the array is stored column by column", where=where, limit="C order",
+            "the array is stored column by column",
+            where=where,
+            limit="C order",
             remedy="np.savez(..., position=np.ascontiguousarray(position))",
-        )  # fmt: skip
+        )
 
 
 def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Snapshot:
@@ -163,22 +165,25 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
     if "mass" not in used and others:
         raise DataError(
             "the masses have an unexpected name",
-            where=url, value=", ".join(others), limit="mass", remedy="numpy.savez(..., mass=...)",
-        )  # fmt: skip
+            where=url,
+            value=", ".join(others),
+            limit="mass",
+            remedy="numpy.savez(..., mass=...)",
+        )
     count = used["position"].shape[0]
     for role, column in used.items():
-        shape = (count,) if role == "mass" else (count, 3)
+        shape, where = (count,) if role == "mass" else (count, 3), f"{url}, {column.member}"
         if column.shape != shape:
             raise DataError(
-                "an array has the wrong shape",
-                where=f"{url}, {column.member}", value=column.shape, limit=shape,
-            )  # fmt: skip
+                "an array has the wrong shape", where=where, value=column.shape, limit=shape
+            )
         if np.dtype(column.dtype).kind not in "fiu":
             raise DataError(
                 "an array does not hold real numbers",
-                where=f"{url}, {column.member}", value=str(np.dtype(column.dtype)),
+                where=where,
+                value=str(np.dtype(column.dtype)),
                 limit="floating point or integers",
-            )  # fmt: skip
+            )
     own = {name: numbers.get(name) for name in CosmologyConfig.model_fields}
     header = {**own, **read_expansion(numbers)}
     cosmology = resolve_cosmology(url, header, hints, notes)
@@ -187,10 +192,11 @@ def open_npz(url: str, files: Sequence[SourceFile], hints: SnapshotHints) -> Sna
     box_size = hints.box_size or numbers.get("box_size", 0.0) * length
     if not box_size > 0.0:
         raise ConfigError(
-            "the file does not say the size of the box", where=url,
+            "the file does not say the size of the box",
+            where=url,
             remedy="store a number box_size beside the arrays, or give the hint "
             "box_size, in Mpc/h: --set snapshot.box_size=500",
-        )  # fmt: skip
+        )
     convention = hints.velocity or "peculiar"
     each = numbers.get("particle_mass")
     return build_snapshot(

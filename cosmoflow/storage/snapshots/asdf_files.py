@@ -90,9 +90,11 @@ class AsdfArray:
                 return bytes(content)
         raise DataError(
             "a compressed column ends early",
-            where=where, value=f"{len(content)} bytes", limit=f"{size} bytes",
+            where=where,
+            value=f"{len(content)} bytes",
+            limit=f"{size} bytes",
             remedy="copy the file again",
-        )  # fmt: skip
+        )
 
 
 def _blosc_pieces(

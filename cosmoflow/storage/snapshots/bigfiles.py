@@ -109,8 +109,10 @@ def read_attributes(url: str) -> dict[str, Any]:
         except (ValueError, TypeError) as error:
             raise DataError(
                 "an attribute of the bigfile is invalid",
-                where=join(url, "attr-v2"), value=line[:80], limit=str(error),
-            ) from None  # fmt: skip
+                where=join(url, "attr-v2"),
+                value=line[:80],
+                limit=str(error),
+            ) from None
         attributes[name] = plain(values[0] if len(values) == 1 else values)
     return attributes
 

@@ -155,9 +155,11 @@ def resolve_box(url: str, header: Mapping[str, Any], length: float, hints: Snaps
         raise DataError("the box is not a cube", where=url, value=sides)
     if not sides[0] > 0.0:
         raise ConfigError(
-            "the header does not say the size of the box", where=url, value=value,
+            "the header does not say the size of the box",
+            where=url,
+            value=value,
             remedy="give the hint box_size, in Mpc/h: --set snapshot.box_size=500",
-        )  # fmt: skip
+        )
     return sides[0] * length
 
 
@@ -248,9 +250,10 @@ def _velocity_power(
     if len(said) > 1:
         raise DataError(
             "the velocities scale with different powers of a",
-            where=url, value=sorted(said),
+            where=url,
+            value=sorted(said),
             remedy="give the hint velocity (--set snapshot.velocity=gadget), or read one type",
-        )  # fmt: skip
+        )
     if said:
         power = said.pop()
         return power, f"times a^{power:g}, as the columns say"

@@ -103,8 +103,10 @@ def _read_header(stream: IO[bytes], order: str, labelled: bool, file: SourceFile
     if size != HEADER_BYTES or content[:4] != content[-4:]:
         raise DataError(
             "this is not a Gadget snapshot, or it is damaged",
-            where=file.url, value=f"a header of {size} bytes", limit=HEADER_BYTES,
-        )  # fmt: skip
+            where=file.url,
+            value=f"a header of {size} bytes",
+            limit=HEADER_BYTES,
+        )
     values = struct.unpack_from(f"{order}{_HEADER}", content, 4)
     return {
         "NumPart_ThisFile": list(values[0:6]),
@@ -178,9 +180,10 @@ class BinaryReader:
         if whole not in (4 * rows * width, 8 * rows * width):
             raise DataError(
                 "the size of a block does not match its particles",
-                where=f"{part.file}, {name}", value=f"{whole} bytes",
+                where=f"{part.file}, {name}",
+                value=f"{whole} bytes",
                 limit=f"{4 * rows * width} or {8 * rows * width} bytes",
-            )  # fmt: skip
+            )
         dtype = np.dtype(f"{layout.order}f{whole // (rows * width)}")
         row = width * dtype.itemsize
         stream.seek(offset + (layout.rows_before(name, kind) + start) * row)

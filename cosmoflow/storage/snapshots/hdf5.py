@@ -104,9 +104,10 @@ def _follow(group: h5py.Group, name: str, url: str) -> Any:
     if isinstance(link, h5py.ExternalLink) and local_path(url) is None:
         raise DataError(
             "the file links to another file; links between files are not followed in a bucket",
-            where=place, value=f"{link.filename}, {link.path}",
+            where=place,
+            value=f"{link.filename}, {link.path}",
             remedy="copy both to a local folder",
-        )  # fmt: skip
+        )
     try:
         return group[name]
     except (KeyError, OSError) as error:
@@ -192,8 +193,10 @@ def _inspect_type(group: h5py.Group, url: str) -> tuple[TypeFacts, list[h5py.Dat
         if dataset.shape[0] != rows or dataset.shape[1:] != width:
             raise DataError(
                 "a column has the wrong shape",
-                where=f"{url}, {dataset.name}", value=dataset.shape, limit=f"{rows} rows",
-            )  # fmt: skip
+                where=f"{url}, {dataset.name}",
+                value=dataset.shape,
+                limit=f"{rows} rows",
+            )
         _check_written(dataset, url)
         _check_packing(dataset, url)
     facts = TypeFacts(

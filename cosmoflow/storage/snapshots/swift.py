@@ -201,8 +201,10 @@ def _exponents(
     }
     if len(found) > 1:
         raise DataError(
-            "the particle types are in different units", where=f"{url}, {column}",
-            value=sorted(found), remedy="read one type: --set 'snapshot.particle_types=[1]'",
-        )  # fmt: skip
+            "the particle types are in different units",
+            where=f"{url}, {column}",
+            value=sorted(found),
+            remedy="read one type: --set 'snapshot.particle_types=[1]'",
+        )
     a_power, h_power = found.pop() if found else (usual, 0.0)
     return a_power, h_power
