@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 import ray
@@ -20,7 +19,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
-from cosmoflow.engine.exchange.scratch import Scratch
+from cosmoflow.engine.exchange.bucket import BucketScratch, HeldObjects
+from cosmoflow.engine.exchange.scratch import Held, Scratch
 from cosmoflow.engine.exchange.servers import (
     Directory,
     LostParcelsError,
@@ -50,7 +50,7 @@ def _run_task(
     key: Key,
     function: Callable[..., Any],
     needs: Resources,
-    scratch: Scratch,
+    scratch: Scratch | BucketScratch,
     hands_on: bool,
     parts: Sequence[int | None],
     *sources: Any,
@@ -84,8 +84,8 @@ class Runner:
         The graph.
     needs : Resources
         Resources of each task.
-    scratch : Scratch
-        The folder for parcels.
+    scratch : Scratch or BucketScratch
+        The folder for parcels, or their place in a bucket.
     size : int
         Projected bytes that tasks hand on.
     keep : bool
@@ -103,7 +103,7 @@ class Runner:
         graph: TaskGraph,
         *,
         needs: Resources,
-        scratch: Scratch,
+        scratch: Scratch | BucketScratch,
         size: int = 0,
         keep: bool = False,
         servers: bool = False,
@@ -112,7 +112,12 @@ class Runner:
     ) -> None:
         self._graph, self._needs, self._keep, self._notify = graph, needs, keep, notify
         self._scratch, self._size = scratch, size
-        self._servers = Servers(scratch, keep) if servers else None
+        self._hands_on = any(family.parts for family in graph.families.values())
+        self._servers: Servers | None = None
+        # What is in a bucket needs no server, and is not lost with a node.
+        if servers and self._hands_on and isinstance(scratch, Scratch):
+            self._servers = Servers(scratch, keep)
+        self._held: Held | HeldObjects | None = None
         self._give_up: Callable[[], None] = lambda: None
         self._remote = ray.remote(max_retries=RETRIES)(guard(_run_task))
         self._stop = Stop()
@@ -159,10 +164,11 @@ class Runner:
 
     def _begin(self) -> set[Key]:
         """Take the folders for parcels; return the tasks whose parcels are there already."""
-        if not any(family.parts for family in self._graph.families.values()):
+        if not self._hands_on:
             return set()
         if self._servers is None:
-            self._give_up = self._scratch.hold(keep=self._keep).delete
+            self._held = self._scratch.hold(keep=self._keep)
+            self._give_up = self._held.delete
             found = {this_node(): self._scratch.find() if self._keep else {}}
         else:
             self._servers.start([node.name for node in worker_nodes()])
@@ -170,7 +176,7 @@ class Runner:
             served = self._servers.find()
             found = {name: values for name, (values, _) in served.items()}
             self._check_room(sum(free for _, free in served.values()), len(served))
-            self._scratch = replace(self._scratch, node=this_node())
+            self._scratch = self._servers.scratch
         for name, values in found.items():
             for key, value in values.items():
                 self._values[key], self._nodes[key] = value, name
@@ -218,7 +224,8 @@ class Runner:
                     where="{} {}".format(*key),
                     value=reason,
                     limit=f"{RETRIES} times",
-                    remedy="look at the disks of the nodes, then run again with --resume",
+                    remedy="look at the disks of the nodes, or at what else deletes objects in the "
+                    "bucket for scratch; then run again with --resume",
                 )
         (name, number), reason = next(iter(lost.items()))
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
@@ -300,8 +307,8 @@ class Runner:
         nodes = [self._nodes.pop(other) for other in unneeded]
         for other in unneeded:
             self._directories.pop(other[0], None)
-        if self._servers is None:
-            self._scratch.remove(unneeded)
-        else:
+        if self._servers is not None:
             self._servers.remove(unneeded, nodes)
+        elif self._held is not None:
+            self._held.remove(unneeded)
         return True
