@@ -116,7 +116,7 @@ class Entry(NamedTuple):
     def check(self, block: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the bytes of the part, or raise DamagedParcelError."""
         if len(block) != self.size:
-            raise DamagedParcelError("the file ends early")
+            raise DamagedParcelError("it ends early")
         if zlib.crc32(block.data) != self.checksum:
             raise DamagedParcelError("a checksum is wrong")
         return block
@@ -136,6 +136,8 @@ class Footer(NamedTuple):
     @classmethod
     def parse(cls, end: bytes) -> Footer:
         """Return the footer of a parcel that ends with these bytes."""
+        if len(end) < _FOOTER.size:
+            raise DamagedParcelError("it ends early")
         magic, *found = _FOOTER.unpack(end[-_FOOTER.size :])
         if magic != _MAGIC:
             raise DamagedParcelError("the footer is damaged")
