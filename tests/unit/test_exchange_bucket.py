@@ -27,7 +27,7 @@ KEYS = [("bucket", number) for number in range(12)]
 @pytest.fixture(autouse=True)
 def new_process():
     """Nothing has been read yet."""
-    bucket._indices.cache_clear()
+    bucket._ends.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +91,32 @@ def test_a_large_parcel_is_sent_in_pieces_and_again_when_they_are_lost(proxy, mo
             np.testing.assert_array_equal(
                 decode(next(place.blocks([("planes", 0)], part))), parts[part]
             )
+
+
+def test_an_index_that_is_long_or_has_no_room_is_read_by_the_entry(proxy, monkeypatch):
+    place, many = (
+        BucketScratch("once-c", Objects("s3://boxes/scratch")),
+        [*map(np.arange, range(99))],
+    )
+    monkeypatch.setattr(bucket, "END_BYTES", 1000)
+    keys = [("many", number) for number in range(3)]
+    for key in keys:
+        place.write(key, many, "a value" * 200)
     proxy.requests.clear()
-    # The index is longer than what is read at first.
-    many = [np.arange(3) for _ in range(4000)]
-    for number in range(2):
-        place.write(("many", number), many, None)
-        np.testing.assert_array_equal(decode(next(place.blocks([("many", number)], 7))), many[7])
-    assert proxy.requests["GET"] == 3 + 2
+    for part in range(1, 5):
+        for block in place.blocks(keys, part):
+            np.testing.assert_array_equal(decode(block), many[part])
+    assert proxy.requests["GET"] == 3 + 2 * 4 * 3
+    assert place.find() == dict.fromkeys(keys, "a value" * 200)
+    monkeypatch.undo()
+    monkeypatch.setattr(bucket, "INDEX_BYTES", 6000)
+    bucket._ends.cache_clear()
+    proxy.requests.clear()
+    for part in range(1, 5):
+        for block in place.blocks(keys, part):
+            np.testing.assert_array_equal(decode(block), many[part])
+    # There is room for the indices of two of the three.
+    assert proxy.requests["GET"] == 3 + 2 * 4 + (2 * 4 - 1)
 
 
 def test_parcels_that_are_made_again_are_read_again():

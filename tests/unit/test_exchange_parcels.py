@@ -60,7 +60,7 @@ def read_object(path, whole):
     """Return the parts and the value of a parcel in a bucket, as a process that never read it."""
     place, key = BucketScratch("run", MemoryObjects()), ("bucket", 0)
     place.objects.put(place.name(key), lambda: iter([whole]))
-    bucket._indices.cache_clear()
+    bucket._ends.cache_clear()
     found = [next(place.blocks([key], part)) for part in range(2)]
     if wrong := [text for text in found if isinstance(text, str)]:
         raise DamagedParcelError(wrong[0])

@@ -1,7 +1,8 @@
 """Parcels in a bucket: an object each, of which readers on any node take the bytes they need.
 
-The first time that a process reads from a parcel, it reads the index at its end with one request
-and keeps it. Each part is another request. So a part takes between one request and two.
+The first time that a process reads from a parcel, it reads the end of the object with one request.
+It keeps the footer, and the index if there is room. If it has the index, a part takes one request.
+Otherwise a part takes two: one for its entry in the index, and one for itself.
 
 A driver says every minute that it lives. What a driver has left that says nothing is deleted by the
 next one that uses the place: after an hour, or after a day if the run can be resumed. All times are
@@ -23,13 +24,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.engine.base import Objects
-from cosmoflow.engine.exchange.parcels import DamagedParcelError, Entry, Footer, pack
+from cosmoflow.engine.exchange.parcels import (
+    FOOTER_BYTES,
+    DamagedParcelError,
+    Entry,
+    Footer,
+    pack,
+)
 from cosmoflow.engine.exchange.scratch import KEPT_SECONDS, NAMELESS, SUFFIX
 from cosmoflow.engine.graph import Key
 from cosmoflow.errors import StorageError
@@ -41,7 +48,7 @@ REQUESTED_BYTES: Final = 128 << 20
 INDEX_BYTES: Final = 32 << 20
 """Bytes of indices that a process keeps."""
 END_BYTES: Final = 64 << 10
-"""Bytes that are read at the end of the first parcel of a family to find its index."""
+"""Bytes that are read at the end of a parcel of unknown length; longer indices are not kept."""
 SIGN_SECONDS: Final = 60.0
 """Seconds between two signs of life of a driver."""
 NAMELESS_SECONDS: Final = 3600.0
@@ -50,31 +57,43 @@ CLEANING_SECONDS: Final = 60.0
 """Longest time that the end of a run waits for its objects to be deleted."""
 _ALIVE: Final = "alive"
 _ALIGNMENT: Final = 16
-_SLACK: Final = 1 << 10
-"""Bytes by which values of a family may differ before an index takes a second request."""
 
 
-class _Indices:
-    """The ends of parcels that this process has read: footers, values and indices."""
+class _End(NamedTuple):
+    """The footer of a parcel, and the last bytes, as far as they are known."""
+
+    footer: Footer
+    content: bytes
+
+
+class _Ends:
+    """The ends of parcels of a run that this process has read."""
 
     def __init__(self) -> None:
-        self.found: dict[Key, tuple[Footer, bytes]] = {}
-        self.sizes: dict[str, int] = {}
-        """Bytes of the longest end of each family."""
+        self.found: dict[Key, _End] = {}
+        self._sizes: dict[str, int] = {}
         self._room = INDEX_BYTES
 
-    def keep(self, key: Key, footer: Footer, end: bytes) -> None:
-        """Keep what was read, if there is room."""
-        self.sizes[key[0]] = max(len(end), self.sizes.get(key[0], 0))
-        if key not in self.found and len(end) <= self._room:
-            self._room -= len(end)
-            self.found[key] = footer, end
+    def keep(self, key: Key, end: _End) -> None:
+        """Keep a footer, and the index if there is room for it."""
+        size = end.footer.size - end.footer.index_start
+        self._sizes[key[0]] = size
+        if len(end.content) >= size and size <= min(self._room, END_BYTES):
+            self._room -= size
+            self.found[key] = _End(end.footer, end.content[-size:])
+        else:
+            self.found[key] = _End(end.footer, b"")
+
+    def size(self, family: str) -> int:
+        """Return how many bytes to read at the end of a parcel of a family."""
+        size = self._sizes.get(family, END_BYTES)
+        return size if size <= END_BYTES else FOOTER_BYTES
 
 
 @lru_cache(maxsize=1)
-def _indices(run: str) -> _Indices:
-    """Return the indices that this process has read in a run; those of the last run are dropped."""
-    return _Indices()
+def _ends(run: str) -> _Ends:
+    """Return what this process has read in a run; what it has read in another run is dropped."""
+    return _Ends()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +154,23 @@ class BucketScratch:
     def _find(self, part: int, key: Key) -> Entry | str:
         """Return where a part is, or what is wrong with the parcel."""
         try:
-            return self._entry(part, *(_indices(self.run).found.get(key) or self._read_end(key)))
+            return self._entry(part, key, _ends(self.run).found.get(key) or self._read_end(key))
         except DamagedParcelError as error:
             return str(error)
 
-    def _entry(self, part: int, footer: Footer, end: bytes) -> Entry:
-        begin, stop = footer.place(part)
-        entry = Entry.parse(end[begin - footer.value : stop - footer.value])
-        if entry.offset + entry.size > footer.value:
+    def _entry(self, part: int, key: Key, end: _End) -> Entry:
+        entry = Entry.parse(self._take(key, end, *end.footer.place(part)))
+        if entry.offset + entry.size > end.footer.value:
             raise DamagedParcelError("the index is damaged")
         return entry
+
+    def _take(self, key: Key, end: _End, start: int, stop: int) -> bytes:
+        """Return some bytes of a parcel, which may be among the last ones."""
+        begin = end.footer.size - len(end.content)
+        if start >= begin:
+            return end.content[start - begin : stop - begin]
+        with _reading():
+            return bytes(self.objects.read(self.name(key), start, stop))
 
     def _read(self, part: int, key: Key, entry: Entry | str) -> NDArray[np.uint8] | str | None:
         """Return a part, or what is wrong with it."""
@@ -152,9 +178,9 @@ class BucketScratch:
             return entry
         with suppress(DamagedParcelError):
             return self._read_part(key, entry)
-        # The index that this process has kept may be that of a parcel which was lost since.
+        # What this process has kept may be the index of a parcel that was lost since.
         try:
-            return self._read_part(key, self._entry(part, *self._read_end(key)))
+            return self._read_part(key, self._entry(part, key, self._read_end(key)))
         except DamagedParcelError as error:
             return str(error)
 
@@ -166,20 +192,18 @@ class BucketScratch:
             block = np.frombuffer(content, np.uint8)
         return entry.check(block if block.ctypes.data % _ALIGNMENT == 0 else block.copy())
 
-    def _read_end(self, key: Key) -> tuple[Footer, bytes]:
-        """Return the footer of a parcel, and the bytes from its value to its end."""
-        indices, name = _indices(self.run), self.name(key)
+    def _read_end(self, key: Key, size: int | None = None) -> _End:
+        """Read the last bytes of a parcel: by default its footer, with the index if it is short."""
+        ends = _ends(self.run)
         with _reading():
-            end, size = self.objects.read_end(name, indices.sizes.get(key[0], END_BYTES) + _SLACK)
-            footer = Footer.parse(end)
-            if footer.size != size:
-                raise DamagedParcelError("the footer is damaged")
-            begin = size - len(end)
-            if footer.value < begin:
-                end = bytes(self.objects.read(name, footer.value, begin)) + end
-            end = end[footer.value - size :]
-        indices.keep(key, footer, end)
-        return footer, end
+            content, whole = self.objects.read_end(
+                self.name(key), ends.size(key[0]) if size is None else size
+            )
+            end = _End(Footer.parse(content), content)
+        if end.footer.size != whole:
+            raise DamagedParcelError("the footer is damaged")
+        ends.keep(key, end)
+        return end
 
     def find(self) -> dict[Key, Any]:
         """Return the key and the value of each parcel that is there."""
@@ -195,8 +219,9 @@ class BucketScratch:
     def _value(self, key: Key) -> tuple[Any, ...]:
         """Return the value of a parcel, or nothing if it is damaged."""
         with suppress(DamagedParcelError):
-            footer, end = self._read_end(key)
-            return (footer.load(end[: footer.length]),)
+            end = self._read_end(key, END_BYTES)
+            footer = end.footer
+            return (footer.load(self._take(key, end, footer.value, footer.index_start)),)
         return ()
 
     def remove(self, keys: Sequence[Key]) -> None:

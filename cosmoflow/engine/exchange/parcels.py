@@ -26,6 +26,7 @@ _ENTRY: Final = struct.Struct("<QQI4x")
 """Offset, length and checksum of a part; the length of an absent part is 0."""
 _FOOTER: Final = struct.Struct("<8sQQQI4x")
 """Magic bytes, number of parts, offset of the value, its length and its checksum."""
+FOOTER_BYTES: Final = _FOOTER.size
 _HEAD: Final = struct.Struct("<II")
 """Bytes of the pickle at the front of a part, and number of the buffers that follow."""
 _ALIGNMENT: Final = 64
@@ -136,9 +137,9 @@ class Footer(NamedTuple):
     @classmethod
     def parse(cls, end: bytes) -> Footer:
         """Return the footer of a parcel that ends with these bytes."""
-        if len(end) < _FOOTER.size:
+        if len(end) < FOOTER_BYTES:
             raise DamagedParcelError("it ends early")
-        magic, *found = _FOOTER.unpack(end[-_FOOTER.size :])
+        magic, *found = _FOOTER.unpack(end[-FOOTER_BYTES:])
         if magic != _MAGIC:
             raise DamagedParcelError("the footer is damaged")
         return cls(*found)
@@ -147,13 +148,18 @@ class Footer(NamedTuple):
         """Return where the entry of a part begins and ends."""
         if part >= self.parts:
             raise DamagedParcelError(f"there are {self.parts} parts, not {part + 1}")
-        begin = self.value + self.length + part * _ENTRY.size
+        begin = self.index_start + part * _ENTRY.size
         return begin, begin + _ENTRY.size
+
+    @property
+    def index_start(self) -> int:
+        """Offset of the index."""
+        return self.value + self.length
 
     @property
     def size(self) -> int:
         """Bytes of the whole parcel."""
-        return self.value + self.length + self.parts * _ENTRY.size + _FOOTER.size
+        return self.index_start + self.parts * _ENTRY.size + FOOTER_BYTES
 
     def load(self, pickled: bytes) -> Any:
         """Return the value."""
@@ -209,7 +215,7 @@ def read_block(path: Path, part: int) -> NDArray[np.uint8] | None:
 
 def _read_footer(file: Any) -> Footer:
     end = os.fstat(file.fileno()).st_size
-    return Footer.parse(os.pread(file.fileno(), _FOOTER.size, end - _FOOTER.size))
+    return Footer.parse(os.pread(file.fileno(), FOOTER_BYTES, end - FOOTER_BYTES))
 
 
 def _read(file: Any, entry: Entry) -> NDArray[np.uint8]:
