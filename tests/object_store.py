@@ -8,6 +8,7 @@ import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,49 @@ def using(settings):
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+class MemoryObjects:
+    """Objects in the memory of this process, with what `storage.objects.Objects` can do.
+
+    Attributes
+    ----------
+    contents : dict of str to bytes
+        What is stored.
+    changed : dict of str to datetime
+        When, by a clock that a test moves on.
+    """
+
+    def __init__(self):
+        self.contents, self.changed = {}, {}
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def pass_time(self, seconds):
+        self.now += timedelta(seconds=seconds)
+
+    def put(self, name, content):
+        self.contents[name], self.changed[name] = b"".join(content()), self.now
+
+    def read(self, name, start, stop):
+        return self._find(name)[start:stop]
+
+    def read_end(self, name, size):
+        found = self._find(name)
+        return found[-size:], len(found)
+
+    def _find(self, name):
+        if name not in self.contents:
+            raise FileNotFoundError(name)
+        return self.contents[name]
+
+    def list(self, prefix=""):
+        inside = f"{prefix}/" if prefix else ""
+        return iter([item for item in self.changed.items() if item[0].startswith(inside)])
+
+    def delete(self, names):
+        for name in names:
+            self.contents.pop(name, None)
+            self.changed.pop(name, None)
 
 
 @contextmanager

@@ -348,8 +348,8 @@ class EngineConfig(Section):
     )
     scratch: str | None = Field(
         None,
-        description="folder on each node for what tasks hand on; by default COSMOFLOW_SCRATCH "
-        "or TMPDIR",
+        description="folder on each node, or URL in a bucket, for what tasks hand on; by default "
+        "COSMOFLOW_SCRATCH or TMPDIR",
     )
     ship_code: bool = Field(
         False, description="have a cluster's workers use this process's cosmoflow, not theirs"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from cosmoflow.engine.graph import Key, TaskGraph
@@ -31,9 +32,31 @@ class Resources:
     memory: int = 0
 
 
+class Objects(Protocol):
+    """The objects below a place in a bucket. Can be pickled; all methods may raise StorageError."""
+
+    def put(self, name: str, content: Callable[[], Iterator[Any]]) -> None:
+        """Write an object, whose bytes ``content`` returns in blocks each time it is called."""
+
+    def read(self, name: str, start: int, stop: int) -> Any:
+        """Return some bytes: fewer if the object ends before. FileNotFoundError if it is missing.
+
+        Any object with the buffer protocol may be returned.
+        """
+
+    def read_end(self, name: str, size: int) -> tuple[bytes, int]:
+        """Return the last bytes of an object, and its size. FileNotFoundError if it is missing."""
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, datetime]]:
+        """Yield name and time of last change, by the bucket's clock, of objects below a prefix."""
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete the objects that exist among those named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What the tasks of a graph hand to one another, if an engine writes it to disk.
+    """What the tasks of a graph hand to one another, if an engine writes it to scratch.
 
     Parameters
     ----------
@@ -44,11 +67,14 @@ class Exchange:
         other run is the same.
     resume : bool
         Use what a killed run of this name has left.
+    objects : Objects, optional
+        Place in a bucket for it; by default it goes to the disks of the nodes.
     """
 
     size: int = 0
     run: str | None = None
     resume: bool = False
+    objects: Objects | None = None
 
 
 NO_EXCHANGE = Exchange()

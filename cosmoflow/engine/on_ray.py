@@ -22,6 +22,7 @@ from cosmoflow.engine.base import (
     TrainingContext,
 )
 from cosmoflow.engine.channel import open_channel
+from cosmoflow.engine.exchange.bucket import BucketScratch
 from cosmoflow.engine.exchange.runner import Runner
 from cosmoflow.engine.exchange.scratch import Scratch, nameless, require_room
 from cosmoflow.engine.graph import Key, TaskGraph
@@ -232,13 +233,18 @@ class RayEngine:
         Raises
         ------
         StorageError
-            The disk for parcels is full, or fails.
+            The disk for parcels is full, or the disk or the bucket fails.
         ConfigError
             The disk has less room than the exchange needs.
         """
-        scratch = Scratch(exchange.run or nameless(), self._config.scratch)
-        if self._config.address is None:
-            require_room(scratch, exchange.size)
+        name = exchange.run or nameless()
+        scratch: Scratch | BucketScratch
+        if exchange.objects is not None:
+            scratch = BucketScratch(name, exchange.objects)
+        else:
+            scratch = Scratch(name, self._config.scratch)
+            if self._config.address is None and exchange.size:
+                require_room(scratch, exchange.size)
         runner = Runner(
             graph,
             needs=needs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,8 +24,9 @@ from cosmoflow.engine import (
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
 from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, warn_only
 from cosmoflow.storage.claims import Claim, claim
+from cosmoflow.storage.objects import Objects
 from cosmoflow.storage.outputs import Existing, is_barely_begun
-from cosmoflow.storage.urls import exists, remove
+from cosmoflow.storage.urls import absolute, exists, join, local_path, remove
 from cosmoflow.units import format_bytes
 
 FIELDS_SHARE: Final = 0.25
@@ -35,6 +37,9 @@ PASS_DEVICE_SHARE: Final = 0.8
 """Share of the free memory of a GPU that a forward pass of `infer` is planned for."""
 USEFUL_MEMORY: Final = 8 << 30
 """Bytes of a worker of `infer` beyond which it gains next to nothing."""
+
+SCRATCH: Final = "cosmoflow-scratch"
+"""Folder in a bucket for what tasks hand on."""
 
 _OF_THE_SETTINGS: Final = Session()
 """Stands for a session of the settings' own: a default cannot look at another field."""
@@ -324,4 +329,29 @@ def run_graph(
     # The engine may have more tasks for each core than the one that was there for the plan.
     share = engine.share(graph.width, most=1, memory=plan.worker_memory)
     needs = Resources(min(plan.threads, share.cpus), memory=plan.worker_memory)
-    engine.run(graph, on_done, on_task=note, needs=needs, exchange=Exchange(plan.exchanged))
+    engine.run(graph, on_done, on_task=note, needs=needs, exchange=make_exchange(run, plan))
+
+
+def make_exchange(run: Run, plan: Plan, name: str | None = None) -> Exchange:
+    """Return how much the tasks of a plan hand to one another, and through which bucket, if any.
+
+    Parameters
+    ----------
+    run : Run
+        The settings of its session say where scratch is.
+    plan : Plan
+        Says how much.
+    name : str, optional
+        Name of a run that can be resumed; see :class:`Exchange`.
+
+    Raises
+    ------
+    StorageError
+        The place for scratch is neither a folder nor a URL.
+    """
+    scratch = run.session.config.scratch or os.environ.get("COSMOFLOW_SCRATCH")
+    objects = None
+    if scratch and local_path(scratch) is None:
+        objects = Objects(join(absolute(scratch), SCRATCH))
+    resume = name is not None and run.existing == "resume"
+    return Exchange(plan.exchanged, name, resume, objects)

@@ -113,9 +113,9 @@ class Bucket:
         """Delete the objects that exist among those named."""
         insisting(lambda: self._store.delete(names))
 
-    def list(self, chunk_size: int = 1000) -> Iterator[Sequence[Any]]:
-        """Yield pages of all objects below the place."""
-        last, stream = None, self._store.list(chunk_size=chunk_size)
+    def list(self, chunk_size: int = 1000, prefix: str | None = None) -> Iterator[Sequence[Any]]:
+        """Yield pages of all objects below the place, or below a prefix there."""
+        last, stream = None, self._store.list(prefix, chunk_size=chunk_size)
 
         def following() -> Sequence[Any]:
             nonlocal stream
@@ -124,7 +124,7 @@ class Bucket:
             except (ObstoreError, OSError):
                 # Only a retry starts after the last name: the listed name of a folder marker lacks
                 # its slash, so a listing that starts after it finds the marker again.
-                stream = self._store.list(offset=last, chunk_size=chunk_size)
+                stream = self._store.list(prefix, offset=last, chunk_size=chunk_size)
                 raise
 
         while page := insisting(following):

@@ -2,13 +2,17 @@
 
 import subprocess
 import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from cosmoflow.storage.objects import Objects
 from tests.chaos.commands import start
 from tests.cluster import chain
 from tests.cluster.namespaces import namespaces
 from tests.cluster.ray_processes import ray_processes
+from tests.faulty_proxy import faulty_proxy
+from tests.object_store import make_bucket, s3_server, settings_of, using
 
 pytestmark = pytest.mark.cluster
 
@@ -71,6 +75,18 @@ def test_a_driver_without_the_token_is_refused(
     assert not out.exists()
 
 
+FAULTS = ("error", "slow down", "reset", "answer lost", "cut")
+
+
+@contextmanager
+def faulty_bucket(host):
+    """Serve an empty bucket `boxes` at an address; a tenth of the requests meet a fault."""
+    with s3_server(host) as server, faulty_proxy(server, host=host) as proxy:
+        make_bucket(server, "boxes")
+        proxy.inject_at_random(3, 0.1, most=100, faults=FAULTS)
+        yield proxy
+
+
 GRADIENTS = 1 << 20
 """Bytes: less than what the two workers of a training send one another."""
 
@@ -83,19 +99,30 @@ def received(inside):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_chain_between_network_namespaces(tmp_path, record_property):
+@pytest.mark.parametrize("scratch", ["on disks", "in a bucket"])
+def test_the_chain_between_network_namespaces(tmp_path, record_property, scratch):
     """Nothing is shared but the network and the files outside of /tmp: objects travel."""
     private = tmp_path / "private"
     private.mkdir()
-    with (
-        namespaces(3, private) as (_, places),
-        ray_processes(2, environment={"TMPDIR": str(private)}, places=iter(places)) as cluster,
-    ):
+    environment = {"TMPDIR": str(private)}
+    with namespaces(3, private) as (host, places), ExitStack() as stack:
+        if scratch == "in a bucket":
+            proxy = stack.enter_context(faulty_bucket(host))
+            environment |= settings_of(proxy.url) | {"COSMOFLOW_SCRATCH": "s3://boxes/scratch"}
+        nodes = ray_processes(2, environment=environment, places=iter(places))
+        cluster = stack.enter_context(nodes)
         before = [received(inside) for _, inside in places]
         told = chain.run(cluster, str(tmp_path / "out"), tmp_path, seconds=900)
         travelled = [
             received(inside) - old for (_, inside), old in zip(places, before, strict=True)
         ]
+        if scratch == "in a bucket":
+            record_property("requests", dict(proxy.requests))
+            assert set(proxy.injected) == set(FAULTS)
+            # More than the sign of life of each graph.
+            assert proxy.requests["PUT"] > 10
+            with using(settings_of(proxy.url)):
+                assert list(Objects("s3://boxes").list()) == []
     record_property("seconds", told["seconds"])
     record_property("received", travelled)
     pools = ("head", "cpu", "cpu")

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cosmoflow.engine.exchange import parcels, scratch
+from cosmoflow.engine.exchange import bucket, parcels, scratch
+from cosmoflow.engine.exchange.bucket import BucketScratch
 from cosmoflow.engine.exchange.parcels import (
     DamagedParcelError,
     decode,
@@ -18,6 +19,7 @@ from cosmoflow.engine.exchange.parcels import (
 from cosmoflow.engine.exchange.scratch import Scratch, nameless
 from cosmoflow.errors import ConfigError, StorageError
 from tests.cases import each
+from tests.object_store import MemoryObjects
 
 LARGE = np.arange(100_000, dtype=np.complex64).reshape(10, 100, 100)
 
@@ -48,36 +50,56 @@ def map_parts(path, count):
     return [read_block(path, part) for part in range(count)]
 
 
-def test_any_flipped_bit_is_found(tmp_path):
-    """Each byte of a small parcel, except padding and the number of parts, which change nothing."""
+def read_file(path, whole):
+    """Return the parts and the value of a parcel in a file."""
+    path.write_bytes(whole)
+    return map_parts(path, 2), read_value(path)
+
+
+def read_object(path, whole):
+    """Return the parts and the value of a parcel in a bucket, as a process that never read it."""
+    place, key = BucketScratch("run", MemoryObjects()), ("bucket", 0)
+    place.objects.put(place.name(key), lambda: iter([whole]))
+    bucket._ends.cache_clear()
+    found = [next(place.blocks([key], part)) for part in range(2)]
+    if wrong := [text for text in found if isinstance(text, str)]:
+        raise DamagedParcelError(wrong[0])
+    if key not in place.find():
+        raise DamagedParcelError("its value is wrong")
+    return found, place.find()[key]
+
+
+@each("read, harmless", [(read_file, 3 * 4 + 8), (read_object, 3 * 4)])
+def test_any_flipped_bit_is_found(tmp_path, read, harmless):
+    """Each byte of a small parcel but padding and, in a file, the number of parts: no harm."""
     path = tmp_path / "a.parts"
     rows = np.arange(30, dtype=np.float32).reshape(10, 3)
     write_parcel(path, [rows, (rows, None)], value=3)
     whole = path.read_bytes()
-    harmless = 0
+    survived = 0
     for place in range(len(whole)):
         broken = bytearray(whole)
         broken[place] ^= 0x10
-        path.write_bytes(broken)
         try:
-            found = [decode(block) for block in map_parts(path, 2)]
-            assert read_value(path) == 3
+            blocks, value = read(path, bytes(broken))
         except DamagedParcelError:
             continue
-        harmless += 1
+        survived += 1
+        found = [decode(block) for block in blocks]
+        assert value == 3
         np.testing.assert_array_equal(found[0], rows)
         np.testing.assert_array_equal(found[1][0], rows)
-    padding, number_of_parts = 3 * 4, 8
-    assert harmless == padding + number_of_parts
+    assert survived == harmless
 
 
 @each("end", [0, 1, 100, -1, -60])
-def test_a_short_file_is_damaged(tmp_path, end):
+def test_a_short_parcel_is_damaged(tmp_path, end):
     path = tmp_path / "a.parts"
     written(path)
-    path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(DamagedParcelError):
-        read_block(path, 0)
+    whole = path.read_bytes()[:end]
+    for read in (read_file, read_object):
+        with pytest.raises(DamagedParcelError):
+            read(path, whole)
     with pytest.raises(DamagedParcelError):
         read_block(tmp_path / "missing.parts", 0)
 
@@ -86,7 +108,7 @@ def test_disks_and_folders_that_cannot_be_used_are_named(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(parcels, "_write_part", fail)
+    monkeypatch.setattr(parcels, "_pack_part", fail)
     place = Scratch("run", str(tmp_path))
     with pytest.raises(StorageError, match="is full") as caught:
         place.write(("bucket", 3), [LARGE], None)

@@ -13,10 +13,10 @@ import pickle
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ _ENTRY: Final = struct.Struct("<QQI4x")
 """Offset, length and checksum of a part; the length of an absent part is 0."""
 _FOOTER: Final = struct.Struct("<8sQQQI4x")
 """Magic bytes, number of parts, offset of the value, its length and its checksum."""
+FOOTER_BYTES: Final = _FOOTER.size
 _HEAD: Final = struct.Struct("<II")
 """Bytes of the pickle at the front of a part, and number of the buffers that follow."""
 _ALIGNMENT: Final = 64
@@ -44,10 +45,8 @@ def write_parcel(path: Path, parts: Sequence[Any], value: Any = None) -> None:
     ----------
     path : Path
         The file, in an existing folder.
-    parts : sequence
-        Arrays, tuples of arrays and None, or None.
-    value : object
-        Anything small that can be pickled.
+    parts, value
+        See :func:`pack`.
 
     Raises
     ------
@@ -55,41 +54,122 @@ def write_parcel(path: Path, parts: Sequence[Any], value: Any = None) -> None:
         The disk is full, or fails. Nothing is left then.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    index = bytearray()
     try:
         with partial.open("wb", buffering=1 << 20) as file:
-            for part in parts:
-                index += _ENTRY.pack(0, 0, 0) if part is None else _write_part(file, part)
-            pickled = pickle.dumps(value, protocol=5)
-            footer = _FOOTER.pack(
-                _MAGIC, len(parts), file.tell(), len(pickled), zlib.crc32(pickled)
-            )
-            file.write(pickled + bytes(index) + footer)
+            for block in pack(parts, value):
+                file.write(block)
         partial.rename(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
-def _write_part(file: BinaryIO, part: Any) -> bytes:
-    """Append a part; return its entry in the index."""
+def pack(parts: Iterable[Any], value: Any = None) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a parcel, block by block.
+
+    Parameters
+    ----------
+    parts : iterable
+        Arrays, tuples of arrays and None, or None.
+    value : object
+        Anything small that can be pickled.
+    """
+    index, count, offset = bytearray(), 0, 0
+    for part in parts:
+        size = checksum = 0
+        for block in () if part is None else _pack_part(part):
+            yield block
+            checksum = zlib.crc32(block, checksum)
+            size += len(block)
+        index += _ENTRY.pack(offset, size, checksum)
+        count += 1
+        offset += size
+    pickled = pickle.dumps(value, protocol=5)
+    yield pickled
+    yield bytes(index)
+    yield _FOOTER.pack(_MAGIC, count, offset, len(pickled), zlib.crc32(pickled))
+
+
+def _pack_part(part: Any) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a part, each array padded to the alignment."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(part, protocol=5, buffer_callback=buffers.append)
     raw = [memoryview(buffer.raw()) for buffer in buffers]
     sizes = np.array([view.nbytes for view in raw], "<u8").tobytes()
-    begin, checksum = file.tell(), 0
-    written = 0
     head = memoryview(_HEAD.pack(len(pickled), len(raw)) + sizes + pickled)
     for piece in (head, *raw):
-        for block in (piece, memoryview(bytes(-len(piece) % _ALIGNMENT))):
-            file.write(block)
-            checksum = zlib.crc32(block, checksum)
-            written += len(block)
-    return _ENTRY.pack(begin, written, checksum)
+        yield piece
+        yield bytes(-len(piece) % _ALIGNMENT)
 
 
-def find_part(path: Path, part: int) -> tuple[int, int, int]:
-    """Return the offset, the bytes and the checksum of a part; 0 bytes if it is absent.
+class Entry(NamedTuple):
+    """Offset, bytes and checksum of a part; 0 bytes if it is absent."""
+
+    offset: int
+    size: int
+    checksum: int
+
+    @classmethod
+    def parse(cls, block: bytes) -> Entry:
+        """Return an entry of an index from its bytes."""
+        return cls(*_ENTRY.unpack(block))
+
+    def check(self, block: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the bytes of the part, or raise DamagedParcelError."""
+        if len(block) != self.size:
+            raise DamagedParcelError("it ends early")
+        if zlib.crc32(block.data) != self.checksum:
+            raise DamagedParcelError("a checksum is wrong")
+        return block
+
+
+class Footer(NamedTuple):
+    """Number of parts of a parcel, and offset, bytes and checksum of its value.
+
+    The index follows the value.
+    """
+
+    parts: int
+    value: int
+    length: int
+    checksum: int
+
+    @classmethod
+    def parse(cls, end: bytes) -> Footer:
+        """Return the footer of a parcel that ends with these bytes."""
+        if len(end) < FOOTER_BYTES:
+            raise DamagedParcelError("it ends early")
+        magic, *found = _FOOTER.unpack(end[-FOOTER_BYTES:])
+        if magic != _MAGIC:
+            raise DamagedParcelError("the footer is damaged")
+        return cls(*found)
+
+    def place(self, part: int) -> tuple[int, int]:
+        """Return where the entry of a part begins and ends."""
+        if part >= self.parts:
+            raise DamagedParcelError(f"there are {self.parts} parts, not {part + 1}")
+        begin = self.index_start + part * _ENTRY.size
+        return begin, begin + _ENTRY.size
+
+    @property
+    def index_start(self) -> int:
+        """Offset of the index."""
+        return self.value + self.length
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole parcel."""
+        return self.index_start + self.parts * _ENTRY.size + FOOTER_BYTES
+
+    def load(self, pickled: bytes) -> Any:
+        """Return the value."""
+        if zlib.crc32(pickled) != self.checksum:
+            raise DamagedParcelError("a checksum is wrong")
+        return pickle.loads(pickled)
+
+
+def find_part(path: Path, part: int) -> Entry:
+    """Return where a part is.
 
     Raises
     ------
@@ -112,13 +192,9 @@ def _reading(path: Path) -> Iterator[Any]:
         raise DamagedParcelError(str(error)) from error
 
 
-def _find(file: Any, part: int) -> tuple[int, int, int]:
-    count, value, length, _ = _read_footer(file)
-    if part >= count:
-        raise DamagedParcelError(f"there are {count} parts, not {part + 1}")
-    entry = os.pread(file.fileno(), _ENTRY.size, value + length + part * _ENTRY.size)
-    offset, size, checksum = _ENTRY.unpack(entry)
-    return offset, size, checksum
+def _find(file: Any, part: int) -> Entry:
+    begin, end = _read_footer(file).place(part)
+    return Entry.parse(os.pread(file.fileno(), end - begin, begin))
 
 
 def read_block(path: Path, part: int) -> NDArray[np.uint8] | None:
@@ -130,35 +206,29 @@ def read_block(path: Path, part: int) -> NDArray[np.uint8] | None:
         The file is missing, or the part is not as it was written.
     """
     with _reading(path) as file:
-        offset, size, checksum = _find(file, part)
-        if not size:
+        entry = _find(file, part)
+        if not entry.size:
             return None
-        block = _map(file, offset, size) if size >= _MAPPED else _read(file, offset, size)
-    if zlib.crc32(block.data) != checksum:
-        raise DamagedParcelError("a checksum is wrong")
-    return block
+        read = _map if entry.size >= _MAPPED else _read
+        return entry.check(read(file, entry))
 
 
-def _read_footer(file: Any) -> tuple[int, int, int, int]:
-    """Return the number of parts, and the value's offset, length and checksum."""
+def _read_footer(file: Any) -> Footer:
     end = os.fstat(file.fileno()).st_size
-    magic, *found = _FOOTER.unpack(os.pread(file.fileno(), _FOOTER.size, end - _FOOTER.size))
-    if magic != _MAGIC:
-        raise DamagedParcelError("the footer is damaged")
-    return found[0], found[1], found[2], found[3]
+    return Footer.parse(os.pread(file.fileno(), FOOTER_BYTES, end - FOOTER_BYTES))
 
 
-def _read(file: Any, offset: int, size: int) -> NDArray[np.uint8]:
-    block = np.empty(size, np.uint8)
-    if os.preadv(file.fileno(), [block.data], offset) != size:
-        raise DamagedParcelError("the file ends early")
-    return block
+def _read(file: Any, entry: Entry) -> NDArray[np.uint8]:
+    block = np.empty(entry.size, np.uint8)
+    return block[: os.preadv(file.fileno(), [block.data], entry.offset)]
 
 
-def _map(file: Any, offset: int, size: int) -> NDArray[np.uint8]:
-    begin = offset % mmap.ALLOCATIONGRANULARITY
-    mapped = mmap.mmap(file.fileno(), begin + size, access=mmap.ACCESS_READ, offset=offset - begin)
-    return np.frombuffer(mapped, np.uint8, size, begin)
+def _map(file: Any, entry: Entry) -> NDArray[np.uint8]:
+    begin = entry.offset % mmap.ALLOCATIONGRANULARITY
+    mapped = mmap.mmap(
+        file.fileno(), begin + entry.size, access=mmap.ACCESS_READ, offset=entry.offset - begin
+    )
+    return np.frombuffer(mapped, np.uint8, entry.size, begin)
 
 
 def decode(block: NDArray[np.uint8]) -> Any:
@@ -186,8 +256,5 @@ def read_value(path: Path) -> Any:
     DamagedParcelError
     """
     with _reading(path) as file:
-        _, offset, length, checksum = _read_footer(file)
-        pickled = os.pread(file.fileno(), length, offset)
-    if zlib.crc32(pickled) != checksum:
-        raise DamagedParcelError("a checksum is wrong")
-    return pickle.loads(pickled)
+        footer = _read_footer(file)
+        return footer.load(os.pread(file.fileno(), footer.length, footer.value))

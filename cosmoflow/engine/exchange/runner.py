@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -22,8 +22,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
+from cosmoflow.engine.exchange.bucket import BucketScratch, HeldObjects
 from cosmoflow.engine.exchange.crews import RETRIES, Crew, End, Order, RemoteCrew
-from cosmoflow.engine.exchange.scratch import Scratch
+from cosmoflow.engine.exchange.scratch import Held, Scratch
 from cosmoflow.engine.exchange.servers import (
     Directory,
     LostParcelsError,
@@ -58,12 +59,12 @@ class _Work:
     needs : Resources
         Resources of each task.
     scratch : Scratch
-        The folder for parcels.
+        The place for parcels.
     """
 
     stop: Stop
     needs: Resources
-    scratch: Scratch
+    scratch: Scratch | BucketScratch
 
     def run(
         self,
@@ -124,8 +125,8 @@ class Runner:
         The graph.
     needs : Resources
         Resources of each task.
-    scratch : Scratch
-        The folder for parcels.
+    scratch : Scratch or BucketScratch
+        The folder for parcels, or their place in a bucket.
     size : int
         Projected bytes that tasks hand on.
     keep : bool
@@ -143,7 +144,7 @@ class Runner:
         graph: TaskGraph,
         *,
         needs: Resources,
-        scratch: Scratch,
+        scratch: Scratch | BucketScratch,
         size: int = 0,
         keep: bool = False,
         cluster: bool = False,
@@ -153,7 +154,12 @@ class Runner:
         self._graph, self._needs, self._keep, self._notify = graph, needs, keep, notify
         self._scratch, self._size, self._guard = scratch, size, guard
         self._cluster = cluster
-        self._servers = Servers(scratch, keep) if cluster else None
+        self._hands_on = any(family.parts for family in graph.families.values())
+        self._servers: Servers | None = None
+        # What is in a bucket needs no server, and is not lost with a node.
+        if cluster and self._hands_on and isinstance(scratch, Scratch):
+            self._servers = Servers(scratch, keep)
+        self._held: Held | HeldObjects | None = None
         self._give_up: Callable[[], None] = lambda: None
         self._stop = Stop()
         self._functions: dict[str, ray.ObjectRef] = {}
@@ -210,10 +216,11 @@ class Runner:
 
     def _begin(self) -> set[Key]:
         """Take the folders for parcels; return the tasks whose parcels are there already."""
-        if not any(family.parts for family in self._graph.families.values()):
+        if not self._hands_on:
             return set()
         if self._servers is None:
-            self._give_up = self._scratch.hold(keep=self._keep).delete
+            self._held = self._scratch.hold(keep=self._keep)
+            self._give_up = self._held.delete
             found = {this_node(): self._scratch.find() if self._keep else {}}
         else:
             self._servers.start([node.name for node in worker_nodes()])
@@ -221,7 +228,7 @@ class Runner:
             served = self._servers.find()
             found = {name: values for name, (values, _) in served.items()}
             self._check_room(sum(free for _, free in served.values()), len(served))
-            self._scratch = replace(self._scratch, node=this_node())
+            self._scratch = self._servers.scratch
         for name, values in found.items():
             for key, value in values.items():
                 self._values[key] = value
@@ -273,8 +280,8 @@ class Runner:
                 where="{} {}".format(*key),
                 value=reason,
                 limit=f"{RETRIES} times",
-                remedy="look at the memory and the disks of the nodes, then run again with "
-                "--resume",
+                remedy="look at the memory and the disks of the nodes, or at what else deletes "
+                "objects in the bucket for scratch; then run again with --resume",
             )
 
     def _man(self, nodes: list[Node]) -> None:
@@ -431,7 +438,7 @@ class Runner:
         nodes = [self._nodes.pop(other) for other in unneeded]
         for other in unneeded:
             self._directories.pop(other[0], None)
-        if self._servers is None:
-            self._scratch.remove(unneeded)
-        else:
+        if self._servers is not None:
             self._servers.remove(unneeded, nodes)
+        elif self._held is not None:
+            self._held.remove(unneeded)

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,8 @@ from cosmoflow.errors import ConfigError, StorageError
 from cosmoflow.units import format_bytes
 
 _LOCK: Final = "lock"
-_SUFFIX: Final = ".parts"
-_NAMELESS: Final = "once-"
+SUFFIX: Final = ".parts"
+NAMELESS: Final = "once-"
 KEPT_SECONDS: Final = 86400.0
 """Age at which any run deletes what a killed run with a name has left."""
 NAMELESS_SECONDS: Final = 60.0
@@ -71,12 +71,20 @@ class Scratch:
     @property
     def _root(self) -> Path:
         root = self.root or os.environ.get("COSMOFLOW_SCRATCH") or tempfile.gettempdir()
+        if "://" in root:
+            raise ConfigError(
+                "only the command itself can be given a bucket for what tasks hand on",
+                where="COSMOFLOW_SCRATCH on a node" if self.root is None else "engine.scratch",
+                value=root,
+                limit="a folder",
+                remedy=f"--set engine.scratch={root}, or COSMOFLOW_SCRATCH where the command runs",
+            )
         return Path(root) / f"cosmoflow-scratch-{os.getuid()}"
 
     def path(self, key: Key) -> Path:
         """Return the file of a task's parcel."""
         name, number = key
-        return self.folder / f"{name}-{number}{_SUFFIX}"
+        return self.folder / f"{name}-{number}{SUFFIX}"
 
     def write(self, key: Key, parts: Sequence[Any], value: Any) -> None:
         """Write the parcel of a task.
@@ -135,6 +143,14 @@ class Scratch:
         """
         return read_block(self.path(key), part)
 
+    def blocks(self, keys: Sequence[Key], part: int) -> Iterator[NDArray[uint8] | str | None]:
+        """Yield a part of each of some parcels: None if absent, a text if something is wrong."""
+        for key in keys:
+            try:
+                yield self.read(key, part)
+            except DamagedParcelError as error:
+                yield str(error)
+
     def size(self, key: Key, part: int) -> int:
         """Return the bytes of a part; 0 if it is absent.
 
@@ -142,13 +158,13 @@ class Scratch:
         ------
         DamagedParcelError
         """
-        return find_part(self.path(key), part)[1]
+        return find_part(self.path(key), part).size
 
     def find(self) -> dict[Key, Any]:
         """Return the key and the value of each parcel that is there."""
         found: dict[Key, Any] = {}
-        for path in self.folder.glob(f"*{_SUFFIX}"):
-            name, _, number = path.name.removesuffix(_SUFFIX).rpartition("-")
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            name, _, number = path.name.removesuffix(SUFFIX).rpartition("-")
             with suppress(DamagedParcelError):
                 found[name, int(number)] = read_value(path)
         return found
@@ -198,7 +214,7 @@ class Scratch:
                 for partial in folder.glob("*.partial"):
                     partial.unlink(missing_ok=True)
                 continue
-            kept = NAMELESS_SECONDS if folder.name.startswith(_NAMELESS) else KEPT_SECONDS
+            kept = NAMELESS_SECONDS if folder.name.startswith(NAMELESS) else KEPT_SECONDS
             with suppress(FileNotFoundError):
                 if time.time() - folder.stat().st_mtime > kept:
                     _remove_if_free(folder)
@@ -218,7 +234,7 @@ def _take(lock: IO[str], patience: float) -> None:
 
 def nameless() -> str:
     """Return a name for a run that cannot be resumed."""
-    return f"{_NAMELESS}{uuid.uuid4().hex}"
+    return f"{NAMELESS}{uuid.uuid4().hex}"
 
 
 def _remove_if_free(folder: Path) -> None:
@@ -241,6 +257,10 @@ class Held:
 
     def __init__(self, scratch: Scratch, lock: IO[str]) -> None:
         self._scratch, self._lock = scratch, lock
+
+    def remove(self, keys: Sequence[Key]) -> None:
+        """Delete some parcels that no task will read."""
+        self._scratch.remove(keys)
 
     def delete(self) -> None:
         """Delete the folder, and those of lost nodes that were on this machine."""

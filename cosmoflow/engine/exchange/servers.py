@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cosmoflow.engine.exchange.bucket import BucketScratch
 from cosmoflow.engine.exchange.parcels import DamagedParcelError, decode
 from cosmoflow.engine.exchange.scratch import Scratch
 from cosmoflow.engine.graph import Key
@@ -56,9 +57,11 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def on_this_node(scratch: Scratch) -> Scratch:
+def on_this_node(scratch: Scratch | BucketScratch) -> Scratch | BucketScratch:
     """Return the folder of this node, where nodes have folders of their own."""
-    return replace(scratch, node=this_node()) if scratch.node else scratch
+    if isinstance(scratch, Scratch) and scratch.node:
+        return replace(scratch, node=this_node())
+    return scratch
 
 
 class Server:
@@ -82,7 +85,7 @@ class Server:
 
     def read(self, keys: Sequence[Key], part: int) -> list[NDArray[np.uint8] | str | None]:
         """Return a part of each of some parcels."""
-        return [_block(self._scratch, key, part) for key in keys]
+        return list(self._scratch.blocks(keys, part))
 
     def remove(self, keys: Sequence[Key]) -> None:
         """Delete some parcels."""
@@ -91,13 +94,6 @@ class Server:
     def close(self) -> None:
         """Delete the folder."""
         self._held.delete()
-
-
-def _block(scratch: Scratch, key: Key, part: int) -> NDArray[np.uint8] | str | None:
-    try:
-        return scratch.read(key, part)
-    except DamagedParcelError as error:
-        return str(error)
 
 
 def _size(scratch: Scratch, key: Key, part: int) -> int | str:
@@ -119,7 +115,7 @@ class Directory:
     nodes : sequence of str
         Node of each parcel.
     servers : dict of str to actor
-        Servers by node; empty if all parcels are on one node.
+        Servers by node; empty if all parcels are on one node, or in a bucket.
     """
 
     def __init__(
@@ -131,7 +127,7 @@ class Directory:
         self._names = names.tolist()
         self._servers = {name: servers[name] for name in self._names if name in servers}
 
-    def read(self, scratch: Scratch, part: int) -> list[Any]:
+    def read(self, scratch: Scratch | BucketScratch, part: int) -> list[Any]:
         """Return a part of each parcel in the order of the tasks, without those that are absent.
 
         Raises
@@ -153,16 +149,22 @@ class Directory:
         return self._family, int(self._numbers[place])
 
     def _blocks(
-        self, scratch: Scratch, part: int
+        self, scratch: Scratch | BucketScratch, part: int
     ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
-        """Yield places and blocks, or what is wrong: those of this node first, then the others'."""
+        """Yield places and blocks, or what is wrong.
+
+        Those in the bucket or on this node come first, then those of other nodes.
+        """
+        here: list[int] = []
         elsewhere: dict[str, list[int]] = {}
         for index, name in enumerate(self._names):
             places = np.flatnonzero(self._where == index).tolist()
             if name == this_node() or name not in self._servers:
-                yield from ((place, _block(scratch, self._key(place), part)) for place in places)
+                here += places
             else:
                 elsewhere[name] = places
+        keys = [self._key(place) for place in here]
+        yield from zip(here, scratch.blocks(keys, part), strict=True)
         yield from self._fetch(elsewhere, part)
 
     def _fetch(
@@ -237,6 +239,11 @@ class Servers:
     def __init__(self, scratch: Scratch, keep: bool) -> None:
         self._scratch, self._keep = scratch, keep
         self.actors: dict[str, Any] = {}
+
+    @property
+    def scratch(self) -> Scratch:
+        """The folder of the run on this node."""
+        return replace(self._scratch, node=this_node())
 
     def start(self, nodes: Sequence[str]) -> None:
         """Start a server on each node that has none."""

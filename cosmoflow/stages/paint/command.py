@@ -11,7 +11,7 @@ import xarray as xr
 
 from cosmoflow.config.base import digest as digest_of
 from cosmoflow.config.settings import PaintConfig
-from cosmoflow.engine import Column, Engine, Exchange, Key, Resources, TaskGraph
+from cosmoflow.engine import Column, Engine, Key, Resources, TaskGraph
 from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, checksum_densities
@@ -28,7 +28,7 @@ from cosmoflow.stages.paint.tasks import (
     painted_variables,
     shards_near_piece,
 )
-from cosmoflow.stages.run import Progress, Run, claiming, start_engine
+from cosmoflow.stages.run import Progress, Run, claiming, make_exchange, start_engine
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
 from cosmoflow.storage.ledger import begin_counts, sum_counts
@@ -164,7 +164,7 @@ def _paint_shards(
 
     # What a piece hands on depends on the output, and on how the particles are cut.
     name = digest_of([out, digest, pieces])
-    exchange = Exchange(plan.exchanged, name, run.existing == "resume")
+    exchange = make_exchange(run, plan, name)
     engine.run(graph, note, needs=Resources(memory=plan.worker_memory), exchange=exchange)
 
 
