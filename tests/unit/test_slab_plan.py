@@ -69,7 +69,7 @@ def test_cores_are_shared_where_there_are_fewer_tasks():
     assert shared.slabs == alone.slabs
     assert alone.worker_memory < shared.worker_memory <= shared.threads * memory // 16
     tight = cluster_run(memory, 16, alone.worker_memory, nodes=64)
-    assert plan_flow(box(2048), names, tight).threads == 1
+    assert plan_flow(box(2048), names, tight).worker_memory <= alone.worker_memory
 
 
 def test_settings_may_allow_less_and_never_more_than_there_is():
