@@ -29,7 +29,7 @@ from cosmoflow.engine.exchange.servers import (
     this_node,
 )
 from cosmoflow.engine.graph import Column, Family, Handout, Key, TaskGraph
-from cosmoflow.engine.memory import return_freed_buffers
+from cosmoflow.engine.memory import reusing_freed_buffers
 from cosmoflow.engine.nodes import count_places, placement, worker_nodes
 from cosmoflow.engine.stopping import Stop
 from cosmoflow.engine.telemetry import watched
@@ -52,18 +52,17 @@ def _run_task(
     needs: Resources,
     scratch: Scratch,
     hands_on: bool,
-    parts: Sequence[int | None],
+    parts: Sequence[tuple[int | None, bool]],
     *sources: Any,
 ) -> Any:
     """Run a task; return its value, or its node and its value if it hands on parts."""
     stop.check()
     use_share(needs)
-    return_freed_buffers()
     scratch = on_this_node(scratch)
-    with watched(key[0], str(key)):
+    with watched(key[0], str(key)), reusing_freed_buffers():
         columns = [
-            source if part is None else source.read(scratch, part)
-            for source, part in zip(sources, parts, strict=True)
+            source if part is None else (source.stream if stream else source.read)(scratch, part)
+            for source, (part, stream) in zip(sources, parts, strict=True)
         ]
         result = function(key[1], *columns)
         if not hands_on:
@@ -236,7 +235,7 @@ class Runner:
                 self._needs,
                 self._scratch,
                 bool(family.parts),
-                [column.part for column in columns],
+                [(column.part, column.stream) for column in columns],
                 *(self._source(column) for column in columns),
             )
             self._running[key] = ref
