@@ -42,7 +42,7 @@ class Handout(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a task reads from several tasks of another family, as a list in their order.
+    """What a task reads from several tasks of another family, by default a list in their order.
 
     Parameters
     ----------
@@ -53,11 +53,16 @@ class Column:
         values of the results.
     numbers : sequence of int, optional
         Numbers of the other tasks; by default all of the family.
+    stream : bool
+        Give the task an iterable of the parts in any order, which fetches parts while the task
+        works. Each iteration fetches all parts again. Each may raise an error about a lost part,
+        which the task must let pass.
     """
 
     family: str
     part: int | None = None
     numbers: Sequence[int] | None = None
+    stream: bool = False
 
 
 def _no_columns(number: int) -> tuple[Column, ...]:
@@ -73,8 +78,8 @@ class Family:
     name : str
         Name, unique in its graph.
     function : callable
-        Called with the number of a task and one list for each of its columns. Must be picklable
-        and, because tasks are retried, idempotent.
+        Called with the number of a task and one list, or one iterable, for each of its columns.
+        Must be picklable and, because tasks are retried, idempotent.
     numbers : sequence of int
         Numbers of the tasks.
     reads : callable

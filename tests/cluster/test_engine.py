@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 from cosmoflow.config import load_settings
-from cosmoflow.engine import Column, Handout, Resources, TaskGraph, nodes
+from cosmoflow.engine import Column, Handout, Resources, Session, TaskGraph, nodes
 from cosmoflow.engine.dask_on_ray import get
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError, IncompleteError
@@ -53,16 +53,21 @@ def split(parts, number):
 
 
 def add(part, pieces, numbers=()):
+    # A stream can be read again.
+    assert sorted(piece.sum() for piece in pieces) == sorted(piece.sum() for piece in pieces)
     return int(sum(piece.sum() for piece in pieces)) + sum(numbers)
 
 
 def build_graph():
-    """Three producers of five parts; five consumers of one part of each; one of all values."""
+    """Three producers of five parts; five consumers of one part of each; one of all values.
+
+    The consumers of odd parts read them as a stream.
+    """
     graph = TaskGraph()
     graph.add("split", partial(split, 5), range(3), parts=5)
 
     def reads(part):
-        column = Column("split", part, [0, 2] if part == 1 else None)
+        column = Column("split", part, [0, 2] if part == 1 else None, stream=part % 2 == 1)
         return [column, Column("split")] if part == 2 else [column]
 
     graph.add("add", add, range(5), reads=reads, output=True)
@@ -78,6 +83,34 @@ def test_graphs_with_parts_give_the_same_everywhere(engine):
     expected[("total", 0)] = 99
     assert results == heard == expected
     assert len(ended) == len(build_graph()) == len(set(ended))
+
+
+def add_slowly(folder, number, pieces):
+    """Add up the parts, and delete a parcel while they come."""
+    runs = folder / "runs"
+    first, total = not runs.exists(), 0
+    with runs.open("a") as file:
+        file.write("x")
+    for count, piece in enumerate(pieces):
+        total += int(piece.sum())
+        if first and count == 1:
+            next(folder.rglob("split-3.parts")).unlink()
+    with (folder / "ended").open("a") as file:
+        file.write("x")
+    return total
+
+
+@pytest.mark.cluster
+def test_a_part_that_is_lost_while_others_are_read_is_made_again(ray_session, tmp_path):
+    settings = load_settings(overrides=["engine.choice=ray", f"engine.scratch={tmp_path}"])
+    graph = TaskGraph()
+    graph.add("split", partial(split, 5), range(4), parts=5)
+    reads = [Column("split", 2, stream=True)]
+    graph.add("add", partial(add_slowly, tmp_path), reads=lambda _: reads, output=True)
+    with Session(settings.engine) as session:
+        assert session.engine(0.0).run(graph) == {("add", 0): sum(20 * n + 9 for n in range(4))}
+    # The first run of the reader ended where the lost part was to come.
+    assert ((tmp_path / "runs").read_text(), (tmp_path / "ended").read_text()) == ("xx", "x")
 
 
 PARTS = {"where": "a.zarr", "value": [1.5, 2.0], "limit": 7, "remedy": "mend it"}

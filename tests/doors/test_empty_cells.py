@@ -40,9 +40,14 @@ def paint_filled(position, velocity, cells, size, scheme="ngp", mass=None):
     fields = paint_block(
         pieces, block, cells, size, scheme, count=count, mean_mass=mean, background=(7.0, 8.0, 9.0)
     )
-    left = fill_velocity(
-        fields["velocity"], fields["density"], pieces, block, cells, size, count=count
-    )
+    whole = fields["velocity"].copy()
+    where = block, cells, size
+    left = fill_velocity(whole, fields["density"], pieces, *where, count=count)
+    # The same in batches of particles.
+    density, batch = fields["density"], max(1, count // 7)
+    found = fill_velocity(fields["velocity"], density, pieces, *where, count=count, batch=batch)
+    assert found == left
+    np.testing.assert_array_equal(fields["velocity"], whole)
     return fields, left
 
 

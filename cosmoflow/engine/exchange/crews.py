@@ -39,8 +39,8 @@ class Order(NamedTuple):
         Its function.
     hands_on : bool
         Whether it hands on parts.
-    parts : list of int or None
-        Part of each source; None if the source has the values themselves.
+    reads : list of (int or None, bool)
+        Part of each source, None if the source has the values themselves; whether to stream it.
     sources : list
         Values of other tasks, or directories of their parcels, or references to those.
     """
@@ -48,7 +48,7 @@ class Order(NamedTuple):
     key: Key
     function: Any
     hands_on: bool
-    parts: list[int | None]
+    reads: list[tuple[int | None, bool]]
     sources: list[Any]
 
 
@@ -99,9 +99,9 @@ class Crew:
 
     def submit(self, orders: Sequence[Order]) -> None:
         """Submit some tasks."""
-        for key, function, hands_on, parts, sources in orders:
+        for key, function, hands_on, reads, sources in orders:
             task = self._remote.options(name=f"{key}")
-            ref = task.remote(key, function, hands_on, parts, *sources)
+            ref = task.remote(key, function, hands_on, reads, *sources)
             self._running[key] = ref
             ref.future().add_done_callback(lambda future, key=key: self._ended.put((key, future)))
 

@@ -33,7 +33,7 @@ from cosmoflow.engine.exchange.servers import (
     this_node,
 )
 from cosmoflow.engine.graph import Column, Family, Handout, Key, TaskGraph
-from cosmoflow.engine.memory import return_freed_buffers
+from cosmoflow.engine.memory import reusing_freed_buffers
 from cosmoflow.engine.nodes import Node, nodes_for, worker_nodes
 from cosmoflow.engine.stopping import PATIENCE, Stop
 from cosmoflow.engine.telemetry import watched
@@ -71,18 +71,19 @@ class _Work:
         key: Key,
         function: Callable[..., Any],
         hands_on: bool,
-        parts: Sequence[int | None],
+        reads: Sequence[tuple[int | None, bool]],
         *sources: Any,
     ) -> Any:
         """Run a task; return its value, or its node and its value if it hands on parts."""
         self.stop.check()
         use_share(self.needs)
-        return_freed_buffers()
         scratch = on_this_node(self.scratch)
-        with watched(key[0], str(key)):
+        with watched(key[0], str(key)), reusing_freed_buffers():
             columns = [
-                source if part is None else source.read(scratch, part)
-                for source, part in zip(sources, parts, strict=True)
+                source
+                if part is None
+                else (source.stream if stream else source.read)(scratch, part)
+                for source, (part, stream) in zip(sources, reads, strict=True)
             ]
             result = function(key[1], *columns)
             if not hands_on:
@@ -337,7 +338,7 @@ class Runner:
             key,
             self._function(family),
             bool(family.parts),
-            [column.part for column in columns],
+            [(column.part, column.stream) for column in columns],
             [self._source(column) for column in columns],
         )
 

@@ -134,16 +134,23 @@ class Directory:
         ------
         LostParcelsError
         """
-        found: dict[int, Any] = {}
+        found = dict(self.fetch(scratch, part))
+        return [found[place] for place in sorted(found)]
+
+    def stream(self, scratch: Scratch | BucketScratch, part: int) -> Parts:
+        """Return a part of each parcel, in any order, for a task that fetches while it works."""
+        return Parts(self, scratch, part)
+
+    def fetch(self, scratch: Scratch | BucketScratch, part: int) -> Iterator[tuple[int, Any]]:
+        """Yield places and parts, then raise LostParcelsError if any are lost."""
         lost: dict[Key, str] = {}
         for place, block in self._blocks(scratch, part):
             if isinstance(block, str):
                 lost[self._key(place)] = block
-            elif block is not None:
-                found[place] = decode(block)
+            elif block is not None and not lost:
+                yield place, decode(block)
         if lost:
             raise LostParcelsError(lost)
-        return [found[place] for place in sorted(found)]
 
     def _key(self, place: int) -> Key:
         return self._family, int(self._numbers[place])
@@ -223,6 +230,35 @@ class Directory:
             except RayError as error:
                 answer = f"its node does not answer: {type(error).__name__}"
             yield request, answer
+
+
+class Parts:
+    """The same part of several parcels, read from the start in each iteration.
+
+    Parts of this node come first, then those of other nodes as they arrive.
+
+    Parameters
+    ----------
+    directory : Directory
+        Where the parcels are.
+    scratch : Scratch
+        The folder of this node.
+    part : int
+        Number of the part.
+    """
+
+    def __init__(self, directory: Directory, scratch: Scratch | BucketScratch, part: int) -> None:
+        self._directory, self._scratch, self._part = directory, scratch, part
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the parts that are there.
+
+        Raises
+        ------
+        LostParcelsError
+            Some are lost. It comes after the parts before the first lost one, and names all.
+        """
+        return (part for _, part in self._directory.fetch(self._scratch, self._part))
 
 
 class Servers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.painting.blocks import SCHEME_ORDER, Piece, first_cell_offset, run_threads
 from cosmoflow.numerics.painting.shares import MOST_MASS
-from cosmoflow.numerics.painting.streams import Streams, make_streams
+from cosmoflow.numerics.painting.streams import make_streams
 from cosmoflow.numerics.painting.tables import TouchTables
 from cosmoflow.numerics.painting.tiles import tile_painter
 from cosmoflow.numerics.painting.vectors import LINE
@@ -59,12 +59,8 @@ def paint_block(
     box_size: float,
     scheme: str = "cic",
     *,
-    count: int,
-    mean_mass: float = 1.0,
-    background: Sequence[float] | NDArray[np.float64] = (0.0, 0.0, 0.0),
-    fields: Collection[str] = FIELDS,
-    shift: float = 0.0,
     out: Mapping[str, NDArray[np.float32]] | None = None,
+    **options: Any,
 ) -> dict[str, NDArray[np.float32]]:
     """Assign particles to the cells of a block.
 
@@ -72,8 +68,30 @@ def paint_block(
     ----------
     pieces : sequence of Piece
         Positions, (n, 3) float32, comoving Mpc/h in [0, box), with their velocities and masses: all
-        particles that touch the block, and any others. Read several times. Pass them through
-        :func:`check_particles` first: particles that are not finite are left out.
+        particles that touch the block, and any others. Read several times.
+    block, cells, box_size, scheme, **options
+        See :class:`BlockPainter`.
+    out : mapping of str to array, optional
+        Contiguous arrays for the fields; by default new arrays.
+
+    Returns
+    -------
+    dict of str to (nx, ny, nz) or (3, nx, ny, nz) float32
+        See :meth:`BlockPainter.finish`.
+
+    Raises
+    ------
+    DataError
+        A cell holds more than 6.7e7 mean masses.
+    """
+    return BlockPainter(block, cells, box_size, scheme, **options).finish(pieces, out=out)
+
+
+class BlockPainter:
+    """Assigns particles to the cells of a block, batch by batch.
+
+    Parameters
+    ----------
     block : Block
         Cells to paint, inside the grid.
     cells : int
@@ -94,62 +112,162 @@ def paint_block(
     shift : float
         Shift of all particles along every axis, in cells, -1 to 1; half a cell for the second grid
         of an interlaced pair (Sefusatti et al. 2016, section 3.1).
-    out : mapping of str to array, optional
-        Contiguous arrays for the fields; by default new arrays.
-
-    Returns
-    -------
-    dict of str to (nx, ny, nz) or (3, nx, ny, nz) float32
-        ``density`` over its mean; ``momentum`` ``(1 + delta) v``, km/s; ``velocity`` momentum over
-        density, km/s, or the background velocity in cells with less than 1.5e-8 mean masses (Wu et
-        al. 2021, footnote 5).
-
-    Raises
-    ------
-    DataError
-        A cell holds more than 6.7e7 mean masses.
 
     Notes
     -----
     Every contribution is rounded to a multiple of 2**-36 mean masses, or 2**-26 mean masses times
-    km/s, and summed as int64. A net momentum above 1.4e11 mean masses times km/s in one cell, 6.7e7
-    particles at 2000 km/s, would overflow unnoticed.
+    km/s, and summed as int64. The fields therefore do not depend on how the particles are cut into
+    batches, nor on their order. A net momentum above 1.4e11 mean masses times km/s in one cell,
+    6.7e7 particles at 2000 km/s, would overflow unnoticed.
 
     Particles in spatial order are read in place; their runs take 8 bytes per particle. Others are
     sorted by tiles of some 16 000 cells into a copy of 24 bytes each (12 without velocities, 32 and
     24 with masses), plus 15 to 50 % for particles that touch several tiles. Each of numba's threads
-    paints whole tiles.
+    paints whole tiles. The sums of all batches but the last take 32 bytes per cell (8 without
+    momenta); a single batch needs no such sums.
     """
-    order = SCHEME_ORDER[scheme]
-    moving = "momentum" in fields or "velocity" in fields
-    weighted = any(mass is not None for _, _, mass in pieces)
-    axes = [
-        _Axis.cut(length, cells, order, most)
-        for length, most in zip(block.shape, TILE, strict=True)
-    ]
-    scale, offset = cells / box_size, first_cell_offset(scheme, shift)
-    particles = make_streams(
-        pieces,
-        TouchTables([axis.edges for axis in axes], block.origin, cells, order),
-        scale,
-        offset,
-        velocities=moving,
-        masses=weighted,
-        default_mass=mean_mass,
-    )
-    painted = {name: _target(name, block, out) for name in fields}
-    painter, unit = tile_painter(order, moving, weighted), cells**3 / count
-    flow = np.asarray(background, np.float64)
-    overflown = _paint(
-        painter, particles, axes, block, cells, scale, offset, mean_mass, unit, flow, painted
-    )
-    if overflown:
-        raise DataError(
-            "a cell has more mass than its sum can hold",
-            limit=f"{MOST_MASS:.3g} mean particle masses",
-            remedy="check the length unit of the positions, and the masses",
+
+    def __init__(
+        self,
+        block: Block,
+        cells: int,
+        box_size: float,
+        scheme: str = "cic",
+        *,
+        count: int,
+        mean_mass: float = 1.0,
+        background: Sequence[float] | NDArray[np.float64] = (0.0, 0.0, 0.0),
+        fields: Collection[str] = FIELDS,
+        shift: float = 0.0,
+    ) -> None:
+        self._block, self._cells, self._order = block, cells, SCHEME_ORDER[scheme]
+        self._scale, self._offset = cells / box_size, first_cell_offset(scheme, shift)
+        self._mean_mass, self._density_scale = mean_mass, cells**3 / count
+        self._background, self._fields = np.asarray(background, np.float64), fields
+        self._moving = "momentum" in fields or "velocity" in fields
+        self._axes = [
+            _Axis.cut(length, cells, self._order, most)
+            for length, most in zip(block.shape, TILE, strict=True)
+        ]
+        self._tables = TouchTables(
+            [axis.edges for axis in self._axes], block.origin, cells, self._order
         )
-    return painted
+        x, y, z = (axis.lengths for axis in self._axes)
+        sizes = x[:, None, None] * y[:, None] * z * (4 if self._moving else 1)
+        self._places = np.append(0, np.cumsum(sizes))
+        self._sums = np.empty(0, np.int64)
+        self._begun = np.zeros(self._tables.count, np.bool_)
+        self._added = np.zeros(self._tables.count)
+
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """Add particles to the sums.
+
+        Parameters
+        ----------
+        pieces : sequence of Piece
+            Positions, (n, 3) float32, comoving Mpc/h in [0, box), with their velocities and masses.
+            Read several times, but not after the call. Pass them through :func:`check_particles`
+            first: particles that are not finite are left out.
+
+        Raises
+        ------
+        DataError
+            A cell holds more than 6.7e7 mean masses.
+        """
+        if not len(self._sums):
+            # Pages that no tile has written to take no memory.
+            self._sums = np.empty(self._places[-1], np.int64)
+        self._paint(pieces, None)
+
+    def finish(
+        self, pieces: Sequence[Piece] = (), *, out: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Add the last particles, and return the fields. The sums are gone then.
+
+        Parameters
+        ----------
+        pieces : sequence of Piece
+            See :meth:`add`.
+        out : mapping of str to array, optional
+            Contiguous arrays for the fields; by default new arrays.
+
+        Returns
+        -------
+        dict of str to (nx, ny, nz) or (3, nx, ny, nz) float32
+            ``density`` over its mean; ``momentum`` ``(1 + delta) v``, km/s; ``velocity`` momentum
+            over density, km/s, or the background velocity in cells with less than 1.5e-8 mean
+            masses (Wu et al. 2021, footnote 5).
+
+        Raises
+        ------
+        DataError
+            A cell holds more than 6.7e7 mean masses.
+        """
+        painted = {name: _target(name, self._block, out) for name in self._fields}
+        self._paint(pieces, painted)
+        self._sums = np.empty(0, np.int64)
+        return painted
+
+    def _paint(
+        self, pieces: Sequence[Piece], painted: Mapping[str, NDArray[np.float32]] | None
+    ) -> None:
+        """Paint all tiles, ranges of them in parallel, to fields or else to the kept sums."""
+        weighted = any(mass is not None for _, _, mass in pieces)
+        particles = make_streams(
+            pieces,
+            self._tables,
+            self._scale,
+            self._offset,
+            velocities=self._moving,
+            masses=weighted,
+            default_mass=self._mean_mass,
+        )
+        tiles = np.array([len(axis.lengths) for axis in self._axes])
+        edges = np.zeros((3, tiles.max() + 1), np.int64)
+        lengths = np.ones((3, tiles.max()), np.int64)
+        for row, axis in enumerate(self._axes):
+            edges[row, : len(axis.edges)] = axis.edges
+            lengths[row, : len(axis.lengths)] = axis.lengths
+        nothing = np.empty(0, np.float32)
+        arguments: tuple[Any, ...] = (
+            particles.starts,
+            particles.runs,
+            particles.sources,
+            particles.stride,
+            particles.mass_stride,
+            self._mean_mass,
+            self._scale,
+            self._offset,
+            self._cells,
+            np.array(self._block.origin, np.int64),
+            np.array(self._block.shape, np.int64),
+            tiles,
+            edges,
+            lengths,
+            np.array([axis.fold for axis in self._axes]),
+            self._sums,
+            self._places,
+            self._begun,
+            self._added,
+            painted is not None,
+            self._density_scale,
+            self._background,
+            *((painted or {}).get(name, nothing).reshape(-1) for name in FIELDS),
+        )
+        painter = tile_painter(self._order, self._moving, weighted)
+        total = self._tables.count
+        # Enough ranges to keep all threads busy to the end, but fewer calls than tiles.
+        run = max(1, total // (32 * numba.get_num_threads()))
+        overflown = run_threads(
+            painter,
+            ((first, min(first + run, total), *arguments) for first in range(0, total, run)),
+        )
+        if sum(overflown):
+            raise DataError(
+                "a cell has more mass than its sum can hold",
+                limit=f"{MOST_MASS:.3g} mean particle masses",
+                remedy="check the length unit of the positions, and the masses",
+            )
 
 
 def _target(
@@ -165,56 +283,6 @@ def _target(
     if found.shape != shape or found.dtype != np.float32 or not found.flags.c_contiguous:
         raise ValueError(f"{name} needs a contiguous float32 array of shape {shape}")
     return found
-
-
-def _paint(
-    painter: Callable[..., int],
-    particles: Streams,
-    axes: Sequence[_Axis],
-    block: Block,
-    cells: int,
-    scale: float,
-    offset: float,
-    mean_mass: float,
-    density_scale: float,
-    background: NDArray[np.float64],
-    painted: Mapping[str, NDArray[np.float32]],
-) -> int:
-    """Paint all tiles, ranges of them in parallel; return how many cells have overflowed."""
-    tiles = np.array([len(axis.lengths) for axis in axes])
-    edges, lengths = np.zeros((3, tiles.max() + 1), np.int64), np.ones((3, tiles.max()), np.int64)
-    for row, axis in enumerate(axes):
-        edges[row, : len(axis.edges)] = axis.edges
-        lengths[row, : len(axis.lengths)] = axis.lengths
-    nothing = np.empty(0, np.float32)
-    arguments: tuple[Any, ...] = (
-        particles.starts,
-        particles.runs,
-        particles.sources,
-        particles.stride,
-        particles.mass_stride,
-        mean_mass,
-        scale,
-        offset,
-        cells,
-        np.array(block.origin, np.int64),
-        np.array(block.shape, np.int64),
-        tiles,
-        edges,
-        lengths,
-        np.array([axis.fold for axis in axes]),
-        density_scale,
-        background,
-        *(painted.get(name, nothing).reshape(-1) for name in FIELDS),
-    )
-    total = int(tiles.prod())
-    # Enough ranges to keep all threads busy to the end, but fewer calls than tiles.
-    run = max(1, total // (32 * numba.get_num_threads()))
-    results = run_threads(
-        painter,
-        ((first, min(first + run, total), *arguments) for first in range(0, total, run)),
-    )
-    return sum(results)
 
 
 def divide_momentum(

@@ -10,7 +10,7 @@ grid or the number of workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.compiled import compiled
+from cosmoflow.numerics.painting.batches import batch_size, cut_batches
 from cosmoflow.numerics.painting.blocks import Piece, flat_rows, run_threads
 from cosmoflow.numerics.painting.shares import LEAST_MASS, MASS_UNITS
 
@@ -66,12 +67,13 @@ def lacks_velocity(density: NDArray[np.float32], cells: int, count: int) -> NDAr
 def fill_velocity(
     velocity: NDArray[np.float32],
     density: NDArray[np.float32],
-    pieces: Sequence[Piece],
+    pieces: Iterable[Piece],
     block: Block,
     cells: int,
     box_size: float,
     *,
     count: int,
+    batch: int | None = None,
 ) -> int:
     """Fill cells of a block that lack a velocity with that of the nearest particle, in place.
 
@@ -81,7 +83,7 @@ def fill_velocity(
         Painted velocity, km/s, contiguous.
     density : (nx, ny, nz) float32
         Painted density over its mean.
-    pieces : sequence of Piece
+    pieces : iterable of Piece
         Positions, (n, 3) float32, comoving Mpc/h in [0, box), with their velocities and masses:
         all particles within :func:`fill_reach` cells of the block, and any others. Particles of
         mass 0 are ignored.
@@ -93,6 +95,9 @@ def fill_velocity(
         Box size, Mpc/h.
     count : int
         Particles in the whole box.
+    batch : int, optional
+        Maximum particles that are listed cell by cell at once; by default :func:`batch_size` of the
+        cells.
 
     Returns
     -------
@@ -103,19 +108,33 @@ def fill_velocity(
     if not len(empty):
         return 0
     reach = fill_reach(cells, count)
-    position, moved = _with_mass(pieces)
     corner = np.array(block.origin, np.int64) - reach
     extent = np.minimum(np.array(block.shape, np.int64) + 2 * reach, cells)
-    starts = np.zeros(int(extent.prod()) + 1, np.int64)
-    _count_cells(position, cells / box_size, cells, corner, extent, starts)
-    np.cumsum(starts, out=starts)
-    rows = np.empty(int(starts[-1]), np.int64)
-    _place_rows(position, cells / box_size, cells, corner, extent, starts[:-1].copy(), rows)
     place = np.array(block.origin, np.int64), np.array(block.shape, np.int64), extent
-    particles = position, moved, starts, rows
-    fixed = *place, cells, box_size, reach, *particles, velocity.reshape(-1)
-    jobs = ((empty[first : first + _SEARCH], *fixed) for first in range(0, len(empty), _SEARCH))
-    return sum(run_threads(_take_nearest, jobs))
+    flat = velocity.reshape(-1)
+    # The nearest particle so far: its squared distance, its position, and whether there is one. Its
+    # velocity is that of the cell.
+    best = np.full(len(empty), (reach * (box_size / cells)) ** 2)
+    near, found = np.empty((len(empty), 3), np.float32), np.zeros(len(empty), np.bool_)
+    for some, _ in cut_batches(pieces, batch or batch_size(density.size)):
+        position, moved = _with_mass(some)
+        some.clear()
+        starts = np.zeros(int(extent.prod()) + 1, np.int64)
+        _count_cells(position, cells / box_size, cells, corner, extent, starts)
+        np.cumsum(starts, out=starts)
+        rows = np.empty(int(starts[-1]), np.int64)
+        _place_rows(position, cells / box_size, cells, corner, extent, starts[:-1].copy(), rows)
+        run_threads(
+            _take_nearest,
+            (
+                (empty[part], best[part], near[part], found[part], *place, cells, box_size, reach,
+                 position, moved, starts, rows, flat)
+                for part in (
+                    slice(first, first + _SEARCH) for first in range(0, len(empty), _SEARCH)
+                )
+            ),
+        )  # fmt: skip
+    return len(empty) - int(found.sum())
 
 
 def _with_mass(pieces: Sequence[Piece]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -175,40 +194,58 @@ def _apart(x, centre, size):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _comes_first(x, v, p, q):  # type: ignore[no-untyped-def]
-    """Break a tie between particles: smaller coordinates first, then smaller velocities."""
+def _comes_first(x, v, p, near, e, velocity, at, plane):  # type: ignore[no-untyped-def]
+    """Break a tie between a particle and the nearest one of a cell so far.
+
+    Smaller coordinates come first, then smaller velocities.
+    """
     for axis in range(3):
-        if x[3 * p + axis] != x[3 * q + axis]:
-            return x[3 * p + axis] < x[3 * q + axis]
+        if x[3 * p + axis] != near[e, axis]:
+            return x[3 * p + axis] < near[e, axis]
     for axis in range(3):
-        if v[3 * p + axis] != v[3 * q + axis]:
-            return v[3 * p + axis] < v[3 * q + axis]
+        if v[3 * p + axis] != velocity[at + axis * plane]:
+            return v[3 * p + axis] < velocity[at + axis * plane]
     return False
 
 
 @compiled()
 def _take_nearest(  # type: ignore[no-untyped-def]
-    empty, origin, block, extent, cells, size, reach, x, v, starts, rows, velocity
+    empty,
+    best,
+    near,
+    found,
+    origin,
+    block,
+    extent,
+    cells,
+    size,
+    reach,
+    x,
+    v,
+    starts,
+    rows,
+    velocity,
 ):
-    """Write the nearest particle's velocity to every empty cell; return how many have none.
+    """Write the velocity of the nearest particle to every empty cell.
 
-    ``empty`` and ``velocity`` are flat in the block. ``starts`` and ``rows`` list the particles in
-    the cells of the block grown by ``reach``, or of a whole axis where that would wrap.
+    ``empty`` and ``velocity`` are flat in the block. ``best``, ``near`` and ``found`` have an entry
+    for each empty cell: the squared distance and the position of its nearest particle in earlier
+    batches, and whether there is one. ``starts`` and ``rows`` list the particles in the cells of
+    the block grown by ``reach``, or of a whole axis where that would wrap.
     """
     side = size / cells
     plane = block[0] * block[1] * block[2]
-    left = 0
-    for at in empty:
+    for e in range(empty.shape[0]):
+        at = empty[e]
         i, j, k = at // (block[1] * block[2]), at // block[2] % block[1], at % block[2]
         cx = ((origin[0] + i) % cells + 0.5) * side
         cy = ((origin[1] + j) % cells + 0.5) * side
         cz = ((origin[2] + k) % cells + 0.5) * side
-        found, best = -1, (reach * side) ** 2
         for shell in range(reach + 1):
             # Minimum distance of this shell of cells; positions near a cell's border may be
             # rounded to the adjacent cell.
             closest = max(0.0, (shell - 0.5) * side) * (1.0 - 1e-6)
-            if found >= 0 and best < closest * closest:
+            if found[e] and best[e] < closest * closest:
                 break
             for a in range(-shell, shell + 1):
                 la = (i + reach + a) % extent[0]
@@ -223,13 +260,14 @@ def _take_nearest(  # type: ignore[no-untyped-def]
                             dy = _apart(x[3 * p + 1], cy, size)
                             dz = _apart(x[3 * p + 2], cz, size)
                             d = dx * dx + dy * dy + dz * dz
-                            if d < best or (
-                                d == best and (found < 0 or _comes_first(x, v, p, found))
+                            if d < best[e] or (
+                                d == best[e]
+                                and (
+                                    not found[e]
+                                    or _comes_first(x, v, p, near, e, velocity, at, plane)
+                                )
                             ):
-                                found, best = p, d
-        if found < 0:
-            left += 1
-            continue
-        for axis in range(3):
-            velocity[at + axis * plane] = v[3 * found + axis]
-    return left
+                                found[e], best[e] = True, d
+                                for axis in range(3):
+                                    near[e, axis] = x[3 * p + axis]
+                                    velocity[at + axis * plane] = v[3 * p + axis]

@@ -66,6 +66,32 @@ def _fold(sums, shape, channels, margin, cells, folds):  # type: ignore[no-untyp
                         sums[target + c] += sums[source + c]
 
 
+@compiled()
+def _load_tile(sums, shape, channels, margin, kept):  # type: ignore[no-untyped-def]
+    """Copy the sums that a tile has kept between its margins."""
+    length = (shape[2] - 2 * margin) * channels
+    source = 0
+    for i in range(margin, shape[0] - margin):
+        for j in range(margin, shape[1] - margin):
+            at = ((i * shape[1] + j) * shape[2] + margin) * channels
+            for k in range(length):
+                sums[np.uint64(at + k)] = kept[np.uint64(source + k)]
+            source += length
+
+
+@compiled()
+def _keep_tile(sums, shape, channels, margin, kept):  # type: ignore[no-untyped-def]
+    """Copy the sums of a tile without its margins to where they are kept."""
+    length = (shape[2] - 2 * margin) * channels
+    target = 0
+    for i in range(margin, shape[0] - margin):
+        for j in range(margin, shape[1] - margin):
+            at = ((i * shape[1] + j) * shape[2] + margin) * channels
+            for k in range(length):
+                kept[np.uint64(target + k)] = sums[np.uint64(at + k)]
+            target += length
+
+
 @njit(inline="always")
 def _write(values, count, factor, field, at):  # type: ignore[no-untyped-def]
     """Write ``count`` values times a factor to a flat field; full lines bypass the cache."""
@@ -187,6 +213,11 @@ def tile_painter(  # noqa: PLR0915
         edges,  # tile edges per axis, from the origin
         lengths,  # cells per axis and tile
         folds,  # per axis
+        kept,  # sums of tiles from earlier batches, without margins; may be empty
+        places,  # of the sums of each tile in ``kept``
+        begun,  # whether a tile has kept sums
+        added_before,  # mean masses of each tile since its sums were checked
+        finish,  # whether to write the fields, or to keep the sums
         density_scale,  # density over its mean per mean mass in a cell
         background,
         density,  # fields, flat; empty ones are not painted
@@ -201,6 +232,8 @@ def tile_painter(  # noqa: PLR0915
         sums = np.empty(size + UNPACKED * step_z, np.int64)
         overflown = 0
         for tile in range(first_tile, last_tile):
+            if not finish and starts[tile] == starts[tile + 1]:
+                continue
             ti, tj, tk = tile // (tiles[1] * tiles[2]), tile // tiles[2] % tiles[1], tile % tiles[2]
             shape = (
                 lengths[0, ti] + 2 * margin,
@@ -214,7 +247,10 @@ def tile_painter(  # noqa: PLR0915
             step_y = shape[2] * step_z
             step_x = shape[1] * step_y
             sums[: shape[0] * step_x] = 0
-            added = 0.0  # mean masses since the sums were checked
+            added = added_before[tile]  # mean masses since the sums were checked
+            own = kept[places[tile] : places[tile + 1]]
+            if begun[tile]:
+                _load_tile(sums, shape, np.int64(step_z), np.int64(margin), own)
             for r in range(starts[tile], starts[tile + 1]):
                 x, v, m = sources[runs[r, 0], 0], sources[runs[r, 0], 1], sources[runs[r, 0], 2]
                 # Runs are too short for the processor's own prefetching.
@@ -294,6 +330,11 @@ def tile_painter(  # noqa: PLR0915
                             spread(sums, start, step_x, step_y, amounts, wx, wy, wz, shift)
             if folds[0] or folds[1] or folds[2]:
                 _fold(sums, shape, np.int64(step_z), np.int64(margin), cells, folds)
+            if not finish:
+                _keep_tile(sums, shape, np.int64(step_z), np.int64(margin), own)
+                begun[tile] = True
+                added_before[tile] = added
+                continue
             overflown += _store_tile(
                 sums,
                 shape,

@@ -11,7 +11,7 @@ import xarray as xr
 
 from cosmoflow.config.base import digest as digest_of
 from cosmoflow.config.settings import PaintConfig
-from cosmoflow.engine import Column, Engine, Key, Resources, TaskGraph
+from cosmoflow.engine import Column, Engine, Key, TaskGraph
 from cosmoflow.events import StageFinished, caution
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, checksum_densities
@@ -165,7 +165,9 @@ def _paint_shards(
     # What a piece hands on depends on the output, and on how the particles are cut.
     name = digest_of([out, digest, pieces])
     exchange = make_exchange(run, plan, name)
-    engine.run(graph, note, needs=Resources(memory=plan.worker_memory), exchange=exchange)
+    # Tasks use one core, and more where there are fewer tasks than cores.
+    needs = engine.share(graph.width, most=1, memory=plan.worker_memory)
+    engine.run(graph, note, needs=needs, exchange=exchange)
 
 
 def _read_totals(out: str) -> BoxTotals | None:
@@ -201,7 +203,8 @@ def _build_graph(
     near = _pieces_near(store, pieces, config, todo)
 
     def reads(shard: int) -> list[Column]:
-        mine = Column("bucket", shard, None if near is None else near[shard])
+        numbers = None if near is None else near[shard]
+        mine = Column("bucket", shard, numbers, stream=True)
         return [mine, Column(TOTALS[0])] if totals is None else [mine]
 
     bucketing = partial(bucket_task, store, pieces, size, config)

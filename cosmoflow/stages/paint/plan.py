@@ -6,19 +6,20 @@ from dataclasses import dataclass
 
 from cosmoflow.config.settings import PaintConfig
 from cosmoflow.numerics.blocks import axis_blocks
-from cosmoflow.numerics.painting import SCHEME_ORDER
+from cosmoflow.numerics.painting import SCHEME_ORDER, batch_size
 from cosmoflow.stages import costs
 from cosmoflow.stages.inputs.expansion import hubble_rate
 from cosmoflow.stages.paint.tasks import Counted, painted_variables, reach_of
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.storage.variables import count_parts
 
-PIECES = 16
-"""Pieces that the particles are cut into, unless that makes them too small or too large.
-
-Every piece hands something to almost every shard, and Ray takes a millisecond for each (measured).
-"""
 SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
+"""Particles of a piece, which may be as small as a shard of a store of particles."""
+PARTICLES_OF_PART = 3500
+"""Particles that a piece should hand to each shard on average, if none is known to be far away.
+
+They take 0.5 ms to bucket and to paint, beside which a part takes little (``costs.PART_SECONDS``).
+"""
 
 _BYTES_PER_PARTICLE = 24
 _BYTES_PER_MASS = 8
@@ -113,31 +114,37 @@ def _bucketing_bytes(store: Counted, config: PaintConfig) -> float:
 
 
 def _painting_bytes(store: Counted, config: PaintConfig) -> int:
-    """Return the bytes that a painting task needs.
+    """Return the bytes that a painting task needs, however many particles its shard has.
 
-    It holds a sorted copy of its particles, some of them twice, its fields, and the shard of one of
-    them as it is encoded; the particles themselves are mapped from files. To fill empty cells it
-    lists the particles cell by cell, in place of the sorted copy.
+    It holds a sorted copy of a batch of particles, some of them twice, and either the sums of
+    several batches or the fields; then all fields, and one of them as it is encoded. The particles
+    themselves are mapped from files. To fill empty cells it lists the particles cell by cell, in
+    place of the sorted copy.
     """
-    cells = config.shard_cells
-    numbers = [count_parts(name) for name in painted_variables(config)]
-    # Excess of a crowded shard over the mean: an allowance that grows as shards shrink,
-    # several times the scatter of the mass in cubes of this side, Mpc/h, at z = 0.
-    side = store.metadata.box_size * cells / config.grid
-    crowding = 1.0 + (30.0 / side) ** 1.2
-    particles = store.count * (cells / config.grid) ** 3 * _copies(store, config) * crowding
-    fields = 4 * cells**3 * (sum(numbers) + int("density" not in config.fields) + 2 * max(numbers))
+    cells = config.shard_cells**3
+    names = painted_variables(config)
+    numbers = [count_parts(name) for name in names]
+    batch = min(batch_size(cells), store.count)
+    copy = round(1.5 * _row_bytes(store) * batch)
+    fields = 4 * cells * (sum(numbers) + int("density" not in names))
+    moving = set(config.fields) != {"density"}
+    sums = 8 * cells * (4 if moving else 1) * (1 + int(config.interlaced))
+    if batch == store.count:
+        sums = 0
     if reach := reach_of(config, store.count):
-        # Where the particles of every cell begin, which cells are empty, and a mask of these.
-        fields += 8 * min(cells + 2 * reach, config.grid) ** 3 + 9 * cells**3
-    return int(1.5 * _row_bytes(store) * min(particles, store.count)) + fields
+        # Where the particles of every cell begin; then which cells are empty, a mask of these, and
+        # the nearest particle of each.
+        around = 8 * min(config.shard_cells + 2 * reach, config.grid) ** 3
+        copy = max(copy, (_row_bytes(store) + 8) * batch + 2 * around + 30 * cells)
+    return max(copy + max(sums, fields), sums + fields, fields + 8 * max(numbers) * cells)
 
 
 def _piece(store: Counted, config: PaintConfig, allowed: int | None) -> int:
     """Return how many particles a bucketing task reads."""
     if config.particles_per_task is not None:
         return min(config.particles_per_task, store.count)
-    piece = min(max(-(-store.count // PIECES), SMALLEST_PIECE), LARGEST_PIECE)
+    shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
+    piece = min(max(PARTICLES_OF_PART * shards, SMALLEST_PIECE), LARGEST_PIECE)
     if allowed is not None:
         piece = min(piece, int((allowed - costs.OVERHEAD) / _bucketing_bytes(store, config)))
     return min(max(piece, SMALLEST_PIECE), store.count)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,13 @@ from cosmoflow.numerics.blocks import grid_blocks, shards_near
 from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.painting import (
     SCHEME_ORDER,
+    BlockPainter,
     Piece,
+    batch_size,
     bucket_particles,
+    cut_batches,
     fill_reach,
     fill_velocity,
-    paint_block,
 )
 from cosmoflow.stages.inputs.expansion import hubble_rate
 from cosmoflow.storage.fields import write_block
@@ -180,43 +182,71 @@ def paint_task(
     config: PaintConfig,
     known: BoxTotals | None,
     shard: int,
-    buckets: Sequence[Piece],
+    buckets: Iterable[Piece],
     found: Sequence[BoxTotals] = (),
 ) -> int:
-    """Paint one shard from its own particles and write it, with the number of its empty cells.
+    """Paint one shard from its particles and write it, with the number of its empty cells.
 
-    The totals of all particles are ``known``, or ``found`` in this run.
+    The buckets are painted in batches as they arrive, in any order. Nothing is written before all
+    have been read, since the iteration ends with an error if one is lost. The totals of all
+    particles are ``known``, or ``found`` in this run.
     """
-    totals = known or found[0]
+    mass, *momentum = known or found[0]
     block = grid_blocks(config.grid, config.shard_cells)[shard]
 
-    def painted(names: tuple[str, ...], shift: float) -> dict[str, Any]:
-        return paint_block(
-            buckets,
+    def make_painter(names: tuple[str, ...], shift: float) -> BlockPainter:
+        return BlockPainter(
             block,
             config.grid,
             box_size,
             config.scheme,
             count=count,
-            mean_mass=totals[0] / count,
-            background=np.array(totals[1:]) / totals[0],
+            mean_mass=mass / count,
+            background=np.array(momentum) / mass,
             fields=names,
             shift=shift,
         )
 
     # The density is always painted: it shows which cells are empty.
-    fields = painted(tuple({**dict.fromkeys(config.fields), "density": None}), 0.0)
-    density = fields["density"]
-    unfilled = 0
-    if config.fill == "nearest":
-        unfilled = fill_velocity(
-            fields["velocity"], density, buckets, block, config.grid, box_size, count=count
-        )
-    write_count(out, shard, int((density == 0.0).sum()), unfilled, digest=digest)
-    fields = {name: fields[name] for name in config.fields}
+    painters = [make_painter(tuple({**dict.fromkeys(config.fields), "density": None}), 0.0)]
     if config.interlaced:
         names = tuple(name for name in config.fields if name in INTERLACEABLE)
-        second = painted(names, 0.5)
-        fields |= {INTERLACED + name: values for name, values in second.items()}
-    write_block(out, block, shard, fields, digest=digest)
+        painters.append(make_painter(names, 0.5))
+    fields, particles = _paint_batches(painters, buckets, batch_size(config.shard_cells**3))
+    density, unfilled = fields[0]["density"], 0
+    if config.fill == "nearest":
+        velocity, again = fields[0]["velocity"], particles or buckets
+        unfilled = fill_velocity(
+            velocity, density, again, block, config.grid, box_size, count=count
+        )
+    particles.clear()
+    write_count(out, shard, int((density == 0.0).sum()), unfilled, digest=digest)
+    written: dict[str, NDArray[np.float32]] = {name: fields[0][name] for name in config.fields}
+    if config.interlaced:
+        written |= {INTERLACED + name: values for name, values in fields[1].items()}
+    write_block(out, block, shard, written, digest=digest)
     return shard
+
+
+def _paint_batches(
+    painters: Sequence[BlockPainter], buckets: Iterable[Piece], rows: int
+) -> tuple[list[dict[str, NDArray[np.float32]]], list[Piece]]:
+    """Paint particles in batches of at most ``rows``.
+
+    Returns
+    -------
+    fields : list of dict
+        Fields of each painter.
+    particles : list of Piece
+        All particles, if a single batch holds them; otherwise empty.
+    """
+    begun = False
+    for batch, more in cut_batches(buckets, rows):
+        if not (begun or more):
+            return [painter.finish(batch) for painter in painters], batch
+        for painter in painters:
+            painter.add(batch)
+        # Its particles are released before the next batch is collected.
+        batch.clear()
+        begun = True
+    return [painter.finish() for painter in painters], []
