@@ -295,6 +295,8 @@ def run_graph(
     plan: Plan,
     run: Run,
     on_done: Callable[[Key, Any], None],
+    *,
+    cores: int = 1,
 ) -> None:
     """Run a graph, and show how many of its tasks are done.
 
@@ -309,6 +311,8 @@ def run_graph(
         Its listener receives progress.
     on_done : callable
         Takes the key and the result of every output of the graph, in any order.
+    cores : int
+        Cores of each task, if the engine counts them.
     """
     progress = Progress(run.listener, plan.stage, plan.tasks, plan.unit)
     # A task that is run again, since its parcel was lost, counts once.
@@ -318,5 +322,5 @@ def run_graph(
         done.add(key)
         progress.reach(len(done), key[0])
 
-    needs = Resources(memory=plan.worker_memory)
+    needs = Resources(cores, memory=plan.worker_memory)
     engine.run(graph, on_done, on_task=note, needs=needs, exchange=Exchange(plan.exchanged))

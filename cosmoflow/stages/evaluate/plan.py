@@ -12,7 +12,6 @@ from cosmoflow.numerics.comparison.blocks import SHARED, coarse_cells
 from cosmoflow.numerics.comparison.power import subbox_cells
 from cosmoflow.numerics.comparison.slices import Patch, plane_blocks
 from cosmoflow.numerics.comparison.subboxes import HELD_BYTES
-from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
 from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
@@ -21,8 +20,7 @@ from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
 from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.run import Plan, Run, memory_here, memory_of_worker
 from cosmoflow.stages.slabs.plan import Grid
-from cosmoflow.stages.slabs.sources import Derived
-from cosmoflow.stages.spectra import PowerPlan, plan_power
+from cosmoflow.stages.spectra import plan_measurement
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import format_bytes
 
@@ -137,7 +135,9 @@ class EvaluatePlan(Plan):
     in_memory : bool
         Whether this process makes those in its memory.
     parts : int
-        Parts that tasks of the box's spectra hand to one another.
+        Parts that tasks of spectra and of linear theory hand to one another.
+    cores : int
+        Most cores of a task.
     """
 
     grid: int
@@ -152,6 +152,7 @@ class EvaluatePlan(Plan):
     missing: list[float] = field(repr=False)
     in_memory: bool = field(repr=False)
     parts: int = field(repr=False)
+    cores: int = field(repr=False)
 
 
 def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
@@ -189,8 +190,11 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     exchanged, linear, parts = 0, "stored with the truth", 0
     in_memory = LINEAR_BYTES * true.grid**3 <= memory_here(run)
     tasks = cut.count_tasks(1 + len(methods), size)
-    for part in power_plans(inputs, methods, run):
+    cores, grid = 1, Grid.of(true)
+    readers = inputs.readers(methods).values()
+    for part in plan_measurement(readers, tuple(QUANTITIES.values()), grid, run):
         memory["spectra"] = max(part.worker_memory, memory.get("spectra", 0))
+        cores = max(cores, part.cores)
         exchanged, read = max(exchanged, part.exchanged), read + part.read
         seconds, tasks = seconds + part.cpu_seconds, tasks + part.tasks
         parts += part.parts
@@ -198,7 +202,7 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         linear = "made in memory"
         seconds += len(missing) * cells * costs.LINEAR_CELL
     elif missing:
-        flow = plan_flow(Grid.of(true), ("contrast",), run)
+        flow = plan_flow(grid, ("contrast",), run)
         memory["linear theory"] = flow.worker_memory
         exchanged, linear = max(exchanged, flow.exchanged), "made slab by slab"
         seconds, tasks = (
@@ -229,6 +233,7 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         missing=missing,
         in_memory=in_memory,
         parts=parts,
+        cores=cores,
     )
 
 
@@ -274,15 +279,6 @@ def _group_boxes(inputs: Inputs, side: int, run: Run) -> int:
     most = max(1, min(BLOCK_CELLS // side, inputs.true.grid // side // 2))
     room = memory_of_worker(run)
     return next((n for n in range(most, 1, -1) if group_memory(inputs, side, n) <= room), 1)
-
-
-def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[PowerPlan]:
-    """Plan the transforms of each field that the box's spectra need."""
-    grid = Grid.of(inputs.true)
-    readers = inputs.readers(methods).values()
-    fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES.values())
-    sources = ([Derived(one, grid.cell_size, field) for one in readers] for field in fields)
-    return [plan_power(some, grid, run, stage="evaluate") for some in sources]
 
 
 def _driver_memory(inputs: Inputs, cut: Cut, methods: int, *, makes_linear: bool) -> int:

@@ -138,3 +138,14 @@ def planned_threads(run: Run) -> int:
     if engine.choice == "ray" or engine.address is not None:
         return 1
     return min(run.session.engine(0.0).cpus, MOST_THREADS)
+
+
+def planned_cores(run: Run) -> int:
+    """Return the most cores that a task can have: those of the smallest node on Ray, else one.
+
+    A worker whose memory the settings limit has one core.
+    """
+    config = run.settings.engine
+    if config.memory is not None or (config.choice != "ray" and config.address is None):
+        return 1
+    return run.session.engine(0.0).share(1, most=1, memory=0).cpus

@@ -16,6 +16,7 @@ from cosmoflow.stages.slabs.plan import (
     WANTED_PLANES,
     Cut,
     Grid,
+    planned_cores,
     planned_threads,
 )
 from cosmoflow.stages.slabs.sources import Source
@@ -25,6 +26,9 @@ ROWS = 8
 
 _BLOCKS = 5
 """Blocks of a plane of modes that a thread holds for each number that it processes."""
+
+_CORES = (1, 2, 4, 8)
+"""Numbers of cores that a task may have, whose memory it has then too."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +41,28 @@ class PowerPlan(Plan):
         Cells per axis.
     transforms : int
         Number of transformed fields; a vector counts three times.
+    cores : int
+        Cores of a task.
     slabs : list of int
         Number of slabs of planes and of rows.
     cut : Cut
         The slabs.
+    handed : int
+        Number of transformed fields; a vector counts once.
     """
 
     grid: int
     transforms: int
+    cores: int
     slabs: list[int]
     cut: Cut = field(repr=False)
+    handed: int = field(repr=False)
     remedy: ClassVar[str] = "thinner slabs are not possible: more memory for a worker"
 
     @property
     def parts(self) -> int:
         """Total parts that tasks hand on."""
-        rows = len(self.cut.rows)
-        return (self.tasks - rows) * rows
+        return self.handed * len(self.cut.planes) * len(self.cut.rows)
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,13 @@ def plan_power(
     *,
     stage: str,
     thickness: int | None = None,
+    held: int | None = None,
 ) -> PowerPlan:
     """Choose the slabs of the spectra and estimate their cost.
 
     Where every core has the memory, slabs of planes are as thick as whole chunks, so that nothing
     is decoded twice. Slabs of rows are as thick as the memory for the rows of all fields allows.
+    Where a core has not the memory for the thinnest slabs, a task has several cores.
 
     Parameters
     ----------
@@ -97,6 +108,8 @@ def plan_power(
         Name of the stage, for messages.
     thickness : int, optional
         Most planes, and rows, of a slab; by default chosen from the memory.
+    held : int, optional
+        Numbers whose modes a thread processes at a time; by default those of all fields.
 
     Returns
     -------
@@ -107,15 +120,19 @@ def plan_power(
     total = sum(source.components for source in sources)
     # For a slab of planes: the fields that are read, and the modes that are handed on.
     most = max(source.held + source.components for source in sources)
-    threads = planned_threads(run)
-    jobs = threads + (threads > 1)
-    blocks = _BLOCKS * jobs * max(total, 3) * max(plane, BLOCK_BYTES_CPU)
+    cores, room, blocks = 1, 0.0, 0
+    for cores in (one for one in _CORES if one <= planned_cores(run)):
+        threads = max(cores, planned_threads(run))
+        jobs = threads + (threads > 1)
+        blocks = _BLOCKS * jobs * max(held or total, 3) * max(plane, BLOCK_BYTES_CPU)
+        room = cores * memory_of_worker(run) - OVERHEAD - blocks
+        if room >= max(LEAST_PLANES * most, ROWS * total) * plane:
+            break
     if thickness is None:
-        room = memory_of_worker(run) - OVERHEAD - blocks
         # Whole chunks, at least WANTED_PLANES.
         wanted = grid.chunk * max(1, -(-WANTED_PLANES // grid.chunk))
         planes = max(LEAST_PLANES, min(int(room // (most * plane)), wanted))
-        # A task maps the rows of all fields together.
+        # A task has the rows of all fields together, and reads them into memory.
         rows = max(LEAST_PLANES, min(int(room // (2 * total * plane)), wanted))
         rows = max(ROWS, rows // ROWS * ROWS)
     else:
@@ -126,19 +143,23 @@ def plan_power(
         # As many rows as possible, not equal shares, so that each slab starts with a group of rows.
         tuple(slice(first, first + count) for first, count in axis_blocks(grid.cells, rows)),
     )
-    thickest = max(slab.stop - slab.start for slab in cut.planes)
+    thickest, widest = (
+        max(slab.stop - slab.start for slab in slabs) for slabs in (cut.planes, cut.rows)
+    )
     cells = grid.cells**3
     return PowerPlan(
         stage=stage,
         tasks=len(sources) * len(cut.planes) + len(cut.rows),
         unit="slabs",
-        worker_memory=OVERHEAD + blocks + round(most * thickest * plane),
+        worker_memory=OVERHEAD + blocks + round(max(most * thickest, total * widest) * plane),
         read=4 * cells * total,
         written=0,
         cpu_seconds=SPECTRA_NUMBER * cells * total,
         exchanged=total * plane * grid.cells,
         grid=grid.cells,
         transforms=total,
+        cores=cores,
         slabs=[len(cut.planes), len(cut.rows)],
         cut=cut,
+        handed=sum(source.transforms for source in sources),
     )
