@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, grow
+from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.quantities import QUANTITIES, Quantity, wrap
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.transform import Blocks, Fields
@@ -26,6 +27,10 @@ class Source(Protocol):
     @property
     def components(self) -> int:
         """Numbers per cell of all fields: 1 for a scalar, 3 for a vector."""
+
+    @property
+    def numbers(self) -> int:
+        """Numbers per cell that are read."""
 
     @property
     def held(self) -> float:
@@ -69,6 +74,11 @@ class Variable:
     def transforms(self) -> int:
         """One field."""
         return 1
+
+    @property
+    def numbers(self) -> int:
+        """Numbers read per cell: the values alone."""
+        return self.components
 
     @property
     def held(self) -> float:
@@ -138,6 +148,11 @@ class Derived:
     def reads(self) -> tuple[str, ...]:
         """Variables from which the fields are made."""
         return tuple(sorted({name for rule in self.rules for name in rule.reads}))
+
+    @property
+    def numbers(self) -> int:
+        """Numbers read per cell: density and velocity, or one of them."""
+        return sum(FIELDS[name].parts for name in self.reads)
 
     @property
     def held(self) -> float:

@@ -120,20 +120,25 @@ def plan_power(
     total = sum(source.components for source in sources)
     # For a slab of planes: the fields that are read, and the modes that are handed on.
     most = max(source.held + source.components for source in sources)
-    cores, room, blocks = 1, 0.0, 0
+    # For a block of planes: a field and its modes, and once what the rule of the field needs.
+    made = max(2 * source.components // source.transforms for source in sources)
+    working = max(source.working for source in sources)
+    cores, room, reading, summing = 1, 0, 0, 0
     for cores in (one for one in _CORES if one <= planned_cores(run)):
         threads = max(cores, planned_threads(run))
         jobs = threads + (threads > 1)
-        blocks = _BLOCKS * jobs * max(held or total, 3) * max(plane, BLOCK_BYTES_CPU)
-        room = cores * memory_of_worker(run) - OVERHEAD - blocks
-        if room >= max(LEAST_PLANES * most, ROWS * total) * plane:
+        block = max(plane, BLOCK_BYTES_CPU)
+        reading = (made * jobs + working) * block
+        summing = _BLOCKS * jobs * max(held or total, 3) * block
+        room = cores * memory_of_worker(run) - OVERHEAD
+        if room >= max(LEAST_PLANES * most * plane + reading, ROWS * total * plane + summing):
             break
     if thickness is None:
         # Whole chunks, at least WANTED_PLANES.
         wanted = grid.chunk * max(1, -(-WANTED_PLANES // grid.chunk))
-        planes = max(LEAST_PLANES, min(int(room // (most * plane)), wanted))
+        planes = max(LEAST_PLANES, min(int((room - reading) // (most * plane)), wanted))
         # A task has the rows of all fields together, and reads them into memory.
-        rows = max(LEAST_PLANES, min(int(room // (2 * total * plane)), wanted))
+        rows = max(LEAST_PLANES, min(int((room - summing) // (2 * total * plane)), wanted))
         rows = max(ROWS, rows // ROWS * ROWS)
     else:
         planes = rows = thickness
@@ -151,8 +156,9 @@ def plan_power(
         stage=stage,
         tasks=len(sources) * len(cut.planes) + len(cut.rows),
         unit="slabs",
-        worker_memory=OVERHEAD + blocks + round(max(most * thickest, total * widest) * plane),
-        read=4 * cells * total,
+        worker_memory=OVERHEAD
+        + round(max(most * thickest * plane + reading, total * widest * plane + summing)),
+        read=4 * cells * sum(source.numbers for source in sources),
         written=0,
         cpu_seconds=SPECTRA_NUMBER * cells * total,
         exchanged=total * plane * grid.cells,
