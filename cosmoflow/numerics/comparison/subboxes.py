@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from os import PathLike
 from tempfile import SpooledTemporaryFile
 from typing import Final, Self
 
@@ -82,7 +81,7 @@ class Subboxes:
     ----------
     grid, side : int
         Cells per axis of the box and of a sub-box; 0 for no sub-boxes.
-    folder : path, optional
+    folder : str, optional
         Folder of the file; by default that of the system for temporary files.
 
     Attributes
@@ -91,7 +90,7 @@ class Subboxes:
         Number of sub-boxes.
     """
 
-    def __init__(self, grid: int, side: int, folder: str | PathLike[str] | None = None) -> None:
+    def __init__(self, grid: int, side: int, folder: str | None = None) -> None:
         self._along = grid // side if side else 0
         self._side = side
         self._corner = central_block(grid, side).origin if side else (0, 0, 0)

@@ -191,9 +191,10 @@ def share_readings(quantities: Sequence[str]) -> list[tuple[str, ...]]:
     Scalars share one; each vector, which has as many numbers as three of them, has its own.
     """
     fields = dict.fromkeys(QUANTITIES[name].field for name in quantities)
-    vectors = [(name,) for name in fields if QUANTITIES[name].components > 1]
-    scalars = tuple(name for name in fields if QUANTITIES[name].components == 1)
-    return [*vectors, scalars] if scalars else vectors
+    shared: list[tuple[str, ...]] = [(name,) for name in fields if QUANTITIES[name].components > 1]
+    if scalars := tuple(name for name in fields if QUANTITIES[name].components == 1):
+        shared.append(scalars)
+    return shared
 
 
 def read_together(
