@@ -4,11 +4,11 @@ Usage: python benchmarks/predictions.py FOLDER [--grid 256 ...] [--stages ...] [
 
 For each grid: N^3 particles on N^3 cells of 2 Mpc/h, painted, their spectrum measured, their
 Wiener-filtered flow made in memory and slab by slab, their velocity predicted with the network that
-ships. Each stage runs in a process of its own, in that process, after a small box that loads
-libraries and kernels. What is measured is CPU time, user and system, of the process and its
-children: other work on the machine changes it by some 20 %, and wall time by much more. With
---engine ray tasks hand on through the object store of Ray; what they take beyond the prediction is
-what the planner of clusters adds for every byte of it.
+ships, and the prediction compared with the truth. Each stage runs in a process of its own, in that
+process, after a small box that loads libraries and kernels. What is measured is CPU time, user and
+system, of the process and its children: other work on the machine changes it by some 20 %, and wall
+time by much more. With --engine ray tasks hand on through Ray; what they take beyond the prediction
+is what the planner of clusters adds for every byte of it.
 
 512^3 needs 16 GB of disk and 12 GB of memory.
 """
@@ -33,6 +33,7 @@ from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine import Session
 from cosmoflow.stages import costs
 from cosmoflow.stages import run as stages_run
+from cosmoflow.stages.evaluate import evaluate, plan_evaluate
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.flows.plan import plan_slabs
 from cosmoflow.stages.infer import infer, plan_infer
@@ -41,7 +42,7 @@ from cosmoflow.stages.run import Run
 from cosmoflow.stages.spectra import plan_spectra, request_spectra, spectra
 from cosmoflow.storage.fields import FieldStore
 
-STAGES = ("paint", "spectra", "flow", "flow in slabs", "infer")
+STAGES = ("paint", "spectra", "flow", "flow in slabs", "infer", "evaluate")
 MODEL = "residual-small"
 SMALL = 64
 """Cells per axis of the box that warms a process up."""
@@ -79,9 +80,17 @@ def run_stage(
         return lambda: plan_slabs(FieldStore(fields), names, run, None)[0].cpu_seconds, flow
     # It takes a flow that is there already: what makes one is a stage of its own here.
     ensure_flows(fields, (), model.spec.filter, run, model=MODEL)
+    predicted = f"{folder}/predicted-{grid}.zarr"
+    if name == "evaluate":
+        if not Path(predicted).exists():
+            infer(fields, predicted, MODEL, run)
+        return (
+            lambda: plan_evaluate(fields, predicted, run).cpu_seconds,
+            lambda: _ignore(evaluate(fields, predicted, f"{folder}/report-{grid}", run)),
+        )
     return (
         lambda: plan_infer(fields, MODEL, run).cpu_seconds,
-        lambda: _ignore(infer(fields, f"{folder}/predicted.zarr", MODEL, run)),
+        lambda: _ignore(infer(fields, predicted, MODEL, run)),
     )
 
 

@@ -48,11 +48,14 @@ def central_boxes(cells: int, side: int) -> list[Block]:
     cells, side : int
         Cells per axis of the grid and of a cube; no cube larger than the grid fits, and none of 0.
     """
-    if not side:
-        return []
+    return split_block(central_block(cells, side), side) if side else []
+
+
+def central_block(cells: int, side: int) -> Block:
+    """Return the block of all cubes of :func:`central_boxes`."""
     count = cells // side
     margin = (cells - count * side) // 2
-    return split_block(Block((margin,) * 3, (count * side,) * 3), side)
+    return Block((margin,) * 3, (count * side,) * 3)
 
 
 def shards_near(covered: NDArray[np.bool_], cells: int, size: int, reach: int) -> NDArray[np.bool_]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosmoflow.numerics.bin_search import find_asinh, find_log10, place, prepare_search
 from cosmoflow.numerics.compiled import compiled
 
 Counts = NDArray[np.int64]
@@ -77,9 +77,12 @@ _SHAPES: Final[dict[str, tuple[int, ...]]] = {
     **{name: (AXES[a].bins, AXES[b].bins) for name, (a, b) in JOINT.items()},
 }
 
-# Constants of an axis for numba: first edge, width, last bin.
+# Constants of an axis for numba: first edge, width, last bin; or what a search needs.
 (_SPEED, _RESIDUAL, _RATIO, _COSINE, _MOMENTUM, _DENSITY, _DIVERGENCE, _CURL) = (
-    (axis.first, axis.step, axis.bins - 1.0) for axis in AXES.values()
+    (axis.first, axis.step, axis.bins - 1.0)
+    if axis.scale == "linear"
+    else prepare_search(axis.edges(), axis.first, axis.step)
+    for axis in AXES.values()
 )
 
 
@@ -167,16 +170,6 @@ def sum_distributions(
     return DistributionSum(nx * ny * nz, found.counts)
 
 
-@njit(inline="always")
-def _place(value, axis):  # type: ignore[no-untyped-def]
-    """Return the bin of a value: the outermost bin beyond the edges, the lowest bin for NaN."""
-    first, step, last = axis
-    # This form also catches NaN, which as an integer index could point anywhere in memory.
-    if not value > first:
-        return 0
-    return int(min(np.floor((value - first) / step), last))
-
-
 # One pass keeps a cell's numbers in registers. Separate tensor operations took four times as long
 # and several times the block's memory.
 @compiled(error_model="numpy")
@@ -198,26 +191,26 @@ def _count_cells(  # type: ignore[no-untyped-def]
                     vw += v * w
                 true_speed, speed, residual = math.sqrt(v2), math.sqrt(w2), math.sqrt(r2)
                 rho = np.float64(density[i, j, k])
-                speeds[_place(speed, _SPEED)] += 1
-                residuals[_place(residual, _RESIDUAL)] += 1
+                speeds[place(speed, _SPEED)] += 1
+                residuals[place(residual, _RESIDUAL)] += 1
                 if true_speed > 0.0:
-                    ratios[_place(residual / true_speed, _RATIO)] += 1
+                    ratios[place(residual / true_speed, _RATIO)] += 1
                 if true_speed * speed > 0.0:
-                    cosines[_place(vw / (true_speed * speed), _COSINE)] += 1
+                    cosines[place(vw / (true_speed * speed), _COSINE)] += 1
                 # Zero mass has the logarithm minus infinity, which belongs in the lowest bins;
                 # negative densities from ringing or noise count there too.
                 momentum = row = 0
                 if rho > 0.0:
-                    row = _place(math.log10(rho), _DENSITY)
+                    row = find_log10(rho, _DENSITY)
                     if speed > 0.0:
-                        momentum = _place(math.log10(rho * speed), _MOMENTUM)
+                        momentum = find_log10(rho * speed, _MOMENTUM)
                 momenta[momentum] += 1
                 # In float32 and in the same order as numerics.calculus.
                 x = (prediction[0, i + 1, j, k] - prediction[0, i - 1, j, k]) / spacing
                 y = (prediction[1, i, j + 1, k] - prediction[1, i, j - 1, k]) / spacing
                 z = (prediction[2, i, j, k + 1] - prediction[2, i, j, k - 1]) / spacing
                 slope = np.float64(x + y + z) / rate
-                divergences[row, _place(math.asinh(slope), _DIVERGENCE)] += 1
+                divergences[row, find_asinh(slope, _DIVERGENCE)] += 1
                 zy = (
                     density[i, j + 1, k] * prediction[2, i, j + 1, k]
                     - density[i, j - 1, k] * prediction[2, i, j - 1, k]
@@ -226,4 +219,4 @@ def _count_cells(  # type: ignore[no-untyped-def]
                     density[i, j, k + 1] * prediction[1, i, j, k + 1]
                     - density[i, j, k - 1] * prediction[1, i, j, k - 1]
                 ) / spacing
-                curls[row, _place(math.asinh(np.float64(zy - yz) / rate), _CURL)] += 1
+                curls[row, find_asinh(np.float64(zy - yz) / rate, _CURL)] += 1

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosmoflow.numerics.bin_search import find_log10, prepare_search
 from cosmoflow.numerics.compiled import compiled
 
 Floats = NDArray[np.float64]
@@ -39,6 +40,11 @@ _NAMES: Final = (
 LOG_DENSITY_EDGES: Final = (-2.0, 3.0)
 LOG_DENSITY_STEP: Final = 0.25
 _BINS: Final = round((LOG_DENSITY_EDGES[1] - LOG_DENSITY_EDGES[0]) / LOG_DENSITY_STEP)
+_SEARCH: Final = prepare_search(
+    np.power(10.0, LOG_DENSITY_EDGES[0] + LOG_DENSITY_STEP * np.arange(_BINS + 1)),
+    LOG_DENSITY_EDGES[0],
+    LOG_DENSITY_STEP,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +160,6 @@ def _add_cells(  # type: ignore[no-untyped-def]
     density, truth, prediction, totals, bins
 ):
     """Add the cells of a block to the totals, in the order of ``_NAMES``, and to the bins."""
-    low, step, last = LOG_DENSITY_EDGES[0], LOG_DENSITY_STEP, _BINS - 1
     nx, ny, nz = density.shape
     # Sum each row first: sums of few numbers lose fewer digits.
     row = np.empty(totals.size)
@@ -196,7 +201,7 @@ def _add_cells(  # type: ignore[no-untyped-def]
                 else:
                     row[18] += residual2
                 if rho > 0.0:
-                    place = int(min(max((math.log10(rho) - low) / step, 0.0), float(last)))
+                    place = find_log10(rho, _SEARCH)
                 bins[0, place] += 1.0
                 bins[1, place] += truth2
                 bins[2, place] += residual2

@@ -27,8 +27,9 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
 
     The number of threads is that of numba, at most :data:`MOST_THREADS`. One more job than threads
     is pending, so that only a few are in memory at a time. Results come in the order of the jobs.
-    In the threads torch uses one core per call: calls on blocks that fit the cache are too short to
-    be shared, and on busy cores each call would wait for a thread that is not running.
+    In the threads torch and numba use one core per call: calls on blocks that fit the cache are too
+    short to be shared, and on busy cores each call would wait for a thread that is not running. A
+    call of this function inside a job processes its own jobs one after the other.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
     with _lock:
         _shared.append(_shared[0] if _shared else torch.get_num_threads())
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(threads, initializer=_use_one_core) as pool:
             for job in jobs:
                 waiting.append(pool.submit(function, job))
                 if len(waiting) > threads:
@@ -59,3 +60,9 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
             shared = _shared.pop()
             if not _shared:
                 torch.set_num_threads(shared)
+
+
+def _use_one_core() -> None:
+    """Make torch and numba use one core in the calling thread."""
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)

@@ -57,12 +57,13 @@ DERIVE_NUMBER: Final = 4e-8
 FLOW_CELL: Final = 3.0e-7
 """A cell of a Wiener-filtered flow that is made in memory."""
 
-LINEAR_CELL: Final = 4.0e-7
-"""A cell of a linear velocity that is made for a comparison. A guess."""
-EVALUATE_CELL: Final = 4.0e-7
-"""A cell of a method that is compared with the truth, block by block. A guess."""
-SUBBOX_CELL: Final = 4.0e-7
-"""A cell of a method whose spectra in sub-boxes are measured. A guess."""
+LINEAR_CELL: Final = 6.5e-8
+"""A cell of a linear velocity that is made in memory and written."""
+EVALUATE_CELL: Final = 1.8e-7
+"""A cell of the truth or of a method that is compared in blocks, reading included."""
+SUBBOX_CELL: Final = 9.0e-8
+"""A cell of the truth or of a method in a sub-box: four transforms and the sums of their products,
+reading included."""
 REPORT_SECONDS: Final = 10.0
 """Figures and pages of a report."""
 DEMO_SECONDS: Final = 300.0

@@ -1,9 +1,10 @@
 """Which shards of an output are finished, and how many empty cells each of them has.
 
 The ledger is a zarr array of flags beside the output's variables, with one chunk for each shard. It
-works on every store that zarr supports, and no two tasks write to the same object. The numbers of
-empty cells are stored beside it: a resumed run does not paint the finished shards again, but their
-cells count too.
+works on every store that zarr supports, and no two tasks write to the same object. A chunk that is
+not set is not stored, so the flags are found by listing their objects. The numbers of empty cells
+are stored beside it: a resumed run does not paint the finished shards again, but their cells count
+too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
 from cosmoflow.errors import SupersededError
 from cosmoflow.storage.metadata import attributes_of
@@ -48,8 +50,20 @@ class Ledger:
         self._flags[shard] = 1
 
     def finished(self) -> NDArray[np.bool_]:
-        """Return one flag for each shard."""
-        return np.asarray(self._flags[:], np.uint8).astype(np.bool_)
+        """Return one flag for each shard.
+
+        Only flags that are set have an object. A listing finds a thousand of them with a request;
+        reading the flags takes a request for each, also for those without an object.
+        """
+        flags = np.zeros(self._flags.shape, np.bool_)
+        flags[sync(self._marked())] = True
+        return flags
+
+    async def _marked(self) -> list[int]:
+        """Return the shards whose flags are set."""
+        folder = self._flags.store_path / "c"
+        names = [name async for name in folder.store.list_dir(folder.path)]
+        return [int(name) for name in names if name.isdecimal()]
 
 
 @contextmanager

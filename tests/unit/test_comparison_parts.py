@@ -1,14 +1,18 @@
 """What a comparison is put together from: blocks, coarse cells, slices, sub-boxes."""
 
 import itertools
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from cosmoflow.numerics import spectra
-from cosmoflow.numerics.blocks import grid_blocks
-from cosmoflow.numerics.comparison import coarse, compare, slices
+from cosmoflow.numerics.blocks import central_block, central_boxes, grid_blocks, split_block
+from cosmoflow.numerics.comparison import coarse, compare, power, slices, subboxes
+from cosmoflow.numerics.comparison.readers import ArrayReader
+from cosmoflow.numerics.comparison.subboxes import Subboxes
 from tests import derivatives
 from tests.cases import each
 from tests.conftest import cut
@@ -88,9 +92,7 @@ def test_every_cell_is_in_one_coarse_cell(cells, bins):
     expected = np.zeros((bins,) * 3)
     np.add.at(expected, np.ix_(index, index, index), values)
     np.testing.assert_allclose(total.values[0], expected, atol=1e-12)
-
-
-def test_coarse_sums_of_parts_add_up_in_place():
+    # In place, and to some of the quantities alone.
     whole = coarse.CoarseSum.zero(2, 4)
     whole.add(coarse.CoarseSum((1, 0, 2), np.ones((2, 2, 1, 1))))
     whole.add(coarse.CoarseSum((2, 0, 1), np.full((1, 1, 1, 2), 3.0)), 1)
@@ -154,3 +156,26 @@ def test_errors_are_those_of_the_scatter_between_sub_boxes():
     np.testing.assert_allclose(half["r_error"], 0.0, atol=1e-6)
     one = compare(density, truth, {"half": 0.5 * truth}, BOX, subbox=BOX)
     assert one.metrics["spectra"]["subbox"]["quantities"]["speed"]["truth_error"] is None
+
+
+def test_groups_of_sub_boxes_in_any_order_are_single_ones_bit_for_bit(monkeypatch, tmp_path):
+    """Also in a file, and their errors are those of the jackknife of all sums in memory."""
+    density, truth = fields(22, seed=7)
+    arrays = [ArrayReader(density, field, BOX) for field in (truth, 0.5 * truth + 3.0)]
+    readers = dict(zip(("truth", "half"), arrays, strict=True))
+    single = [power.sum_subboxes(readers, box, 5) for box in central_boxes(22, 5)]
+    sums = [one.fields()["theta_p"] for one in single]
+    sums = [replace(one, products=one.products[:, :, 0]) for one in sums]
+    monkeypatch.setattr(subboxes, "HELD_BYTES", 1 << 10)
+    monkeypatch.setattr(subboxes, "_BATCH_BYTES", 5000)
+    with closing(Subboxes(22, 5, str(tmp_path))) as found:
+        for group in split_block(central_block(22, 5), 10)[::-1]:
+            found.put(group, power.sum_subboxes(readers, group, 5))
+        assert found.count == len(sums) == 64
+        total = found.total()["theta_p"]
+        errors = found.jackknife(lambda given: given["theta_p"].spectrum(0, 1).correlation)
+    value, expected = spectra.jackknife(sums, lambda one: one.spectrum(0, 1).correlation)
+    np.testing.assert_array_equal(total.spectrum(0, 1).correlation, value)
+    np.testing.assert_array_equal(total.mean_k, sum(sums[1:], start=sums[0]).mean_k)
+    np.testing.assert_array_equal(errors, expected)
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from numba import njit
 
+from cosmoflow.numerics.bin_search import find_asinh, find_log10, place, prepare_search
 from cosmoflow.numerics.distributions import (
     AXES,
     JOINT,
@@ -167,7 +169,7 @@ def test_a_solid_rotation_has_the_curl_of_its_momentum():
     assert edges[column[0]] <= 2.0 * rho * omega / RATE < edges[column[0] + 1]
 
 
-def test_what_has_no_mass_is_in_the_lowest_bins():
+def test_what_has_no_mass_or_is_no_number_is_in_the_lowest_bins():
     """Ringing leaves densities below zero, and a count of them must not leave its array."""
     density, velocity = torch.ones(5, 5, 5), torch.full((3, 5, 5, 5), 100.0)
     density[2, 2, 2], density[1, 2, 3] = -0.01, 0.0
@@ -175,19 +177,46 @@ def test_what_has_no_mass_is_in_the_lowest_bins():
     assert found.counts["momentum"][0] == 2
     assert found.counts["density_divergence"][0].sum() == 2
     assert found.counts["density_curl"][0].sum() == 2
-    for name in ONE_POINT:
+    for name in (*ONE_POINT, *JOINT):
         assert found.counts[name].sum() == 27
-    for name in JOINT:
-        assert found.counts[name].sum() == 27
-
-
-def test_what_is_no_number_is_in_the_lowest_bin():
-    density, velocity = torch.ones(5, 5, 5), torch.full((3, 5, 5, 5), 100.0)
     density[2, 2, 2], velocity[0, 1, 1, 1] = math.nan, math.nan
     counts = sum_distributions(density, velocity, velocity, CELL, RATE).counts
     for name, values in counts.items():
         assert values.min() >= 0
         assert values.sum() >= 25, name
+
+
+def test_searched_bins_are_those_of_the_function():
+    """Everywhere, and next to edges, where both round."""
+    random = np.random.default_rng(3)
+    special = [0.0, -0.0, 5e-324, -5e-324, 1e308, -1e308, np.inf, -np.inf, np.nan]
+    for name in ("momentum", "density", "divergence", "curl"):
+        axis = AXES[name]
+        edges, scale = axis.edges(), axis.scale
+        near = [
+            edges + s * m * k for k in range(8) for s in (-1, 1) for m in (edges * 2e-16, 1e-16)
+        ]
+        wide = 10.0 ** random.uniform(-20.0, 20.0, 20_000)
+        values = np.concatenate([*near, random.normal(size=20_000), wide, -wide, special])
+        values = np.concatenate([values, edges.astype(np.float32), wide.astype(np.float32)])
+        values = values[values > 0.0] if scale == "log10" else values
+        search = prepare_search(edges, axis.first, axis.step)
+        found, expected = bins_of(values, search, scale == "log10")
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+@njit
+def bins_of(values, search, logarithm):
+    """Return the bins by search, and by the function."""
+    found, expected = np.empty(values.size, np.int64), np.empty(values.size, np.int64)
+    for i, value in enumerate(values):
+        if logarithm:
+            found[i] = find_log10(value, search)
+            expected[i] = place(math.log10(value), search[2])
+        else:
+            found[i] = find_asinh(value, search)
+            expected[i] = place(math.asinh(value), search[2])
+    return found, expected
 
 
 def test_figures_are_json_and_match_their_edges(box):

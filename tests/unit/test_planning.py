@@ -192,6 +192,11 @@ def test_a_box_that_no_node_holds_is_left_out_and_why():
     assert "simulate left out" in notes
     assert "train left out" in notes
     assert "3% of the published peak" in notes
+    # Tasks of its spectra need the memory of several cores, and have the cores too.
+    evaluate = found.stages[-1]
+    assert evaluate.limit != "memory"
+    assert evaluate.usd < 10.0
+    assert evaluate.request["CPU"] > 32 * evaluate.nodes
 
 
 def test_boxes_that_fit_are_simulated_and_trained_on():

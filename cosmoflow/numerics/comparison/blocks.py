@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Self
 
@@ -78,13 +78,22 @@ class BlockSum:
             CoarseSum.zero(len(SHARED) + len(names) - 1, bins),
         )
 
-    def add(self, other: BlockSum) -> BlockSum:
-        """Add the sums of a block inside this sum's coarse cells; this sum must not be reused."""
-        return BlockSum(
-            {name: one + other.residual[name] for name, one in self.residual.items()},
-            {name: one + other.distributions[name] for name, one in self.distributions.items()},
-            self.coarse.add(other.coarse),
-        )
+    def count(self, other: BlockSum) -> BlockSum:
+        """Add the counts of a block in place; return its other sums, which take less memory.
+
+        Counts are integers, which add up in any order. The other sums must be added in the order of
+        the blocks, for the same digits.
+        """
+        for name, one in other.distributions.items():
+            self.distributions[name] += one
+        return replace(other, distributions={})
+
+    def add(self, other: BlockSum) -> None:
+        """Add the sums of a block inside this sum's coarse cells, in place."""
+        rest = self.count(other)
+        for name, one in rest.residual.items():
+            self.residual[name] += one
+        self.coarse.add(rest.coarse)
 
 
 def coarse_cells(grid: int, box_size: float) -> int:

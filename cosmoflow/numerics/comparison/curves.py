@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -10,14 +11,18 @@ from numpy.typing import NDArray
 
 from cosmoflow.numerics.comparison.power import QUANTITIES, SUBBOX_QUANTITIES
 from cosmoflow.numerics.comparison.readers import Json
+from cosmoflow.numerics.comparison.subboxes import Subboxes
 from cosmoflow.numerics.field_table import FIELDS
-from cosmoflow.numerics.spectra import PowerSum, Spectrum, jackknife
+from cosmoflow.numerics.spectra import PowerSum, Spectrum
 
 SAMPLED_AT: Final = (0.05, 0.2, 0.6, 1.0, 1.4)
 """Wavenumbers of the tables, h/Mpc."""
 
 _DIFFERENCES: Final = {"divergence": "theta = div v, finite differences"}
 """Definitions of quantities that differ in sub-boxes, which are not periodic, from the box."""
+
+_ERRORS: Final = ("power_error", "T_error", "r_error")
+"""Errors of the curves of a method in sub-boxes."""
 
 _WORST_RANGE: Final = (0.2, 1.4)
 
@@ -43,41 +48,48 @@ def box_curves(sums: Mapping[str, PowerSum], methods: Sequence[str], scheme: str
     }
 
 
-def subbox_curves(boxes: Sequence[Mapping[str, PowerSum]], methods: Sequence[str]) -> Json | None:
+def subbox_curves(boxes: Subboxes, methods: Sequence[str]) -> Json | None:
     """Return the mean spectra of sub-boxes with jackknife errors, or None without sub-boxes."""
-    if not boxes:
+    if not boxes.count:
         return None
+    totals = boxes.total()
+    bins = totals["speed"].bins
+    errors = boxes.jackknife(partial(_statistics, count=len(methods)))
     quantities: Json = {}
-    for key, name in SUBBOX_QUANTITIES.items():
-        sums = [box[name] for box in boxes]
-        total = sum(sums[1:], start=sums[0])
-        found = _curves(name, total, methods)
+    for place, (key, name) in enumerate(SUBBOX_QUANTITIES.items()):
+        found = _curves(name, totals[name], methods)
         found["definition"] = _DIFFERENCES.get(name, found["definition"])
-        found["truth_error"] = _error(sums, lambda s: s.power(0))
-        for number, method in enumerate(methods, start=1):
-            found["methods"][method] |= _errors(sums, number)
+        own = [None] * (1 + 3 * len(methods)) if errors is None else list(errors[place])
+        found["truth_error"] = own[0]
+        for number, method in enumerate(methods):
+            three = own[1 + 3 * number : 4 + 3 * number]
+            found["methods"][method] |= dict(zip(_ERRORS, three, strict=True))
         quantities[key] = found
-    bins = total.bins
     return {
         "side": bins.box_size,
         "cells": bins.cells,
-        "boxes": len(boxes),
+        "boxes": boxes.count,
         "derivatives": "finite differences, one-sided at the faces",
         "errors": "jackknife over the sub-boxes",
         "quantities": quantities,
     }
 
 
-def _errors(sums: Sequence[PowerSum], number: int) -> Json:
-    return {
-        "power_error": _error(sums, lambda s: s.power(number)),
-        "T_error": _error(sums, lambda s: s.spectrum(0, number).transfer),
-        "r_error": _error(sums, lambda s: s.spectrum(0, number).correlation),
-    }
+def _statistics(sums: Mapping[str, PowerSum], count: int) -> Floats:
+    """Return the curves of each quantity: the truth's power, then :data:`_ERRORS` of each method.
 
-
-def _error(sums: Sequence[PowerSum], statistic: Callable[[PowerSum], Floats]) -> Floats | None:
-    return jackknife(sums, statistic)[1] if len(sums) > 1 else None
+    Returns
+    -------
+    (quantities, 1 + 3 methods, ..., bins) float64
+    """
+    found = []
+    for name in SUBBOX_QUANTITIES.values():
+        curves = [sums[name].power(0)]
+        for method in range(1, count + 1):
+            spectrum = sums[name].spectrum(0, method)
+            curves += [spectrum.auto_b, spectrum.transfer, spectrum.correlation]
+        found.append(curves)
+    return np.array(found)
 
 
 def _curves(field: str, total: PowerSum, methods: Sequence[str]) -> Json:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 
 import numpy as np
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import central_boxes, grid_blocks
 from cosmoflow.numerics.comparison.blocks import sum_block
-from cosmoflow.numerics.comparison.power import subbox_cells, sum_box, sum_subbox
+from cosmoflow.numerics.comparison.power import subbox_cells, sum_box, sum_subboxes
 from cosmoflow.numerics.comparison.readers import TRUTH, Array, ArrayReader
 from cosmoflow.numerics.comparison.result import Comparison, Measured
 from cosmoflow.numerics.comparison.slices import patch_planes, plane_blocks, sum_plane
+from cosmoflow.numerics.comparison.subboxes import Subboxes
 from cosmoflow.units import H0_KM_S_PER_MPC_H
 
 
@@ -70,17 +72,20 @@ def compare(
         for name, field in {TRUTH: truth, **predictions}.items()
     }
     grid = density.shape[-1]
-    total = Measured.zero(grid, box_size, tuple(predictions), scheme)
+    side = subbox_cells(grid, box_size, subbox)
+    boxes = Subboxes(grid, side)
+    total = Measured.zero(grid, box_size, tuple(predictions), scheme, boxes)
     for part in grid_blocks(grid, block):
-        total.cells = total.cells.add(sum_block(readers, part, rate))
+        total.cells.add(sum_block(readers, part, rate))
     patch = total.find_patch()
     for part in plane_blocks(patch, block):
         total.plane.add(sum_plane(readers, part))
     total.patch = {name: patch_planes(reader, patch.block) for name, reader in readers.items()}
-    side = subbox_cells(grid, box_size, subbox)
-    total.subboxes += [sum_subbox(readers, box) for box in central_boxes(grid, side)]
+    for box in central_boxes(grid, side):
+        boxes.put(box, sum_subboxes(readers, box, side))
     total.box = sum_box(readers, total.window)
-    return total.comparison()
+    with closing(boxes):
+        return total.comparison()
 
 
 def _check(density: Array, truth: Array, predictions: Mapping[str, Array], box_size: float) -> None:

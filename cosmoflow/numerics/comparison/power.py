@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from cosmoflow.numerics import calculus, fourier
-from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.blocks import Block, place, split_block
 from cosmoflow.numerics.comparison.readers import TRUTH, Readers, read_tensor
+from cosmoflow.numerics.comparison.subboxes import SubboxSums
 from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
 from cosmoflow.numerics.quantities import Values
 from cosmoflow.numerics.spectra import PowerSum, WaveBins, sum_products
+from cosmoflow.numerics.threads import map_ahead
 
 QUANTITIES: Final = {
     "speed": "speed",
@@ -123,30 +125,44 @@ def subbox_cells(grid: int, box_size: float, subbox: float) -> int:
     return cells if 4 <= cells <= grid else 0
 
 
-def sum_subbox(readers: Readers, block: Block) -> dict[str, PowerSum]:
-    """Measure the spectra of :data:`SUBBOX_QUANTITIES` in one sub-box, as the paper does.
+def sum_subboxes(readers: Readers, group: Block, side: int) -> SubboxSums:
+    """Measure the spectra of :data:`SUBBOX_QUANTITIES` in adjacent sub-boxes, as the paper does.
+
+    Each velocity is read once for all sub-boxes: most chunks hold cells of several of them.
 
     Parameters
     ----------
     readers : mapping of str to FieldReader
         Reader of the truth, then readers of the methods.
-    block : Block
-        Cells of the sub-box, a cube.
+    group : Block
+        Cells of the sub-boxes, a whole number of them along each axis.
+    side : int
+        Cells per axis of a sub-box.
 
     Returns
     -------
-    dict of PowerSum
-        Sums by name of the field. Transforms have no window; differences are one-sided at the
-        faces.
+    SubboxSums
+        Sums of the sub-boxes in C order. Transforms have no window; differences are one-sided at
+        the faces.
     """
-    truth, cells = readers[TRUTH], block.shape[0]
-    side = cells * truth.box_size / truth.grid
-    bins = WaveBins.linear(cells, side)
-    rho = read_tensor(truth, "density", block)
-    # Read each velocity once, and compute the truth's modes of each quantity once.
-    sums = {name: PairSums(bins) for name in SUBBOX_QUANTITIES.values()}
+    truth = readers[TRUTH]
+    size = side * truth.box_size / truth.grid
+    bins = WaveBins.linear(side, size)
+    rho = read_tensor(truth, "density", group)
+    boxes = [place(box, group) for box in split_block(group, side)]
+    # The truth's modes of each quantity are computed once for all methods.
+    sums = [{name: PairSums(bins) for name in SUBBOX_QUANTITIES.values()} for _ in boxes]
+
+    def add(velocity: Tensor, number: int) -> None:
+        x, y, z = boxes[number]
+        values = {
+            "density": rho[x, y, z].contiguous(),
+            "velocity": velocity[:, x, y, z].contiguous(),
+        }
+        for name, pairs in sums[number].items():
+            pairs.add(fourier.forward(_make(name, values, size, periodic=False)))
+
     for reader in readers.values():
-        values = {"density": rho, "velocity": read_tensor(reader, "velocity", block)}
-        for name, pairs in sums.items():
-            pairs.add(fourier.forward(_make(name, values, side, periodic=False)))
-    return {name: pairs.total() for name, pairs in sums.items()}
+        for _ in map_ahead(partial(add, read_tensor(reader, "velocity", group)), range(len(boxes))):
+            pass
+    return SubboxSums.of([{name: one.total() for name, one in box.items()} for box in sums])

@@ -26,6 +26,7 @@ from cosmoflow.numerics.comparison.slices import (
     patch_metrics,
     plane_cells,
 )
+from cosmoflow.numerics.comparison.subboxes import Subboxes
 from cosmoflow.numerics.distributions import bin_edges
 from cosmoflow.numerics.spectra import WINDOWS, PowerSum
 from cosmoflow.tables import html_table, shorten, text_table
@@ -128,10 +129,10 @@ class Measured:
         Sums over all cells.
     plane : CoarseSum
         Sums over the slice; see :func:`sum_plane`.
+    subboxes : Subboxes
+        Spectra of every sub-box.
     patch : dict of dict of ndarray
         Fields in the patch for the truth and every method; see :func:`patch_planes`.
-    subboxes : list of dict of PowerSum
-        Spectra of every sub-box.
     box : dict of PowerSum
         Spectra of the whole box.
     """
@@ -142,19 +143,24 @@ class Measured:
     scheme: str | None
     cells: BlockSum
     plane: CoarseSum
+    subboxes: Subboxes
     patch: dict[str, dict[str, Array]] = field(default_factory=dict)
-    subboxes: list[Mapping[str, PowerSum]] = field(default_factory=list)
     box: Mapping[str, PowerSum] = field(default_factory=dict)
 
     @classmethod
     def zero(
-        cls, grid: int, box_size: float, methods: Sequence[str], scheme: str | None
+        cls,
+        grid: int,
+        box_size: float,
+        methods: Sequence[str],
+        scheme: str | None,
+        subboxes: Subboxes,
     ) -> Measured:
         """Return the sums of a box over nothing, to which the sums of its parts are added."""
         names = (TRUTH, *methods)
         cells = BlockSum.zero(names, coarse_cells(grid, box_size))
         plane = CoarseSum.zero(1 + 3 * len(names), plane_cells(grid), axes=2)
-        return cls(grid, box_size, tuple(methods), scheme, cells, plane)
+        return cls(grid, box_size, tuple(methods), scheme, cells, plane, subboxes)
 
     @property
     def window(self) -> int:

@@ -187,30 +187,69 @@ def sum_block(
     axis: int | None = None,
 ) -> PowerSum:
     """Bin products like :func:`sum_products`, in the calling thread alone."""
-    m = _integer_wavevectors(tuple(fields[0].shape[-3:]), bins.cells, start)
-    limits = np.array(bins.limits, np.int64)
-    # A real field's half-complex transform leaves out the conjugates of all planes but two.
-    alone = (m[2] == 0) | (2 * m[2] == bins.cells)
-    weight = np.where(alone, 1.0, 2.0)
-    modes, lengths = kernels.count_modes(*m, weight, limits)
-    total = PowerSum.zero(bins, pairs, 1 if axis is None else len(POLES))
-    parts = [_components(field) for field in fields]
-    for number, (first, second) in enumerate(pairs):
-        a, b = parts[first], parts[second]
-        if len(a) != len(b) or a[0].shape != b[0].shape:
-            shapes = [tuple(fields[index].shape) for index in (first, second)]
-            raise ValueError(f"modes of different shapes {shapes[0]} and {shapes[1]}")
+    block = ModeBlock(tuple(fields[0].shape[-3:]), bins, start, axis)
+    total = block.zero(pairs)
+    for products, (first, second) in zip(total.products, pairs, strict=True):
         power = 0 if windows is None else windows[first] + windows[second]
-        x, y, z = (np.sinc(part / bins.cells) ** -float(power) for part in m)
-        factors = (x, y, z * weight)
-        for one, two in zip(a, b, strict=True):
-            if axis is None:
-                found = kernels.add_products(one, two, *m, factors, limits)
+        block.add(products, fields[first], fields[second], power)
+    return total
+
+
+class ModeBlock:
+    """A block of the half-complex transform, whose modes are binned.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Modes along each axis.
+    bins, start, axis
+        See :func:`sum_products`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        bins: WaveBins,
+        start: tuple[int, int, int] = (0, 0, 0),
+        axis: int | None = None,
+    ) -> None:
+        self._bins, self._axis = bins, axis
+        self._m = _integer_wavevectors(shape, bins.cells, start)
+        self._limits = np.array(bins.limits, np.int64)
+        # A real field's half-complex transform leaves out the conjugates of all planes but two.
+        alone = (self._m[2] == 0) | (2 * self._m[2] == bins.cells)
+        self._weight = np.where(alone, 1.0, 2.0)
+
+    def zero(self, pairs: Sequence[Pair]) -> PowerSum:
+        """Return the modes of each bin, with products that are zero."""
+        modes, lengths = kernels.count_modes(*self._m, self._weight, self._limits)
+        total = PowerSum.zero(self._bins, pairs, 1 if self._axis is None else len(POLES))
+        return replace(total, k=lengths * (2.0 * math.pi / self._bins.box_size), modes=modes)
+
+    def add(self, products: Floats, a: Tensor, b: Tensor, power: int) -> None:
+        """Add the products of two fields to ``products``, shape ``(poles, bins)``.
+
+        Parameters
+        ----------
+        a, b : Tensor
+            Modes of the block, with any leading dimensions.
+        power : int
+            Power of ``sinc(k_i h / 2)`` per axis by which the products are divided.
+
+        Raises
+        ------
+        ValueError
+            The fields have different shapes.
+        """
+        if a.shape != b.shape:
+            raise ValueError(f"modes of different shapes {tuple(a.shape)} and {tuple(b.shape)}")
+        x, y, z = (np.sinc(part / self._bins.cells) ** -float(power) for part in self._m)
+        given = (*self._m, (x, y, z * self._weight), self._limits)
+        for one, two in zip(_components(a), _components(b), strict=True):
+            if self._axis is None:
+                products += kernels.add_products(one, two, *given)
             else:
-                found = kernels.add_multipoles(one, two, *m, factors, limits, axis)
-            total.products[number] += found
-    k = lengths * (2.0 * math.pi / bins.box_size)
-    return replace(total, k=k, modes=modes)
+                products += kernels.add_multipoles(one, two, *given, self._axis)
 
 
 def _components(modes: Tensor) -> list[NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,10 +12,10 @@ from cosmoflow.numerics.slabs import RowWaves
 from cosmoflow.numerics.spectra.bins import WaveBins
 from cosmoflow.numerics.spectra.sums import (
     POLES,
+    ModeBlock,
     Pair,
     PowerSum,
     join_interlaced,
-    sum_block,
 )
 
 
@@ -37,8 +37,8 @@ class Term:
     derive: ModeRule | None = None
     window: int = 0
 
-    def make(self, modes: Sequence[Tensor], waves: RowWaves) -> Tensor:
-        """Return the field's modes in a block of rows, given the modes of all transforms."""
+    def make(self, modes: Mapping[int, Tensor], waves: RowWaves) -> Tensor:
+        """Return the field's modes in a block of rows, given those of its transforms."""
         found = modes[self.transforms[0]]
         if len(self.transforms) > 1:
             second = modes[self.transforms[1]]
@@ -73,21 +73,62 @@ class Products:
         """Return the sum over no modes."""
         return PowerSum.zero(self.bins, self.pairs, 1 if self.axis is None else len(POLES))
 
-    def sum_rows(self, modes: Sequence[Tensor], waves: RowWaves) -> PowerSum:
-        """Sum the products over a block of rows.
 
-        Parameters
-        ----------
-        modes : sequence of Tensor
-            Modes of each transform, shape ``(components, n, rows, n // 2 + 1)``.
-        waves : RowWaves
-            Wavenumbers of the rows.
-        """
-        return sum_block(
-            [term.make(modes, waves) for term in self.terms],
-            self.pairs,
-            self.bins,
-            windows=[term.window for term in self.terms],
-            start=(0, waves.rows.start, 0),
-            axis=self.axis,
-        )
+def sum_rows(
+    wanted: Sequence[Products], transform: Callable[[int], Tensor], waves: RowWaves
+) -> list[PowerSum]:
+    """Sum products over a block of rows.
+
+    Pairs are multiplied in the order of their transforms, and modes are dropped after their last
+    use. Where a truth is multiplied with many methods, the modes of one of them are in memory at a
+    time.
+
+    Parameters
+    ----------
+    wanted : sequence of Products
+        The products.
+    transform : callable
+        Function from the index of a transform to its modes in the rows, shape
+        ``(components, n, rows, n // 2 + 1)``.
+    waves : RowWaves
+        Wavenumbers of the rows.
+
+    Returns
+    -------
+    list of PowerSum
+        One sum for each of ``wanted``.
+    """
+    shape = (waves.cells, waves.rows.stop - waves.rows.start, waves.cells // 2 + 1)
+    start = (0, waves.rows.start, 0)
+    blocks = [ModeBlock(shape, products.bins, start, products.axis) for products in wanted]
+    sums = [block.zero(one.pairs) for block, one in zip(blocks, wanted, strict=True)]
+
+    def last_transform(step: tuple[int, int]) -> int:
+        terms = wanted[step[0]].terms
+        return max(max(terms[term].transforms) for term in wanted[step[0]].pairs[step[1]])
+
+    steps = [(own, pair) for own, one in enumerate(wanted) for pair in range(len(one.pairs))]
+    steps.sort(key=last_transform)
+    # The step after which a term, or the modes of a transform, are not needed any more.
+    last_term: dict[tuple[int, int], int] = {}
+    last_modes: dict[int, int] = {}
+    for step, (own, pair) in enumerate(steps):
+        for term in wanted[own].pairs[pair]:
+            if (own, term) not in last_term:
+                last_modes |= dict.fromkeys(wanted[own].terms[term].transforms, step)
+            last_term[own, term] = step
+    modes: dict[int, Tensor] = {}
+    made: dict[tuple[int, int], Tensor] = {}
+    for step, (own, pair) in enumerate(steps):
+        products, (first, second) = wanted[own], wanted[own].pairs[pair]
+        for term in {first, second}:
+            if (own, term) not in made:
+                for index in products.terms[term].transforms:
+                    if index not in modes:
+                        modes[index] = transform(index)
+                made[own, term] = products.terms[term].make(modes, waves)
+        modes = {index: kept for index, kept in modes.items() if last_modes[index] > step}
+        power = products.terms[first].window + products.terms[second].window
+        blocks[own].add(sums[own].products[pair], made[own, first], made[own, second], power)
+        made = {key: kept for key, kept in made.items() if last_term[key] > step}
+    return sums

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,11 +18,11 @@ from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.numerics.comparison import QUANTITIES, Comparison, Measured
 from cosmoflow.numerics.comparison.blocks import BlockSum, sum_block
 from cosmoflow.numerics.comparison.coarse import CoarseSum
-from cosmoflow.numerics.comparison.power import sum_subbox
+from cosmoflow.numerics.comparison.power import sum_subboxes
 from cosmoflow.numerics.comparison.readers import Array
 from cosmoflow.numerics.comparison.slices import patch_planes, sum_plane
+from cosmoflow.numerics.comparison.subboxes import Subboxes, SubboxSums
 from cosmoflow.numerics.exact_sums import ExactSum
-from cosmoflow.numerics.spectra import PowerSum
 from cosmoflow.numerics.wiener import LinearTheory
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.evaluate.plan import Cut, EvaluatePlan, Task
@@ -38,9 +38,9 @@ from cosmoflow.storage.fields import FieldStore, create_fields
 from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.origins import LINEAR
 from cosmoflow.storage.outputs import finish_group
-from cosmoflow.storage.urls import exists, join, open_group_for_writing, remove
+from cosmoflow.storage.urls import exists, join, open_group_for_writing, remove, storage_errors
 
-Found = BlockSum | CoarseSum | dict[str, PowerSum] | dict[str, Array]
+Found = BlockSum | CoarseSum | SubboxSums | dict[str, Array]
 """Result of a task."""
 
 SCRATCH = "linear.zarr"
@@ -61,12 +61,15 @@ def measure(
     # Before anything is measured: a store that says nonsense is refused at once.
     scheme = painted_scheme(true)
     size = inputs.box_size
-    with linear_methods(true, plan, out, run, claim) as linear:
+    with (
+        linear_methods(true, plan, out, run, claim) as linear,
+        closing(Subboxes(true.grid, cut.subbox, out)) as subboxes,
+    ):
         own = [_with_background(method, cut, engine) for method in inputs.methods]
         readers = inputs.readers([*own, *linear])
         names = tuple(readers)
-        make_worker = partial(Worker, readers, growth_rate_hubble(true.metadata))
-        total = Measured.zero(true.grid, size, names[1:], scheme)
+        make_worker = partial(Worker, readers, growth_rate_hubble(true.metadata), cut.subbox)
+        total = Measured.zero(true.grid, size, names[1:], scheme, subboxes)
         count = cut.count_tasks(len(names), size)
         progress = Progress(run.listener, "evaluate", count, "tasks", claim=claim)
 
@@ -74,7 +77,11 @@ def measure(
             order = InOrder(lambda number, found: _add(total, tasks[number], found))
 
             def done(task: tuple[int, Task], found: Found) -> None:
-                order(task[0], found)
+                number, one = task
+                with storage_errors(out):
+                    rest = _take(total, one, found)
+                if rest is not None:
+                    order(number, rest)
                 progress.advance()
 
             numbered = list(enumerate(tasks))
@@ -90,8 +97,8 @@ def measure(
             window=total.window,
             check=claim.check,
         )
-    claim.check()
-    return total.comparison()
+        claim.check()
+        return total.comparison()
 
 
 def _with_background(method: Method, cut: Cut, engine: Engine) -> Method:
@@ -102,17 +109,26 @@ def _with_background(method: Method, cut: Cut, engine: Engine) -> Method:
     return replace(method, background=mean_momentum(engine, method, blocks, cut.memory))
 
 
-def _add(total: Measured, task: Task, found: Any) -> None:
-    """Add what a task found; the tasks come in their order."""
+def _take(total: Measured, task: Task, found: Any) -> Any:
+    """Add what does not depend on the order of tasks; return the rest, or None."""
     match task.kind:
         case "cells":
-            total.cells = total.cells.add(found)
-        case "subbox":
-            total.subboxes.append(found)
+            return total.cells.count(found)
         case "plane":
-            total.plane.add(found)
+            return found
+        case "subboxes":
+            total.subboxes.put(task.block, found)
         case "patch":
             total.patch[task.name] = found
+    return None
+
+
+def _add(total: Measured, task: Task, found: Any) -> None:
+    """Add the sums of a task; tasks come in their order."""
+    if task.kind == "cells":
+        total.cells.add(found)
+    else:
+        total.plane.add(found)
 
 
 @dataclass(frozen=True)
@@ -125,10 +141,13 @@ class Worker:
         The truth's, then those of the methods.
     rate : float
         ``f a H``, km/s per Mpc/h.
+    subbox : int
+        Cells per axis of a sub-box.
     """
 
     readers: dict[str, StoreReader]
     rate: float
+    subbox: int
 
     def __call__(self, numbered: tuple[int, Task]) -> Found:
         """Return what a numbered task adds."""
@@ -136,8 +155,8 @@ class Worker:
         match task.kind:
             case "cells":
                 return sum_block(self.readers, task.block, self.rate)
-            case "subbox":
-                return sum_subbox(self.readers, task.block)
+            case "subboxes":
+                return sum_subboxes(self.readers, task.block, self.subbox)
             case "plane":
                 return sum_plane(self.readers, task.block)
             case "patch":
@@ -147,8 +166,8 @@ class Worker:
 class InOrder:
     """Passes results on in the order of their numbers.
 
-    Sums of float64 depend on the order of their terms: in this one a run on many workers ends with
-    the very numbers of a run on one. A result that comes before its turn waits.
+    Sums of float64 depend on the order of their terms. In this order a run on many workers gives
+    the same digits as a run on one. A result that comes before its turn waits.
 
     Parameters
     ----------

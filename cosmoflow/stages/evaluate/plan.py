@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cosmoflow.numerics.blocks import Block, axis_blocks, central_boxes, grid_blocks
+from cosmoflow.numerics.blocks import Block, axis_blocks, central_block, grid_blocks, split_block
 from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.comparison.blocks import SHARED, coarse_cells
 from cosmoflow.numerics.comparison.power import subbox_cells
 from cosmoflow.numerics.comparison.slices import Patch, plane_blocks
-from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
+from cosmoflow.numerics.comparison.subboxes import HELD_BYTES
+from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.flows.plan import plan_flow
@@ -19,8 +20,7 @@ from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
 from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.run import Plan, Run, memory_here, memory_of_worker
 from cosmoflow.stages.slabs.plan import Grid
-from cosmoflow.stages.slabs.sources import Derived
-from cosmoflow.stages.spectra import PowerPlan, plan_power
+from cosmoflow.stages.spectra import plan_measurement
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import format_bytes
 
@@ -28,11 +28,11 @@ BLOCK_CELLS = 256
 """Most cells per axis of a block: its halo is read twice, and is a small part of a larger block."""
 
 _BLOCK_BYTES, _MOMENTUM_BYTES = 52, 24
-"""A cell, of a block with its halo, and more where a velocity is made of a momentum."""
-_SUBBOX_BYTES = 110
-"""A cell, of a sub-box."""
+"""Bytes per cell of a block with its halo, and further bytes where a momentum is divided."""
+_MODES_BYTES, _SUBBOX_BYTES = 16, 64
+"""Bytes per cell of a group of sub-boxes for the truth's modes, and of a sub-box in work."""
 _PATCH_BYTES = 160
-"""A cell, of the patch with its halo."""
+"""Bytes per cell of the patch with its halo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,16 @@ class Task:
 
     Parameters
     ----------
-    kind : {"cells", "subbox", "plane", "patch"}
-        Sums over all cells, spectra of a sub-box, sums over the layers of the slice, or the fields
-        of one method in the patch.
+    kind : {"cells", "subboxes", "plane", "patch"}
+        Sums over all cells, spectra of a group of sub-boxes, sums over the layers of the slice, or
+        the fields of one method in the patch.
     block : Block
         The part of the box.
     name : str
-        The method whose patch it is.
+        Method of the patch.
     """
 
-    kind: Literal["cells", "subbox", "plane", "patch"]
+    kind: Literal["cells", "subboxes", "plane", "patch"]
     block: Block
     name: str = ""
 
@@ -66,7 +66,9 @@ class Cut:
     block : int
         Cells per axis of a block.
     subbox : int
-        Cells per axis of a sub-box, 0 where none fits.
+        Cells per axis of a sub-box; 0 where none fits.
+    group : int
+        Sub-boxes per axis of a task.
     memory : int
         Bytes of a worker that handles the tasks.
     """
@@ -74,28 +76,34 @@ class Cut:
     grid: int
     block: int
     subbox: int
+    group: int
     memory: int
 
     @property
-    def subbox_count(self) -> int:
-        """How many sub-boxes there are, which may be too many to list for no more than a plan."""
-        return (self.grid // self.subbox) ** 3 if self.subbox else 0
+    def along(self) -> int:
+        """Number of sub-boxes per axis."""
+        return self.grid // self.subbox if self.subbox else 0
 
     def first_tasks(self) -> list[Task]:
-        """Return the tasks that the strongest infall is found by, and those beside them."""
+        """Return the tasks that find the strongest infall, and those of the sub-boxes."""
         blocks = [Task("cells", block) for block in grid_blocks(self.grid, self.block)]
-        return blocks + [Task("subbox", box) for box in central_boxes(self.grid, self.subbox)]
+        if not self.subbox:
+            return blocks
+        centre = central_block(self.grid, self.subbox)
+        groups = split_block(centre, self.group * self.subbox)
+        return blocks + [Task("subboxes", group) for group in groups]
 
     def last_tasks(self, patch: Patch, names: Sequence[str]) -> list[Task]:
-        """Return the tasks that read what is drawn of the truth and the methods."""
+        """Return the tasks that read what figures show of the truth and the methods."""
         planes = [Task("plane", block) for block in plane_blocks(patch, self.block)]
         return planes + [Task("patch", patch.block, name) for name in names]
 
     def count_tasks(self, names: int, box_size: float) -> int:
-        """Return how many there are in all."""
+        """Return the number of all tasks."""
         patch = Patch.around((0, 0, 0), self.grid, box_size)
         blocks = len(axis_blocks(self.grid, self.block)) ** 3
-        return blocks + self.subbox_count + len(self.last_tasks(patch, [""] * names))
+        groups = len(axis_blocks(self.along, self.group)) ** 3
+        return blocks + groups + len(self.last_tasks(patch, [""] * names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +135,7 @@ class EvaluatePlan(Plan):
     in_memory : bool
         Whether this process makes those in its memory.
     parts : int
-        Parts that tasks of the box's spectra hand to one another.
+        Parts that tasks of spectra and of linear theory hand to one another.
     """
 
     grid: int
@@ -163,33 +171,42 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     missing = lacking(true, config.smoothing)
     block = _block_cells(inputs, run)
     side = subbox_cells(true.grid, size, min(config.subbox, size))
+    group = _group_boxes(inputs, side, run)
     patch = Patch.around((0, 0, 0), true.grid, size)
     patch_bytes = _PATCH_BYTES * (patch.cells + 2) ** 2 * (patch.layers + 2)
     memory = {
         "blocks": block_memory(inputs, block),
-        "subboxes": costs.EVALUATE_OVERHEAD + _SUBBOX_BYTES * side**3,
+        "subboxes": group_memory(inputs, side, group),
         "patch": costs.EVALUATE_OVERHEAD + patch_bytes,
     }
-    cut = Cut(true.grid, block, side, max(memory.values()))
-    seconds = cells * (
-        len(methods) * (costs.EVALUATE_CELL + costs.SUBBOX_CELL * bool(side))
-        + len(missing) * costs.LINEAR_CELL
-    )
-    read = cells * (4 + 12 * (1 + len(methods))) * (1 + bool(side))
+    cut = Cut(true.grid, block, side, group, max(memory.values()))
+    inside = (cut.along * side) ** 3
+    compared = 1 + len(methods)
+    seconds = compared * (cells * costs.EVALUATE_CELL + inside * costs.SUBBOX_CELL)
+    read = (cells + inside) * (4 + 12 * compared)
     exchanged, linear, parts = 0, "stored with the truth", 0
     in_memory = LINEAR_BYTES * true.grid**3 <= memory_here(run)
     tasks = cut.count_tasks(1 + len(methods), size)
-    for part in power_plans(inputs, methods, run):
+    threads, grid = 1, Grid.of(true)
+    readers = inputs.readers(methods).values()
+    for part in plan_measurement(readers, tuple(QUANTITIES.values()), grid, run):
         memory["spectra"] = max(part.worker_memory, memory.get("spectra", 0))
+        threads = max(threads, part.threads)
         exchanged, read = max(exchanged, part.exchanged), read + part.read
         seconds, tasks = seconds + part.cpu_seconds, tasks + part.tasks
         parts += part.parts
     if missing and in_memory:
         linear = "made in memory"
+        seconds += len(missing) * cells * costs.LINEAR_CELL
     elif missing:
-        flow = plan_flow(Grid.of(true), ("contrast",), run)
+        flow = plan_flow(grid, ("contrast",), run)
         memory["linear theory"] = flow.worker_memory
         exchanged, linear = max(exchanged, flow.exchanged), "made slab by slab"
+        seconds, tasks = (
+            seconds + len(missing) * flow.cpu_seconds,
+            tasks + len(missing) * flow.tasks,
+        )
+        read, parts = read + len(missing) * flow.read, parts + len(missing) * flow.parts
     return EvaluatePlan(
         stage="evaluate",
         tasks=tasks,
@@ -203,7 +220,7 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         methods=[method.name for method in methods],
         predictions={name: store.url for name, store in inputs.found.items()},
         block=cut.block,
-        subboxes=cut.subbox_count,
+        subboxes=cut.along**3,
         linear_theory=linear,
         memory_of_parts={part: format_bytes(need) for part, need in memory.items()},
         memory_of_this_process=format_bytes(
@@ -213,19 +230,28 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         missing=missing,
         in_memory=in_memory,
         parts=parts,
+        threads=threads,
     )
 
 
+def group_memory(inputs: Inputs, side: int, group: int) -> int:
+    """Return the bytes of a task with ``group`` sub-boxes of ``side`` cells along each axis."""
+    held = max(one.held(("density", "velocity")) for one in inputs.readers(inputs.methods).values())
+    working = min(group**3, MOST_THREADS + 1) * _SUBBOX_BYTES * side**3
+    return costs.EVALUATE_OVERHEAD + (4 * held + _MODES_BYTES) * (group * side) ** 3 + working
+
+
 def block_memory(inputs: Inputs, block: int) -> int:
-    """Return the bytes that a task with a block of some cells per axis takes."""
+    """Return the bytes of a task with a block of ``block`` cells per axis."""
     divided = any(method.variable == "momentum" for method in inputs.methods)
     return costs.EVALUATE_OVERHEAD + (_BLOCK_BYTES + _MOMENTUM_BYTES * divided) * (block + 2) ** 3
 
 
 def _block_cells(inputs: Inputs, run: Run) -> int:
-    """Return the largest block that every core has the memory for: of whole shards, or of chunks.
+    """Return the cells per axis of the largest block that every core has the memory for.
 
-    Where even a chunk is too large, the smallest is returned, and the plan's memory shows it.
+    Blocks consist of whole shards, or of whole chunks of one. Where even a chunk is too large, its
+    size is returned, and the plan's memory shows it.
     """
     true = inputs.true
     shard, chunk = min(true.shard, true.grid), min(true.chunk, true.grid)
@@ -239,18 +265,24 @@ def _block_cells(inputs: Inputs, run: Run) -> int:
     return next((side for side in sides if block_memory(inputs, side) <= room), sides[-1])
 
 
-def power_plans(inputs: Inputs, methods: Sequence[Method], run: Run) -> list[PowerPlan]:
-    """Plan the transforms of each field that the box's spectra need."""
-    grid = Grid.of(inputs.true)
-    readers = inputs.readers(methods).values()
-    fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES.values())
-    sources = ([Derived(one, grid.cell_size, field) for one in readers] for field in fields)
-    return [plan_power(some, grid, run, stage="evaluate") for some in sources]
+def _group_boxes(inputs: Inputs, side: int, run: Run) -> int:
+    """Return the most sub-boxes per axis of a task that every core has the memory for.
+
+    A group is as large as a block at most, and half as wide as all sub-boxes, so that several tasks
+    share the work.
+    """
+    if not side:
+        return 1
+    most = max(1, min(BLOCK_CELLS // side, inputs.true.grid // side // 2))
+    room = memory_of_worker(run)
+    return next((n for n in range(most, 1, -1) if group_memory(inputs, side, n) <= room), 1)
 
 
 def _driver_memory(inputs: Inputs, cut: Cut, methods: int, *, makes_linear: bool) -> int:
-    """Return the bytes that the process which adds up takes beyond its interpreter."""
-    sums = 8 * (len(SHARED) + methods) * coarse_cells(cut.grid, inputs.box_size) ** 3
-    spectra = 8 * 4 * (3 + 2 * methods) * (cut.subbox // 2) * cut.subbox_count
+    """Return the bytes that the process that adds up takes beyond its interpreter.
+
+    Sums over coarse cells count twice: those of blocks that wait for their turn are no larger.
+    """
+    sums = 2 * 8 * (len(SHARED) + methods) * coarse_cells(cut.grid, inputs.box_size) ** 3
     made = LINEAR_BYTES * cut.grid**3 if makes_linear else 0
-    return costs.EVALUATE_OVERHEAD + max(made, sums + spectra)
+    return costs.EVALUATE_OVERHEAD + max(made, sums + HELD_BYTES)

@@ -233,6 +233,7 @@ def evaluate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     return Demand(
         plan,
         plan.cpu_seconds,
+        cpus=plan.threads,
         parts=plan.parts,
         gets=-(-plan.read // (4 * fields.chunk**3)),
         prefixes=2 + len(plan.methods),

@@ -173,3 +173,14 @@ def share_threads(run: Run, tasks: int, memory: Callable[[int], int]) -> int:
         return 1
     threads = min(engine.share(tasks, most=1, memory=memory(1)).cpus, MOST_THREADS)
     return max((more for more in range(1, threads + 1) if memory(more) <= room), default=1)
+
+
+def planned_cores(run: Run) -> int:
+    """Return the most cores that a task can have: those of the smallest node on Ray, else one.
+
+    A worker whose memory the settings limit has one core.
+    """
+    config = run.settings.engine
+    if config.memory is not None or (config.choice != "ray" and config.address is None):
+        return 1
+    return run.session.engine(0.0).share(1, most=1, memory=0).cpus

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, grow
+from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.quantities import QUANTITIES, Quantity, wrap
 from cosmoflow.numerics.slabs import PlaneBlock
 from cosmoflow.stages.inputs.readers import StoreReader
@@ -20,11 +21,19 @@ from cosmoflow.storage.fields import FieldStore
 
 
 class Source(Protocol):
-    """A real field of a box, read in slabs of planes by any process."""
+    """Real fields of a box, read in slabs of planes by any process."""
+
+    @property
+    def transforms(self) -> int:
+        """Number of fields."""
 
     @property
     def components(self) -> int:
-        """1 for a scalar, 3 for a vector."""
+        """Numbers per cell of all fields: 1 for a scalar, 3 for a vector."""
+
+    @property
+    def numbers(self) -> int:
+        """Numbers per cell that are read."""
 
     @property
     def held(self) -> float:
@@ -35,10 +44,10 @@ class Source(Protocol):
         """Additional numbers per cell of a block that is made at once."""
 
     def fields(self, x: slice) -> Fields:
-        """Return the field: its leading dimension and its planes ``(components, b, n, n)``."""
+        """Yield the leading dimension and the planes ``(components, b, n, n)`` of each field."""
 
     def read(self, block: Block) -> Tensor:
-        """Return the values ``(components, nx, ny, nz)`` over a block."""
+        """Return the values ``(components, nx, ny, nz)`` of a single field over a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,16 @@ class Variable:
     components: int
     lead: tuple[int, ...] = ()
     offset: float = 0.0
+
+    @property
+    def transforms(self) -> int:
+        """One field."""
+        return 1
+
+    @property
+    def numbers(self) -> int:
+        """Numbers read per cell: the values alone."""
+        return self.components
 
     @property
     def held(self) -> float:
@@ -97,57 +116,75 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A field computed from density and velocity.
+    """Fields computed from one reading of density and velocity.
 
     Parameters
     ----------
     reader : StoreReader
-        Reader of both fields.
+        Reader of both.
     cell : float
         Side of a cell, Mpc/h.
-    field : str
-        Name in :data:`cosmoflow.numerics.quantities.QUANTITIES`.
+    names : tuple of str
+        Names of the fields in :data:`cosmoflow.numerics.quantities.QUANTITIES`.
     """
 
     reader: StoreReader
     cell: float
-    field: str
+    names: tuple[str, ...]
 
     @property
-    def rule(self) -> Quantity:
-        """Rule that makes the field."""
-        return QUANTITIES[self.field]
+    def rules(self) -> list[Quantity]:
+        """Rules that make the fields."""
+        return [QUANTITIES[name] for name in self.names]
+
+    @property
+    def transforms(self) -> int:
+        """Number of fields."""
+        return len(self.names)
 
     @property
     def components(self) -> int:
-        """1 for a scalar, 3 for a vector."""
-        return self.rule.components
+        """Numbers per cell of all fields."""
+        return sum(rule.components for rule in self.rules)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Variables from which the fields are made."""
+        return tuple(sorted({name for rule in self.rules for name in rule.reads}))
+
+    @property
+    def numbers(self) -> int:
+        """Numbers read per cell: density and velocity, or one of them."""
+        return sum(FIELDS[name].parts for name in self.reads)
 
     @property
     def held(self) -> float:
-        """Numbers held per cell: the inputs of the slab; the field is made a few planes at once."""
-        return self.reader.held(self.rule.reads)
+        """Numbers held per cell: the inputs of the slab; fields are made a few planes at once."""
+        return self.reader.held(self.reads)
 
     @property
     def working(self) -> int:
-        """Additional numbers per cell that the rule needs."""
-        return self.rule.working
+        """Most additional numbers per cell that a rule needs."""
+        return max(rule.working for rule in self.rules)
 
     def fields(self, x: slice) -> Fields:
-        """Return the field and its planes."""
-        return [((self.components,), self._planes(x))]
+        """Yield each field and its planes."""
+        halo, grid = max(rule.halo for rule in self.rules), self.reader.grid
+        block = Block((x.start - halo, 0, 0), (x.stop - x.start + 2 * halo, grid, grid))
+        read = {name: torch.from_numpy(self.reader.read(name, block)) for name in self.reads}
+        for rule in self.rules:
+            spare = halo - rule.halo
+            own = slice(spare, block.shape[0] - spare)
+            values = {name: field[..., own, :, :] for name, field in read.items()}
+            yield (rule.components,), self._planes(rule, values)
 
-    def _planes(self, x: slice) -> Iterator[PlaneBlock]:
-        rule, grid = self.rule, self.reader.grid
-        planes = x.stop - x.start
-        block = Block((x.start - rule.halo, 0, 0), (planes + 2 * rule.halo, grid, grid))
-        read = {name: torch.from_numpy(self.reader.read(name, block)) for name in rule.reads}
+    def _planes(self, rule: Quantity, read: dict[str, Tensor]) -> Iterator[PlaneBlock]:
+        grid = self.reader.grid
+        planes = read[rule.reads[0]].shape[-3] - 2 * rule.halo
 
         def make(own: slice) -> Tensor:
             around = slice(own.start, own.stop + 2 * rule.halo)
-            values = {
-                name: wrap(field[..., around, :, :], rule.halo) for name, field in read.items()
-            }
+            values = {name: wrap(read[name][..., around, :, :], rule.halo) for name in rule.reads}
             made = rule.make(values, self.cell)
             return made.view(rule.components, own.stop - own.start, grid, grid)
 
@@ -155,8 +192,8 @@ class Derived:
             yield own, partial(make, own)
 
     def read(self, block: Block) -> Tensor:
-        """Return the values in a block."""
-        rule = self.rule
+        """Return the values of a single field in a block."""
+        (rule,) = self.rules
         around = grow(block, rule.halo)
         values = {name: torch.from_numpy(self.reader.read(name, around)) for name in rule.reads}
         return rule.make(values, self.cell).view(rule.components, *block.shape)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
+from torch import Tensor
+
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import Block, central_boxes
 from cosmoflow.numerics.slabs import RowWaves
-from cosmoflow.numerics.spectra import PowerSum, Products
+from cosmoflow.numerics.spectra import PowerSum, Products, sum_rows
 from cosmoflow.stages.costs import OVERHEAD, SUBBOX_NUMBER
 from cosmoflow.stages.run import Plan, Progress, Run, start_engine
 from cosmoflow.stages.slabs.sources import Source
@@ -60,9 +62,13 @@ class BoxWork:
 
     def sum_box(self, block: Block) -> PowerSum:
         """Return the sum of one sub-box."""
-        modes = [fourier.forward(source.read(block)) for source in self.sources]
         cells, side = self.products.bins.cells, self.products.bins.box_size
-        return self.products.sum_rows(modes, RowWaves(cells, side, slice(0, cells)))
+
+        def transform(index: int) -> Tensor:
+            return fourier.forward(self.sources[index].read(block))
+
+        (total,) = sum_rows([self.products], transform, RowWaves(cells, side, slice(0, cells)))
+        return total
 
 
 def plan_boxes(request: Request, run: Run) -> BoxesPlan:

@@ -88,7 +88,7 @@ def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
             value=f"it has {', '.join(store.variables)}",
             remedy=f"a store with {' and '.join(lacking)}",
         )
-    source = Derived(StoreReader.of(store), store.cell_size, quantity.field)
+    source = Derived(StoreReader.of(store), store.cell_size, (quantity.field,))
     return _choose(store, name, compensate, (source,), reads)
 
 

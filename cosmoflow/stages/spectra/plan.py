@@ -18,6 +18,7 @@ from cosmoflow.stages.slabs.plan import (
     Grid,
     least_threads,
     pending,
+    planned_cores,
     share_threads,
 )
 from cosmoflow.stages.slabs.sources import Source
@@ -27,6 +28,9 @@ ROWS = 8
 
 _BLOCKS = 5
 """Blocks of a plane of modes that a thread holds for each number that it processes."""
+
+_CORES = (1, 2, 4, 8)
+"""Numbers of cores that a task may have, whose memory it has then too."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,21 @@ class PowerPlan(Plan):
         Number of slabs of planes and of rows.
     cut : Cut
         The slabs.
+    handed : int
+        Number of transformed fields; a vector counts once.
     """
 
     grid: int
     transforms: int
     slabs: list[int]
     cut: Cut = field(repr=False)
+    handed: int = field(repr=False)
     remedy: ClassVar[str] = "thinner slabs are not possible: more memory for a worker"
 
     @property
     def parts(self) -> int:
         """Total parts that tasks hand on."""
-        rows = len(self.cut.rows)
-        return (self.tasks - rows) * rows
+        return self.handed * len(self.cut.planes) * len(self.cut.rows)
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,13 @@ def plan_power(
     *,
     stage: str,
     thickness: int | None = None,
+    held: int | None = None,
 ) -> PowerPlan:
     """Choose the slabs of the spectra and estimate their cost.
 
     Where every core has the memory, slabs of planes are as thick as whole chunks, so that nothing
     is decoded twice. Slabs of rows are as thick as the memory for the rows of all fields allows.
+    Where a core has not the memory for the thinnest slabs, a task has several cores.
 
     Parameters
     ----------
@@ -99,6 +107,8 @@ def plan_power(
         Name of the stage, for messages.
     thickness : int, optional
         Most planes, and rows, of a slab; by default chosen from the memory.
+    held : int, optional
+        Numbers whose modes a thread processes at a time; by default those of all fields.
 
     Returns
     -------
@@ -109,14 +119,29 @@ def plan_power(
     total = sum(source.components for source in sources)
     # For a slab of planes: the fields that are read, and the modes that are handed on.
     most = max(source.held + source.components for source in sources)
-    block: int = _BLOCKS * max(total, 3) * max(plane, BLOCK_BYTES_CPU)
+    # For a block of planes: a field, its modes, and what the rule of the field needs.
+    made = max(2 * source.components // source.transforms + source.working for source in sources)
+    block: int = max(plane, BLOCK_BYTES_CPU)
+
+    def reading(threads: int) -> int:
+        return made * pending(threads) * block
+
+    def summing(threads: int) -> int:
+        return _BLOCKS * pending(threads) * max(held or total, 3) * block
+
+    threads, room = 1, 0
+    for cores in (one for one in _CORES if one <= planned_cores(run)):
+        threads = max(cores, least_threads(run))
+        room = cores * memory_of_worker(run) - OVERHEAD
+        planes = LEAST_PLANES * most * plane + reading(threads)
+        if room >= max(planes, ROWS * total * plane + summing(threads)):
+            break
     if thickness is None:
-        room = memory_of_worker(run) - OVERHEAD - block * pending(least_threads(run))
         # Whole chunks, at least WANTED_PLANES.
         wanted = grid.chunk * max(1, -(-WANTED_PLANES // grid.chunk))
-        planes = max(LEAST_PLANES, min(int(room // (most * plane)), wanted))
-        # A task maps the rows of all fields together.
-        rows = max(LEAST_PLANES, min(int(room // (2 * total * plane)), wanted))
+        planes = max(LEAST_PLANES, min(int((room - reading(threads)) // (most * plane)), wanted))
+        # A task has the rows of all fields together, and reads them into memory.
+        rows = max(LEAST_PLANES, min(int((room - summing(threads)) // (2 * total * plane)), wanted))
         rows = max(ROWS, rows // ROWS * ROWS)
     else:
         planes = rows = thickness
@@ -127,19 +152,22 @@ def plan_power(
         tuple(slice(first, first + count) for first, count in axis_blocks(grid.cells, rows)),
     )
     thickest: int = max(slab.stop - slab.start for slab in cut.planes)
+    widest: int = max(slab.stop - slab.start for slab in cut.rows)
     cells = grid.cells**3
 
     def memory(threads: int) -> int:
-        return OVERHEAD + block * pending(threads) + round(most * thickest * plane)
+        planes = most * thickest * plane + reading(threads)
+        return OVERHEAD + round(max(planes, total * widest * plane + summing(threads)))
 
-    threads = share_threads(run, min(len(cut.planes), len(cut.rows)), memory)
+    tasks = min(len(cut.planes), len(cut.rows))
+    threads = max(threads, share_threads(run, tasks, memory))
     return PowerPlan(
         stage=stage,
         tasks=len(sources) * len(cut.planes) + len(cut.rows),
         unit="slabs",
         worker_memory=memory(threads),
         threads=threads,
-        read=4 * cells * total,
+        read=4 * cells * sum(source.numbers for source in sources),
         written=0,
         cpu_seconds=SPECTRA_NUMBER * cells * total,
         exchanged=total * plane * grid.cells,
@@ -147,4 +175,5 @@ def plan_power(
         transforms=total,
         slabs=[len(cut.planes), len(cut.rows)],
         cut=cut,
+        handed=sum(source.transforms for source in sources),
     )

@@ -6,11 +6,11 @@ All products share the transform of a field.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from cosmoflow.engine import Key
-from cosmoflow.numerics import slabs
+from cosmoflow.numerics import slabs, spectra
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.slabs import Modes, RowWaves
@@ -32,8 +32,9 @@ def sum_rows(
     def sum_block(block: slice) -> list[PowerSum]:
         own = slice(rows.start + block.start, rows.start + block.stop)
         waves = RowWaves(cut.grid.cells, cut.grid.box_size, own)
-        modes = [slabs.transform_rows(one, block) for one in fields]
-        return [products.sum_rows(modes, waves) for products in wanted]
+        return spectra.sum_rows(
+            wanted, lambda index: slabs.transform_rows(fields[index], block), waves
+        )
 
     groups: dict[int, list[PowerSum]] = {}
     blocks = row_blocks(rows, cut.grid.cells)
@@ -58,7 +59,7 @@ def sum_power(
     sources : sequence of Source
         The fields.
     wanted : sequence of Products
-        Products of the transforms, by their place among the sources.
+        Products of the transforms, which are numbered through all sources.
     plan : PowerPlan
         Plan of :func:`plan_power` for these sources.
     run : Run
@@ -87,7 +88,7 @@ def sum_power(
         found[key[1]] = sums
 
     build = SlabGraph(plan.cut)
-    fields = [handed for source in sources for handed in build.planes(source.fields)]
+    fields = [one for source in sources for one in build.planes(source.fields, source.transforms)]
     build.sums(partial(sum_rows, tuple(wanted)), fields)
     run_graph(build.graph, engine, plan, run, keep)
     totals = [products.zero() for products in wanted]
@@ -150,18 +151,54 @@ def measure_power(
     count = len(readers)
     pairs = [(0, 0)] + [pair for i in range(1, count) for pair in ((i, i), (0, i))]
     result: dict[str, PowerSum] = {}
-    # One field of all boxes at a time, to limit the parts on disk.
-    for field in dict.fromkeys(QUANTITIES[name].field for name in quantities):
-        names = [name for name in quantities if QUANTITIES[name].field == field]
-        sources = [Derived(reader, grid.cell_size, field) for reader in readers.values()]
-        wanted = [Products(_terms(name, count, window), tuple(pairs), bins) for name in names]
-        plan = plan_power(sources, grid, run, stage="evaluate")
+    # Some fields of all boxes at a time, to limit the parts on disk.
+    for fields in share_readings(quantities):
+        names = [name for name in quantities if QUANTITIES[name].field in fields]
+        sources = read_together(readers.values(), fields, grid)
+        wanted = []
+        for name in names:
+            quantity = QUANTITIES[name]
+            place, power = fields.index(quantity.field), window if quantity.linear else 0
+            terms = (
+                Term((index * len(fields) + place,), quantity.derive, power)
+                for index in range(count)
+            )
+            wanted.append(Products(tuple(terms), tuple(pairs), bins))
+        plan = plan_power(sources, grid, run, stage="evaluate", held=_HELD)
         sums = sum_power(sources, wanted, plan, run, check=check)
         result |= dict(zip(names, sums, strict=True))
     return {name: result[name] for name in quantities}
 
 
-def _terms(name: str, count: int, window: int) -> tuple[Term, ...]:
-    quantity = QUANTITIES[name]
-    power = window if quantity.linear else 0
-    return tuple(Term((index,), quantity.derive, power) for index in range(count))
+def plan_measurement(
+    readers: Iterable[StoreReader], quantities: Sequence[str], grid: Grid, run: Run
+) -> list[PowerPlan]:
+    """Plan the transforms of :func:`measure_power`."""
+    boxes = list(readers)
+    return [
+        plan_power(read_together(boxes, fields, grid), grid, run, stage="evaluate", held=_HELD)
+        for fields in share_readings(quantities)
+    ]
+
+
+_HELD = 3
+"""Numbers of the truth whose modes a task holds at a time, beside those of one method."""
+
+
+def share_readings(quantities: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the fields to transform for some quantities, in tuples that share a reading.
+
+    Scalars share one; each vector, which has as many numbers as three of them, has its own.
+    """
+    fields = dict.fromkeys(QUANTITIES[name].field for name in quantities)
+    shared: list[tuple[str, ...]] = [(name,) for name in fields if QUANTITIES[name].components > 1]
+    if scalars := tuple(name for name in fields if QUANTITIES[name].components == 1):
+        shared.append(scalars)
+    return shared
+
+
+def read_together(
+    readers: Iterable[StoreReader], fields: tuple[str, ...], grid: Grid
+) -> list[Derived]:
+    """Return the sources of some fields of each box."""
+    return [Derived(reader, grid.cell_size, fields) for reader in readers]
