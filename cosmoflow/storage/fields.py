@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -26,6 +26,7 @@ from cosmoflow.storage.layout import (
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, attributes_of, flat_attributes
 from cosmoflow.storage.outputs import Existing, begin_group
+from cosmoflow.storage.shards import read_in_pieces, written_whole
 from cosmoflow.storage.urls import (
     damage,
     join,
@@ -76,6 +77,7 @@ class FieldStore(Store):
         with damage(url):
             members = dict(self.group.members())
         arrays = {name: found for name, found in members.items() if isinstance(found, zarr.Array)}
+        self._labels = sorted({"x", "y", "z", *LABELS} & arrays.keys())
         self.variables = sorted(name for name in arrays if name in STORED)
         if not self.variables:
             raise DataError(
@@ -84,6 +86,8 @@ class FieldStore(Store):
             )  # fmt: skip
         # cosmoflow's own labels and coordinates are known, so that no task needs to read them.
         self.own = LEDGER_GROUP in members
+        # Of a flow, another run may change the metadata.
+        self._arrays = {name: found for name, found in arrays.items() if name not in FLOWS}
         self._orders = {} if self.own else label_orders(arrays, url)
         self._layouts = {
             name: find_layout(arrays[name], name, url, self._orders) for name in self.variables
@@ -102,11 +106,11 @@ class FieldStore(Store):
 
     def _array(self, name: str) -> zarr.Array[Any]:
         with damage(f"{self.url}, {name}"):
-            array = self.group.get(name)
+            array = self._arrays.get(name) or self.group.get(name)
         if not isinstance(array, zarr.Array):
             found = f"it has {', '.join(self.variables)}"
             raise DataError(f"the fields store has no {name!r}", where=self.url, value=found)
-        return array
+        return read_in_pieces(array)
 
     @property
     def region(self) -> Block | None:
@@ -131,9 +135,7 @@ class FieldStore(Store):
 
         It does not depend on the ledger, nor on the flows that stages keep in the store.
         """
-        with damage(self.url):
-            labels = sorted({"x", "y", "z", *LABELS} & set(self.group.array_keys()))
-        names = [*(name for name in self.variables if name not in FLOWS), *labels]
+        names = [*(name for name in self.variables if name not in FLOWS), *self._labels]
         return identify_store(
             self.metadata,
             {name: self.checksum(name) for name in names},
@@ -235,6 +237,29 @@ class FieldStore(Store):
     def read(self, name: str, *, lead: tuple[int, ...] = ()) -> NDArray[np.float32]:
         """Read a whole variable."""
         return self.read_block(name, Block((0, 0, 0), (self.grid,) * 3), lead=lead)
+
+
+_reopened: dict[str, FieldStore] = {}
+"""Stores that tasks of this process have read."""
+_MOST_REOPENED: Final = 16
+
+
+def reopen_fields(url: str) -> FieldStore:
+    """Return a fields store for a task; the tasks of a process share it, to ask for less metadata.
+
+    A store that cosmoflow wrote is shared as long as its attributes are the same: they identify the
+    run that wrote it, and so the layout of its arrays.
+    """
+    known = _reopened.get(url)
+    if known is not None and open_group(url).attrs.asdict() == known.group.attrs.asdict():
+        return known
+    store = FieldStore(url)
+    _reopened.pop(url, None)
+    if store.own:
+        if len(_reopened) >= _MOST_REOPENED:
+            _reopened.clear()
+        _reopened[url] = store
+    return store
 
 
 def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
@@ -374,7 +399,7 @@ def write_whole(url: str, name: str, values: NDArray[np.float32]) -> None:
     group = open_group_for_writing(url)
     finite.check_finite(values, group, f"{url}, {name}")
     with storage_errors(url):
-        array: Any = group[name]
+        array: Any = written_whole(group[name])
         array[:] = values
 
 

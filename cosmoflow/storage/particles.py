@@ -17,6 +17,7 @@ from cosmoflow.storage.identity import Store, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
+from cosmoflow.storage.shards import written_whole
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
 from cosmoflow.storage.variables import COMPRESSORS
 from cosmoflow.units import LENGTH, MASS, VELOCITY
@@ -329,7 +330,7 @@ def write_shard(
     with writing_shard(url, LEDGER, shard, digest) as group:
         for name in ("position", "velocity", "mass"):
             if (values := getattr(particles, name)) is not None:
-                array: Any = group[name]
+                array: Any = written_whole(group[name])
                 array.with_config({"write_empty_chunks": True})[part] = values
         if COVERAGE in group:
             covered: Any = group[COVERAGE]

@@ -13,7 +13,7 @@ from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.numerics.quantities import QUANTITIES, Quantity, wrap
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.transform import Blocks, Fields
-from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.fields import FieldStore, reopen_fields
 
 
 class Source(Protocol):
@@ -76,14 +76,14 @@ class Variable:
         return [((self.components,), self._planes(x))]
 
     def _planes(self, x: slice) -> Blocks:
-        store = FieldStore(self.url)
+        store = reopen_fields(self.url)
         values = self._read(store, Block((x.start, 0, 0), (x.stop - x.start, *2 * (store.grid,))))
         for own in slabs.plane_blocks(values.shape[1], store.grid):
             yield own, values[:, own]
 
     def read(self, block: Block) -> Tensor:
         """Return the values in a block."""
-        return self._read(FieldStore(self.url), block)
+        return self._read(reopen_fields(self.url), block)
 
     def _read(self, store: FieldStore, block: Block) -> Tensor:
         values = torch.from_numpy(store.read_block(self.name, block, lead=self.lead))
