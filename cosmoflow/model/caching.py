@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -69,14 +69,21 @@ class CachedFields:
             (x.start, y.start, z.start), (x.stop - x.start, y.stop - y.start, z.stop - z.start)
         )
         out = np.empty((*shape, *block.shape), np.float32)
+        for index in self._hold(name, lead, part, shape):
+            inside, source = overlap(block, self._cells(index))
+            out[(..., *inside)] = self._held[name, lead, index][(..., *source)]
+        return out
+
+    def _hold(
+        self, name: str, lead: Lead, part: Sequence[slice], shape: tuple[int, ...]
+    ) -> Iterator[tuple[int, ...]]:
+        """Yield the pieces that a part touches; each is held when its turn comes."""
         touched = [range(axis.start // self._piece, -(-axis.stop // self._piece)) for axis in part]
         for index in itertools.product(*touched):
             if (name, lead, index) not in self._held:
                 self._read(name, lead, self._missing(name, lead, index, touched, shape))
             self._held.move_to_end((name, lead, index))
-            inside, source = overlap(block, self._cells(index))
-            out[(..., *inside)] = self._held[name, lead, index][(..., *source)]
-        return out
+            yield index
 
     def _missing(
         self,
@@ -107,15 +114,19 @@ class CachedFields:
         return Block((x, y, z), (nx, ny, nz))
 
     def _read(self, name: str, lead: Lead, pieces: Sequence[range]) -> None:
-        """Read a cuboid of pieces, and keep each; release the pieces that were used least lately."""
+        """Read a cuboid of pieces and keep each; release those that were not used for longest."""
         corners = [tuple(end(axis) for axis in pieces) for end in (min, max)]
         whole = bounding_block([self._cells(corner) for corner in corners])
         values = self._source.read_block(name, whole, lead=lead)
         for index in itertools.product(*pieces):
             piece = values[(..., *place(self._cells(index), whole))]
-            # A view would keep all of the values.
-            piece = piece.copy() if piece.size < values.size else values
+            if piece.size < values.size:
+                piece = self._own(piece)
             self._held[name, lead, index] = piece
             self._size += piece.nbytes
         while self._size > self._capacity and len(self._held) > 1:
             self._size -= self._held.popitem(last=False)[1].nbytes
+
+    def _own(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a copy: a view would keep all that was read with it."""
+        return view.copy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from cosmoflow.config.folders import require_working_directory
@@ -24,6 +24,7 @@ from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
 from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, warn_only
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.outputs import Existing, is_barely_begun
+from cosmoflow.storage.requests import Requests
 from cosmoflow.storage.urls import exists, remove
 from cosmoflow.units import format_bytes
 
@@ -133,6 +134,9 @@ class Plan:
     exchanged : int
         Bytes that tasks hand to one another: in files, if they run on Ray, or in the memory of this
         process.
+    requests : Requests
+        Requests to object stores, if inputs and outputs are there. Listings and the heartbeats of
+        claims are not among them.
     """
 
     stage: str
@@ -143,6 +147,7 @@ class Plan:
     written: int
     cpu_seconds: float
     exchanged: int = field(default=0, kw_only=True)
+    requests: Requests = field(default=Requests(), kw_only=True)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -161,7 +166,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""
         common = {one.name: getattr(self, one.name) for one in fields(Plan)}
-        return {**common, "details": self.details}
+        return {**common, "requests": asdict(self.requests), "details": self.details}
 
 
 def start_engine(

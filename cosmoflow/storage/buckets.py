@@ -175,7 +175,7 @@ class BucketStore(ObjectStore[Any]):
             wanted["if_match"] = tag
 
         async def ask() -> tuple[Any, str | None]:
-            answer = await obstore.get_async(self.store, key, options=wanted)  # type: ignore[arg-type]
+            answer = await obstore.get_async(self.store, key, options=wanted)
             return await answer.bytes_async(), answer.meta["e_tag"]
 
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -170,6 +170,15 @@ class FieldStore(Store):
         with storage_errors(self.url), damage(f"{self.url}, {SMOOTHING}"):
             return [float(radius) for radius in np.asarray(self.group[SMOOTHING][:])]  # type: ignore[index]
 
+    def has_metadata_of(self, group: zarr.Group, names: Iterable[str]) -> bool:
+        """Return whether a group and some of its variables have the metadata of this store."""
+        with damage(self.url):
+            return group.metadata == self.group.metadata and all(
+                getattr(group.get(name), "metadata", None) == self._arrays[name].metadata
+                for name in names
+                if name in self._arrays
+            )
+
     def require(self, *names: str) -> None:
         """Refuse a store that lacks a variable.
 
@@ -244,14 +253,14 @@ _reopened: dict[str, FieldStore] = {}
 _MOST_REOPENED: Final = 16
 
 
-def reopen_fields(url: str) -> FieldStore:
-    """Return a fields store for a task; the tasks of a process share it, to ask for less metadata.
+def reopen_fields(url: str, *names: str) -> FieldStore:
+    """Return a fields store for a task that reads some variables.
 
-    A store that cosmoflow wrote is shared as long as its attributes are the same: they identify the
-    run that wrote it, and so the layout of its arrays.
+    The tasks of a process share a store that cosmoflow wrote, as long as the metadata of the group
+    and of these variables are the same. Other stores are opened again.
     """
     known = _reopened.get(url)
-    if known is not None and open_group(url).attrs.asdict() == known.group.attrs.asdict():
+    if known is not None and known.has_metadata_of(open_group(url), names):
         return known
     store = FieldStore(url)
     _reopened.pop(url, None)
@@ -337,7 +346,9 @@ def create_fields(
         for name in variables:
             said = (attributes or {}).get(name)
             create_variable(group, name, grid, shard, chunk, attributes=said)
-        return Ledger.create(group, LEDGER, len(grid_blocks(grid, shard))).finished()
+        shards = len(grid_blocks(grid, shard))
+        Ledger.create(group, LEDGER, shards)
+        return np.zeros(shards, np.bool_)
 
 
 def _is_as_begun(group: zarr.Group, variables: tuple[str, ...], grid: int, shard: int) -> bool:

@@ -35,6 +35,11 @@ ROWS_PER_SHARD = 1 << 20
 ROWS_PER_CHUNK = 1 << 19
 
 
+def shard_rows(count: int) -> int:
+    """Return the particles of a shard of a store of ``count`` particles."""
+    return min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
+
+
 @dataclass(frozen=True, slots=True)
 class Particles:
     """Some particles in memory.
@@ -247,7 +252,7 @@ def create_particles(
         group, resumed = begin_group(url, metadata.to_attributes("particles"), existing)
         if resumed and f"{LEDGER_GROUP}/{LEDGER}" in group:
             return True
-        shard = min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
+        shard = shard_rows(count)
         columns: dict[str, tuple[str, tuple[int, ...]]]
         columns = {"position": (LENGTH, (3,)), "velocity": (VELOCITY, (3,))}
         if mass:

@@ -58,8 +58,8 @@ Place = tuple[int, ...]
 
 def read_in_pieces(array: A) -> A:
     """Return an array of a bucket that reads its shards in few requests; others as they are."""
-    found: Any = array
-    return _with_codec(array, _PiecewiseCodec) if isinstance(found.store, BucketStore) else array
+    store = getattr(array, "store", None)
+    return _with_codec(array, _PiecewiseCodec) if isinstance(store, BucketStore) else array
 
 
 def written_whole(array: A) -> A:
@@ -70,8 +70,9 @@ def written_whole(array: A) -> A:
     return _with_codec(array, _WholeCodec)
 
 
-def _with_codec(array: Any, kind: type[ShardingCodec]) -> Any:
-    metadata, inner = array.metadata, array.async_array
+def _with_codec(array: A, kind: type[ShardingCodec]) -> A:
+    found: Any = array
+    metadata, inner = found.metadata, found.async_array
     if not isinstance(metadata, ArrayV3Metadata) or len(metadata.codecs) != 1:
         return array
     own = metadata.codecs[0]
@@ -84,7 +85,8 @@ def _with_codec(array: Any, kind: type[ShardingCodec]) -> Any:
         index_location=own.index_location,
     )
     changed: Any = replace(metadata, codecs=[codec])  # type: ignore[arg-type]
-    return type(array)(type(inner)(changed, inner.store_path, inner.config))
+    made: A = type(found)(type(inner)(changed, inner.store_path, inner.config))
+    return made
 
 
 def join_spans(spans: Iterable[Span]) -> list[Span]:

@@ -34,7 +34,7 @@ from cosmoflow.stages.run import Progress, Run
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.spectra import measure_power
 from cosmoflow.storage.claims import Claim
-from cosmoflow.storage.fields import FieldStore, create_fields
+from cosmoflow.storage.fields import FieldStore, create_fields, reopen_fields
 from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.origins import LINEAR
 from cosmoflow.storage.outputs import finish_group
@@ -171,7 +171,7 @@ class InOrder:
 
 def sum_momentum(url: str, block: Block) -> tuple[ExactSum, ...]:
     """Add up the components of the momentum over a block, exactly."""
-    store = FieldStore(url)
+    store = reopen_fields(url, "momentum")
     return tuple(
         ExactSum.of(store.read_block("momentum", block, lead=(axis,))) for axis in range(3)
     )

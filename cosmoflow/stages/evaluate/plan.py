@@ -14,9 +14,11 @@ from cosmoflow.numerics.comparison.slices import Patch, plane_blocks
 from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
+from cosmoflow.stages.evaluate.requests import count_requests
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
 from cosmoflow.stages.inputs.readers import Method
+from cosmoflow.stages.requests import count_workers
 from cosmoflow.stages.run import Plan, Run, memory_here, memory_of_worker
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Derived
@@ -179,7 +181,8 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     exchanged, linear, parts = 0, "stored with the truth", 0
     in_memory = LINEAR_BYTES * true.grid**3 <= memory_here(run)
     tasks = cut.count_tasks(1 + len(methods), size)
-    for part in power_plans(inputs, methods, run):
+    power = power_plans(inputs, methods, run)
+    for part in power:
         memory["spectra"] = max(part.worker_memory, memory.get("spectra", 0))
         exchanged, read = max(exchanged, part.exchanged), read + part.read
         seconds, tasks = seconds + part.cpu_seconds, tasks + part.tasks
@@ -199,6 +202,14 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         written=12 * cells * len(missing) + (8 << 20),
         cpu_seconds=seconds + costs.REPORT_SECONDS,
         exchanged=exchanged,
+        requests=count_requests(
+            true,
+            list(inputs.readers(methods).values()),
+            [linear_name(radius) for radius in missing],
+            (block, side),
+            power,
+            count_workers(run),
+        ),
         grid=true.grid,
         methods=[method.name for method in methods],
         predictions={name: store.url for name, store in inputs.found.items()},

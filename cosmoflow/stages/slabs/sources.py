@@ -28,6 +28,10 @@ class Source(Protocol):
         """Most numbers held per cell of a slab while the field is read and made."""
 
     @property
+    def reads(self) -> list[tuple[int, int]]:
+        """Components of each stored variable that is read, and the cells read around a block."""
+
+    @property
     def working(self) -> int:
         """Additional numbers per cell of a block that is made at once."""
 
@@ -67,6 +71,11 @@ class Variable:
         return self.components
 
     @property
+    def reads(self) -> list[tuple[int, int]]:
+        """The variable alone."""
+        return [(self.components, 0)]
+
+    @property
     def working(self) -> int:
         """Additional numbers per cell: none."""
         return 0
@@ -76,14 +85,14 @@ class Variable:
         return [((self.components,), self._planes(x))]
 
     def _planes(self, x: slice) -> Blocks:
-        store = reopen_fields(self.url)
+        store = reopen_fields(self.url, self.name)
         values = self._read(store, Block((x.start, 0, 0), (x.stop - x.start, *2 * (store.grid,))))
         for own in slabs.plane_blocks(values.shape[1], store.grid):
             yield own, values[:, own]
 
     def read(self, block: Block) -> Tensor:
         """Return the values in a block."""
-        return self._read(reopen_fields(self.url), block)
+        return self._read(reopen_fields(self.url, self.name), block)
 
     def _read(self, store: FieldStore, block: Block) -> Tensor:
         values = torch.from_numpy(store.read_block(self.name, block, lead=self.lead))
@@ -124,6 +133,11 @@ class Derived:
     def held(self) -> float:
         """Numbers held per cell: the inputs of the slab; the field is made a few planes at once."""
         return self.reader.held(self.rule.reads)
+
+    @property
+    def reads(self) -> list[tuple[int, int]]:
+        """The inputs of the rule, with its halo."""
+        return [(parts, self.rule.halo) for parts in self.reader.parts(self.rule.reads)]
 
     @property
     def working(self) -> int:

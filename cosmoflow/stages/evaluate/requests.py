@@ -1,0 +1,95 @@
+"""Requests of `evaluate` to an object store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from cosmoflow.numerics.blocks import Block, axis_blocks, central_boxes
+from cosmoflow.numerics.comparison import QUANTITIES
+from cosmoflow.numerics.comparison.slices import Patch
+from cosmoflow.numerics.quantities import QUANTITIES as DEFINED
+from cosmoflow.stages.inputs.readers import StoreReader
+from cosmoflow.stages.requests import ONCE, count_planes, stored_shards
+from cosmoflow.stages.spectra import PowerPlan
+from cosmoflow.storage.metadata import StoredBox
+from cosmoflow.storage.requests import (
+    Interval,
+    Requests,
+    block_axes,
+    count_distinct,
+    count_reads,
+    count_spans,
+)
+
+
+def count_requests(
+    true: StoredBox,
+    readers: Sequence[StoreReader],
+    local: Sequence[str],
+    sides: tuple[int, int],
+    plans: Sequence[PowerPlan],
+    workers: int,
+) -> Requests:
+    """Return the requests of a comparison.
+
+    Parameters
+    ----------
+    true : StoredBox
+        The truth; the other stores are taken to be stored like it.
+    readers : sequence of StoreReader
+        Those of the truth and of the methods.
+    local : sequence of str
+        Methods whose velocity is made for the comparison, and is kept on a local disk.
+    sides : (int, int)
+        Cells per axis of a block and of a sub-box; 0 if no sub-box fits.
+    plans : sequence of PowerPlan
+        Plans of the spectra of the box.
+    workers : int
+        Processes that read.
+    """
+    stored, grid = stored_shards(true), true.grid
+    block, side = sides
+    patch = Patch.around((0, 0, 0), grid, true.metadata.box_size)
+    cells = [[(start - 1, size + 2) for start, size in axis_blocks(grid, block)]] * 3
+    plane = [axis_blocks(grid, block)] * 2 + [[(patch.layer, patch.layers)]]
+    boxes = _axes(central_boxes(grid, side))
+    around = block_axes(patch.block)
+    around = [[(start - 1, size + 2) for start, size in axis] for axis in around]
+    density: list[Sequence[Sequence[Interval]]] = [cells, plane, *[boxes] * bool(side)]
+    spans, partial = 0, Counter[tuple[str, str]]()
+
+    def add(axes: Sequence[Sequence[Interval]], reader: StoreReader, name: str) -> None:
+        nonlocal spans
+        if name == "velocity" and reader.method.name in local:
+            return
+        for number, parts in enumerate(reader.parts([name])):
+            found, indexed = count_spans(stored, axes, parts)
+            spans += found
+            shared = name == "density" or number
+            partial["density" if shared else reader.method.name, name] += indexed
+
+    for axes in density:
+        add(axes, readers[0], "density")
+        for reader in readers:
+            add(axes, reader, "velocity")
+    for reader in readers:
+        add(around, reader, "density")
+        add(around, reader, "velocity")
+    total = spans + sum(count_distinct(n, stored.count, workers) for n in partial.values())
+    fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES.values())
+    for field, plan in zip(fields, plans, strict=True):
+        rule = DEFINED[field]
+        for reader in readers:
+            names = [n for n in rule.reads if n == "density" or reader.method.name not in local]
+            reads = [(parts, rule.halo) for parts in reader.parts(names)]
+            total += count_planes(stored, reads, plan.cut.planes, workers)
+    if local:
+        total += count_reads(stored, [[(0, grid)]] * 3, 1)
+    return Requests(get=total) + ONCE["evaluate"]
+
+
+def _axes(blocks: Iterable[Block]) -> list[list[Interval]]:
+    """Return the intervals of blocks that fill a cuboid."""
+    blocks = list(blocks)
+    return [sorted({(one.origin[axis], one.shape[axis]) for one in blocks}) for axis in range(3)]
