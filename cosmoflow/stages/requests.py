@@ -14,11 +14,11 @@ OPENING: Final = 2
 group and of a variable."""
 
 ONCE: Final = {
-    "paint": Requests(30, 60),
-    "spectra": Requests(16, 30),
-    "infer": Requests(20, 60),
-    "derive": Requests(20, 60),
-    "evaluate": Requests(0, 40),
+    "paint": Requests(32, 78),
+    "spectra": Requests(19, 49),
+    "infer": Requests(21, 99),
+    "derive": Requests(23, 65),
+    "evaluate": Requests(0, 49),
 }
 """Requests of a whole run, for any box: to check inputs, to begin the output and to finish it
 (measured with benchmarks/bucket_requests.py; options change them by some)."""

@@ -172,11 +172,17 @@ class FieldStore(Store):
 
     def has_metadata_of(self, group: zarr.Group, names: Iterable[str]) -> bool:
         """Return whether a group and some of its variables have the metadata of this store."""
+
+        def same(name: str) -> bool:
+            found, known = group.get(name), self._arrays[name]
+            # As dictionaries: as objects they differ, because NaN does not equal itself.
+            return isinstance(found, zarr.Array) and (
+                found.metadata.to_dict() == known.metadata.to_dict()
+            )
+
         with damage(self.url):
-            return group.metadata == self.group.metadata and all(
-                getattr(group.get(name), "metadata", None) == self._arrays[name].metadata
-                for name in names
-                if name in self._arrays
+            return group.metadata.to_dict() == self.group.metadata.to_dict() and all(
+                same(name) for name in names if name in self._arrays
             )
 
     def require(self, *names: str) -> None:

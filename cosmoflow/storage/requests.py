@@ -15,6 +15,9 @@ from cosmoflow.storage.shards import is_read_whole, join_spans
 Interval = tuple[int, int]
 """First cell and number of cells along an axis."""
 
+_Range = tuple[int, int, int]
+"""First chunk along an axis of a shard, the chunk after the last, and how many are in the grid."""
+
 _NUMBER: Final = 4
 """Bytes of a stored number."""
 _COMPRESSION: Final = 1.12
@@ -109,32 +112,35 @@ def count_distinct(draws: int, things: int, workers: int) -> int:
     return round(things * workers * (1.0 - missed))
 
 
-def _kinds(axis: Iterable[Interval], stored: Shards) -> Counter[Interval]:
+def _kinds(axis: Iterable[Interval], stored: Shards) -> Counter[_Range]:
     """Count the ranges of chunks, within a shard, that intervals along an axis touch."""
-    found: Counter[Interval] = Counter()
+    found: Counter[_Range] = Counter()
     for origin, length in axis:
         for run, _ in axis_runs(origin, length, stored.grid):
             for shard in range(run.start // stored.shard, -(-run.stop // stored.shard)):
                 first = shard * stored.shard
                 low, high = max(run.start, first), min(run.stop, first + stored.shard)
-                found[(low - first) // stored.chunk, -(-(high - first) // stored.chunk)] += 1
+                size = min(stored.shard, stored.grid - first)
+                chunks = (low - first, high - first + stored.chunk - 1, size + stored.chunk - 1)
+                begin, end, there = (cells // stored.chunk for cells in chunks)
+                found[begin, end, there] += 1
     return found
 
 
 @lru_cache(maxsize=4096)
 def _count_spans(
-    stored: Shards, ranges: tuple[Interval, ...], parts: int, of: int
+    stored: Shards, ranges: tuple[_Range, ...], parts: int, of: int
 ) -> tuple[int, int]:
     """Return the requests for some chunks of a shard, and 1 if they need its index, else 0."""
     side = -(-stored.shard // stored.chunk)
-    chunks = list(itertools.product(*(range(low, high) for low, high in ranges)))
+    chunks = list(itertools.product(*(range(low, high) for low, high, _ in ranges)))
     size = _NUMBER * stored.chunk**3
     if is_read_whole(parts * len(chunks), of * side**3, size):
         return 1, 0
     stored_size = size / _COMPRESSION
-    places = (
-        ((part * side + x) * side + y) * side + z for part in range(parts) for x, y, z in chunks
-    )
+    # The chunks of a shard that lie outside the grid are not stored.
+    nx, ny, nz = (there for _, _, there in ranges)
+    places = (((part * nx + x) * ny + y) * nz + z for part in range(parts) for x, y, z in chunks)
     spans = ((int(place * stored_size), int((place + 1) * stored_size)) for place in places)
     return len(join_spans(spans)), 1
 

@@ -203,7 +203,7 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         cpu_seconds=seconds + costs.REPORT_SECONDS,
         exchanged=exchanged,
         requests=count_requests(
-            true,
+            {store.url: store for store in (true, *inputs.found.values())},
             list(inputs.readers(methods).values()),
             [linear_name(radius) for radius in missing],
             (block, side),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cosmoflow.numerics.blocks import Block, axis_blocks, central_boxes
 from cosmoflow.numerics.comparison import QUANTITIES
@@ -24,7 +24,7 @@ from cosmoflow.storage.requests import (
 
 
 def count_requests(
-    true: StoredBox,
+    stores: Mapping[str, StoredBox],
     readers: Sequence[StoreReader],
     local: Sequence[str],
     sides: tuple[int, int],
@@ -35,8 +35,8 @@ def count_requests(
 
     Parameters
     ----------
-    true : StoredBox
-        The truth; the other stores are taken to be stored like it.
+    stores : mapping of str to StoredBox
+        The truth, then the predictions, by URL.
     readers : sequence of StoreReader
         Those of the truth and of the methods.
     local : sequence of str
@@ -48,7 +48,8 @@ def count_requests(
     workers : int
         Processes that read.
     """
-    stored, grid = stored_shards(true), true.grid
+    true_url, true = next(iter(stores.items()))
+    stored, grid = {url: stored_shards(store) for url, store in stores.items()}, true.grid
     block, side = sides
     patch = Patch.around((0, 0, 0), grid, true.metadata.box_size)
     cells = [[(start - 1, size + 2) for start, size in axis_blocks(grid, block)]] * 3
@@ -63,11 +64,10 @@ def count_requests(
         nonlocal spans
         if name == "velocity" and reader.method.name in local:
             return
-        for number, parts in enumerate(reader.parts([name])):
-            found, indexed = count_spans(stored, axes, parts)
+        for url, variable, parts in reader.variables(name):
+            found, indexed = count_spans(stored[url], axes, parts)
             spans += found
-            shared = name == "density" or number
-            partial["density" if shared else reader.method.name, name] += indexed
+            partial[url, variable] += indexed
 
     for axes in density:
         add(axes, readers[0], "density")
@@ -76,16 +76,18 @@ def count_requests(
     for reader in readers:
         add(around, reader, "density")
         add(around, reader, "velocity")
-    total = spans + sum(count_distinct(n, stored.count, workers) for n in partial.values())
+    total = spans
+    for (url, _), indexed in partial.items():
+        total += count_distinct(indexed, stored[url].count, workers)
     fields = dict.fromkeys(DEFINED[name].field for name in QUANTITIES.values())
     for field, plan in zip(fields, plans, strict=True):
         rule = DEFINED[field]
         for reader in readers:
             names = [n for n in rule.reads if n == "density" or reader.method.name not in local]
-            reads = [(parts, rule.halo) for parts in reader.parts(names)]
-            total += count_planes(stored, reads, plan.cut.planes, workers)
+            for url, _, parts in (found for name in names for found in reader.variables(name)):
+                total += count_planes(stored[url], [(parts, rule.halo)], plan.cut.planes, workers)
     if local:
-        total += count_reads(stored, [[(0, grid)]] * 3, 1)
+        total += count_reads(stored[true_url], [[(0, grid)]] * 3, 1)
     return Requests(get=total) + ONCE["evaluate"]
 
 

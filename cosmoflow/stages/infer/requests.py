@@ -17,6 +17,7 @@ from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.stages.infer.request import Work, wanted_block
 from cosmoflow.stages.infer.tiles import read_region
 from cosmoflow.stages.requests import ONCE, stored_shards
+from cosmoflow.storage.fields import FLOWS
 from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.requests import Requests, Shards, block_axes, count_spans, count_writes
 
@@ -39,6 +40,8 @@ class CountedStore:
     def read_block(self, name: str, block: Block, *, lead: Lead = ()) -> NDArray[np.float32]:
         """Count the requests for a block."""
         shape = (FIELDS[name].parts,) if FIELDS[name].lead else ()
+        # The metadata of a flow are read again for every block.
+        self.requests += name in FLOWS
         for part in _inside(block, self.grid):
             for shard, cells in _shards(part, self._stored.shard):
                 spans, partial = count_spans(self._stored, block_axes(cells), FIELDS[name].parts)
@@ -85,7 +88,6 @@ def count_requests(
     variables = [("density", ()), *map(variable_of, sorted(flows, key=str))]
     geometries = [model.geometry for model in models]
     followed = tasks[::workers][:_SAMPLED]
-    # The metadata of a flow are read again for every block of it.
     for shards in followed:
         block = wanted_block([blocks[shard] for shard in shards], work.region, work.halo)
         region = read_region(block, geometries, work.layout, box.grid)

@@ -119,13 +119,12 @@ class StoreReader:
             kept += FIELDS[name].parts
         return math.ceil(most)
 
-    def parts(self, names: Sequence[str]) -> list[int]:
-        """Return the components of each stored variable that is read for some fields."""
-        found = []
-        for name in names:
-            divided = name == "velocity" and self.method.variable == "momentum"
-            found += [FIELDS["momentum"].parts, 1] if divided else [FIELDS[name].parts]
-        return found
+    def variables(self, name: str) -> list[tuple[str, str, int]]:
+        """Return URL, name and components of each stored variable that is read for a field."""
+        if name == "density":
+            return [(self.truth, name, 1)]
+        found = [(self.method.url, self.method.variable, FIELDS[name].parts)]
+        return found + self.variables("density") * (self.method.variable == "momentum")
 
     def read(self, name: str, block: Block) -> NDArray[np.float32]:
         """Return ``density``, shape (nx, ny, nz), or ``velocity``, shape (3, nx, ny, nz), km/s.

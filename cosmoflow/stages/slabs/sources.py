@@ -137,7 +137,8 @@ class Derived:
     @property
     def reads(self) -> list[tuple[int, int]]:
         """The inputs of the rule, with its halo."""
-        return [(parts, self.rule.halo) for parts in self.reader.parts(self.rule.reads)]
+        variables = [one for name in self.rule.reads for one in self.reader.variables(name)]
+        return [(parts, self.rule.halo) for _, _, parts in variables]
 
     @property
     def working(self) -> int:
