@@ -104,9 +104,9 @@ def main() -> None:
     with s3_server() as server, faulty_proxy(server) as proxy:
         make_bucket(server, "boxes")
         environment = {**os.environ, **settings_of(proxy.url)}
-        for name, arguments in commands(options).items():
-            if not arguments:
-                continue
+        todo = {name: own for name, own in commands(options).items() if own}
+        last = max((list(todo).index(name) for name in options.commands), default=len(todo))
+        for name, arguments in list(todo.items())[: last + 1]:
             measured = not options.commands or name in options.commands
             proxy.latency = options.latency if measured else 0.0
             command = [sys.executable, "-m", "cosmoflow", *arguments, *common]
