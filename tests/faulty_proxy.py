@@ -41,18 +41,24 @@ class FaultyProxy:
         Address to listen on.
     stall : float
         Seconds that a stall takes.
+    latency : float
+        Seconds by which every request is delayed.
 
     Attributes
     ----------
     injected, requests : Counter
         Faults by their names, requests by their methods.
+    log : list of (str, str, str or None)
+        Method, path with query, and range of every request.
     strangers : set of str
         Access keys whose requests are refused.
     """
 
-    def __init__(self, target, host="127.0.0.1", stall=2.0):
+    def __init__(self, target, host="127.0.0.1", stall=2.0, latency=0.0):
         self.target = urlsplit(target).netloc
         self.stall = stall
+        self.latency = latency
+        self.log = []
         self.injected = Counter()
         self.requests = Counter()
         self._lock = threading.Lock()
@@ -91,6 +97,7 @@ class FaultyProxy:
         """Return the fault that a request is to meet, or None, and count it."""
         with self._lock:
             self.requests[method] += 1
+            self.log.append((method, path, span))
             fault = self._choose(method, path, span)
             if fault is not None:
                 self.injected[fault] += 1
@@ -133,8 +140,8 @@ def _handler(proxy):
                 self._answer(*_error(*ANSWERS["refused"]))
                 return
             fault = proxy.fault_for(self.command, self.path, self.headers.get("Range"))
-            if fault == STALL:
-                time.sleep(proxy.stall)
+            if fault == STALL or proxy.latency:
+                time.sleep(proxy.stall if fault == STALL else proxy.latency)
             if fault in ANSWERS:
                 self._answer(*_error(*ANSWERS[fault]))
                 return

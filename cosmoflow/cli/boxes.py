@@ -90,7 +90,7 @@ def paint(
 
     with call.run({"paint": {"grid": grid, "scheme": scheme}}) as run:
         if call.dry_run:
-            call.reporter.plan(stage.plan_paint(particles, run))
+            call.reporter.plan(stage.plan_paint(particles, run), particles, out)
             return
         dataset = stage.paint(particles, out, run)
     show_dataset(call, "painted", out, dataset)
@@ -169,7 +169,7 @@ def derive(
 
     with call.run({"derive": {"method": method, "smoothing": smoothing}}) as run:
         if call.dry_run:
-            call.reporter.plan(stage.plan_derive(fields, names, run))
+            call.reporter.plan(stage.plan_derive(fields, names, run), fields, out)
             return
         dataset = stage.derive(fields, out, names, run)
     show_dataset(call, "derived", out, dataset)

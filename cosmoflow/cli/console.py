@@ -24,6 +24,7 @@ from rich.table import Table
 
 from cosmoflow.errors import CosmoflowError
 from cosmoflow.events import Event, Message, StageAdvanced, StageFinished, StageStarted
+from cosmoflow.storage.places import local_path
 from cosmoflow.units import format_bytes
 
 if TYPE_CHECKING:
@@ -72,9 +73,10 @@ class Reporter:
         else:
             show(self.stdout)
 
-    def plan(self, plan: Plan) -> None:
-        """Show the plan of a stage."""
-        self.result(plan.to_json(), lambda console: console.print(plan_table(plan)))
+    def plan(self, plan: Plan, *urls: str) -> None:
+        """Show the plan of a stage that reads and writes some URLs."""
+        remote = any(local_path(url) is None for url in urls)
+        self.result(plan.to_json(), lambda console: console.print(plan_table(plan, remote=remote)))
 
     def error(self, error: CosmoflowError) -> None:
         """Show an error that the user can fix."""
@@ -150,8 +152,8 @@ class Reporter:
         sys.stderr.flush()
 
 
-def plan_table(plan: Plan) -> Table:
-    """Return a plan as a table."""
+def plan_table(plan: Plan, *, remote: bool = False) -> Table:
+    """Return a plan as a table; with the requests if inputs or outputs are ``remote``."""
     table = Table(title=f"{plan.stage}: plan", show_header=False, title_justify="left")
     table.add_row("tasks", f"{plan.tasks} {plan.unit}")
     table.add_row("memory of a worker", f"{format_bytes(plan.worker_memory)}")
@@ -159,6 +161,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("written", format_bytes(plan.written))
     if plan.exchanged:
         table.add_row("handed between tasks", format_bytes(plan.exchanged))
+    if remote and (requests := plan.requests).get:
+        table.add_row("requests", f"{requests.get:,} GET, {requests.put:,} PUT")
     table.add_row("about", f"{plan.cpu_seconds:.0f} CPU seconds")
     for key, value in plan.details.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))

@@ -78,7 +78,7 @@ def infer(
     own = {"fields": names or None, "region": region}
     with call.run({"infer": own}, workers=workers) as run:
         if call.dry_run:
-            call.reporter.plan(stage.plan_infer(fields, model, run))
+            call.reporter.plan(stage.plan_infer(fields, model, run), fields, out)
             return
         dataset = stage.infer(fields, out, model, run)
     show_dataset(call, "predicted", out, dataset)

@@ -27,7 +27,7 @@ def evaluate(
 
     with call.run({}) as run:
         if call.dry_run:
-            call.reporter.plan(stage.plan_evaluate(truth, predictions, run))
+            call.reporter.plan(stage.plan_evaluate(truth, predictions, run), truth)
             return
         comparison = stage.evaluate(truth, predictions, out, run)
     paths = {"report": f"{out}/{stage.REPORT}", "metrics": f"{out}/{stage.METRICS}"}
@@ -88,7 +88,7 @@ def spectra(
     with call.run({"spectra": own}) as run:
         if call.dry_run:
             request = stage.request_spectra(fields, field, run, **chosen)
-            call.reporter.plan(stage.plan_spectra(request, run))
+            call.reporter.plan(stage.plan_spectra(request, run), fields, out)
             return
         dataset = stage.spectra(fields, out, field, run, **chosen)
     facts = {"out": out, "bins": dataset.sizes["k"], "field": field, "cross": cross or field}

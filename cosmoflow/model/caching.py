@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.model.sources import FieldSource, Lead
-from cosmoflow.numerics.blocks import Block, overlap, read_periodic
+from cosmoflow.numerics.blocks import Block, bounding_block, overlap, place, read_periodic
+from cosmoflow.numerics.field_table import FIELDS
 
 Key = tuple[str, Lead, tuple[int, ...]]
+
+
+_READ_AT_ONCE: Final = 4
+"""Largest read, as a part of the capacity. Its pieces are copied, so both are held for a while."""
 
 
 class CachedFields:
     """A box read in whole pieces, with a least-recently-used cache.
 
     Neighbouring blocks with halos touch the same chunks of a store: without a cache, blocks of two
-    chunks with a halo of less than one decode every chunk eight times.
+    chunks with a halo of less than one decode every chunk eight times. Pieces that are missing side
+    by side are read together, so that a store is asked for them in few requests.
 
     Parameters
     ----------
@@ -44,8 +53,7 @@ class CachedFields:
 
     def read_block(self, name: str, block: Block, *, lead: Lead = ()) -> NDArray[np.float32]:
         """Return a periodic block of a variable."""
-        corner = tuple(origin % self.grid // self._piece for origin in block.origin)
-        shape = self._read_piece(name, lead, corner).shape[:-3]
+        shape = (FIELDS[name].parts,) if FIELDS[name].lead else ()
 
         def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
             return self._join(name, lead, part, shape)
@@ -61,11 +69,43 @@ class CachedFields:
             (x.start, y.start, z.start), (x.stop - x.start, y.stop - y.start, z.stop - z.start)
         )
         out = np.empty((*shape, *block.shape), np.float32)
-        touched = (range(axis.start // self._piece, -(-axis.stop // self._piece)) for axis in part)
-        for index in itertools.product(*touched):
+        for index in self._hold(name, lead, part, shape):
             inside, source = overlap(block, self._cells(index))
-            out[(..., *inside)] = self._read_piece(name, lead, index)[(..., *source)]
+            out[(..., *inside)] = self._held[name, lead, index][(..., *source)]
         return out
+
+    def _hold(
+        self, name: str, lead: Lead, part: Sequence[slice], shape: tuple[int, ...]
+    ) -> Iterator[tuple[int, ...]]:
+        """Yield the pieces that a part touches; each is held when its turn comes."""
+        touched = [range(axis.start // self._piece, -(-axis.stop // self._piece)) for axis in part]
+        for index in itertools.product(*touched):
+            if (name, lead, index) not in self._held:
+                self._read(name, lead, self._missing(name, lead, index, touched, shape))
+            self._held.move_to_end((name, lead, index))
+            yield index
+
+    def _missing(
+        self,
+        name: str,
+        lead: Lead,
+        first: tuple[int, ...],
+        touched: Sequence[range],
+        shape: tuple[int, ...],
+    ) -> list[range]:
+        """Return a cuboid of missing pieces, from the first on, to read at once."""
+        most = self._capacity // (_READ_AT_ONCE * 4 * math.prod(shape) * self._piece**3)
+        found = [range(index, index + 1) for index in first]
+        for axis in (2, 1, 0):
+            for end in range(first[axis] + 1, touched[axis].stop):
+                more = [*found]
+                more[axis] = range(end, end + 1)
+                if math.prod(map(len, found)) + math.prod(map(len, more)) > most or any(
+                    (name, lead, index) in self._held for index in itertools.product(*more)
+                ):
+                    break
+                found[axis] = range(first[axis], end + 1)
+        return found
 
     def _cells(self, index: tuple[int, ...]) -> Block:
         """Return the cells of a piece; the last one along an axis may be shorter."""
@@ -73,14 +113,20 @@ class CachedFields:
         nx, ny, nz = (min(self._piece, self.grid - origin) for origin in (x, y, z))
         return Block((x, y, z), (nx, ny, nz))
 
-    def _read_piece(self, name: str, lead: Lead, index: tuple[int, ...]) -> NDArray[np.float32]:
-        key = (name, lead, index)
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key]
-        piece = self._source.read_block(name, self._cells(index), lead=lead)
-        self._held[key] = piece
-        self._size += piece.nbytes
+    def _read(self, name: str, lead: Lead, pieces: Sequence[range]) -> None:
+        """Read a cuboid of pieces and keep each; release those that were not used for longest."""
+        corners = [tuple(end(axis) for axis in pieces) for end in (min, max)]
+        whole = bounding_block([self._cells(corner) for corner in corners])
+        values = self._source.read_block(name, whole, lead=lead)
+        for index in itertools.product(*pieces):
+            piece = values[(..., *place(self._cells(index), whole))]
+            if piece.size < values.size:
+                piece = self._own(piece)
+            self._held[name, lead, index] = piece
+            self._size += piece.nbytes
         while self._size > self._capacity and len(self._held) > 1:
             self._size -= self._held.popitem(last=False)[1].nbytes
-        return piece
+
+    def _own(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a copy: a view would keep all that was read with it."""
+        return view.copy()

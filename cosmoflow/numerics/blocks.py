@@ -90,7 +90,7 @@ def grow(block: Block, halo: int) -> Block:
     return Block((ox - halo, oy - halo, oz - halo), (nx + 2 * halo, ny + 2 * halo, nz + 2 * halo))
 
 
-def _axis_runs(origin: int, length: int, cells: int) -> Iterator[tuple[slice, slice]]:
+def axis_runs(origin: int, length: int, cells: int) -> Iterator[tuple[slice, slice]]:
     """Yield (source, target) slices that cover a run of a periodic axis without wrapping."""
     done = 0
     while done < length:
@@ -129,7 +129,7 @@ def read_periodic(
     (*lead, *block.shape) float32
     """
     runs = [
-        list(_axis_runs(origin, length, cells))
+        list(axis_runs(origin, length, cells))
         for origin, length in zip(block.origin, block.shape, strict=True)
     ]
     if fresh and all(len(run) == 1 for run in runs):

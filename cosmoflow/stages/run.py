@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from cosmoflow.config.folders import require_working_directory
@@ -26,6 +26,7 @@ from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, war
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.objects import Objects
 from cosmoflow.storage.outputs import Existing, is_barely_begun
+from cosmoflow.storage.requests import Requests
 from cosmoflow.storage.urls import absolute, exists, join, local_path, remove
 from cosmoflow.units import format_bytes
 
@@ -140,6 +141,9 @@ class Plan:
         process.
     threads : int
         Threads of one worker: more than one where there are fewer tasks than cores.
+    requests : Requests
+        Requests to object stores, if inputs and outputs are there. Listings and the heartbeats of
+        claims are not among them.
     """
 
     stage: str
@@ -151,6 +155,7 @@ class Plan:
     cpu_seconds: float
     exchanged: int = field(default=0, kw_only=True)
     threads: int = field(default=1, kw_only=True)
+    requests: Requests = field(default=Requests(), kw_only=True)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -169,7 +174,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return what ``--dry-run --json`` prints."""
         common = {one.name: getattr(self, one.name) for one in fields(Plan)}
-        return {**common, "details": self.details}
+        return {**common, "requests": asdict(self.requests), "details": self.details}
 
 
 def start_engine(

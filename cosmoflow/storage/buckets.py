@@ -27,6 +27,7 @@ from obstore.exceptions import (
     GenericError,
     InvalidPathError,
     NotFoundError,
+    NotSupportedError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
@@ -137,7 +138,57 @@ class Bucket:
 
 
 class BucketStore(ObjectStore[Any]):
-    """A zarr store in an object store; it retries requests that obstore does not."""
+    """A zarr store in an object store; it retries requests that obstore does not.
+
+    Attributes
+    ----------
+    indices : dict
+        Index and ETag of shards that were read before, by key (:mod:`cosmoflow.storage.shards`).
+    """
+
+    def __init__(self, store: Any, *, read_only: bool = False) -> None:
+        super().__init__(store, read_only=read_only)
+        self.indices: dict[str, tuple[Any, str | None]] = {}
+
+    async def get_span(
+        self, key: str, span: tuple[int, int] | dict[str, int], tag: str | None = None
+    ) -> tuple[Any, str | None] | None:
+        """Read a range of bytes, or the last ``{"suffix": n}`` bytes, of an object.
+
+        Parameters
+        ----------
+        tag : str, optional
+            ETag that the object must have.
+
+        Returns
+        -------
+        bytes-like, str or None
+            The bytes, and the object's ETag; None if there is no such object.
+
+        Raises
+        ------
+        PreconditionError
+            The object has another ETag.
+        """
+        wanted: dict[str, Any] = {"range": span}
+        if tag is not None:
+            wanted["if_match"] = tag
+
+        async def ask() -> tuple[Any, str | None]:
+            answer = await obstore.get_async(self.store, key, options=wanted)
+            return await answer.bytes_async(), answer.meta["e_tag"]
+
+        try:
+            try:
+                return await _insisting(ask)
+            except NotSupportedError:
+                # Azure cannot answer with the end of an object.
+                assert isinstance(span, dict)
+                size = (await obstore.head_async(self.store, key))["size"]
+                wanted["range"] = (size - span["suffix"], size)
+                return await _insisting(ask)
+        except FileNotFoundError:
+            return None
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None

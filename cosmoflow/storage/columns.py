@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cosmoflow.errors import DataError
 from cosmoflow.storage.layout import check_unit, decode, label_orders, packing_of
 from cosmoflow.storage.ledger import LEDGER_GROUP
+from cosmoflow.storage.shards import read_in_pieces
 from cosmoflow.storage.urls import damage, storage_errors
 
 COMPONENT = "component"
@@ -103,7 +104,7 @@ def open_column(
     if not np.isnan(array.fill_value) and LEDGER_GROUP not in group:
         _refuse_missing(array, name, where)
     order = _component_order(group, names[1 - axis], url) if vector else None
-    return Column(array, axis, order, packing)
+    return Column(read_in_pieces(array), axis, order, packing)
 
 
 def _component_order(group: zarr.Group, dimension: str | None, url: str) -> tuple[int, ...] | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -26,6 +26,7 @@ from cosmoflow.storage.layout import (
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, attributes_of, flat_attributes
 from cosmoflow.storage.outputs import Existing, begin_group
+from cosmoflow.storage.shards import read_in_pieces, written_whole
 from cosmoflow.storage.urls import (
     damage,
     join,
@@ -76,6 +77,7 @@ class FieldStore(Store):
         with damage(url):
             members = dict(self.group.members())
         arrays = {name: found for name, found in members.items() if isinstance(found, zarr.Array)}
+        self._labels = sorted({"x", "y", "z", *LABELS} & arrays.keys())
         self.variables = sorted(name for name in arrays if name in STORED)
         if not self.variables:
             raise DataError(
@@ -86,6 +88,8 @@ class FieldStore(Store):
             )
         # cosmoflow's own labels and coordinates are known, so that no task needs to read them.
         self.own = LEDGER_GROUP in members
+        # Of a flow, another run may change the metadata.
+        self._arrays = {name: found for name, found in arrays.items() if name not in FLOWS}
         self._orders = {} if self.own else label_orders(arrays, url)
         self._layouts = {
             name: find_layout(arrays[name], name, url, self._orders) for name in self.variables
@@ -103,11 +107,11 @@ class FieldStore(Store):
 
     def _array(self, name: str) -> zarr.Array[Any]:
         with damage(f"{self.url}, {name}"):
-            array = self.group.get(name)
+            array = self._arrays.get(name) or self.group.get(name)
         if not isinstance(array, zarr.Array):
             found = f"it has {', '.join(self.variables)}"
             raise DataError(f"the fields store has no {name!r}", where=self.url, value=found)
-        return array
+        return read_in_pieces(array)
 
     @property
     def region(self) -> Block | None:
@@ -132,9 +136,7 @@ class FieldStore(Store):
 
         It does not depend on the ledger, nor on the flows that stages keep in the store.
         """
-        with damage(self.url):
-            labels = sorted({"x", "y", "z", *LABELS} & set(self.group.array_keys()))
-        names = [*(name for name in self.variables if name not in FLOWS), *labels]
+        names = [*(name for name in self.variables if name not in FLOWS), *self._labels]
         return identify_store(
             self.metadata,
             {name: self.checksum(name) for name in names},
@@ -168,6 +170,21 @@ class FieldStore(Store):
             return []
         with storage_errors(self.url), damage(f"{self.url}, {SMOOTHING}"):
             return [float(radius) for radius in np.asarray(self.group[SMOOTHING][:])]  # type: ignore[index]
+
+    def has_metadata_of(self, group: zarr.Group, names: Iterable[str]) -> bool:
+        """Return whether a group and some of its variables have the metadata of this store."""
+
+        def same(name: str) -> bool:
+            found, known = group.get(name), self._arrays[name]
+            # As dictionaries: as objects they differ, because NaN does not equal itself.
+            return isinstance(found, zarr.Array) and (
+                found.metadata.to_dict() == known.metadata.to_dict()
+            )
+
+        with damage(self.url):
+            return group.metadata.to_dict() == self.group.metadata.to_dict() and all(
+                same(name) for name in names if name in self._arrays
+            )
 
     def require(self, *names: str) -> None:
         """Refuse a store that lacks a variable.
@@ -236,6 +253,29 @@ class FieldStore(Store):
     def read(self, name: str, *, lead: tuple[int, ...] = ()) -> NDArray[np.float32]:
         """Read a whole variable."""
         return self.read_block(name, Block((0, 0, 0), (self.grid,) * 3), lead=lead)
+
+
+_reopened: dict[str, FieldStore] = {}
+"""Stores that tasks of this process have read."""
+_MOST_REOPENED: Final = 16
+
+
+def reopen_fields(url: str, *names: str) -> FieldStore:
+    """Return a fields store for a task that reads some variables.
+
+    The tasks of a process share a store that cosmoflow wrote, as long as the metadata of the group
+    and of these variables are the same. Other stores are opened again.
+    """
+    known = _reopened.get(url)
+    if known is not None and known.has_metadata_of(open_group(url), names):
+        return known
+    store = FieldStore(url)
+    _reopened.pop(url, None)
+    if store.own:
+        if len(_reopened) >= _MOST_REOPENED:
+            _reopened.clear()
+        _reopened[url] = store
+    return store
 
 
 def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
@@ -313,7 +353,9 @@ def create_fields(
         for name in variables:
             said = (attributes or {}).get(name)
             create_variable(group, name, grid, shard, chunk, attributes=said)
-        return Ledger.create(group, LEDGER, len(grid_blocks(grid, shard))).finished()
+        shards = len(grid_blocks(grid, shard))
+        Ledger.create(group, LEDGER, shards)
+        return np.zeros(shards, np.bool_)
 
 
 def _is_as_begun(group: zarr.Group, variables: tuple[str, ...], grid: int, shard: int) -> bool:
@@ -375,7 +417,7 @@ def write_whole(url: str, name: str, values: NDArray[np.float32]) -> None:
     group = open_group_for_writing(url)
     finite.check_finite(values, group, f"{url}, {name}")
     with storage_errors(url):
-        array: Any = group[name]
+        array: Any = written_whole(group[name])
         array[:] = values
 
 

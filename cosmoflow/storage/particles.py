@@ -17,6 +17,7 @@ from cosmoflow.storage.identity import Store, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
+from cosmoflow.storage.shards import written_whole
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
 from cosmoflow.storage.variables import COMPRESSORS
 from cosmoflow.units import LENGTH, MASS, VELOCITY
@@ -32,6 +33,11 @@ Rows = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 ROWS_PER_SHARD = 1 << 20
 ROWS_PER_CHUNK = 1 << 19
+
+
+def shard_rows(count: int) -> int:
+    """Return the particles of a shard of a store of ``count`` particles."""
+    return min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +254,7 @@ def create_particles(
         group, resumed = begin_group(url, metadata.to_attributes("particles"), existing)
         if resumed and f"{LEDGER_GROUP}/{LEDGER}" in group:
             return True
-        shard = min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
+        shard = shard_rows(count)
         columns: dict[str, tuple[str, tuple[int, ...]]]
         columns = {"position": (LENGTH, (3,)), "velocity": (VELOCITY, (3,))}
         if mass:
@@ -336,7 +342,7 @@ def write_shard(
     with writing_shard(url, LEDGER, shard, digest) as group:
         for name in ("position", "velocity", "mass"):
             if (values := getattr(particles, name)) is not None:
-                array: Any = group[name]
+                array: Any = written_whole(group[name])
                 array.with_config({"write_empty_chunks": True})[part] = values
         if COVERAGE in group:
             covered: Any = group[COVERAGE]

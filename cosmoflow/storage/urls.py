@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zarr
 from obstore.exceptions import BaseError as ObstoreError
@@ -100,7 +100,7 @@ def open_group(url: str) -> zarr.Group:
         try:
             store = zarr_store(url, read_only=True)
             # xarray writes consolidated metadata, which are not updated when an array is added.
-            return zarr.open_group(store, mode="r", use_consolidated=False)
+            return _open_group(store, "r")
         except GroupNotFoundError:
             if path is None:
                 raise
@@ -115,7 +115,15 @@ def open_group_for_writing(url: str) -> zarr.Group:
     """Open an existing zarr group for writing into its arrays and attributes."""
     with storage_errors(url):
         store = zarr_store(url, read_only=False)
-        return zarr.open_group(store, mode="r+", use_consolidated=False)
+        return _open_group(store, "r+")
+
+
+def _open_group(store: Any, mode: Literal["r", "r+"]) -> zarr.Group:
+    try:
+        # Without a format, zarr also asks for the three files of format 2.
+        return zarr.open_group(store, mode=mode, use_consolidated=False, zarr_format=3)
+    except GroupNotFoundError:
+        return zarr.open_group(store, mode=mode, use_consolidated=False)
 
 
 def exists(url: str) -> bool:

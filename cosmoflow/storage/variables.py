@@ -12,6 +12,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from cosmoflow.numerics.blocks import Block, place
 from cosmoflow.numerics.field_table import FIELDS, LABELS
+from cosmoflow.storage.shards import written_whole
 from cosmoflow.units import LENGTH
 
 COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"), Crc32cCodec())
@@ -124,4 +125,4 @@ def write_cells(
     """
     cells = () if block is None else place(block, Block((0, 0, 0), block.shape))
     # Searching for chunks that need not be written takes as long as writing them.
-    array.with_config({"write_empty_chunks": True})[(*lead, ..., *cells)] = values
+    written_whole(array).with_config({"write_empty_chunks": True})[(*lead, ..., *cells)] = values

@@ -56,8 +56,9 @@ def test_with_room_for_all_every_piece_is_read_once():
     for origin in np.ndindex(2, 2, 2):
         block = Block(tuple(5 * o - 1 for o in origin), (7, 7, 7))
         cached.read_block("density", block)
-    assert len(source.read) == len(set(source.read)) == 27
-    assert all(max(block.shape) <= 4 for _, _, block in source.read)
+    assert sum(np.prod(block.shape) for _, _, block in source.read) == GRID**3
+    # Eight blocks that wrap need at least the pieces of 27 places, and read some of them together.
+    assert len(source.read) < 27
 
 
 @each("capacity", [0, 27 * 256])

@@ -26,6 +26,7 @@ from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, examine, format_shar
 from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import painting_of
+from cosmoflow.stages.requests import count_workers
 from cosmoflow.stages.run import (
     Plan,
     Progress,
@@ -41,6 +42,7 @@ from cosmoflow.storage.fields import (
     create_fields,
     finished_shards,
     open_fields,
+    reopen_fields,
     write_block,
 )
 from cosmoflow.storage.metadata import make_provenance
@@ -70,7 +72,7 @@ def _plan(
 
     A resumed run transforms as it began, since the two ways differ by float32 rounding.
     """
-    plan = plan_work(store, work)
+    plan = plan_work(store, work, count_workers(run))
     fits = plan.worker_memory <= memory_here(run) and begun != IN_SLABS
     if begun == IN_MEMORY or not work.spectral or fits:
         return plan
@@ -268,7 +270,7 @@ def _add_background(
 
 def sum_task(fields: str, blocks: Sequence[Block], shard: int) -> tuple[ExactSum, ...]:
     """Return the sums of density and momenta x, y, z of a block, exact in any order of blocks."""
-    store, block = FieldStore(fields), blocks[shard]
+    store, block = reopen_fields(fields, "density", "momentum"), blocks[shard]
     momenta = (store.read_block("momentum", block, lead=(axis,)) for axis in range(3))
     density = store.read_block("density", block)
     return tuple(ExactSum.of(values) for values in (density, *momenta))
@@ -297,7 +299,8 @@ def derive_task(
     background: Sequence[Background] = (_NO_BACKGROUND,),
 ) -> int:
     """Derive and write one shard; return the number of shards, 1."""
-    store, block = FieldStore(work.fields), blocks[shard]
+    store = reopen_fields(work.fields, *(name for name, _ in work.inputs))
+    block = blocks[shard]
     write_block(
         out,
         block,

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 from cosmoflow.config.settings import DeriveConfig
 from cosmoflow.errors import ConfigError
-from cosmoflow.numerics.blocks import grid_blocks
+from cosmoflow.numerics.blocks import axis_blocks, grid_blocks
 from cosmoflow.numerics.smoothing import NARROWEST, gaussian_reach
 from cosmoflow.stages import costs
 from cosmoflow.stages.derive.recipes import recipe_of
+from cosmoflow.stages.requests import ONCE, stored_shards
 from cosmoflow.stages.run import Plan
 from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.requests import (
+    Requests,
+    count_distinct,
+    count_reads,
+    count_spans,
+    count_writes,
+)
 from cosmoflow.storage.variables import count_parts
 
 WIDEST = 6
@@ -167,7 +175,7 @@ class BlockPlan(DerivePlan):
     halo: int
 
 
-def plan_work(store: FieldStore, work: Work) -> BlockPlan:
+def plan_work(store: FieldStore, work: Work, workers: int = 1) -> BlockPlan:
     """Plan the work shard by shard, or in one task if it is spectral."""
     cells = store.grid**3
     shards = len(grid_blocks(store.grid, work.shard))
@@ -186,6 +194,7 @@ def plan_work(store: FieldStore, work: Work) -> BlockPlan:
         read=4 * (haloed * read + (4 * cells if sums else 0)),
         written=4 * cells * work.parts,
         cpu_seconds=cells * per_cell,
+        requests=_count_requests(store, work, shards, workers),
         fields=list(work.names),
         method=work.config.method,
         smoothing=work.config.smoothing,
@@ -194,6 +203,38 @@ def plan_work(store: FieldStore, work: Work) -> BlockPlan:
         shards=shards,
         halo=work.halo,
     )
+
+
+def count_background(store: FieldStore, shard: int, workers: int) -> int:
+    """Return the requests that read density and momentum to find the mean flow of the box."""
+    stored, axes = stored_shards(store), [axis_blocks(store.grid, shard)] * 3
+    blocks = len(axes[0]) ** 3
+    momentum = 3 * count_spans(stored, axes, 1, of=3)[0]
+    momentum += count_distinct(3 * count_spans(stored, axes, 1, of=3)[1], stored.count, workers)
+    # A task reads the metadata of the group and of both variables.
+    return momentum + count_reads(stored, axes, 1, workers=workers) + 3 * blocks
+
+
+def _count_requests(store: FieldStore, work: Work, shards: int, workers: int) -> Requests:
+    """Return the requests of all tasks and of the driver."""
+    stored, blocks = stored_shards(store), axis_blocks(store.grid, work.shard)
+    reads = count_background(store, work.shard, workers) if work.needs_background else 0
+    plain = int(any(recipe_of(name).slopes for name in work.names))
+    for name, smoothed in work.inputs:
+        parts = count_parts(name)
+        if work.spectral:
+            reads += count_reads(stored, [[(0, store.grid)]] * 3, parts, workers=workers)
+            continue
+        halo = work.halo if smoothed else plain
+        axes = [[(start - halo, size + 2 * halo) for start, size in blocks]] * 3
+        # A smoothed vector is read one component at a time.
+        times = parts if smoothed else 1
+        spans, partial = count_spans(stored, axes, parts // times, of=parts)
+        reads += times * spans + count_distinct(times * partial, stored.count, workers)
+    names = {name for name, _ in work.inputs}
+    opened = (1 + len(names)) * (1 if work.spectral else shards)
+    written = count_writes(len(work.names)) * shards
+    return Requests(get=reads + opened) + written + ONCE["derive"]
 
 
 def _block_memory(work: Work) -> int:

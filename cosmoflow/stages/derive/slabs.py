@@ -17,18 +17,20 @@ from torch import Tensor
 
 from cosmoflow.engine import TaskGraph
 from cosmoflow.numerics import slabs
-from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.numerics.blocks import Block, axis_blocks, grid_blocks
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.quantities import QUANTITIES, Quantity
 from cosmoflow.numerics.slabs import RowWaves, block_bytes
 from cosmoflow.stages.costs import DERIVE_NUMBER
-from cosmoflow.stages.derive.plan import DerivePlan, Work
+from cosmoflow.stages.derive.plan import DerivePlan, Work, count_background
 from cosmoflow.stages.derive.recipes import derive_block, recipe_of
+from cosmoflow.stages.requests import ONCE, OPENING, count_planes, count_workers, stored_shards
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.slabs.plan import Cut, Grid, plan_cut, shard_bars
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.slabs.transform import SlabGraph
-from cosmoflow.storage.fields import FieldStore, write_block
+from cosmoflow.storage.fields import FieldStore, reopen_fields, write_block
+from cosmoflow.storage.requests import Requests, count_reads, count_writes
 from cosmoflow.storage.variables import count_parts
 
 
@@ -172,7 +174,8 @@ class DerivedShards:
 
     def write(self, values: NDArray[np.float32], block: Block) -> None:
         """Write one shard, given the components of the filtered fields in order."""
-        store, work = FieldStore(self.work.fields), self.work
+        work = self.work
+        store = reopen_fields(work.fields, *(name for name, _ in work.inputs))
         found: dict[str, NDArray[np.float32]] = {}
         first = 0
         for field in Filters.of(work).fields:
@@ -215,6 +218,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
         written=4 * grid.cells**3 * work.parts,
         cpu_seconds=DERIVE_NUMBER * exchanged / 4,
         exchanged=exchanged,
+        requests=_count_requests(store, work, filters, cut, count_workers(run)),
         fields=list(work.names),
         method=work.config.method,
         smoothing=work.config.smoothing,
@@ -225,6 +229,22 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
         work=work,
         cut=cut,
     )
+
+
+def _count_requests(
+    store: FieldStore, work: Work, filters: Filters, cut: Cut, workers: int
+) -> Requests:
+    """Return the requests: slabs of what is transformed, shards of the other inputs, the output."""
+    stored, shards = stored_shards(store), len(shard_bars(cut.grid)) ** 3
+    reads = count_background(store, work.shard, workers) if work.needs_background else 0
+    for name in filters.sources:
+        reads += count_planes(stored, [(count_parts(name), 0)], cut.planes, workers)
+        reads += OPENING * len(cut.planes)
+    blocks = [axis_blocks(store.grid, work.shard)] * 3
+    for name in {name for name, _ in work.inputs} - {*filters.sources}:
+        reads += count_reads(stored, blocks, count_parts(name), workers=workers)
+        reads += OPENING * shards
+    return Requests(get=reads) + count_writes(len(work.names)) * shards + ONCE["derive"]
 
 
 def build_slabs(plan: SlabPlan, writer: DerivedShards, todo: Sequence[int]) -> TaskGraph:

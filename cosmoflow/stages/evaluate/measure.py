@@ -24,8 +24,9 @@ from cosmoflow.numerics.comparison.slices import patch_planes, sum_plane
 from cosmoflow.numerics.comparison.subboxes import Subboxes, SubboxSums
 from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.wiener import LinearTheory
+from cosmoflow.stages.evaluate.cut import Cut, Task
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
-from cosmoflow.stages.evaluate.plan import Cut, EvaluatePlan, Task
+from cosmoflow.stages.evaluate.plan import EvaluatePlan
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.flows.stored import current_scales
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
@@ -34,7 +35,7 @@ from cosmoflow.stages.run import Progress, Run
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.spectra import measure_power
 from cosmoflow.storage.claims import Claim
-from cosmoflow.storage.fields import FieldStore, create_fields
+from cosmoflow.storage.fields import FieldStore, create_fields, reopen_fields
 from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.origins import LINEAR
 from cosmoflow.storage.outputs import finish_group
@@ -190,7 +191,7 @@ class InOrder:
 
 def sum_momentum(url: str, block: Block) -> tuple[ExactSum, ...]:
     """Add up the components of the momentum over a block, exactly."""
-    store = FieldStore(url)
+    store = reopen_fields(url, "momentum")
     return tuple(
         ExactSum.of(store.read_block("momentum", block, lead=(axis,))) for axis in range(3)
     )

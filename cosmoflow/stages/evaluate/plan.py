@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from cosmoflow.numerics.blocks import Block, axis_blocks, central_block, grid_blocks, split_block
 from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.comparison.blocks import SHARED, coarse_cells
 from cosmoflow.numerics.comparison.power import subbox_cells
-from cosmoflow.numerics.comparison.slices import Patch, plane_blocks
+from cosmoflow.numerics.comparison.slices import Patch
 from cosmoflow.numerics.comparison.subboxes import HELD_BYTES
 from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.stages import costs
+from cosmoflow.stages.evaluate.cut import Cut
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
+from cosmoflow.stages.evaluate.requests import count_requests
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
 from cosmoflow.stages.inputs.readers import Method
+from cosmoflow.stages.requests import count_workers
 from cosmoflow.stages.run import Plan, Run, memory_here, memory_of_worker
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.spectra import plan_measurement
@@ -33,77 +34,6 @@ _MODES_BYTES, _SUBBOX_BYTES = 16, 64
 """Bytes per cell of a group of sub-boxes for the truth's modes, and of a sub-box in work."""
 _PATCH_BYTES = 160
 """Bytes per cell of the patch with its halo."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A measurement in a part of the box.
-
-    Parameters
-    ----------
-    kind : {"cells", "subboxes", "plane", "patch"}
-        Sums over all cells, spectra of a group of sub-boxes, sums over the layers of the slice, or
-        the fields of one method in the patch.
-    block : Block
-        The part of the box.
-    name : str
-        Method of the patch.
-    """
-
-    kind: Literal["cells", "subboxes", "plane", "patch"]
-    block: Block
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A box in tasks.
-
-    Parameters
-    ----------
-    grid : int
-        Cells per axis.
-    block : int
-        Cells per axis of a block.
-    subbox : int
-        Cells per axis of a sub-box; 0 where none fits.
-    group : int
-        Sub-boxes per axis of a task.
-    memory : int
-        Bytes of a worker that handles the tasks.
-    """
-
-    grid: int
-    block: int
-    subbox: int
-    group: int
-    memory: int
-
-    @property
-    def along(self) -> int:
-        """Number of sub-boxes per axis."""
-        return self.grid // self.subbox if self.subbox else 0
-
-    def first_tasks(self) -> list[Task]:
-        """Return the tasks that find the strongest infall, and those of the sub-boxes."""
-        blocks = [Task("cells", block) for block in grid_blocks(self.grid, self.block)]
-        if not self.subbox:
-            return blocks
-        centre = central_block(self.grid, self.subbox)
-        groups = split_block(centre, self.group * self.subbox)
-        return blocks + [Task("subboxes", group) for group in groups]
-
-    def last_tasks(self, patch: Patch, names: Sequence[str]) -> list[Task]:
-        """Return the tasks that read what figures show of the truth and the methods."""
-        planes = [Task("plane", block) for block in plane_blocks(patch, self.block)]
-        return planes + [Task("patch", patch.block, name) for name in names]
-
-    def count_tasks(self, names: int, box_size: float) -> int:
-        """Return the number of all tasks."""
-        patch = Patch.around((0, 0, 0), self.grid, box_size)
-        blocks = len(axis_blocks(self.grid, self.block)) ** 3
-        groups = len(axis_blocks(self.along, self.group)) ** 3
-        return blocks + groups + len(self.last_tasks(patch, [""] * names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +119,8 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     tasks = cut.count_tasks(1 + len(methods), size)
     threads, grid = 1, Grid.of(true)
     readers = inputs.readers(methods).values()
-    for part in plan_measurement(readers, tuple(QUANTITIES.values()), grid, run):
+    power = plan_measurement(readers, tuple(QUANTITIES.values()), grid, run)
+    for part in power:
         memory["spectra"] = max(part.worker_memory, memory.get("spectra", 0))
         threads = max(threads, part.threads)
         exchanged, read = max(exchanged, part.exchanged), read + part.read
@@ -216,6 +147,14 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         written=12 * cells * len(missing) + (8 << 20),
         cpu_seconds=seconds + costs.REPORT_SECONDS,
         exchanged=exchanged,
+        requests=count_requests(
+            {store.url: store for store in (true, *inputs.found.values())},
+            list(readers),
+            [linear_name(radius) for radius in missing],
+            cut,
+            power,
+            count_workers(run),
+        ),
         grid=true.grid,
         methods=[method.name for method in methods],
         predictions={name: store.url for name, store in inputs.found.items()},

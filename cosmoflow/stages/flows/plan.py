@@ -8,8 +8,14 @@ from dataclasses import dataclass, field
 from cosmoflow.numerics.slabs import block_bytes
 from cosmoflow.numerics.wiener import POINTWISE
 from cosmoflow.stages.costs import FLOW_NUMBER
+from cosmoflow.stages.requests import OPENING, count_planes, count_workers, stored_shards
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.stages.slabs.plan import Cut, Grid, plan_cut, shard_bars
+from cosmoflow.storage.metadata import StoredBox
+from cosmoflow.storage.requests import Requests, Shards, count_reads
+
+WRITING = Requests(put=1, get=2)
+"""Requests that write one shard: the metadata of the group and of the flow are read before."""
 
 _TRAVELLING = {"squared_contrast": 1, "squared_tide": 3}
 
@@ -117,6 +123,7 @@ def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None 
         thickness=thickness,
     )
     exchanged = fields.exchanged * block_bytes(grid.cells) * grid.cells
+    stored = Shards(grid.cells, grid.shard, grid.chunk)
     return FlowPlan(
         stage="flow",
         tasks=fields.count_tasks(len(cut.planes), bars),
@@ -127,9 +134,21 @@ def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None 
         written=12 * cells,
         cpu_seconds=FLOW_NUMBER * exchanged / 4,
         exchanged=exchanged,
+        requests=Requests(
+            get=count_planes(stored, [(1, 0)], cut.planes, count_workers(run))
+            + OPENING * len(cut.planes)
+        )
+        + WRITING * stored.count,
         grid=grid.cells,
         slabs=len(cut.planes),
         planes=max(slab.stop - slab.start for slab in cut.planes),
         cut=cut,
         fields=fields,
     )
+
+
+def count_box(store: StoredBox) -> Requests:
+    """Return the requests of a flow that is made in memory."""
+    stored = stored_shards(store)
+    read = Requests(get=count_reads(stored, [[(0, store.grid)]] * 3, 1))
+    return read + Requests(put=stored.count)

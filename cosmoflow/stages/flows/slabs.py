@@ -34,7 +34,7 @@ from cosmoflow.stages.run import Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.transform import Fields, SlabGraph
 from cosmoflow.storage.claims import Claim
-from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.fields import FieldStore, reopen_fields
 from cosmoflow.storage.flows import FlowArray
 
 
@@ -179,7 +179,7 @@ class Flow:
 
     def pointwise(self, names: Sequence[str], x: slice) -> Fields:
         """Yield the pointwise fields of the density, which is read once for all fields."""
-        store, planes = FieldStore(self.url), x.stop - x.start
+        store, planes = reopen_fields(self.url, "density"), x.stop - x.start
         block = Block((x.start, 0, 0), (planes, store.grid, store.grid))
         density = torch.from_numpy(store.read_block("density", block))
         for name in names:

@@ -20,7 +20,7 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import grid_blocks, intersect
 from cosmoflow.numerics.rounding import round_to
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.infer.layout import choose_layout, one_local_worker
+from cosmoflow.stages.infer.layout import choose_layout, count_workers, one_local_worker
 from cosmoflow.stages.infer.plan import InferPlan, plan_work
 from cosmoflow.stages.infer.request import Work, check_work
 from cosmoflow.stages.infer.worker import make_predictor
@@ -59,7 +59,7 @@ def plan_infer(fields: str, model: Models, run: Run) -> InferPlan:
     """Plan :func:`infer`."""
     store = FieldStore(fields)
     work, models = _prepare(store, listed(model), run)
-    return plan_work(work, store, models)
+    return plan_work(work, store, models, workers=count_workers(run))
 
 
 def infer(
@@ -103,7 +103,7 @@ def infer(
     work, models = _prepare(store, names, run)
     if work.config.restore_power:
         _check_restorable(work, models, store, run)
-    plan = plan_work(work, store, models, measured=False)
+    plan = plan_work(work, store, models, measured=False, workers=count_workers(run))
     check_contents(store, ["density"], run)
     # Before anything is written, so that a refused run leaves an older output unchanged.
     engine = start_engine(

@@ -19,9 +19,10 @@ from cosmoflow.numerics.blocks import Block, axis_blocks, bounding_block, grow
 from cosmoflow.stages import costs
 from cosmoflow.stages.infer.layout import worker_memory
 from cosmoflow.stages.infer.request import Work
+from cosmoflow.stages.infer.requests import count_requests
 from cosmoflow.stages.infer.tiles import cut_pieces
 from cosmoflow.stages.run import Plan
-from cosmoflow.storage.metadata import Box
+from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.variables import count_parts
 
 _CALIBRATION_CELLS = 64
@@ -99,9 +100,22 @@ class InferPlan(Plan):
 
 
 def plan_work(
-    work: Work, box: Box, models: Sequence[VelocityModel], *, measured: bool = True
+    work: Work,
+    box: StoredBox,
+    models: Sequence[VelocityModel],
+    *,
+    measured: bool = True,
+    workers: int = 1,
 ) -> InferPlan:
-    """Count tasks, bytes, operations and seconds; with ``measured``, also time a small pass."""
+    """Count tasks, bytes, requests, operations and seconds.
+
+    Parameters
+    ----------
+    measured : bool
+        Whether to time a small pass.
+    workers : int
+        Number of workers, each with a cache of its own.
+    """
     layout, config = work.layout, work.config
     axes = [_cut_axis(work, models, box.grid, axis) for axis in range(3)]
     tiles = read = tasks = 0
@@ -134,6 +148,7 @@ def plan_work(
         read=read,
         written=written,
         cpu_seconds=moving + flops / costs.CPU_FLOPS[config.precision],
+        requests=count_requests(work, box, models, workers),
         grid=box.grid,
         region=[list(work.region.origin), list(work.region.shape)],
         shard=layout.shard,

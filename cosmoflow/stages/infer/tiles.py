@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.model.geometry import Geometry
-from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.blocks import Block, bounding_block, grow
 
 Sides = tuple[int, int, int]
 
@@ -130,6 +130,20 @@ def cut_pieces(block: Block, geometry: Geometry, layout: Layout, grid: int) -> l
         )
         pieces.append(Piece(Block((x, y, z), (nx, ny, nz)), TileGrid((tx, ty, tz), inside.shape)))
     return pieces
+
+
+def read_region(block: Block, geometries: Iterable[Geometry], layout: Layout, grid: int) -> Block:
+    """Return the cells that networks read to predict a block.
+
+    Neighbouring tiles share most of their halos, so one read covers all of them.
+    """
+    return bounding_block(
+        [
+            grow(piece.tiles.bounds, geometry.halo)
+            for geometry in geometries
+            for piece in cut_pieces(block, geometry, layout, grid)
+        ]
+    )
 
 
 def _split_periods(origin: int, length: int, grid: int) -> list[tuple[int, int, int]]:

@@ -20,7 +20,6 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import (
     Block,
     Slices,
-    bounding_block,
     grid_blocks,
     grow,
     intersect,
@@ -32,7 +31,13 @@ from cosmoflow.numerics.rounding import round_to
 from cosmoflow.numerics.symmetry import spread_symmetries
 from cosmoflow.stages.derive import derive_block
 from cosmoflow.stages.infer.request import Work, is_velocity, wanted_block
-from cosmoflow.stages.infer.tiles import Layout, batches, blending_weights, cut_pieces
+from cosmoflow.stages.infer.tiles import (
+    Layout,
+    batches,
+    blending_weights,
+    cut_pieces,
+    read_region,
+)
 from cosmoflow.stages.models import open_model
 from cosmoflow.storage.fields import FieldStore, write_block
 from cosmoflow.storage.flows import check_filter
@@ -120,13 +125,8 @@ class Ensemble:
 
     def read(self, source: FieldSource, block: Block) -> Inputs:
         """Read what all members need to predict a block."""
-        needed = [
-            grow(piece.tiles.bounds, one.model.geometry.halo)
-            for one in self.members
-            for piece in cut_pieces(block, one.model.geometry, self.layout, source.grid)
-        ]
-        # Neighbouring tiles share most of their halos, so one read covers all of them.
-        region = bounding_block(needed)
+        geometries = [one.model.geometry for one in self.members]
+        region = read_region(block, geometries, self.layout, source.grid)
         flows = {flow: variable_of(flow) for one in self.members for flow in one.flows}
         return Inputs(
             block,

@@ -17,7 +17,7 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.painting import divide_momentum
 from cosmoflow.numerics.spectra import WINDOWS
-from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.fields import FieldStore, reopen_fields
 
 Vector = tuple[float, float, float]
 
@@ -94,11 +94,12 @@ class StoreReader:
 
     @cached_property
     def _density(self) -> FieldStore:
-        return FieldStore(self.truth)
+        return reopen_fields(self.truth, "density", self.method.variable)
 
     @cached_property
     def _store(self) -> FieldStore:
-        return self._density if self.method.url == self.truth else FieldStore(self.method.url)
+        url = self.method.url
+        return self._density if url == self.truth else reopen_fields(url, self.method.variable)
 
     def held(self, names: Sequence[str]) -> int:
         """Return the most float32 numbers per cell that are held while fields are read.
@@ -117,6 +118,13 @@ class StoreReader:
             most = max(most, kept + reading)
             kept += FIELDS[name].parts
         return math.ceil(most)
+
+    def variables(self, name: str) -> list[tuple[str, str, int]]:
+        """Return URL, name and components of each stored variable that is read for a field."""
+        if name == "density":
+            return [(self.truth, name, 1)]
+        found = [(self.method.url, self.method.variable, FIELDS[name].parts)]
+        return found + self.variables("density") * (self.method.variable == "momentum")
 
     def read(self, name: str, block: Block) -> NDArray[np.float32]:
         """Return ``density``, shape (nx, ny, nz), or ``velocity``, shape (3, nx, ny, nz), km/s.

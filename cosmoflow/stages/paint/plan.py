@@ -10,7 +10,10 @@ from cosmoflow.numerics.painting import SCHEME_ORDER, batch_size
 from cosmoflow.stages import costs
 from cosmoflow.stages.inputs.expansion import hubble_rate
 from cosmoflow.stages.paint.tasks import Counted, painted_variables, reach_of
+from cosmoflow.stages.requests import ONCE
 from cosmoflow.stages.run import Plan, Run
+from cosmoflow.storage.particles import ROWS_PER_CHUNK, shard_rows
+from cosmoflow.storage.requests import Requests, count_rows, count_writes
 from cosmoflow.storage.variables import count_parts
 
 SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
@@ -80,6 +83,7 @@ def make_plan(store: Counted, run: Run) -> PaintPlan:
         written=config.grid**3 * 4 * numbers,
         cpu_seconds=store.count * particle + config.grid**3 * numbers * costs.WRITE_NUMBER,
         exchanged=round(store.count * row * copies),
+        requests=_count_requests(store, config, piece, shards),
         particles=store.count,
         particles_per_task=piece,
         grid=config.grid,
@@ -88,6 +92,21 @@ def make_plan(store: Counted, run: Run) -> PaintPlan:
         cell_size=store.metadata.box_size / config.grid,
         particles_per_cell=store.count / config.grid**3,
     )
+
+
+def _count_requests(store: Counted, config: PaintConfig, piece: int, shards: int) -> Requests:
+    """Return the requests of painting a particle store that cosmoflow wrote."""
+    pieces = store.ranges(piece)
+    rows = shard_rows(store.count)
+    widths = [12, 12, *[8] * store.has_mass]
+    columns = [count_rows(pieces, rows, ROWS_PER_CHUNK, width) for width in widths]
+    # Where its particles are is asked of every shard that a piece touches, by the driver and by
+    # the task.
+    reads = sum(total for total, _ in columns) + 2 * columns[0][1]
+    # Beside the fields of a shard, the number of its empty cells: the group and the array are read
+    # before it is written, and it is read at the end.
+    each = count_writes(len(painted_variables(config))) + Requests(put=1, get=3)
+    return Requests(get=reads) + each * shards + ONCE["paint"]
 
 
 def _row_bytes(store: Counted) -> int:

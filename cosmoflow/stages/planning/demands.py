@@ -16,7 +16,7 @@ from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate import Inputs
 from cosmoflow.stages.evaluate import plan_work as plan_evaluation
-from cosmoflow.stages.flows.plan import plan_flow
+from cosmoflow.stages.flows.plan import count_box, plan_flow
 from cosmoflow.stages.flows.stored import WIENER_BYTES
 from cosmoflow.stages.infer import Device, check_work, choose_layout
 from cosmoflow.stages.infer import plan_work as plan_inference
@@ -38,7 +38,6 @@ from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.spectra import plan_power
 from cosmoflow.stages.train import plan_training
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.particles import ROWS_PER_CHUNK, ROWS_PER_SHARD
 
 SAMPLED_PIECES: Final = 64
 """Pieces of the particles that are looked at to know how many shards a piece touches."""
@@ -95,7 +94,7 @@ def simulate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan,
         plan.cpu_seconds,
         cpus=USEFUL_CORES,
-        puts=-(-plan.written // (12 * ROWS_PER_SHARD)),
+        puts=plan.requests.put,
         stored=plan.written / costs.COMPRESSION["particles"],
     )
 
@@ -111,9 +110,8 @@ def paint_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan.cpu_seconds,
         width=min(shards, plan.tasks - shards),
         parts=count_painted_parts(settings, particles, plan.particles_per_task),
-        gets=2 * -(-particles.count // ROWS_PER_CHUNK),
-        # A shard of every variable, its note in the ledger, and the number of its empty cells.
-        puts=shards * (len(painted_variables(config)) + 2),
+        gets=plan.requests.get,
+        puts=plan.requests.put,
         prefixes=2 + len(painted_variables(config)),
         stored=plan.written / costs.COMPRESSION["fields"],
         runs=settings.simulate.count,
@@ -159,6 +157,7 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     if cells * WIENER_BYTES <= FREE_SHARE * worker_bytes(node):
         seconds, parts, cpus, width = cells * costs.FLOW_CELL, 0, USEFUL_CORES, 1
         plan = Plan("flow", 1, "box", WIENER_BYTES * cells, 4 * cells, 12 * cells, seconds)
+        plan = replace(plan, requests=count_box(fields))
     else:
         plan = plan_flow(Grid.of(fields), names, run)
         parts, cpus, width = plan.parts, plan.threads, plan.slabs
@@ -168,8 +167,8 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         cpus,
         width,
         parts=parts,
-        gets=_pieces(fields.grid, fields.chunk),
-        puts=2 * _pieces(fields.grid, fields.shard),
+        gets=plan.requests.get,
+        puts=plan.requests.put,
         prefixes=2,
         stored=plan.written / costs.COMPRESSION["fields"],
         runs=architecture.flows,
@@ -191,16 +190,14 @@ def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     needs = run.session.engine(0.0).share(
         plan.tasks, most=USEFUL_CORES, memory=plan.worker_memory, accelerated=True
     )
-    shards = -(-plan.written // (4 * work.layout.shard**3))
     return Demand(
         plan,
         plan.moving_seconds if node.gpus else plan.cpu_seconds,
         cpus=needs.cpus,
         flops=plan.flops if node.gpus else 0.0,
         utilisation=_utilisation(settings),
-        # Chunks that halos cut are read by both neighbours.
-        gets=-(-plan.read // (4 * fields.chunk**3)),
-        puts=2 * shards,
+        gets=plan.requests.get,
+        puts=plan.requests.put,
         prefixes=2 + models[0].flows,
         stored=plan.written / costs.COMPRESSION["fields"],
     )
@@ -217,7 +214,7 @@ def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan.threads,
         width=min(plan.slabs),
         parts=plan.parts,
-        gets=_pieces(fields.grid, fields.chunk),
+        gets=plan.requests.get,
     )
 
 
@@ -235,7 +232,7 @@ def evaluate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan.cpu_seconds,
         cpus=plan.threads,
         parts=plan.parts,
-        gets=-(-plan.read // (4 * fields.chunk**3)),
+        gets=plan.requests.get,
         prefixes=2 + len(plan.methods),
         stored=8e6,
     )

@@ -17,7 +17,7 @@ from cosmoflow.numerics.quantities import QUANTITIES, Quantity, wrap
 from cosmoflow.numerics.slabs import PlaneBlock
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.transform import Fields
-from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.fields import FieldStore, reopen_fields
 
 
 class Source(Protocol):
@@ -38,6 +38,10 @@ class Source(Protocol):
     @property
     def held(self) -> float:
         """Most numbers held per cell of a slab while the field is read and made."""
+
+    @property
+    def reads(self) -> list[tuple[int, int]]:
+        """Components of each stored variable that is read, and the cells read around a block."""
 
     @property
     def working(self) -> int:
@@ -89,6 +93,11 @@ class Variable:
         return self.components
 
     @property
+    def reads(self) -> list[tuple[int, int]]:
+        """The variable alone."""
+        return [(self.components, 0)]
+
+    @property
     def working(self) -> int:
         """Additional numbers per cell: none."""
         return 0
@@ -98,14 +107,14 @@ class Variable:
         return [((self.components,), self._planes(x))]
 
     def _planes(self, x: slice) -> Iterator[PlaneBlock]:
-        store = FieldStore(self.url)
+        store = reopen_fields(self.url, self.name)
         values = self._read(store, Block((x.start, 0, 0), (x.stop - x.start, *2 * (store.grid,))))
         for own in slabs.plane_blocks(values.shape[1], store.grid):
             yield own, partial(values.__getitem__, (slice(None), own))
 
     def read(self, block: Block) -> Tensor:
         """Return the values in a block."""
-        return self._read(FieldStore(self.url), block)
+        return self._read(reopen_fields(self.url, self.name), block)
 
     def _read(self, store: FieldStore, block: Block) -> Tensor:
         values = torch.from_numpy(store.read_block(self.name, block, lead=self.lead))
@@ -148,19 +157,30 @@ class Derived:
         return sum(rule.components for rule in self.rules)
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         """Variables from which the fields are made."""
         return tuple(sorted({name for rule in self.rules for name in rule.reads}))
 
     @property
     def numbers(self) -> int:
         """Numbers read per cell: density and velocity, or one of them."""
-        return sum(FIELDS[name].parts for name in self.reads)
+        return sum(FIELDS[name].parts for name in self.inputs)
 
     @property
     def held(self) -> float:
         """Numbers held per cell: the inputs of the slab; fields are made a few planes at once."""
-        return self.reader.held(self.reads)
+        return self.reader.held(self.inputs)
+
+    @property
+    def reads(self) -> list[tuple[int, int]]:
+        """The inputs, with the largest halo of the rules."""
+        variables = [one for name in self.inputs for one in self.reader.variables(name)]
+        return [(parts, self.halo) for _, _, parts in variables]
+
+    @property
+    def halo(self) -> int:
+        """Most cells around a block from which a field is made."""
+        return max(rule.halo for rule in self.rules)
 
     @property
     def working(self) -> int:
@@ -169,9 +189,9 @@ class Derived:
 
     def fields(self, x: slice) -> Fields:
         """Yield each field and its planes."""
-        halo, grid = max(rule.halo for rule in self.rules), self.reader.grid
+        halo, grid = self.halo, self.reader.grid
         block = Block((x.start - halo, 0, 0), (x.stop - x.start + 2 * halo, grid, grid))
-        read = {name: torch.from_numpy(self.reader.read(name, block)) for name in self.reads}
+        read = {name: torch.from_numpy(self.reader.read(name, block)) for name in self.inputs}
         for rule in self.rules:
             spare = halo - rule.halo
             own = slice(spare, block.shape[0] - spare)

@@ -2,7 +2,7 @@
 
 from cosmoflow.stages.spectra.command import plan_spectra, spectra
 from cosmoflow.stages.spectra.plan import PowerPlan, plan_power
-from cosmoflow.stages.spectra.power import measure_power, plan_measurement
+from cosmoflow.stages.spectra.power import measure_power, plan_measurement, share_readings
 from cosmoflow.stages.spectra.request import request_spectra
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "plan_power",
     "plan_spectra",
     "request_spectra",
+    "share_readings",
     "spectra",
 ]

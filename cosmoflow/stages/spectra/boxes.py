@@ -15,9 +15,11 @@ from cosmoflow.numerics.blocks import Block, central_boxes
 from cosmoflow.numerics.slabs import RowWaves
 from cosmoflow.numerics.spectra import PowerSum, Products, sum_rows
 from cosmoflow.stages.costs import OVERHEAD, SUBBOX_NUMBER
+from cosmoflow.stages.requests import ONCE, OPENING, count_workers, stored_shards
 from cosmoflow.stages.run import Plan, Progress, Run, start_engine
 from cosmoflow.stages.slabs.sources import Source
 from cosmoflow.stages.spectra.request import Request
+from cosmoflow.storage.requests import Requests, count_reads
 
 LEAST_CELLS = 4
 """Cells per axis of the smallest sub-box with a meaningful spectrum."""
@@ -87,12 +89,23 @@ def plan_boxes(request: Request, run: Run) -> BoxesPlan:
         read=4 * numbers * cells**3 * len(boxes),
         written=8 * 8 * (cells // 2) * len(boxes),
         cpu_seconds=SUBBOX_NUMBER * numbers * cells**3 * len(boxes),
+        requests=_count_requests(request, boxes, count_workers(run)),
         grid=request.grid.cells,
         boxes=len(boxes),
         box_cells=cells,
         fields=[field.name for field in request.fields],
         blocks=boxes,
     )
+
+
+def _count_requests(request: Request, boxes: list[Block], workers: int) -> Requests:
+    """Return the requests of the tasks that read sub-boxes."""
+    stored, total = stored_shards(request.stores[0]), OPENING * len(boxes) * len(request.sources)
+    axes = [sorted({(box.origin[axis], box.shape[axis]) for box in boxes}) for axis in range(3)]
+    for parts, halo in (read for source in request.sources for read in source.reads):
+        wider = [[(start - halo, size + 2 * halo) for start, size in axis] for axis in axes]
+        total += count_reads(stored, wider, parts, workers=workers)
+    return Requests(get=total) + ONCE["spectra"]
 
 
 def sum_boxes(

@@ -14,6 +14,7 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import painting_of
+from cosmoflow.stages.requests import ONCE
 from cosmoflow.stages.run import Run, claiming, start_engine
 from cosmoflow.stages.spectra.boxes import BoxesPlan, plan_boxes, sum_boxes
 from cosmoflow.stages.spectra.plan import SpectraPlan, plan_power
@@ -38,7 +39,8 @@ def plan_spectra(request: Request, run: Run) -> SpectraPlan | BoxesPlan:
     plan = plan_power(request.sources, request.grid, run, stage="spectra")
     bins = request.bins(request.grid.cells, request.grid.box_size).count
     names = [field.name for field in request.fields]
-    return SpectraPlan(**{**vars(plan), "written": 8 * bins * 8}, bins=bins, fields=names)
+    whole = {"written": 8 * bins * 8, "requests": plan.requests + ONCE["spectra"]}
+    return SpectraPlan(**{**vars(plan), **whole}, bins=bins, fields=names)
 
 
 def spectra(

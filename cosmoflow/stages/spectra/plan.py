@@ -10,6 +10,7 @@ from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import block_bytes, cut_axis
 from cosmoflow.stages.costs import OVERHEAD, SPECTRA_NUMBER
+from cosmoflow.stages.requests import OPENING, count_planes, count_workers
 from cosmoflow.stages.run import Plan, Run, memory_of_worker
 from cosmoflow.stages.slabs.plan import (
     LEAST_PLANES,
@@ -21,7 +22,8 @@ from cosmoflow.stages.slabs.plan import (
     planned_cores,
     share_threads,
 )
-from cosmoflow.stages.slabs.sources import Source
+from cosmoflow.stages.slabs.sources import Source, Variable
+from cosmoflow.storage.requests import Requests, Shards
 
 ROWS = 8
 """Rows whose modes are summed as one group: slabs of rows start with a whole group."""
@@ -171,9 +173,19 @@ def plan_power(
         written=0,
         cpu_seconds=SPECTRA_NUMBER * cells * total,
         exchanged=total * plane * grid.cells,
+        requests=_count_requests(sources, grid, cut, count_workers(run)),
         grid=grid.cells,
         transforms=total,
         slabs=[len(cut.planes), len(cut.rows)],
         cut=cut,
         handed=sum(source.transforms for source in sources),
     )
+
+
+def _count_requests(sources: Sequence[Source], grid: Grid, cut: Cut, workers: int) -> Requests:
+    """Return the requests of the tasks that read planes."""
+    stored = Shards(grid.cells, grid.shard, grid.chunk)
+    # In one process, readers of derived fields stay open.
+    opened = sum(workers > 1 or isinstance(source, Variable) for source in sources)
+    found = (count_planes(stored, source.reads, cut.planes, workers) for source in sources)
+    return Requests(get=sum(found) + OPENING * opened * len(cut.planes))

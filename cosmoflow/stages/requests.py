@@ -1,0 +1,55 @@
+"""Requests that stages send to object stores, common to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from cosmoflow.stages.run import Run
+from cosmoflow.storage.metadata import StoredBox
+from cosmoflow.storage.requests import Requests, Shards, count_reads
+
+OPENING: Final = 2
+"""Requests of a task that opens a store which its process has opened before: the metadata of the
+group and of a variable."""
+
+ONCE: Final = {
+    "paint": Requests(32, 78),
+    "spectra": Requests(19, 49),
+    "infer": Requests(21, 99),
+    "derive": Requests(23, 65),
+    "evaluate": Requests(0, 49),
+}
+"""Requests of a whole run, for any box: to check inputs, to begin the output and to finish it
+(measured with benchmarks/bucket_requests.py; options change them by some)."""
+
+
+def stored_shards(store: StoredBox) -> Shards:
+    """Return how the variables of a store are stored."""
+    return Shards(store.grid, store.shard, store.chunk)
+
+
+def count_workers(run: Run) -> int:
+    """Return the processes that read, as far as they are known before the engine starts."""
+    config = run.settings.engine
+    if config.choice == "ray" or config.address is not None:
+        return max(1, run.session.engine(0.0).cpus)
+    return 1
+
+
+def count_planes(
+    stored: Shards, reads: Iterable[tuple[int, int]], planes: Sequence[slice], workers: int
+) -> int:
+    """Return the requests that read variables in slabs of planes.
+
+    Parameters
+    ----------
+    reads : iterable of (int, int)
+        Components of each variable, and planes read on both sides of a slab.
+    """
+    whole = [(0, stored.grid)]
+    total = 0
+    for parts, halo in reads:
+        slabs = [(one.start - halo, one.stop - one.start + 2 * halo) for one in planes]
+        total += count_reads(stored, [slabs, whole, whole], parts, workers=workers)
+    return total
