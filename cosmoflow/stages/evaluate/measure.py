@@ -38,7 +38,14 @@ from cosmoflow.storage.fields import FieldStore, create_fields
 from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.origins import LINEAR
 from cosmoflow.storage.outputs import finish_group
-from cosmoflow.storage.urls import exists, join, open_group_for_writing, remove, storage_errors
+from cosmoflow.storage.urls import (
+    exists,
+    join,
+    local_path,
+    open_group_for_writing,
+    remove,
+    storage_errors,
+)
 
 Found = BlockSum | CoarseSum | SubboxSums | dict[str, Array]
 """Result of a task."""
@@ -63,7 +70,7 @@ def measure(
     size = inputs.box_size
     with (
         linear_methods(true, plan, out, run, claim) as linear,
-        closing(Subboxes(true.grid, cut.subbox, out)) as subboxes,
+        closing(Subboxes(true.grid, cut.subbox, str(local_path(out)))) as subboxes,
     ):
         own = [_with_background(method, cut, engine) for method in inputs.methods]
         readers = inputs.readers([*own, *linear])
