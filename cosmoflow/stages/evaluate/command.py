@@ -1,4 +1,4 @@
-"""How good a prediction is: figures, spectra, a report."""
+"""The command `evaluate`: compare predictions with the truth and write a report."""
 
 from __future__ import annotations
 
@@ -65,51 +65,50 @@ _REMEDY = "a smaller evaluate.subbox, fewer predictions at once, or more memory 
 
 
 def plan_evaluate(truth: str, predictions: Predictions, run: Run) -> EvaluatePlan:
-    """Say what :func:`evaluate` would do."""
+    """Plan :func:`evaluate`."""
     return plan_work(_open(truth, predictions, run)[0], run)
 
 
 def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = None) -> Comparison:
     """Compare predictions, and linear theory, with the truth; write a report.
 
-    Nothing is read whole: tasks add up blocks, sub-boxes and slabs of the stores, on the run's
-    engine, and no figure depends on how a box is cut but in its last digits.
+    No store is read whole: tasks add up blocks, sub-boxes and slabs of the stores on the run's
+    engine. How a box is cut changes only the last digits of the figures.
 
     Parameters
     ----------
     truth : str
         URL of a fields store with ``density`` and ``velocity``.
     predictions : str or sequence of str
-        URLs of fields stores with ``velocity`` or ``momentum``, or ``NAME=URL``; without a name
-        the report calls a prediction by its model.
+        URLs of fields stores with ``velocity`` or ``momentum``, or ``NAME=URL``. The default name
+        of a prediction is that of its model.
     out : str
         Local folder for ``report.html``, ``metrics.json``, ``curves.zarr`` and ``figures/``.
     run : Run, optional
-        Settings (section ``evaluate``), engine, what to do with an existing report, progress. One
-        that is resumed is made again, if it was begun with the same settings and stores.
+        Settings (section ``evaluate``), engine, what to do with an existing report, progress. A
+        resumed report is made again if it was begun with the same settings and stores.
 
     Returns
     -------
     Comparison
-        Every number of the report.
+        All figures of the report.
 
     Raises
     ------
     DataError
-        They cannot be compared, a prediction was made from another box, or one is damaged. Then no
-        report is there, and one that was there before is as it was.
+        Stores cannot be compared, a prediction was made from another box, or a store is damaged.
+        No report is written then, and an older one stays as it was.
     OutputExistsError
-        A report is there already, or something that is none.
+        The folder already holds a report, or something else.
     ConfigError
-        The report to resume was begun with other settings or stores; there is too
-        little memory.
+        The report to resume was begun with other settings or stores, or there is too little memory.
     StorageError
         The folder or a store cannot be reached.
 
     Notes
     -----
-    Linear theory is read from the truth where that has it, and otherwise made in a scratch store
-    inside the folder, 12 bytes a cell for each radius, which is deleted at the end.
+    Linear theory is read from the truth if the truth stores it. Otherwise it is made in a scratch
+    store inside the folder, 12 bytes a cell for each radius, which is deleted at the end.
     """
     run, warned = run or Run(), list[str]()
     run = replace(run, listener=noting(run.listener, warned))
@@ -124,7 +123,7 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     provenance = _provenance(inputs, run)
     _check_folder(out, inputs, run, provenance)
     plan = plan_work(inputs, run)
-    # Before anything is made: a run that is refused leaves an older report as it is.
+    # Before any output: a run that is refused must leave an older report as it is.
     engine = start_engine(run, plan, remedy=_REMEDY)
     check_contents(inputs.true, ["density", "velocity"], run)
     for store in inputs.found.values():
@@ -146,19 +145,19 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
 
 
 def _open(truth: str, predictions: Predictions, run: Run) -> tuple[Inputs, Origins]:
-    """Open the stores, and refuse what cannot be compared."""
+    """Open the stores, and refuse those that cannot be compared."""
     config = run.settings.evaluate
     inputs = open_inputs(truth, predictions, config.smoothing)
-    # Linear theory is compared too; a box whose growth is not known is refused before anything.
+    # Linear theory needs the growth rate: a box with an unknown one is refused first.
     growth_rate_hubble(inputs.true.metadata)
     return inputs, check_origins(inputs, run.listener, force=config.force)
 
 
 def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
-    """Return what a report is made with, and from which stores."""
+    """Return the provenance of a report: its settings and stores."""
     stores = {name: store.digest for name, store in inputs.found.items()}
     config = run.settings.resolved("evaluate")
-    # It changes which stores are accepted, and no number.
+    # `force` changes which stores are accepted, and no figure.
     config["evaluate"].pop("force")
     urls = {name: store.url for name, store in inputs.found.items()}
     return make_provenance(
@@ -171,7 +170,7 @@ def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
 
 
 def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]) -> None:
-    """Refuse a folder that is there and may not be replaced."""
+    """Refuse an existing folder that may not be replaced."""
     stores = [inputs.true, *inputs.found.values()]
     check_output(out, run.existing, [store.url for store in stores])
     # A run that was killed before its first mark leaves an empty folder.
@@ -179,7 +178,7 @@ def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]
         return
     found = _read_mark(out)
     if found.get("format") != _FORMAT:
-        # A report is written into its folder: another output there would be left half replaced.
+        # A report is written into its folder: another output would be left half replaced.
         raise OutputExistsError(
             "what is there is no report, so it is neither resumed nor replaced",
             where=out,
@@ -192,7 +191,7 @@ def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]
 
 
 def _read_mark(out: str) -> dict[str, Any]:
-    """Return what a folder says of itself, at least its format; nothing if it says nothing."""
+    """Return the mark of a folder, or at least its format; empty if it has neither."""
     try:
         content = find_bytes(out, OUTPUT_MARKS[0])
         found = attributes_of(open_group(out)) if content is None else json.loads(content)
@@ -207,7 +206,7 @@ def _read_mark(out: str) -> dict[str, Any]:
 
 @contextmanager
 def _holding(out: str, run: Run, provenance: dict[str, Any]) -> Iterator[Claim]:
-    """Hold the report's folder, and leave none behind where there was none when a run fails."""
+    """Hold the report's folder; if the run fails, remove a folder that it has made."""
     with claiming(out, run) as claim:
         begun_before = exists(out)
         if not begun_before:
@@ -215,7 +214,7 @@ def _holding(out: str, run: Run, provenance: dict[str, Any]) -> Iterator[Claim]:
         try:
             yield claim
         except BaseException:
-            # Storage that fails here as well is no news, and would hide what is.
+            # An error of storage here must not hide the error that ends the run.
             with suppress(StorageError):
                 if not begun_before and claim.holds():
                     remove(out)
@@ -223,7 +222,7 @@ def _holding(out: str, run: Run, provenance: dict[str, Any]) -> Iterator[Claim]:
 
 
 def _mark(out: str, status: str, provenance: dict[str, Any]) -> None:
-    """Say that a folder is a report, which ``--overwrite`` may replace, of what, and if whole."""
+    """Mark a folder as a report, which ``--overwrite`` may replace, with status and provenance."""
     content = {
         "format": _FORMAT,
         "format_version": FORMAT_VERSION,
@@ -234,7 +233,7 @@ def _mark(out: str, status: str, provenance: dict[str, Any]) -> None:
 
 
 def _write(comparison: Comparison, inputs: Inputs, out: str, provenance: dict[str, Any]) -> None:
-    """Write all that a report has in place of an older one, the page last."""
+    """Write all parts of a report in place of an older one, the page last."""
     _mark(out, INCOMPLETE, provenance)
     folder = Path(out)
     for name in (REPORT, METRICS, CURVES, FIGURES, SCRATCH):
@@ -251,11 +250,11 @@ def _write(comparison: Comparison, inputs: Inputs, out: str, provenance: dict[st
 
 
 def _context(comparison: Comparison, inputs: Inputs, provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return what the report says of the run."""
+    """Return the facts about the run that the report shows."""
     true, metadata, found = inputs.true, inputs.true.metadata, inputs.found
     sampling = sampling_with(true, comparison.metrics["truth"]["empty_share"])
     return {
-        # First, because it bears on all that follows.
+        # First, because it matters for all other figures.
         "empty_cells": describe_empty(sampling, true.grid),
         "truth": true.url,
         "predictions": {name: store.url for name, store in found.items()},

@@ -32,7 +32,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Cut:
-    """A box in tasks.
+    """Division of a box into tasks.
 
     Parameters
     ----------

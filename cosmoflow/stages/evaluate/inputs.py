@@ -1,4 +1,4 @@
-"""The stores that are compared, the velocities in them, and whether they are of one box."""
+"""Stores to compare, their velocities, and checks that they are of one box."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cosmoflow.storage.fields import RESTORED, FieldStore
 from cosmoflow.storage.urls import absolute
 
 LEAST_CORRELATION: Final = 0.3
-"""Correlation of true and predicted velocities below which they look like those of two boxes, whose
-correlation is 0 but for chance."""
+"""Least correlation of true and predicted velocities of one box. The velocities of two different
+boxes are uncorrelated except by chance."""
 
 Predictions = str | Sequence[str]
 """URLs of fields stores, each plain or as ``NAME=URL``."""
@@ -26,7 +26,7 @@ Predictions = str | Sequence[str]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The stores that are compared.
+    """Stores to compare.
 
     Parameters
     ----------
@@ -43,13 +43,13 @@ class Inputs:
     methods: tuple[Method, ...]
 
     def readers(self, methods: Sequence[Method]) -> dict[str, StoreReader]:
-        """Return the readers of the truth and of some methods, by name."""
+        """Return the readers of the truth and of the given methods, by name."""
         first = StoreReader.of(self.true, TRUTH)
         return {TRUTH: first} | {one.name: replace(first, method=one) for one in methods}
 
     @property
     def box_size(self) -> float:
-        """Mpc/h."""
+        """Box size, Mpc/h."""
         return self.true.metadata.box_size
 
 
@@ -61,18 +61,18 @@ def open_inputs(truth: str, predictions: Predictions, radii: Sequence[float]) ->
     truth : str
         URL of the fields store with ``density`` and ``velocity``.
     predictions : str or sequence of str
-        URLs of the others.
+        URLs of the predictions.
     radii : sequence of float
-        Smoothing radii of linear theory, whose names no prediction may have.
+        Smoothing radii of linear theory, Mpc/h. No prediction may have the name of one.
 
     Raises
     ------
     ConfigError
-        There is no prediction, or two have one name.
+        There is no prediction, or two have the same name.
     DataError
-        The stores are of different boxes, or lack what is compared.
+        The stores are of different boxes, or lack a field.
     StorageError, IncompleteError
-        One is not there, or not whole.
+        A store is missing, or not complete.
     """
     true = FieldStore(absolute(truth))
     true.require("density", "velocity")
@@ -102,14 +102,14 @@ def open_inputs(truth: str, predictions: Predictions, radii: Sequence[float]) ->
 
 
 def linear_name(radius: float) -> str:
-    """Return what the report calls linear theory with some smoothing."""
+    """Return the name of linear theory with a smoothing radius in the report."""
     return "linear theory" if radius == 0.0 else f"linear theory {radius:g} Mpc/h"
 
 
 def _open_prediction(given: str) -> tuple[str, FieldStore]:
-    """Open ``URL`` or ``NAME=URL``; a store without a name has that of its model, else its own."""
+    """Open ``URL`` or ``NAME=URL``; the default name is that of the model, else of the store."""
     label, equals, url = given.partition("=")
-    # A local store may have a name with =.
+    # The path of a local store may contain =.
     if not equals or "/" in label or Path(given).exists():
         label, url = "", given
     store = FieldStore(absolute(url))
@@ -119,7 +119,7 @@ def _open_prediction(given: str) -> tuple[str, FieldStore]:
 
 
 def _velocities(label: str, store: FieldStore) -> list[Method]:
-    """Return the velocities of a prediction; that of a momentum follows from the density."""
+    """Return the velocities of a prediction; a momentum is divided by the density."""
     variable = next((name for name in ("velocity", "momentum") if name in store.variables), None)
     if variable is None:
         raise DataError(
@@ -134,7 +134,7 @@ def _velocities(label: str, store: FieldStore) -> list[Method]:
 
 
 def _check_whole(store: FieldStore) -> None:
-    """Refuse a store of a part of the box."""
+    """Refuse a store that holds a part of the box."""
     if (region := store.region) is not None:
         raise DataError(
             "the store holds a region of the box only",
@@ -164,12 +164,12 @@ class Origins:
 def check_origins(inputs: Inputs, listener: Listener, *, force: bool) -> Origins:
     """Refuse predictions that were made from another box than the truth, unless forced.
 
-    The listener hears of what could not be checked, and warnings.
+    The listener receives warnings, and messages about what could not be checked.
 
     Raises
     ------
     DataError
-        One was made from other particles.
+        A prediction was made from other particles.
     """
     found = Origins()
     space = painting_of(inputs.true)
@@ -219,7 +219,7 @@ def _refusal(true: FieldStore, store: FieldStore) -> DataError:
 def check_agreement(
     residual: Mapping[str, Mapping[str, Any]], origins: Origins, listener: Listener
 ) -> None:
-    """Warn of unchecked predictions whose correlation in ``residual`` is that of another box."""
+    """Warn of unchecked predictions whose correlation in ``residual`` is as low as by chance."""
     for name in origins.unchecked:
         found = residual.get(name, {}).get("correlation")
         if found is not None and found < LEAST_CORRELATION:

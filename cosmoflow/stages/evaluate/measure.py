@@ -1,4 +1,4 @@
-"""Measuring what a report says: tasks over the stores, and the sums that they add up to."""
+"""Measurement of the figures of a report: tasks over the stores, and the sums of their results."""
 
 from __future__ import annotations
 
@@ -39,13 +39,20 @@ from cosmoflow.storage.fields import FieldStore, create_fields, reopen_fields
 from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.origins import LINEAR
 from cosmoflow.storage.outputs import finish_group
-from cosmoflow.storage.urls import exists, join, open_group_for_writing, remove, storage_errors
+from cosmoflow.storage.urls import (
+    exists,
+    join,
+    local_path,
+    open_group_for_writing,
+    remove,
+    storage_errors,
+)
 
 Found = BlockSum | CoarseSum | SubboxSums | dict[str, Array]
 """Result of a task."""
 
 SCRATCH = "linear.zarr"
-"""The store inside the report's folder that linear theory is kept in while it is compared."""
+"""Store inside the report's folder for linear theory during the comparison."""
 
 
 def measure(
@@ -59,12 +66,12 @@ def measure(
         A field is damaged or holds values that are not finite.
     """
     true, cut = inputs.true, plan.cut
-    # Before anything is measured: a store that says nonsense is refused at once.
+    # Before any measurement, so that a store with an unknown scheme is refused at once.
     scheme = painted_scheme(true)
     size = inputs.box_size
     with (
         linear_methods(true, plan, out, run, claim) as linear,
-        closing(Subboxes(true.grid, cut.subbox, out)) as subboxes,
+        closing(Subboxes(true.grid, cut.subbox, str(local_path(out)))) as subboxes,
     ):
         own = [_with_background(method, cut, engine) for method in inputs.methods]
         readers = inputs.readers([*own, *linear])
@@ -103,7 +110,7 @@ def measure(
 
 
 def _with_background(method: Method, cut: Cut, engine: Engine) -> Method:
-    """Find the mean momentum of a prediction that holds no velocity."""
+    """Return the method with the mean momentum of its box, if its store has no velocity."""
     if method.variable != "momentum":
         return method
     blocks = grid_blocks(cut.grid, cut.block)
@@ -139,7 +146,7 @@ class Worker:
     Parameters
     ----------
     readers : dict of StoreReader
-        The truth's, then those of the methods.
+        Reader of the truth, then readers of the methods.
     rate : float
         ``f a H``, km/s per Mpc/h.
     subbox : int
@@ -151,7 +158,7 @@ class Worker:
     subbox: int
 
     def __call__(self, numbered: tuple[int, Task]) -> Found:
-        """Return what a numbered task adds."""
+        """Return the result of a numbered task."""
         _, task = numbered
         match task.kind:
             case "cells":
@@ -198,7 +205,7 @@ def sum_momentum(url: str, block: Block) -> tuple[ExactSum, ...]:
 
 
 def mean_momentum(engine: Engine, method: Method, blocks: Sequence[Block], memory: int) -> Vector:
-    """Return the mean momentum of a box, km/s: its mean flow, the mean density being 1."""
+    """Return the mean momentum of a box, km/s: its mean flow, because the mean density is 1."""
     total = [ExactSum()] * 3
 
     def add(block: Block, found: tuple[ExactSum, ...]) -> None:
@@ -219,15 +226,15 @@ def _momentum_worker(url: str) -> Callable[[Block], tuple[ExactSum, ...]]:
 def linear_methods(
     true: FieldStore, plan: EvaluatePlan, out: str, run: Run, claim: Claim
 ) -> Iterator[list[Method]]:
-    """Have the linear velocities of the truth's density for a while.
+    """Provide the linear velocities of the truth's density while the ``with`` block runs.
 
-    The truth is only read. Missing velocities are made in a scratch store inside
-    the output, in memory or slab by slab on the engine, and deleted at the end, come what may.
+    The truth is only read. Missing velocities are made in a scratch store inside the output, in
+    memory or slab by slab on the engine, which is deleted at the end, also after an error.
 
     Yields
     ------
     list of Method
-        One for each radius, in their order.
+        One method for each radius, in the order of the radii.
 
     Raises
     ------
@@ -248,7 +255,7 @@ def linear_methods(
             methods.append(Method(linear_name(radius), url, LINEAR, (scales.index(radius),)))
         yield methods
     finally:
-        # An error that ends the run is news; a scratch store that stays behind is not.
+        # An error here must not hide the error that ends the run.
         with suppress(StorageError):
             if claim.holds() and exists(scratch):
                 remove(scratch)
@@ -259,7 +266,7 @@ def _make(true: FieldStore, plan: EvaluatePlan, scratch: str, run: Run, claim: C
     chunk = choose_chunk(shard)
     if exists(scratch):
         remove(scratch)
-    # Its density stays unwritten: a fields store must have a variable from the start.
+    # The density is never written, but a fields store must have a variable from the start.
     create_fields(scratch, true.metadata, true.grid, ("density",), shard=shard, chunk=chunk)
     finish_group(open_group_for_writing(scratch))
     size, rate = true.metadata.box_size, growth_rate_hubble(true.metadata)

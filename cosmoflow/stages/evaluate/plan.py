@@ -1,4 +1,4 @@
-"""How the work of `evaluate` is cut into tasks, and what those take."""
+"""Plan of `evaluate`: tasks, memory and cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import format_bytes
 
 BLOCK_CELLS = 256
-"""Most cells per axis of a block: its halo is read twice, and is a small part of a larger block."""
+"""Most cells per axis of a block. Halos are read twice, and are a small part of a large block."""
 
 _BLOCK_BYTES, _MOMENTUM_BYTES = 52, 24
 """Bytes per cell of a block with its halo, and further bytes where a momentum is divided."""
@@ -45,7 +45,7 @@ class EvaluatePlan(Plan):
     grid : int
         Cells per axis.
     methods : list of str
-        Names of the velocities that are compared with the truth.
+        Names of the velocities to compare with the truth.
     predictions : dict of str
         URLs of the predictions, by name.
     block : int
@@ -53,17 +53,17 @@ class EvaluatePlan(Plan):
     subboxes : int
         Number of sub-boxes.
     linear_theory : str
-        Where linear theory comes from.
+        Source of linear theory.
     memory_of_parts : dict of str
         Memory of a worker in each part of the work.
     memory_of_this_process : str
-        Memory of the process that adds up.
+        Memory of the process that adds up results.
     cut : Cut
         The tasks.
     missing : list of float
         Radii of the linear velocities that the truth lacks, Mpc/h.
     in_memory : bool
-        Whether this process makes those in its memory.
+        Whether this process makes them in its memory.
     parts : int
         Parts that tasks of spectra and of linear theory hand to one another.
     """
@@ -83,19 +83,19 @@ class EvaluatePlan(Plan):
 
 
 def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
-    """Return the radii of linear velocities that the truth does not have of its density."""
+    """Return the radii of linear velocities that the truth does not store."""
     stored = current_scales(true)
     return [radius for radius in dict.fromkeys(radii) if radius not in stored]
 
 
 def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
-    """Cut a box into tasks whose workers have the memory, and plan the whole run.
+    """Cut a box into tasks that fit into the memory of workers, and plan the whole run.
 
-    The ``worker_memory`` may be more than there is: :func:`start_engine` refuses it then.
+    If the ``worker_memory`` exceeds the available memory, :func:`start_engine` refuses the plan.
     """
     true, config = inputs.true, run.settings.evaluate
     cells, size, radii = true.grid**3, inputs.box_size, dict.fromkeys(config.smoothing)
-    # Linear theory too, wherever that will be stored.
+    # Linear theory is compared too, wherever it will be stored.
     added = [Method(linear_name(radius), "", "linear_velocity") for radius in radii]
     methods = [*inputs.methods, *added]
     missing = lacking(true, config.smoothing)
@@ -218,7 +218,7 @@ def _group_boxes(inputs: Inputs, side: int, run: Run) -> int:
 
 
 def _driver_memory(inputs: Inputs, cut: Cut, methods: int, *, makes_linear: bool) -> int:
-    """Return the bytes that the process that adds up takes beyond its interpreter.
+    """Return the bytes that the process that adds up results takes beyond its interpreter.
 
     Sums over coarse cells count twice: those of blocks that wait for their turn are no larger.
     """

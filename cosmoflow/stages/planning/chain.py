@@ -1,4 +1,4 @@
-"""The whole chain: which stages, on how many nodes each, in what time, for how much money."""
+"""Plan of a whole chain: stages, number of nodes of each, time and price."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ STAGES: Final = ("simulate", "paint", "train", "infer", "spectra", "evaluate")
 LADDER: Final = tuple(
     sorted({base << step for base in (1, 3) for step in range(11) if base << step <= 1024})
 )
-"""Numbers of nodes that are tried."""
+"""Numbers of nodes to try."""
 
 IDLE_ALLOWED: Final = 1.25
-"""Price of a stage over the least that it could have: nodes are added while it stays below."""
+"""Highest price of a stage over its lowest price; the most nodes within it are chosen."""
 
 
 def plan(
@@ -49,7 +49,7 @@ def plan(
     spot: bool = False,
     prices: str | PathLike[str] | None = None,
 ) -> ChainPlan:
-    """Say what a chain of stages takes on a cluster: nodes, time, memory, bytes, money.
+    """Plan a chain of stages on a cluster: nodes, time, memory, bytes, price.
 
     Nothing is read, written or started. Memory, bytes and tasks are those that the stages
     themselves plan; times follow from what was measured on two cores, see ``docs/planning.md``.
@@ -60,17 +60,18 @@ def plan(
         The boxes (``simulate``), the grid (``paint``), the model (``train.model``) and the rest.
         All boxes are simulated, painted and trained on; one of them is predicted and measured.
     stages : sequence of str, optional
-        Of :data:`STAGES`; by default all but `simulate` and `train` of a box that no node holds.
+        Names from :data:`STAGES`; by default all, but without `simulate` and `train` if no node
+        holds a box.
     node, gpu_node : str
-        Types of :data:`cosmoflow.stages.planning.nodes.NODE_TYPES`. Networks run on the second one;
-        None has all stages run on the first.
+        Names from :data:`cosmoflow.stages.planning.nodes.NODE_TYPES`. Networks run on the second
+        type; None runs all stages on the first.
     nodes : int, optional
-        Number of nodes of each stage. A training takes as many as ``train.workers`` fill.
+        Number of nodes of each stage. Training takes as many as ``train.workers`` fill.
     hours : float, optional
-        Deadline of the chain, at the lowest price. Without either, stages get as many
-        nodes as keep their price within a quarter of the least.
+        Deadline of the chain, which is met at the lowest price. Without ``nodes`` and ``hours``,
+        each stage gets the most nodes that keep its price within a quarter of the lowest.
     spot : bool
-        Count with typical spot prices.
+        Use typical spot prices.
     prices : path, optional
         A price list in YAML whose types extend or replace those of the package; see
         ``docs/planning.md``.
@@ -104,7 +105,7 @@ def plan(
 
 
 class _Stage:
-    """A stage, and what it takes on any number of nodes of its type."""
+    """A stage, with estimates for any number of nodes of its type."""
 
     def __init__(self, name: str, settings: Settings, node: NodeType, spot: bool) -> None:
         self.name, self.node, self._settings = name, node, settings
@@ -119,7 +120,7 @@ class _Stage:
 
     @property
     def fixed_nodes(self) -> int | None:
-        """The nodes of a training: its batch is shared by as many workers as settings say."""
+        """Number of nodes of training, whose workers the settings give; None for other stages."""
         if self.name != "train":
             return None
         each = self.node.gpus or max(1, self.node.vcpus // self.demand(1).cpus)
@@ -143,7 +144,7 @@ class _Stage:
         Raises
         ------
         ConfigError
-            The nodes lack the memory, or the disk.
+            The nodes have too little memory or disk.
         """
         demand, found = self.demand(nodes), self.estimate(nodes)
         plan, runs = demand.plan, demand.runs

@@ -40,7 +40,7 @@ from cosmoflow.stages.train import plan_training
 from cosmoflow.storage.fields import FieldStore
 
 SAMPLED_PIECES: Final = 64
-"""Pieces of the particles that are looked at to know how many shards a piece touches."""
+"""Pieces of the particles that are sampled to estimate how many shards a piece touches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +50,27 @@ class Demand:
     Parameters
     ----------
     plan : Plan
-        The stage's own: tasks, memory of a worker, bytes read, written and handed on.
+        Plan of the stage: tasks, memory of a worker, bytes read, written and handed on.
     core_seconds : float
         Core-seconds of the measured cores.
     cpus : int
-        That a task or worker makes use of.
+        CPUs that a task or worker uses.
     width : int
-        Tasks that can run side by side: passes wait for each other. 0 for all of them.
+        Tasks that can run side by side, because passes wait for each other; 0 for all tasks.
     flops : float
-        Operations of networks, on GPUs where there are any; else they are among the core-seconds.
+        Operations of networks on GPUs. Without GPUs they are part of the core-seconds.
     utilisation : float
-        Share of a GPU's peak that they reach.
+        Share of a GPU's peak that the operations reach.
     parts : int
-        That tasks hand to one another.
+        Parts that tasks hand to one another.
     gets, puts : int
         Requests to an object store.
     prefixes : int
-        Arrays that those go to.
+        Number of arrays that the requests go to.
     stored : float
         Bytes that stay, compressed.
     runs : int
-        How often the stage is run, one run after the other; all of the above is of one run.
+        Number of runs, one after the other; all other figures are of one run.
     """
 
     plan: Plan
@@ -88,7 +88,7 @@ class Demand:
 
 
 def simulate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
-    """Return what the boxes take, each of which one node holds."""
+    """Return the demand of the boxes, each of which one node holds."""
     plan = plan_simulate(planned_run(settings, node, nodes))
     return Demand(
         plan,
@@ -100,7 +100,7 @@ def simulate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
 
 
 def paint_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
-    """Return what painting a box takes."""
+    """Return the demand of painting a box."""
     config = settings.paint
     particles = ParticleShape(settings.simulate.particles, metadata_of(settings))
     plan = make_plan(particles, planned_run(settings, node, nodes))
@@ -119,7 +119,7 @@ def paint_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
 
 
 def count_painted_parts(settings: Settings, particles: ParticleShape, piece: int) -> int:
-    """Return about how many parts the pieces of the particles hand to shards."""
+    """Return the approximate number of parts that the pieces of the particles hand to shards."""
     ranges = particles.ranges(piece)
     sample = ranges[:: -(-len(ranges) // SAMPLED_PIECES)]
     touched = sum(
@@ -130,7 +130,7 @@ def count_painted_parts(settings: Settings, particles: ParticleShape, piece: int
 
 
 def train_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
-    """Return what training on all boxes takes; its operations fall to GPUs where there are any."""
+    """Return the demand of training on all boxes, on GPUs if the nodes have any."""
     fields, config = fields_of(settings), settings.train
     run = planned_run(settings, node, nodes)
     plan = plan_training([fields.grid] * settings.simulate.count, run)
@@ -176,7 +176,7 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
 
 
 def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
-    """Return what predicting one box takes."""
+    """Return the demand of predicting one box."""
     fields = fields_of(settings)
     run = planned_run(settings, node, nodes)
     device = Device(
@@ -204,7 +204,7 @@ def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
 
 
 def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
-    """Return what the power spectrum of the density takes."""
+    """Return the demand of the power spectrum of the density."""
     fields = fields_of(settings)
     run = planned_run(settings, node, nodes)
     plan = plan_power([Variable("", "density", 1)], Grid.of(fields), run, stage="spectra")
@@ -219,11 +219,11 @@ def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
 
 
 def evaluate_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
-    """Return what comparing one prediction with the truth takes."""
+    """Return the demand of comparing one prediction with the truth."""
     fields = fields_of(settings)
     run = planned_run(settings, node, nodes)
     method = Method("prediction", fields.url)
-    # The plan asks the stores for their shapes alone.
+    # The plan needs only the shapes of the stores.
     true = cast(FieldStore, fields)
     inputs = Inputs(true, {method.name: true}, (method,))
     plan = plan_evaluation(inputs, run)
@@ -250,7 +250,7 @@ DEMANDS: Final[dict[str, Callable[[Settings, NodeType, int], Demand]]] = {
 """Demands of every planned stage, in the order of the chain. The flow is a part of `infer`."""
 
 ON_GPUS: Final = ("train", "infer")
-"""Stages that GPUs are rented for."""
+"""Stages that run on nodes with GPUs."""
 
 
 def _pieces(grid: int, size: int) -> int:
@@ -259,7 +259,7 @@ def _pieces(grid: int, size: int) -> int:
 
 
 def _utilisation(settings: Settings) -> float:
-    """Return the share of a GPU's peak that the model reaches; filters have nothing to compute."""
+    """Return the share of a GPU's peak that the model reaches; 1 for filters without a network."""
     return costs.GPU_UTILISATION.get(settings.train.model, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""How long a stage takes on some nodes, and which of their resources is the limit."""
+"""Estimate of the time of a stage on some nodes, and of the resource that limits it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from cosmoflow.stages.planning.shapes import store_bytes, worker_bytes
 from cosmoflow.stages.run import Plan
 
 Resource = Literal["cores", "memory", "tasks", "GPU", "network", "object store", "disk", "driver"]
-"""Possible limits. Cores have two more names: ``memory`` where it leaves some of them
-without a task, ``tasks`` where there are fewer of those."""
+"""Possible limits. Cores have two more names: ``memory`` if too little of it leaves cores without a
+task, and ``tasks`` if there are fewer tasks than cores."""
 
 VOLUME_SPACE = 1 << 40
-"""Bytes of the network volume that a node without local flash is rented with."""
+"""Bytes of the network volume of a node without local flash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A run of a stage on some nodes.
+    """Estimate of one run of a stage.
 
     Parameters
     ----------
     seconds : float
-        Start of the command included; infinite where it does not fit.
+        Time of the run, with the start of the command; infinite if the stage does not fit.
     limit : str
-        The resource that all others wait for.
+        Resource that all others wait for.
     busy : dict
         Seconds that each resource is at work.
     places : int
-        Tasks or workers at a time on a node.
+        Tasks or workers that a node runs at a time.
     spilled : int
-        Bytes handed on that exceed the memory for them, and are read back from disk.
+        Bytes handed on that exceed the memory for them and are read back from disk.
     """
 
     seconds: float
@@ -50,9 +50,9 @@ class Estimate:
 
 
 def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
-    """Return how long one run of a stage takes.
+    """Return the time of one run of a stage.
 
-    All resources are taken to be at work at once, so that the busiest decides.
+    All resources are assumed to work at once, so the busiest one decides.
     """
     plan = demand.plan
     by_cpus = node.gpus if demand.flops else max(1, node.vcpus // demand.cpus)
@@ -63,7 +63,7 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
         return Estimate(float("inf"), "memory", {}, 0, spilled)
     if plan.exchanged / nodes > (node.disk or VOLUME_SPACE):
         return Estimate(float("inf"), "disk", {}, places, spilled)
-    # The fullest node decides: with few tasks others have less to do.
+    # The node with the most tasks decides.
     width = demand.width or plan.tasks
     rounds = -(-width // (nodes * places))
     working = min(places, -(-width // nodes))
@@ -94,21 +94,21 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
 
 
 def busy_cores(node: NodeType, cpus: int) -> float:
-    """Return the number of whole cores that busy hardware threads are worth."""
+    """Return the number of whole cores that busy hardware threads amount to."""
     alone = min(cpus, node.cores)
     return alone + (costs.THREAD_GAIN - 1.0) * (cpus - alone)
 
 
 def _network_seconds(plan: Plan, node: NodeType, nodes: int) -> float:
-    """Return how long the network interface of a node is at work: both ways at once."""
-    # Of what tasks hand on a node keeps its share.
+    """Return the seconds that the network interface of a node is at work, both ways at once."""
+    # A node keeps its share of what tasks hand on.
     exchanged = plan.exchanged * (1.0 - 1.0 / nodes)
     most = exchanged + max(plan.read, plan.written) / costs.COMPRESSION["fields"]
     return most / nodes / node.network
 
 
 def _store_seconds(demand: Demand, node: NodeType, nodes: int) -> float:
-    """Return how long the object store takes for its requests, or its connections for the bytes."""
+    """Return the seconds of the object store for its requests, or of connections for the bytes."""
     plan = demand.plan
     moved = (plan.read + plan.written) / costs.COMPRESSION["fields"]
     connections = nodes * node.vcpus * costs.CONNECTIONS * costs.CONNECTION_BYTES

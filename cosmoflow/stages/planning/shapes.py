@@ -1,4 +1,4 @@
-"""Stores and clusters that are not there, as far as plans need to know them."""
+"""Stand-ins for stores and clusters that do not exist yet, with what plans need of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import COVERAGE_BINS, ROWS_PER_CHUNK
 
 LARGEST_DISPLACEMENT = 30.0
-"""Mpc/h, along an axis: five times the rms at z = 0, which hardly any particle exceeds."""
+"""Largest displacement along an axis, Mpc/h: five times the rms at z = 0."""
 
 
 def metadata_of(settings: Settings) -> BoxMetadata:
-    """Return what a box says of itself, at the last of its redshifts."""
+    """Return the metadata of a box at the last of its redshifts."""
     config = settings.simulate
     return BoxMetadata(config.box_size, min(config.redshift), settings.cosmology)
 
@@ -64,7 +64,7 @@ class ParticleShape:
         n, reach = self.per_axis, LARGEST_DISPLACEMENT / self.metadata.box_size
         covered = np.zeros((3, COVERAGE_BINS), np.bool_)
         for bins, inner in zip(covered, (n * n, n, 1), strict=True):
-            # Lattice sites of the axis, counted on and on.
+            # Lattice sites along the axis, counted without wrapping.
             first, last = start // inner, (stop - 1) // inner
             low, high = first / n - reach, (last + 1) / n + reach
             if high - low >= 1.0:
@@ -82,11 +82,11 @@ class FieldShape:
     Parameters
     ----------
     grid, shard, chunk : int
-        Cells per axis of the grid, of what one write covers, and of what one read needs.
+        Cells per axis of the grid, of a shard and of a chunk.
     metadata : BoxMetadata
         Metadata of the box.
     url : str
-        For messages.
+        Name of the store in messages.
     """
 
     grid: int
@@ -112,14 +112,14 @@ def fields_of(settings: Settings) -> FieldShape:
 
 
 class PlannedEngine(SerialEngine):
-    """Answers what plans ask of an engine, for equal nodes that are not there.
+    """Engine of planned nodes, all equal, which answers the questions of plans.
 
     Parameters
     ----------
     node : NodeType
         Type of the nodes.
     nodes : int
-        How many.
+        Number of nodes.
     """
 
     name = "ray"
@@ -139,12 +139,12 @@ class PlannedEngine(SerialEngine):
 
     @property
     def memory(self) -> int:
-        """Bytes of a node that are left to workers."""
+        """Bytes of a node for workers."""
         return worker_bytes(self._node)
 
     @property
     def memory_per_core(self) -> int:
-        """Bytes of each of as many workers as a node has CPUs."""
+        """Bytes of a worker if a node has one for each CPU."""
         return self.memory // self._node.vcpus
 
     def share(self, tasks: int, *, most: int, memory: int, accelerated: bool = False) -> Resources:
@@ -158,7 +158,7 @@ class PlannedEngine(SerialEngine):
 
 
 class PlannedSession(Session):
-    """Hands out the engine of a cluster that is not there."""
+    """Session that hands out the engine of a planned cluster."""
 
     def __init__(self, node: NodeType, nodes: int) -> None:
         super().__init__()
@@ -170,16 +170,16 @@ class PlannedSession(Session):
 
 
 def worker_bytes(node: NodeType) -> int:
-    """Return the memory of a node that is left to workers beside Ray and what tasks hand on."""
+    """Return the memory of a node for workers, without that of Ray and its object store."""
     return int((node.memory - SYSTEM_BYTES) * (1.0 - OBJECT_STORE_SHARE))
 
 
 def store_bytes(node: NodeType) -> int:
-    """Return the memory of a node for what tasks hand on, before it is read back from disk."""
+    """Return the memory of a node for what tasks hand on; more is read back from disk."""
     return int((node.memory - SYSTEM_BYTES) * OBJECT_STORE_SHARE)
 
 
 def planned_run(settings: Settings, node: NodeType, nodes: int) -> Run:
-    """Return a run on a cluster that is not there: plans take it for one that is."""
+    """Return a run on a planned cluster, which plans treat like any other."""
     engine = settings.engine.model_copy(update={"choice": "ray", "address": "planned"})
     return Run(settings.model_copy(update={"engine": engine}), PlannedSession(node, nodes))

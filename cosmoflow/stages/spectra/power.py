@@ -23,6 +23,10 @@ from cosmoflow.stages.slabs.sources import Derived, Source
 from cosmoflow.stages.slabs.transform import SlabGraph
 from cosmoflow.stages.spectra.plan import ROWS, PowerPlan, plan_power
 
+_HELD = 3
+"""Numbers whose modes a task holds at a time: those of a vector of the truth and of one method,
+which :func:`cosmoflow.numerics.spectra.sum_rows` needs at once (13 to 15 planes, measured)."""
+
 
 def sum_rows(
     wanted: tuple[Products, ...], fields: Sequence[Sequence[Modes]], cut: Cut, rows: slice
@@ -179,10 +183,6 @@ def plan_measurement(
         plan_power(read_together(boxes, fields, grid), grid, run, stage="evaluate", held=_HELD)
         for fields in share_readings(quantities)
     ]
-
-
-_HELD = 3
-"""Numbers of the truth whose modes a task holds at a time, beside those of one method."""
 
 
 def share_readings(quantities: Sequence[str]) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ NONE: Final = "\N{EN DASH}"
 
 
 def number(value: float | None, digits: int) -> str:
-    """Return a number with so many digits after the point; a dash for None."""
+    """Return a number with ``digits`` digits after the point, or a dash for None."""
     if value is None:
         return NONE
     if value != 0.0 and abs(value) < 0.5 * 10.0**-digits:

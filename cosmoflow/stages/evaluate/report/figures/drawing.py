@@ -107,7 +107,7 @@ class Sheet(NamedTuple):
 
 
 def legend_height(names: int) -> float:
-    """Return the inches that a legend of so many names needs at the foot."""
+    """Return the height of a legend with ``names`` entries at the foot, inches."""
     return 0.15 + 0.24 * ((names + 1) // 2)
 
 
