@@ -43,7 +43,7 @@ TOTALS: Key = ("totals", 0)
 
 
 def plan_paint(particles: str, run: Run) -> PaintPlan:
-    """Say what :func:`paint` would do."""
+    """Return the plan of :func:`paint`."""
     store = open_particles(particles, run.settings.snapshot)
     if text := caution_of_plan(store.count, run.settings.paint):
         caution(run.listener, text)
@@ -81,7 +81,7 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
     store = open_particles(particles, run.settings.snapshot)
     tell_notes(store, run.listener)
     plan = make_plan(store, run)
-    # Before anything that is there already is given up.
+    # A refused run must leave an existing output as it is.
     engine = start_engine(run, plan, remedy="a smaller paint.shard or paint.particles_per_task")
     notes = list(store.metadata.provenance.get("notes", ()))
     if text := caution_of_plan(store.count, config):
@@ -162,7 +162,7 @@ def _paint_shards(
         else:
             progress.advance()
 
-    # What a piece hands on depends on the output, and on how the particles are cut.
+    # The parts of a piece depend on the output, and on how the particles are cut into pieces.
     name = digest_of([out, digest, pieces])
     exchange = make_exchange(run, plan, name)
     # Tasks use one core, and more where there are fewer tasks than cores.
@@ -171,14 +171,14 @@ def _paint_shards(
 
 
 def _read_totals(out: str) -> BoxTotals | None:
-    """Return the totals that an earlier run noted."""
+    """Return the totals that an earlier run stored; None if there are none."""
     with storage_errors(out):
         noted: Any = open_group(out).attrs.get(TOTALS[0])
     return None if noted is None else (noted["mass"], *noted["momentum"])
 
 
 def _write_totals(out: str, totals: BoxTotals) -> None:
-    """Note the totals, so that a resumed run need not read all particles again."""
+    """Store the totals, so that a resumed run need not read all particles again."""
     mass, *momentum = totals
     group = open_group_for_writing(out)
     with storage_errors(out):
@@ -194,10 +194,10 @@ def _build_graph(
     pieces: list[tuple[int, int]],
     totals: BoxTotals | None,
 ) -> TaskGraph:
-    """Bucket the pieces of the particles, add up the totals, paint every missing shard.
+    """Build the tasks that bucket the pieces, add up the totals and paint the missing shards.
 
-    A shard reads from the pieces that may touch it and no others; pieces that touch none are not
-    read once the totals are known.
+    A shard reads only from the pieces that may touch it. If the totals are known, pieces that no
+    missing shard reads from are not read at all.
     """
     graph, size = TaskGraph(), store.metadata.box_size
     near = _pieces_near(store, pieces, config, todo)

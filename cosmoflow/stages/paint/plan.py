@@ -35,7 +35,7 @@ class PaintPlan(Plan):
     Parameters
     ----------
     particles, particles_per_task : int
-        Particles in all, and of a piece that a task sorts.
+        Number of particles in all, and in a piece that one task reads.
     grid, shard : int
         Cells per axis of the grid and of a shard.
     shards : int
@@ -56,16 +56,16 @@ class PaintPlan(Plan):
 
 
 def make_plan(store: Counted, run: Run) -> PaintPlan:
-    """Say what painting would do.
+    """Make the plan of painting.
 
     Raises
     ------
     DataError
-        Redshift space is asked for, and the expansion of the box is not known.
+        Redshift space is requested, but the expansion of the box is not known.
     """
     config = run.settings.paint
     if config.redshift_space is not None:
-        # Refused here, before a task on some worker is.
+        # Refuse here rather than in a task on a worker.
         hubble_rate(store.metadata)
     shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
     piece = _piece(store, config, run.settings.engine.memory)
@@ -114,7 +114,7 @@ def _row_bytes(store: Counted) -> int:
 
 
 def _copies(store: Counted, config: PaintConfig) -> float:
-    """Return how many shards a particle is handed to on average."""
+    """Return the mean number of shards that get a particle."""
     if config.shard_cells == config.grid:
         return 1.0
     span = SCHEME_ORDER[config.scheme] - 1 + int(config.interlaced)
@@ -127,7 +127,7 @@ def _copies(store: Counted, config: PaintConfig) -> float:
 def _bucketing_bytes(store: Counted, config: PaintConfig) -> float:
     """Return the bytes that a bucketing task needs for each of its particles.
 
-    It holds them as they were read, and as they are sorted.
+    It holds the particles as they were read, and a copy sorted by shard.
     """
     return 2.0 * _row_bytes(store) * _copies(store, config)
 

@@ -37,13 +37,13 @@ INTERLACEABLE = ("density", "momentum")
 """Fields that are linear in the particles: a second grid makes their spectra better."""
 
 Totals = tuple[ExactSum, ...]
-"""Sum of masses, then of momenta x, y, z, of some particles."""
+"""Sums of the masses and of the momenta along x, y and z of some particles."""
 BoxTotals = tuple[float, float, float, float]
-"""The same of all particles."""
+"""The same sums over all particles, rounded."""
 
 
 class Counted(Protocol):
-    """Particles, as far as plans need to know them."""
+    """What plans need to know about particles."""
 
     @property
     def count(self) -> int:
@@ -74,7 +74,10 @@ def painted_variables(config: PaintConfig) -> tuple[str, ...]:
 
 
 def reach_of(config: PaintConfig, count: int) -> int:
-    """Return how many cells around a shard particles are needed from beside their clouds; or 0."""
+    """Return the distance in cells within which a shard needs particles to fill its empty cells.
+
+    0 if empty cells are not filled.
+    """
     return fill_reach(config.grid, count) if config.fill == "nearest" else 0
 
 
@@ -85,10 +88,10 @@ def bucket_task(
     config: PaintConfig,
     number: int,
 ) -> Handout:
-    """Read a piece of the particles; hand them on to all shards, with the totals of all.
+    """Read a piece of the particles and hand them to all shards, with the totals of the piece.
 
-    A resumed run may use what a killed one handed on, so it must not depend on which shards were
-    missing then.
+    A resumed run may use the parts that a killed run handed on. They must therefore not depend on
+    which shards were missing.
 
     Raises
     ------
@@ -132,7 +135,7 @@ def shards_near_piece(
     if config.redshift_space is not None:
         covered = covered.copy()
         covered[COMPONENTS.index(config.redshift_space)] = True
-    # A cell more than a cloud spans, for the rounding of positions to bins and to cells.
+    # One more cell than a cloud spans allows for the rounding of positions to bins and to cells.
     cloud = SCHEME_ORDER[config.scheme] + int(config.interlaced) + 1
     reach = max(cloud, reach_of(config, store.count) + 2)
     x, y, z = (shards_near(bins, config.grid, config.shard_cells, reach) for bins in covered)
@@ -146,13 +149,13 @@ def _in_redshift_space(particles: Particles, metadata: BoxMetadata, axis: str) -
     position = particles.position.copy()
     moved = position[:, column] + particles.velocity[:, column].astype(np.float64) / rate
     position[:, column] = moved % size
-    # Just below the side rounds to it, which is the same place as 0.
+    # A position just below the box size may round to it, which is the same place as 0.
     position[position[:, column] >= np.float32(size), column] = 0.0
     return replace(particles, position=position)
 
 
 def _totals(particles: Particles) -> Totals:
-    """Add up masses (1 each if there are none) and momenta, exactly: no order of them matters."""
+    """Add up masses (1 each without masses) and momenta exactly, so that no order matters."""
     mass, velocity = particles.mass, particles.velocity.T
     if mass is None:
         return (ExactSum(Fraction(len(particles.position))), *map(ExactSum.of, velocity))
