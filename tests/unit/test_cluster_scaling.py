@@ -137,7 +137,7 @@ def test_the_plan_and_the_model_agree(stage, nodes):
     """The plan takes all resources to be at work at once, the model knows who waits for whom."""
     node = NODE_TYPES["g6e.2xlarge" if stage == "infer" else "r6id.16xlarge"]
     settings = _stages.settings_for(2048)
-    passes, demand = _stages.STAGES[stage](settings, node)
+    passes, demand = _stages.STAGES[stage](settings, node, nodes)
     modelled = run(passes, _stages.node_of(stage, demand, node), nodes, _stages.rates()).seconds
-    planned = max(estimate(DEMANDS[stage](settings, node, 1), node, nodes).busy.values())
+    planned = max(estimate(DEMANDS[stage](settings, node, nodes), node, nodes).busy.values())
     assert 0.4 < planned / modelled < 1.6
