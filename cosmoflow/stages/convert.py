@@ -20,9 +20,9 @@ from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.particles import (
-    ROWS_PER_SHARD,
     ParticleStore,
     create_particles,
+    shard_rows,
     unfinished_rows,
     write_shard,
 )
@@ -67,10 +67,10 @@ def _plan(source: ParticleSource) -> ConvertPlan:
     row = _BYTES_PER_PARTICLE + 8 * int(source.has_mass)
     return ConvertPlan(
         stage="convert",
-        tasks=-(-source.count // ROWS_PER_SHARD),
+        tasks=-(-source.count // shard_rows(source.count)),
         unit="shards",
         # Rows in the file's own (double) precision, their conversion, and the encoded chunks.
-        worker_memory=4 * row * min(source.count, ROWS_PER_SHARD),
+        worker_memory=4 * row * min(source.count, shard_rows(source.count)),
         read=source.count * row,
         written=source.count * row,
         cpu_seconds=source.count * costs.CONVERT_PARTICLE,
@@ -174,8 +174,9 @@ def _total_mass(source: ParticleSource, out: str, masses: Mapping[int, float]) -
     if not source.has_mass:
         return total
     column: Any = open_group(out)["mass"]
-    for shard in set(range(-(-source.count // ROWS_PER_SHARD))) - set(masses):
+    rows = shard_rows(source.count)
+    for shard in set(range(-(-source.count // rows))) - set(masses):
         with storage_errors(out), damage(f"{out}, mass"):
-            rows = np.asarray(column[shard * ROWS_PER_SHARD : (shard + 1) * ROWS_PER_SHARD])
-        total += float(rows.sum())
+            found = np.asarray(column[shard * rows : (shard + 1) * rows])
+        total += float(found.sum())
     return total

@@ -35,9 +35,16 @@ ROWS_PER_SHARD = 1 << 20
 ROWS_PER_CHUNK = 1 << 19
 
 
+MOST_SHARDS, MOST_ROWS_PER_SHARD = 1 << 14, 1 << 24
+"""Shards become larger before there are more of them: each takes a few requests and a note."""
+
+
 def shard_rows(count: int) -> int:
     """Return the particles of a shard of a store of ``count`` particles."""
-    return min(ROWS_PER_SHARD, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
+    rows = ROWS_PER_SHARD
+    while rows * MOST_SHARDS < count and rows < MOST_ROWS_PER_SHARD:
+        rows *= 2
+    return min(rows, -(-count // ROWS_PER_CHUNK) * ROWS_PER_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)

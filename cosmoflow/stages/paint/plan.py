@@ -18,6 +18,8 @@ from cosmoflow.storage.variables import count_parts
 
 SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
 """Particles of a piece, which may be as small as a shard of a store of particles."""
+MOST_PIECES = 8192
+"""Pieces become larger before there are more of them: each is a task for the driver."""
 PARTICLES_OF_PART = 3500
 """Particles that a piece should hand to each shard on average, if none is known to be far away.
 
@@ -163,7 +165,8 @@ def _piece(store: Counted, config: PaintConfig, allowed: int | None) -> int:
     if config.particles_per_task is not None:
         return min(config.particles_per_task, store.count)
     shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
-    piece = min(max(PARTICLES_OF_PART * shards, SMALLEST_PIECE), LARGEST_PIECE)
+    least = max(PARTICLES_OF_PART * shards, -(-store.count // MOST_PIECES), SMALLEST_PIECE)
+    piece = min(least, LARGEST_PIECE)
     if allowed is not None:
         piece = min(piece, int((allowed - costs.OVERHEAD) / _bucketing_bytes(store, config)))
     return min(max(piece, SMALLEST_PIECE), store.count)

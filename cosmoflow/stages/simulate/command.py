@@ -23,7 +23,7 @@ from cosmoflow.stages.simulate.boxes import (
 )
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.outputs import check_output, mark_folder
-from cosmoflow.storage.particles import ROWS_PER_SHARD, ParticleStore
+from cosmoflow.storage.particles import ParticleStore, shard_rows
 from cosmoflow.storage.requests import Requests, count_writes
 from cosmoflow.storage.urls import absolute, exists, has_file, remove
 
@@ -91,7 +91,7 @@ def plan_simulate(run: Run) -> SimulatePlan:
         * costs.SIMULATE_PARTICLE
         * config.mesh_factor**costs.MESH_POWER,
         requests=(count_writes(2) + Requests(put=1, get=2))
-        * (-(-particles // ROWS_PER_SHARD) * config.count * len(config.redshift)),
+        * (-(-particles // shard_rows(particles)) * config.count * len(config.redshift)),
         particles=particles,
         box_size=config.box_size,
         spacing=config.box_size / config.particles,
