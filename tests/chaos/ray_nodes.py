@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
+TOKEN = secrets.token_hex(32)
+"""One for all clusters of this process: Ray reads it once."""
+
 
 class Nodes:
     """A head without CPUs, and nodes of one CPU each.
@@ -63,7 +66,7 @@ def ray_nodes(count):
     before = dict(os.environ)
     os.environ |= {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": TOKEN,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     nodes = Nodes(count)
