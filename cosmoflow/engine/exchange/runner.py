@@ -29,7 +29,7 @@ from cosmoflow.engine.exchange.servers import (
     this_node,
 )
 from cosmoflow.engine.graph import Column, Family, Handout, Key, TaskGraph
-from cosmoflow.engine.memory import reusing_freed_buffers
+from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.nodes import count_places, placement, worker_nodes
 from cosmoflow.engine.stopping import Stop
 from cosmoflow.engine.telemetry import watched
@@ -58,8 +58,9 @@ def _run_task(
     """Run a task; return its value, or its node and its value if it hands on parts."""
     stop.check()
     use_share(needs)
+    return_freed_buffers()
     scratch = on_this_node(scratch)
-    with watched(key[0], str(key)), reusing_freed_buffers():
+    with watched(key[0], str(key)):
         columns = [
             source if part is None else (source.stream if stream else source.read)(scratch, part)
             for source, (part, stream) in zip(sources, parts, strict=True)
