@@ -16,8 +16,6 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX."""
 _DEFAULT_TRIM, _DEFAULT_MMAPS = 128 << 10, 65536
 _ALL = (1 << 31) - 1
-_RETURNED, _LARGEST_THRESHOLD = 1 << 20, 32 << 20
-"""Bytes from which buffers are returned at once, and the most that glibc accepts."""
 
 
 FREE_SHARE: Final = 0.5
@@ -51,7 +49,7 @@ def return_freed_buffers() -> None:
     largest freed buffer, up to 32 MB. After reading 200 MB of particles, a worker held 300 MB more
     in pieces of no use to others. A threshold that is set is not raised.
     """
-    _tune(_MMAP_THRESHOLD, _RETURNED)
+    _tune(_MMAP_THRESHOLD, 1 << 20)
 
 
 def keep_freed_buffers() -> None:
@@ -66,23 +64,6 @@ def keep_freed_buffers() -> None:
 
 
 @contextmanager
-def reusing_freed_buffers() -> Iterator[None]:
-    """Reuse freed buffers of up to 32 MB while the ``with`` block runs, then return them.
-
-    For tasks: encoding chunks of a shard takes many short-lived buffers of a megabyte, and clearing
-    their pages anew took half of the CPU time of writing. Larger ones are returned at once.
-    """
-    _tune(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
-    _tune(_TRIM_THRESHOLD, _ALL)
-    try:
-        yield
-    finally:
-        _tune(_MMAP_THRESHOLD, _RETURNED)
-        _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
-        _trim()
-
-
-@contextmanager
 def keeping_freed_buffers() -> Iterator[None]:
     """Keep freed buffers while the ``with`` block runs, then return them to the system."""
     keep_freed_buffers()
@@ -91,14 +72,9 @@ def keeping_freed_buffers() -> Iterator[None]:
     finally:
         _tune(_MMAP_MAX, _DEFAULT_MMAPS)
         _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
-        _trim()
-
-
-def _trim() -> None:
-    """Return all freed buffers to the system."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _tune(parameter: int, value: int) -> None:

@@ -33,7 +33,7 @@ from cosmoflow.engine.exchange.servers import (
     this_node,
 )
 from cosmoflow.engine.graph import Column, Family, Handout, Key, TaskGraph
-from cosmoflow.engine.memory import reusing_freed_buffers
+from cosmoflow.engine.memory import return_freed_buffers
 from cosmoflow.engine.nodes import Node, nodes_for, worker_nodes
 from cosmoflow.engine.stopping import PATIENCE, Stop
 from cosmoflow.engine.telemetry import watched
@@ -77,8 +77,9 @@ class _Work:
         """Run a task; return its value, or its node and its value if it hands on parts."""
         self.stop.check()
         use_share(self.needs)
+        return_freed_buffers()
         scratch = on_this_node(self.scratch)
-        with watched(key[0], str(key)), reusing_freed_buffers():
+        with watched(key[0], str(key)):
             columns = [
                 source
                 if part is None
