@@ -89,9 +89,14 @@ CUTS = [
 ]
 
 
-@each(("name", "grid"), [("density", 96), ("velocity", 96), ("density", 100)])
-def test_shards_are_what_zarr_reads_in_fewer_requests(name, grid, array, proxy, monkeypatch):
+@each(
+    ("name", "grid", "piece"),
+    [("density", 96, 1 << 24), ("velocity", 96, 1 << 24), ("density", 100, 300_000)],
+)
+def test_shards_are_what_zarr_reads_in_fewer_requests(name, grid, piece, array, proxy, monkeypatch):
     monkeypatch.setattr(shards, "GAP", 20 << 10)
+    # Whole shards of 1 MB are then read in several requests.
+    monkeypatch.setattr(shards, "PIECE", piece)
     url, values = array(name, grid, 64, 16)
     plain, ours = (open_group(url)[name] for _ in range(2))
     ours = read_in_pieces(ours)
