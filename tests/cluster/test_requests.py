@@ -137,9 +137,7 @@ COMMANDS = [
 
 
 @each("command", COMMANDS)
-def test_plans_count_what_a_proxy_sees(
-    command, proxy, stores, tmp_path, capsys, subtests, record_property
-):
+def test_plans_count_what_a_proxy_sees(command, proxy, stores, tmp_path, capsys, record_property):
     if command[0] == "evaluate":
         command = [*command, "--out", str(tmp_path / "report")]
     capsys.readouterr()
