@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--keys", action="store_true")
     options = parser.parse_args()
     settings = [
-        f"simulate.particles={options.particles}", "simulate.box_size=128.0",
+        f"simulate.particles={options.particles}", f"simulate.box_size={2.0 * options.grid}",
         f"paint.grid={options.grid}", f"paint.shard={options.shard}",
         f"paint.chunk={options.chunk}", "evaluate.subbox=64.0", "evaluate.smoothing=[4.0]",
         *options.set,

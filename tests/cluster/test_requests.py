@@ -89,9 +89,14 @@ CUTS = [
 ]
 
 
-@each(("name", "grid"), [("density", 96), ("velocity", 96), ("density", 100)])
-def test_shards_are_what_zarr_reads_in_fewer_requests(name, grid, array, proxy, monkeypatch):
+@each(
+    ("name", "grid", "piece"),
+    [("density", 96, 1 << 24), ("velocity", 96, 1 << 24), ("density", 100, 300_000)],
+)
+def test_shards_are_what_zarr_reads_in_fewer_requests(name, grid, piece, array, proxy, monkeypatch):
     monkeypatch.setattr(shards, "GAP", 20 << 10)
+    # Whole shards of 1 MB are then read in several requests.
+    monkeypatch.setattr(shards, "PIECE", piece)
     url, values = array(name, grid, 64, 16)
     plain, ours = (open_group(url)[name] for _ in range(2))
     ours = read_in_pieces(ours)
@@ -132,9 +137,7 @@ COMMANDS = [
 
 
 @each("command", COMMANDS)
-def test_plans_count_what_a_proxy_sees(
-    command, proxy, stores, tmp_path, capsys, subtests, record_property
-):
+def test_plans_count_what_a_proxy_sees(command, proxy, stores, tmp_path, capsys, record_property):
     if command[0] == "evaluate":
         command = [*command, "--out", str(tmp_path / "report")]
     capsys.readouterr()
