@@ -29,7 +29,7 @@ def cluster_run(memory, cores, allowed=None, *, nodes=1):
         return Resources(max(1, nodes * cores // tasks), memory=memory)
 
     engine = SimpleNamespace(
-        name="ray", memory=memory, memory_per_core=memory // cores, share=share
+        name="ray", cpus=cores, memory=memory, memory_per_core=memory // cores, share=share
     )
     session = SimpleNamespace(engine=lambda cpu_seconds, **needs: engine)
     address = EngineConfig(choice="ray", address="ray://head:10001", memory=allowed)

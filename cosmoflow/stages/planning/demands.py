@@ -57,6 +57,8 @@ class Demand:
         CPUs that a task or worker uses.
     width : int
         Tasks that can run side by side, because passes wait for each other; 0 for all tasks.
+    in_step : bool
+        Whether the tasks of each pass wait for all of the pass before.
     flops : float
         Operations of networks on GPUs. Without GPUs they are part of the core-seconds.
     utilisation : float
@@ -77,6 +79,7 @@ class Demand:
     core_seconds: float
     cpus: int = 1
     width: int = 0
+    in_step: bool = False
     flops: float = 0.0
     utilisation: float = 1.0
     parts: int = 0
@@ -166,6 +169,7 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan.cpu_seconds,
         cpus,
         width,
+        in_step=True,
         parts=parts,
         gets=plan.requests.get,
         puts=plan.requests.put,
@@ -213,6 +217,7 @@ def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan.cpu_seconds,
         plan.threads,
         width=min(plan.slabs),
+        in_step=True,
         parts=plan.parts,
         gets=plan.requests.get,
     )

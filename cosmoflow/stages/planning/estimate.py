@@ -52,7 +52,9 @@ class Estimate:
 def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
     """Return the time of one run of a stage.
 
-    All resources are assumed to work at once, so the busiest one decides.
+    All resources are assumed to work at once, so the busiest one decides. Where all tasks of a pass
+    run at once and wait for all of the pass before, they read, compute and exchange one after the
+    other.
     """
     plan = demand.plan
     by_cpus = node.gpus if demand.flops else max(1, node.vcpus // demand.cpus)
@@ -90,7 +92,10 @@ def estimate(demand: Demand, node: NodeType, nodes: int) -> Estimate:
         busy["disk"] = 2.0 * spilled / nodes / disk
     busy["driver"] = plan.tasks * costs.TASK_SECONDS
     limit = max(busy, key=lambda one: busy[one])
-    return Estimate(costs.START_SECONDS + busy[limit], limit, busy, places, spilled)
+    seconds = busy[limit]
+    if demand.in_step and rounds == 1:
+        seconds = max(seconds, cores + busy["network"] + busy["object store"])
+    return Estimate(costs.START_SECONDS + seconds, limit, busy, places, spilled)
 
 
 def busy_cores(node: NodeType, cpus: int) -> float:
