@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import ray
 from _cluster import Node, Pass, Rates, Simulation
 from numpy.typing import NDArray
 
@@ -86,6 +85,8 @@ def _start_workers(engine: Engine, places: int) -> None:
 
 
 def _worker(number: int) -> str:
+    import ray
+
     time.sleep(1.0)
     return f"{ray.get_runtime_context().get_node_id()} {os.getpid()}"
 

@@ -9,6 +9,7 @@ driver.
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -24,6 +25,8 @@ from cosmoflow.engine.stopping import PATIENCE
 
 RETRIES: Final = 5
 """How often a task is run again if its worker or node dies, or if its parcel is lost."""
+_MOMENT: Final = 0.2
+"""Seconds that a crew waits for more tasks to end, so that its answer is about several."""
 _ANSWER_SECONDS: Final = 30.0
 """Longest time that a crew waits for the end of a task before it answers the driver."""
 
@@ -94,25 +97,38 @@ class Crew:
             max_retries=RETRIES,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False) if node else None,
         )(run)
+        self._named: dict[str, Any] = {}
+        """The remote function under the name of each family."""
         self._running: dict[Key, ray.ObjectRef] = {}
         self._ended: queue.SimpleQueue[tuple[Key, Future[Any]]] = queue.SimpleQueue()
 
     def submit(self, orders: Sequence[Order]) -> None:
         """Submit some tasks."""
         for key, function, hands_on, reads, sources in orders:
-            task = self._remote.options(name=f"{key}")
-            ref = task.remote(key, function, hands_on, reads, *sources)
+            if key[0] not in self._named:
+                self._named[key[0]] = self._remote.options(name=str(key[:1]))
+            ref = self._named[key[0]].remote(key, function, hands_on, reads, *sources)
             self._running[key] = ref
             ref.future().add_done_callback(lambda future, key=key: self._ended.put((key, future)))
 
-    def ended(self, patience: float = _ANSWER_SECONDS) -> list[End]:
-        """Wait until a task has ended; return the tasks that have ended since the last call."""
+    def ended(self, patience: float = _ANSWER_SECONDS, enough: int = 1) -> list[End]:
+        """Wait for tasks to end; return the tasks that have ended since the last call.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds to wait for a first task.
+        enough : int
+            Tasks to wait for, unless the others take more than a moment longer.
+        """
         found = []
         with suppress(queue.Empty):
             key, future = self._ended.get(timeout=patience)
+            until = time.monotonic() + _MOMENT
             while True:
                 found.append(self._end(key, future))
-                key, future = self._ended.get_nowait()
+                left = until - time.monotonic() if len(found) < enough else 0.0
+                key, future = self._ended.get(left > 0.0, max(left, 0.0))
         return found
 
     def _end(self, key: Key, future: Future[Any]) -> End:
@@ -142,6 +158,8 @@ class RemoteCrew:
     ----------
     run, needs, node
         See :class:`Crew`.
+    enough : int
+        Tasks that an answer of the crew is about, if they end within a moment.
     on_ended : callable
         Called with the crew and a future of a list of ends; in another thread.
     """
@@ -151,9 +169,11 @@ class RemoteCrew:
         run: Callable[..., Any],
         needs: Resources,
         node: str,
+        enough: int,
         on_ended: Callable[[RemoteCrew, Future[list[End]]], None],
     ) -> None:
         self.node, self._on_ended, self._listening = node, on_ended, False
+        self._enough = enough
         self._actor = (
             ray.remote(Crew)
             .options(
@@ -175,7 +195,8 @@ class RemoteCrew:
         """Ask for the tasks that have ended, unless the crew has yet to answer."""
         if not self._listening:
             self._listening = True
-            self._actor.ended.remote().future().add_done_callback(self._hear)
+            answer = self._actor.ended.remote(enough=self._enough)
+            answer.future().add_done_callback(self._hear)
 
     def _hear(self, future: Future[list[End]]) -> None:
         self._listening = False

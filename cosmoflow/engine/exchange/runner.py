@@ -41,8 +41,8 @@ from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import IncompleteError
 from cosmoflow.units import format_bytes
 
-AHEAD: Final = 8
-"""A node with room for some tasks has an eighth as many more, at least one, so that no worker waits
+AHEAD: Final = 4
+"""A node with room for some tasks has a quarter as many more, at least one, so that no worker waits
 for the driver. More would wait there while other nodes are idle."""
 _LOOK: Final = 2.0
 """Seconds between two looks at the nodes of a cluster."""
@@ -296,8 +296,11 @@ class Runner:
             return
         for node in fitting:
             if node.name not in self._places:
-                crew = RemoteCrew(self._work(), self._needs, node.name, self._on_ended)
-                self._places[node.name] = _Place(crew, node.places(self._needs))
+                room = node.places(self._needs)
+                # The crew answers when half of the tasks that it has ahead have begun.
+                enough = max(1, room // AHEAD // 2)
+                crew = RemoteCrew(self._work(), self._needs, node.name, enough, self._on_ended)
+                self._places[node.name] = _Place(crew, room)
 
     def _work(self) -> Callable[..., Any]:
         """Return the function that workers run."""
