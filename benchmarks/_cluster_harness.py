@@ -26,9 +26,9 @@ from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine import Column, Engine, Pipeline, Resources, Session, TaskGraph
 from cosmoflow.stages import costs
 
-NODES, PLACES = 16, 4
-"""Nodes of the cluster, and tasks that sleep side by side on each."""
-MEAN_SECONDS = 2.0
+PLACES = 8
+"""Tasks that sleep side by side on a node."""
+MEAN_SECONDS = 4.0
 """Mean sleep of a task: two cores run the processes of all nodes, some hundred tasks a second."""
 
 
@@ -190,7 +190,7 @@ def run_stage(
     endless = replace(node, network=1e15, disk=1e15, memory=1e18)
     simulated = Simulation(shared, endless, nodes, free).run().seconds
     sleeps = [one.core_seconds / node.speed for one in shared]
-    begun, used = time.time(), _cpu_seconds()
+    used, begun = _cpu_seconds(), 0.0
     if pool:
         # Each of the three steps of a block takes as long.
         step, starts = sleeps[0] / node.places, list[float]()
@@ -200,10 +200,16 @@ def run_stage(
             lambda task, start: starts.append(start),
             workers=nodes,
         )
-        # Starting the actors is no part of the model.
         begun = min(starts)
     else:
-        engine.run(graph_of(shared, sleeps), needs=Resources(1))
+        ends = list[float]()
+        engine.run(
+            graph_of(shared, sleeps),
+            on_task=lambda key: ends.append(time.time()),
+            needs=Resources(1),
+        )
+        begun = min(ends) - sleeps[0]
+    # The actors of all nodes start on the two cores of this machine: the clock begins after that.
     return Measured(time.time() - begun, simulated, tasks, _cpu_seconds() - used)
 
 

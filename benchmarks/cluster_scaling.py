@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--driver", action="store_true")
     parser.add_argument("--engine", action="store_true")
-    parser.add_argument("--nodes", type=int, default=16, help="of --engine")
+    parser.add_argument("--nodes", type=int, default=8, help="of --engine")
     given = parser.parse_args()
     if given.measure or given.driver:
         from _cluster_measure import measure, measure_driver
