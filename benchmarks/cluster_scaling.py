@@ -165,8 +165,11 @@ def measure_engine(nodes: int) -> None:
         find_node("m6id.16xlarge", "--node"), vcpus=PLACES, cores=PLACES, memory=32 << 30
     )
     gpu = find_node("g6e.2xlarge", "--gpu-node")
+    painting = settings_for(1024)
+    pieces = painting.paint.model_copy(update={"particles_per_task": 1 << 24})
+    painting = painting.model_copy(update={"paint": pieces})
     stages = {
-        "paint": (*paint_passes(settings_for(1024), small), small),
+        "paint": (*paint_passes(painting, small), small),
         "spectra": (*spectra_passes(settings, small, thickness=8), small),
         "flow": (*flow_passes(settings, small, thickness=16), small),
         "infer": (*STAGES["infer"](settings, gpu, 1), gpu),
