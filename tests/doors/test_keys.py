@@ -289,7 +289,7 @@ def test_a_listing_that_breaks_goes_on_after_the_last_name():
         names = tuple("abcdef")
         asked = ()
 
-        def list(self, offset=None, chunk_size=2):
+        def list(self, prefix=None, offset=None, chunk_size=2):
             self.asked += (offset,)
             left = [{"path": name} for name in self.names if offset is None or name > offset]
             for start in range(0, len(left), chunk_size):

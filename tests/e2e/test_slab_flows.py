@@ -181,7 +181,7 @@ def test_less_memory_means_thinner_slabs(store, serial_run):
     fields = SETS["wiener"]
     plans = [
         plan_flow(Grid.of(store), fields, allow(serial_run(), (184 << 20) + kilobytes * 1000))
-        for kilobytes in (0, 60, 120, 10000)
+        for kilobytes in (0, 60, 120, 1_000_000)
     ]
     planes = [plan.planes for plan in plans]
     assert planes == sorted(planes)

@@ -96,7 +96,7 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     true, config = inputs.true, run.settings.evaluate
     cells, size, radii = true.grid**3, inputs.box_size, dict.fromkeys(config.smoothing)
     # Linear theory is compared too, wherever it will be stored.
-    added = [Method(linear_name(radius), "", "linear_velocity") for radius in radii]
+    added = [Method(linear_name(radius), true.url, "linear_velocity") for radius in radii]
     methods = [*inputs.methods, *added]
     missing = lacking(true, config.smoothing)
     block = _block_cells(inputs, run)
