@@ -43,13 +43,11 @@ def shuffle(count, *, seconds=1.0, moved=0.0):
     ]
 
 
-def test_one_node_takes_the_sum_of_the_work_over_its_cores():
+def test_one_node_takes_the_sum_of_the_work_and_a_remainder_leaves_cores_idle():
     found = run([Pass("work", 40, 3.0)])
     assert found.seconds == pytest.approx(40 * 3.0 / 4)
     assert found.busy["cores"] == pytest.approx(1.0)
 
-
-def test_a_remainder_leaves_cores_idle():
     assert run([Pass("work", 41, 3.0)]).seconds == pytest.approx(11 * 3.0)
 
 

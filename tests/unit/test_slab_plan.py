@@ -46,7 +46,7 @@ def test_slabs_are_neither_thin_nor_few(name, grid, node):
     assert plan.planes <= grid // SLABS
 
 
-def test_memory_is_that_of_the_cluster():
+def test_memory_and_cores_are_those_of_the_cluster():
     """And not that of the machine on which the command is given."""
     plans = [
         plan_flow(box(2048), SETS["wiener"], cluster_run(memory, cores))
@@ -57,9 +57,7 @@ def test_memory_is_that_of_the_cluster():
     # Every core of such a node has what its worker needs.
     assert plans[0].worker_memory <= 4 * GB
     assert plans[1].worker_memory <= 16 * GB
-
-
-def test_cores_are_shared_where_there_are_fewer_tasks():
+    # Cores are shared where there are fewer slabs.
     names, memory = SETS["wiener"], 64 * GB
     alone = plan_flow(box(2048), names, cluster_run(memory, 16))
     shared = plan_flow(box(2048), names, cluster_run(memory, 16, nodes=64))

@@ -12,5 +12,6 @@ holds grows with the number of parts.
 - :mod:`.servers`: the actors that serve parcels to other nodes.
 - :mod:`.agenda`: which tasks can run, which parcels are needed again, which can go.
 - :mod:`.crews`: they submit tasks to Ray and collect their results, one on each node.
+- :mod:`.work`: what a worker does with a task.
 - :mod:`.runner`: the driver's loop on Ray.
 """

@@ -29,15 +29,12 @@ from cosmoflow.engine.exchange.servers import (
     Directory,
     LostParcelsError,
     Servers,
-    on_this_node,
     this_node,
 )
-from cosmoflow.engine.graph import Column, Family, Handout, Key, TaskGraph
-from cosmoflow.engine.memory import return_freed_buffers
+from cosmoflow.engine.exchange.work import Work
+from cosmoflow.engine.graph import Column, Family, Key, TaskGraph
 from cosmoflow.engine.nodes import Node, nodes_for, worker_nodes
 from cosmoflow.engine.stopping import PATIENCE, Stop
-from cosmoflow.engine.telemetry import watched
-from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import IncompleteError
 from cosmoflow.units import format_bytes
 
@@ -46,54 +43,6 @@ AHEAD: Final = 4
 for the driver. More would wait there while other nodes are idle."""
 _LOOK: Final = 2.0
 """Seconds between two looks at the nodes of a cluster."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What workers do with an order.
-
-    Parameters
-    ----------
-    stop : Stop
-        Set when the driver has given up.
-    needs : Resources
-        Resources of each task.
-    scratch : Scratch
-        The place for parcels.
-    """
-
-    stop: Stop
-    needs: Resources
-    scratch: Scratch | BucketScratch
-
-    def run(
-        self,
-        key: Key,
-        function: Callable[..., Any],
-        hands_on: bool,
-        reads: Sequence[tuple[int | None, bool]],
-        *sources: Any,
-    ) -> Any:
-        """Run a task; return its value, or its node and its value if it hands on parts."""
-        self.stop.check()
-        use_share(self.needs)
-        return_freed_buffers()
-        scratch = on_this_node(self.scratch)
-        with watched(key[0], str(key)):
-            columns = [
-                source
-                if part is None
-                else (source.stream if stream else source.read)(scratch, part)
-                for source, (part, stream) in zip(sources, reads, strict=True)
-            ]
-            result = function(key[1], *columns)
-            if not hands_on:
-                return result
-            handout = Handout.of(result)
-            # The folder is deleted once the driver has given up, and nothing may be left in it.
-            self.stop.check()
-            scratch.write(key, handout.parts, handout.value)
-            return this_node(), handout.value
 
 
 @dataclass(slots=True)
@@ -304,7 +253,7 @@ class Runner:
 
     def _work(self) -> Callable[..., Any]:
         """Return the function that workers run."""
-        run = self._guard(_Work(self._stop, self._needs, self._scratch).run)
+        run = self._guard(Work(self._stop, self._needs, self._scratch).run)
 
         def run_task(*order: Any) -> Any:
             # Ray takes functions, and no methods.

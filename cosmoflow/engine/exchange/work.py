@@ -1,0 +1,65 @@
+"""What a worker does with a task of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cosmoflow.engine.base import Resources
+from cosmoflow.engine.exchange.bucket import BucketScratch
+from cosmoflow.engine.exchange.scratch import Scratch
+from cosmoflow.engine.exchange.servers import on_this_node, this_node
+from cosmoflow.engine.graph import Handout, Key
+from cosmoflow.engine.memory import return_freed_buffers
+from cosmoflow.engine.stopping import Stop
+from cosmoflow.engine.telemetry import watched
+from cosmoflow.engine.threads import use_share
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Runs the tasks of one graph in a worker.
+
+    Parameters
+    ----------
+    stop : Stop
+        Set when the driver has given up.
+    needs : Resources
+        Resources of each task.
+    scratch : Scratch
+        The place for parcels.
+    """
+
+    stop: Stop
+    needs: Resources
+    scratch: Scratch | BucketScratch
+
+    def run(
+        self,
+        key: Key,
+        function: Callable[..., Any],
+        hands_on: bool,
+        reads: Sequence[tuple[int | None, bool]],
+        *sources: Any,
+    ) -> Any:
+        """Run a task; return its value, or its node and its value if it hands on parts."""
+        self.stop.check()
+        use_share(self.needs)
+        return_freed_buffers()
+        scratch = on_this_node(self.scratch)
+        with watched(key[0], str(key)):
+            columns = [
+                source
+                if part is None
+                else (source.stream if stream else source.read)(scratch, part)
+                for source, (part, stream) in zip(sources, reads, strict=True)
+            ]
+            result = function(key[1], *columns)
+            if not hands_on:
+                return result
+            handout = Handout.of(result)
+            # The folder is deleted once the driver has given up, and nothing may be left in it.
+            self.stop.check()
+            scratch.write(key, handout.parts, handout.value)
+            return this_node(), handout.value
