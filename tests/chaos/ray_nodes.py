@@ -9,9 +9,6 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-TOKEN = secrets.token_hex(32)
-"""One for all clusters of this process: Ray reads it once."""
-
 
 class Nodes:
     """A head without CPUs, and nodes of one CPU each.
@@ -63,10 +60,11 @@ class Nodes:
 @contextmanager
 def ray_nodes(count):
     """Yield a cluster, and see to it that this process and those it starts can speak to it."""
+    # Ray reads the token once in a process: it stays, for all that this process starts later.
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     before = dict(os.environ)
     os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     nodes = Nodes(count)
