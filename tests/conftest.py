@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 
 # A shell that runs the tests in the background (`nohup make test &`) has them ignore SIGINT. All
@@ -10,6 +11,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # OpenMP reads it when torch is loaded: threads that wait leave their cores to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray reads these once in a process, which may start several clusters.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 from contextlib import contextmanager
 from types import SimpleNamespace

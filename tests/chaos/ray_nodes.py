@@ -1,7 +1,6 @@
 """A Ray cluster of several nodes on this machine, whose nodes and workers can be killed."""
 
 import os
-import secrets
 import signal
 import sys
 from contextlib import contextmanager, suppress
@@ -59,14 +58,9 @@ class Nodes:
 
 @contextmanager
 def ray_nodes(count):
-    """Yield a cluster, and see to it that this process and those it starts can speak to it."""
-    # Ray reads the token once in a process: it stays, for all that this process starts later.
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    """Yield a cluster that this process, and those that it starts, can join."""
     before = dict(os.environ)
-    os.environ |= {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     nodes = Nodes(count)
     try:
         yield nodes
