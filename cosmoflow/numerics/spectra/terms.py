@@ -126,7 +126,9 @@ def sum_rows(
                 for index in products.terms[term].transforms:
                     if index not in modes:
                         modes[index] = transform(index)
-                made[own, term] = products.terms[term].make(modes, waves)
+                # A derived scalar has no leading dimension, a stored one has a single component.
+                field = products.terms[term].make(modes, waves)
+                made[own, term] = field.reshape(-1, *field.shape[-3:])
         modes = {index: kept for index, kept in modes.items() if last_modes[index] > step}
         power = products.terms[first].window + products.terms[second].window
         blocks[own].add(sums[own].products[pair], made[own, first], made[own, second], power)
