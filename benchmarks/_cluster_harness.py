@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import resource
-import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from functools import partial
 
 import numpy as np
 from _cluster import Node, Pass, Rates, Simulation
+from _ray_cluster import local_cluster
 from numpy.typing import NDArray
 
 from cosmoflow.config.settings import EngineConfig
@@ -28,8 +27,9 @@ from cosmoflow.stages import costs
 
 PLACES = 8
 """Tasks that sleep side by side on a node."""
-MEAN_SECONDS = 4.0
-"""Mean sleep of a task: two cores run the processes of all nodes, some hundred tasks a second."""
+MEAN_SECONDS = 15.0
+"""Mean sleep of a task: the processes of all nodes take some 0.2 s of this machine's two cores for
+each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +55,12 @@ class Measured:
 @contextmanager
 def cluster_of(nodes: int, places: int) -> Iterator[Session]:
     """Start a cluster of nodes whose workers are up; yield a session on it."""
-    from ray.cluster_utils import Cluster
-
-    os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_raylet_start_wait_time_s": "180",
-        # Workers wait for their next task however long the others take to start.
-        "RAY_idle_worker_killing_time_threshold_ms": "3600000",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        for _ in range(nodes):
-            cluster.add_node(num_cpus=places, object_store_memory=80 << 20)
-        with Session(EngineConfig(choice="ray", address=cluster.address)) as session:
-            _start_workers(session.engine(0.0), nodes * places)
-            yield session
-    finally:
-        cluster.shutdown()
+    with (
+        local_cluster(nodes, places, object_store_memory=80 << 20) as address,
+        Session(EngineConfig(choice="ray", address=address)) as session,
+    ):
+        _start_workers(session.engine(0.0), nodes * places)
+        yield session
 
 
 def _start_workers(engine: Engine, places: int) -> None:
@@ -224,6 +211,16 @@ def _make_pipeline(step: float) -> Pipeline[int, float]:
         return start
 
     return Pipeline(read, wait, wait)
+
+
+def driver_milliseconds(nodes: int, places: int, tasks_each: int = 20) -> float:
+    """Return the driver's CPU time for each of some tasks that sleep for 2 s."""
+    graph, tasks = TaskGraph(), nodes * places * tasks_each
+    graph.add("sleep", _sleep_task(2.0), range(tasks), output=True)
+    with cluster_of(nodes, places) as session:
+        used = _cpu_seconds()
+        session.engine(0.0).run(graph)
+        return 1e3 * (_cpu_seconds() - used) / tasks
 
 
 def _cpu_seconds() -> float:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
-import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from _boxes import make_flows, open_shipped, repeat_box
+from _ray_cluster import local_cluster
 from paint_scale import write_box
 
 from cosmoflow.config.settings import EngineConfig
@@ -25,32 +23,6 @@ STRONG, WEAK = 256, 320
 """Cells, and particles, per axis: of a box, and of one of twice its volume (1.95 times)."""
 SHARD = 64
 """Cells per axis: small enough that two cores have their fill of a small box."""
-TOKEN = secrets.token_hex(32)
-"""Of all clusters: Ray reads it once in a process."""
-
-
-@contextmanager
-def nodes_of_one_core(count: int) -> Iterator[str]:
-    """Start a Ray cluster of some nodes on this machine; yield its address."""
-    from ray.cluster_utils import Cluster
-
-    before = dict(os.environ)
-    os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
-        # A busy machine takes longer than Ray waits by default.
-        "RAY_raylet_start_wait_time_s": "120",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        for _ in range(count):
-            cluster.add_node(num_cpus=1)
-        yield cluster.address
-    finally:
-        cluster.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def time_command(arguments: list[str]) -> float:
@@ -100,7 +72,7 @@ def measure(folder: Path, source: str, rounds: int) -> None:
     found: dict[tuple[str, int, int], float] = {}
     for _ in range(rounds):
         for nodes in (1, 2):
-            with nodes_of_one_core(nodes) as address:
+            with local_cluster(nodes, 1) as address:
                 for stage, variants in jobs.items():
                     for size_of_it, arguments in variants.items():
                         load = os.getloadavg()[0]

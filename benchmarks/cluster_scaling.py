@@ -228,11 +228,15 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8, help="of --engine")
     given = parser.parse_args()
     if given.measure or given.driver:
+        from _cluster_harness import driver_milliseconds
         from _cluster_measure import measure, measure_driver
 
         if given.measure:
             measure(given.measure, given.fields, given.rounds)
         if given.driver:
+            for places in (24, 48):
+                taken = driver_milliseconds(2, places)
+                print(f"2 nodes of {places} places: the driver {taken:.2f} ms a task", flush=True)
             measure_driver()
         return
     if given.engine:

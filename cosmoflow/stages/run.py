@@ -43,7 +43,7 @@ SCRATCH: Final = "cosmoflow-scratch"
 """Folder in a bucket for what tasks hand on."""
 
 _OF_THE_SETTINGS: Final = Session()
-"""Stands for a session of the settings' own: a default cannot look at another field."""
+"""Placeholder for a session made from the settings: a default cannot look at another field."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,7 +55,7 @@ class Run:
     settings : Settings
         The resolved configuration.
     session : Session, optional
-        Hands out the engine; by default a new one, of the settings' own section ``engine``.
+        Provides the engine; by default a new session with the section ``engine`` of the settings.
     existing : {"error", "resume", "overwrite"}
         Treatment of an existing output.
     listener : callable
@@ -92,7 +92,7 @@ def claiming(out: str, run: Run) -> Iterator[Claim]:
     out : str
         URL of the output.
     run : Run
-        Says whether the output may have been begun before.
+        Settings of the run: whether the output may have been begun before.
 
     Yields
     ------
@@ -109,7 +109,7 @@ def claiming(out: str, run: Run) -> Iterator[Claim]:
         try:
             yield held
         except CosmoflowError:
-            # Storage that fails here as well is no news, and would hide what is.
+            # A failure of the storage here must not hide the error that ends the run.
             with suppress(StorageError):
                 if not begun_before and held.holds() and is_barely_begun(out):
                     remove(out)
@@ -120,13 +120,13 @@ def claiming(out: str, run: Run) -> Iterator[Claim]:
 class Plan:
     """Plan of a stage.
 
-    Every stage has its own subclass, whose further fields hold the stage's other decisions.
-    ``--dry-run`` prints a plan, the planner of clusters reads it, and the stage runs it.
+    Every stage has its own subclass with further fields. ``--dry-run`` prints a plan, the planner
+    of clusters reads it, and the stage runs it.
 
     Parameters
     ----------
     stage : str
-        Its name.
+        Name of the stage.
     tasks : int
         Independent pieces of work, counted in ``unit``.
     worker_memory : int
@@ -180,18 +180,19 @@ class Plan:
 def start_engine(
     run: Run, plan: Plan, *, remedy: str, cpu_seconds: float | None = None, workers: int = 1
 ) -> Engine:
-    """Return the engine that a stage runs on, having made sure that its workers have the memory.
+    """Return the engine of a stage; refuse a plan whose workers need too much memory.
 
     Parameters
     ----------
     run : Run
-        Its session hands out the engine; its settings may allow less memory than there is.
+        The run: its session provides the engine, and its settings may limit the memory.
     plan : Plan
-        Says what a worker needs.
+        The plan, with the memory of a worker.
     remedy : str
         How to need less memory.
     cpu_seconds : float, optional
-        The plan's by default; 0 to stay in this process unless Ray was asked for.
+        Cost of the work; by default that of the plan. With 0 the work stays in this process unless
+        Ray was asked for.
     workers : int
         Processes that must run side by side.
 
@@ -212,7 +213,7 @@ def start_engine(
 
 
 def memory_here(run: Run, *, free: int | None = None, workers: int = 1) -> int:
-    """Return the bytes that a process may take: what ``--memory`` allows, else a share of the free.
+    """Return the bytes that a process may take: ``--memory``, or else a share of the free memory.
 
     The rest is for other processes on the machine.
 

@@ -14,28 +14,22 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import obstore
+from obstore.exceptions import BaseError as ObstoreError
 from obstore.exceptions import (
-    AlreadyExistsError,
     GenericError,
     InvalidPathError,
     NotFoundError,
-    NotSupportedError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import AzureStore, GCSStore, S3Store
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import ObjectStore
 
 from cosmoflow.errors import StorageError
 from cosmoflow.storage.places import RemotePlace, remote_place
@@ -135,118 +129,6 @@ class Bucket:
     def list_with_delimiter(self) -> Any:
         """Return the objects and folders directly in the place."""
         return insisting(self._store.list_with_delimiter)
-
-
-class BucketStore(ObjectStore[Any]):
-    """A zarr store in an object store; it retries requests that obstore does not.
-
-    Attributes
-    ----------
-    indices : dict
-        Index and ETag of shards that were read before, by key (:mod:`cosmoflow.storage.shards`).
-    """
-
-    def __init__(self, store: Any, *, read_only: bool = False) -> None:
-        super().__init__(store, read_only=read_only)
-        self.indices: dict[str, tuple[Any, str | None]] = {}
-
-    async def get_span(
-        self, key: str, span: tuple[int, int] | dict[str, int], tag: str | None = None
-    ) -> tuple[Any, str | None] | None:
-        """Read a range of bytes, or the last ``{"suffix": n}`` bytes, of an object.
-
-        Parameters
-        ----------
-        tag : str, optional
-            ETag that the object must have.
-
-        Returns
-        -------
-        bytes-like, str or None
-            The bytes, and the object's ETag; None if there is no such object.
-
-        Raises
-        ------
-        PreconditionError
-            The object has another ETag.
-        """
-        wanted: dict[str, Any] = {"range": span}
-        if tag is not None:
-            wanted["if_match"] = tag
-
-        async def ask() -> tuple[Any, str | None]:
-            answer = await obstore.get_async(self.store, key, options=wanted)
-            return await answer.bytes_async(), answer.meta["e_tag"]
-
-        try:
-            try:
-                return await _insisting(ask)
-            except NotSupportedError:
-                # Azure cannot answer with the end of an object.
-                assert isinstance(span, dict)
-                size = (await obstore.head_async(self.store, key))["size"]
-                wanted["range"] = (size - span["suffix"], size)
-                return await _insisting(ask)
-        except FileNotFoundError:
-            return None
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Read an object or a part; None if it does not exist."""
-        read = super().get
-        return await _insisting(lambda: read(key, prototype, byte_range))
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        """Read parts of objects."""
-        read, wanted = super().get_partial_values, list(key_ranges)
-        return await _insisting(lambda: read(prototype, wanted))
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write an object."""
-        await self._put(key, value, use_multipart=len(value) > ONE_PUT)
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write an object unless it exists."""
-        with suppress(AlreadyExistsError):
-            await self._put(key, value, mode="create")
-
-    async def _put(self, key: str, value: Buffer, **how: Any) -> None:
-        self._check_writable()
-        content = value.as_buffer_like()
-        await _insisting(lambda: obstore.put_async(self.store, key, content, **how))
-
-    async def delete(self, key: str) -> None:
-        """Delete an object if it exists."""
-        self._check_writable()
-        with suppress(FileNotFoundError):
-            await _insisting(lambda: obstore.delete_async(self.store, key))
-
-    async def delete_dir(self, prefix: str) -> None:
-        """Delete all objects below a prefix."""
-        self._check_writable()
-        folder = f"{prefix.rstrip('/')}/" if prefix else prefix
-        # obstore lists a folder marker as "", and would delete another object instead.
-        keys = [item["path"] async for item in self._list(folder) if item["path"]]
-        if keys:
-            await _insisting(lambda: obstore.delete_async(self.store, keys))
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:  # type: ignore[override]
-        """Yield the names directly below a prefix."""
-        found = await _insisting(lambda: obstore.list_with_delimiter_async(self.store, prefix))
-        names = (*found["common_prefixes"], *(item["path"] for item in found["objects"]))
-        for name in names:
-            yield name.removeprefix(prefix.rstrip("/")).strip("/")
-
-    async def _list(self, prefix: str | None = None) -> AsyncIterator[Any]:  # type: ignore[override]
-        # All listings of zarr call this method.
-        async def everything() -> Any:
-            return await obstore.list(self.store, prefix=prefix).collect_async()
-
-        for item in await _insisting(everything):
-            yield item
 
 
 def open_bucket(url: str) -> Bucket:
@@ -349,7 +231,8 @@ def insisting(call: Callable[[], T], patience: float | None = None) -> T:
             time.sleep(_pause_after(error, pauses))
 
 
-async def _insisting(call: Callable[[], Awaitable[T]]) -> T:
+async def insisting_async(call: Callable[[], Awaitable[T]]) -> T:
+    """Await what a function returns, as :func:`insisting` calls one."""
     pauses = _pauses(PATIENCE)
     while True:
         try:

@@ -27,7 +27,7 @@ from zarr.core.chunk_grids import RegularChunkGrid
 from zarr.core.indexing import get_indexer
 from zarr.core.metadata import ArrayV3Metadata
 
-from cosmoflow.storage.buckets import BucketStore
+from cosmoflow.storage.bucket_store import BucketStore
 
 A = TypeVar("A")
 
@@ -141,7 +141,7 @@ class _WholeCodec(ShardingCodec):
 
 
 class _Replaced:
-    """The place of a shard that is written anew; zarr would read the chunks that are there."""
+    """The place of a shard that is replaced; the chunks that are there are not read first."""
 
     def __init__(self, setter: Any) -> None:
         self.set, self.delete = setter.set, setter.delete

@@ -15,7 +15,8 @@ from obstore.exceptions import NotFoundError
 from zarr.errors import GroupNotFoundError
 
 from cosmoflow.errors import CosmoflowError, DataError, StorageError
-from cosmoflow.storage.buckets import BucketStore, connect, explain, first_line, open_bucket
+from cosmoflow.storage.bucket_store import BucketStore
+from cosmoflow.storage.buckets import connect, explain, first_line, open_bucket
 from cosmoflow.storage.places import absolute, join, local_path, overlaps
 
 __all__ = [

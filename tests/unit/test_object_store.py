@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from cosmoflow.errors import StorageError
-from cosmoflow.storage import buckets, urls
+from cosmoflow.storage import bucket_store, buckets, urls
 from cosmoflow.storage.files import create_bytes, remove_file
 from cosmoflow.storage.identity import checksum_array
 from tests.faulty_proxy import RESETS, STALL, TRANSIENT, faulty_proxy
@@ -173,7 +173,7 @@ def test_an_answer_that_never_comes_counts_as_lost(s3, place, monkeypatch):
 
 @pytest.mark.cluster
 def test_an_upload_in_parts_whose_answers_are_lost_is_whole(s3, place, monkeypatch):
-    monkeypatch.setattr(buckets, "ONE_PUT", 1 << 20)
+    monkeypatch.setattr(bucket_store, "ONE_PUT", 1 << 20)
     content = np.random.default_rng(1).bytes(12 << 20)
     group = zarr.create_group(urls.zarr_store(place, read_only=False))
     for fault in RESETS:

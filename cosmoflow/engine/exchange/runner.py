@@ -15,9 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cosmoflow.engine.base import Resources
@@ -117,9 +115,7 @@ class Runner:
         self._directories: dict[str, ray.ObjectRef] = {}
         self._values: dict[Key, Any] = {}
         self._nodes: dict[Key, str] = {}
-        self._names: dict[str, int] = {}
-        self._where: dict[str, NDArray[np.int32]] = {}
-        """Nodes of parcels: of each task, and for directories as numbers of names."""
+        """Nodes of parcels."""
         self._places: dict[str, _Place] = {}
         self._heard: queue.SimpleQueue[tuple[RemoteCrew, Future[list[End]]]] = queue.SimpleQueue()
         self._losses: Counter[Key] = Counter()
@@ -182,8 +178,7 @@ class Runner:
             self._scratch = self._servers.scratch
         for name, values in found.items():
             for key, value in values.items():
-                self._values[key] = value
-                self._note_node(key, name)
+                self._values[key], self._nodes[key] = value, name
         if self._nodes:
             self._notify(f"going on with what {len(self._nodes)} tasks of a killed run handed on")
         return set(self._nodes)
@@ -201,7 +196,7 @@ class Runner:
         """Look how much room there is, and which nodes have joined or are lost."""
         self._looked = time.monotonic()
         nodes = worker_nodes()
-        self._man(nodes)
+        self._start_crews(nodes)
         if self._servers is None:
             return
         up = {node.name for node in nodes}
@@ -235,8 +230,8 @@ class Runner:
                 "objects in the bucket for scratch; then run again with --resume",
             )
 
-    def _man(self, nodes: list[Node]) -> None:
-        """Have a crew on each node on which tasks may run."""
+    def _start_crews(self, nodes: list[Node]) -> None:
+        """Start a crew on each node that has none and on which tasks may run."""
         fitting = nodes_for(self._needs, nodes)
         if not self._cluster:
             if not self._places:
@@ -312,27 +307,19 @@ class Runner:
         return self._directories[name]
 
     def _directory(self, name: str, numbers: Sequence[int]) -> Directory:
-        places = self._graph.families[name].places(numbers)
-        nodes = np.array(list(self._names))[self._where[name][places]].tolist()
+        nodes = [self._nodes[name, number] for number in numbers]
         if self._servers is None:
             return Directory(name, numbers, nodes, {})
         # A node may have joined, and done a task, since the last look.
         self._servers.start(sorted(set(nodes)))
         return Directory(name, numbers, nodes, self._servers.actors)
 
-    def _note_node(self, key: Key, node: str) -> None:
-        """Note where the parcel of a task is."""
-        self._nodes[key] = node
-        family = self._graph.families[key[0]]
-        where = self._where.setdefault(key[0], np.zeros(len(family.numbers), np.int32))
-        where[family.place(key[1])] = self._names.setdefault(node, len(self._names))
-
     def _wait(self) -> list[Key]:
         """Wait for tasks to end; return those that have succeeded."""
         # The timeouts keep the interpreter responsive to Ctrl-C.
         if not self._cluster:
-            ((name, place),) = self._places.items()
-            return self._take(name, place, place.crew.ended(1.0))
+            (place,) = self._places.values()
+            return self._take(place, place.crew.ended(1.0))
         done = []
         with suppress(queue.Empty):
             crew, future = self._heard.get(timeout=1.0)
@@ -351,7 +338,7 @@ class Runner:
         except RayActorError as error:
             self._dismiss(crew.node, str(error).splitlines()[0])
             return []
-        done = self._take(crew.node, place, ends)
+        done = self._take(place, ends)
         if place.running:
             crew.listen()
         return done
@@ -365,7 +352,7 @@ class Runner:
             self._agenda.again(key)
         self._looked = 0.0
 
-    def _take(self, name: str, place: _Place, ends: Iterable[End]) -> list[Key]:
+    def _take(self, place: _Place, ends: Iterable[End]) -> list[Key]:
         """Take the results of some tasks; return those that have succeeded."""
         done = []
         for end in ends:
@@ -383,10 +370,8 @@ class Runner:
 
     def _store(self, key: Key, value: Any) -> None:
         """Keep the result of a task; delete the parcels that no other task needs."""
-        family = self._graph.families[key[0]]
-        if family.parts:
-            name, value = value
-            self._note_node(key, name)
+        if self._graph.families[key[0]].parts:
+            self._nodes[key], value = value
         self._values[key] = value
         unneeded = [other for other in self._agenda.finish(key) if other in self._nodes]
         nodes = [self._nodes.pop(other) for other in unneeded]

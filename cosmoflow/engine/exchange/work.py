@@ -27,7 +27,7 @@ class Work:
         Set when the driver has given up.
     needs : Resources
         Resources of each task.
-    scratch : Scratch
+    scratch : Scratch or BucketScratch
         The place for parcels.
     """
 
@@ -50,9 +50,7 @@ class Work:
         scratch = on_this_node(self.scratch)
         with watched(key[0], str(key)):
             columns = [
-                source
-                if part is None
-                else (source.stream if stream else source.read)(scratch, part)
+                _column(source, scratch, part, stream)
                 for source, (part, stream) in zip(sources, reads, strict=True)
             ]
             result = function(key[1], *columns)
@@ -63,3 +61,10 @@ class Work:
             self.stop.check()
             scratch.write(key, handout.parts, handout.value)
             return this_node(), handout.value
+
+
+def _column(source: Any, scratch: Scratch | BucketScratch, part: int | None, stream: bool) -> Any:
+    """Return what a task reads: values, or parts of parcels."""
+    if part is None:
+        return source
+    return source.stream(scratch, part) if stream else source.read(scratch, part)
