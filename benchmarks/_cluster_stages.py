@@ -9,6 +9,7 @@ from dataclasses import replace
 from _cluster import Node, Pass, Rates
 
 from cosmoflow.config import Settings, load_settings
+from cosmoflow.numerics.slabs import field_bytes
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages import costs
 from cosmoflow.stages.flows.plan import plan_flow
@@ -22,9 +23,7 @@ from cosmoflow.stages.planning.shapes import (
     store_bytes,
     worker_bytes,
 )
-from cosmoflow.stages.slabs.plan import Cut, Grid
-from cosmoflow.stages.slabs.sources import Variable
-from cosmoflow.stages.spectra import plan_power
+from cosmoflow.stages.slabs.plan import Grid
 
 PARTICLES_PER_CELL = 2
 """Along an axis: eight in a cell of 2 Mpc/h, what the network that ships was trained at."""
@@ -119,74 +118,75 @@ def _layers(pieces: int, layers: int, settings: Settings) -> tuple[tuple[range, 
     return tuple(waits)
 
 
-def cut_power(
-    settings: Settings, node: NodeType, nodes: int = 1, thickness: int | None = None
-) -> tuple[Demand, Cut]:
-    """Return what the spectrum of the density takes, and its slabs."""
-    fields = fields_of(settings)
-    run = planned_run(settings, node, nodes)
-    sources = [Variable("", "density", 1)]
-    plan = plan_power(sources, Grid.of(fields), run, stage="spectra", thickness=thickness)
-    demand = DEMANDS["spectra"](settings, node, nodes)
-    return Demand(plan, demand.core_seconds, plan.threads, gets=demand.gets), plan.cut
-
-
 def spectra_passes(
-    settings: Settings, node: NodeType, nodes: int = 1, thickness: int | None = None
+    settings: Settings, node: NodeType, nodes: int = 1, tasks: int | None = None
 ) -> tuple[list[Pass], Demand]:
-    """Return the passes of `spectra`: slabs of planes, then slabs of rows."""
-    demand, cut = cut_power(settings, node, nodes, thickness)
-    planes, rows = len(cut.planes), len(cut.rows)
+    """Return the passes of the density's spectrum, bars and slabs, or ``tasks`` of each."""
+    demand = DEMANDS["spectra"](settings, node, nodes)
+    bars, slabs = (tasks or demand.plan.details[name] for name in ("bars", "slabs"))
     moved, half = demand.plan.exchanged, demand.core_seconds / 2
     stored = demand.plan.read / costs.COMPRESSION["fields"]
     passes = [
-        Pass("planes", planes, half / planes, read=stored / planes, gets=demand.gets / planes,
-             handed=moved / planes, parts_out=rows),
-        Pass("rows", rows, half / rows, fetched=moved / rows, parts_in=planes,
-             waits=all_of(planes)),
+        Pass("bars", bars, half / bars, read=stored / bars, gets=demand.gets / bars,
+             handed=moved / bars, parts_out=slabs),
+        Pass("slabs", slabs, half / slabs, fetched=moved / slabs, parts_in=bars,
+             waits=all_of(bars)),
     ]  # fmt: skip
     return _with_handing(passes), demand
 
 
 def flow_passes(
-    settings: Settings, node: NodeType, nodes: int = 1, thickness: int | None = None
+    settings: Settings, node: NodeType, nodes: int = 1, tasks: int | None = None
 ) -> tuple[list[Pass], Demand]:
-    """Return the passes of the Wiener-filtered flow: slabs along x and y in turn, then writing."""
+    """Return the passes of the Wiener-filtered flow: bars and slabs in turn, then writing."""
     fields, names = fields_of(settings), SETS["wiener"]
-    plan = plan_flow(Grid.of(fields), names, planned_run(settings, node, nodes), thickness)
-    cut = plan.fields
-    field_bytes = plan.exchanged / cut.exchanged
-    work = field_bytes / 4 * costs.FLOW_NUMBER
-    count, bars = plan.slabs, round(fields.grid / plan.cut.grid.shard)
-    squares = len(cut.squares)
-    # Fields that each pass hands on; those of the pointwise fields wait for the flow.
+    plan = plan_flow(Grid.of(fields), names, planned_run(settings, node, nodes))
+    if tasks is not None:
+        plan = replace(plan, bars=tasks, slabs=tasks)
+    found, layers = plan.fields, plan.cut.layers
+    modes = field_bytes(fields.grid)
+    work = modes / 4 * costs.FLOW_NUMBER
+    squares, pointwise = len(found.squares), len(found.pointwise)
+    # Each pass: its tasks, the fields that it hands on and is handed, and its parts for each task
+    # of the next. Those of the pointwise fields wait for the flow.
     chain = [
-        ("planes", len(cut.pointwise), len(cut.pointwise)), ("tide", cut.travelling, 1),
-        ("squares", squares, squares), ("flow", 2, 1),
-    ]  # fmt: skip
-    fetched = [0.0, 1.0, cut.travelling, len(cut.pointwise) + squares]
+        ("bars", plan.bars, pointwise, 0, pointwise),
+        ("tide", plan.slabs, found.travelling, 1, 1),
+        ("squares", plan.bars, squares, found.travelling, squares),
+        ("flow", plan.slabs, 3, pointwise + squares, 1),
+    ]
     passes = []
-    for (name, handed, parts), needs in zip(chain, fetched, strict=True):
+    for (name, count, handed, needs, parts), readers in zip(
+        chain, (plan.slabs, plan.bars, plan.slabs, plan.bars), strict=True
+    ):
+        first = not passes
         passes.append(
             Pass(
                 name, count, work * handed / count,
-                read=plan.read / costs.COMPRESSION["fields"] / count if not passes else 0.0,
-                gets=(fields.grid / fields.chunk) ** 3 / count if not passes else 0.0,
-                fetched=needs * field_bytes / count, handed=handed * field_bytes / count,
-                parts_out=parts * count, waits=all_of(count) if passes else (),
+                read=plan.read / costs.COMPRESSION["fields"] / count if first else 0.0,
+                gets=plan.requests.get / count if first else 0.0,
+                fetched=needs * modes / count, handed=handed * modes / count,
+                parts_out=parts * readers, waits=() if first else all_of(passes[-1].tasks),
             )
         )  # fmt: skip
     stored = plan.written / costs.COMPRESSION["fields"]
-    each = count // bars
-    passes.append(
-        Pass("velocity", count, 3 * work / count, fetched=2 * field_bytes / count,
-             handed=3 * field_bytes / count, parts_out=bars, waits=all_of(count))
-    )  # fmt: skip
-    passes.append(
-        Pass("write", bars**2, plan.written / 4 * costs.WRITE_NUMBER / bars**2,
-             written=stored / bars**2, puts=2.0 * bars, fetched=3 * field_bytes / bars**2,
-             waits=tuple((range(bar * each, (bar + 1) * each),) for bar in range(bars)))
-    )  # fmt: skip
+    writing = plan.written / 4 * costs.WRITE_NUMBER
+    if plan.cut.whole_shards:
+        passes.append(
+            Pass("write", plan.bars, (3 * work + writing) / plan.bars,
+                 fetched=3 * modes / plan.bars, written=stored / plan.bars, puts=2.0 * layers,
+                 waits=all_of(plan.slabs))
+        )  # fmt: skip
+    else:
+        # The narrower bars of a column of shards, one after the other in these waits.
+        shards, across = layers**3, plan.bars // layers
+        passes += [
+            Pass("velocity", plan.bars, 3 * work / plan.bars, fetched=3 * modes / plan.bars,
+                 handed=plan.written / plan.bars, parts_out=layers, waits=all_of(plan.slabs)),
+            Pass("write", shards, writing / shards, written=stored / shards, puts=2.0,
+                 fetched=plan.written / shards,
+                 waits=tuple((range(one * across, (one + 1) * across),) for one in range(layers))),
+        ]  # fmt: skip
     return _with_handing(passes), Demand(plan, plan.cpu_seconds, plan.threads, parts=plan.parts)
 
 

@@ -62,7 +62,8 @@ def simulate(stage: str, cells: int, node: NodeType, nodes: int) -> Outcome:
 def run(
     stage: str, passes: Sequence[Pass], demand: Demand, node: NodeType, nodes: int, some: Rates
 ) -> Outcome:
-    """Run passes on a cluster."""
+    """Run passes on a cluster; a task has connections for each of its cores, as plans count."""
+    some = replace(some, connection=some.connection * demand.cpus)
     return Simulation(passes, node_of(stage, demand, node), nodes, some).run()
 
 
@@ -119,7 +120,7 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
     print("| --- | --- | --- | --- | --- |")
 
     def show(stage: str, what: str, passes: Sequence[Pass], demand: Demand, some: Rates) -> None:
-        found = run(stage, passes, demand, node, nodes, some)
+        found = run(stage, passes, demand, type_of(stage, given), nodes, some)
         parts = sum(one.tasks * one.parts_out for one in passes)
         print(f"| {stage} | {what} | {parts:,.0f} | {found.seconds:,.0f} | {found.limit} |")
 
@@ -136,11 +137,9 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
     )
     passes, demand = paint_passes(pieces, node, nodes)
     show("paint", "pieces of 67 million particles", passes, demand, usual)
-    for thickness in (8, 16, 32, 64):
-        passes, demand = spectra_passes(settings, node, nodes, thickness)
-        show("spectra", f"slabs of {thickness} planes", passes, demand, usual)
-        passes, demand = flow_passes(settings, node, nodes, thickness)
-        show("flow", f"slabs of {thickness} planes", passes, demand, usual)
+    for stage in ("spectra", "flow", "infer"):
+        passes, demand = STAGES[stage](larger, type_of(stage, given), nodes)
+        show(stage, "shards of 512 cells", passes, demand, usual)
     for stage, build in (("spectra", spectra_passes), ("flow", flow_passes)):
         passes, demand = build(settings, node, nodes)
         show(stage, "tasks of one core each", passes, replace(demand, cpus=1), usual)
@@ -170,8 +169,8 @@ def measure_engine(nodes: int) -> None:
     painting = painting.model_copy(update={"paint": pieces})
     stages = {
         "paint": (*paint_passes(painting, small), small),
-        "spectra": (*spectra_passes(settings, small, thickness=8), small),
-        "flow": (*flow_passes(settings, small, thickness=16), small),
+        "spectra": (*spectra_passes(settings, small, tasks=256), small),
+        "flow": (*flow_passes(settings, small, tasks=128), small),
         "infer": (*STAGES["infer"](settings, gpu, 1), gpu),
     }
     print(f"{nodes} nodes of {PLACES} places\n")

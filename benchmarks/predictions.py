@@ -3,7 +3,7 @@
 Usage: python benchmarks/predictions.py FOLDER [--grid 256 ...] [--stages ...] [--engine ray]
 
 For each grid: N^3 particles on N^3 cells of 2 Mpc/h, painted, their spectrum measured, their
-Wiener-filtered flow made in memory and slab by slab, their velocity predicted with the network that
+Wiener-filtered flow made in memory and in slabs, their velocity predicted with the network that
 ships, and the prediction compared with the truth. Each stage runs in a process of its own, in that
 process, after a small box that loads libraries and kernels. What is measured is CPU time, user and
 system, of the process and its children: other work on the machine changes it by some 20 %, and wall
@@ -35,10 +35,11 @@ from cosmoflow.stages import costs
 from cosmoflow.stages import run as stages_run
 from cosmoflow.stages.evaluate import evaluate, plan_evaluate
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.flows.plan import plan_slabs
+from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.infer import infer, plan_infer
 from cosmoflow.stages.paint import paint, plan_paint
 from cosmoflow.stages.run import Run
+from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.spectra import plan_spectra, request_spectra, spectra
 from cosmoflow.storage.fields import FieldStore
 
@@ -77,7 +78,7 @@ def run_stage(
         # No box fits into a share of nothing.
         stages_run.FREE_SHARE = 0.0  # type: ignore[misc]
         names = model.spec.filter.fields  # type: ignore[union-attr]
-        return lambda: plan_slabs(FieldStore(fields), names, run, None)[0].cpu_seconds, flow
+        return lambda: plan_flow(Grid.of(FieldStore(fields)), names, run).cpu_seconds, flow
     # It takes a flow that is there already: what makes one is a stage of its own here.
     ensure_flows(fields, (), model.spec.filter, run, model=MODEL)
     predicted = f"{folder}/predicted-{grid}.zarr"

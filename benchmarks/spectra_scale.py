@@ -30,6 +30,7 @@ from _memory import watch
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.spectra import WaveBins, sum_products
+from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, checksum_densities
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
@@ -46,7 +47,9 @@ def repeat_density(source: FieldStore, out: str, times: int) -> None:
     create_fields(out, metadata, grid, ("density",), shard=SHARD, chunk=CHUNK, existing="overwrite")
     for index, block in enumerate(grid_blocks(grid, SHARD)):
         write_block(out, block, index, {"density": wrap_block(small, block)})
-    finish_group(open_group_for_writing(out))
+    # As `paint` notes them: the command need not read the field once more to check it.
+    facts = {DENSITY_CHECKSUMS: checksum_densities(out)}
+    finish_group(open_group_for_writing(out), facts)
 
 
 def disk_rates(folder: Path, size: int = 1 << 32) -> tuple[float, float]:

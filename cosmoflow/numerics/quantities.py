@@ -169,12 +169,8 @@ QUANTITIES: Final = {
 }
 
 
-def wrap(planes: Tensor, halo: int) -> Tensor:
-    """Return whole planes ``(..., nx, n, n)`` with a periodic halo along y and z."""
+def wrap(lines: Tensor, halo: int) -> Tensor:
+    """Return whole lines ``(..., a, b, n)`` with a periodic halo along z."""
     if not halo:
-        return planes
-    for axis in (-2, -1):
-        size = planes.shape[axis]
-        ends = planes.narrow(axis, size - halo, halo), planes.narrow(axis, 0, halo)
-        planes = torch.cat([ends[0], planes, ends[1]], dim=axis)
-    return planes
+        return lines
+    return torch.cat([lines[..., -halo:], lines, lines[..., :halo]], dim=-1)

@@ -1,29 +1,29 @@
-r"""The Fourier transform of a periodic cube in slabs; no process holds more than one slab.
+r"""The Fourier transform of a periodic cube in bars and slabs; no process holds more than one.
 
-A real transform of a cube is one of its planes along y and z, then one along x:
+A real transform of a cube is one of its lines along z, then one of planes along x and y:
 
-1. *x-slab*, planes ``(p, n, n)``: :func:`forward_planes` transforms them along y and z and cuts the
-   result ``(p, n, n // 2 + 1)`` into parts along y, one for every y-slab;
-2. *y-slab*, rows of modes: :func:`transform_rows` joins the parts of all x-slabs along x and
-   transforms them, which gives all modes ``(n, r, n // 2 + 1)`` of these rows. All work on modes
-   happens here: :func:`filter_rows` multiplies them by functions of k, transforms the products
-   back along x and cuts them into parts along x;
-3. *x-slab*: :func:`joined_blocks` joins the parts of all y-slabs along y, and the inverse transform
-   along y and z, :func:`inverse_planes`, gives real planes.
+1. *bar*, lines along z with an ``a`` by ``b`` cross section, ``(a, b, n)``: :func:`forward_lines`
+   transforms them and cuts the result along kz into parts ``(p, a, b)``, one for every slab;
+2. *slab*, planes of modes at ``p`` values of kz: :func:`transform_planes` joins the parts of all
+   bars and transforms them along x and y, which gives all modes ``(p, n, n)`` of these planes. All
+   work on modes happens here: :func:`filter_planes` multiplies them by functions of k, transforms
+   the products back along x and y and cuts them into parts, one for every bar;
+3. *bar*: :func:`joined_lines` joins the parts of all slabs along kz and transforms them back along
+   z, which gives real lines.
 
-Operations that need only the transform along y and z, such as a derivative along y, happen in
-step 3: the components of a gradient or a tidal tensor share the parts that are sent.
+A bar can consist of whole chunks of a store, so that each chunk is read once. A mode of a slab has
+the axes kz, kx, ky in this order, because a plane must be contiguous for a fast transform.
 
 Each part is a contiguous numpy array, which passes from process to process without a copy. Every
-step works on blocks of planes or rows, which threads share.
+step works on blocks of lines or planes, which threads share.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,316 +31,220 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import fourier
-from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.threads import map_ahead
+from cosmoflow.numerics.waves import WaveBlock
 
 Modes = NDArray[np.complex64]
 
-PlaneBlock = tuple[slice, Callable[[], Tensor]]
-"""Planes of a slab, counted from its first, and a function that returns their values ``(..., b, n,
-n)``, float32. It is called in a thread."""
+LineBlock = tuple[slice, Callable[[], Tensor]]
+"""Lines of a bar: their range along x, counted from its first, and a function that returns their
+values ``(..., a, b, n)``, float32. It is called in a thread."""
 
-
-def cut_axis(cells: int, shard: int, thickness: int) -> list[slice]:
-    """Cut an axis into slabs of nearly equal thickness, each within one shard.
-
-    Parameters
-    ----------
-    cells, shard : int
-        Cells of the axis and of a shard.
-    thickness : int
-        Maximum cells of a slab.
-    """
-    slabs: list[slice] = []
-    for origin, length in axis_blocks(cells, shard):
-        even = -(-length // -(-length // thickness))
-        slabs += [
-            slice(origin + start, origin + start + size)
-            for start, size in axis_blocks(length, even)
-        ]
-    return slabs
+GROUP = 4
+"""Planes of modes whose sums are added first: slabs start with a whole group, so that sums over
+modes are the same in slabs of any thickness."""
 
 
 @dataclass(frozen=True, slots=True)
-class RowWaves:
-    """Wavenumbers of a range of rows of modes, shape ``(n, r, n // 2 + 1)``.
+class Bar:
+    """Whole lines of cells along z: their ranges along x and y."""
 
-    Parameters
-    ----------
-    cells : int
-        Cells per axis of the grid.
-    box_size : float
-        Side of the box, Mpc/h.
-    rows : slice
-        Range of the n frequencies along y.
+    x: slice
+    y: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells along x and y."""
+        return self.x.stop - self.x.start, self.y.stop - self.y.start
+
+
+def plane_bytes(cells: int) -> int:
+    """Return the bytes of one plane of modes, the smallest unit of work on modes."""
+    return 8 * cells**2
+
+
+def field_bytes(cells: int) -> int:
+    """Return the bytes of all modes of a field."""
+    return plane_bytes(cells) * (cells // 2 + 1)
+
+
+def line_blocks(shape: tuple[int, int], cells: int) -> Iterator[slice]:
+    """Cut the lines of a bar along x into blocks that stay in the cache."""
+    step = max(1, fourier.BLOCK_BYTES_CPU // (8 * shape[1] * (cells // 2 + 1)))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+def plane_blocks(planes: slice, cells: int) -> list[slice]:
+    """Cut the planes of a slab, counted from its first, into blocks that each lie in one group.
+
+    The cuts are the same in every slab that starts with a group.
     """
-
-    cells: int
-    box_size: float
-    rows: slice
-
-    def along_x(self) -> Tensor:
-        """Return kx with the Nyquist frequency set to zero, as odd filters need it."""
-        return fourier.wavenumbers(self.cells, self.box_size, odd=True)[0]
-
-    def odd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return kx, ky and kz with Nyquist frequencies set to zero, shaped to broadcast."""
-        kx, ky, kz = fourier.wavenumbers(self.cells, self.box_size, odd=True)
-        return kx, ky[:, self.rows], kz
-
-    def squared(self) -> Tensor:
-        """Return ``k^2``, (h/Mpc)^2."""
-        kx, ky, kz = fourier.wavenumbers(self.cells, self.box_size)
-        return kx**2 + ky[:, self.rows] ** 2 + kz**2
-
-    def inverse_squared(self) -> Tensor:
-        """Return ``1 / k^2``, and 0 for the mean, which has no potential."""
-        squared = self.squared()
-        if self.rows.start == 0:
-            squared[0, 0, 0] = torch.inf
-        return squared.reciprocal_()
+    step = 1
+    while 2 * step <= GROUP and 2 * step * plane_bytes(cells) <= fourier.BLOCK_BYTES_CPU:
+        step *= 2
+    edges = [planes.start, *range(-(-planes.start // step) * step, planes.stop, step), planes.stop]
+    edges = sorted({edge - planes.start for edge in edges})
+    return [slice(low, high) for low, high in itertools.pairwise(edges)]
 
 
-class Parts:
-    """An array in parts along an axis, filled block by block.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the array.
-    axis : int
-        Axis to cut, negative (counted from the last).
-    cuts : sequence of slice
-        Ranges of the parts along the axis.
-    dtype : type
-        Data type.
-    """
-
-    def __init__(
-        self, shape: tuple[int, ...], axis: int, cuts: Sequence[slice], dtype: type[Any]
-    ) -> None:
-        self._axis, self._cuts = axis, list(cuts)
-        self.arrays: list[NDArray[Any]] = []
-        for cut in cuts:
-            own = list(shape)
-            own[axis] = cut.stop - cut.start
-            self.arrays.append(np.empty(own, dtype))
-
-    def put(self, place: tuple[Any, ...], values: Tensor) -> None:
-        """Set ``array[place]``; the place must cover the whole of the cut axis."""
-        for array, cut in zip(self.arrays, self._cuts, strict=True):
-            own = values.narrow(self._axis, cut.start, cut.stop - cut.start)
-            array[place] = own.numpy()
-
-
-def forward_planes(
-    blocks: Iterable[PlaneBlock], shape: tuple[int, ...], rows: Sequence[slice]
+def forward_lines(
+    blocks: Iterable[LineBlock], shape: tuple[int, ...], slabs: Sequence[slice]
 ) -> list[Modes]:
-    """Transform planes along y and z, and cut the result along y.
+    """Transform the lines of a bar along z, and cut the result along kz.
 
     Parameters
     ----------
-    blocks : iterable of PlaneBlock
-        The planes of the slab.
+    blocks : iterable of LineBlock
+        The lines.
     shape : tuple of int
-        Components if any, planes of the slab, cells per axis of the grid.
-    rows : sequence of slice
-        The y-slabs.
+        Components if any, cells of the bar along x and y.
+    slabs : sequence of slice
+        Ranges of kz.
 
     Returns
     -------
-    list of (..., p, r, n // 2 + 1) complex64
-        One part per y-slab.
+    list of (p, ..., a, b) complex64
+        One part per slab, which are views of one array.
     """
-    cells = shape[-1]
-    parts = Parts((*shape, cells // 2 + 1), -2, rows, np.complex64)
+    planes = np.empty((slabs[-1].stop, *shape), np.complex64)
 
-    def transform(block: PlaneBlock) -> None:
+    def transform(block: LineBlock) -> None:
         x, make = block
-        parts.put((..., x, slice(None), slice(None)), torch.fft.rfft2(make()))
+        # NumPy copies axes in another order twice as fast as torch does.
+        planes[..., x, :] = torch.fft.rfft(make()).movedim(-1, 0).numpy()
 
     for _ in map_ahead(transform, blocks):
         pass
-    return parts.arrays
+    return [planes[slab] for slab in slabs]
 
 
-def plane_blocks(planes: int, cells: int) -> Iterator[slice]:
-    """Cut planes (or rows) of modes into blocks that stay in the cache."""
-    step = max(1, fourier.BLOCK_BYTES_CPU // block_bytes(cells))
-    for start in range(0, planes, step):
-        yield slice(start, min(start + step, planes))
-
-
-def block_bytes(cells: int) -> int:
-    """Return the bytes of one plane of modes, the smallest unit of work."""
-    return 8 * cells * (cells // 2 + 1)
-
-
-def transform_rows(parts: Sequence[Modes], block: slice) -> Tensor:
-    """Join rows of a y-slab along x and transform them along x.
+def transform_planes(parts: Sequence[Modes], bars: Sequence[Bar], block: slice) -> Tensor:
+    """Join planes of a slab and transform them along x and y.
 
     Parameters
     ----------
-    parts : sequence of (..., p, r, n // 2 + 1) complex64
-        Parts of all x-slabs, in order.
+    parts : sequence of (p, ..., a, b) complex64
+        Parts of all bars, in order.
+    bars : sequence of Bar
+        The bars.
     block : slice
-        Rows, counted from the first of the slab.
+        Planes, counted from the first of the slab.
 
     Returns
     -------
-    (..., n, b, n // 2 + 1) complex64
-        The same modes as ``torch.fft.rfftn`` gives.
+    (..., q, n, n) complex64
+        The same modes as ``torch.fft.rfftn`` gives, with the axes kz, kx, ky.
     """
-    joined = np.concatenate([part[..., block, :] for part in parts], axis=-3)
-    modes: Tensor = torch.fft.fft(torch.from_numpy(joined), dim=-3)
+    cells = bars[-1].x.stop
+    lead = parts[0].shape[1:-2]
+    joined = np.empty((*lead, block.stop - block.start, cells, cells), np.complex64)
+    for part, bar in zip(parts, bars, strict=True):
+        joined[..., bar.x, bar.y] = np.moveaxis(part[block], 0, -3)
+    modes: Tensor = torch.fft.fft2(torch.from_numpy(joined))
     return modes
 
 
-def filter_rows(
+def filter_planes(
     fields: Sequence[Sequence[Modes]],
-    waves: RowWaves,
-    slabs: Sequence[slice],
+    waves: WaveBlock,
+    bars: Sequence[Bar],
     count: int,
-    multiply: Callable[[list[Tensor], RowWaves], Iterable[Tensor]],
+    multiply: Callable[[list[Tensor], WaveBlock], Iterable[Tensor]],
 ) -> list[Modes]:
-    """Multiply the modes of fields, transform the products back along x and cut them along x.
+    """Multiply the modes of fields, transform the products back along x and y and cut them.
 
     Parameters
     ----------
-    fields : sequence of sequence of (p, r, n // 2 + 1) complex64
-        Parts of each field from all x-slabs, in order.
-    waves : RowWaves
-        Wavenumbers of the y-slab.
-    slabs : sequence of slice
-        The x-slabs.
+    fields : sequence of sequence of (p, ..., a, b) complex64
+        Parts of each field from all bars, in order.
+    waves : WaveBlock
+        Wavenumbers of the slab.
+    bars : sequence of Bar
+        The bars.
     count : int
         Number of products.
     multiply : callable
-        Takes the modes of every field for a block of rows and their wavenumbers; returns the
+        Takes the modes of every field for a block of planes and their wavenumbers; returns the
         products.
 
     Returns
     -------
-    list of (count, p, r, n // 2 + 1) complex64
-        One part per x-slab.
+    list of (p, count, a, b) complex64
+        One part per bar.
     """
-    cells, rows = waves.cells, waves.rows
-    shape = (count, cells, rows.stop - rows.start, cells // 2 + 1)
-    parts = Parts(shape, -3, slabs, np.complex64)
+    first, planes = waves.start[2], waves.shape[2]
+    parts = [np.empty((planes, count, *bar.shape), np.complex64) for bar in bars]
 
     def filter_block(block: slice) -> None:
-        own = RowWaves(
-            cells, waves.box_size, slice(rows.start + block.start, rows.start + block.stop)
-        )
-        products = multiply([transform_rows(one, block) for one in fields], own)
+        modes = [transform_planes(one, bars, block) for one in fields]
+        products = multiply(modes, waves.part(block))
         for index, product in enumerate(products):
-            parts.put((index, slice(None), block), torch.fft.ifft(product, dim=0))
+            back = torch.fft.ifft2(product).numpy()
+            for part, bar in zip(parts, bars, strict=True):
+                part[block, index] = back[..., bar.x, bar.y]
 
-    for _ in map_ahead(filter_block, plane_blocks(rows.stop - rows.start, cells)):
+    for _ in map_ahead(filter_block, plane_blocks(slice(first, first + planes), waves.cells)):
         pass
-    return parts.arrays
+    return parts
 
 
-def joined_blocks(parts: Sequence[Modes]) -> Iterator[PlaneBlock]:
-    """Yield the blocks of planes of an x-slab, which join its parts along y.
+def joined_lines(parts: Sequence[Modes], cells: int) -> Iterator[LineBlock]:
+    """Yield the blocks of lines of a bar, which join its parts and transform them back along z.
 
     Parameters
     ----------
-    parts : sequence of (count, p, r, n // 2 + 1) complex64
-        Parts of all y-slabs, in order.
+    parts : sequence of (p, count, a, b) complex64
+        Parts of all slabs, in order.
+    cells : int
+        Cells per axis of the grid.
 
     Yields
     ------
-    planes : slice
-        Planes of the slab in the block.
-    join : callable
-        Returns ``(count, b, n, n // 2 + 1)``, complex64: real along x, modes along y and z.
+    x : slice
+        Range of the lines along x.
+    make : callable
+        Returns the real fields, ``(count, a, b, n)``, float32.
     """
-    cells = sum(part.shape[2] for part in parts)
-    for x in plane_blocks(parts[0].shape[1], cells):
-        yield x, partial(_join_rows, parts, x)
+    a, b = parts[0].shape[-2:]
+    for x in line_blocks((a, b), cells):
+        yield x, partial(_inverse_lines, parts, x, cells)
 
 
-def _join_rows(parts: Sequence[Modes], x: slice) -> Tensor:
-    return torch.from_numpy(np.concatenate([part[:, x] for part in parts], axis=2))
+def _inverse_lines(parts: Sequence[Modes], x: slice, cells: int) -> Tensor:
+    joined = np.concatenate([part[..., x, :] for part in parts])
+    modes = torch.from_numpy(joined).movedim(0, -1).contiguous()
+    lines: Tensor = torch.fft.irfft(modes, n=cells)
+    return lines
 
 
-def inverse_planes(modes: Tensor) -> Tensor:
-    """Transform ``(..., n, n // 2 + 1)`` back along y and z."""
-    cells = modes.shape[-2]
-    planes: Tensor = torch.fft.irfft2(modes, s=(cells, cells))
-    return planes
-
-
-def gradient_rows(source: Tensor, waves: RowWaves) -> Iterator[Tensor]:
-    """Yield the modes to send for ``-grad (inverse Laplacian of s)``: ``s/k^2``, ``kx s/k^2``.
+def gradient(source: Tensor, waves: WaveBlock) -> Iterator[Tensor]:
+    """Yield the modes of the components of ``-grad (inverse Laplacian of s)``.
 
     Parameters
     ----------
     source : Tensor
-        Modes of s in the rows of ``waves``.
-    waves : RowWaves
-        Wavenumbers of the rows.
+        Modes of s in the planes of ``waves``.
+    waves : WaveBlock
+        Wavenumbers of the planes.
+
+    Yields
+    ------
+    Tensor
+        Modes of the x, y, then z component, in the unit of s times Mpc/h.
     """
     potential = source * waves.inverse_squared()
-    yield potential
-    yield potential * waves.along_x()
+    for k in waves.odd():
+        yield potential * (1j * k)
 
 
-def gradient_planes(travelled: Tensor, box_size: float) -> Iterator[tuple[int, Tensor]]:
-    """Yield the components of the gradient from the modes that :func:`gradient_rows` yields.
-
-    Parameters
-    ----------
-    travelled : Tensor
-        Received modes, shape ``(2, b, n, n // 2 + 1)``.
-    box_size : float
-        Box size, Mpc/h.
-
-    Yields
-    ------
-    axis : int
-        0, 1, 2.
-    component : Tensor
-        Shape ``(b, n, n)``, in the unit of s times Mpc/h.
-    """
-    potential, along_x = travelled
-    _, ky, kz = fourier.wavenumbers(travelled.shape[-2], box_size, odd=True)
-    yield 0, inverse_planes(along_x * 1j)
-    yield 1, inverse_planes(potential * (1j * ky))
-    yield 2, inverse_planes(potential * (1j * kz))
+TIDES = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+"""Axes of the components of the tidal tensor, in the order of :func:`tides`."""
 
 
-def tide_rows(modes: Tensor, waves: RowWaves) -> Iterator[Tensor]:
-    """Yield the modes to send for the tidal tensor of s: ``kx^p s/k^2`` for p = 0, 1, 2."""
-    power = modes * waves.inverse_squared()
-    yield power
-    for _ in range(2):
-        power = power * waves.along_x()
-        yield power
-
-
-def tide_planes(travelled: Tensor, box_size: float) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """Yield the six ``d_i d_j (inverse Laplacian)``, as :func:`fourier.tidal_components` does.
-
-    Parameters
-    ----------
-    travelled : Tensor
-        Modes from :func:`tide_rows`, shape ``(3, b, n, n // 2 + 1)``.
-    box_size : float
-        Box size, Mpc/h.
-
-    Yields
-    ------
-    (i, j) : tuple of int
-        Axes, i <= j.
-    component : Tensor
-        Shape ``(b, n, n)``, in the unit of s.
-    """
-    _, ky, kz = fourier.wavenumbers(travelled.shape[-2], box_size, odd=True)
-    one = torch.ones(())
-    for (i, j), power, factor in (
-        ((1, 1), 0, ky * ky), ((2, 2), 0, kz * kz), ((1, 2), 0, ky * kz),
-        ((0, 1), 1, ky), ((0, 2), 1, kz), ((0, 0), 2, one),
-    ):  # fmt: skip
-        yield (i, j), inverse_planes(travelled[power] * factor)
+def tides(modes: Tensor, waves: WaveBlock) -> Iterator[Tensor]:
+    """Yield the modes of the six ``d_i d_j (inverse Laplacian of s)``, in the unit of s."""
+    potential = modes * waves.inverse_squared()
+    k = waves.odd()
+    for i, j in TIDES:
+        yield potential * (k[i] * k[j])

@@ -46,11 +46,11 @@ WRITE_NUMBER: Final = 1.1e-8
 
 MOVE_NUMBER: Final = 1.1e-8
 """Reading or writing a number of a cell in `infer`."""
-SPECTRA_NUMBER: Final = 2.4e-8
+SPECTRA_NUMBER: Final = 2.2e-8
 """Reading, transforming in slabs and summing a number of a cell."""
 SUBBOX_NUMBER: Final = 2e-8
 """A number of a cell of a sub-box that is read, transformed and summed."""
-FLOW_NUMBER: Final = 2.0e-8
+FLOW_NUMBER: Final = 1.6e-8
 """A number that tasks of a global flow hand on."""
 DERIVE_NUMBER: Final = 4e-8
 """A number that tasks of spectral derivatives hand on."""

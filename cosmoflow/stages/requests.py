@@ -37,19 +37,26 @@ def count_workers(run: Run) -> int:
     return 1
 
 
-def count_planes(
-    stored: Shards, reads: Iterable[tuple[int, int]], planes: Sequence[slice], workers: int
+def count_bars(
+    stored: Shards,
+    reads: Iterable[tuple[int, int]],
+    x: Sequence[slice],
+    y: Sequence[slice],
+    workers: int,
 ) -> int:
-    """Return the requests that read variables in slabs of planes.
+    """Return the requests that read variables in bars along z.
 
     Parameters
     ----------
     reads : iterable of (int, int)
-        Components of each variable, and planes read on both sides of a slab.
+        Components of each variable, and cells read around a bar along x and y.
+    x, y : sequence of slice
+        Ranges of the bars.
     """
-    whole = [(0, stored.grid)]
     total = 0
     for parts, halo in reads:
-        slabs = [(one.start - halo, one.stop - one.start + 2 * halo) for one in planes]
-        total += count_reads(stored, [slabs, whole, whole], parts, workers=workers)
+        axes = [
+            [(one.start - halo, one.stop - one.start + 2 * halo) for one in cut] for cut in (x, y)
+        ]
+        total += count_reads(stored, [*axes, [(0, stored.grid)]], parts, workers=workers)
     return total

@@ -21,7 +21,7 @@ _Range = tuple[int, int, int]
 _NUMBER: Final = 4
 """Bytes of a stored number."""
 _COMPRESSION: Final = 1.12
-"""Bytes of a chunk over stored bytes: decides where a request of at most 16 MiB ends."""
+"""Bytes of a chunk over stored bytes: decides where a request ends (:data:`PIECE`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ pytestmark = [
 ]  # fmt: skip
 
 BOX = ["--box=96", "--particles=48", "--quiet"]
-TASKS = ("simulate", "bucket", "paint", "derive", "planes", "rows")
+TASKS = ("simulate", "bucket", "paint", "derive", "bars", "slabs")
 WORK = (
     *(f"ray::('{task}'".encode() for task in TASKS),
     b"ray::_Worker.handle",

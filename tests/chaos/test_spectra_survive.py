@@ -53,7 +53,7 @@ def opened(out):
         return stored.load().drop_attrs()
 
 
-@pytest.mark.parametrize("task", ["planes", pytest.param("rows", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", ["bars", pytest.param("slabs", marks=pytest.mark.slow)])
 def test_ray_workers_that_die_change_nothing(fields, undisturbed, tmp_path, task):
     out = tmp_path / "p.zarr"
     process = start("spectra", fields, "--out", out, *ASKED, "--engine=ray")
@@ -65,7 +65,7 @@ def test_ray_workers_that_die_change_nothing(fields, undisturbed, tmp_path, task
 def test_a_lost_ray_driver_leaves_nothing_that_passes_for_a_spectrum(fields, tmp_path):
     out = tmp_path / "p.zarr"
     process = start("spectra", fields, "--out", out, *ASKED, "--engine=ray")
-    while not workers_at(process.pid, "planes") and process.poll() is None:
+    while not workers_at(process.pid, "bars") and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=240) == 130

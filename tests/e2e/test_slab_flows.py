@@ -1,5 +1,6 @@
-"""Global velocities made slab by slab: the same as in memory, on every engine, or nothing."""
+"""Global velocities made in bars and slabs: as in memory, on every engine, or nothing."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import StageAdvanced, StageStarted
 from cosmoflow.numerics import calculus
 from cosmoflow.numerics.fourier import forward, linear_velocity
+from cosmoflow.numerics.slabs import GROUP
 from cosmoflow.numerics.wiener import SETS, LinearTheory, WienerFilter
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.flows import stored as flows
@@ -128,10 +130,11 @@ def test_progress_counts_every_task(store, serial_run):
     add_filtered(store, make_filter("wiener"), serial_run(listener=told.append), thickness=6)
     started = [event for event in told if isinstance(event, StageStarted)]
     advanced = [event for event in told if isinstance(event, StageAdvanced)]
-    # Slabs of 6, 6 | 6, 6 | 4 planes: five passes over them, and three by three bars to write.
-    assert [event.total for event in started] == [5 * 5 + 9]
+    # Bars of 6, 6 | 6, 6 | 4 cells along x and y, and slabs of 6, 6 and 3 planes: two passes over
+    # both, one over bars that makes the velocity, and three shards along each axis to write.
+    assert [event.total for event in started] == [2 * (25 + 3) + 25 + 27]
     assert [event.done for event in advanced] == list(range(1, started[0].total + 1))
-    assert advanced[0].note == "planes"
+    assert advanced[0].note == "bars"
     assert advanced[-1].note == "write"
 
 
@@ -177,20 +180,23 @@ def allow(run, memory):
     return replace(run, settings=run.settings.model_copy(update={"engine": engine}))
 
 
-def test_less_memory_means_thinner_slabs(store, serial_run):
-    fields = SETS["wiener"]
+def test_less_memory_means_narrower_bars_and_thinner_slabs(serial_run):
+    grid = Grid(512, 1024.0, 128, 64)
     plans = [
-        plan_flow(Grid.of(store), fields, allow(serial_run(), (184 << 20) + kilobytes * 1000))
-        for kilobytes in (0, 60, 120, 1_000_000)
+        plan_flow(grid, SETS["wiener"], allow(serial_run(), megabytes << 20))
+        for megabytes in (340, 440, 1200, 9000)
     ]
-    planes = [plan.planes for plan in plans]
-    assert planes == sorted(planes)
-    # Shards of 12 planes cut in two: thinner slabs than 8 planes are never asked for.
-    assert planes[0] == 6
-    assert planes[-1] == SHARD
-    for plan in plans:
-        assert sum(slab.stop - slab.start for slab in plan.cut.planes) == GRID
-        assert plan.tasks == 5 * plan.slabs + 9
+    for less, more in itertools.pairwise(plans):
+        assert less.worker_memory <= more.worker_memory
+        assert less.planes <= more.planes
+        assert less.bars >= more.bars
+    assert plans[0].planes <= GROUP + 1
+    # Chunks are read whole, unless memory is shorter still.
+    assert plans[0].bars == 8 * 8
+    assert plans[-1].bars == 4 * 4
+    assert plans[-1].cut.whole_shards
+    for plan, megabytes in zip(plans, (340, 440, 1200, 9000), strict=True):
+        assert plan.worker_memory <= megabytes << 20
 
 
 def test_too_little_memory_is_refused_and_nothing_is_begun(store, serial_run):
@@ -204,7 +210,7 @@ def test_too_little_memory_is_refused_and_nothing_is_begun(store, serial_run):
 def test_what_a_failed_run_leaves_passes_for_nothing(store, serial_run, monkeypatch):
     """It dies while the last shards are written; the next run makes all of it."""
     wiener = make_filter("wiener-log")
-    real = transform.write_task
+    real = transform.finish_and_write
     calls = []
 
     def die(*arguments):
@@ -213,7 +219,7 @@ def test_what_a_failed_run_leaves_passes_for_nothing(store, serial_run, monkeypa
             raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(transform, "write_task", die)
+    monkeypatch.setattr(transform, "finish_and_write", die)
     for add in (add_linear, lambda *to: add_filtered(to[0], wiener, to[1])):
         with pytest.raises(MemoryError):
             add(store, serial_run())

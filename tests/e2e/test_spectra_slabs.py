@@ -1,5 +1,6 @@
 """Spectra through slabs: those of the whole box in NumPy, whatever the shards and the engine."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,15 @@ from cosmoflow.errors import ConfigError, DataError, IncompleteError, OutputExis
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.comparison import QUANTITIES
+from cosmoflow.numerics.slabs import GROUP, plane_blocks
 from cosmoflow.numerics.spectra import Products, Term, WaveBins, join_interlaced, sum_products
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.spectra import command as stage
 from cosmoflow.stages.spectra import spectra
-from cosmoflow.stages.spectra.plan import ROWS, plan_power
-from cosmoflow.stages.spectra.power import measure_power, row_blocks, sum_power
+from cosmoflow.stages.spectra.plan import plan_power
+from cosmoflow.stages.spectra.power import measure_power, sum_power
 from cosmoflow.storage.fields import FieldStore
 from tests import derivatives
 from tests.cases import each
@@ -91,12 +93,12 @@ def test_slabs_of_any_thickness_give_the_same(store, serial_run, thickness):
     assert_power(found.power(), numpy_power(store.read("density"))[1])
 
 
-def test_slabs_that_begin_with_groups_of_rows_give_the_same_bit_for_bit(store, serial_run):
-    """Whatever memory there is, and so however thick slabs are: they are cut so."""
+def test_slabs_that_begin_with_groups_of_planes_give_the_same_bit_for_bit(store, serial_run):
+    """Whatever memory there is, and so however wide bars and thick slabs are: they are cut so."""
     source = Variable(store.url, "velocity", 3)
     products = Products((Term((0,)),), ((0, 0),), WaveBins.linear(GRID, SIZE), axis=2)
     run, found = serial_run(), []
-    for thickness in (8, 16, 24):
+    for thickness in (4, 8, 24):
         plan = plan_power([source], Grid.of(store), run, stage="spectra", thickness=thickness)
         found += sum_power([source], [products], plan, run)
     for other in found[1:]:
@@ -105,22 +107,22 @@ def test_slabs_that_begin_with_groups_of_rows_give_the_same_bit_for_bit(store, s
     for megabytes in (200, 300, 1000):
         run = allow(serial_run(), megabytes << 20)
         plan = plan_power([source], Grid(256, 512.0, 128, 64), run, stage="spectra")
-        assert all(slab.start % ROWS == 0 for slab in plan.cut.rows)
+        assert all(slab.start % GROUP == 0 for slab in plan.cut.slabs)
 
 
 @each("cells", [16, 100, 256, 1024])
-@each("rows", [slice(0, 16), slice(16, 24), slice(3, 30), slice(64, 128)])
-def test_blocks_of_rows_cover_a_slab_once_and_lie_in_one_group(cells, rows):
-    blocks = row_blocks(rows, cells)
-    covered = [row for block in blocks for row in range(block.start, block.stop)]
-    assert covered == list(range(rows.stop - rows.start))
+@each("planes", [slice(0, 16), slice(16, 21), slice(3, 30), slice(64, 128)])
+def test_blocks_of_planes_cover_a_slab_once_and_lie_in_one_group(cells, planes):
+    blocks = plane_blocks(planes, cells)
+    covered = [plane for block in blocks for plane in range(block.start, block.stop)]
+    assert covered == list(range(planes.stop - planes.start))
     for block in blocks:
-        first, last = rows.start + block.start, rows.start + block.stop - 1
-        assert first // ROWS == last // ROWS
+        first, last = planes.start + block.start, planes.start + block.stop - 1
+        assert first // GROUP == last // GROUP
 
 
 @each("thickness", [5, 8, 24])
-def test_interlaced_pairs_are_joined_row_by_row(fields_store, serial_run, thickness):
+def test_interlaced_pairs_are_joined_plane_by_plane(fields_store, serial_run, thickness):
     """As in memory, where the whole transforms are joined."""
     stores = [FieldStore(fields_store(GRID, cell=CELL, shard=12, seed=seed).url) for seed in (1, 2)]
     products = Products((Term((0, 1), window=2),), ((0, 0),), WaveBins.linear(GRID, SIZE))
@@ -274,18 +276,19 @@ def allow(run, memory):
     return replace(run, settings=run.settings.model_copy(update={"engine": engine}))
 
 
-def test_less_memory_means_thinner_slabs_until_it_is_refused(serial_run):
+def test_less_memory_means_narrower_bars_and_thinner_slabs_until_it_is_refused(serial_run):
     source = Variable("nowhere", "velocity", 3)
     grid = Grid(1024, 2048.0, 128, 64)
-    planes = []
+    plans = []
     for gigabytes in (1, 2, 4, 8):
         run = allow(serial_run(), gigabytes << 30)
-        plan = plan_power([source], grid, run, stage="spectra")
-        assert plan.worker_memory <= gigabytes << 30
-        planes.append(max(slab.stop - slab.start for slab in plan.cut.planes))
-    assert planes == sorted(planes)
-    # As much as one read decodes, and no more: other cores want slabs as well.
-    assert planes[-1] == 64
+        plans.append(plan_power([source], grid, run, stage="spectra"))
+        assert plans[-1].worker_memory <= gigabytes << 30
+    for less, more in itertools.pairwise(plans):
+        assert less.bars >= more.bars
+        assert less.slabs >= more.slabs
+    # As wide as one write covers, and no more: other cores want bars as well.
+    assert plans[-1].bars == 8 * 8
     plan = plan_power([source], grid, allow(serial_run(), 1 << 28), stage="spectra")
     assert plan.worker_memory > 1 << 28
 

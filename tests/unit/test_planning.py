@@ -292,9 +292,10 @@ def test_a_stage_that_fits_no_node_is_refused():
 def test_memory_leaves_cores_idle():
     settings = load_settings("gigabox")
     small, large = (NODE_TYPES[name] for name in ("m6id.16xlarge", "r6id.16xlarge"))
-    demand = DEMANDS["flow"](settings, small, 1)
+    demand = DEMANDS["evaluate"](settings, small, 1)
     found = estimate(demand, small, 4)
-    assert found.places == worker_bytes(small) // demand.plan.worker_memory < small.vcpus
+    room = worker_bytes(small) // demand.plan.worker_memory
+    assert found.places == room < small.vcpus // demand.cpus
     assert "memory" in found.busy
     # Twice the memory for each core lets all cores work.
     assert estimate(demand, large, 4).busy["cores"] < found.busy["memory"]

@@ -1,4 +1,4 @@
-"""Slabs suit the memory of the workers that transform them, and are refused where they cannot."""
+"""Bars and slabs suit the memory of workers, and are refused where they cannot."""
 
 from types import SimpleNamespace
 
@@ -8,11 +8,12 @@ from cosmoflow.config import load_settings
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine import Resources
 from cosmoflow.errors import ConfigError
+from cosmoflow.numerics.slabs import GROUP
 from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.run import Run, start_engine
-from cosmoflow.stages.slabs.plan import LEAST_PLANES, SLABS, Grid
+from cosmoflow.stages.slabs.plan import SLABS, Grid
 from tests.cases import each
 
 GB = 1 << 30
@@ -38,12 +39,15 @@ def cluster_run(memory, cores, allowed=None, *, nodes=1):
 
 
 @each("name", SETS)
-@each("grid", [1024, 2048, 4096])
-@each("node", [8 * GB, 16 * GB, 64 * GB])
+@each(("grid", "node"), [(1024, 16), (2048, 32), (2048, 64), (4096, 64), (4096, 256)])
 def test_slabs_are_neither_thin_nor_few(name, grid, node):
-    plan = plan_flow(box(grid), SETS[name], cluster_run(node, 16))
-    assert plan.planes >= LEAST_PLANES
-    assert plan.planes <= grid // SLABS
+    plan = plan_flow(box(grid), SETS[name], cluster_run(node * GB, 16))
+    assert plan.planes >= GROUP
+    assert plan.planes <= (grid // 2 + 1) // SLABS + 1
+    # A task has as many cores as have the memory that it needs.
+    assert plan.worker_memory <= plan.threads * node * GB // 16
+    # No chunk is decoded by two tasks.
+    assert all(one.start % 128 == 0 for one in (*plan.cut.x, *plan.cut.y))
 
 
 def test_memory_and_cores_are_those_of_the_cluster():
@@ -54,20 +58,19 @@ def test_memory_and_cores_are_those_of_the_cluster():
     ]
     planes = [plan.planes for plan in plans]
     assert planes == sorted(set(planes))
-    # Every core of such a node has what its worker needs.
-    assert plans[0].worker_memory <= 4 * GB
-    assert plans[1].worker_memory <= 16 * GB
+    for plan, memory in zip(plans, (4 * GB, 16 * GB, 64 * GB), strict=True):
+        assert plan.worker_memory <= plan.threads * memory
     # Cores are shared where there are fewer slabs.
     names, memory = SETS["wiener"], 64 * GB
-    alone = plan_flow(box(2048), names, cluster_run(memory, 16))
-    shared = plan_flow(box(2048), names, cluster_run(memory, 16, nodes=64))
+    alone = plan_flow(box(1024), names, cluster_run(memory, 16))
+    shared = plan_flow(box(1024), names, cluster_run(memory, 16, nodes=64))
     assert alone.threads == 1
     assert shared.threads == min(MOST_THREADS, 64 * 16 // shared.slabs) > 1
     # The slabs stay the same, and their tasks still fit on the nodes side by side.
     assert shared.slabs == alone.slabs
     assert alone.worker_memory < shared.worker_memory <= shared.threads * memory // 16
     tight = cluster_run(memory, 16, alone.worker_memory, nodes=64)
-    assert plan_flow(box(2048), names, tight).worker_memory <= alone.worker_memory
+    assert plan_flow(box(1024), names, tight).worker_memory <= alone.worker_memory
 
 
 def test_settings_may_allow_less_and_never_more_than_there_is():
@@ -80,7 +83,6 @@ def test_settings_may_allow_less_and_never_more_than_there_is():
 
 @each("allowed", [None, 3 * GB])
 def test_a_box_too_large_for_any_slab_is_refused(allowed):
-    """Rather than cut into slabs of single planes, for which chunks are decoded again and again."""
     run = cluster_run((3 if allowed is None else 64) * GB, 4, allowed)
     plan = plan_flow(box(4096), SETS["wiener"], run)
     assert plan.worker_memory > 3 * GB
@@ -101,8 +103,11 @@ def test_parts_are_those_of_the_graph(name):
     assert plan.tasks == len(graph)
 
 
-def test_small_grids_and_shards_are_slabs_themselves():
+def test_small_grids_and_shards_have_few_bars_and_slabs():
     run = cluster_run(GB, 4)
-    assert plan_flow(box(6, shard=128), SETS["wiener"], run).slabs == 1
-    # Thirty-two shards of four planes: no slab lies in two of them.
-    assert plan_flow(box(128, shard=4), SETS["wiener"], run).slabs == 32
+    plan = plan_flow(box(6, shard=128), SETS["wiener"], run)
+    assert (plan.bars, plan.slabs) == (1, 1)
+    # Thirty-two shards of four cells: no bar lies in two of them.
+    plan = plan_flow(box(128, shard=4), SETS["wiener"], run)
+    assert plan.bars == 32 * 32
+    assert plan.cut.whole_shards

@@ -1,4 +1,4 @@
-"""Transforms in slabs: just what whole transforms give, however the box is cut."""
+"""Transforms in bars and slabs: just what whole transforms give, however the box is cut."""
 
 from functools import partial
 
@@ -8,17 +8,20 @@ import pytest
 import torch
 
 from cosmoflow.numerics import fourier, slabs
-from cosmoflow.numerics.blocks import axis_blocks
-from cosmoflow.numerics.slabs import RowWaves
+from cosmoflow.numerics.blocks import grid_blocks
+from cosmoflow.numerics.waves import BOX_AXES, WaveBlock
 from cosmoflow.stages.slabs.plan import Cut, Grid
 from cosmoflow.stages.slabs.transform import finish_task
 from tests.cases import each
 
 BOX = 50.0
-CUTS = [(24, 8, 3), (24, 8, 8), (24, 24, 24), (25, 8, 3), (25, 25, 7), (18, 5, 1)]
-"""Cells, shard, thickness: even and odd grids, slabs that are equal and that are not."""
+CUTS = [
+    (24, 8, (8, 4), 3), (24, 24, (24, 24), 13), (25, 8, (3, 8), 4), (25, 25, (7, 7), 1),
+    (18, 5, (5, 2), 8),
+]  # fmt: skip
+"""Cells, shard, widths of a bar, planes of a slab: even and odd grids, equal pieces and not."""
 
-cases = each(("cells", "shard", "thickness"), CUTS)
+cases = each(("cells", "shard", "width", "planes"), CUTS)
 
 
 def noise(cells, seed=0):
@@ -26,39 +29,47 @@ def noise(cells, seed=0):
     return torch.from_numpy(values)
 
 
-def forward(field, cuts):
-    """Do step 1 of every x-slab; return what each y-slab is handed."""
-    cells = field.shape[-1]
-    made = [
-        slabs.forward_planes(blocks_of(field[x]), (x.stop - x.start, cells), cuts) for x in cuts
-    ]
-    return [[parts[y] for parts in made] for y in range(len(cuts))]
+def cut_box(cells, shard, width, planes):
+    return Cut.of(Grid(cells, BOX, shard, shard), width, planes)
 
 
-def blocks_of(planes):
-    for block in slabs.plane_blocks(*planes.shape[:2]):
-        yield block, partial(planes.__getitem__, block)
-
-
-def joined(parts):
-    """Return the blocks of an x-slab."""
-    return [(own, join()) for own, join in slabs.joined_blocks(parts)]
-
-
-def travel(field, cuts, count, multiply):
-    """Do steps 1 and 2 of every slab; return what each x-slab is handed."""
-    handed = forward(field, cuts)
-    made = [
-        slabs.filter_rows(
-            [parts],
-            RowWaves(field.shape[-1], BOX, rows),
-            cuts,
-            count,
-            lambda modes, waves: multiply(modes[0], waves),
+def forward(field, cut):
+    """Do step 1 of every bar; return what each slab is handed."""
+    made = []
+    for bar in cut.bars:
+        own = field[bar.x, bar.y]
+        blocks = (
+            (x, partial(own.__getitem__, x)) for x in slabs.line_blocks(bar.shape, len(field))
         )
-        for rows, parts in zip(cuts, handed, strict=True)
+        made.append(slabs.forward_lines(blocks, bar.shape, cut.slabs))
+    return [[parts[z] for parts in made] for z in range(len(cut.slabs))]
+
+
+def travel(fields, cut, count, multiply):
+    """Do steps 1 and 2 of every bar and slab; return what each bar is handed."""
+    handed = [forward(field, cut) for field in fields]
+    made = [
+        slabs.filter_planes(
+            [parts[z] for parts in handed],
+            WaveBlock.slab(cut.grid.cells, BOX, planes),
+            cut.bars,
+            count,
+            multiply,
+        )
+        for z, planes in enumerate(cut.slabs)
     ]
-    return [[parts[x] for parts in made] for x in range(len(cuts))]
+    return [[parts[bar] for parts in made] for bar in range(len(cut.bars))]
+
+
+def joined(handed, cut, count):
+    """Do step 3 of every bar; return the fields of the whole box."""
+    cells = cut.grid.cells
+    found = torch.full((count, cells, cells, cells), torch.nan)
+    for bar, parts in zip(cut.bars, handed, strict=True):
+        assert all(part.flags.c_contiguous for part in parts)
+        for x, make in slabs.joined_lines(parts, cells):
+            found[:, bar.x, bar.y][:, x] = make()
+    return found
 
 
 def assert_close(found, expected, tolerance=2e-6):
@@ -72,96 +83,88 @@ def _blocks(request, monkeypatch):
 
 
 @cases
-def test_slabs_cover_the_axis_and_lie_in_one_shard_each(cells, shard, thickness):
-    cuts = slabs.cut_axis(cells, shard, thickness)
-    covered = [cell for cut in cuts for cell in range(cut.start, cut.stop)]
-    assert covered == list(range(cells))
-    assert max(cut.stop - cut.start for cut in cuts) <= thickness
-    for begin, length in axis_blocks(cells, shard):
-        inside = [cut for cut in cuts if begin <= cut.start < begin + length]
-        sizes = [cut.stop - cut.start for cut in inside]
-        assert sum(sizes) == length
-        assert len(sizes) == -(-length // thickness)
+def test_bars_and_slabs_cover_the_box_once_and_bars_lie_in_one_shard(cells, shard, width, planes):
+    cut = cut_box(cells, shard, width, planes)
+    count = np.zeros((cells, cells), int)
+    for bar in cut.bars:
+        count[bar.x, bar.y] += 1
+        for own, most in zip((bar.x, bar.y), width, strict=True):
+            assert own.start // shard == (own.stop - 1) // shard
+            assert own.stop - own.start <= most
+    assert (count == 1).all()
+    assert [z for one in cut.slabs for z in range(one.start, one.stop)] == [*range(cells // 2 + 1)]
+    # Every column of shards consists of its bars.
+    columns = [cut.bars_inside(column) for column in range(cut.layers**2)]
+    assert sorted(bar for column in columns for bar in column) == [*range(len(cut.bars))]
+    blocks = grid_blocks(cells, shard)
+    for column, inside in enumerate(columns):
+        x, y, _ = blocks[column * cut.layers].origin
+        assert all(cut.bars[bar].x.start // shard == x // shard for bar in inside)
+        assert all(cut.bars[bar].y.start // shard == y // shard for bar in inside)
 
 
 @cases
 @pytest.mark.usefixtures("_blocks")
-def test_modes_are_those_of_the_whole_transform(cells, shard, thickness):
-    field = noise(cells)
-    cuts = slabs.cut_axis(cells, shard, thickness)
+def test_modes_are_those_of_the_whole_transform(cells, shard, width, planes):
+    field, cut = noise(cells), cut_box(cells, shard, width, planes)
     found = torch.full((cells, cells, cells // 2 + 1), torch.nan, dtype=torch.complex64)
-    for rows, parts in zip(cuts, forward(field, cuts), strict=True):
+    for slab, parts in zip(cut.slabs, forward(field, cut), strict=True):
         assert all(part.flags.c_contiguous for part in parts)
-        for block in slabs.plane_blocks(rows.stop - rows.start, cells):
-            own = slice(rows.start + block.start, rows.start + block.stop)
-            found[:, own] = slabs.transform_rows(parts, block)
+        for block in slabs.plane_blocks(slab, cells):
+            own = slice(slab.start + block.start, slab.start + block.stop)
+            modes = slabs.transform_planes(parts, cut.bars, block)
+            found[..., own] = modes.movedim(0, -1)
     assert_close(found, torch.fft.rfftn(field, dim=(0, 1, 2)))
 
 
 @cases
 @pytest.mark.usefixtures("_blocks")
-def test_there_and_back_again(cells, shard, thickness):
-    field = noise(cells)
-    cuts = slabs.cut_axis(cells, shard, thickness)
-    for x, parts in zip(cuts, travel(field, cuts, 1, lambda modes, waves: [modes]), strict=True):
-        assert all(part.flags.c_contiguous for part in parts)
-        for own, modes in joined(parts):
-            assert_close(slabs.inverse_planes(modes[0]), field[x][own])
+def test_there_and_back_again(cells, shard, width, planes):
+    field, cut = noise(cells), cut_box(cells, shard, width, planes)
+    handed = travel([field], cut, 1, lambda modes, waves: modes)
+    assert_close(joined(handed, cut, 1)[0], field)
 
 
 @cases
-def test_gradients_are_linear_velocities(cells, shard, thickness):
-    field = noise(cells)
-    cuts = slabs.cut_axis(cells, shard, thickness)
-    expected = fourier.linear_velocity(field, BOX, 1.0)
-    found = torch.full_like(expected, torch.nan)
-    for x, parts in zip(cuts, travel(field, cuts, 2, slabs.gradient_rows), strict=True):
-        for own, modes in joined(parts):
-            for axis, component in slabs.gradient_planes(modes, BOX):
-                found[axis, x][own] = component
-    assert_close(found, expected)
-
-
-@cases
-def test_tides_are_those_of_the_whole_box(cells, shard, thickness):
-    field = noise(cells)
-    cuts = slabs.cut_axis(cells, shard, thickness)
-    expected = {
-        axes: component.clone()
-        for axes, component in fourier.tidal_components(fourier.forward(field), BOX)
-    }
-    found = {axes: torch.full_like(component, torch.nan) for axes, component in expected.items()}
-    for x, parts in zip(cuts, travel(field, cuts, 3, slabs.tide_rows), strict=True):
-        for own, modes in joined(parts):
-            for axes, component in slabs.tide_planes(modes, BOX):
-                found[axes][x][own] = component
-    for axes, component in expected.items():
+def test_gradients_and_tides_are_those_of_the_whole_box(cells, shard, width, planes):
+    field, cut = noise(cells), cut_box(cells, shard, width, planes)
+    handed = travel([field], cut, 3, lambda modes, waves: slabs.gradient(modes[0], waves))
+    assert_close(joined(handed, cut, 3), fourier.linear_velocity(field, BOX, 1.0))
+    handed = travel([field], cut, 6, lambda modes, waves: slabs.tides(modes[0], waves))
+    found = dict(zip(slabs.TIDES, joined(handed, cut, 6), strict=True))
+    for axes, component in fourier.tidal_components(fourier.forward(field), BOX):
         assert_close(found[axes], component)
 
 
 @each("cells", [24, 25])
-def test_wavenumbers_of_rows_are_those_of_the_grid(cells):
-    squared = fourier.squared_wavenumber(cells, BOX)
-    for rows in (slice(0, 5), slice(7, 8), slice(20, cells)):
-        waves = RowWaves(cells, BOX, rows)
-        torch.testing.assert_close(waves.squared(), squared[:, rows], rtol=0, atol=0)
+def test_wavenumbers_of_slabs_are_those_of_the_grid(cells):
+    squared = fourier.squared_wavenumber(cells, BOX).movedim(-1, 0)
+    for planes in (slice(0, 5), slice(7, 8), slice(9, cells // 2 + 1)):
+        waves = WaveBlock.slab(cells, BOX, planes)
+        torch.testing.assert_close(waves.squared(), squared[planes], rtol=0, atol=0)
         inverse = waves.inverse_squared()
         assert bool(torch.isfinite(inverse).all())
-        torch.testing.assert_close((inverse * squared[:, rows] > 0.5), squared[:, rows] > 0.0)
-    assert float(RowWaves(cells, BOX, slice(0, 1)).inverse_squared()[0, 0, 0]) == 0.0
+        torch.testing.assert_close((inverse * squared[planes] > 0.5), squared[planes] > 0.0)
+        inner = slice(1, planes.stop - planes.start)
+        torch.testing.assert_close(waves.part(inner).squared(), waves.squared()[inner])
+        mx, my, mz = WaveBlock.box(cells, BOX).integers()
+        for own, expected in zip(waves.integers(), (mz[planes], mx, my), strict=True):
+            np.testing.assert_array_equal(own, expected)
+    assert float(WaveBlock.slab(cells, BOX, slice(0, 1)).inverse_squared()[0, 0, 0]) == 0.0
+    assert WaveBlock.box(cells, BOX).axes == BOX_AXES
+    torch.testing.assert_close(WaveBlock.box(cells, BOX).squared().movedim(-1, 0), squared)
 
 
-def finished(cuts, made, threads):
-    """Transform products back with some threads; return the values of all slabs."""
+def finished(cut, handed, threads):
+    """Transform products back with some threads; return the values of all bars."""
     before = numba.get_num_threads(), torch.get_num_threads()
     numba.set_num_threads(threads)
     torch.set_num_threads(threads)
     try:
-        cut = Cut(Grid(cuts[-1].stop, BOX, cuts[-1].stop, cuts[-1].stop), tuple(cuts), tuple(cuts))
         return [
             array
-            for x in range(len(cuts))
-            for array in finish_task(slabs.inverse_planes, 2, cut, x, [part[x] for part in made])
+            for bar, parts in enumerate(handed)
+            for array in finish_task(lambda products: products, 2, cut, bar, parts)
         ]
     finally:
         numba.set_num_threads(before[0])
@@ -172,21 +175,15 @@ def test_several_fields_are_filtered_together():
     """A product of two fields' modes with functions of k, in one pass, with any threads."""
     cells = 64
     one, two = noise(cells, 1), noise(cells, 2)
-    cuts = slabs.cut_axis(cells, 32, 16)
-    handed = [forward(field, cuts) for field in (one, two)]
+    cut = cut_box(cells, 32, (32, 16), 12)
 
     def multiply(modes, waves):
         yield modes[0] + 2.0 * modes[1]
         yield modes[1] * waves.squared()
 
-    made = [
-        slabs.filter_rows(
-            [parts[y] for parts in handed], RowWaves(cells, BOX, rows), cuts, 2, multiply
-        )
-        for y, rows in enumerate(cuts)
-    ]
+    handed = travel([one, two], cut, 2, multiply)
     # Transforms of torch differ in the last bits with its number of threads.
-    for alone, shared in zip(finished(cuts, made, 1), finished(cuts, made, 2), strict=True):
+    for alone, shared in zip(finished(cut, handed, 1), finished(cut, handed, 2), strict=True):
         np.testing.assert_array_equal(alone, shared)
     expected = torch.stack(
         [
@@ -194,6 +191,16 @@ def test_several_fields_are_filtered_together():
             fourier.inverse(fourier.forward(two) * fourier.squared_wavenumber(cells, BOX), cells),
         ]
     )
-    for x, slab in enumerate(cuts):
-        for own, modes in joined([parts[x] for parts in made]):
-            assert_close(slabs.inverse_planes(modes), expected[:, slab][:, own])
+    assert_close(joined(handed, cut, 2), expected)
+
+
+@each("cells", [20, 25, 48, 96])
+def test_the_cut_does_not_change_a_bit(cells):
+    """Of the modes, nor of the fields that are made from them."""
+    field, found = noise(cells), []
+    for width, planes in (((8, 8), 4), ((8, 4), 1), ((3, 5), 8), ((cells, 2), 64)):
+        cut = cut_box(cells, cells, width, planes)
+        handed = travel([field], cut, 3, lambda modes, waves: slabs.gradient(modes[0], waves))
+        found.append(joined(handed, cut, 3))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0)

@@ -18,7 +18,7 @@ from cosmoflow.numerics.spectra.sums import (
     sum_modes,
     sum_products,
 )
-from cosmoflow.numerics.spectra.terms import Products, Term, sum_rows
+from cosmoflow.numerics.spectra.terms import Products, Term, sum_terms
 
 __all__ = [
     "POLES",
@@ -34,5 +34,5 @@ __all__ = [
     "join_interlaced",
     "sum_modes",
     "sum_products",
-    "sum_rows",
+    "sum_terms",
 ]

@@ -1,7 +1,7 @@
 """Compiled loops over modes.
 
-``|m|^2`` only grows along a row in z: each mode is in the same bin as the previous mode or in a
-later one, and the loop leaves a row after the last bin.
+Along the last axis ``|m|^2`` grows, or grows and then falls. A mode is mostly in the same bin as
+the one before it, or in the next.
 """
 
 from __future__ import annotations
@@ -16,11 +16,25 @@ from cosmoflow.numerics.compiled import compiled
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Complex = NDArray[Any]
+Factors = tuple[Floats, Floats, Floats]
+
+
+@compiled(inline="always")
+def find_bin(bin: int, squared: int, limits: Integers) -> int:
+    """Return the bin with ``limits[bin] < squared <= limits[bin + 1]``, searched from another one.
+
+    It is -1 below all bins, and the number of bins above them.
+    """
+    while bin < limits.size - 1 and squared > limits[bin + 1]:
+        bin += 1
+    while bin >= 0 and squared <= limits[bin]:
+        bin -= 1
+    return bin
 
 
 @compiled()
 def count_modes(
-    mx: Integers, my: Integers, mz: Integers, weight: Floats, limits: Integers
+    mx: Integers, my: Integers, mz: Integers, weights: Factors, limits: Integers
 ) -> Floats:
     """Return the number of modes of each bin and the sum of their ``|m|``.
 
@@ -28,8 +42,8 @@ def count_modes(
     ----------
     mx, my, mz : ndarray
         Integer wavevectors along the axes of a block.
-    weight : ndarray
-        Weights of the modes along z: 2 for modes whose conjugates are left out.
+    weights : (ndarray, ndarray, ndarray)
+        Weights along each axis: along kz 2 for modes whose conjugates are left out, else 1.
     limits : ndarray
         Limits of :class:`WaveBins`.
 
@@ -38,6 +52,7 @@ def count_modes(
     (2, bins) float64
     """
     bins = limits.size - 1
+    wx, wy, wz = weights
     sums: Floats = np.zeros((2, bins))
     for x in range(mx.size):
         for y in range(my.size):
@@ -47,13 +62,11 @@ def count_modes(
                 continue
             for z in range(mz.size):
                 squared = base + mz[z] * mz[z]
-                while bin < bins and squared > limits[bin + 1]:
-                    bin += 1
-                if bin >= bins:
-                    break
-                if bin >= 0:
-                    sums[0, bin] += weight[z]
-                    sums[1, bin] += weight[z] * np.sqrt(float(squared))
+                bin = find_bin(bin, squared, limits)
+                if 0 <= bin < bins:
+                    weight = wx[x] * wy[y] * wz[z]
+                    sums[0, bin] += weight
+                    sums[1, bin] += weight * np.sqrt(float(squared))
     return sums
 
 
@@ -64,7 +77,7 @@ def add_products(
     mx: Integers,
     my: Integers,
     mz: Integers,
-    factors: tuple[Floats, Floats, Floats],
+    factors: Factors,
     limits: Integers,
 ) -> Floats:
     """Return the sums of ``Re a b*`` over the modes of each bin.
@@ -95,21 +108,22 @@ def add_products(
                 continue
             row = fx[x] * fy[y]
             total = 0.0
+            low, high = 1, 0  # no bin
             for z in range(mz.size):
                 squared = base + mz[z] * mz[z]
-                if squared > limits[bin + 1]:
-                    if bin >= 0:
+                if squared <= low or squared > high:
+                    if 0 <= bin < bins:
                         sums[0, bin] += row * total
                     total = 0.0
-                    while bin < bins and squared > limits[bin + 1]:
-                        bin += 1
-                    if bin >= bins:
-                        break
-                one, two = a[x, y, z], b[x, y, z]
-                total += fz[z] * (
-                    np.float64(one.real) * np.float64(two.real)
-                    + np.float64(one.imag) * np.float64(two.imag)
-                )
+                    bin = find_bin(bin, squared, limits)
+                    low = limits[bin] if bin >= 0 else -1
+                    high = limits[bin + 1] if bin < bins else squared
+                if 0 <= bin < bins:
+                    one, two = a[x, y, z], b[x, y, z]
+                    total += fz[z] * (
+                        np.float64(one.real) * np.float64(two.real)
+                        + np.float64(one.imag) * np.float64(two.imag)
+                    )
             if 0 <= bin < bins:
                 sums[0, bin] += row * total
     return sums
@@ -122,7 +136,7 @@ def add_multipoles(
     mx: Integers,
     my: Integers,
     mz: Integers,
-    factors: tuple[Floats, Floats, Floats],
+    factors: Factors,
     limits: Integers,
     axis: int,
 ) -> Floats:
@@ -133,7 +147,7 @@ def add_multipoles(
     a, b, mx, my, mz, factors, limits
         See :func:`add_products`.
     axis : int
-        0, 1 or 2: mu is the cosine of the angle between k and this axis.
+        0, 1 or 2: mu is the cosine of the angle between k and this axis of the arrays.
 
     Returns
     -------
@@ -151,11 +165,8 @@ def add_multipoles(
             row = fx[x] * fy[y]
             for z in range(mz.size):
                 squared = base + mz[z] * mz[z]
-                while bin < bins and squared > limits[bin + 1]:
-                    bin += 1
-                if bin >= bins:
-                    break
-                if bin < 0:
+                bin = find_bin(bin, squared, limits)
+                if not 0 <= bin < bins:
                     continue
                 one, two = a[x, y, z], b[x, y, z]
                 product = (

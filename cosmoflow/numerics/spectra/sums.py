@@ -17,9 +17,9 @@ from cosmoflow.numerics.spectra import kernels
 from cosmoflow.numerics.spectra.bins import WaveBins
 from cosmoflow.numerics.spectra.curves import Spectrum, divide
 from cosmoflow.numerics.threads import map_ahead
+from cosmoflow.numerics.waves import WaveBlock
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Pair = tuple[int, int]
 
 WINDOWS: Final[dict[str, int]] = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
@@ -187,7 +187,8 @@ def sum_block(
     axis: int | None = None,
 ) -> PowerSum:
     """Bin products like :func:`sum_products`, in the calling thread alone."""
-    block = ModeBlock(tuple(fields[0].shape[-3:]), bins, start, axis)
+    nx, ny, nz = fields[0].shape[-3:]
+    block = ModeBlock(WaveBlock(bins.cells, bins.box_size, start, (nx, ny, nz)), bins, axis)
     total = block.zero(pairs)
     for products, (first, second) in zip(total.products, pairs, strict=True):
         power = 0 if windows is None else windows[first] + windows[second]
@@ -200,29 +201,28 @@ class ModeBlock:
 
     Parameters
     ----------
-    shape : tuple of int
-        Modes along each axis.
-    bins, start, axis
+    waves : WaveBlock
+        Wavenumbers of the block.
+    bins, axis
         See :func:`sum_products`.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        bins: WaveBins,
-        start: tuple[int, int, int] = (0, 0, 0),
-        axis: int | None = None,
-    ) -> None:
-        self._bins, self._axis = bins, axis
-        self._m = _integer_wavevectors(shape, bins.cells, start)
+    def __init__(self, waves: WaveBlock, bins: WaveBins, axis: int | None = None) -> None:
+        self._bins, self._m = bins, waves.integers()
+        # Axes of the arrays: that of the multipoles, and kz.
+        self._axis = None if axis is None else waves.axes.index(axis)
+        self._halved = waves.axes.index(2)
         self._limits = np.array(bins.limits, np.int64)
         # A real field's half-complex transform leaves out the conjugates of all planes but two.
-        alone = (self._m[2] == 0) | (2 * self._m[2] == bins.cells)
-        self._weight = np.where(alone, 1.0, 2.0)
+        kz = self._m[self._halved]
+        weight = np.where((kz == 0) | (2 * kz == bins.cells), 1.0, 2.0)
+        self._weights = [
+            weight if one == self._halved else np.ones(m.size) for one, m in enumerate(self._m)
+        ]
 
     def zero(self, pairs: Sequence[Pair]) -> PowerSum:
         """Return the modes of each bin, with products that are zero."""
-        modes, lengths = kernels.count_modes(*self._m, self._weight, self._limits)
+        modes, lengths = kernels.count_modes(*self._m, tuple(self._weights), self._limits)
         total = PowerSum.zero(self._bins, pairs, 1 if self._axis is None else len(POLES))
         return replace(total, k=lengths * (2.0 * math.pi / self._bins.box_size), modes=modes)
 
@@ -243,8 +243,11 @@ class ModeBlock:
         """
         if a.shape != b.shape:
             raise ValueError(f"modes of different shapes {tuple(a.shape)} and {tuple(b.shape)}")
-        x, y, z = (np.sinc(part / self._bins.cells) ** -float(power) for part in self._m)
-        given = (*self._m, (x, y, z * self._weight), self._limits)
+        factors = tuple(
+            np.sinc(m / self._bins.cells) ** -float(power) * weight
+            for m, weight in zip(self._m, self._weights, strict=True)
+        )
+        given = (*self._m, factors, self._limits)
         for one, two in zip(_components(a), _components(b), strict=True):
             if self._axis is None:
                 products += kernels.add_products(one, two, *given)
@@ -259,16 +262,6 @@ def _components(modes: Tensor) -> list[NDArray[Any]]:
     """
     parts = modes.reshape(-1, *modes.shape[-3:]).cpu().numpy()
     return [np.ascontiguousarray(part) for part in parts]
-
-
-def _integer_wavevectors(
-    shape: tuple[int, ...], cells: int, start: tuple[int, int, int]
-) -> tuple[Integers, Integers, Integers]:
-    x, y, z = (
-        np.arange(first, first + count, dtype=np.int64)
-        for first, count in zip(start, shape, strict=True)
-    )
-    return np.where(2 * x >= cells, x - cells, x), np.where(2 * y >= cells, y - cells, y), z
 
 
 def sum_modes(
@@ -301,9 +294,7 @@ def sum_modes(
     return sum_products([a, b], [(0, 0), (1, 1), (0, 1)], bins, windows=window)
 
 
-def join_interlaced(
-    first: Tensor, second: Tensor, start: tuple[int, int, int] = (0, 0, 0), cells: int = 0
-) -> Tensor:
+def join_interlaced(first: Tensor, second: Tensor, waves: WaveBlock | None = None) -> Tensor:
     """Return the modes of an interlaced pair of grids, without the nearest aliases.
 
     A mode on a grid is the sum of the true mode and of its images, which are whole numbers of
@@ -313,21 +304,18 @@ def join_interlaced(
     Parameters
     ----------
     first : Tensor
-        Shape ``(..., mx, my, mz)``, complex: a block of the half-complex transform of a painted
+        Shape ``(..., m1, m2, m3)``, complex: a block of the half-complex transform of a painted
         field. Overwritten with the result.
     second : Tensor
         The same block for the field painted with particles moved by half a cell along every axis.
         Overwritten.
-    start : (int, int, int)
-        Index in the transform of the block's first mode.
-    cells : int
-        Cells per axis of the grid; by default the block is the whole transform.
+    waves : WaveBlock, optional
+        Wavenumbers of the block; by default it is the whole transform of a box.
     """
-    cells = cells or first.shape[-2]
-    shape = tuple(first.shape[-3:])
-    for axis, m in enumerate(_integer_wavevectors(shape, cells, start)):
+    waves = waves or WaveBlock.box(first.shape[-2], 1.0)
+    for axis, m in enumerate(waves.integers()):
         # Undo the shift of the particles: exp(i k h / 2), axis by axis.
-        angle = torch.from_numpy(math.pi / cells * m)
+        angle = torch.from_numpy(math.pi / waves.cells * m)
         phase = torch.complex(angle.cos(), angle.sin()).to(first.device, first.dtype)
         second *= phase.view([-1 if other == axis else 1 for other in range(3)])
     return first.add_(second).mul_(0.5)

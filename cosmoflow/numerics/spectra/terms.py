@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cosmoflow.numerics.quantities import ModeRule
-from cosmoflow.numerics.slabs import RowWaves
 from cosmoflow.numerics.spectra.bins import WaveBins
 from cosmoflow.numerics.spectra.sums import (
     POLES,
@@ -17,6 +16,7 @@ from cosmoflow.numerics.spectra.sums import (
     PowerSum,
     join_interlaced,
 )
+from cosmoflow.numerics.waves import WaveBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,13 @@ class Term:
     derive: ModeRule | None = None
     window: int = 0
 
-    def make(self, modes: Mapping[int, Tensor], waves: RowWaves) -> Tensor:
-        """Return the field's modes in a block of rows, given those of its transforms."""
+    def make(self, modes: Mapping[int, Tensor], waves: WaveBlock) -> Tensor:
+        """Return the field's modes in a block, given those of its transforms."""
         found = modes[self.transforms[0]]
         if len(self.transforms) > 1:
             second = modes[self.transforms[1]]
             # Joining overwrites its arguments, which another product may need unchanged.
-            start = (0, waves.rows.start, 0)
-            found = join_interlaced(found.clone(), second.clone(), start, waves.cells)
+            found = join_interlaced(found.clone(), second.clone(), waves)
         return found if self.derive is None else self.derive(found, waves.odd())
 
 
@@ -74,10 +73,10 @@ class Products:
         return PowerSum.zero(self.bins, self.pairs, 1 if self.axis is None else len(POLES))
 
 
-def sum_rows(
-    wanted: Sequence[Products], transform: Callable[[int], Tensor], waves: RowWaves
+def sum_terms(
+    wanted: Sequence[Products], transform: Callable[[int], Tensor], waves: WaveBlock
 ) -> list[PowerSum]:
-    """Sum products over a block of rows.
+    """Sum products over a block of modes.
 
     Pairs are multiplied in the order of their transforms, and modes are dropped after their last
     use. Where a truth is multiplied with many methods, the modes of one of them are in memory at a
@@ -88,19 +87,16 @@ def sum_rows(
     wanted : sequence of Products
         The products.
     transform : callable
-        Function from the index of a transform to its modes in the rows, shape
-        ``(components, n, rows, n // 2 + 1)``.
-    waves : RowWaves
-        Wavenumbers of the rows.
+        Function from the index of a transform to its modes in the block, with leading dimensions.
+    waves : WaveBlock
+        Wavenumbers of the block.
 
     Returns
     -------
     list of PowerSum
         One sum for each of ``wanted``.
     """
-    shape = (waves.cells, waves.rows.stop - waves.rows.start, waves.cells // 2 + 1)
-    start = (0, waves.rows.start, 0)
-    blocks = [ModeBlock(shape, products.bins, start, products.axis) for products in wanted]
+    blocks = [ModeBlock(waves, products.bins, products.axis) for products in wanted]
     sums = [block.zero(one.pairs) for block, one in zip(blocks, wanted, strict=True)]
 
     def last_transform(step: tuple[int, int]) -> int:

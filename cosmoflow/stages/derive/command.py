@@ -219,9 +219,10 @@ def _derive_slabs(
         _add_background(first, work, grid_blocks(plan.grid, work.shard), output=True)
         background = engine.run(first)["background", 0]
     writer = DerivedShards(work, out, digest, background)
-    left = replace(plan, tasks=plan.tasks - len(plan.skipped(todo)))
     graph = build_slabs(plan, writer, todo)
-    run_graph(graph, engine, left, run, lambda key, result: claim.check())
+    run_graph(
+        graph, engine, replace(plan, tasks=len(graph)), run, lambda key, result: claim.check()
+    )
 
 
 def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:

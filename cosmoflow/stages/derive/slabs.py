@@ -16,22 +16,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.engine import TaskGraph
-from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, axis_blocks, grid_blocks
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.quantities import QUANTITIES, Quantity
-from cosmoflow.numerics.slabs import RowWaves, block_bytes
+from cosmoflow.numerics.waves import WaveBlock
 from cosmoflow.stages.costs import DERIVE_NUMBER
 from cosmoflow.stages.derive.plan import DerivePlan, Work, count_background
 from cosmoflow.stages.derive.recipes import derive_block, recipe_of
-from cosmoflow.stages.requests import ONCE, OPENING, count_planes, count_workers, stored_shards
+from cosmoflow.stages.requests import ONCE, OPENING, count_bars, count_workers, stored_shards
 from cosmoflow.stages.run import Run
-from cosmoflow.stages.slabs.plan import Cut, Grid, plan_cut, shard_bars
+from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.slabs.transform import SlabGraph
 from cosmoflow.storage.fields import FieldStore, reopen_fields, write_block
 from cosmoflow.storage.requests import Requests, count_reads, count_writes
 from cosmoflow.storage.variables import count_parts
+
+_READING = 2.25
+"""Memory while a variable is read over that of the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ class Filtered:
         """Number of products that are transformed back."""
         return count_parts(self.source) if self.rule is None else self.rule.products
 
-    def multiply(self, modes: Tensor, waves: RowWaves) -> Iterable[Tensor]:
-        """Return the products, given the modes ``(components, n, rows, n // 2 + 1)``."""
+    def multiply(self, modes: Tensor, waves: WaveBlock) -> Iterable[Tensor]:
+        """Return the products, given the modes ``(components, p, n, n)``."""
         if self.radius:
             modes = modes * torch.exp(waves.squared() * (-0.5 * self.radius**2))
         return modes if self.rule is None else self.rule.multiply(modes, waves.odd())
@@ -115,7 +117,7 @@ class Filters:
         """Numbers per cell of all fields."""
         return sum(count_parts(field.name) for field in self.fields)
 
-    def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
+    def multiply(self, modes: list[Tensor], waves: WaveBlock) -> Iterator[Tensor]:
         """Yield the products of the modes of all sources."""
         for field in self.fields:
             yield from field.multiply(modes[self.sources.index(field.source)], waves)
@@ -124,9 +126,8 @@ class Filters:
         """Yield the components of all fields."""
         first = 0
         for field in self.fields:
-            own = slabs.inverse_planes(products[first : first + field.travelling])
+            yield from field.finish(products[first : first + field.travelling])
             first += field.travelling
-            yield from field.finish(own)
 
 
 @dataclass(frozen=True)
@@ -135,22 +136,18 @@ class SlabPlan(DerivePlan):
 
     Parameters
     ----------
-    slabs : int
-        Number of slabs.
+    bars, slabs : int
+        Number of bars and of slabs.
     work : Work
         The request.
     cut : Cut
-        The slabs.
+        The bars and slabs.
     """
 
+    bars: int
     slabs: int
     work: Work = dataclasses.field(repr=False)
     cut: Cut = dataclasses.field(repr=False)
-
-    def skipped(self, todo: Sequence[int]) -> frozenset[int]:
-        """Return the bars of shards along z, one per task, that contain no shard of ``todo``."""
-        bars = len(shard_bars(self.cut.grid))
-        return frozenset(range(bars**2)) - {shard // bars for shard in todo}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,27 +187,24 @@ class DerivedShards:
 
 
 def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
-    """Choose the slabs and estimate the cost of the work; return None if nothing is filtered."""
+    """Cut the box and estimate the cost of the work; return None if nothing is filtered."""
     filters, grid = Filters.of(work), Grid.of(store, work.shard)
     if not filters.fields:
         return None
     components = [count_parts(name) for name in filters.sources]
-    numbers, bars = sum(components), len(shard_bars(grid))
-    cut, memory, threads = plan_cut(
-        grid,
-        run,
-        # Planes are held as values and as modes; products as received, and joined.
-        held=max(2 * max(components), filters.travelling, filters.parts),
-        handled=max(numbers, filters.travelling),
+    numbers = sum(components)
+    holding = Holding(
+        bar=max(_READING * max(components) + max(components), filters.travelling + filters.parts),
+        lines=2 * filters.travelling + filters.parts,
+        slab=numbers + filters.travelling,
+        planes=2 * numbers + 2,
         written=work.parts,
     )
-    slabs = len(cut.planes)
-    exchanged = (
-        (numbers + filters.travelling + filters.parts) * block_bytes(grid.cells) * grid.cells
-    )
-    return SlabPlan(
+    cut, memory, threads = plan_cut(grid, run, holding)
+    exchanged = exchanged_bytes(grid, numbers + filters.travelling, filters.parts, cut)
+    plan = SlabPlan(
         stage="derive",
-        tasks=(len(components) + 2) * slabs + bars**2,
+        tasks=0,
         unit="tasks",
         worker_memory=memory,
         threads=threads,
@@ -225,21 +219,24 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
         grid=grid.cells,
         shard=work.shard,
         shards=len(grid_blocks(grid.cells, work.shard)),
-        slabs=slabs,
+        bars=len(cut.bars),
+        slabs=len(cut.slabs),
         work=work,
         cut=cut,
     )
+    writer = DerivedShards(work, "", "", (0.0, 0.0, 0.0))
+    return dataclasses.replace(plan, tasks=len(build_slabs(plan, writer)))
 
 
 def _count_requests(
     store: FieldStore, work: Work, filters: Filters, cut: Cut, workers: int
 ) -> Requests:
-    """Return the requests: slabs of what is transformed, shards of the other inputs, the output."""
-    stored, shards = stored_shards(store), len(shard_bars(cut.grid)) ** 3
+    """Return the requests: bars of what is transformed, shards of the other inputs, the output."""
+    stored, shards = stored_shards(store), cut.layers**3
     reads = count_background(store, work.shard, workers) if work.needs_background else 0
     for name in filters.sources:
-        reads += count_planes(stored, [(count_parts(name), 0)], cut.planes, workers)
-        reads += OPENING * len(cut.planes)
+        reads += count_bars(stored, [(count_parts(name), 0)], cut.x, cut.y, workers)
+        reads += OPENING * len(cut.bars)
     blocks = [axis_blocks(store.grid, work.shard)] * 3
     for name in {name for name, _ in work.inputs} - {*filters.sources}:
         reads += count_reads(stored, blocks, count_parts(name), workers=workers)
@@ -247,11 +244,13 @@ def _count_requests(
     return Requests(get=reads) + count_writes(len(work.names)) * shards + ONCE["derive"]
 
 
-def build_slabs(plan: SlabPlan, writer: DerivedShards, todo: Sequence[int]) -> TaskGraph:
+def build_slabs(
+    plan: SlabPlan, writer: DerivedShards, todo: Sequence[int] | None = None
+) -> TaskGraph:
     """Build the graph: transform every variable, filter, transform back, write ``todo``."""
     build, filters = SlabGraph(plan.cut), Filters.of(plan.work)
     variables = [Variable(plan.work.fields, name, count_parts(name)) for name in filters.sources]
-    fields = [handed for variable in variables for handed in build.planes(variable.fields)]
+    fields = [handed for variable in variables for handed in build.bars(variable.fields)]
     products = build.products(filters.multiply, filters.travelling, fields, "filter")
-    build.write(filters.finish, filters.parts, products, "join", writer, skip=plan.skipped(todo))
+    build.write(filters.finish, filters.parts, products, "join", writer, todo=todo)
     return build.graph

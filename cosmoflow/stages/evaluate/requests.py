@@ -10,7 +10,7 @@ from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.comparison.slices import Patch
 from cosmoflow.stages.evaluate.cut import Cut
 from cosmoflow.stages.inputs.readers import StoreReader
-from cosmoflow.stages.requests import ONCE, count_planes, stored_shards
+from cosmoflow.stages.requests import ONCE, count_bars, stored_shards
 from cosmoflow.stages.slabs.sources import Derived
 from cosmoflow.stages.spectra import PowerPlan, share_readings
 from cosmoflow.storage.metadata import StoredBox
@@ -85,7 +85,8 @@ def count_requests(
             source = Derived(reader, true.cell_size, fields)
             names = [n for n in source.inputs if n == "density" or reader.method.name not in local]
             for url, _, parts in (found for name in names for found in reader.variables(name)):
-                total += count_planes(stored[url], [(parts, source.halo)], plan.cut.planes, workers)
+                reads, bars = [(parts, source.halo)], plan.cut
+                total += count_bars(stored[url], reads, bars.x, bars.y, workers)
     if local:
         total += count_reads(stored[true_url], [[(0, grid)]] * 3, 1)
     return Requests(get=total) + ONCE["evaluate"]

@@ -1,23 +1,25 @@
-"""Plans of global flows in slabs."""
+"""Plans of global flows in bars and slabs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cosmoflow.numerics.slabs import block_bytes
+from cosmoflow.numerics.slabs import TIDES
 from cosmoflow.numerics.wiener import POINTWISE
 from cosmoflow.stages.costs import FLOW_NUMBER
-from cosmoflow.stages.requests import OPENING, count_planes, count_workers, stored_shards
+from cosmoflow.stages.requests import OPENING, count_bars, count_workers, stored_shards
 from cosmoflow.stages.run import Plan, Run
-from cosmoflow.stages.slabs.plan import Cut, Grid, plan_cut, shard_bars
+from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut
 from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.requests import Requests, Shards, count_reads
 
 WRITING = Requests(put=1, get=2)
 """Requests that write one shard: the metadata of the group and of the flow are read before."""
 
-_TRAVELLING = {"squared_contrast": 1, "squared_tide": 3}
+_TRAVELLING = {"squared_contrast": 1, "squared_tide": len(TIDES)}
+_READING = 2.25
+"""Memory while a density is read over that of the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,46 +45,56 @@ class Fields:
 
     @property
     def travelling(self) -> int:
-        """Number of products that y-slabs hand on for the squares."""
+        """Number of products that slabs hand on for the squares."""
         return sum(_TRAVELLING[name] for name in self.squares)
 
     @property
-    def held(self) -> int:
-        """Most fields that a task holds of its slab: real ones, or modes, which are as large."""
-        # Planes are read into one array and held while their modes are made; a velocity has three
-        # components.
-        return max(3, 1 + len(self.pointwise), self.travelling)
+    def handed(self) -> int:
+        """Number of fields whose modes are handed on."""
+        return len(self.pointwise) + self.travelling + len(self.squares) + 3
 
     @property
-    def exchanged(self) -> int:
-        """Total fields that tasks hand on."""
-        return len(self.pointwise) + self.travelling + len(self.squares) + 2 + 3
+    def holding(self) -> Holding:
+        """What the tasks hold: what they are handed, what they make, and what they hand on."""
+        sources = len(self.pointwise) + len(self.squares)
+        return Holding(
+            bar=max(_READING + len(self.pointwise), self.travelling + len(self.squares), 3 + 3),
+            lines=2 * max(3, self.travelling),
+            slab=max(sources + 3, 1 + self.travelling),
+            planes=sources + 6,
+            written=3,
+        )
 
-    def count_tasks(self, slabs: int, bars: int) -> int:
-        """Return the number of tasks: one per slab in each pass, and one per bar of shards."""
-        return (5 if self.squares else 3) * slabs + bars**2
+    def count_tasks(self, cut: Cut) -> int:
+        """Return the number of tasks."""
+        bars, slabs = len(cut.bars), len(cut.slabs)
+        transforms = 2 * (bars + slabs) if self.squares else bars + slabs
+        return transforms + (bars if cut.whole_shards else bars + cut.layers**3)
 
-    def count_parts(self, slabs: int, bars: int) -> int:
-        """Return the total parts that tasks hand on: slab to slab, and slab to bar of shards."""
+    def count_parts(self, cut: Cut) -> int:
+        """Return the total parts that tasks hand on: between bars and slabs, and to shards."""
         squares = 1 + len(self.squares) if self.squares else 0
-        return (len(self.pointwise) + squares + 1) * slabs**2 + slabs * bars
+        bars = len(cut.bars)
+        parts = (len(self.pointwise) + squares + 1) * bars * len(cut.slabs)
+        return parts if cut.whole_shards else parts + bars * cut.layers
 
 
 @dataclass(frozen=True)
 class FlowPlan(Plan):
-    """The plan of a global flow in slabs.
+    """The plan of a global flow in bars and slabs.
 
     Parameters
     ----------
-    grid, slabs, planes : int
-        Cells per axis, number of slabs, and planes of the thickest.
+    grid, bars, slabs, planes : int
+        Cells per axis, number of bars and of slabs, and planes of the thickest slab.
     cut : Cut
-        The slabs.
+        The bars and slabs.
     fields : Fields
         Fields that make up the source.
     """
 
     grid: int
+    bars: int
     slabs: int
     planes: int
     cut: Cut = field(repr=False)
@@ -91,11 +103,11 @@ class FlowPlan(Plan):
     @property
     def parts(self) -> int:
         """Total parts that tasks hand on."""
-        return self.fields.count_parts(self.slabs, len(shard_bars(self.cut.grid)))
+        return self.fields.count_parts(self.cut)
 
 
 def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None = None) -> FlowPlan:
-    """Choose the slabs of a flow and estimate its cost.
+    """Cut the box for a flow and estimate its cost.
 
     Parameters
     ----------
@@ -106,27 +118,21 @@ def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None 
     run : Run
         The session knows the memory; the settings may allow less.
     thickness : int, optional
-        Most planes of a slab; by default chosen from the memory.
+        Most planes of a slab and cells of a bar; by default chosen from the memory.
 
     Returns
     -------
     FlowPlan
         If its ``worker_memory`` exceeds the available memory, :func:`start_engine` refuses it.
     """
-    fields, bars, cells = Fields.of(names), len(shard_bars(grid)), grid.cells**3
-    cut, memory, threads = plan_cut(
-        grid,
-        run,
-        held=fields.held,
-        handled=3,
-        written=3,
-        thickness=thickness,
-    )
-    exchanged = fields.exchanged * block_bytes(grid.cells) * grid.cells
+    fields, cells = Fields.of(names), grid.cells**3
+    cut, memory, threads = plan_cut(grid, run, fields.holding, thickness)
+    exchanged = exchanged_bytes(grid, fields.handed, 3, cut)
     stored = Shards(grid.cells, grid.shard, grid.chunk)
+    reading = count_bars(stored, [(1, 0)], cut.x, cut.y, count_workers(run))
     return FlowPlan(
         stage="flow",
-        tasks=fields.count_tasks(len(cut.planes), bars),
+        tasks=fields.count_tasks(cut),
         unit="tasks",
         worker_memory=memory,
         threads=threads,
@@ -134,14 +140,11 @@ def plan_flow(grid: Grid, names: Sequence[str], run: Run, thickness: int | None 
         written=12 * cells,
         cpu_seconds=FLOW_NUMBER * exchanged / 4,
         exchanged=exchanged,
-        requests=Requests(
-            get=count_planes(stored, [(1, 0)], cut.planes, count_workers(run))
-            + OPENING * len(cut.planes)
-        )
-        + WRITING * stored.count,
+        requests=Requests(get=reading + OPENING * len(cut.bars)) + WRITING * stored.count,
         grid=grid.cells,
-        slabs=len(cut.planes),
-        planes=max(slab.stop - slab.start for slab in cut.planes),
+        bars=len(cut.bars),
+        slabs=len(cut.slabs),
+        planes=max(slab.stop - slab.start for slab in cut.slabs),
         cut=cut,
         fields=fields,
     )

@@ -2,9 +2,9 @@
 
     density ─▶ fields ─▶ (tide ─▶ squares ─▶) flow ─▶ velocity ─▶ write
 
-The fields of the source are transformed in slabs (:mod:`cosmoflow.stages.slabs.transform`). Squares
-need another round: the smoothed contrast and its tide are transformed back to real space, squared,
-and transformed again.
+The fields of the source are transformed in bars and slabs
+(:mod:`cosmoflow.stages.slabs.transform`). Squares need another round: the smoothed contrast and its
+tide are transformed back to real space, squared, and transformed again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cosmoflow.engine import Key, TaskGraph
 from cosmoflow.numerics import slabs
-from cosmoflow.numerics.blocks import Block
-from cosmoflow.numerics.slabs import Modes, RowWaves
+from cosmoflow.numerics.slabs import Bar, Modes
+from cosmoflow.numerics.waves import WaveBlock
 from cosmoflow.numerics.wiener import (
     FIELDS,
     SQUARE_RADIUS,
@@ -32,6 +32,7 @@ from cosmoflow.stages.flows.checks import is_finite, is_physical, refuse_density
 from cosmoflow.stages.flows.plan import FlowPlan, plan_flow
 from cosmoflow.stages.run import Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.sources import bar_block
 from cosmoflow.stages.slabs.transform import Fields, SlabGraph
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore, reopen_fields
@@ -50,7 +51,7 @@ def add_flow(
     check: Callable[[], None] = lambda: None,
     model: str | None = None,
 ) -> None:
-    """Make a global velocity slab by slab and write it to the store.
+    """Make a global velocity in bars and slabs and write it to the store.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def add_flow(
     run : Run
         Settings, engine, progress.
     thickness : int, optional
-        Most planes of a slab; by default chosen from the memory of a worker.
+        Most planes of a slab and cells of a bar; by default chosen from the memory of a worker.
     claim : Claim, optional
         Claim on the store; the run checks that it still holds it whenever shards are written.
     check : callable
@@ -100,15 +101,15 @@ def add_flow(
 def build_graph(flow: Flow, plan: FlowPlan, array: FlowArray) -> TaskGraph:
     """Build the graph that makes the fields, sums them to the source, and writes the flow."""
     build, fields = SlabGraph(plan.cut), plan.fields
-    handed = build.planes(partial(flow.pointwise, fields.pointwise), len(fields.pointwise))
+    handed = build.bars(partial(flow.pointwise, fields.pointwise), len(fields.pointwise))
     found = dict(zip(fields.pointwise, handed, strict=True))
     if fields.squares:
-        squares = Squares(fields.squares, flow.box_size)
+        squares = Squares(fields.squares, plan.grid)
         tides = build.products(squares.multiply, fields.travelling, [found["contrast"]], "tide")
-        handed = build.planes(squares.fields, len(fields.squares), "squares", products=tides)
+        handed = build.bars(squares.fields, len(fields.squares), "squares", products=tides)
         found |= zip(fields.squares, handed, strict=True)
     sources = [found[name] for name in flow.source.fields]
-    flows = build.products(flow.multiply, 2, sources, "flow")
+    flows = build.products(flow.multiply, 3, sources, "flow")
     build.write(flow.velocity, 3, flows, "velocity", array)
     return build.graph
 
@@ -121,36 +122,48 @@ class Squares:
     ----------
     names : tuple of str
         ``squared_contrast``, ``squared_tide``, or both.
-    box_size : float
-        Box size, Mpc/h.
+    cells : int
+        Cells per axis of the grid.
     """
 
     names: tuple[str, ...]
-    box_size: float
+    cells: int
 
-    def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
+    def multiply(self, modes: list[Tensor], waves: WaveBlock) -> Iterator[Tensor]:
         """Smooth the modes of the contrast; yield the products that give the squares."""
         smoothed = modes[0] * gaussian_window(waves.squared(), SQUARE_RADIUS)
         if "squared_contrast" in self.names:
             yield smoothed
         if "squared_tide" in self.names:
-            yield from slabs.tide_rows(smoothed, waves)
+            yield from slabs.tides(smoothed, waves)
 
-    def fields(self, x: slice, *products: Modes) -> Fields:
-        """Yield each square and its planes."""
-        make = {"squared_contrast": self._contrast, "squared_tide": self._tide}
+    def fields(self, bar: Bar, *products: Modes) -> Fields:
+        """Yield each square and its lines."""
+        tides = len(slabs.TIDES)
+        shares = {"squared_contrast": slice(0, 1), "squared_tide": slice(-tides, None)}
+        rules = {"squared_contrast": _square, "squared_tide": _square_tides}
         for name in self.names:
-            blocks = slabs.joined_blocks(products)
-            yield (), ((own, partial(make[name], join)) for own, join in blocks)
+            own = [part[:, shares[name]] for part in products]
+            yield (
+                (),
+                (
+                    (x, partial(_apply, rules[name], make))
+                    for x, make in slabs.joined_lines(own, self.cells)
+                ),
+            )
 
-    def _contrast(self, join: Callable[[], Tensor]) -> Tensor:
-        return slabs.inverse_planes(join()[0]).square_()
 
-    def _tide(self, join: Callable[[], Tensor]) -> Tensor:
-        products = join()
-        _, planes, cells, _ = products.shape
-        total = torch.zeros((planes, cells, cells))
-        return add_squares(total, slabs.tide_planes(products[-3:], self.box_size))
+def _apply(rule: Callable[[Tensor], Tensor], make: Callable[[], Tensor]) -> Tensor:
+    return rule(make())
+
+
+def _square(contrast: Tensor) -> Tensor:
+    return contrast[0].square_()
+
+
+def _square_tides(components: Tensor) -> Tensor:
+    total = torch.zeros(components.shape[1:])
+    return add_squares(total, zip(slabs.TIDES, components, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +190,15 @@ class Flow:
     source: FlowSource
     model: str | None = None
 
-    def pointwise(self, names: Sequence[str], x: slice) -> Fields:
+    def pointwise(self, names: Sequence[str], bar: Bar) -> Fields:
         """Yield the pointwise fields of the density, which is read once for all fields."""
-        store, planes = reopen_fields(self.url, "density"), x.stop - x.start
-        block = Block((x.start, 0, 0), (planes, store.grid, store.grid))
-        density = torch.from_numpy(store.read_block("density", block))
+        store = reopen_fields(self.url, "density")
+        density = torch.from_numpy(store.read_block("density", bar_block(bar, store.grid)))
         for name in names:
-            blocks = slabs.plane_blocks(planes, store.grid)
+            blocks = slabs.line_blocks(bar.shape, store.grid)
             yield (), ((own, partial(FIELDS[name], density[own], self.box_size)) for own in blocks)
 
-    def multiply(self, modes: list[Tensor], waves: RowWaves) -> Iterator[Tensor]:
+    def multiply(self, modes: list[Tensor], waves: WaveBlock) -> Iterator[Tensor]:
         """Sum the modes of the fields to the source; return the products for the velocity."""
         source = self.source.combine(modes, waves.squared()).mul_(self.rate)
         # Writing starts only after all these tasks, so an error here leaves no shard.
@@ -195,11 +207,11 @@ class Flow:
                 if not is_finite(found):
                     raise refuse_density(name, self.url)
             raise refuse_flow(self.source, self.rate, self.url, self.model)
-        return slabs.gradient_rows(source, waves)
+        return slabs.gradient(source, waves)
 
     def velocity(self, products: Tensor) -> Iterator[Tensor]:
         """Yield the components of the velocity, km/s."""
-        for _, component in slabs.gradient_planes(products, self.box_size):
+        for component in products:
             if not is_physical(component):
                 raise refuse_flow(self.source, self.rate, self.url, self.model)
             yield component

@@ -163,7 +163,7 @@ def flow_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan = replace(plan, requests=count_box(fields))
     else:
         plan = plan_flow(Grid.of(fields), names, run)
-        parts, cpus, width = plan.parts, plan.threads, plan.slabs
+        parts, cpus, width = plan.parts, plan.threads, min(plan.bars, plan.slabs)
     return Demand(
         plan,
         plan.cpu_seconds,
@@ -216,7 +216,7 @@ def spectra_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
         plan,
         plan.cpu_seconds,
         plan.threads,
-        width=min(plan.slabs),
+        width=min(plan.bars, plan.slabs),
         in_step=True,
         parts=plan.parts,
         gets=plan.requests.get,

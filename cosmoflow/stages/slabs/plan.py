@@ -1,26 +1,25 @@
-"""Cutting boxes into slabs, for any computation."""
+"""Cutting boxes into bars and slabs, for any computation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
-from cosmoflow.numerics.slabs import block_bytes, cut_axis
+from cosmoflow.numerics.slabs import GROUP, Bar, field_bytes, plane_bytes
 from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.stages.costs import OVERHEAD
 from cosmoflow.stages.run import Run, memory_of_worker
 from cosmoflow.storage.metadata import StoredBox
 
-LEAST_PLANES = 8
-"""Least planes of a slab where memory is short: plans that still need more memory are refused."""
-WANTED_PLANES = 16
-"""Planes of a slab where memory allows: storage decodes whole chunks to read a plane."""
 SLABS = 16
-"""Least slabs of a box, unless they would be thinner than :data:`WANTED_PLANES`."""
-_BLOCKS = 8
-"""Blocks of modes that a task holds of each field while it multiplies and joins them."""
+"""Least slabs of a box, unless they would be thinner than :data:`GROUP` planes."""
+NARROWEST = 8
+"""Least cells of a bar along x and y where memory is short, in boxes with more cells."""
+_CORES = (1, 2, 4, 8)
+"""Numbers of cores that a task may have, whose memory it has then too."""
 _ENCODING = 5.5
 """Memory of a shard while it is joined and encoded, in units of the shard."""
 
@@ -55,91 +54,254 @@ class Grid:
         """Side of a cell, Mpc/h."""
         return self.box_size / self.cells
 
+    @property
+    def layers(self) -> int:
+        """Number of shards along an axis."""
+        return -(-self.cells // self.shard)
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A box in slabs.
+    """A box in bars, and its modes in slabs.
 
     Parameters
     ----------
     grid : Grid
         The box.
-    planes, rows : tuple of slice
-        The slabs along x, and along y.
+    x, y : tuple of slice
+        Ranges of the bars along x and y; each lies within one shard.
+    slabs : tuple of slice
+        Planes of modes along kz.
     """
 
     grid: Grid
-    planes: tuple[slice, ...]
-    rows: tuple[slice, ...]
+    x: tuple[slice, ...]
+    y: tuple[slice, ...]
+    slabs: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, grid: Grid, width: tuple[int, int], thickness: int) -> Cut:
+        """Cut a box into bars of some width along x and y, and slabs of some planes."""
+        planes = grid.cells // 2 + 1
+        starts = list(range(0, planes, thickness))
+        # The Nyquist plane of 2^n cells alone is no slab.
+        if len(starts) > 1 and thickness > 1 and planes - starts[-1] == 1:
+            starts.pop()
+        slabs = tuple(itertools.starmap(slice, itertools.pairwise([*starts, planes])))
+        return cls(grid, _cut_axis(grid, width[0]), _cut_axis(grid, width[1]), slabs)
+
+    @property
+    def bars(self) -> list[Bar]:
+        """The bars, in C order."""
+        return [Bar(x, y) for x, y in itertools.product(self.x, self.y)]
+
+    @property
+    def layers(self) -> int:
+        """Number of shards along an axis."""
+        return self.grid.layers
+
+    @property
+    def whole_shards(self) -> bool:
+        """Whether bars are as wide as shards."""
+        return len(self.x) == len(self.y) == self.layers
+
+    def bars_inside(self, column: int) -> list[int]:
+        """Return the bars in a column of shards along z; columns are counted in C order."""
+        shard, (across, along) = self.grid.shard, divmod(column, self.layers)
+        x = [number for number, one in enumerate(self.x) if one.start // shard == across]
+        y = [number for number, one in enumerate(self.y) if one.start // shard == along]
+        return [i * len(self.y) + j for i, j in itertools.product(x, y)]
 
 
-def shard_bars(grid: Grid) -> list[slice]:
-    """Return the extents of shards along an axis; one task writes a bar of shards along z."""
-    return [slice(start, start + size) for start, size in axis_blocks(grid.cells, grid.shard)]
+def _cut_axis(grid: Grid, width: int) -> tuple[slice, ...]:
+    """Cut an axis into ranges that each lie within one shard."""
+    return tuple(
+        slice(origin + start, origin + start + size)
+        for origin, length in axis_blocks(grid.cells, grid.shard)
+        for start, size in axis_blocks(length, width)
+    )
 
 
-def cut_alike(grid: Grid, thickness: int) -> Cut:
-    """Cut a box along x and y into the same slabs, each within one shard."""
-    slabs = tuple(cut_axis(grid.cells, grid.shard, min(thickness, grid.shard)))
-    return Cut(grid, slabs, slabs)
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What the tasks of a transform hold in memory.
+
+    Parameters
+    ----------
+    bar : float
+        Numbers (of 4 bytes) for each cell of a bar, modes included.
+    lines : float
+        Additional numbers for each cell of the block of lines that a thread works on.
+    slab : float
+        Fields whose modes a task holds of its slab, what it is handed included.
+    planes : float
+        Additional blocks of planes that a thread works on.
+    halo : int
+        Cells around a bar that are read.
+    written : int
+        Numbers written per cell.
+    """
+
+    bar: float
+    lines: float
+    slab: float
+    planes: float
+    halo: int = 0
+    written: int = 0
+
+    def of_bar(self, grid: Grid, width: tuple[int, int], threads: int) -> int:
+        """Return the bytes of a task of a bar."""
+        a, b = (min(one, grid.shard) + 2 * self.halo for one in width)
+        line = 4 * (grid.cells + 2)
+        block = max(BLOCK_BYTES_CPU, line * b)
+        return round(self.bar * line * a * b + self.lines * block * _pending(threads))
+
+    def of_slab(self, grid: Grid, planes: int, threads: int) -> int:
+        """Return the bytes of a task of a slab."""
+        plane = plane_bytes(grid.cells)
+        block = max(BLOCK_BYTES_CPU, plane)
+        return round(self.slab * plane * planes + self.planes * block * _pending(threads))
+
+    def of_shard(self, grid: Grid) -> int:
+        """Return the bytes of a task that joins and writes a shard."""
+        return round(_ENCODING * 4 * self.written * grid.shard**3)
+
+    def most(self, cut: Cut, threads: int) -> int:
+        """Return the bytes of a worker."""
+        width = (
+            max(one.stop - one.start for one in cut.x),
+            max(one.stop - one.start for one in cut.y),
+        )
+        planes = max(one.stop - one.start for one in cut.slabs)
+        bar = self.of_bar(cut.grid, width, threads)
+        shard = self.of_shard(cut.grid)
+        if cut.whole_shards:
+            bar, shard = bar + shard, 0
+        return OVERHEAD + max(bar, shard, self.of_slab(cut.grid, planes, threads))
 
 
 def plan_cut(
-    grid: Grid,
-    run: Run,
-    *,
-    held: int,
-    handled: int,
-    written: int,
-    thickness: int | None = None,
+    grid: Grid, run: Run, holding: Holding, thickness: int | None = None
 ) -> tuple[Cut, int, int]:
-    """Cut a box whose fields are transformed forward and back, and written in shards.
+    """Cut a box into bars and slabs that suit the memory and the cores.
 
-    Slabs are thin enough for every core to hold one, down to a least thickness. If that still
-    exceeds the memory of a core, the engine reserves more per worker and runs fewer workers. If
-    there are more cores than slabs, each task has several.
+    Bars consist of whole chunks, so that each chunk is read by one task, unless memory is too short
+    for a bar of single chunks. They are as wide as shards where memory allows and where there are
+    enough of them for all cores. If a core has not the memory for the least slab, a task has
+    several cores; if there are more cores than tasks, too.
 
     Parameters
     ----------
     grid : Grid
         The box.
     run : Run
-        The session knows the memory; the settings may allow less.
-    held : int
-        Most fields that a task holds of its slab: real ones, or modes, which are as large.
-    handled : int
-        Fields of which a task holds blocks of modes.
-    written : int
-        Numbers written per cell.
+        The session knows the memory and the cores; the settings may allow less.
+    holding : Holding
+        What the tasks hold.
     thickness : int, optional
-        Most planes of a slab; by default chosen from the memory.
+        Most planes of a slab, and most cells of a bar along x and y; by default chosen from the
+        memory.
 
     Returns
     -------
     cut : Cut
-        The slabs.
+        The bars and slabs.
     memory : int
         Bytes of a worker. If this exceeds the available memory, :func:`start_engine` refuses it.
     threads : int
         Threads of a worker.
     """
-    plane = block_bytes(grid.cells)
-    block: int = _BLOCKS * handled * max(plane, BLOCK_BYTES_CPU)
+    planes = grid.cells // 2 + 1
+    threads, room, narrowest = 1, 0, _narrowest(grid)
+    for cores in (one for one in _CORES if one <= planned_cores(run)):
+        threads = max(cores, least_threads(run))
+        room = cores * memory_of_worker(run) - OVERHEAD
+        least = (
+            holding.of_bar(grid, narrowest, threads),
+            holding.of_slab(grid, min(GROUP + 1, planes), threads),
+            holding.of_shard(grid),
+        )
+        if room >= max(least):
+            break
     if thickness is None:
-        # A task that reads maps as much again.
-        room = memory_of_worker(run) - OVERHEAD - block * pending(least_threads(run))
-        fitting = room // (2 * held * plane)
-        wanted = min(fitting, max(grid.cells // SLABS, WANTED_PLANES))
-        thickness = max(LEAST_PLANES, wanted)
-    cut = cut_alike(grid, thickness)
-    planes: int = max(slab.stop - slab.start for slab in cut.planes)
-    writing = round(_ENCODING * 4 * written * grid.shard**3)
+        cpus = run.session.engine(0.0).cpus
+        # One slab may have a plane more.
+        fitting = int((room - holding.of_slab(grid, 1, threads)) / holding.of_slab(grid, 1, 0))
+        thickness = min(fitting, planes // _wanted_slabs(cpus))
+        thickness = max(GROUP, thickness // GROUP * GROUP)
+        width = _choose_width(grid, holding, room, threads, _wanted_bars(cpus))
+    else:
+        width = (thickness, thickness)
+    cut = Cut.of(grid, width, thickness)
+    tasks = min(len(cut.bars), len(cut.slabs))
+    threads = max(threads, share_threads(run, tasks, lambda more: holding.most(cut, more)))
+    return cut, holding.most(cut, threads), threads
 
-    def memory(threads: int) -> int:
-        return OVERHEAD + max(writing, block * pending(threads) + held * planes * plane)
 
-    threads = share_threads(run, len(cut.planes), memory)
-    return cut, memory(threads), threads
+def _wanted_bars(cpus: int) -> int:
+    """Return the bars that some cores want: two a core, or two for 64 cores where there are many.
+
+    On many nodes whole shards matter more than cores: requests and the network take longer than the
+    transforms.
+    """
+    return max(min(2 * cpus, 64), cpus // 32)
+
+
+def _wanted_slabs(cpus: int) -> int:
+    """Return the slabs that some cores want: two a core, or one for several threads."""
+    return max(SLABS, min(2 * cpus, 64), cpus // MOST_THREADS)
+
+
+def _widths(grid: Grid) -> Iterator[tuple[int, int]]:
+    """Yield the widths of bars along x and y, from that of shards to the narrowest.
+
+    The chunks of a shard lie one after the other along z, then y: a bar that is narrower along x
+    alone is still read in one piece from each shard.
+    """
+    x = y = grid.shard
+    yield x, y
+    for least in (grid.chunk, min(NARROWEST, grid.chunk)):
+        while x > least:
+            x = max(least, _half(x, least))
+            yield x, y
+        while y > least:
+            y = max(least, _half(y, least))
+            yield x, y
+
+
+def _half(width: int, unit: int) -> int:
+    """Return about half of a width, in whole units."""
+    return -(-width // unit) // 2 * unit
+
+
+def _narrowest(grid: Grid) -> tuple[int, int]:
+    return list(_widths(grid))[-1]
+
+
+def _choose_width(
+    grid: Grid, holding: Holding, room: int, threads: int, wanted: int
+) -> tuple[int, int]:
+    """Return the widest bars that fit, and of which there are as many as wanted, if possible."""
+    chosen = None
+    for width in _widths(grid):
+        whole = width == (grid.shard, grid.shard)
+        writing = holding.of_shard(grid) if whole else 0
+        if holding.of_bar(grid, width, threads) + writing > room:
+            continue
+        cut = Cut.of(grid, width, GROUP)
+        # More bars are not worth the halves of chunks that two tasks would decode.
+        if chosen is not None and min(width) < grid.chunk:
+            break
+        chosen = width
+        if len(cut.x) * len(cut.y) >= wanted:
+            break
+    return chosen or _narrowest(grid)
+
+
+def exchanged_bytes(grid: Grid, modes: int, fields: int = 0, cut: Cut | None = None) -> int:
+    """Return the bytes that tasks hand on: modes of some fields, and fields of narrow bars."""
+    real = 0 if cut is None or cut.whole_shards else fields
+    return modes * field_bytes(grid.cells) + real * 4 * grid.cells**3
 
 
 def least_threads(run: Run) -> int:
@@ -150,7 +312,7 @@ def least_threads(run: Run) -> int:
     return min(run.session.engine(0.0).cpus, MOST_THREADS)
 
 
-def pending(threads: int) -> int:
+def _pending(threads: int) -> int:
     """Return how many blocks a task with some threads works on at once; see `map_ahead`."""
     return threads + (threads > 1)
 

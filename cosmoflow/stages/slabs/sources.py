@@ -1,4 +1,4 @@
-"""Real fields of a box to transform in slabs: stored variables and derived fields."""
+"""Real fields of a box to transform: stored variables and derived fields, read in bars."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.quantities import QUANTITIES, Quantity, wrap
-from cosmoflow.numerics.slabs import PlaneBlock
+from cosmoflow.numerics.slabs import Bar, LineBlock
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.transform import Fields
 from cosmoflow.storage.fields import FieldStore, reopen_fields
 
 
 class Source(Protocol):
-    """Real fields of a box, read in slabs of planes by any process."""
+    """Real fields of a box, read in bars by any process."""
 
     @property
     def transforms(self) -> int:
@@ -37,7 +37,7 @@ class Source(Protocol):
 
     @property
     def held(self) -> float:
-        """Most numbers held per cell of a slab while the field is read and made."""
+        """Most numbers held per cell of a bar while the field is read and made."""
 
     @property
     def reads(self) -> list[tuple[int, int]]:
@@ -47,8 +47,8 @@ class Source(Protocol):
     def working(self) -> int:
         """Additional numbers per cell of a block that is made at once."""
 
-    def fields(self, x: slice) -> Fields:
-        """Yield the leading dimension and the planes ``(components, b, n, n)`` of each field."""
+    def fields(self, bar: Bar) -> Fields:
+        """Yield the leading dimension and the lines ``(components, a, b, n)`` of each field."""
 
     def read(self, block: Block) -> Tensor:
         """Return the values ``(components, nx, ny, nz)`` of a single field over a block."""
@@ -102,14 +102,14 @@ class Variable:
         """Additional numbers per cell: none."""
         return 0
 
-    def fields(self, x: slice) -> Fields:
-        """Return the variable and its planes."""
-        return [((self.components,), self._planes(x))]
+    def fields(self, bar: Bar) -> Fields:
+        """Return the variable and its lines."""
+        return [((self.components,), self._lines(bar))]
 
-    def _planes(self, x: slice) -> Iterator[PlaneBlock]:
+    def _lines(self, bar: Bar) -> Iterator[LineBlock]:
         store = reopen_fields(self.url, self.name)
-        values = self._read(store, Block((x.start, 0, 0), (x.stop - x.start, *2 * (store.grid,))))
-        for own in slabs.plane_blocks(values.shape[1], store.grid):
+        values = self._read(store, bar_block(bar, store.grid))
+        for own in slabs.line_blocks(bar.shape, store.grid):
             yield own, partial(values.__getitem__, (slice(None), own))
 
     def read(self, block: Block) -> Tensor:
@@ -168,7 +168,7 @@ class Derived:
 
     @property
     def held(self) -> float:
-        """Numbers held per cell: the inputs of the slab; fields are made a few planes at once."""
+        """Numbers held per cell: the inputs of the bar; fields are made a few lines at once."""
         return self.reader.held(self.inputs)
 
     @property
@@ -187,28 +187,24 @@ class Derived:
         """Most additional numbers per cell that a rule needs."""
         return max(rule.working for rule in self.rules)
 
-    def fields(self, x: slice) -> Fields:
-        """Yield each field and its planes."""
-        halo, grid = self.halo, self.reader.grid
-        block = Block((x.start - halo, 0, 0), (x.stop - x.start + 2 * halo, grid, grid))
+    def fields(self, bar: Bar) -> Fields:
+        """Yield each field and its lines."""
+        halo = self.halo
+        block = bar_block(bar, self.reader.grid, halo)
         read = {name: torch.from_numpy(self.reader.read(name, block)) for name in self.inputs}
         for rule in self.rules:
-            spare = halo - rule.halo
-            own = slice(spare, block.shape[0] - spare)
-            values = {name: field[..., own, :, :] for name, field in read.items()}
-            yield (rule.components,), self._planes(rule, values)
+            own = slice(halo - rule.halo, rule.halo - halo or None)
+            values = {name: field[..., own, own, :] for name, field in read.items()}
+            yield (rule.components,), self._lines(rule, values, bar)
 
-    def _planes(self, rule: Quantity, read: dict[str, Tensor]) -> Iterator[PlaneBlock]:
-        grid = self.reader.grid
-        planes = read[rule.reads[0]].shape[-3] - 2 * rule.halo
-
+    def _lines(self, rule: Quantity, read: dict[str, Tensor], bar: Bar) -> Iterator[LineBlock]:
         def make(own: slice) -> Tensor:
             around = slice(own.start, own.stop + 2 * rule.halo)
             values = {name: wrap(read[name][..., around, :, :], rule.halo) for name in rule.reads}
             made = rule.make(values, self.cell)
-            return made.view(rule.components, own.stop - own.start, grid, grid)
+            return made.view(rule.components, own.stop - own.start, bar.shape[1], self.reader.grid)
 
-        for own in slabs.plane_blocks(planes, grid):
+        for own in slabs.line_blocks(bar.shape, self.reader.grid):
             yield own, partial(make, own)
 
     def read(self, block: Block) -> Tensor:
@@ -217,3 +213,9 @@ class Derived:
         around = grow(block, rule.halo)
         values = {name: torch.from_numpy(self.reader.read(name, around)) for name in rule.reads}
         return rule.make(values, self.cell).view(rule.components, *block.shape)
+
+
+def bar_block(bar: Bar, cells: int, halo: int = 0) -> Block:
+    """Return the cells of a bar, with a halo along x and y."""
+    a, b = bar.shape
+    return Block((bar.x.start - halo, bar.y.start - halo, 0), (a + 2 * halo, b + 2 * halo, cells))

@@ -1,13 +1,13 @@
-"""Transforms of boxes larger than memory, by tasks over slabs that exchange parts of results.
+"""Transforms of boxes larger than memory, by tasks over bars and slabs that exchange parts.
 
-    planes ─▶ rows ─▶ sums
-                  ╰▶ products ─▶ planes (and on to rows again)
-                             ╰▶ fields ─▶ write
+    bars ─▶ slabs ─▶ sums
+                 ╰▶ products ─▶ bars (and on to slabs again)
+                            ╰▶ fields ─▶ write
 
-A task of an x-slab transforms planes along y and z and hands every y-slab its rows. A task of a
-y-slab transforms its rows along x, which gives modes. It either sums over the modes, or multiplies
-them and hands every x-slab the planes of the products. A task of an x-slab transforms products back
-into real fields. The fields are written, or are the planes of another transform.
+A task of a bar transforms its lines along z and hands every slab its planes of modes. A task of a
+slab transforms its planes along x and y, which gives modes. It either sums over the modes, or
+multiplies them and hands every bar its part of the products. A task of a bar transforms products
+back into real fields. The fields are written, or are the lines of another transform.
 
 :mod:`cosmoflow.numerics.slabs` has the arithmetic. Spectra, global flows and spectral derivatives
 define the fields to read, the operation on modes, and the destination of the results.
@@ -15,7 +15,7 @@ define the fields to read, the operation on modes, and the destination of the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -26,25 +26,26 @@ from torch import Tensor
 
 from cosmoflow.engine import Column, TaskGraph
 from cosmoflow.numerics import slabs
-from cosmoflow.numerics.blocks import Block, axis_blocks
-from cosmoflow.numerics.slabs import Modes, Parts, PlaneBlock, RowWaves
+from cosmoflow.numerics.blocks import Block, axis_blocks, grid_blocks
+from cosmoflow.numerics.slabs import LineBlock, Modes
 from cosmoflow.numerics.threads import map_ahead
-from cosmoflow.stages.slabs.plan import Cut, shard_bars
+from cosmoflow.numerics.waves import WaveBlock
+from cosmoflow.stages.slabs.plan import Cut
 
-Fields = Iterable[tuple[tuple[int, ...], Iterable[PlaneBlock]]]
-"""The leading dimensions and the planes of each field of an x-slab."""
+Fields = Iterable[tuple[tuple[int, ...], Iterable[LineBlock]]]
+"""The leading dimensions and the lines of each field of a bar."""
 
 ReadFields = Callable[..., Fields]
-"""Maps the planes of an x-slab, and products if they are the source, to real fields."""
+"""Maps a bar, and the parts of products if they are the source, to real fields."""
 
-Multiply = Callable[[list[Tensor], RowWaves], Iterable[Tensor]]
-"""Maps the modes of every field in some rows to their products with functions of k."""
+Multiply = Callable[[list[Tensor], WaveBlock], Iterable[Tensor]]
+"""Maps the modes of every field in some planes to their products with functions of k."""
 
-SumRows = Callable[[Sequence[Sequence[Modes]], Cut, slice], Any]
-"""Maps the parts of every field and a y-slab to sums over its modes."""
+SumPlanes = Callable[[Sequence[Sequence[Modes]], Cut, slice], Any]
+"""Maps the parts of every field and a slab to sums over its modes."""
 
 Finish = Callable[[Tensor], Iterable[Tensor]]
-"""Maps products ``(count, b, n, n // 2 + 1)``, modes along y and z, to fields ``(b, n, n)``."""
+"""Maps products in real space ``(count, a, b, n)`` to fields ``(a, b, n)``."""
 
 
 class ShardWriter(Protocol):
@@ -55,7 +56,7 @@ class ShardWriter(Protocol):
 
 
 Handed = tuple[str, int]
-"""Parts of one field for the y-slabs: the tasks of all x-slabs, and the first of the parts."""
+"""Parts of one field for the slabs: the tasks of all bars, and the first of the parts."""
 
 
 @dataclass
@@ -67,7 +68,7 @@ class SlabGraph:
     Parameters
     ----------
     cut : Cut
-        The slabs.
+        The bars and slabs.
 
     Attributes
     ----------
@@ -78,61 +79,61 @@ class SlabGraph:
     cut: Cut
     graph: TaskGraph = field(default_factory=TaskGraph)
 
-    def planes(
+    def bars(
         self,
         read: ReadFields,
         fields: int = 1,
-        name: str = "planes",
+        name: str = "bars",
         *,
         products: str | None = None,
     ) -> list[Handed]:
-        """Transform the planes of fields along y and z.
+        """Transform the lines of fields along z.
 
         Parameters
         ----------
         read : callable
-            Returns the fields of an x-slab.
+            Returns the fields of a bar.
         fields : int
             Number of fields.
         name : str
             Name of the tasks.
         products : str, optional
-            The tasks of y-slabs whose products make up the fields.
+            The tasks of slabs whose products make up the fields.
 
         Returns
         -------
         list of Handed
             One for each field.
         """
-        rows = len(self.cut.rows)
+        count = len(self.cut.slabs)
         if name in self.graph.families:
             name = f"{name}-{len(self.graph.families)}"
         self.graph.add(
             name,
-            partial(planes_task, read, self.cut),
-            range(len(self.cut.planes)),
-            reads=lambda x: [] if products is None else [Column(products, x)],
-            parts=fields * rows,
+            partial(bar_task, read, self.cut),
+            range(len(self.cut.bars)),
+            reads=lambda bar: [] if products is None else [Column(products, bar)],
+            parts=fields * count,
         )
-        return [(name, one * rows) for one in range(fields)]
+        return [(name, one * count) for one in range(fields)]
 
-    def sums(self, sum_rows: SumRows, fields: Sequence[Handed]) -> None:
-        """Sum over the modes of all fields; tasks ``("rows", y)`` return the sums."""
-        self._rows("rows", partial(sum_task, sum_rows, self.cut), fields, output=True)
+    def sums(self, sum_planes: SumPlanes, fields: Sequence[Handed]) -> None:
+        """Sum over the modes of all fields; tasks ``("slabs", z)`` return the sums."""
+        self._slabs("slabs", partial(sum_task, sum_planes, self.cut), fields, output=True)
 
     def products(self, multiply: Multiply, count: int, fields: Sequence[Handed], name: str) -> str:
-        """Make ``count`` products of modes; return the tasks, with a part for every x-slab."""
+        """Make ``count`` products of modes; return the tasks, with a part for every bar."""
         task = partial(product_task, multiply, count, self.cut)
-        self._rows(name, task, fields, parts=len(self.cut.planes))
+        self._slabs(name, task, fields, parts=len(self.cut.bars))
         return name
 
-    def _rows(
+    def _slabs(
         self, name: str, task: Callable[..., Any], fields: Sequence[Handed], **how: Any
     ) -> None:
-        def reads(y: int) -> list[Column]:
-            return [Column(planes, first + y) for planes, first in fields]
+        def reads(z: int) -> list[Column]:
+            return [Column(bars, first + z) for bars, first in fields]
 
-        self.graph.add(name, task, range(len(self.cut.rows)), reads=reads, **how)
+        self.graph.add(name, task, range(len(self.cut.slabs)), reads=reads, **how)
 
     def write(
         self,
@@ -142,9 +143,12 @@ class SlabGraph:
         name: str,
         writer: ShardWriter,
         *,
-        skip: frozenset[int] = frozenset(),
+        todo: Collection[int] | None = None,
     ) -> None:
         """Transform products back and write the fields in whole shards.
+
+        A bar as wide as the shards is written by the task that transforms it. The fields of
+        narrower bars are handed on to a task for each shard.
 
         Parameters
         ----------
@@ -153,87 +157,104 @@ class SlabGraph:
         count : int
             Number of fields; a vector counts three times.
         products : str
-            The tasks of y-slabs.
+            The tasks of slabs.
         name : str
-            Name of the tasks that make the fields.
+            Name of the tasks that make the fields of narrower bars.
         writer : ShardWriter
             Writes them.
-        skip : frozenset of int
-            Bars of shards that need no writing, counted along y, then x.
+        todo : collection of int, optional
+            Numbers of the shards to write, in C order; by default all.
         """
-        cut, bars = self.cut, shard_bars(self.cut.grid)
-        self.graph.add(
-            name,
-            partial(finish_task, finish, count, cut),
-            range(len(cut.planes)),
-            reads=lambda x: [Column(products, x)],
-            parts=len(bars),
-        )
-        inside = [
-            [x for x, slab in enumerate(cut.planes) if bar.start <= slab.start < bar.stop]
-            for bar in bars
-        ]
+        cut = self.cut
+        wanted = frozenset(range(cut.layers**3) if todo is None else todo)
 
         def reads(bar: int) -> list[Column]:
-            across, along = divmod(bar, len(bars))
+            return [Column(products, bar)]
+
+        if cut.whole_shards:
+            both = partial(finish_and_write, finish, count, cut, writer, wanted)
+            bars = sorted({shard // cut.layers for shard in wanted})
+            self.graph.add("write", both, bars, reads=reads, output=True)
+            return
+        inside = {column: cut.bars_inside(column) for column in {s // cut.layers for s in wanted}}
+        bars = sorted({bar for inner in inside.values() for bar in inner})
+        transform = partial(finish_task, finish, count, cut)
+        self.graph.add(name, transform, bars, reads=reads, parts=cut.layers)
+
+        def reads_bars(shard: int) -> list[Column]:
+            across, along = divmod(shard, cut.layers)
             return [Column(name, along, inside[across])]
 
-        task = partial(write_task, writer, cut.grid.shard, [bar.start for bar in bars])
-        todo = [bar for bar in range(len(bars) ** 2) if bar not in skip]
-        self.graph.add("write", task, todo, reads=reads, output=True)
+        join = partial(write_task, writer, cut)
+        self.graph.add("write", join, sorted(wanted), reads=reads_bars, output=True)
 
 
-def planes_task(read: ReadFields, cut: Cut, x: int, *products: Sequence[Modes]) -> list[Modes]:
-    """Return the parts of each field of an x-slab, one for every y-slab."""
-    slab, parts = cut.planes[x], list[Modes]()
-    for lead, blocks in read(slab, *(part for column in products for part in column)):
-        shape = (*lead, slab.stop - slab.start, cut.grid.cells)
-        parts += slabs.forward_planes(blocks, shape, cut.rows)
+def bar_task(read: ReadFields, cut: Cut, bar: int, *products: Sequence[Modes]) -> list[Modes]:
+    """Return the parts of each field of a bar, one for every slab."""
+    own, parts = cut.bars[bar], list[Modes]()
+    for lead, blocks in read(own, *(part for column in products for part in column)):
+        parts += slabs.forward_lines(blocks, (*lead, *own.shape), cut.slabs)
     return parts
 
 
-def sum_task(sum_rows: SumRows, cut: Cut, y: int, *fields: Sequence[Modes]) -> Any:
-    """Return the sums over the modes of a y-slab."""
-    return sum_rows(fields, cut, cut.rows[y])
+def sum_task(sum_planes: SumPlanes, cut: Cut, z: int, *fields: Sequence[Modes]) -> Any:
+    """Return the sums over the modes of a slab."""
+    return sum_planes(fields, cut, cut.slabs[z])
 
 
 def product_task(
-    multiply: Multiply, count: int, cut: Cut, y: int, *fields: Sequence[Modes]
+    multiply: Multiply, count: int, cut: Cut, z: int, *fields: Sequence[Modes]
 ) -> list[Modes]:
-    """Return the products of the modes of a y-slab, in one part for every x-slab."""
-    waves = RowWaves(cut.grid.cells, cut.grid.box_size, cut.rows[y])
-    return slabs.filter_rows(fields, waves, cut.planes, count, multiply)
+    """Return the products of the modes of a slab, in one part for every bar."""
+    waves = WaveBlock.slab(cut.grid.cells, cut.grid.box_size, cut.slabs[z])
+    return slabs.filter_planes(fields, waves, cut.bars, count, multiply)
 
 
 def finish_task(
-    finish: Finish, count: int, cut: Cut, x: int, products: Sequence[Modes]
+    finish: Finish, count: int, cut: Cut, bar: int, products: Sequence[Modes]
 ) -> list[NDArray[np.float32]]:
-    """Return the fields of an x-slab, in parts as wide as shards along y."""
-    cells = cut.grid.cells
-    shape = (count, products[0].shape[1], cells, cells)
-    parts = Parts(shape, -2, shard_bars(cut.grid), np.float32)
+    """Return the fields of a bar, in parts ``(count, a, b, length of a shard)``."""
+    shape = (count, *cut.bars[bar].shape)
+    layers = [slice(low, low + size) for low, size in axis_blocks(cut.grid.cells, cut.grid.shard)]
+    parts = [np.empty((*shape, layer.stop - layer.start), np.float32) for layer in layers]
 
-    def finish_block(block: PlaneBlock) -> None:
-        own, join = block
-        for place, values in enumerate(finish(join())):
-            parts.put((place, own), values)
+    def finish_block(block: LineBlock) -> None:
+        x, make = block
+        for place, values in enumerate(finish(make())):
+            for part, layer in zip(parts, layers, strict=True):
+                part[place, x] = values[..., layer].numpy()
 
-    for _ in map_ahead(finish_block, slabs.joined_blocks(products)):
+    for _ in map_ahead(finish_block, slabs.joined_lines(products, cut.grid.cells)):
         pass
-    return parts.arrays
+    return parts
+
+
+def finish_and_write(
+    finish: Finish,
+    count: int,
+    cut: Cut,
+    writer: ShardWriter,
+    wanted: Collection[int],
+    bar: int,
+    products: Sequence[Modes],
+) -> None:
+    """Write the wanted shards of a bar that is as wide as they are."""
+    blocks = grid_blocks(cut.grid.cells, cut.grid.shard)
+    parts = finish_task(finish, count, cut, bar, products)
+    for shard, values in enumerate(parts, start=bar * cut.layers):
+        # One shard at a time: storage encodes the chunks of a shard in threads of its own.
+        if shard in wanted:
+            writer.write(values, blocks[shard])
 
 
 def write_task(
-    writer: ShardWriter,
-    shard: int,
-    corners: Sequence[int],
-    bar: int,
-    parts: Sequence[NDArray[np.float32]],
+    writer: ShardWriter, cut: Cut, shard: int, parts: Sequence[NDArray[np.float32]]
 ) -> None:
-    """Write a bar of shards along z, given its parts along x."""
-    across, along = divmod(bar, len(corners))
-    # One shard at a time: storage encodes the chunks of a shard in threads of its own.
-    for start, size in axis_blocks(parts[0].shape[-1], shard):
-        values = np.concatenate([part[..., start : start + size] for part in parts], axis=1)
-        corner = corners[across], corners[along], start
-        writer.write(values, Block(corner, values.shape[1:]))
+    """Write a shard, given its parts from the bars inside it."""
+    block = grid_blocks(cut.grid.cells, cut.grid.shard)[shard]
+    values = np.empty((len(parts[0]), *block.shape), np.float32)
+    for part, bar in zip(parts, cut.bars_inside(shard // cut.layers), strict=True):
+        x, y = cut.bars[bar].x.start - block.origin[0], cut.bars[bar].y.start - block.origin[1]
+        _, a, b, _ = part.shape
+        values[:, x : x + a, y : y + b] = part
+    writer.write(values, block)

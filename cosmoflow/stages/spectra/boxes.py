@@ -12,8 +12,8 @@ from torch import Tensor
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import Block, central_boxes
-from cosmoflow.numerics.slabs import RowWaves
-from cosmoflow.numerics.spectra import PowerSum, Products, sum_rows
+from cosmoflow.numerics.spectra import PowerSum, Products, sum_terms
+from cosmoflow.numerics.waves import WaveBlock
 from cosmoflow.stages.costs import OVERHEAD, SUBBOX_NUMBER
 from cosmoflow.stages.requests import ONCE, OPENING, count_workers, stored_shards
 from cosmoflow.stages.run import Plan, Progress, Run, start_engine
@@ -69,7 +69,7 @@ class BoxWork:
         def transform(index: int) -> Tensor:
             return fourier.forward(self.sources[index].read(block))
 
-        (total,) = sum_rows([self.products], transform, RowWaves(cells, side, slice(0, cells)))
+        (total,) = sum_terms([self.products], transform, WaveBlock.box(cells, side))
         return total
 
 

@@ -6,33 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from cosmoflow.numerics.blocks import axis_blocks
-from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
-from cosmoflow.numerics.slabs import block_bytes, cut_axis
-from cosmoflow.stages.costs import OVERHEAD, SPECTRA_NUMBER
-from cosmoflow.stages.requests import OPENING, count_planes, count_workers
-from cosmoflow.stages.run import Plan, Run, memory_of_worker
-from cosmoflow.stages.slabs.plan import (
-    LEAST_PLANES,
-    WANTED_PLANES,
-    Cut,
-    Grid,
-    least_threads,
-    pending,
-    planned_cores,
-    share_threads,
-)
+from cosmoflow.stages.costs import SPECTRA_NUMBER
+from cosmoflow.stages.requests import OPENING, count_bars, count_workers
+from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut
 from cosmoflow.stages.slabs.sources import Source, Variable
 from cosmoflow.storage.requests import Requests, Shards
 
-ROWS = 8
-"""Rows whose modes are summed as one group: slabs of rows start with a whole group."""
-
-_BLOCKS = 5
-"""Blocks of a plane of modes that a thread holds for each number that it processes."""
-
-_CORES = (1, 2, 4, 8)
-"""Numbers of cores that a task may have, whose memory it has then too."""
+_BLOCKS = 4
+"""Blocks of planes that a thread holds for each number that it processes."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +27,18 @@ class PowerPlan(Plan):
         Cells per axis.
     transforms : int
         Number of transformed fields; a vector counts three times.
-    slabs : list of int
-        Number of slabs of planes and of rows.
+    bars, slabs : int
+        Number of bars and of slabs.
     cut : Cut
-        The slabs.
+        The bars and slabs.
     handed : int
         Number of transformed fields; a vector counts once.
     """
 
     grid: int
     transforms: int
-    slabs: list[int]
+    bars: int
+    slabs: int
     cut: Cut = field(repr=False)
     handed: int = field(repr=False)
     remedy: ClassVar[str] = "thinner slabs are not possible: more memory for a worker"
@@ -63,7 +46,7 @@ class PowerPlan(Plan):
     @property
     def parts(self) -> int:
         """Total parts that tasks hand on."""
-        return self.handed * len(self.cut.planes) * len(self.cut.rows)
+        return self.handed * self.bars * self.slabs
 
 
 @dataclass(frozen=True)
@@ -91,11 +74,7 @@ def plan_power(
     thickness: int | None = None,
     held: int | None = None,
 ) -> PowerPlan:
-    """Choose the slabs of the spectra and estimate their cost.
-
-    Where every core has the memory, slabs of planes are as thick as whole chunks, so that nothing
-    is decoded twice. Slabs of rows are as thick as the memory for the rows of all fields allows.
-    Where a core has not the memory for the thinnest slabs, a task has several cores.
+    """Cut the box for its spectra and estimate their cost.
 
     Parameters
     ----------
@@ -108,7 +87,7 @@ def plan_power(
     stage : str
         Name of the stage, for messages.
     thickness : int, optional
-        Most planes, and rows, of a slab; by default chosen from the memory.
+        Most planes of a slab and cells of a bar; by default chosen from the memory.
     held : int, optional
         Numbers whose modes a thread processes at a time; by default those of all fields.
 
@@ -117,75 +96,42 @@ def plan_power(
     PowerPlan
         If its ``worker_memory`` exceeds the available memory, :func:`start_engine` refuses it.
     """
-    plane = block_bytes(grid.cells)
     total = sum(source.components for source in sources)
-    # For a slab of planes: the fields that are read, and the modes that are handed on.
-    most = max(source.held + source.components for source in sources)
-    # For a block of planes: a field, its modes, and what the rule of the field needs.
-    made = max(2 * source.components // source.transforms + source.working for source in sources)
-    block: int = max(plane, BLOCK_BYTES_CPU)
-
-    def reading(threads: int) -> int:
-        return made * pending(threads) * block
-
-    def summing(threads: int) -> int:
-        return _BLOCKS * pending(threads) * max(held or total, 3) * block
-
-    threads, room = 1, 0
-    for cores in (one for one in _CORES if one <= planned_cores(run)):
-        threads = max(cores, least_threads(run))
-        room = cores * memory_of_worker(run) - OVERHEAD
-        planes = LEAST_PLANES * most * plane + reading(threads)
-        if room >= max(planes, ROWS * total * plane + summing(threads)):
-            break
-    if thickness is None:
-        # Whole chunks, at least WANTED_PLANES.
-        wanted = grid.chunk * max(1, -(-WANTED_PLANES // grid.chunk))
-        planes = max(LEAST_PLANES, min(int((room - reading(threads)) // (most * plane)), wanted))
-        # A task has the rows of all fields together, and reads them into memory.
-        rows = max(LEAST_PLANES, min(int((room - summing(threads)) // (2 * total * plane)), wanted))
-        rows = max(ROWS, rows // ROWS * ROWS)
-    else:
-        planes = rows = thickness
-    cut = Cut(
-        grid,
-        tuple(cut_axis(grid.cells, grid.shard, min(planes, grid.shard))),
-        # As many rows as possible, not equal shares, so that each slab starts with a group of rows.
-        tuple(slice(first, first + count) for first, count in axis_blocks(grid.cells, rows)),
+    holding = Holding(
+        # The fields that are read, and the modes that are handed on.
+        bar=max(source.held + source.components for source in sources),
+        # A field, its modes, and what the rule of the field needs.
+        lines=max(2 * one.components // one.transforms + one.working for one in sources),
+        slab=total,
+        planes=_BLOCKS * (held or total),
+        halo=max(halo for source in sources for _, halo in source.reads),
     )
-    thickest: int = max(slab.stop - slab.start for slab in cut.planes)
-    widest: int = max(slab.stop - slab.start for slab in cut.rows)
-    cells = grid.cells**3
-
-    def memory(threads: int) -> int:
-        planes = most * thickest * plane + reading(threads)
-        return OVERHEAD + round(max(planes, total * widest * plane + summing(threads)))
-
-    tasks = min(len(cut.planes), len(cut.rows))
-    threads = max(threads, share_threads(run, tasks, memory))
+    cut, memory, threads = plan_cut(grid, run, holding, thickness)
+    bars, slabs, cells = len(cut.bars), len(cut.slabs), grid.cells**3
     return PowerPlan(
         stage=stage,
-        tasks=len(sources) * len(cut.planes) + len(cut.rows),
-        unit="slabs",
-        worker_memory=memory(threads),
+        tasks=len(sources) * bars + slabs,
+        unit="tasks",
+        worker_memory=memory,
         threads=threads,
         read=4 * cells * sum(source.numbers for source in sources),
         written=0,
         cpu_seconds=SPECTRA_NUMBER * cells * total,
-        exchanged=total * plane * grid.cells,
+        exchanged=exchanged_bytes(grid, total),
         requests=_count_requests(sources, grid, cut, count_workers(run)),
         grid=grid.cells,
         transforms=total,
-        slabs=[len(cut.planes), len(cut.rows)],
+        bars=bars,
+        slabs=slabs,
         cut=cut,
         handed=sum(source.transforms for source in sources),
     )
 
 
 def _count_requests(sources: Sequence[Source], grid: Grid, cut: Cut, workers: int) -> Requests:
-    """Return the requests of the tasks that read planes."""
+    """Return the requests of the tasks that read bars."""
     stored = Shards(grid.cells, grid.shard, grid.chunk)
     # In one process, readers of derived fields stay open.
     opened = sum(workers > 1 or isinstance(source, Variable) for source in sources)
-    found = (count_planes(stored, source.reads, cut.planes, workers) for source in sources)
-    return Requests(get=sum(found) + OPENING * opened * len(cut.planes))
+    found = (count_bars(stored, source.reads, cut.x, cut.y, workers) for source in sources)
+    return Requests(get=sum(found) + OPENING * opened * len(cut.bars))

@@ -5,45 +5,47 @@ All products share the transform of a field.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+from torch import Tensor
+
 from cosmoflow.engine import Key
 from cosmoflow.numerics import slabs, spectra
-from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.quantities import QUANTITIES
-from cosmoflow.numerics.slabs import Modes, RowWaves
+from cosmoflow.numerics.slabs import Modes
 from cosmoflow.numerics.spectra import PowerSum, Products, Term, WaveBins
 from cosmoflow.numerics.threads import map_ahead
+from cosmoflow.numerics.waves import WaveBlock
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.run import Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Cut, Grid
 from cosmoflow.stages.slabs.sources import Derived, Source
 from cosmoflow.stages.slabs.transform import SlabGraph
-from cosmoflow.stages.spectra.plan import ROWS, PowerPlan, plan_power
+from cosmoflow.stages.spectra.plan import PowerPlan, plan_power
 
 _HELD = 3
 """Numbers whose modes a task holds at a time: those of a vector of the truth and of one method,
-which :func:`cosmoflow.numerics.spectra.sum_rows` needs at once (13 to 15 planes, measured)."""
+which :func:`cosmoflow.numerics.spectra.sum_terms` needs at once."""
 
 
-def sum_rows(
-    wanted: tuple[Products, ...], fields: Sequence[Sequence[Modes]], cut: Cut, rows: slice
+def sum_planes(
+    wanted: tuple[Products, ...], fields: Sequence[Sequence[Modes]], cut: Cut, planes: slice
 ) -> list[list[PowerSum]]:
-    """Return the sums of all products over a y-slab, for every group of :data:`ROWS` rows."""
+    """Return the sums of all products over a slab, for every group of :data:`GROUP` planes."""
+    slab = WaveBlock.slab(cut.grid.cells, cut.grid.box_size, planes)
+    bars = cut.bars
 
     def sum_block(block: slice) -> list[PowerSum]:
-        own = slice(rows.start + block.start, rows.start + block.stop)
-        waves = RowWaves(cut.grid.cells, cut.grid.box_size, own)
-        return spectra.sum_rows(
-            wanted, lambda index: slabs.transform_rows(fields[index], block), waves
-        )
+        def transform(index: int) -> Tensor:
+            return slabs.transform_planes(fields[index], bars, block)
+
+        return spectra.sum_terms(wanted, transform, slab.part(block))
 
     groups: dict[int, list[PowerSum]] = {}
-    blocks = row_blocks(rows, cut.grid.cells)
+    blocks = slabs.plane_blocks(planes, cut.grid.cells)
     for block, sums in zip(blocks, map_ahead(sum_block, blocks), strict=True):
-        group = (rows.start + block.start) // ROWS
+        group = (planes.start + block.start) // slabs.GROUP
         groups[group] = _add(groups[group], sums) if group in groups else sums
     return list(groups.values())
 
@@ -69,13 +71,13 @@ def sum_power(
     run : Run
         Settings, engine, progress.
     check : callable
-        Called whenever rows are done; an exception ends the run.
+        Called whenever a slab is done; an exception ends the run.
 
     Returns
     -------
     list of PowerSum
-        One sum for each of ``wanted``. Rows are summed in groups of :data:`ROWS`, and the groups in
-        order, so the result is independent of the engine, the workers, their order and the slabs.
+        One sum for each of ``wanted``. Planes are summed in groups, and the groups in order, so the
+        result is independent of the engine, the workers, their order, the bars and the slabs.
 
     Raises
     ------
@@ -92,31 +94,18 @@ def sum_power(
         found[key[1]] = sums
 
     build = SlabGraph(plan.cut)
-    fields = [one for source in sources for one in build.planes(source.fields, source.transforms)]
-    build.sums(partial(sum_rows, tuple(wanted)), fields)
+    fields = [one for source in sources for one in build.bars(source.fields, source.transforms)]
+    build.sums(partial(sum_planes, tuple(wanted)), fields)
     run_graph(build.graph, engine, plan, run, keep)
     totals = [products.zero() for products in wanted]
-    for y in sorted(found):
-        for group in found[y]:
+    for z in sorted(found):
+        for group in found[z]:
             totals = _add(totals, group)
     return totals
 
 
 def _add(totals: list[PowerSum], more: list[PowerSum]) -> list[PowerSum]:
     return [total + own for total, own in zip(totals, more, strict=True)]
-
-
-def row_blocks(rows: slice, cells: int) -> list[slice]:
-    """Cut the rows of a slab, counted from its first, into blocks that each lie in one group.
-
-    The cuts are the same in every slab that starts with a group of rows.
-    """
-    step = 1
-    while 2 * step <= ROWS and 2 * step * slabs.block_bytes(cells) <= BLOCK_BYTES_CPU:
-        step *= 2
-    inner = range(-(-rows.start // step) * step, rows.stop, step)
-    edges = sorted({rows.start, rows.stop, *inner})
-    return [slice(a - rows.start, b - rows.start) for a, b in itertools.pairwise(edges)]
 
 
 def measure_power(
@@ -144,7 +133,7 @@ def measure_power(
         Power of ``sinc(k_i h / 2)`` per axis by which modes of quantities linear in the particles
         are divided.
     check : callable
-        Called whenever rows are done; an exception ends the run.
+        Called whenever a slab is done; an exception ends the run.
 
     Returns
     -------
