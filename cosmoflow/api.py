@@ -43,7 +43,7 @@ DOORS: Mapping[str, Door] = {
 
 
 def __getattr__(name: str) -> Any:
-    """Wrap a stage on first access, as its libraries take seconds to load, and keep it."""
+    """Wrap a stage on first access, as its libraries take seconds to load; keep the wrapper."""
     if name not in DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals().setdefault(name, open_door(name, DOORS[name]))

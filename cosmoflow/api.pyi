@@ -1,4 +1,4 @@
-"""Types of the functions in ``api.py``; ``**keywords`` are the stage's settings, see ``help()``."""
+"""Types of the functions in ``api.py``; ``help()`` lists the settings that ``**keywords`` take."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike

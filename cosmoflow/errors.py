@@ -19,7 +19,7 @@ class CosmoflowError(Exception):
     where : str, optional
         The store, file, key or option concerned.
     value, limit : object, optional
-        The offending value, and the expected one.
+        The offending value, and the expected value or range.
     remedy : str, optional
         How the user can fix the problem.
     """

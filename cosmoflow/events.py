@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage began; ``total`` counts its steps in ``unit``."""
+    """A stage began; it has ``total`` steps, and ``unit`` is their name."""
 
     stage: str
     total: int

@@ -42,9 +42,9 @@ class Door:
     own : str, optional
         Section whose settings become keywords.
     sections : tuple of str
-        Other keywords from the settings: sections, as mappings, and ``seed``.
+        Further keywords: names of sections, which take mappings, and ``seed``.
     aliases : mapping of str to str
-        Additional keywords, and the paths of their settings.
+        Additional keywords, mapped to the paths of their settings.
     preset : str, optional
         Preset of the initial settings.
     """
@@ -79,9 +79,16 @@ _ENGINE = {"engine": "engine", "address": "engine.address", "memory": "engine.me
 
 
 def open_door(name: str, door: Door) -> Callable[..., Any]:
-    """Return the function of a stage, wrapped under a name to accept settings as keywords.
+    """Return the function of a stage, wrapped to accept settings as keywords.
 
-    The function raises a UsageError for an unknown keyword.
+    The wrapper raises UsageError for an unknown keyword.
+
+    Parameters
+    ----------
+    name : str
+        Name of the wrapper in ``cosmoflow``.
+    door : Door
+        Definition of the wrapper.
     """
     stage = getattr(importlib.import_module(door.home), door.name)
     signature = inspect.signature(stage)
@@ -210,7 +217,7 @@ def _keyword_parameters(
 
 
 def _common(own: Mapping[str, Any]) -> Sequence[str]:
-    """Return the keywords common to all stages."""
+    """Return the keywords of :data:`_OF_RUNS` that suit a stage's arguments."""
     if "run" in own:
         return tuple(_OF_RUNS) if "out" in own else ("settings", "memory")
     return ("memory",) if "settings" in own else ()
@@ -294,7 +301,7 @@ def _changes(chosen: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, A
         path = paths.get(name, _ENGINE.get(name))
         if name == "engine" and isinstance(value, str):
             path = "engine.choice"
-        # None is a valid value of many settings; for a section and the engine it means no change.
+        # None is a valid value of many settings; for sections and the engine it means no change.
         if path is None or (value is None and (name not in paths or "." not in path)):
             continue
         nested = _plain(value)
@@ -310,7 +317,7 @@ def _plain(value: Any) -> Any:
 
 
 def _base_settings(given: Any, preset: str | None = None) -> Settings:
-    """Return the initial settings."""
+    """Return the settings that the keywords then change."""
     if given is None:
         return load_settings(preset)
     if isinstance(given, Settings):
@@ -343,7 +350,7 @@ def _listening(
     changes: Mapping[str, Any],
     door: Door,
 ) -> Iterator[Run]:
-    """Make the run of one call and show its progress."""
+    """Yield the run of one call and show its progress."""
     from cosmoflow.cli.progress import watching
     from cosmoflow.stages.run import Run
 

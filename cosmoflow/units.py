@@ -36,7 +36,7 @@ EIGENVALUES: Final = (1, 2, 3)
 """Labels of the leading ``eigenvalue`` dimension of a tensor's eigenvalues, in ascending order."""
 
 INTERLACED: Final = "interlaced_"
-"""Prefix of the names of second grids of interlaced pairs."""
+"""Prefix of the name of the second grid of an interlaced pair."""
 
 SMOOTHED: Final = "smoothed_"
 """Prefix of the names of Gaussian-smoothed fields."""

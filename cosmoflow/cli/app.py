@@ -49,7 +49,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     overview.info: "cosmoflow info fields.zarr",
     overview.demo: "cosmoflow demo --out demo-output",
 }
-"""Commands with an example of each."""
+"""Function of each command, with an example of its use."""
 
 for _command, _example in COMMANDS.items():
     # `import` is a Python keyword, so its function ends in an underscore.
@@ -97,8 +97,8 @@ def run_app(arguments: list[str]) -> int:
 def _ended_politely() -> Iterator[None]:
     """Treat SIGHUP (a closed connection) and SIGTERM (from a scheduler) as Ctrl-C.
 
-    This releases claims on outputs, keeps outputs for ``--resume`` and withdraws requests to the
-    cluster.
+    The interrupted command releases its claims on outputs, keeps its outputs for ``--resume`` and
+    withdraws its requests to the cluster.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -125,7 +125,7 @@ def _call(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except SystemExit as ended:
-        # On a signal during its start, Ray exits with the number of the signal.
+        # If a signal arrives while Ray starts, Ray exits with the signal's number.
         code = INTERRUPTED if ended.code == signal.SIGTERM else ended.code
     if code == INTERRUPTED:
         sys.stderr.write("interrupted; run the same command with --resume to continue\n")
@@ -133,11 +133,11 @@ def _call(arguments: list[str]) -> int:
 
 
 def _refuse(error: TyperException, reporter: Reporter) -> int:
-    """Report a command line that typer refuses, in typer's words or as JSON."""
+    """Show typer's error on stderr, also as JSON if requested, and return the exit code."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "cosmoflow"
     if reporter.as_json:
-        # Without a command, the message is the whole help text.
+        # If no command is given, the message is the whole help text.
         what, *_ = error.format_message().splitlines() or [""]
         reporter.write_error(UsageError(what, where=command, remedy=f"{command} --help"))
     show = getattr(error, "show", None)

@@ -24,10 +24,12 @@ def simulate(
     steps: Annotated[int | None, typer.Option(help="COLA time steps.")] = None,
     count: Annotated[
         int | None,
-        typer.Option(help="Number of boxes, with seeds SEED, SEED + 1, ...; OUT is then a folder."),
+        typer.Option(
+            help="Number of boxes, with seeds SEED, SEED + 1, ...; if several, OUT is a folder."
+        ),
     ] = None,
     mesh_factor: Annotated[
-        int | None, typer.Option(help="Cells of the force mesh per particle and axis, 1 to 4.")
+        int | None, typer.Option(help="Force-mesh cells per particle along each axis, 1 to 4.")
     ] = None,
 ) -> None:
     """Simulate boxes of dark matter with COLA (or 2LPT) and write their particles."""
@@ -63,7 +65,7 @@ def convert(
     ],
     out: Out,
 ) -> None:
-    """Convert a snapshot of another code to a particle store; paint also reads snapshots."""
+    """Convert a snapshot of another code to a particle store. paint also reads snapshots."""
     from cosmoflow.stages import convert as stage
 
     with call.run({}) as run:
@@ -111,7 +113,8 @@ def import_(
     quantity: Annotated[
         Literal["density", "delta", "counts"] | None,
         typer.Option(
-            help="density is 1 + delta, counts any mass; by default found from the values."
+            help="density is 1 + delta; counts is proportional to mass. By default inferred from "
+            "the values."
         ),
     ] = None,
     velocity: Annotated[
@@ -123,11 +126,11 @@ def import_(
     order: Annotated[
         Literal["C", "F"] | None,
         typer.Option(
-            help="Slowest axis in NumPy's view of the file: x (C), or z (F: Fortran, IDL)."
+            help="Slowest axis of the array in NumPy: x for C, z for F (files of Fortran or IDL)."
         ),
     ] = None,
 ) -> None:
-    """Import a density cube as a fields store. Cosmology: --set cosmology.Omega_m=0.3 etc."""
+    """Import a density cube as a fields store; set its cosmology, e.g. --set cosmology.h=0.7."""
     from cosmoflow.stages import imports as stage
 
     files = {"density": cube, "velocity": velocity, "momentum": momentum}
@@ -152,13 +155,13 @@ def derive(
         typer.Option(
             "--field",
             metavar="NAME",
-            help="velocity, momentum, divergence, vorticity, velocity_shear, or smoothed_ and the "
-            "name of any field. Repeat for more fields.",
+            help="velocity, momentum, divergence, vorticity, velocity_shear, or smoothed_NAME for "
+            "any field NAME. Repeat for more fields.",
         ),
     ],
     method: Annotated[
         Literal["difference", "spectral"] | None,
-        typer.Option(help="Finite differences by shard, or FFTs of the box."),
+        typer.Option(help="Finite differences in each shard, or FFTs of the whole box."),
     ] = None,
     smoothing: Annotated[
         float | None, typer.Option(help="Gaussian radius of smoothed_ fields, Mpc/h.")

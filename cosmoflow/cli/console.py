@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     from cosmoflow.stages.run import Plan
 
 SPARSE_SECONDS = 10.0
-"""Least time between a stage's progress lines if stderr is not a terminal."""
+"""Shortest time between progress lines of a stage if stderr is not a terminal, seconds."""
 
 
 class Reporter:
-    """Shows events on stderr, results on stdout.
+    """Shows events on stderr and results on stdout.
 
     Parameters
     ----------
     as_json : bool
-        Write events and results to stdout, one JSON object per line, and only errors to stderr.
+        Write events, results and errors to stdout, one JSON object per line. Errors are also
+        written to stderr as text.
     verbosity : int
         -1 quiet, 0 normal, 1 verbose.
     """
@@ -66,7 +67,7 @@ class Reporter:
             self._print_sparsely(event)
 
     def result(self, content: dict[str, Any], show: Callable[[Console], None]) -> None:
-        """Print the result of a command as JSON or with ``show``."""
+        """Print the result of a command: as JSON, or by calling ``show``."""
         self.close()
         if self.as_json:
             self._write({"event": "result", **content})
@@ -74,7 +75,7 @@ class Reporter:
             show(self.stdout)
 
     def plan(self, plan: Plan, *urls: str) -> None:
-        """Show the plan of a stage that reads and writes some URLs."""
+        """Show the plan of a stage; ``urls`` are its inputs and outputs."""
         remote = any(local_path(url) is None for url in urls)
         self.result(plan.to_json(), lambda console: console.print(plan_table(plan, remote=remote)))
 
@@ -153,14 +154,14 @@ class Reporter:
 
 
 def plan_table(plan: Plan, *, remote: bool = False) -> Table:
-    """Return a plan as a table; with the requests if inputs or outputs are ``remote``."""
+    """Return a plan as a table. It includes requests if inputs or outputs are ``remote``."""
     table = Table(title=f"{plan.stage}: plan", show_header=False, title_justify="left")
     table.add_row("tasks", f"{plan.tasks} {plan.unit}")
     table.add_row("memory of a worker", f"{format_bytes(plan.worker_memory)}")
     table.add_row("read", format_bytes(plan.read))
     table.add_row("written", format_bytes(plan.written))
     if plan.exchanged:
-        table.add_row("handed between tasks", format_bytes(plan.exchanged))
+        table.add_row("exchanged between tasks", format_bytes(plan.exchanged))
     if remote and (requests := plan.requests).get:
         table.add_row("requests", f"{requests.get:,} GET, {requests.put:,} PUT")
     table.add_row("about", f"{plan.cpu_seconds:.0f} CPU seconds")

@@ -67,7 +67,8 @@ def infer(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Actors; by default one per GPU, or per 8 cores.")
+        int | None,
+        typer.Option(help="Inference actors; by default one per GPU, or one per 8 cores."),
     ] = None,
 ) -> None:
     """Predict the velocity field of a box, or of part of a box, tile by tile."""

@@ -1,4 +1,4 @@
-"""Arguments and options of several commands."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ SetOption = Annotated[
 ]
 EngineOption = Annotated[
     Literal["auto", "serial", "ray"] | None,
-    typer.Option("--engine", help="auto runs small jobs in this process. Results are the same."),
+    typer.Option(
+        "--engine",
+        help="auto runs small jobs in this process. All engines give the same results.",
+    ),
 ]
 AddressOption = Annotated[
     str | None,
@@ -85,7 +88,8 @@ class Invocation:
     ) -> Iterator[Run]:
         """Yield the run to pass to the stage.
 
-        Its settings are those of the file or preset, then ``--set``, then the command's options.
+        Settings come from the file or preset, then from ``--set``, then from the command's options;
+        later sources take precedence.
         """
         from cosmoflow.engine import Session, return_freed_buffers
         from cosmoflow.stages.run import Run
@@ -128,7 +132,7 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
         chosen = {"choice": engine, "address": address, "memory": memory}
         invocation = Invocation(config, tuple(overrides or ()), chosen, existing, dry_run, reporter)
         if isinstance(out := own.get("out"), str):
-            # Results name the output, also for programs that do not expand ~.
+            # Results contain this path, and programs that read them may not expand ~.
             own["out"] = expand_home(out)
         try:
             function(invocation, **own)

@@ -32,7 +32,7 @@ def info(
 def demo(
     call: Invocation,
     out: Annotated[str, typer.Option("--out", help="Folder for all outputs.")] = "demo-output",
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
 ) -> None:
     """Run the whole chain on two small boxes and write a report; takes minutes."""
     from cosmoflow.stages import demo as stage

@@ -1,4 +1,4 @@
-"""The command that says what a cluster would take."""
+"""The command that plans a chain of stages on a cluster."""
 
 from __future__ import annotations
 
@@ -25,27 +25,34 @@ def plan(
     ],
     stages: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="Of simulate,paint,train,infer,spectra,evaluate."),
+        typer.Option(
+            metavar="A,B,...", help="Stages among simulate,paint,train,infer,spectra,evaluate."
+        ),
     ] = None,
     node: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="Of the nodes, e.g. m7i.16xlarge.")
+        str | None, typer.Option(metavar="TYPE", help="Node type, e.g. m7i.16xlarge.")
     ] = None,
     gpu_node: Annotated[
         str | None,
-        typer.Option(metavar="TYPE", help=f"Of those that networks run on, or {_NO_GPUS}."),
+        typer.Option(metavar="TYPE", help=f"Node type for networks, or {_NO_GPUS}."),
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="Nodes of each stage: how long?")] = None,
-    hours: Annotated[float | None, typer.Option(help="Time for all stages: how many?")] = None,
-    spot: Annotated[bool, typer.Option("--spot", help="At typical spot prices.")] = False,
+    nodes: Annotated[
+        int | None, typer.Option(help="Nodes of each stage, to find the time; excludes --hours.")
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Hours for all stages, to find the nodes; excludes --nodes."),
+    ] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="Use typical spot prices.")] = False,
     prices: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="A YAML file of types of nodes and their prices."),
+        typer.Option(metavar="FILE", help="A YAML file of node types and their prices."),
     ] = None,
     overrides: SetOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a chain of stages takes on a cluster: nodes, hours, memory, bytes, money."""
+    """Plan a chain of stages on a cluster: nodes, hours, memory, bytes and cost."""
     from cosmoflow.stages.planning import DEFAULT_GPU_NODE, DEFAULT_NODE
     from cosmoflow.stages.planning import plan as make_plan
 
@@ -65,14 +72,14 @@ def plan(
 
 
 def _show(console: Console, title: str, found: ChainPlan) -> None:
-    """Print a table of the stages, the total, and what to ask an autoscaler for."""
+    """Print a table of the stages, the totals, and the resources to request of an autoscaler."""
     types: dict[str, list[str]] = {}
     for one in found.stages:
         types.setdefault(one.node, []).append(one.stage)
     nodes = "; ".join(f"{', '.join(stages)} on {node}" for node, stages in types.items())
     console.print(f"{title}: {nodes}", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for heading in ("stage", "nodes", "time", "limit", "a worker", "handed on", "stored", "USD"):
+    for heading in ("stage", "nodes", "time", "limit", "per worker", "exchanged", "stored", "USD"):
         words = heading in ("stage", "limit")
         table.add_column(heading, justify="left" if words else "right", no_wrap=True)
     for one in found.stages:
@@ -92,9 +99,9 @@ def _show(console: Console, title: str, found: ChainPlan) -> None:
             console.print(f"{one.stage}: {each} go to the disk of each node")
     console.print(
         f"total: {_duration(found.seconds)}, {found.usd:,.2f} USD at "
-        f"{'spot' if found.spot else 'on-demand'} prices, of which requests "
-        f"{found.requests_usd:,.2f} and a month of {format_bytes(found.stored)} "
-        f"{found.storage_usd:,.2f}; egress not counted",
+        f"{'spot' if found.spot else 'on-demand'} prices, including requests "
+        f"({found.requests_usd:,.2f}) and storage of {format_bytes(found.stored)} for a month "
+        f"({found.storage_usd:,.2f}); egress is not counted",
         soft_wrap=True,
     )
     cpus, gpus = (
@@ -106,7 +113,7 @@ def _show(console: Console, title: str, found: ChainPlan) -> None:
 
 
 def _duration(seconds: float) -> str:
-    """Return a readable time."""
+    """Return a duration as text, in s, min or h."""
     if seconds < 120.0:
         return f"{seconds:.0f} s"
     if seconds < 7200.0:

@@ -21,7 +21,7 @@ from cosmoflow.events import (
 )
 
 DRAW_SECONDS = 0.2
-"""Least time between updates of a notebook's progress."""
+"""Shortest time between updates of a notebook's progress, seconds."""
 
 
 def in_notebook() -> bool:
@@ -34,10 +34,10 @@ def in_notebook() -> bool:
 
 @contextmanager
 def watching(wanted: bool | None, listener: Listener) -> Iterator[Listener]:
-    """Show the progress of the enclosed code, if wanted; yield the listener to run with.
+    """Show the progress of the enclosed code, if wanted; yield the listener to pass to the run.
 
-    If ``wanted`` is None, progress is shown in notebooks whose caller has no listener. The caller's
-    listener still receives every event.
+    If ``wanted`` is None, progress is shown only in a notebook and only if the caller gave no
+    listener. The caller's listener receives every event in any case.
     """
     shown = (listener is warn_only and in_notebook()) if wanted is None else wanted
     if not shown:
@@ -57,9 +57,9 @@ def watching(wanted: bool | None, listener: Listener) -> Iterator[Listener]:
 
 
 class ConsoleProgress(Reporter):
-    """Bars on stderr if it is a terminal, otherwise sparse lines.
+    """Progress bars on stderr if it is a terminal, otherwise a line every few seconds.
 
-    Python's ``warnings`` shows the warnings.
+    Warnings are left to the caller's listener, by default Python's ``warnings``.
     """
 
     def __init__(self) -> None:
@@ -72,9 +72,9 @@ class ConsoleProgress(Reporter):
 
 
 class NotebookProgress:
-    """A bar for each stage, in the output of the cell that runs it.
+    """A progress bar for each stage, in the output of the notebook cell that runs it.
 
-    It needs only IPython, whereas the notebook bars of rich and tqdm need ipywidgets.
+    This class needs only IPython, whereas the notebook bars of rich and tqdm need ipywidgets.
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
         if isinstance(value, Mapping):
             rows += _flatten(value, f"{prefix}{name}.")
         elif name == "notes" and isinstance(value, list | tuple):
-            # One note per line, at the top level only, as provenance repeats them.
+            # Print one note per line. Skip nested notes: provenance repeats those of the top level.
             rows += [(f"{prefix}note", note) for note in value] if not prefix else []
         else:
             rows.append((f"{prefix}{name}", value))
@@ -64,7 +64,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def show_comparison(console: Console, comparison: Comparison, facts: Mapping[str, Any]) -> None:
-    """Print the residuals of every method, best first, and the location of the report."""
+    """Print the residuals of every method, best first, the spectra and the report's location."""
     from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, format_share
 
     true = comparison.metrics["truth"]["rms"]

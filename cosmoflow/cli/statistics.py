@@ -59,7 +59,8 @@ def spectra(
     cross_fields: Annotated[
         str | None,
         typer.Option(
-            metavar="FIELDS", help="Store of the second field, of the same box; by default FIELDS."
+            metavar="FIELDS",
+            help="Store with the second field, of the same box; by default FIELDS.",
         ),
     ] = None,
     compensate: Annotated[
@@ -69,11 +70,14 @@ def spectra(
         Literal["linear", "log"] | None, typer.Option(help="Spacing of bins in k.")
     ] = None,
     multipoles: Annotated[
-        Literal["x", "y", "z"] | None, typer.Option(help="Measure l = 0, 2, 4 about this axis.")
+        Literal["x", "y", "z"] | None,
+        typer.Option(help="Measure multipoles 0, 2, 4 about this axis."),
     ] = None,
     subbox: Annotated[
         float | None,
-        typer.Option(help="Side of sub-boxes, Mpc/h; gives their mean and its jackknife error."),
+        typer.Option(
+            help="Side of sub-boxes, Mpc/h, to measure their mean and its jackknife error."
+        ),
     ] = None,
 ) -> None:
     """Measure the power spectrum of a field, or the cross spectrum of two."""

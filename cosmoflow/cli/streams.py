@@ -1,7 +1,7 @@
 """Standard streams whose failures never end a run.
 
 Printed text may contain characters that the terminal's encoding lacks, the reader of a pipe may
-close it (``| head``), a disk may be full. None of these may cost hours of work.
+close it (``| head``), and a disk may be full. None of these failures may cost hours of work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ESCAPES = "cosmoflow.escapes"
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return the replacement for characters that cannot be encoded, and the next position."""
+    """Return the replacement of characters that cannot be encoded, and where to continue."""
     for rule in ("surrogateescape", "backslashreplace"):
         with suppress(UnicodeError):
             return codecs.lookup_error(rule)(error)
@@ -33,7 +33,7 @@ codecs.register_error(_ESCAPES, _escape)
 class Outlet:
     """A text stream whose writes never raise.
 
-    If a write fails, its text and that of all later writes are discarded.
+    If a write fails, the stream discards its text and that of all later writes.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Outlet:
             action(*arguments)
         except OSError as error:
             self.failure = error
-            # The stream's buffer would raise again when the interpreter flushes it.
+            # Otherwise the stream's buffer would raise again when the interpreter flushes it.
             with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 
@@ -76,7 +76,7 @@ class Outlet:
 
 @contextmanager
 def steady_streams() -> Iterator[Outlet]:
-    r"""Replace the standard streams by ones that never raise; yield standard output.
+    r"""Replace standard output and error by streams that never raise; yield standard output.
 
     Characters that an encoding lacks are written as escapes such as ``\xb3``, and file names that
     are not valid text as their raw bytes.
@@ -109,7 +109,8 @@ def has_gone(failure: OSError) -> bool:
 def open_descriptors() -> None:
     """Open closed standard descriptors (``>&-``) on the null device.
 
-    Otherwise the next opened file would get such a number, and receive the output of libraries.
+    Otherwise the next opened file would get the number of a closed descriptor, and libraries would
+    print into that file.
     """
     for descriptor in range(3):
         try:

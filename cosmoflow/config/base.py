@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
-    """An immutable configuration section; refuses unknown keys, infinities and true for 1."""
+    """An immutable section that refuses unknown keys, infinities, NaN, and true for a number."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
-        # Show only values that differ from the defaults: all settings would fill screens.
+        # Show only values that differ from the defaults, as all settings would fill screens.
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if value != field.default:
@@ -36,6 +36,6 @@ class Section(BaseModel):
 
 
 def digest(content: Any) -> str:
-    """Return a short SHA-256 of JSON-like content, independent of the order of keys."""
+    """Return 16 hex digits of the SHA-256 of JSON-like content; the order of keys is ignored."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -16,16 +16,16 @@ NEUTRINO_DENSITY: Final = 93.14
 """Sum of the neutrino masses divided by ``Omega_nu h^2``, eV."""
 
 _LATEST: Final = 4.0
-"""Scale factor up to which a universe must expand, as growth is tabulated to there."""
+"""Scale factor up to which growth is tabulated, and up to which a universe must expand."""
 
 
 class CosmologyConfig(Section):
-    """Matter, curvature and dark energy; defaults as in Wu et al. 2021: flat Lambda-CDM.
+    """Cosmological parameters; the defaults are the flat Lambda-CDM of Wu et al. 2021.
 
     ``Omega_m`` is all matter today, including massive neutrinos. The equation of state of dark
-    energy is ``w(a) = w0 + wa (1 - a)`` (Chevallier & Polarski 2001, Linder 2003). There is no
-    radiation. Flat Lambda-CDM with massless neutrinos is serialised without the last four
-    parameters.
+    energy is ``w(a) = w0 + wa (1 - a)`` (Chevallier & Polarski 2001, Linder 2003). Radiation
+    is neglected. ``w0``, ``wa``, ``Omega_k`` and ``m_nu`` are serialised only if they differ from
+    flat Lambda-CDM with massless neutrinos.
     """
 
     h: float = Field(0.6777, gt=0.0, lt=2.0, description="H0 / (100 km/s/Mpc)")
@@ -97,7 +97,7 @@ class CosmologyConfig(Section):
 
     @model_serializer(mode="wrap")
     def _without_extensions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit parameters with their flat Lambda-CDM values, so that existing digests hold."""
+        """Omit extensions at their flat Lambda-CDM values, so that existing digests stay valid."""
         content: dict[str, Any] = handler(self)
         return {
             name: value

@@ -11,15 +11,16 @@ from cosmoflow.errors import StorageError
 def expand_home(path: str) -> str:
     """Return a local path with a leading ``~`` or ``~user`` replaced by that home folder.
 
-    Shells expand ``~`` at the start of a word, but not after ``--out=``; notebooks and YAML files
-    never do. ``./~`` means a file of that name, and so does ``~name`` if such a file exists.
+    Shells expand ``~`` at the start of a word, but not after ``--out=``. Notebooks and YAML files
+    do not expand it. ``./~`` means a file named ``~``, and ``~name`` means a file of that name if
+    it exists.
 
-    The path is unchanged without a leading ``~`` or if there is no such user.
+    The path is returned unchanged if it has no leading ``~`` or if there is no such user.
 
     Raises
     ------
     StorageError
-        The home folder of this user is unknown.
+        The home folder of the current user is unknown.
     """
     user = path.partition("/")[0]
     if not user.startswith("~") or (user != "~" and os.path.lexists(user)):
@@ -43,11 +44,15 @@ def require_working_directory(path: str | None = None) -> None:
     In a deleted directory, relative paths have no meaning, and torch, MKL and Ray fail without
     giving the cause.
 
-    ``path`` is the relative path that needs the directory, for the message.
+    Parameters
+    ----------
+    path : str, optional
+        Relative path that needs the directory, for the error message.
 
     Raises
     ------
     StorageError
+        The working directory has been deleted.
     """
     try:
         Path.cwd()

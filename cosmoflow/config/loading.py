@@ -110,6 +110,8 @@ def load_settings(
 ) -> Settings:
     """Resolve the settings of a run: defaults, then the file, then ``--set``, then options.
 
+    Later sources take precedence.
+
     Parameters
     ----------
     config : str, optional
@@ -117,12 +119,13 @@ def load_settings(
     overrides : iterable of str
         ``key.path=value`` items.
     options : mapping, optional
-        Nested values of command-line options; entries that are None are left out.
+        Nested values of command-line options; entries that are None are ignored.
 
     Raises
     ------
     ConfigError
-        A key is unknown or a value is out of range; the message names the key.
+        The file or an override cannot be read, a key is unknown, or a value is out of range; the
+        message names the file, override or key.
     """
     content = read_yaml(config) if config else {}
     for text in overrides:
@@ -131,7 +134,7 @@ def load_settings(
 
 
 def revise_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return a copy of settings with nested changes, in which None is an ordinary value.
+    """Return a copy of the settings with nested changes. None is an ordinary value in them.
 
     Raises
     ------
@@ -146,7 +149,7 @@ def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         if isinstance(value, Mapping):
             below = _without_none(value)
-            # An option that was not given must not hide its section in the file.
+            # A section whose options were not given must not replace the file's value.
             if below:
                 kept[key] = below
         elif value is not None:
@@ -162,7 +165,7 @@ def _validate(content: Mapping[str, Any], config: str | None = None) -> Settings
 
 
 def _explain(error: ValidationError, config: str | None) -> ConfigError:
-    """Turn pydantic's first error into one that names key, value and remedy."""
+    """Turn pydantic's first error into a ConfigError that names key, value and remedy."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     where = ".".join(path) + (f" in {config}" if config else "")

@@ -23,19 +23,21 @@ class SimulateConfig(Section):
     box_size: float = Field(256.0, gt=0.0, le=LARGEST_BOX, description="side of the box, Mpc/h")
     particles: int = Field(256, ge=4, description="particles per axis")
     redshift: tuple[float, ...] = Field(
-        (0.0,), description="redshift of the snapshot, or list of several"
+        (0.0,), description="redshift of the snapshot, or a list of redshifts"
     )
     method: Literal["cola", "2lpt"] = Field("cola", description="integrator")
     steps: int = Field(15, ge=1, le=1000, description="COLA time steps until the last snapshot")
     start_redshift: float = Field(9.0, gt=0.0, description="redshift of the first step")
     spacing: Literal["linear", "log"] = Field("linear", description="spacing of the steps in a")
-    mesh_factor: int = Field(1, ge=1, le=4, description="force mesh cells per particle and axis")
+    mesh_factor: int = Field(1, ge=1, le=4, description="force-mesh cells per particle, per axis")
     compensate: Literal["auto", "none"] = Field(
         "auto", description="correct the force for the mass-assignment window of the particles"
     )
     count: int = Field(1, ge=1, le=100_000, description="boxes, with seeds seed, seed + 1, ...")
     fixed_amplitude: bool = Field(False, description="no scatter in the modes' amplitudes")
-    paired: bool = Field(False, description="every second box is the previous one, signs flipped")
+    paired: bool = Field(
+        False, description="every second box is the previous one with all modes' signs flipped"
+    )
     linear_power: str | None = Field(
         None, description="table of k (h/Mpc), P(k) today ((Mpc/h)^3); by default from CAMB"
     )
@@ -94,8 +96,8 @@ class SimulateConfig(Section):
 def choose_chunk(shard: int) -> int:
     """Return the cells per axis of an inner chunk: the largest divisor of the shard up to 64.
 
-    If the shard has only small divisors up to 64 (103 is a prime), the chunk is the smallest
-    divisor above 64 instead, as millions of single-cell chunks would take hours.
+    If a shard above 64 cells has no divisor from 8 to 64 (103 is a prime), the chunk is the
+    smallest divisor above 64 instead, as millions of single-cell chunks would take hours.
     """
     best = max(size for size in range(1, 65) if shard % size == 0)
     if best >= min(8, shard):
@@ -104,7 +106,7 @@ def choose_chunk(shard: int) -> int:
 
 
 class PaintConfig(Section):
-    """Settings of the mass assignment, and of the grid's division into shards."""
+    """Settings of the mass assignment and of the grid's division into shards."""
 
     grid: int = Field(128, ge=2, description="cells per axis")
     scheme: Scheme = Field("cic", description="mass-assignment scheme")
@@ -116,21 +118,23 @@ class PaintConfig(Section):
     )
     fill: Literal["background", "nearest"] = Field(
         "background",
-        description="velocity of cells without mass: the mean flow of the box, or that of the "
-        "nearest particle",
+        description="velocity of cells without mass: the mean flow of the box, or the velocity of "
+        "the nearest particle",
     )
     redshift_space: Literal["x", "y", "z"] | None = Field(
         None, description="axis along which velocities displace particles into redshift space"
     )
     shard: int | None = Field(None, ge=1, description="cells per axis that one task writes")
-    chunk: int | None = Field(None, ge=1, description="cells per axis of the smallest read")
+    chunk: int | None = Field(
+        None, ge=1, description="cells per axis of a chunk, the smallest read"
+    )
     particles_per_task: int | None = Field(
         None, ge=1, description="particles that one task reads; by default set by memory"
     )
 
     @property
     def shard_cells(self) -> int:
-        """Cells per axis of a shard: 128, or half a smaller grid so that two cores have work."""
+        """Cells per axis of a shard: 128, or half of an even grid up to 128 to occupy two cores."""
         if self.shard is not None:
             return min(self.shard, self.grid)
         if self.grid <= 128 and self.grid % 2 == 0:
@@ -161,10 +165,10 @@ class DeriveConfig(Section):
     """Settings of derived fields."""
 
     method: Literal["difference", "spectral"] = Field(
-        "difference", description="derivatives and smoothing; spectral keeps the box in memory"
+        "difference", description="differentiate and smooth in each shard, or by FFTs of the box"
     )
     smoothing: float | None = Field(
-        None, gt=0.0, description="radius of the Gaussian of smoothed_ fields, Mpc/h"
+        None, gt=0.0, description="Gaussian radius of smoothed_ fields, Mpc/h"
     )
     shard: int | None = Field(
         None, ge=1, description="cells per axis that one task writes; by default the input's"
@@ -172,7 +176,7 @@ class DeriveConfig(Section):
 
 
 class TrainConfig(Section):
-    """Settings of the training."""
+    """Settings of training."""
 
     model: str = Field("residual-small", description="architecture, see `cosmoflow models`")
     target: Literal["velocity", "momentum"] = Field("velocity", description="field to predict")
@@ -184,12 +188,18 @@ class TrainConfig(Section):
     )
     learning_rate: float = Field(2e-3, gt=0.0, description="peak learning rate of AdamW")
     muon_rate: float = Field(0.04, gt=0.0, description="peak learning rate of Muon")
-    weight_decay: float = Field(1e-4, ge=0.0, description="decay per step, times the rate")
+    weight_decay: float = Field(
+        1e-4, ge=0.0, description="weight decay per step, multiplied by the learning rate"
+    )
     warmup: float = Field(0.05, ge=0.0, lt=1.0, description="fraction of the steps for warm-up")
     gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")
-    average: float = Field(0.99, ge=0.0, lt=1.0, description="decay of the averaged weights")
+    average: float = Field(
+        0.99, ge=0.0, lt=1.0, description="decay per step of the running average of the weights"
+    )
     density_weight: float = Field(
-        0.0, ge=0.0, description="weight of the velocity loss by mass relative to that by volume"
+        0.0,
+        ge=0.0,
+        description="weight of the velocity loss by mass, relative to the loss by volume",
     )
     augment: bool = Field(True, description="apply the 48 symmetries of the cube")
     precision: Precision = Field("auto", description="precision of the network")
@@ -202,7 +212,10 @@ class TrainConfig(Section):
     )
     prefetch: int = Field(2, ge=1, description="batches drawn ahead, each in its own thread")
     validation_fraction: float = Field(
-        0.125, gt=0.0, lt=0.5, description="fraction of a single box, a slab, kept for validation"
+        0.125,
+        gt=0.0,
+        lt=0.5,
+        description="fraction of the boxes kept for validation; a slab if there is only one box",
     )
     validate_every: int = Field(200, ge=1, description="steps between validations")
     patience: int | None = Field(
@@ -213,8 +226,8 @@ class TrainConfig(Section):
         1,
         ge=0,
         le=48,
-        description="symmetries averaged over when the gain that restores power is measured at the "
-        "end, in whole validation boxes; 0 to skip the measurement",
+        description="symmetries to average over when measuring the gain that restores power, in "
+        "whole validation boxes after training; 0 skips the measurement",
     )
     tensorboard: bool = Field(False, description="also write metrics for TensorBoard")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
@@ -229,14 +242,16 @@ class TrainConfig(Section):
 
 
 class InferConfig(Section):
-    """Settings of the inference and its output."""
+    """Settings of inference and its output."""
 
     tile: int | None = Field(
-        None, ge=1, description="most output cells per axis of a pass; by default set by memory"
+        None, ge=1, description="largest output of a pass, cells per axis; by default set by memory"
     )
     batch: int | None = Field(None, ge=1, description="tiles per pass; by default set by tile size")
     overlap: int = Field(
-        0, ge=0, description="cells that tiles of a padded network share, to blend their seams"
+        0,
+        ge=0,
+        description="cells that neighbouring tiles of a padded network share, to blend seams",
     )
     precision: Precision = Field("auto", description="precision of the network")
     symmetries: int = Field(
@@ -255,7 +270,9 @@ class InferConfig(Section):
     restore_power: bool = Field(
         False, description="add restored_velocity, which has the power of the true velocity"
     )
-    shard: int | None = Field(None, ge=1, description="cells per axis of one write")
+    shard: int | None = Field(
+        None, ge=1, description="cells per axis of one write; by default the input's"
+    )
 
     @field_validator("region", mode="before")
     @classmethod
@@ -312,13 +329,14 @@ class SpectraConfig(Section):
     """Settings of power spectra: bins, multipoles and sub-boxes."""
 
     bins: Literal["linear", "log"] = Field(
-        "linear", description="bins one fundamental mode wide, or of equal width in log k"
+        "linear", description="bins as wide as the fundamental mode, or of equal width in log k"
     )
     per_decade: int = Field(
         20, ge=1, le=1000, description="bins for each factor of ten in k, if log"
     )
     multipoles: Literal["x", "y", "z"] | None = Field(
-        None, description="line of sight of quadrupole and hexadecapole; by default not measured"
+        None,
+        description="line of sight of quadrupole and hexadecapole; by default neither is measured",
     )
     subbox: float | None = Field(
         None, gt=0.0, description="side of sub-boxes to average over, Mpc/h; by default the box"
@@ -328,38 +346,46 @@ class SpectraConfig(Section):
 class EngineConfig(Section):
     """Settings of the engine. Digests exclude them, as results do not depend on them.
 
-    The exception is the precision that inference chooses for its workers; inference records it
-    in its own settings.
+    There is one exception: the precision that inference chooses for its workers depends on the
+    engine. Inference records this precision in its own settings.
     """
 
-    choice: Literal["auto", "serial", "ray"] = Field("auto", description="serial, or Ray")
-    address: str | None = Field(None, description="Ray cluster; by default this machine")
+    choice: Literal["auto", "serial", "ray"] = Field(
+        "auto", description="auto runs small jobs serially, others on Ray"
+    )
+    address: str | None = Field(
+        None, description="address of a Ray cluster; by default this machine"
+    )
     workers: int | None = Field(
-        None, ge=1, description="inference actors; by default one per GPU, or per 8 cores"
+        None, ge=1, description="inference actors; by default one per GPU, or one per 8 cores"
     )
     memory: ByteSize | None = Field(
-        None, gt=0, description="memory limit of a worker, e.g. 8GiB; by default all available"
+        None,
+        gt=0,
+        description="memory limit of a worker, e.g. 8GiB; by default set by the free memory",
     )
     gpus: bool | None = Field(
-        None, description="train and infer on GPUs; by default if available; true waits for them"
+        None,
+        description="train and infer on GPUs; by default if there are any; true waits for GPUs",
     )
     patience: float = Field(
         600.0, ge=0.0, description="seconds to wait for nodes of a cluster to join"
     )
     scratch: str | None = Field(
         None,
-        description="folder on each node, or URL in a bucket, for what tasks hand on; by default "
-        "COSMOFLOW_SCRATCH or TMPDIR",
+        description="folder on each node, or URL in a bucket, for data that tasks exchange; by "
+        "default COSMOFLOW_SCRATCH or TMPDIR",
     )
     ship_code: bool = Field(
-        False, description="have a cluster's workers use this process's cosmoflow, not theirs"
+        False,
+        description="send this process's cosmoflow to the cluster's workers, in place of theirs",
     )
 
 
 class Settings(Section):
     """The resolved configuration of a run."""
 
-    seed: int = Field(1, ge=0, lt=2**63, description="seed of everything random")
+    seed: int = Field(1, ge=0, lt=2**63, description="seed of all random numbers")
     cosmology: CosmologyConfig = CosmologyConfig()
     simulate: SimulateConfig = SimulateConfig()
     snapshot: SnapshotHints = SnapshotHints()

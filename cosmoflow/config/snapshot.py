@@ -20,7 +20,7 @@ class SnapshotHints(Section):
         (1,), description="particle types to read; 1 is dark matter, all is every type with mass"
     )
     length_unit: LengthUnit | float | None = Field(
-        None, description="comoving length unit of the file; numbers are in Mpc/h"
+        None, description="comoving length unit of the file: a name, or its length in Mpc/h"
     )
     velocity: VelocityConvention | None = Field(
         None,
@@ -65,7 +65,7 @@ class SnapshotHints(Section):
 
     @model_serializer(mode="wrap")
     def _without_extensions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit unset hints on extended cosmologies, so that existing digests hold."""
+        """Omit unset hints on extended cosmologies, so that existing digests stay valid."""
         content: dict[str, Any] = handler(self)
         return {
             name: value

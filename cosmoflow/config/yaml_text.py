@@ -1,4 +1,4 @@
-"""YAML without duplicate keys, and with the numbers of YAML 1.2."""
+"""A YAML parser that refuses duplicate keys and reads numbers as in YAML 1.2."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NUMBERS = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with its silent errors corrected.
+    """PyYAML's safe loader without two of its silent errors.
 
-    PyYAML keeps the last of two equal keys and follows YAML 1.1, in which ``010`` is 8, ``1:30`` is
-    90 and ``1e-3`` is text.
+    PyYAML keeps the last of two equal keys, and follows YAML 1.1, in which ``010`` is 8, ``1:30``
+    is 90 and ``1e-3`` is text.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

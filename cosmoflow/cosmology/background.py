@@ -37,20 +37,25 @@ class Background:
     .. math:: T^2 D_1 = \tfrac32 \Omega_m a D_1, \qquad
               T^2 D_2 = \tfrac32 \Omega_m a (D_2 - D_1^2),
 
-    so that ``D2 = -3/7 D1^2`` while matter dominates. They are valid for any expansion whose dark
-    energy does not cluster: curvature and dark energy enter through ``E`` alone,
+    so that ``D2 = -3/7 D1^2`` while matter dominates. These equations hold for any expansion whose
+    dark energy does not cluster: curvature and dark energy enter through ``E`` alone,
 
     .. math:: E^2 = \Omega_m a^{-3} + \Omega_k a^{-2}
               + \Omega_{de} a^{-3 (1 + w_0 + w_a)} e^{-3 w_a (1 - a)}.
 
-    Massive neutrinos count as cold matter. For a sum of 0.06 to 0.4 eV ``E`` is then accurate to
-    2e-5 up to z = 3. The growth rate is accurate on scales beyond the neutrinos' free streaming and
-    at most ``3/5 Omega_nu / Omega_m`` too large on smaller scales.
+    Massive neutrinos count as cold matter. For a sum of their masses of 0.06 to 0.4 eV, ``E`` is
+    then accurate to 2e-5 up to z = 3. The growth rate is accurate on scales beyond the neutrinos'
+    free streaming and at most ``3/5 Omega_nu / Omega_m`` too large on smaller scales.
 
     Parameters
     ----------
     cosmology : CosmologyConfig
         Cosmological parameters.
+
+    Notes
+    -----
+    Methods take a scale factor or a float64 array of them and return the same shape. The growth
+    functions raise ConfigError for scale factors outside ``EARLIEST`` to ``LATEST``.
 
     References
     ----------
@@ -151,6 +156,6 @@ class Background:
             )
         y = self._solution(np.log(values).ravel()).reshape(4, *values.shape)
         n = self._norm
-        # A scalar gives floats, an array gives arrays.
+        # Return floats for a scalar and arrays for an array.
         d1, p1, d2, p2 = y if values.ndim else (float(component) for component in y)
         return d1 * (a / n), p1 * (a**1.5 / n), d2 * (a / n) ** 2, p2 * (a**2.5 / n**2)

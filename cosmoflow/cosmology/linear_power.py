@@ -38,7 +38,13 @@ class LinearPower:
         self._ends = (log_k, np.log(self.power[[0, -1]]), self._spline(log_k, 1))
 
     def __call__(self, k: ArrayLike) -> NDArray[np.float64]:
-        """Return the power at wavenumbers ``k`` (h/Mpc, any shape) in (Mpc/h)^3; 0 at k = 0."""
+        """Return the power at wavenumbers ``k`` (h/Mpc, any shape) in (Mpc/h)^3; 0 at k = 0.
+
+        Raises
+        ------
+        DataError
+            A wavenumber is negative or not a number.
+        """
         wavenumber = np.asarray(k, dtype=np.float64)
         if bool(np.any(~(wavenumber >= 0.0))):
             raise DataError("A wavenumber is negative or not a number.", limit="k >= 0 (h/Mpc)")
@@ -61,7 +67,7 @@ class LinearPower:
         """
         k = np.geomspace(1e-6, 100.0 / radius, 40_000)
         x = k * radius
-        # The closed form cancels badly at small x; three terms of its series are exact there.
+        # The closed form cancels badly at small x; there three terms of its series err by 1e-12.
         small = x < 0.05
         safe = np.where(small, 1.0, x)
         window = np.where(
@@ -73,14 +79,26 @@ class LinearPower:
         return float(np.sqrt(np.trapezoid(integrand, np.log(k))))
 
     def scaled_to(self, sigma8: float) -> LinearPower:
-        """Return the spectrum with its amplitude scaled to ``sigma8``."""
+        """Return the spectrum with its amplitude scaled to ``sigma8``.
+
+        Raises
+        ------
+        ConfigError
+            ``sigma8`` is not positive.
+        """
         if not sigma8 > 0.0:
             raise ConfigError("sigma8 must be positive.", value=sigma8)
         return LinearPower(self.k, self.power * (sigma8 / self.sigma(8.0)) ** 2)
 
     @classmethod
     def from_cosmology(cls, cosmology: CosmologyConfig) -> LinearPower:
-        """Return CAMB's spectrum at z = 0, scaled to the cosmology's sigma8; cached."""
+        """Return CAMB's spectrum at z = 0, scaled to the cosmology's sigma8; cached.
+
+        Raises
+        ------
+        ConfigError
+            Baryons and neutrinos exceed all matter, or CAMB fails for this cosmology.
+        """
         return _camb_power(cosmology)
 
 
