@@ -54,7 +54,7 @@ def wait_for_parcels(process, scratch, count=PIECES):
 
 def finish(process, out, undisturbed, scratch):
     """Wait for the end of a run; return its messages."""
-    _, said = process.communicate(timeout=240)
+    _, said = process.communicate(timeout=480)
     assert process.returncode == 0, said.decode()
     xr.testing.assert_identical(opened(out), undisturbed)
     assert parcels(scratch) == []
@@ -170,6 +170,7 @@ def test_a_disk_too_small_is_refused_at_once(particles, small_disk, tmp_path):
     assert not (tmp_path / "fields.zarr").exists()
 
 
+@pytest.mark.timeout(1200)
 def test_lost_servers_drivers_and_nodes_change_nothing(particles, undisturbed, tmp_path):
     scratch = tmp_path / "scratch"
     with ray_nodes(2) as nodes:

@@ -68,7 +68,7 @@ def test_a_lost_ray_driver_leaves_nothing_that_passes_for_a_spectrum(fields, tmp
     while not workers_at(process.pid, "bars") and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=240) == 130
+    assert process.wait(timeout=240) == 130, process.stderr.read().decode()
     assert not out.exists() or zarr.open_group(str(out)).attrs["status"] != "complete"
 
 
