@@ -34,6 +34,11 @@ class SimulateConfig(Section):
         "auto", description="correct the force for the mass-assignment window of the particles"
     )
     count: int = Field(1, ge=1, le=100_000, description="boxes, with seeds seed, seed + 1, ...")
+    design: str | None = Field(
+        None,
+        description="CSV table of boxes: each row has cosmological parameters, box_size or "
+        "redshift, and makes count boxes",
+    )
     fixed_amplitude: bool = Field(False, description="no scatter in the modes' amplitudes")
     paired: bool = Field(
         False, description="every second box is the previous one with all modes' signs flipped"
@@ -86,6 +91,8 @@ class SimulateConfig(Section):
             )
         if self.paired and self.count % 2:
             raise ValueError(f"paired boxes come in twos: count must be even, not {self.count}")
+        if self.design is not None and self.linear_power is not None:
+            raise ValueError("a linear_power fits one cosmology, and a design has several")
         if self.white_noise is not None and self.count != 1 + self.paired:
             raise ValueError(
                 f"one cube of white noise makes one box, or one pair, not {self.count} boxes"

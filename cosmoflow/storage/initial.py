@@ -1,7 +1,8 @@
-"""Reading of initial conditions: tables of the linear power, and cubes of white noise."""
+"""Reading of initial conditions: tables of the linear power or of boxes, cubes of white noise."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 from typing import Any
@@ -49,6 +50,48 @@ def read_power_table(url: str) -> tuple[Floats, Floats, str]:
             limit="columns of numbers: k in h/Mpc, P in (Mpc/h)^3",
         ) from None
     return k, power, hashlib.sha256(content).hexdigest()[:16]
+
+
+def read_box_table(url: str) -> list[dict[str, str]]:
+    """Read a table of boxes.
+
+    Parameters
+    ----------
+    url : str
+        URL of a CSV file whose first line names its columns. Lines that start with # are comments.
+
+    Returns
+    -------
+    list of dict
+        The text in each column, for each row.
+
+    Raises
+    ------
+    StorageError, DataError
+    """
+    try:
+        text = _read(url).decode()
+    except UnicodeDecodeError as error:
+        raise DataError("the table is not text", where=url, value=str(error)) from None
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    rows = list(csv.reader(lines, skipinitialspace=True))
+    names = [name.strip() for name in rows[0]] if rows else []
+    if len(rows) < 2 or len(set(names)) < len(names):
+        raise DataError(
+            "the table has no rows, or names a column twice",
+            where=url,
+            value=f"{max(len(rows) - 1, 0)} rows; columns {', '.join(names)}",
+            limit="a first line with the names of the columns, and a row for each box",
+        )
+    for number, row in enumerate(rows[1:], 1):
+        if len(row) != len(names):
+            raise DataError(
+                "a row of the table has another number of columns than the first line",
+                where=f"{url}, row {number}",
+                value=len(row),
+                limit=len(names),
+            )
+    return [dict(zip(names, map(str.strip, row), strict=True)) for row in rows[1:]]
 
 
 def read_white_noise(url: str) -> NDArray[np.float32]:

@@ -111,12 +111,17 @@ def test_power_from_a_table_is_that_of_the_cosmology(tmp_path, cosmoflow, refere
         (lambda k, p: (k[k < 0.9], p[k < 0.9]), 3, ("cover", "0.0654")),
         (lambda k, p: (k[::-1], p[::-1]), 3, ("increasing",)),
         (lambda k, p: (k[:3], p[:3]), 3, ("four",)),
+        (lambda k, p: "not a table\n", 3, ("not a table",)),
     ],
 )
 def test_bad_tables_are_refused(tmp_path, cosmoflow, rows, code, words):
     power = LinearPower.from_cosmology(CosmologyConfig())
     table, out = tmp_path / "power.txt", tmp_path / "box.zarr"
-    np.savetxt(table, np.column_stack(rows(power.k, power.power)))
+    given = rows(power.k, power.power)
+    if isinstance(given, str):
+        table.write_text(given)
+    else:
+        np.savetxt(table, np.column_stack(given))
     found, _, err = cosmoflow("simulate", out, *TINY, f"--set=simulate.linear_power={table}")
     assert found == code
     for word in (*words, str(table)):
@@ -124,13 +129,41 @@ def test_bad_tables_are_refused(tmp_path, cosmoflow, rows, code, words):
     assert not out.exists()
 
 
-def test_text_is_no_table(tmp_path, cosmoflow):
-    table, out = tmp_path / "power.txt", tmp_path / "box.zarr"
-    table.write_text("not a table\n")
-    code, _, err = cosmoflow("simulate", out, *TINY, f"--set=simulate.linear_power={table}")
-    assert code == 3
-    assert "not a table" in err
-    assert not out.exists()
+def test_a_design_makes_the_boxes_of_its_rows(tmp_path, cosmoflow, reference):
+    """Each as if it were simulated alone, and nothing where a row is wrong."""
+    table, out = tmp_path / "design.csv", tmp_path / "boxes"
+    table.write_text(
+        "# three boxes\nOmega_m, sigma8, box_size, redshift\n"
+        f"0.31, 0.83, {BOX}, 0\n0.25, 0.9, 128, 0\n0.25, 0.9, 64, 1 0.5\n"
+    )
+    design = [*TINY, f"--set=simulate.design={table}"]
+    code, events, err = cosmoflow("simulate", out, *design, "--json")
+    assert code == 0, err
+    names = ["box-0000", "box-0001", "box-0002-z1", "box-0002-z0.5"]
+    assert [store.rsplit("/", 1)[1] for store in events[-1]["stores"]] == [
+        f"{name}.zarr" for name in names
+    ]
+    first, second, early, late = (opened(out / f"{name}.zarr") for name in names)
+    # Where a box was made is no part of what it is.
+    assert first.identical(reference)
+    assert (second.attrs["box_size"], second.attrs["cosmology"]["sigma8"]) == (128.0, 0.9)
+    assert [box.attrs["redshift"] for box in (early, late)] == [1.0, 0.5]
+    alone = ["--seed=6", "--box=128", "--set=cosmology={Omega_m: 0.25, sigma8: 0.9}"]
+    assert cosmoflow("simulate", tmp_path / "alone.zarr", *TINY, *alone)[0] == 0
+    assert opened(tmp_path / "alone.zarr").identical(second)
+    for text, status, words in [
+        ("Omega_m,sigma_8\n0.3,0.8\n", 2, ("unknown column", "sigma_8", "sigma8")),
+        ("Omega_m\n0.3\n1.3\n", 2, ("row 2", "cosmology.Omega_m", "1.3")),
+        ("Omega_m\n0.3\nmuch\n", 2, ("row 2", "much")),
+        ("redshift\n0\n20\n", 2, ("row 2", "start_redshift")),
+        ("Omega_m,sigma8\n0.3\n", 3, ("row 1", "columns")),
+        ("Omega_m\n", 3, ("no rows",)),
+    ]:
+        table.write_text(text)
+        code, _, err = cosmoflow("simulate", tmp_path / "bad", *design)
+        assert code == status, err
+        assert all(word in err for word in words), err
+        assert not (tmp_path / "bad").exists()
 
 
 @each("kind", ["npy", "zarr"])

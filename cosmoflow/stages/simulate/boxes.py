@@ -17,6 +17,7 @@ from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.model.precision import best_device
 from cosmoflow.numerics import cola, fourier, initial, lpt
 from cosmoflow.numerics.blocks import Block, place, split_block
+from cosmoflow.stages.simulate.design import expand_design
 from cosmoflow.storage.fields import create_fields, finished_shards, write_block
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.initial import read_power_table, read_white_noise, white_noise_digest
@@ -112,6 +113,8 @@ class Box:
     ----------
     name : str
         Name, for messages.
+    settings : Settings
+        Its settings: those of the run, or of a row of the design.
     seed : int
         Seed of its white noise.
     inverted : bool
@@ -123,15 +126,16 @@ class Box:
     """
 
     name: str
+    settings: Settings
     seed: int
     inverted: bool
     snapshots: dict[float, str]
     initial_fields: str | None
 
-    def begin(self, settings: Settings, initial: Initial, existing: Existing) -> bool:
+    def begin(self, initial: Initial, existing: Existing) -> bool:
         """Create the stores of this box; return whether an earlier run finished them all."""
-        config = settings.simulate
-        provenance = self.provenance(settings, initial)
+        settings, config = self.settings, self.settings.simulate
+        provenance = self.provenance(initial)
         mass = settings.cosmology.Omega_m * CRITICAL_DENSITY * config.box_size**3
         mass /= config.particles**3
 
@@ -157,59 +161,72 @@ class Box:
         """Return the URLs of all stores of this box."""
         return [*self.snapshots.values(), *([self.initial_fields] if self.initial_fields else [])]
 
-    def provenance(self, settings: Settings, initial: Initial) -> dict[str, Any]:
+    def provenance(self, initial: Initial) -> dict[str, Any]:
         """Return the provenance of the stores of this box."""
-        content: dict[str, Any] = settings.resolved("simulate", "cosmology")
-        # The number of boxes does not affect this one, and files are identified by their content.
-        for name in ("count", "paired", "linear_power", "white_noise", "initial_fields"):
+        content: dict[str, Any] = self.settings.resolved("simulate", "cosmology")
+        # The other boxes do not affect this one, and files are identified by their content.
+        for name in ("count", "design", "paired", "linear_power", "white_noise", "initial_fields"):
             content["simulate"].pop(name)
         return make_provenance(
             "simulate",
             {"seed": self.seed, "inverted": self.inverted, **content},
             initial.digests,
-            sources={role: str(getattr(settings.simulate, role)) for role in initial.digests},
+            sources={role: str(getattr(self.settings.simulate, role)) for role in initial.digests},
         )
 
 
 def is_folder(settings: Settings) -> bool:
     """Return whether the output is a folder of stores instead of one store."""
     config = settings.simulate
-    return config.count > 1 or len(config.redshift) > 1 or config.initial_fields
+    several = config.count > 1 or len(config.redshift) > 1
+    return several or config.design is not None or config.initial_fields
 
 
 def plan_boxes(out: str, settings: Settings) -> list[Box]:
-    """Return the boxes of a run, with the URLs of their stores."""
+    """Return the boxes of a run, with the URLs of their stores.
+
+    Raises
+    ------
+    ConfigError, StorageError, DataError
+        The design is invalid.
+    """
+    rows = expand_design(settings)
+    boxes: list[Box] = []
+    for row in rows:
+        boxes += _plan_row(out, row, len(boxes), len(rows) * row.simulate.count)
+    return boxes
+
+
+def _plan_row(out: str, settings: Settings, first: int, total: int) -> Iterator[Box]:
+    """Yield the boxes of a row of the design; ``first`` boxes of ``total`` are before them."""
     config = settings.simulate
 
     def url(*parts: str) -> str:
         return join(out, "-".join(part for part in parts if part) + ".zarr")
 
-    boxes = []
-    for index in range(config.count):
-        name = f"box-{index:04d}" if config.count > 1 else ""
+    for index in range(first, first + config.count):
+        name = f"box-{index:04d}" if total > 1 else ""
         if not is_folder(settings):
             snapshots = {config.snapshots[0]: out}
         elif len(config.snapshots) == 1:
             snapshots = {config.snapshots[0]: url(name or "particles")}
         else:
             snapshots = {z: url(name, f"z{z:g}") for z in config.snapshots}
-        boxes.append(
-            Box(
-                name or "box",
-                settings.seed + (index // 2 if config.paired else index),
-                config.paired and index % 2 == 1,
-                snapshots,
-                url(name, "initial") if config.initial_fields else None,
-            )
+        yield Box(
+            name or "box",
+            settings,
+            settings.seed + (index // 2 if config.paired else index),
+            config.paired and index % 2 == 1,
+            snapshots,
+            url(name, "initial") if config.initial_fields else None,
         )
-    return boxes
 
 
-def simulate_box(box: Box, settings: Settings, given: Initial, report: Report) -> str:
+def simulate_box(box: Box, given: Initial, report: Report) -> str:
     """Simulate one box into its stores, which exist already, and mark them complete."""
-    config = settings.simulate
+    settings, config = box.settings, box.settings.simulate
     device = best_device()
-    digest = box.provenance(settings, given)["digest"]
+    digest = box.provenance(given)["digest"]
     modes = _linear_modes(box, config, given).to(device)
     if box.initial_fields is not None:
         density = fourier.inverse(modes, config.particles)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from cosmoflow.config.settings import Settings
 from cosmoflow.engine import USEFUL_CORES, Engine, TaskGraph
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import StageFinished
@@ -46,6 +45,8 @@ class SimulatePlan(Plan):
         Redshifts of the snapshots.
     seeds : list of int
         Seeds of the boxes.
+    box_sizes : list of float, optional
+        Sides of the boxes, if they differ; ``box_size`` is the largest.
     """
 
     particles: int
@@ -55,6 +56,7 @@ class SimulatePlan(Plan):
     mesh: int
     redshifts: list[float]
     seeds: list[int]
+    box_sizes: list[float] | None = None
 
 
 def plan_simulate(run: Run) -> SimulatePlan:
@@ -76,29 +78,31 @@ def plan_simulate(run: Run) -> SimulatePlan:
         )
     particles = config.particles**3
     steps = config.time_steps
+    boxes = plan_boxes("", run.settings)
+    snapshots = sum(len(box.snapshots) for box in boxes)
+    sizes = sorted({box.settings.simulate.box_size for box in boxes})
     return SimulatePlan(
         stage="simulate",
-        tasks=config.count,
+        tasks=len(boxes),
         unit="boxes",
         worker_memory=cola.peak_bytes(config.particles, config.mesh_factor),
         read=0,
-        written=config.count
-        * particles
-        * (24 * len(config.redshift) + 16 * int(config.initial_fields)),
-        cpu_seconds=config.count
+        written=particles * (24 * snapshots + 16 * len(boxes) * int(config.initial_fields)),
+        cpu_seconds=len(boxes)
         * particles
         * steps
         * costs.SIMULATE_PARTICLE
         * config.mesh_factor**costs.MESH_POWER,
         requests=(count_writes(2) + Requests(put=1, get=2))
-        * (-(-particles // shard_rows(particles)) * config.count * len(config.redshift)),
+        * (-(-particles // shard_rows(particles)) * snapshots),
         particles=particles,
-        box_size=config.box_size,
-        spacing=config.box_size / config.particles,
+        box_size=sizes[-1],
+        spacing=sizes[-1] / config.particles,
         steps=steps,
         mesh=config.particles * config.mesh_factor,
-        redshifts=list(config.snapshots),
-        seeds=sorted({box.seed for box in plan_boxes("", run.settings)}),
+        redshifts=sorted({z for box in boxes for z in box.snapshots}, reverse=True),
+        seeds=sorted({box.seed for box in boxes}),
+        box_sizes=sizes if len(sizes) > 1 else None,
     )
 
 
@@ -132,7 +136,8 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
     check_output(out, run.existing)
     plan = plan_simulate(run)
     boxes = plan_boxes(out, settings)
-    initial = read_initial(settings)
+    # Of all boxes: errors come before the first box is simulated.
+    initial = [read_initial(box.settings) for box in boxes]
     engine = start_engine(
         run,
         plan,
@@ -146,23 +151,21 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
             _begin_folder(out, run)
         ticks = settings.simulate.time_steps + 1
         progress = _BoxProgress(run, len(boxes), ticks)
-        todo: list[tuple[int, Box]] = []
-        for index, box in enumerate(boxes):
-            if box.begin(settings, initial, run.existing):
+        todo: dict[int, tuple[Box, Initial]] = {}
+        for index, (box, given) in enumerate(zip(boxes, initial, strict=True)):
+            if box.begin(given, run.existing):
                 progress.hear((index, ticks, f"{box.name} was finished before"))
             else:
-                todo.append((index, box))
+                todo[index] = box, given
         if todo:
-            _run_boxes(engine, todo, settings, initial, plan.worker_memory, progress, claim)
+            _run_boxes(engine, todo, plan.worker_memory, progress, claim)
     run.listener(StageFinished("simulate", {"out": out, **plan.details}))
     return [ParticleStore(url) for box in boxes for url in box.snapshots.values()]
 
 
 def _run_boxes(
     engine: Engine,
-    todo: list[tuple[int, Box]],
-    settings: Settings,
-    initial: Initial,
+    todo: dict[int, tuple[Box, Initial]],
     memory: int,
     progress: _BoxProgress,
     claim: Claim,
@@ -177,22 +180,19 @@ def _run_boxes(
 
     with engine.channel(hear) as send:
         graph = TaskGraph()
-        task = partial(_simulate, dict(todo), settings, initial, send)
-        graph.add("simulate", task, [index for index, _ in todo], output=True)
+        graph.add("simulate", partial(_simulate, todo, send), list(todo), output=True)
         needs = engine.share(len(todo), most=USEFUL_CORES, memory=memory)
         engine.run(graph, lambda key, result: claim.check(), needs=needs)
 
 
 def _simulate(
-    boxes: dict[int, Box],
-    settings: Settings,
-    initial: Initial,
+    boxes: dict[int, tuple[Box, Initial]],
     send: Callable[[tuple[int, int, str]], None],
     index: int,
 ) -> None:
     """Simulate the box with the given index."""
-    box = boxes[index]
-    simulate_box(box, settings, initial, partial(_report, send, index, box.name))
+    box, initial = boxes[index]
+    simulate_box(box, initial, partial(_report, send, index, box.name))
 
 
 def _report(
