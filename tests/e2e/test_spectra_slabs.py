@@ -19,7 +19,7 @@ from cosmoflow.numerics.slabs import GROUP, plane_blocks
 from cosmoflow.numerics.spectra import Products, Term, WaveBins, join_interlaced, sum_products
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.plan import Grid
-from cosmoflow.stages.slabs.sources import Variable
+from cosmoflow.stages.slabs.sources import Derived, Variable
 from cosmoflow.stages.spectra import command as stage
 from cosmoflow.stages.spectra import spectra
 from cosmoflow.stages.spectra.plan import plan_power
@@ -82,15 +82,20 @@ def test_spectra_are_those_of_numpy(fields_store, serial_run, tmp_path, shards, 
         assert stored.attrs["status"] == "complete"
 
 
-@each("thickness", [1, 5, 24])
-def test_slabs_of_any_thickness_give_the_same(store, serial_run, thickness):
-    source = Variable(store.url, "density", 1)
-    products = Products((Term((0,)),), ((0, 0),), WaveBins.linear(GRID, SIZE))
-    grid = Grid.of(store)
-    run = serial_run()
-    plan = plan_power([source], grid, run, stage="spectra", thickness=thickness)
-    (found,) = sum_power([source], [products], plan, run)
-    assert_power(found.power(), numpy_power(store.read("density"))[1])
+@each("thickness", [3, 5, 24])
+def test_bars_and_slabs_of_any_size_give_the_same(store, serial_run, thickness):
+    """Of a stored field, and of fields made from cells around each bar."""
+    run, grid, bins = serial_run(), Grid.of(store), WaveBins.linear(GRID, SIZE)
+    names = ("divergence", "theta_p", "momentum_curl", "speed")
+    reader = StoreReader.of(store)
+    sources = [Variable(store.url, "density", 1), Derived(reader, CELL, names)]
+    products = [Products((Term((index,)),), ((0, 0),), bins) for index in range(1 + len(names))]
+    plan = plan_power(sources, grid, run, stage="spectra", thickness=thickness)
+    density, *found = sum_power(sources, products, plan, run)
+    assert_power(density.power(), numpy_power(store.read("density"))[1])
+    for name, power in zip(names, found, strict=True):
+        whole = Derived(reader, CELL, (name,)).read(Block((0, 0, 0), (GRID,) * 3))
+        assert_power(power.power(), numpy_power(whole)[1])
 
 
 def test_slabs_that_begin_with_groups_of_planes_give_the_same_bit_for_bit(store, serial_run):
