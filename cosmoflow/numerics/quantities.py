@@ -1,7 +1,7 @@
 """Computation of fields from other fields, in cells by differences or in modes.
 
 :mod:`cosmoflow.numerics.field_table` describes the fields under the same names. A spectrum takes
-two steps: the cells of planes give the real field to transform, and its modes give the modes of the
+two steps: the cells give the real field to transform, and its modes give the modes of the
 quantity. Quantities that share the first step share one transform.
 """
 

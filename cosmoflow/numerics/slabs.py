@@ -214,6 +214,7 @@ def joined_lines(parts: Sequence[Modes], cells: int) -> Iterator[LineBlock]:
 def _inverse_lines(parts: Sequence[Modes], x: slice, cells: int) -> Tensor:
     joined = np.concatenate([part[..., x, :] for part in parts])
     modes = torch.from_numpy(joined).movedim(0, -1).contiguous()
+    del joined
     lines: Tensor = torch.fft.irfft(modes, n=cells)
     return lines
 

@@ -3,8 +3,8 @@
 zarr's sharding codec asks for one chunk after the other, and each of them is a request. The codec
 of :func:`read_in_pieces` asks for all chunks that a read needs at once: chunks that lie together in
 the shard are one request, and requests of one shard run side by side. The codec of
-:func:`written_whole` writes chunks in C order, so that chunks of a slab of planes lie together
-(zarr's own order is Morton's), and does not look for a shard that it replaces.
+:func:`written_whole` writes chunks in C order, so that chunks of a bar that is narrow along x lie
+together (zarr's own order is Morton's), and does not look for a shard that it replaces.
 
 Both read and write what zarr reads and writes: the format allows any order of chunks in a shard.
 """

@@ -33,7 +33,7 @@ WORK = (
 """What the processes are called that do a stage's work: tasks of a graph, actors, trainers."""
 SECONDS = 900.0
 LARGE = 128
-"""Cells per axis: eight slabs of 16 planes along x and along y."""
+"""Cells per axis: at least four bars, and sixteen slabs of four or five planes."""
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.conftest import make_metadata
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 
 GRID = 128
-"""Eight slabs of 16 planes along x and y, of two vectors: 128 parts travel."""
+"""Cells per axis: at least four bars, and sixteen slabs of four or five planes, of two vectors."""
 KILLS, KILLS_A_RUN = 12, 3
 """In all, and in each run: one that loses its nodes faster than they come back never ends."""
 ASKED = ["--field=velocity", "--cross=momentum", "--multipoles=z", "--quiet"]

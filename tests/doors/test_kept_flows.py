@@ -51,7 +51,7 @@ def url(fields_store):
 
 @pytest.fixture(params=["memory", "slabs"])
 def how(request, monkeypatch):
-    """Flows that are made in memory, or slab by slab."""
+    """Flows that are made in memory, or in slabs."""
     monkeypatch.setattr(stage, "_fits", lambda *arguments: request.param == "memory")
     return request.param
 

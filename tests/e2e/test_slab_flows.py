@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import StageAdvanced, StageStarted
 from cosmoflow.numerics import calculus
@@ -180,7 +181,8 @@ def allow(run, memory):
     return replace(run, settings=run.settings.model_copy(update={"engine": engine}))
 
 
-def test_less_memory_means_narrower_bars_and_thinner_slabs(serial_run):
+def test_less_memory_means_narrower_bars_and_thinner_slabs(serial_run, monkeypatch):
+    monkeypatch.setattr(SerialEngine, "cpus", 2)
     grid = Grid(512, 1024.0, 128, 64)
     plans = [
         plan_flow(grid, SETS["wiener"], allow(serial_run(), megabytes << 20))
@@ -209,6 +211,7 @@ def test_too_little_memory_is_refused_and_nothing_is_begun(store, serial_run):
 
 def test_what_a_failed_run_leaves_passes_for_nothing(store, serial_run, monkeypatch):
     """It dies while the last shards are written; the next run makes all of it."""
+    monkeypatch.setattr(SerialEngine, "cpus", 2)
     wiener = make_filter("wiener-log")
     real = transform.finish_and_write
     calls = []

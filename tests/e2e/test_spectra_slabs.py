@@ -99,7 +99,7 @@ def test_bars_and_slabs_of_any_size_give_the_same(store, serial_run, thickness):
 
 
 def test_slabs_that_begin_with_groups_of_planes_give_the_same_bit_for_bit(store, serial_run):
-    """Whatever memory there is, and so however wide bars and thick slabs are: they are cut so."""
+    """However wide bars and thick slabs are; and with any memory slabs begin with a group."""
     source = Variable(store.url, "velocity", 3)
     products = Products((Term((0,)),), ((0, 0),), WaveBins.linear(GRID, SIZE), axis=2)
     run, found = serial_run(), []

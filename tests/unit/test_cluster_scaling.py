@@ -38,8 +38,8 @@ def run(passes, node=ENDLESS, nodes=1, rates=FREE):
 def shuffle(count, *, seconds=1.0, moved=0.0):
     """Two passes of which every task needs a part of every one before."""
     return [
-        Pass("planes", count, seconds, handed=moved),
-        Pass("rows", count, seconds, fetched=moved, waits=all_of(count)),
+        Pass("bars", count, seconds, handed=moved),
+        Pass("slabs", count, seconds, fetched=moved, waits=all_of(count)),
     ]
 
 
@@ -56,7 +56,7 @@ def test_endless_nodes_take_the_critical_path():
 
 
 def test_passes_wait_for_the_slowest():
-    passes = [Pass("planes", 5, 1.0), Pass("rows", 4, 1.0, waits=all_of(5))]
+    passes = [Pass("bars", 5, 1.0), Pass("slabs", 4, 1.0, waits=all_of(5))]
     assert run(passes).seconds == pytest.approx(3.0)
 
 

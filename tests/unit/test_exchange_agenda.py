@@ -8,7 +8,7 @@ from tests.cases import each
 
 
 def transform(slabs=5):
-    """Planes, rows, planes again, and writes of pairs of neighbours: the graph of a flow."""
+    """Three passes, and writes of pairs of neighbours: like the graph of a flow."""
     graph = TaskGraph()
 
     def every(family):

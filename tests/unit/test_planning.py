@@ -243,7 +243,7 @@ def test_the_total_adds_up():
         assert stage.busy[stage.limit] == max(stage.busy.values())
     painting, measuring = found.stages
     assert painting.seconds == pytest.approx(costs.START_SECONDS + max(painting.busy.values()))
-    # Slabs of planes, and of rows, wait for one another.
+    # Slabs wait for all bars.
     together = sum(measuring.busy[name] for name in ("tasks", "network", "object store"))
     assert measuring.seconds == pytest.approx(costs.START_SECONDS + together)
     storage = found.stored / 1e9 * costs.STORAGE_PRICE

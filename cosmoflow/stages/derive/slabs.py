@@ -23,6 +23,7 @@ from cosmoflow.numerics.waves import WaveBlock
 from cosmoflow.stages.costs import DERIVE_NUMBER
 from cosmoflow.stages.derive.plan import DerivePlan, Work, count_background
 from cosmoflow.stages.derive.recipes import derive_block, recipe_of
+from cosmoflow.stages.inputs.readers import READING
 from cosmoflow.stages.requests import ONCE, OPENING, count_bars, count_workers, stored_shards
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut
@@ -31,9 +32,6 @@ from cosmoflow.stages.slabs.transform import SlabGraph
 from cosmoflow.storage.fields import FieldStore, reopen_fields, write_block
 from cosmoflow.storage.requests import Requests, count_reads, count_writes
 from cosmoflow.storage.variables import count_parts
-
-_READING = 2.25
-"""Memory while a variable is read over that of the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +192,7 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
     components = [count_parts(name) for name in filters.sources]
     numbers = sum(components)
     holding = Holding(
-        bar=max(_READING * max(components) + max(components), filters.travelling + filters.parts),
+        bar=max(READING * max(components) + max(components), filters.travelling + filters.parts),
         lines=2 * filters.travelling + filters.parts,
         slab=numbers + filters.travelling,
         planes=2 * numbers + 2,

@@ -229,7 +229,7 @@ def linear_methods(
     """Provide the linear velocities of the truth's density while the ``with`` block runs.
 
     The truth is only read. Missing velocities are made in a scratch store inside the output, in
-    memory or slab by slab on the engine, which is deleted at the end, also after an error.
+    memory or in slabs on the engine, which is deleted at the end, also after an error.
 
     Yields
     ------

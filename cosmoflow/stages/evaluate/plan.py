@@ -132,7 +132,7 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     elif missing:
         flow = plan_flow(grid, ("contrast",), run)
         memory["linear theory"] = flow.worker_memory
-        exchanged, linear = max(exchanged, flow.exchanged), "made slab by slab"
+        exchanged, linear = max(exchanged, flow.exchanged), "made in slabs"
         seconds, tasks = (
             seconds + len(missing) * flow.cpu_seconds,
             tasks + len(missing) * flow.tasks,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cosmoflow.numerics.slabs import TIDES
 from cosmoflow.numerics.wiener import POINTWISE
 from cosmoflow.stages.costs import FLOW_NUMBER
+from cosmoflow.stages.inputs.readers import READING
 from cosmoflow.stages.requests import OPENING, count_bars, count_workers, stored_shards
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut
@@ -18,8 +19,6 @@ WRITING = Requests(put=1, get=2)
 """Requests that write one shard: the metadata of the group and of the flow are read before."""
 
 _TRAVELLING = {"squared_contrast": 1, "squared_tide": len(TIDES)}
-_READING = 2.25
-"""Memory while a density is read over that of the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Fields:
         """What the tasks hold: what they are handed, what they make, and what they hand on."""
         sources = len(self.pointwise) + len(self.squares)
         return Holding(
-            bar=max(_READING + len(self.pointwise), self.travelling + len(self.squares), 3 + 3),
+            bar=max(READING + len(self.pointwise), self.travelling + len(self.squares), 3 + 3),
             lines=2 * max(3, self.travelling),
             slab=max(sources + 3, 1 + self.travelling),
             planes=sources + 6,

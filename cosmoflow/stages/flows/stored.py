@@ -43,7 +43,7 @@ def ensure_flows(
 
     Flows are kept in the store for later runs. A flow is replaced if its origin is not noted, or if
     it was made from another density, box size, redshift or cosmology than the store has now. Flows
-    are made in this process if it has the memory, otherwise slab by slab on the engine of the run.
+    are made in this process if it has the memory, otherwise in slabs on the engine of the run.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def _make_missing(
 def _make_flow(
     store: FieldStore, source: FlowSource, run: Run, model: str | None, held: Claim
 ) -> None:
-    """Make a flow in memory, or slab by slab, and keep it.
+    """Make a flow in memory or in slabs, and keep it.
 
     Raises
     ------

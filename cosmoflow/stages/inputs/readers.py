@@ -24,7 +24,7 @@ Vector = tuple[float, float, float]
 _TOLERANCE: Final = 1e-6
 """Largest relative difference of equal numbers, due to rounding by float32 and text."""
 
-_READING: Final = 2.25
+READING: Final = 2.25
 """Memory while a block is read over that of the result: decoded pieces, and the mask of finite
 values."""
 _DIVIDING: Final = 3 + 1 + 1 + 0.25 + 3
@@ -112,7 +112,7 @@ class StoreReader:
         """
         kept, most = 0, 0.0
         for name in names:
-            reading = _READING * FIELDS[name].parts
+            reading = READING * FIELDS[name].parts
             if name == "velocity" and self.method.variable == "momentum":
                 reading = max(reading, _DIVIDING)
             most = max(most, kept + reading)

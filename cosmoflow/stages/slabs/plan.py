@@ -84,7 +84,7 @@ class Cut:
         """Cut a box into bars of some width along x and y, and slabs of some planes."""
         planes = grid.cells // 2 + 1
         starts = list(range(0, planes, thickness))
-        # The Nyquist plane of 2^n cells alone is no slab.
+        # A single plane, such as the Nyquist plane of 2^n cells, joins the slab before it.
         if len(starts) > 1 and thickness > 1 and planes - starts[-1] == 1:
             starts.pop()
         slabs = tuple(itertools.starmap(slice, itertools.pairwise([*starts, planes])))
@@ -94,6 +94,11 @@ class Cut:
     def bars(self) -> list[Bar]:
         """The bars, in C order."""
         return [Bar(x, y) for x, y in itertools.product(self.x, self.y)]
+
+    def bar(self, number: int) -> Bar:
+        """Return a bar by its place among :attr:`bars`."""
+        x, y = divmod(number, len(self.y))
+        return Bar(self.x[x], self.y[y])
 
     @property
     def layers(self) -> int:
@@ -185,10 +190,11 @@ def plan_cut(
 ) -> tuple[Cut, int, int]:
     """Cut a box into bars and slabs that suit the memory and the cores.
 
-    Bars consist of whole chunks, so that each chunk is read by one task, unless memory is too short
-    for a bar of single chunks. They are as wide as shards where memory allows and where there are
-    enough of them for all cores. If a core has not the memory for the least slab, a task has
-    several cores; if there are more cores than tasks, too.
+    Bars consist of whole chunks, unless memory is too short for bars one chunk wide. They are as
+    wide as shards where memory allows and where there are enough of them for all cores. Bars of
+    fields with a halo, which are read with all chunks around them, are as wide as shards unless
+    memory is too short. If a core has not the memory for the least slab, or for such bars, a task
+    has several cores; if there are more cores than tasks, too.
 
     Parameters
     ----------
@@ -212,12 +218,14 @@ def plan_cut(
         Threads of a worker.
     """
     planes = grid.cells // 2 + 1
-    threads, room, narrowest = 1, 0, _narrowest(grid)
-    for cores in (one for one in _CORES if one <= planned_cores(run)):
-        threads = max(cores, least_threads(run))
-        room = cores * memory_of_worker(run) - OVERHEAD
+    threads, room = 1, 0
+    wanted = (grid.shard, grid.shard) if holding.halo else (grid.chunk, grid.chunk)
+    cores = [one for one in _CORES if one <= planned_cores(run)]
+    for width, count in itertools.product((wanted, _narrowest(grid)), cores):
+        threads = max(count, least_threads(run))
+        room = count * memory_of_worker(run) - OVERHEAD
         least = (
-            holding.of_bar(grid, narrowest, threads),
+            holding.of_bar(grid, width, threads),
             holding.of_slab(grid, min(GROUP + 1, planes), threads),
             holding.of_shard(grid),
         )
@@ -289,8 +297,8 @@ def _choose_width(
         if holding.of_bar(grid, width, threads) + writing > room:
             continue
         cut = Cut.of(grid, width, GROUP)
-        # More bars are not worth the halves of chunks that two tasks would decode.
-        if chosen is not None and min(width) < grid.chunk:
+        # More bars are not worth the chunks that several tasks would decode.
+        if chosen is not None and (holding.halo or min(width) < grid.chunk):
             break
         chosen = width
         if len(cut.x) * len(cut.y) >= wanted:

@@ -191,7 +191,7 @@ class SlabGraph:
 
 def bar_task(read: ReadFields, cut: Cut, bar: int, *products: Sequence[Modes]) -> list[Modes]:
     """Return the parts of each field of a bar, one for every slab."""
-    own, parts = cut.bars[bar], list[Modes]()
+    own, parts = cut.bar(bar), list[Modes]()
     for lead, blocks in read(own, *(part for column in products for part in column)):
         parts += slabs.forward_lines(blocks, (*lead, *own.shape), cut.slabs)
     return parts
@@ -214,7 +214,7 @@ def finish_task(
     finish: Finish, count: int, cut: Cut, bar: int, products: Sequence[Modes]
 ) -> list[NDArray[np.float32]]:
     """Return the fields of a bar, in parts ``(count, a, b, length of a shard)``."""
-    shape = (count, *cut.bars[bar].shape)
+    shape = (count, *cut.bar(bar).shape)
     layers = [slice(low, low + size) for low, size in axis_blocks(cut.grid.cells, cut.grid.shard)]
     parts = [np.empty((*shape, layer.stop - layer.start), np.float32) for layer in layers]
 
@@ -254,7 +254,7 @@ def write_task(
     block = grid_blocks(cut.grid.cells, cut.grid.shard)[shard]
     values = np.empty((len(parts[0]), *block.shape), np.float32)
     for part, bar in zip(parts, cut.bars_inside(shard // cut.layers), strict=True):
-        x, y = cut.bars[bar].x.start - block.origin[0], cut.bars[bar].y.start - block.origin[1]
+        x, y = cut.bar(bar).x.start - block.origin[0], cut.bar(bar).y.start - block.origin[1]
         _, a, b, _ = part.shape
         values[:, x : x + a, y : y + b] = part
     writer.write(values, block)

@@ -1,4 +1,4 @@
-"""Plans of power spectra: the slabs of a box, and the cost of their transforms."""
+"""Plans of power spectra: the bars and slabs of a box, and the cost of their transforms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from cosmoflow.stages.costs import SPECTRA_NUMBER
+from cosmoflow.stages.costs import MOVE_NUMBER, SPECTRA_NUMBER
+from cosmoflow.stages.inputs.readers import READING
 from cosmoflow.stages.requests import OPENING, count_bars, count_workers
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut
@@ -72,7 +73,7 @@ def plan_power(
     *,
     stage: str,
     thickness: int | None = None,
-    held: int | None = None,
+    blocks: int | None = None,
 ) -> PowerPlan:
     """Cut the box for its spectra and estimate their cost.
 
@@ -88,8 +89,8 @@ def plan_power(
         Name of the stage, for messages.
     thickness : int, optional
         Most planes of a slab and cells of a bar; by default chosen from the memory.
-    held : int, optional
-        Numbers whose modes a thread processes at a time; by default those of all fields.
+    blocks : int, optional
+        Blocks of planes that a thread holds; by default :data:`_BLOCKS` for each number.
 
     Returns
     -------
@@ -98,25 +99,26 @@ def plan_power(
     """
     total = sum(source.components for source in sources)
     holding = Holding(
-        # The fields that are read, and the modes that are handed on.
-        bar=max(source.held + source.components for source in sources),
-        # A field, its modes, and what the rule of the field needs.
-        lines=max(2 * one.components // one.transforms + one.working for one in sources),
+        # The fields while they are read; then with the modes that are handed on.
+        bar=max(max(READING * one.numbers, one.held + one.components) for one in sources),
+        lines=max(_count_lines(source) for source in sources),
         slab=total,
-        planes=_BLOCKS * (held or total),
+        planes=blocks or _BLOCKS * total,
         halo=max(halo for source in sources for _, halo in source.reads),
     )
     cut, memory, threads = plan_cut(grid, run, holding, thickness)
     bars, slabs, cells = len(cut.bars), len(cut.slabs), grid.cells**3
+    numbers = cells * sum(source.numbers for source in sources)
+    again = _count_read(sources, grid, cut) - numbers
     return PowerPlan(
         stage=stage,
         tasks=len(sources) * bars + slabs,
         unit="tasks",
         worker_memory=memory,
         threads=threads,
-        read=4 * cells * sum(source.numbers for source in sources),
+        read=4 * (numbers + again),
         written=0,
-        cpu_seconds=SPECTRA_NUMBER * cells * total,
+        cpu_seconds=SPECTRA_NUMBER * cells * total + MOVE_NUMBER * again,
         exchanged=exchanged_bytes(grid, total),
         requests=_count_requests(sources, grid, cut, count_workers(run)),
         grid=grid.cells,
@@ -125,6 +127,34 @@ def plan_power(
         slabs=slabs,
         cut=cut,
         handed=sum(source.transforms for source in sources),
+    )
+
+
+def _count_lines(source: Source) -> int:
+    """Return the numbers for each cell of a block of lines: a field, its modes, and its rule's."""
+    halo = max(halo for _, halo in source.reads)
+    # Blocks are a few lines thick, so that a halo around them counts.
+    around = (1 + 2 * halo) * (source.working + (source.numbers if halo else 0))
+    return 2 * source.components // source.transforms + around
+
+
+def _count_read(sources: Sequence[Source], grid: Grid, cut: Cut) -> int:
+    """Return the numbers that are read: whole chunks, those around each bar included."""
+
+    def cells(ranges: Sequence[slice], halo: int) -> int:
+        total = 0
+        for one in ranges:
+            low, high = one.start - halo, one.stop + halo
+            # Beyond the ends of the axis the chunk at the other end is read.
+            total += grid.chunk * ((low < 0) + (high > grid.cells))
+            first = max(low, 0) // grid.chunk * grid.chunk
+            total += min(-(-high // grid.chunk) * grid.chunk, grid.cells) - first
+        return total
+
+    return grid.cells * sum(
+        parts * cells(cut.x, halo) * cells(cut.y, halo)
+        for source in sources
+        for parts, halo in source.reads
     )
 
 

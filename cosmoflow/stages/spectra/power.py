@@ -24,9 +24,9 @@ from cosmoflow.stages.slabs.sources import Derived, Source
 from cosmoflow.stages.slabs.transform import SlabGraph
 from cosmoflow.stages.spectra.plan import PowerPlan, plan_power
 
-_HELD = 3
-"""Numbers whose modes a task holds at a time: those of a vector of the truth and of one method,
-which :func:`cosmoflow.numerics.spectra.sum_terms` needs at once."""
+_BLOCKS = 15
+"""Blocks of planes that a thread holds: velocity, divergence and vorticity of the truth (7), a
+vector of one method and what is derived from it (6), and temporaries (2)."""
 
 
 def sum_planes(
@@ -77,7 +77,8 @@ def sum_power(
     -------
     list of PowerSum
         One sum for each of ``wanted``. Planes are summed in groups, and the groups in order, so the
-        result is independent of the engine, the workers, their order, the bars and the slabs.
+        result is independent of the engine, the workers, their order, and how the box is cut, as
+        long as slabs begin with a group.
 
     Raises
     ------
@@ -157,7 +158,7 @@ def measure_power(
                 for index in range(count)
             )
             wanted.append(Products(tuple(terms), tuple(pairs), bins))
-        plan = plan_power(sources, grid, run, stage="evaluate", held=_HELD)
+        plan = plan_power(sources, grid, run, stage="evaluate", blocks=_BLOCKS)
         sums = sum_power(sources, wanted, plan, run, check=check)
         result |= dict(zip(names, sums, strict=True))
     return {name: result[name] for name in quantities}
@@ -169,7 +170,7 @@ def plan_measurement(
     """Plan the transforms of :func:`measure_power`."""
     boxes = list(readers)
     return [
-        plan_power(read_together(boxes, fields, grid), grid, run, stage="evaluate", held=_HELD)
+        plan_power(read_together(boxes, fields, grid), grid, run, stage="evaluate", blocks=_BLOCKS)
         for fields in share_readings(quantities)
     ]
 
