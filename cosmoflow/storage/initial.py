@@ -70,7 +70,8 @@ def read_box_table(url: str) -> list[dict[str, str]]:
     StorageError, DataError
     """
     try:
-        text = _read(url).decode()
+        # Spreadsheets write a mark of the byte order first.
+        text = _read(url).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError("the table is not text", where=url, value=str(error)) from None
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -151,11 +151,21 @@ def test_a_design_makes_the_boxes_of_its_rows(tmp_path, cosmoflow, reference):
     alone = ["--seed=6", "--box=128", "--set=cosmology={Omega_m: 0.25, sigma8: 0.9}"]
     assert cosmoflow("simulate", tmp_path / "alone.zarr", *TINY, *alone)[0] == 0
     assert opened(tmp_path / "alone.zarr").identical(second)
+    # Progress counts the steps of each row; spreadsheets begin a table with a mark.
+    table.write_text("redshift\n0\n1 0\n", encoding="utf-8-sig")
+    code, events, err = cosmoflow("simulate", tmp_path / "lpt", *design, "--method=2lpt", "--json")
+    assert code == 0, err
+    total = next(event["total"] for event in events if event["event"] == "started")
+    assert total == [event["done"] for event in events if event["event"] == "advanced"][-1] == 5
+    code, _, err = cosmoflow("plan", "paper", f"--set=simulate.design={table}")
+    assert code == 2
+    assert "simulate.design" in err
     for text, status, words in [
         ("Omega_m,sigma_8\n0.3,0.8\n", 2, ("unknown column", "sigma_8", "sigma8")),
         ("Omega_m\n0.3\n1.3\n", 2, ("row 2", "cosmology.Omega_m", "1.3")),
         ("Omega_m\n0.3\nmuch\n", 2, ("row 2", "much")),
         ("redshift\n0\n20\n", 2, ("row 2", "start_redshift")),
+        ("m_nu\n0\n0.06\n", 2, ("massive neutrinos", "box-0001", "0.06")),
         ("Omega_m,sigma8\n0.3\n", 3, ("row 1", "columns")),
         ("Omega_m\n", 3, ("no rows",)),
     ]:

@@ -83,11 +83,19 @@ def plan(
     Raises
     ------
     ConfigError
-        A stage or type is unknown, the price list is not valid, a stage fits no such nodes, or no
-        number of them is fast enough.
+        A stage or type is unknown, the price list is not valid, a stage fits no such nodes, no
+        number of them is fast enough, or the boxes are those of a design.
     """
     settings = settings or Settings()
     _check(stages, nodes, hours)
+    if settings.simulate.design is not None:
+        raise ConfigError(
+            "a chain is planned for boxes of one size, and a design may have several",
+            where="simulate.design",
+            value=settings.simulate.design,
+            remedy="leave it out and set simulate.box_size and simulate.count; `cosmoflow simulate "
+            "--dry-run` plans the boxes of a design",
+        )
     types = NODE_TYPES if prices is None else read_nodes(prices)
     cpu_type = find_node(node, "--node", types)
     gpu_type = cpu_type if gpu_node is None else find_node(gpu_node, "--gpu-node", types)

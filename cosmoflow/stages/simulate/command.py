@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from cosmoflow.engine import USEFUL_CORES, Engine, TaskGraph
 from cosmoflow.errors import ConfigError
@@ -38,7 +38,7 @@ class SimulatePlan(Plan):
     box_size, spacing : float
         Side of a box and mean distance of neighbouring particles, Mpc/h.
     steps : int
-        Time steps.
+        Time steps of a box.
     mesh : int
         Cells per axis of the mesh that forces are computed on.
     redshifts : list of float
@@ -59,26 +59,29 @@ class SimulatePlan(Plan):
     box_sizes: list[float] | None = None
 
 
-def plan_simulate(run: Run) -> SimulatePlan:
+def plan_simulate(run: Run, boxes: list[Box] | None = None) -> SimulatePlan:
     """Plan :func:`simulate`.
+
+    Parameters
+    ----------
+    run : Run
+        Settings, engine.
+    boxes : list of Box, optional
+        The boxes, if they are known; by default those of the settings.
 
     Raises
     ------
     ConfigError
-        The cosmology cannot be simulated.
+        A cosmology cannot be simulated.
+    StorageError, DataError
+        The design cannot be read.
     """
-    config, neutrinos = run.settings.simulate, run.settings.cosmology.m_nu
-    if neutrinos > 0.0:
-        raise ConfigError(
-            "massive neutrinos are not simulated: their free streaming is not modelled",
-            where="cosmology.m_nu",
-            value=f"{neutrinos:g} eV",
-            limit=0,
-            remedy="leave it out; --set cosmology.sigma8=... sets the amplitude",
-        )
+    config = run.settings.simulate
+    boxes = plan_boxes("", run.settings) if boxes is None else boxes
+    for box in boxes:
+        _refuse_neutrinos(box)
     particles = config.particles**3
-    steps = config.time_steps
-    boxes = plan_boxes("", run.settings)
+    steps = [box.settings.simulate.time_steps for box in boxes]
     snapshots = sum(len(box.snapshots) for box in boxes)
     sizes = sorted({box.settings.simulate.box_size for box in boxes})
     return SimulatePlan(
@@ -88,9 +91,8 @@ def plan_simulate(run: Run) -> SimulatePlan:
         worker_memory=cola.peak_bytes(config.particles, config.mesh_factor),
         read=0,
         written=particles * (24 * snapshots + 16 * len(boxes) * int(config.initial_fields)),
-        cpu_seconds=len(boxes)
+        cpu_seconds=sum(steps)
         * particles
-        * steps
         * costs.SIMULATE_PARTICLE
         * config.mesh_factor**costs.MESH_POWER,
         requests=(count_writes(2) + Requests(put=1, get=2))
@@ -98,12 +100,24 @@ def plan_simulate(run: Run) -> SimulatePlan:
         particles=particles,
         box_size=sizes[-1],
         spacing=sizes[-1] / config.particles,
-        steps=steps,
+        steps=max(steps),
         mesh=config.particles * config.mesh_factor,
         redshifts=sorted({z for box in boxes for z in box.snapshots}, reverse=True),
         seeds=sorted({box.seed for box in boxes}),
         box_sizes=sizes if len(sizes) > 1 else None,
     )
+
+
+def _refuse_neutrinos(box: Box) -> None:
+    neutrinos = box.settings.cosmology.m_nu
+    if neutrinos > 0.0:
+        raise ConfigError(
+            "massive neutrinos are not simulated: their free streaming is not modelled",
+            where="cosmology.m_nu" if box.settings.simulate.design is None else f"{box.name}, m_nu",
+            value=f"{neutrinos:g} eV",
+            limit=0,
+            remedy="leave it out; --set cosmology.sigma8=... sets the amplitude",
+        )
 
 
 def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
@@ -134,10 +148,11 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
     settings = run.settings
     out = absolute(out)
     check_output(out, run.existing)
-    plan = plan_simulate(run)
     boxes = plan_boxes(out, settings)
-    # Of all boxes: errors come before the first box is simulated.
-    initial = [read_initial(box.settings) for box in boxes]
+    plan = plan_simulate(run, boxes)
+    # All are read first, once for each row of a design: errors come before the first box.
+    read = cache(read_initial)
+    initial = [read(box.settings) for box in boxes]
     engine = start_engine(
         run,
         plan,
@@ -149,12 +164,12 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
     with claiming(out, run) as claim:
         if is_folder(settings):
             _begin_folder(out, run)
-        ticks = settings.simulate.time_steps + 1
-        progress = _BoxProgress(run, len(boxes), ticks)
+        ticks = [box.settings.simulate.time_steps + 1 for box in boxes]
+        progress = _BoxProgress(run, ticks)
         todo: dict[int, tuple[Box, Initial]] = {}
         for index, (box, given) in enumerate(zip(boxes, initial, strict=True)):
             if box.begin(given, run.existing):
-                progress.hear((index, ticks, f"{box.name} was finished before"))
+                progress.hear((index, ticks[index], f"{box.name} was finished before"))
             else:
                 todo[index] = box, given
         if todo:
@@ -204,9 +219,9 @@ def _report(
 class _BoxProgress:
     """Total progress of all boxes; the steps of a failed attempt no longer count."""
 
-    def __init__(self, run: Run, boxes: int, ticks: int) -> None:
-        self._progress = Progress(run.listener, "simulate", boxes * ticks, "steps")
-        self._done = [0] * boxes
+    def __init__(self, run: Run, ticks: list[int]) -> None:
+        self._progress = Progress(run.listener, "simulate", sum(ticks), "steps")
+        self._done = [0] * len(ticks)
 
     def hear(self, message: tuple[int, int, str]) -> None:
         """Receive a message: index of the box, number of steps done, description."""

@@ -48,7 +48,6 @@ def expand_design(settings: Settings) -> list[Settings]:
         try:
             found.append(revise_settings(settings, changes))
         except ConfigError as error:
-            raise ConfigError(
-                error.what, where=f"{url}, row {number}: {error.where}", value=error.value
-            ) from None
+            error.where = f"{url}, row {number}: {error.where}"
+            raise
     return found
