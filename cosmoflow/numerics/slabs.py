@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import fourier
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.threads import map_ahead
 from cosmoflow.numerics.waves import WaveBlock
 
@@ -56,6 +57,12 @@ class Bar:
     def shape(self) -> tuple[int, int]:
         """Cells along x and y."""
         return self.x.stop - self.x.start, self.y.stop - self.y.start
+
+    def block(self, cells: int, halo: int = 0) -> Block:
+        """Return the cells of the bar in a grid, with a halo along x and y."""
+        a, b = self.shape
+        origin = self.x.start - halo, self.y.start - halo, 0
+        return Block(origin, (a + 2 * halo, b + 2 * halo, cells))
 
 
 def plane_bytes(cells: int) -> int:

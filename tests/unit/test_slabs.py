@@ -97,6 +97,7 @@ def test_bars_and_slabs_cover_the_box_once_and_bars_lie_in_one_shard(cells, shar
     columns = [cut.bars_inside(column) for column in range(cut.layers**2)]
     assert sorted(bar for column in columns for bar in column) == [*range(len(cut.bars))]
     blocks = grid_blocks(cells, shard)
+    assert [cut.shard(number) for number in range(len(blocks))] == blocks
     for column, inside in enumerate(columns):
         x, y, _ = blocks[column * cut.layers].origin
         assert all(cut.bars[bar].x.start // shard == x // shard for bar in inside)

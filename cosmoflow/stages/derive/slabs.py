@@ -200,9 +200,9 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
     )
     cut, memory, threads = plan_cut(grid, run, holding)
     exchanged = exchanged_bytes(grid, numbers + filters.travelling, filters.parts, cut)
-    plan = SlabPlan(
+    return SlabPlan(
         stage="derive",
-        tasks=0,
+        tasks=len(components) * len(cut.bars) + len(cut.slabs) + cut.writing_tasks,
         unit="tasks",
         worker_memory=memory,
         threads=threads,
@@ -222,8 +222,6 @@ def plan_slabs(store: FieldStore, work: Work, run: Run) -> SlabPlan | None:
         work=work,
         cut=cut,
     )
-    writer = DerivedShards(work, "", "", (0.0, 0.0, 0.0))
-    return dataclasses.replace(plan, tasks=len(build_slabs(plan, writer)))
 
 
 def _count_requests(
@@ -242,9 +240,7 @@ def _count_requests(
     return Requests(get=reads) + count_writes(len(work.names)) * shards + ONCE["derive"]
 
 
-def build_slabs(
-    plan: SlabPlan, writer: DerivedShards, todo: Sequence[int] | None = None
-) -> TaskGraph:
+def build_slabs(plan: SlabPlan, writer: DerivedShards, todo: Sequence[int]) -> TaskGraph:
     """Build the graph: transform every variable, filter, transform back, write ``todo``."""
     build, filters = SlabGraph(plan.cut), Filters.of(plan.work)
     variables = [Variable(plan.work.fields, name, count_parts(name)) for name in filters.sources]

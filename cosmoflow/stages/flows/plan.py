@@ -60,6 +60,7 @@ class Fields:
             bar=max(READING + len(self.pointwise), self.travelling + len(self.squares), 3 + 3),
             lines=2 * max(3, self.travelling),
             slab=max(sources + 3, 1 + self.travelling),
+            # The modes of the sources; k^2, weights, source, potential, product, transform back.
             planes=sources + 6,
             written=3,
         )
@@ -68,7 +69,7 @@ class Fields:
         """Return the number of tasks."""
         bars, slabs = len(cut.bars), len(cut.slabs)
         transforms = 2 * (bars + slabs) if self.squares else bars + slabs
-        return transforms + (bars if cut.whole_shards else bars + cut.layers**3)
+        return transforms + cut.writing_tasks
 
     def count_parts(self, cut: Cut) -> int:
         """Return the total parts that tasks hand on: between bars and slabs, and to shards."""

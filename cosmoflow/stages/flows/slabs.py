@@ -32,7 +32,6 @@ from cosmoflow.stages.flows.checks import is_finite, is_physical, refuse_density
 from cosmoflow.stages.flows.plan import FlowPlan, plan_flow
 from cosmoflow.stages.run import Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Grid
-from cosmoflow.stages.slabs.sources import bar_block
 from cosmoflow.stages.slabs.transform import Fields, SlabGraph
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore, reopen_fields
@@ -193,7 +192,7 @@ class Flow:
     def pointwise(self, names: Sequence[str], bar: Bar) -> Fields:
         """Yield the pointwise fields of the density, which is read once for all fields."""
         store = reopen_fields(self.url, "density")
-        density = torch.from_numpy(store.read_block("density", bar_block(bar, store.grid)))
+        density = torch.from_numpy(store.read_block("density", bar.block(store.grid)))
         for name in names:
             blocks = slabs.line_blocks(bar.shape, store.grid)
             yield (), ((own, partial(FIELDS[name], density[own], self.box_size)) for own in blocks)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cosmoflow.numerics.blocks import axis_blocks
+from cosmoflow.numerics.blocks import Block, axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
 from cosmoflow.numerics.slabs import GROUP, Bar, field_bytes, plane_bytes
 from cosmoflow.numerics.threads import MOST_THREADS
@@ -109,6 +109,19 @@ class Cut:
     def whole_shards(self) -> bool:
         """Whether bars are as wide as shards."""
         return len(self.x) == len(self.y) == self.layers
+
+    @property
+    def writing_tasks(self) -> int:
+        """Number of tasks that make fields of bars and write them."""
+        bars = len(self.x) * len(self.y)
+        return bars if self.whole_shards else bars + self.layers**3
+
+    def shard(self, number: int) -> Block:
+        """Return the cells of a shard; shards are counted in C order."""
+        size, rest = self.grid.shard, divmod(number, self.layers)
+        x, y, z = (size * place for place in (*divmod(rest[0], self.layers), rest[1]))
+        nx, ny, nz = (min(size, self.grid.cells - first) for first in (x, y, z))
+        return Block((x, y, z), (nx, ny, nz))
 
     def bars_inside(self, column: int) -> list[int]:
         """Return the bars in a column of shards along z; columns are counted in C order."""
@@ -296,12 +309,11 @@ def _choose_width(
         writing = holding.of_shard(grid) if whole else 0
         if holding.of_bar(grid, width, threads) + writing > room:
             continue
-        cut = Cut.of(grid, width, GROUP)
         # More bars are not worth the chunks that several tasks would decode.
         if chosen is not None and (holding.halo or min(width) < grid.chunk):
             break
         chosen = width
-        if len(cut.x) * len(cut.y) >= wanted:
+        if len(_cut_axis(grid, width[0])) * len(_cut_axis(grid, width[1])) >= wanted:
             break
     return chosen or _narrowest(grid)
 

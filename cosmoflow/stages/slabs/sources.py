@@ -108,7 +108,7 @@ class Variable:
 
     def _lines(self, bar: Bar) -> Iterator[LineBlock]:
         store = reopen_fields(self.url, self.name)
-        values = self._read(store, bar_block(bar, store.grid))
+        values = self._read(store, bar.block(store.grid))
         for own in slabs.line_blocks(bar.shape, store.grid):
             yield own, partial(values.__getitem__, (slice(None), own))
 
@@ -190,7 +190,7 @@ class Derived:
     def fields(self, bar: Bar) -> Fields:
         """Yield each field and its lines."""
         halo = self.halo
-        block = bar_block(bar, self.reader.grid, halo)
+        block = bar.block(self.reader.grid, halo)
         read = {name: torch.from_numpy(self.reader.read(name, block)) for name in self.inputs}
         for rule in self.rules:
             own = slice(halo - rule.halo, rule.halo - halo or None)
@@ -213,9 +213,3 @@ class Derived:
         around = grow(block, rule.halo)
         values = {name: torch.from_numpy(self.reader.read(name, around)) for name in rule.reads}
         return rule.make(values, self.cell).view(rule.components, *block.shape)
-
-
-def bar_block(bar: Bar, cells: int, halo: int = 0) -> Block:
-    """Return the cells of a bar, with a halo along x and y."""
-    a, b = bar.shape
-    return Block((bar.x.start - halo, bar.y.start - halo, 0), (a + 2 * halo, b + 2 * halo, cells))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cosmoflow.engine import Column, TaskGraph
 from cosmoflow.numerics import slabs
-from cosmoflow.numerics.blocks import Block, axis_blocks, grid_blocks
+from cosmoflow.numerics.blocks import Block, axis_blocks
 from cosmoflow.numerics.slabs import LineBlock, Modes
 from cosmoflow.numerics.threads import map_ahead
 from cosmoflow.numerics.waves import WaveBlock
@@ -239,19 +239,18 @@ def finish_and_write(
     products: Sequence[Modes],
 ) -> None:
     """Write the wanted shards of a bar that is as wide as they are."""
-    blocks = grid_blocks(cut.grid.cells, cut.grid.shard)
     parts = finish_task(finish, count, cut, bar, products)
     for shard, values in enumerate(parts, start=bar * cut.layers):
         # One shard at a time: storage encodes the chunks of a shard in threads of its own.
         if shard in wanted:
-            writer.write(values, blocks[shard])
+            writer.write(values, cut.shard(shard))
 
 
 def write_task(
     writer: ShardWriter, cut: Cut, shard: int, parts: Sequence[NDArray[np.float32]]
 ) -> None:
     """Write a shard, given its parts from the bars inside it."""
-    block = grid_blocks(cut.grid.cells, cut.grid.shard)[shard]
+    block = cut.shard(shard)
     values = np.empty((len(parts[0]), *block.shape), np.float32)
     for part, bar in zip(parts, cut.bars_inside(shard // cut.layers), strict=True):
         x, y = cut.bar(bar).x.start - block.origin[0], cut.bar(bar).y.start - block.origin[1]

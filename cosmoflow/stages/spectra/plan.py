@@ -42,7 +42,7 @@ class PowerPlan(Plan):
     slabs: int
     cut: Cut = field(repr=False)
     handed: int = field(repr=False)
-    remedy: ClassVar[str] = "thinner slabs are not possible: more memory for a worker"
+    remedy: ClassVar[str] = "bars and slabs cannot be smaller: more memory for a worker"
 
     @property
     def parts(self) -> int:
