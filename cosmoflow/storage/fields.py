@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
@@ -42,6 +41,9 @@ from cosmoflow.storage.variables import (
     write_coordinates,
 )
 from cosmoflow.units import COMPONENTS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 LEDGER = "fields"
 RESTORED = "restored_velocity"
@@ -293,6 +295,9 @@ def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
         Nested attributes, such as ``cosmology`` and ``provenance``, are JSON text, so that the
         dataset can be written as netCDF.
     """
+    # Imported here: tasks and commands that read blocks do without xarray and pandas.
+    import xarray as xr
+
     store = FieldStore(url)
     chunks: dict[str, int] = {}
     if shards:

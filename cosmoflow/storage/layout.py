@@ -13,10 +13,9 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
@@ -25,6 +24,9 @@ from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.storage.urls import damage, storage_errors
 from cosmoflow.storage.variables import SMOOTHING
 from cosmoflow.units import DIVERGENCE, LENGTH, VELOCITY
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 AXES: Final = ("x", "y", "z")
 
@@ -159,6 +161,9 @@ def decode(raw: NDArray[Any], packing: Mapping[str, Any]) -> NDArray[Any]:
     if not packing:
         return raw
     dims = [f"axis{index}" for index in range(raw.ndim)]
+    # Imported here: xarray loads pandas, and most stores need no decoding.
+    import xarray as xr
+
     packed = xr.Variable(dims, raw, dict(packing))
     decoded: NDArray[Any] = xr.conventions.decode_cf_variable("packed", packed).to_numpy()
     return decoded

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import xarray as xr
 import zarr
 
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
@@ -96,6 +95,8 @@ def is_ours(url: str) -> bool:
 
 
 def _is_spectrum(path: Path) -> bool:
+    import xarray as xr
+
     try:
         with xr.open_dataset(path, engine="scipy", decode_times=False) as found:
             return str(found.attrs.get("format", "")).startswith("cosmoflow/")

@@ -22,6 +22,7 @@ from cosmoflow.storage.places import absolute, join, local_path, overlaps
 __all__ = [
     "CLAIMS",
     "absolute",
+    "count_bytes",
     "damage",
     "exists",
     "find_bytes",
@@ -277,3 +278,18 @@ def list_names(url: str) -> list[str]:
         listing = open_bucket(url).list_with_delimiter()
         inside = [*listing["common_prefixes"], *(item["path"] for item in listing["objects"])]
         return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in inside if name)
+
+
+def count_bytes(url: str) -> int:
+    """Return the bytes of all files or objects below a URL."""
+    path = local_path(url)
+    with storage_errors(url):
+        if path is None:
+            return sum(int(item["size"]) for page in open_bucket(url).list() for item in page)
+        total = 0
+        for folder, _, files in os.walk(path):
+            for name in files:
+                # A run that writes to the folder renames its files.
+                with suppress(FileNotFoundError):
+                    total += Path(folder, name).stat().st_size
+        return total
