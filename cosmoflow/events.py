@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,20 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A line of text for the user."""
+    """A line of text for the user.
+
+    Parameters
+    ----------
+    level : {"info", "warning", "detail"}
+        Details are shown with ``-v`` only.
+    """
 
     text: str
     level: str = "info"
 
+
+DETAIL: Final = "detail"
+"""Level of a message that is shown with ``-v`` only."""
 
 Event = StageStarted | StageAdvanced | StageFinished | Message
 Listener = Callable[[Event], None]

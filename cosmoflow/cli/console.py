@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from cosmoflow.errors import CosmoflowError
-from cosmoflow.events import Event, Message, StageAdvanced, StageFinished, StageStarted
+from cosmoflow.events import DETAIL, Event, Message, StageAdvanced, StageFinished, StageStarted
 from cosmoflow.storage.places import local_path
 from cosmoflow.units import format_bytes
 
@@ -59,7 +59,7 @@ class Reporter:
         """Show one event."""
         if self.as_json:
             self._write({"event": _event_name(event), **asdict(event)})
-        elif self.verbosity < 0 and not _is_warning(event):
+        elif self.verbosity < _least_verbosity(event):
             return
         elif self.stderr.is_terminal:
             self._draw(event)
@@ -166,8 +166,19 @@ def plan_table(plan: Plan, *, remote: bool = False) -> Table:
         table.add_row("requests", f"{requests.get:,} GET, {requests.put:,} PUT")
     table.add_row("about", f"{plan.cpu_seconds:.0f} CPU seconds")
     for key, value in plan.details.items():
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
+        table.add_row(key, escape(_detail(value)))
     return table
+
+
+def _detail(value: Any) -> str:
+    """Return a detail of a plan as text, with one name or one pair on a line."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {one}" for key, one in value.items())
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+        return "\n".join(value)
+    return str(value)
 
 
 def _event_name(event: Event) -> str:
@@ -179,8 +190,11 @@ def _event_name(event: Event) -> str:
     }[type(event)]
 
 
-def _is_warning(event: Event) -> bool:
-    return isinstance(event, Message) and event.level == "warning"
+def _least_verbosity(event: Event) -> int:
+    """Return the verbosity from which on an event is shown."""
+    if isinstance(event, Message):
+        return {"warning": -1, DETAIL: 1}.get(event.level, 0)
+    return 0
 
 
 def _sentence(message: Message) -> str:

@@ -96,7 +96,7 @@ class NotebookProgress:
             due = event.done == event.total
         elif isinstance(event, StageFinished):
             self._note = ""
-        elif event.level != "warning":
+        elif event.level == "info":
             self._note = event.text
         if due or time.monotonic() - self._drawn > DRAW_SECONDS:
             self._draw()

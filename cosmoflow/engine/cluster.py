@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ CONNECT_SECONDS = 5.0
 _ON_HEAD = "run the command on a node of the cluster, with --address auto"
 
 
-def start_instance(memory: int | None) -> None:
+def start_instance(memory: int | None, explain: Callable[[str], None] = lambda text: None) -> None:
     """Start Ray on this machine, for this process alone.
 
     Parameters
     ----------
     memory : int, optional
         Size of its object store, bytes; by default Ray decides.
+    explain : callable
+        Called with a sentence about the token of Ray.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def start_instance(memory: int | None) -> None:
         Ray does not start.
     """
     folders = choose_folders()
-    ensure_token()
+    explain(ensure_token())
     try:
         with keeping_sigterm():
             ray.init(

@@ -58,6 +58,8 @@ class RayEngine:
         also gets an object store of that size, and spills what exceeds it to disk.
     notify : callable
         Called with messages for the user: which cluster is used, and what is waited for.
+    explain : callable
+        Called with details for the user who asks for more: where the token of Ray is.
 
     Raises
     ------
@@ -72,7 +74,10 @@ class RayEngine:
     name = "ray"
 
     def __init__(
-        self, config: EngineConfig | None = None, notify: Callable[[str], None] = lambda text: None
+        self,
+        config: EngineConfig | None = None,
+        notify: Callable[[str], None] = lambda text: None,
+        explain: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._config = config or EngineConfig()
         self._notify = notify
@@ -80,7 +85,7 @@ class RayEngine:
         if not self._owner:
             return
         if self._config.address is None:
-            cluster.start_instance(self._config.memory)
+            cluster.start_instance(self._config.memory, explain)
             return
         cluster.join(self._config.address, ship_code=self._config.ship_code)
         try:

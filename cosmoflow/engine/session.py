@@ -31,11 +31,14 @@ class Session:
     ----------
     notify : callable
         Called with messages about the cluster for the user. Does nothing until it is set.
+    explain : callable
+        Called with details that only a user who asks for more needs. Does nothing until it is set.
     """
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self.notify: Callable[[str], None] = lambda text: None
+        self.explain: Callable[[str], None] = lambda text: None
         self._ray: RayEngine | None = None
 
     def engine(self, cpu_seconds: float, *, workers: int = 1, memory: int = 0) -> Engine:
@@ -57,7 +60,7 @@ class Session:
         if self._ray is None:
             from cosmoflow.engine.on_ray import RayEngine
 
-            self._ray = RayEngine(self.config, self._notify)
+            self._ray = RayEngine(self.config, self._notify, self.explain)
         return self._ray
 
     def _notify(self, text: str) -> None:

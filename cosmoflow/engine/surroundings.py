@@ -74,22 +74,33 @@ def _is_usable(folder: str) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def ensure_token() -> None:
+def ensure_token() -> str:
     """Make a token for Ray on this machine if Ray cannot write its token file.
 
     Ray keeps the token in the home folder, which a container or a batch system may lack.
+
+    Returns
+    -------
+    str
+        Where the token is, in a sentence for the user.
     """
-    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if os.environ.get("RAY_AUTH_MODE") != "token" or named:
-        return
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return "Ray on this machine asks for no token, because RAY_AUTH_MODE is not token"
+    said = "Ray on this machine asks for a token (RAY_AUTH_MODE=token)"
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return f"{said}, that of the variable {name}"
     try:
-        folder = Path.home() / ".ray"
-        if (folder / "auth_token").is_file() or _is_usable(str(folder)):
-            return
+        file = Path.home() / ".ray" / "auth_token"
+        if file.is_file():
+            return f"{said}, that of the file {file}"
+        if _is_usable(str(file.parent)):
+            return f"{said}, which it writes to the file {file}"
     except (RuntimeError, OSError):
         # No home folder is known, or it cannot be looked into.
         pass
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return f"{said}, made for this run in RAY_AUTH_TOKEN, because the home folder is not writable"
 
 
 class _SearchPath(list[str]):

@@ -22,7 +22,7 @@ from cosmoflow.engine import (
     available_memory,
 )
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
-from cosmoflow.events import Listener, Message, StageAdvanced, StageStarted, warn_only
+from cosmoflow.events import DETAIL, Listener, Message, StageAdvanced, StageStarted, warn_only
 from cosmoflow.storage.claims import Claim, claim
 from cosmoflow.storage.objects import Objects
 from cosmoflow.storage.outputs import Existing, is_barely_begun
@@ -77,6 +77,7 @@ class Run:
             object.__setattr__(self, "session", Session(self.settings.engine))
         # The session outlives runs, and starts its engine in one of them.
         self.session.notify = lambda text: self.listener(Message(text))
+        self.session.explain = lambda text: self.listener(Message(text, DETAIL))
 
 
 @contextmanager

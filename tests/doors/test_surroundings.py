@@ -16,10 +16,12 @@ import zarr
 
 import cosmoflow
 from cosmoflow.cli.app import run_app
+from cosmoflow.cli.console import Reporter
 from cosmoflow.engine import surroundings
 from cosmoflow.errors import ConfigError
 from cosmoflow.numerics import cache_folder, compiled
 from cosmoflow.numerics.cache_folder import choose_cache_folder
+from cosmoflow.stages.run import Run
 from cosmoflow.storage.claims import claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.particles import ParticleStore
@@ -194,16 +196,27 @@ def test_the_longest_folder_has_room_for_a_socket(tmp_path, monkeypatch):
         assert bool(surroundings.choose_folders()) is moved
 
 
-@each(("home", "made"), [("/proc/none", True), (None, False)])
-def test_a_home_that_cannot_be_written_to_needs_no_token_file(tmp_path, monkeypatch, home, made):
+@each(
+    ("home", "made", "said"),
+    [("/proc/none", True, "made for this run in RAY_AUTH_TOKEN"), (None, False, ".ray/auth_token")],
+)
+def test_a_home_that_cannot_be_written_to_needs_no_token_file(
+    tmp_path, monkeypatch, capsys, home, made, said
+):
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         # Set first, so that it is taken back afterwards.
         monkeypatch.setenv(name, "x")
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("HOME", home or str(tmp_path))
-    surroundings.ensure_token()
+    told = surroundings.ensure_token()
     assert len(os.environ.get("RAY_AUTH_TOKEN", "")) == (64 if made else 0)
+    assert said in told
+    # Programs and -v hear of it.
+    for as_json, verbosity, heard in ((False, 0, False), (False, 1, True), (True, 0, True)):
+        run = Run(listener=Reporter(as_json=as_json, verbosity=verbosity).listen)
+        run.session.explain(told)
+        assert (told in "".join(capsys.readouterr())) is heard
 
 
 def test_workers_look_for_modules_where_the_driver_does(tmp_path, monkeypatch):
