@@ -31,32 +31,20 @@ KINDS = sorted(EXIT_CODES, key=lambda kind: kind.__name__)
 PARTS = {"where": "a.zarr, particle 7", "value": [1.5, None], "limit": (0, 8), "remedy": "mend it"}
 
 
-@each("kind", KINDS)
-def test_exit_code(kind):
-    assert kind("no").exit_code == EXIT_CODES[kind]
-
-
-def test_there_is_no_error_without_an_exit_code_here():
+def test_every_kind_has_its_exit_code_and_name_and_travels_as_the_base_class_says():
+    for kind in KINDS:
+        assert kind("no").exit_code == EXIT_CODES[kind]
+        assert kind.__reduce__ is CosmoflowError.__reduce__
+        assert type(copy.copy(kind("what happened"))) is kind
+    assert len({kind.kind for kind in KINDS}) == len(KINDS)
+    assert isinstance(OutputExistsError("there"), ConfigError)
+    # There is no error without an exit code here.
     known, todo = set(), [CosmoflowError]
     while todo:
         kind = todo.pop()
         known.add(kind)
         todo += [sub for sub in kind.__subclasses__() if sub.__module__ == "cosmoflow.errors"]
     assert known == set(EXIT_CODES)
-
-
-def test_only_the_base_class_says_how_errors_travel():
-    for kind in KINDS:
-        assert kind.__reduce__ is CosmoflowError.__reduce__
-        assert type(copy.copy(kind("what happened"))) is kind
-
-
-def test_machine_readable_kinds_are_distinct():
-    assert len({kind.kind for kind in KINDS}) == len(KINDS)
-
-
-def test_an_existing_output_is_a_config_error():
-    assert isinstance(OutputExistsError("there"), ConfigError)
 
 
 @each("parts", [PARTS, {}, {"value": 0}, {"remedy": "x"}])
@@ -71,7 +59,7 @@ def test_every_part_survives_pickling(parts, travel):
     assert str(found) == str(error)
 
 
-def test_message_lists_its_parts_in_order_under_their_labels():
+def test_message_lists_its_parts_in_order_and_leaves_out_those_that_are_missing():
     lines = str(DataError("it broke", **PARTS)).splitlines()
     assert lines[0] == "it broke"
     assert [line.split() for line in lines[1:]] == [
@@ -82,10 +70,8 @@ def test_message_lists_its_parts_in_order_under_their_labels():
     ]
     columns = {line.index(line.split(":", 1)[1].strip()) for line in lines[1:]}
     assert len(columns) == 1
-
-
-def test_message_leaves_out_what_is_missing_but_not_what_is_false():
     assert str(DataError("it broke")) == "it broke"
+    # A value that is false is not missing.
     assert [line.split() for line in str(DataError("it broke", value=0)).splitlines()[1:]] == [
         ["found:", "0"]
     ]

@@ -3,13 +3,13 @@
 import subprocess
 import sys
 
-import pytest
 import torch
 
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.comparison import QUANTITIES as COMPARED
 from cosmoflow.numerics.field_table import FIELDS, STORED
 from cosmoflow.numerics.quantities import QUANTITIES
+from tests.cases import each
 
 CELLS, CELL = 6, 2.0
 
@@ -34,7 +34,7 @@ def test_only_stored_fields_are_smoothed():
         assert row.inputs == (base.inputs if base.slopes else (base.name,))
 
 
-@pytest.mark.parametrize("name", QUANTITIES)
+@each("name", QUANTITIES)
 def test_a_rule_makes_what_its_row_says(name):
     """In a block with a halo, and in modes."""
     rule, row = QUANTITIES[name], FIELDS[name]

@@ -367,7 +367,7 @@ def test_a_price_list_extends_and_replaces_types(tmp_path):
     assert twice == pytest.approx(2 * usual)
 
 
-@pytest.mark.parametrize(
+@each(
     ("old", "new", "message", "where"),
     [
         ("currency: USD", "currency: EUR", "not valid", "currency in "),

@@ -6,18 +6,12 @@ from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.stages.run import Run
 
 
-def test_a_run_has_the_engine_of_its_settings():
+def test_a_run_has_the_engine_of_its_settings_and_keeps_and_hears_its_session():
     run = Run(load_settings(overrides=("engine.choice=serial",)))
     # So much work would go to Ray otherwise.
     assert isinstance(run.session.engine(1e9, memory=1 << 60), SerialEngine)
-
-
-def test_a_session_that_is_given_stays():
     session = Session()
     assert Run(session=session).session is session
-
-
-def test_what_the_session_tells_is_heard():
     heard = []
     Run(listener=heard.append).session.notify("a node joins")
     assert [message.text for message in heard] == ["a node joins"]
