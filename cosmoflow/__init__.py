@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         spectra,
         store_density,
         train,
+        view,
     )
     from cosmoflow.api import inspect as inspect
     from cosmoflow.config import CosmologyConfig, Settings, load_settings
@@ -88,4 +89,5 @@ __all__ = [
     "spectra",
     "store_density",
     "train",
+    "view",
 ]

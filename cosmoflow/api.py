@@ -37,6 +37,7 @@ DOORS: Mapping[str, Door] = {
     "demo": Door("cosmoflow.stages.demo", "run_demo", sections=_CHAIN, preset="quickstart"),
     "info": Door("cosmoflow.stages.inspect", "inspect", "snapshot"),
     "inspect": Door("cosmoflow.stages.inspect", "inspect", "snapshot"),
+    "view": Door("cosmoflow.stages.view", "view"),
     "models": Door("cosmoflow.stages.models", "models"),
 }
 """Functions that accept settings as keywords."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 from cosmoflow import __version__
@@ -23,12 +25,21 @@ from cosmoflow.errors import CosmoflowError, StorageError, UsageError
 
 INTERRUPTED = 130
 
+
+class _Command(TyperCommand):
+    """A command whose usage line names its arguments as its help does."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line; typer has ``{FIELDS...}...`` for ``FIELDS...``."""
+        pieces = super().collect_usage_pieces(ctx)
+        return [re.sub(r"[{}]", "", piece).replace("......", "...") for piece in pieces]
+
+
 app = typer.Typer(
     name="cosmoflow",
     help="Peculiar-velocity fields from N-body particles, on a laptop or a Ray cluster.",
     epilog="Start with: cosmoflow demo",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -47,13 +58,21 @@ COMMANDS: dict[Callable[..., None], str] = {
     networks.models: "cosmoflow models --json",
     planning.plan: "cosmoflow plan gigabox --hours 6 --spot",
     overview.info: "cosmoflow info fields.zarr",
+    overview.view: "cosmoflow view fields.zarr --field velocity",
+    overview.settings: "cosmoflow settings paint",
     overview.demo: "cosmoflow demo --out demo-output",
 }
 """Function of each command, with an example of its use."""
 
 for _command, _example in COMMANDS.items():
-    # `import` is a Python keyword, so its function ends in an underscore.
-    app.command(_command.__name__.rstrip("_"), epilog=f"Example: {_example}")(_command)
+    app.command(
+        # `import` is a Python keyword, so its function ends in an underscore.
+        _command.__name__.rstrip("_"),
+        cls=_Command,
+        # The list of commands has room for the first clause.
+        short_help=re.split(r"[.:;(]|, (?:and|or) ", _command.__doc__ or "")[0].strip(),
+        epilog=f"Example: {_example}",
+    )(_command)
 
 
 def _version(value: bool) -> None:

@@ -10,7 +10,7 @@ from cosmoflow.cli.options import Fields, Invocation, Out, Particles, common_opt
 from cosmoflow.cli.show import show_dataset, show_facts
 
 
-@common_options
+@common_options("simulate.start_redshift=19")
 def simulate(
     call: Invocation,
     out: Out,
@@ -57,7 +57,7 @@ def simulate(
     )
 
 
-@common_options
+@common_options("snapshot.length_unit=kpc/h")
 def convert(
     call: Invocation,
     snapshot: Annotated[
@@ -77,7 +77,7 @@ def convert(
     call.reporter.result(facts, lambda console: show_facts(console, "converted", facts))
 
 
-@common_options
+@common_options("paint.fill=nearest")
 def paint(
     call: Invocation,
     particles: Particles,
@@ -98,7 +98,7 @@ def paint(
     show_dataset(call, "painted", out, dataset)
 
 
-@common_options
+@common_options("cosmology.h=0.7")
 def import_(
     call: Invocation,
     cube: Annotated[
@@ -145,7 +145,7 @@ def import_(
     show_dataset(call, "imported", out, dataset)
 
 
-@common_options
+@common_options("derive.smoothing=4")
 def derive(
     call: Invocation,
     fields: Fields,

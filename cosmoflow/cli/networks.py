@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -13,7 +12,7 @@ from cosmoflow.cli.options import Fields, Invocation, JsonDocumentOption, Out, c
 from cosmoflow.cli.show import show_dataset, show_facts, show_models
 
 
-@common_options
+@common_options("train.batch=4")
 def train(
     call: Invocation,
     fields: Annotated[list[str], typer.Argument(metavar="FIELDS...", help="Fields stores.")],
@@ -38,7 +37,7 @@ def train(
     call.reporter.result(facts, lambda console: show_facts(console, "trained", facts))
 
 
-@common_options
+@common_options("infer.symmetries=8")
 def infer(
     call: Invocation,
     fields: Fields,
@@ -86,13 +85,12 @@ def infer(
 
 
 def models(as_json: JsonDocumentOption = False) -> None:
-    """List the architectures (parameters, cells in and out, halo, FLOPs) and pretrained models."""
+    """List the architectures: parameters, cells in and out, halo, FLOPs, and which models ship."""
     from cosmoflow.model.names import pretrained_models
-    from cosmoflow.model.registry import ARCHITECTURES, summarise
+    from cosmoflow.stages.models import models as list_models
 
-    summaries, ships = [summarise(name) for name in ARCHITECTURES], pretrained_models()
+    found = list_models()
     if as_json:
-        rows = [asdict(one) | {"ships": one.name in ships} for one in summaries]
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(found, indent=2))
     else:
-        show_models(Console(highlight=False), summaries, ships)
+        show_models(Console(highlight=False), found, pretrained_models())

@@ -33,10 +33,8 @@ ConfigOption = Annotated[
     str | None,
     typer.Option("--config", metavar="FILE", help="A YAML file or the name of a preset."),
 ]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. train.steps=500."),
-]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")]
+"""Settings; :func:`set_example` adds the help."""
 EngineOption = Annotated[
     Literal["auto", "serial", "ray"] | None,
     typer.Option(
@@ -101,13 +99,52 @@ class Invocation:
             yield Run(settings, session, self.existing, self.reporter.listen)
 
 
-def common_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the common options to a command, which receives them as its first argument.
+Command = Callable[..., None]
 
-    typer reads a command's options from its signature, so the signature of the decorated function
-    is the command's own parameters followed by the common ones.
+
+def set_example(example: str) -> Callable[[Command], Command]:
+    """Return a decorator that gives ``--set`` of a command a help with an example.
+
+    Parameters
+    ----------
+    example : str
+        A setting that the command uses, as KEY=VALUE.
     """
+    section = example.partition(".")[0]
+    help_text = f"Any setting, e.g. {example}; see `cosmoflow settings {section}`."
+    option = typer.Option("--set", metavar="KEY=VALUE", help=help_text)
 
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [
+            one.replace(annotation=Annotated[list[str] | None, option])
+            if one.name == "overrides"
+            else one
+            for one in signature.parameters.values()
+        ]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        return command
+
+    return decorate
+
+
+def common_options(example: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds the common options to a command.
+
+    The command receives them as its first argument. typer reads a command's options from its
+    signature, so the signature of the decorated function is the command's own parameters followed
+    by the common ones.
+
+    Parameters
+    ----------
+    example : str
+        A setting that the command uses, for the help of ``--set``.
+    """
+    return lambda function: set_example(example)(_with_common_options(function))
+
+
+def _with_common_options(function: Command) -> Command:
     def command(
         *,
         config: ConfigOption = None,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cosmoflow.cli.console import Reporter
-from cosmoflow.cli.options import JsonOption, MemoryOption, SetOption
+from cosmoflow.cli.options import JsonOption, MemoryOption, SetOption, set_example
 from cosmoflow.config import load_settings
 from cosmoflow.units import format_bytes
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _NO_GPUS = "none"
 
 
+@set_example("simulate.particles=2048")
 def plan(
     config: Annotated[
         str, typer.Argument(metavar="CONFIG", help="A YAML file, or a preset's name: gigabox.")

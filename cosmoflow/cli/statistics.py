@@ -10,7 +10,7 @@ from cosmoflow.cli.options import Fields, Invocation, common_options
 from cosmoflow.cli.show import show_comparison, show_facts
 
 
-@common_options
+@common_options("evaluate.subbox=64")
 def evaluate(
     call: Invocation,
     truth: Annotated[
@@ -33,11 +33,13 @@ def evaluate(
     paths = {"report": f"{out}/{stage.REPORT}", "metrics": f"{out}/{stage.METRICS}"}
     call.reporter.result(
         {**paths, "residual": comparison.metrics["residual"]},
-        lambda console: show_comparison(console, comparison, paths),
+        lambda console: show_comparison(
+            console, comparison, paths, verbose=call.reporter.verbosity > 0
+        ),
     )
 
 
-@common_options
+@common_options("spectra.per_decade=10")
 def spectra(
     call: Invocation,
     fields: Fields,
@@ -95,5 +97,7 @@ def spectra(
             call.reporter.plan(stage.plan_spectra(request, run), fields, out)
             return
         dataset = stage.spectra(fields, out, field, run, **chosen)
-    facts = {"out": out, "bins": dataset.sizes["k"], "field": field, "cross": cross or field}
+    facts = {"out": out, "bins": dataset.sizes["k"], "field": field}
+    if cross is not None:
+        facts["cross"] = cross
     call.reporter.result(facts, lambda console: show_facts(console, "measured", facts))

@@ -376,7 +376,7 @@ class EngineConfig(Section):
         description="train and infer on GPUs; by default if there are any; true waits for GPUs",
     )
     patience: float = Field(
-        600.0, ge=0.0, description="seconds to wait for nodes of a cluster to join"
+        600.0, ge=0.0, description="time to wait for nodes of a cluster to join, seconds"
     )
     scratch: str | None = Field(
         None,

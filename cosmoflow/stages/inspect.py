@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import zarr
 
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
-from cosmoflow.model.names import DESCRIPTION, RUN, is_named, is_plain
+from cosmoflow.model.names import DESCRIPTION, HISTORY, RUN, is_named, is_plain
+from cosmoflow.numerics.blocks import grid_blocks, intersect
+from cosmoflow.storage.finite import REGION, region_block
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
 from cosmoflow.storage.metadata import (
     COMPLETE,
@@ -21,7 +25,15 @@ from cosmoflow.storage.metadata import (
 )
 from cosmoflow.storage.outputs import OUTPUT_MARKS
 from cosmoflow.storage.snapshots import describe_snapshot
-from cosmoflow.storage.urls import absolute, exists, find_bytes, has_file, open_group
+from cosmoflow.storage.urls import (
+    absolute,
+    count_bytes,
+    exists,
+    find_bytes,
+    has_file,
+    open_group,
+    read_bytes,
+)
 from cosmoflow.tables import shorten
 
 LINES_SHOWN = 40
@@ -53,7 +65,9 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> Description:
     -------
     Description
         A dict with ``kind``, ``status`` and the facts of that kind: box, redshift, cosmology,
-        arrays, provenance.
+        arrays, ``bytes`` in storage, provenance. Fields have ``grid`` (cells per axis),
+        ``cell_size`` (Mpc/h) and, if they hold a part of the box, ``region`` (cells ``[from, to]``
+        of each axis). A trained model has ``validation``: ``step``, and ``rms`` in km/s.
 
     Raises
     ------
@@ -74,7 +88,7 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
         # Loaded here: models need torch, which stores do not.
         from cosmoflow.stages.models import describe_model
 
-        return describe_model(name if is_named(name) else url)
+        return _with_training(describe_model(name if is_named(name) else url))
     if is_plain(name) and not exists(url):
         from cosmoflow.stages.models import near_model, unknown_model
 
@@ -86,6 +100,11 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
         check_zarr_format(open_group(url), url)
     if not has_file(url, "zarr.json"):
         return describe_snapshot(url, hints)
+    return _describe_store(url)
+
+
+def _describe_store(url: str) -> dict[str, Any]:
+    """Return the facts of a store of cosmoflow's formats."""
     group = open_group(url)
     attributes = attributes_of(group)
     found = str(attributes.get("format", ""))
@@ -101,13 +120,18 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
         "kind": kind,
         "status": group.attrs.get(STATUS, COMPLETE),
         "arrays": {name: _describe(array) for name, array in sorted(group.arrays())},
+        "bytes": count_bytes(url),
     }
     for key in (
         "box_size", "redshift", "cosmology", "unknown_expansion", "redshift_space",
-        "particle_mass", SAMPLING, "provenance",
+        "particle_mass", SAMPLING, REGION, "provenance",
     ):  # fmt: skip
         if key in attributes:
             content[key] = attributes[key]
+    if kind == "fields" and (grid := _count_cells(group)) is not None:
+        content["grid"] = grid
+        if isinstance(size := content.get("box_size"), int | float):
+            content["cell_size"] = size / grid
     # Assumptions come first, since the numbers depend on them.
     provenance = content.get("provenance", {})
     if provenance.get("notes"):
@@ -115,12 +139,45 @@ def _inspect(url: str, hints: SnapshotHints | None) -> dict[str, Any]:
     ledgers = group.get(LEDGER_GROUP)
     if isinstance(ledgers, zarr.Group):
         content["shards"] = {
-            name: f"{int(Ledger(group, name).finished().sum())} of {flags.shape[0]}"
+            name: f"{int(Ledger(group, name).finished().sum())} of {_count_shards(content, flags)}"
             for name, flags in ledgers.arrays()
             # Other arrays beside the flags have more dimensions.
             if flags.ndim == 1
         }
     return content
+
+
+def _count_cells(group: zarr.Group) -> int | None:
+    """Return the cells per axis of fields; None if no array has the dimension x."""
+    for _, array in group.arrays():
+        names = getattr(array.metadata, "dimension_names", None) or ()
+        if "x" in names:
+            return int(array.shape[names.index("x")])
+    return None
+
+
+def _count_shards(content: Mapping[str, Any], flags: zarr.Array[Any]) -> int:
+    """Return how many shards of a store its run writes: those of the region, if there is one."""
+    if REGION not in content:
+        return int(flags.shape[0])
+    shard = next(array["shards"][-1] for array in content["arrays"].values() if array["shards"])
+    region = region_block(content[REGION])
+    blocks = grid_blocks(content["grid"], shard)
+    return sum(intersect(block, region) is not None for block in blocks)
+
+
+def _with_training(card: dict[str, Any]) -> dict[str, Any]:
+    """Add the size of a model's folder, and the last validation of its training, if it is known."""
+    if "folder" in card:
+        card["bytes"] = count_bytes(card["folder"])
+    if HISTORY in card["files"]:
+        history = read_bytes(card["folder"], HISTORY).decode("utf-8", "replace")
+        *_, last = [{}, *csv.DictReader(history.splitlines())]
+        # The file is a log for people: a model is as good without it.
+        with suppress(KeyError, TypeError, ValueError):
+            step, rms = (float(last[name]) for name in ("step", "validation_rms"))
+            card["validation"] = {"step": int(step), "rms": rms}
+    return card
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from cosmoflow.events import Listener, caution, warn_only
 from cosmoflow.model.description import read_description
 from cosmoflow.model.folder import from_files, to_files
 from cosmoflow.model.names import (
+    DEFAULT_MODEL,
     DESCRIPTION,
     HISTORY,
     LINEAR,
@@ -139,7 +140,7 @@ class ModelList(list[dict[str, Any]]):
         return [
             [
                 one["name"],
-                "yes" if one["ships"] else "",
+                "default" if one["default"] else "yes" if one["ships"] else "",
                 f"{one['parameters']:,}",
                 f"{one['output_cells']}^3",
                 str(one["halo"]),
@@ -155,12 +156,16 @@ def models() -> ModelList:
     Returns
     -------
     ModelList
-        A list of dicts: ``name``, ``summary``, ``ships``, ``parameters``, ``trainable``,
+        A list of dicts: ``name``, ``summary``, ``ships``, ``default`` (the model that ``infer``
+        uses if none is given), ``parameters``, ``trainable``,
         ``input_cells``, ``output_cells``, ``halo``, ``stride``, ``channels`` and
         ``flops_per_output_cell``.
     """
     ships = pretrained_models()
-    return ModelList(asdict(summarise(name)) | {"ships": name in ships} for name in ARCHITECTURES)
+    return ModelList(
+        asdict(summarise(name)) | {"ships": name in ships, "default": name == DEFAULT_MODEL}
+        for name in ARCHITECTURES
+    )
 
 
 def open_model(name: str, fields: Box) -> VelocityModel:

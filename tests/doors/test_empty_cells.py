@@ -210,8 +210,11 @@ def test_the_empty_cells_are_counted_to_the_last(fields, sparse, serial_run, tmp
     assert inspect(out)["shards"] == {"fields": "27 of 27"}
     assert run_app(["info", out]) == 0
     printed = capsys.readouterr().out
-    assert f"sampling.empty_share: {expected['empty_share']}" in printed
-    assert "sampling.particles_per_cell: 0.125" in printed
+    share = f"{100 * expected['empty_share']:.2g} %"
+    assert f"  empty cells: {share}, velocity there: the mean flow of the box\n" in printed
+    assert "  particles per cell: 0.125\n" in printed
+    assert run_app(["info", out, "-v"]) == 0
+    assert f"sampling.empty_share: {expected['empty_share']}" in capsys.readouterr().out
 
 
 def test_a_resumed_run_counts_the_shards_that_were_finished_before(sparse, serial_run, tmp_path):

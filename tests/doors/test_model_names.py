@@ -1,6 +1,7 @@
 """Models by name: what ships is shown, what does not exist is answered with what does."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -101,10 +102,8 @@ def test_a_folder_of_the_name_of_a_model_is_meant_by_its_path(call, tmp_path, mo
     (tmp_path / "residual-smal").mkdir()
     (tmp_path / "residual-smal" / "run.json").write_text("abc\n")
     assert find_model("residual-smal") == str(tmp_path / "residual-smal")
-
-
-def test_info_of_a_name_that_is_nearly_a_models(call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    # Without that folder, the name is nearly that of a model.
+    shutil.rmtree(tmp_path / "residual-smal")
     found = call("info", "residual-smal")
     assert found.code == 2
     assert "did you mean 'residual-small'?" in found.err

@@ -109,6 +109,11 @@ def test_info_prints_notes_one_a_line(tmp_path, snapshot, serial_run, capsys):
     assert run_app(["info", out]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"  note: {ASSUMED}" in lines
+    assert f"  made by: paint of {snapshot}" in lines
+    assert not any("provenance" in line for line in lines)
+    assert run_app(["info", out, "-v"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  note: {ASSUMED}" in lines
     assert f"  provenance.sources.particles: {snapshot}" in lines
     assert any("snapshot.conventions.length_from: hint" in line for line in lines)
     assert run_app(["info", out, "--json"]) == 0

@@ -45,15 +45,14 @@ def test_a_person_reads_words(case, capsys):
     assert "Usage:" in err
 
 
-def test_help_is_no_error(capsys):
+def test_help_is_no_error_and_contradictions_are(capsys):
     assert run_app(["paint", "--help"]) == 0
     assert "--grid" in capsys.readouterr().out
     assert run_app([]) == 2
     assert "paint" in capsys.readouterr().err
     assert run_app(["--version"]) == 0
-
-
-def test_options_that_exclude_each_other_are_a_line_of_json_too(capsys):
+    assert capsys.readouterr().out.startswith("cosmoflow ")
+    # Options that exclude each other are a line of JSON too.
     assert run_app(["paint", "a", "b", "--resume", "--overwrite", "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert (found["event"], found["kind"], found["exit_code"]) == ("error", "config", 2)

@@ -1,13 +1,16 @@
 """The commands as a person runs them, and what xarray makes of their outputs."""
 
+import csv
 import json
+import re
 import warnings
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from cosmoflow.cli.app import run_app
+from cosmoflow.cli.app import COMMANDS, run_app
+from cosmoflow.config import Settings, load_settings
 from tests.cases import each
 from tests.e2e.conftest import SMALL
 
@@ -61,8 +64,11 @@ def test_evaluate_writes_a_report_with_every_method(chain, report):
 
 def test_spectra_are_stored_for_xarray(chain, tmp_path, cosmoflow):
     out = tmp_path / "power.zarr"
-    code, _, _ = cosmoflow("spectra", chain / "fields.zarr", "--field=density", "--out", out)
+    spectra = ("spectra", chain / "fields.zarr", "--field=density", "--out", out, "--json")
+    code, events, _ = cosmoflow(*spectra)
     assert code == 0
+    # A cross spectrum would name its second field.
+    assert "cross" not in events[-1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         spectrum = xr.open_zarr(out, consolidated=False)
@@ -98,17 +104,41 @@ def test_models_lists_the_architectures(capsys):
         "residual-small",
         "wiener",
     }
+    assert [name for name, model in models.items() if model["default"]] == ["residual-small"]
+    assert run_app(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    marks = {words[0]: words[1] for words in map(str.split, lines[1 : len(models) + 1])}
+    assert (marks["residual-small"], marks["wiener"]) == ("default", "yes")
+    assert max(map(len, lines)) <= 80
 
 
 @each(
-    ("name", "kind"),
-    [("particles.zarr", "particles"), ("fields.zarr", "fields"), ("model", "model")],
+    ("name", "kind", "lines"),
+    [
+        ("particles.zarr", "particles", ["particles: 110,592", "made by: simulate"]),
+        ("fields.zarr", "fields", ["kind: fields, complete", "grid: 48^3 cells of 2 Mpc/h"]),
+        ("model", "model", ["trained on: 1 box, 6 steps: {chain}/fields.zarr"]),
+    ],
 )
-def test_info_names_what_it_is_shown(chain, capsys, name, kind):
-    assert run_app(["info", str(chain / name), "--json"]) == 0
+def test_info_names_what_it_is_shown(chain, capsys, name, kind, lines):
+    place = chain / name
+    assert run_app(["info", str(place), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["kind"] == kind
     assert content["redshift"] == 0.0
+    assert content["provenance"]["stage"]
+    files = (path for path in place.rglob("*") if path.is_file())
+    assert content["bytes"] == sum(path.stat().st_size for path in files)
+    if kind == "model":
+        with (place / "history.csv").open() as file:
+            rms = float(list(csv.DictReader(file))[-1]["validation_rms"])
+        assert content["validation"] == {"step": 6, "rms": rms}
+        lines = [*lines, f"validation residual: {rms:.1f} km/s rms at step 6"]
+    assert run_app(["info", str(place)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) < 24
+    for line in lines:
+        assert f"  {line.format(chain=chain)}" in said
 
 
 @each(
@@ -134,13 +164,24 @@ def test_dry_run_plans_and_writes_nothing(chain, tmp_path, cosmoflow, command):
     assert not out.exists()
 
 
-def test_every_command_has_help_with_an_example(capsys):
-    for command in (
-        "simulate", "convert", "paint", "train", "infer", "evaluate", "spectra", "models", "info",
-        "demo",
-    ):  # fmt: skip
+def test_every_command_has_help_with_examples(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    sections = {"convert": "snapshot", "info": "snapshot", "import": "cosmology"}
+    sections |= {"demo": "train", "plan": "simulate"}
+    for function in COMMANDS:
+        command = function.__name__.rstrip("_")
         assert run_app([command, "--help"]) == 0
-        assert f"Example: cosmoflow {command}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"Example: cosmoflow {command}" in said
+        assert not set("{}") & set(said)
+        assert max(map(len, said.splitlines())) <= 80
+        said = " ".join(said.split())
+        if "--set KEY=VALUE" in said:
+            example, shown = re.search(
+                r"--set KEY=VALUE Any setting, e.g. (\S+); see `cosmoflow settings (\w+)`", said
+            ).groups()
+            assert load_settings(overrides=[example]) != Settings()
+            assert shown == example.partition(".")[0] == sections.get(command, command)
 
 
 def test_the_same_seed_gives_the_same_bytes(chain, tmp_path, cosmoflow):
@@ -162,7 +203,9 @@ def test_several_boxes_go_to_a_folder_with_seeds_of_their_own(tmp_path, cosmoflo
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_momentum_model_predicts_momentum(chain, momentum_model, tmp_path, cosmoflow):
+def test_a_momentum_model_predicts_momentum(
+    chain, momentum_model, tmp_path, cosmoflow, capsys, monkeypatch
+):
     out = tmp_path / "momentum.zarr"
     infer = ("infer", chain / "fields.zarr", out, "--model", momentum_model, *SMALL)
     assert cosmoflow(*infer)[0] == 0
@@ -171,5 +214,23 @@ def test_a_momentum_model_predicts_momentum(chain, momentum_model, tmp_path, cos
     truth = fields["momentum"].values
     # Barely trained, it is at least as good as its linear baseline to within a factor.
     assert np.corrcoef(momentum.ravel(), truth.ravel())[0, 1] > 0.5
+    # Tables fit 80 columns, and no name takes more than two lines.
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "a-name-of-44-characters-is-longer-than-usual"
+    evaluate = ["evaluate", str(chain / "fields.zarr"), f"{long}={out}", "--overwrite", *SMALL]
     report = tmp_path / "report"
-    assert cosmoflow("evaluate", chain / "fields.zarr", out, "--out", report, *SMALL)[0] == 0
+    assert run_app([*evaluate, f"--out={report}"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"report: {report}/report.html"
+    assert long in "".join(line.split("  ")[0] for line in said.splitlines())
+    assert "T(0.2)" not in said
+    assert run_app([*evaluate, f"--out={report}", "-v"]) == 0
+    tables, _, rest = capsys.readouterr().out.partition("report: ")
+    assert f"metrics: {report}/metrics.json" in rest
+    for quantity in ("speed", "momentum", "divergence", "theta_p"):
+        lines = tables.partition(f"\n{quantity} (")[2].splitlines()
+        assert lines[1].split() == [
+            "method",
+            *(f"{key}({k})" for key in "Tr" for k in (0.2, 0.6, 1)),
+        ]
+        assert max(map(len, lines)) <= 80

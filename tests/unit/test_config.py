@@ -1,5 +1,6 @@
 """Settings: refused when wrong, merged in order, digested alike everywhere."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from cosmoflow.cli.app import run_app
 from cosmoflow.config import Settings, load_settings
 from cosmoflow.config.loading import preset_folder, preset_names
+from cosmoflow.config.reference import find_settings
 from cosmoflow.errors import ConfigError
 from cosmoflow.stages.paint import paint
 from cosmoflow.storage.fields import FieldStore
@@ -36,13 +39,10 @@ def test_unknown_key_is_refused_with_a_suggestion(key, suggestion):
     assert suggestion in error.remedy
 
 
-def test_unknown_key_unlike_any_other_lists_the_known_ones():
+def test_unknown_key_lists_the_known_ones_and_names_the_file(tmp_path):
     error = refused(overrides=["engine.qqq=1"])
     for name in ("address", "choice", "workers"):
         assert name in error.remedy
-
-
-def test_unknown_key_in_a_file_names_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("infer:\n  tyle: 8\n")
     error = refused(config=str(path))
@@ -94,17 +94,63 @@ def test_malformed_override_is_refused(text):
 
 
 @each("content", ["- a\n- b\n", "paint: [1\n", "just words\n"])
-def test_file_that_is_no_mapping_is_refused(tmp_path, content):
+def test_file_that_is_missing_or_no_mapping_is_refused(tmp_path, content):
     path = tmp_path / "bad.yaml"
     path.write_text(content)
     assert refused(config=str(path)).where == str(path)
-
-
-def test_missing_file_lists_the_presets():
+    # A missing one lists the presets.
     error = refused(config="nowhere.yaml")
     assert error.where == "nowhere.yaml"
     for name in preset_names():
         assert name in error.remedy
+
+
+def test_every_setting_is_listed_with_its_unit(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_app(["settings", "--json"]) == 0
+    rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
+    defaults = Settings()
+    keys = ["seed"]
+    for name, section in defaults:
+        if name != "seed":
+            keys += [f"{name}.{key}" for key in type(section).model_fields]
+    assert list(rows) == keys
+    for key, row in rows.items():
+        # The default that is listed, read like any other value, changes nothing.
+        assert load_settings(overrides=[f"{key}={json.dumps(row['default'])}"]) == defaults, key
+        assert row["type"]
+        assert row["meaning"]
+    assert rows["simulate.box_size"] == {
+        "key": "simulate.box_size", "type": "float", "default": 256.0, "unit": "Mpc/h",
+        "limits": "> 0, <= 30000", "meaning": "side of the box",
+    }  # fmt: skip
+    units = {"infer.rounding": "km/s", "cosmology.m_nu": "eV", "engine.patience": "seconds"}
+    units |= {"engine.memory": "bytes", "paint.grid": "", "snapshot.h": ""}
+    assert {key: rows[key]["unit"] for key in units} == units
+    assert run_app(["settings"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split(" = ")[0] for line in lines if not line.startswith(" ")] == keys
+    assert run_app(["settings", "paint.grid"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["paint.grid", "=", "128", "int,", ">=", "2"]
+    assert second == "    cells per axis"
+
+
+@each(
+    ("name", "remedy"),
+    [
+        ("trian", "did you mean train?"),
+        ("paint.gird", "did you mean paint.grid?"),
+        ("gird", "did you mean paint.grid?"),
+        ("steps", "did you mean simulate.steps or train.steps?"),
+        ("zzz", "`cosmoflow settings` lists all settings"),
+    ],
+)
+def test_an_unknown_section_or_setting_has_a_remedy(name, remedy):
+    with pytest.raises(ConfigError) as caught:
+        find_settings(name)
+    assert caught.value.remedy == remedy
 
 
 def test_options_win_over_overrides_over_file_over_defaults(tmp_path):
@@ -120,22 +166,15 @@ def test_options_win_over_overrides_over_file_over_defaults(tmp_path):
     assert (settings.train.steps, settings.seed) == (7, Settings().seed)
 
 
-def test_an_empty_file_is_the_defaults(tmp_path):
+def test_an_empty_file_is_the_defaults_which_cannot_be_changed(tmp_path):
     path = tmp_path / "empty.yaml"
     path.write_text("# nothing\n")
     assert load_settings(str(path)) == load_settings() == Settings()
-
-
-def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError):
         load_settings().paint.grid = 3
 
 
-def test_there_are_presets():
-    assert {"paper", "quickstart"} <= set(preset_names())
-
-
-@each("name", preset_names())
+@each("name", sorted({"paper", "quickstart", *preset_names()}))
 def test_preset_loads_by_name_as_by_path(name):
     by_name = load_settings(name)
     assert by_name == load_settings(str(preset_folder() / f"{name}.yaml"))

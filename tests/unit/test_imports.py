@@ -8,6 +8,17 @@ from tests.cases import each
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numba", "llvmlite", "ray")
+TABLES = ("xarray", "pandas", "dask", "scipy", "matplotlib")
+"""Libraries that `info` of a store does without as well."""
+
+COMPLETION = """
+import os
+
+os.environ.update(
+    _COSMOFLOW_COMPLETE="complete_bash", COMP_WORDS="cosmoflow paint --sch", COMP_CWORD="2"
+)
+run()
+"""
 
 LOADED = """
 import sys
@@ -28,20 +39,24 @@ print("loaded:", *(name for name in heavy if name in sys.modules))
 
 
 @each(
-    "code",
+    ("code", "heavy", "said"),
     [
-        "import cosmoflow",
-        "run('--help')",
-        "run('--version')",
-        "run('info', {fields!r})",
-        "run('info', {particles!r})",
-        "import cosmoflow; cosmoflow.open_fields({fields!r})",
+        ("import cosmoflow", (*HEAVY, *TABLES), ""),
+        ("run('--help')", (*HEAVY, *TABLES), "paint"),
+        ("run('--version')", (*HEAVY, *TABLES), "cosmoflow "),
+        ("run('settings', 'paint')", (*HEAVY, *TABLES), "paint.grid = 128"),
+        (COMPLETION, (*HEAVY, *TABLES), "--scheme"),
+        ("run('info', {fields!r})", (*HEAVY, *TABLES), "grid: 8^3 cells"),
+        ("run('info', {particles!r})", (*HEAVY, *TABLES), "particles: 64"),
+        ("import cosmoflow; cosmoflow.open_fields({fields!r})", HEAVY, ""),
+        ("run('view', {fields!r})", HEAVY, "density at z = 9 Mpc/h"),
     ],
 )
-def test_no_heavy_library_is_loaded(fields_store, particle_store, code):
+def test_no_heavy_library_is_loaded(fields_store, particle_store, code, heavy, said):
     code = code.format(fields=fields_store(8).url, particles=particle_store(4).url)
-    program = LOADED.format(code=code, heavy=HEAVY)
+    program = LOADED.format(code=code, heavy=heavy)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["loaded:"]
+    assert said in done.stdout

@@ -1,0 +1,195 @@
+"""What ``cosmoflow info`` prints without ``-v``: the facts that matter, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cosmoflow.units import COMPONENTS, LENGTH, MASS, VELOCITY, format_bytes
+
+MOST_NOTES = 3
+"""Notes on a card."""
+
+_MOST_SOURCES = 3
+_FILLS = {
+    "background": "the mean flow of the box",
+    "nearest": "that of the nearest particle",
+    "model": "predicted",
+}
+"""Velocity of cells without mass, by the fill of a store."""
+_OWN = ("x", "y", "z", "component", "eigenvalue", "smoothing")
+"""Arrays of coordinates."""
+
+
+def make_card(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a description that matter most, as text by name.
+
+    Parameters
+    ----------
+    content : mapping
+        What :func:`cosmoflow.stages.inspect.inspect` returns.
+    """
+    facts = _CARDS.get(content["kind"], _other)(content)
+    notes = _distinct(content.get("notes") or ())
+    if len(notes) > MOST_NOTES:
+        facts["more notes"] = f"{len(notes) - MOST_NOTES}, with -v"
+    facts["notes"] = notes[:MOST_NOTES]
+    return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    grid, cell = content.get("grid"), content.get("cell_size")
+    return {
+        **_store(content),
+        "grid": None if grid is None else f"{grid}^3 cells of {cell:g} {LENGTH}",
+        "region": _region(content),
+        "fields": ", ".join(name for name in content["arrays"] if name not in _OWN),
+        **describe_sampling(content.get("sampling") or {}),
+        **_box(content),
+    }
+
+
+def describe_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the particles per cell and the share of empty cells as text; None if not known."""
+    share, each = sampling.get("empty_share"), sampling.get("particles_per_cell")
+    fill = _FILLS.get(sampling.get("fill", ""), "unknown")
+    empty = f"{100 * share:.2g} %, velocity there: {fill}" if share else "none"
+    return {
+        "particles per cell": None if each is None else f"{each:.3g}",
+        "empty cells": None if share is None else empty,
+    }
+
+
+def _particles(content: Mapping[str, Any]) -> dict[str, Any]:
+    position = content["arrays"].get("position", {"shape": [0]})
+    return {
+        **_store(content),
+        "particles": f"{position['shape'][0]:,}",
+        "columns": ", ".join(content["arrays"]),
+        **_box(content),
+    }
+
+
+def _spectra(content: Mapping[str, Any]) -> dict[str, Any]:
+    config = (content.get("provenance") or {}).get("config") or {}
+    k = content["arrays"].get("k", {"shape": [0]})
+    return {
+        **_store(content),
+        "of": " x ".join(dict.fromkeys(config.get("fields", ()))),
+        "bins": k["shape"][0],
+        "variables": ", ".join(content["arrays"]),
+        **_box(content),
+    }
+
+
+def _model(content: Mapping[str, Any]) -> dict[str, Any]:
+    cell, filtered = content["cell_size"], content.get("filter")
+    inputs = ["density"]
+    if filtered:
+        inputs.append(f"velocity by a Wiener filter of {', '.join(filtered)}")
+    inputs += [
+        f"linear velocity smoothed at {radius:g} {LENGTH}" for radius in content["smoothing"]
+    ]
+    validation = content.get("validation")
+    size = content.get("bytes")
+    return {
+        "kind": f"model{', ships with cosmoflow' if content.get('ships') else ''}",
+        "architecture": f"{content['architecture']}: {content['summary']}",
+        "parameters": f"{content['parameters']:,}",
+        "stored": None if size is None else format_bytes(size),
+        "predicts": content["target"],
+        "inputs": "; ".join(inputs),
+        "halo": f"{content['halo']} cells" if content["halo"] else "none",
+        "cells": f"{cell:g} {LENGTH}" if isinstance(cell, float) else cell,
+        "trained on": _training(content.get("provenance") or {}),
+        **_box(content, made=False),
+        "validation residual": None
+        if validation is None
+        else f"{validation['rms']:.1f} {VELOCITY} rms at step {validation['step']:,}",
+    }
+
+
+def _training(provenance: Mapping[str, Any]) -> str | None:
+    """Return the number of boxes of a training, its steps, and its first inputs."""
+    boxes = [role for role in provenance.get("inputs") or {} if role.startswith("fields")]
+    if not boxes:
+        return None
+    steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
+    text = f"{len(boxes)} box{'es' if len(boxes) > 1 else ''}"
+    text += "" if steps is None else f", {steps:,} steps"
+    sources = _sources(provenance)
+    return f"{text}: {sources}" if sources else text
+
+
+def _other(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all facts but the provenance, in which settings and digests are long."""
+    facts = {name: value for name, value in content.items() if name not in ("provenance", "notes")}
+    return {**facts, "made by": _origin(content)}
+
+
+_CARDS = {"fields": _fields, "particles": _particles, "spectra": _spectra, "model": _model}
+
+
+def _store(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return kind, status and size of a store; the finished shards only if some are missing."""
+    status = content["status"]
+    shards = ", ".join((content.get("shards") or {}).values())
+    unfinished = f" ({shards} shards are finished)" if status != "complete" and shards else ""
+    return {
+        "kind": f"{content['kind']}, {status}{unfinished}",
+        "stored": format_bytes(content["bytes"]),
+    }
+
+
+def _box(content: Mapping[str, Any], *, made: bool = True) -> dict[str, Any]:
+    cosmology, mass = content.get("cosmology"), content.get("particle_mass")
+    size = content.get("box_size")
+    return {
+        "box": None if size is None else f"{size:g} {LENGTH}",
+        "redshift": content.get("redshift"),
+        "redshift space": content.get("redshift_space"),
+        "cosmology": ", ".join(f"{name} {value}" for name, value in cosmology.items())
+        if isinstance(cosmology, Mapping)
+        else cosmology,
+        "unknown expansion": content.get("unknown_expansion"),
+        "particle mass": None if mass is None else f"{mass:.3g} {MASS}",
+        "made by": _origin(content) if made else None,
+    }
+
+
+def _region(content: Mapping[str, Any]) -> str | None:
+    """Return the cells and the place of a region."""
+    region, cell = content.get("region"), content.get("cell_size")
+    if region is None or cell is None:
+        return None
+    shape = " x ".join(str(stop - start) for start, stop in region)
+    ranges = ", ".join(
+        f"{axis} {start * cell:g} to {stop * cell:g}"
+        for axis, (start, stop) in zip(COMPONENTS, region, strict=True)
+    )
+    return f"{shape} cells, {ranges} {LENGTH}"
+
+
+def _origin(content: Mapping[str, Any]) -> str | None:
+    """Return the stage that made a store, and its inputs."""
+    provenance = content.get("provenance") or {}
+    stage, sources = provenance.get("stage"), _sources(provenance)
+    return f"{stage} of {sources}" if stage and sources else stage
+
+
+def _sources(provenance: Mapping[str, Any]) -> str:
+    """Return the locations of the first inputs."""
+    urls = list(dict.fromkeys((provenance.get("sources") or {}).values()))
+    left = len(urls) - _MOST_SOURCES
+    return ", ".join([*map(str, urls[:_MOST_SOURCES]), *([f"{left} more"] if left > 0 else [])])
+
+
+def _distinct(notes: Sequence[str]) -> list[str]:
+    """Return notes without those that differ from an earlier one in the name of an input only."""
+    kept, known = [], set[str]()
+    for note in notes:
+        texts = {note, note.partition(": ")[2]} - {""}
+        if not texts & known:
+            kept.append(note)
+        known |= texts
+    return kept
