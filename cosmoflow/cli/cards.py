@@ -8,7 +8,7 @@ from typing import Any
 from cosmoflow.units import COMPONENTS, LENGTH, MASS, VELOCITY, format_bytes
 
 MOST_NOTES = 3
-"""Notes on a card."""
+"""Notes on the card of a store."""
 
 _MOST_SOURCES = 3
 _FILLS = {
@@ -31,9 +31,11 @@ def make_card(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     facts = _CARDS.get(content["kind"], _other)(content)
     notes = _distinct(content.get("notes") or ())
-    if len(notes) > MOST_NOTES:
-        facts["more notes"] = f"{len(notes) - MOST_NOTES}, with -v"
-    facts["notes"] = notes[:MOST_NOTES]
+    # Those of a snapshot are what to check before it is painted.
+    shown = len(notes) if content["kind"] == "snapshot" else MOST_NOTES
+    facts["notes"] = notes[:shown]
+    if len(notes) > shown:
+        facts["more notes"] = f"{len(notes) - shown}, with -v"
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
