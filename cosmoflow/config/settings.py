@@ -265,7 +265,7 @@ class InferConfig(Section):
         1, ge=1, le=48, description="cube symmetries to average over; cost is proportional"
     )
     spread: bool = Field(
-        False, description="also write the standard deviation over models and symmetries"
+        False, description="also write the spread of the predictions: their standard deviation"
     )
     fields: tuple[Derivable, ...] = Field((), description="fields to derive in the same pass")
     region: tuple[tuple[float, float], ...] | None = Field(

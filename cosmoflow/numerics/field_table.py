@@ -31,6 +31,12 @@ LABELS: Final[dict[str, Sequence[str | int]]] = {
 """Dimensions that a field may have before x, y and z, with their labels."""
 
 
+SPREAD: Final = "_spread"
+"""Ending of the name of a spread of predictions."""
+ERROR: Final = "_std"
+"""Ending of the name of an expected error."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldRow:
     """A field.
@@ -102,11 +108,12 @@ _STORED: Final = (
     ),
     _vector("velocity", long_name="mass-weighted peculiar velocity", filled=True),
     *(
-        _vector(
-            f"{name}_std",
-            long_name=f"standard deviation of the predictions that {name} is the mean of",
-        )
+        _vector(f"{name}{suffix}", long_name=f"standard deviation of {meaning}")
         for name in ("velocity", "momentum")
+        for suffix, meaning in (
+            (SPREAD, f"the ensemble's predictions, of which {name} is the mean"),
+            (ERROR, f"the error of one component of {name} that the model expects"),
+        )
     ),
     _vector("linear_velocity", long_name="linear-theory velocity of the Gaussian-smoothed density"),
     _vector("restored_velocity", long_name="velocity with the power of small scales restored"),
@@ -180,7 +187,7 @@ _SMOOTHED: Final = tuple(
     for row in _STORED
     if row.name != "linear_velocity"
     and not row.name.startswith(INTERLACED)
-    and not row.name.endswith("_std")
+    and not row.name.endswith((SPREAD, ERROR))
 )
 
 STORED: Final = {row.name: row for row in (*_STORED, *_SMOOTHED)}

@@ -136,9 +136,9 @@ def test_models_are_averaged_and_their_spread_is_told(chain, infer, second_model
     one, two = predictions
     both = infer("--set=infer.spread=true", model=[chain / "model", second_model])
     close(both["velocity"], (one + two) / 2.0)
-    close(both["velocity_std"], np.abs(one - two) / np.sqrt(2.0), part=1e-4)
-    assert both["velocity_std"].attrs["predictions"] == 2
-    assert both["velocity_std"].attrs["units"] == "km/s"
+    close(both["velocity_spread"], np.abs(one - two) / np.sqrt(2.0), part=1e-4)
+    assert both["velocity_spread"].attrs["predictions"] == 2
+    assert both["velocity_spread"].attrs["units"] == "km/s"
 
 
 def test_the_spread_is_over_models_and_turned_frames(chain, infer, second_model, predictions):
@@ -150,8 +150,8 @@ def test_the_spread_is_over_models_and_turned_frames(chain, infer, second_model,
     members = ["--set=infer.spread=true", "--set=infer.symmetries=2"]
     both = infer(*members, model=[chain / "model", second_model])
     close(both["velocity"], np.mean(frames, axis=0))
-    close(both["velocity_std"], np.std(frames, axis=0, ddof=1), part=1e-4)
-    assert both["velocity_std"].attrs["predictions"] == 4
+    close(both["velocity_spread"], np.std(frames, axis=0, ddof=1), part=1e-4)
+    assert both["velocity_spread"].attrs["predictions"] == 4
 
 
 def test_one_prediction_has_no_spread(infer):
@@ -272,9 +272,9 @@ def test_arrays_in_memory_give_what_stores_give(chain, infer):
     fields = open_fields(str(chain / "fields.zarr"))
     run = package.Run(load_settings(options={"infer": options}))
     found = package.infer_array(fields["density"].values, 96.0, str(chain / "model"), run=run)
-    assert set(found) == {"velocity", "velocity_std", "momentum", "divergence"}
+    assert set(found) == {"velocity", "velocity_spread", "momentum", "divergence"}
     for name in found:
-        close(found[name], stored[name], part=2e-4 if name == "velocity_std" else 2e-5)
+        close(found[name], stored[name], part=2e-4 if name == "velocity_spread" else 2e-5)
         assert found[name].dims == stored[name].dims
         assert found[name].attrs["units"] == stored[name].attrs["units"]
     for axis in ("x", "y", "z", "component"):

@@ -245,11 +245,11 @@ def predict_box(
     layout = Layout(block, (block, block, block), tile, batch, config.overlap)
     ensemble = Ensemble(members, layout, config, device)
     mean = np.empty((3, grid, grid, grid), np.float32)
-    std = np.empty_like(mean) if config.spread else None
+    spread = np.empty_like(mean) if config.spread else None
     for one in grid_blocks(grid, block):
         x, y, z = place(one, Block((0, 0, 0), (grid, grid, grid)))
         found = ensemble.predict(ensemble.read(source, one))
         mean[:, x, y, z] = found.mean
-        if std is not None and found.std is not None:
-            std[:, x, y, z] = found.std
-    return Prediction(mean, std)
+        if spread is not None and found.spread is not None:
+            spread[:, x, y, z] = found.spread
+    return Prediction(mean, spread)

@@ -17,7 +17,7 @@ from cosmoflow.model.precision import best_device, has_fast_bfloat16
 from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, bounding_block, grid_blocks, grow, intersect
-from cosmoflow.numerics.field_table import STORED
+from cosmoflow.numerics.field_table import SPREAD, STORED
 from cosmoflow.numerics.rounding import rounding_step
 from cosmoflow.stages.derive import recipe_of
 from cosmoflow.stages.infer.tiles import Layout, Sides
@@ -71,7 +71,7 @@ class Work:
     @property
     def variables(self) -> tuple[str, ...]:
         """Names of the variables that a task writes."""
-        spread = (f"{self.target}_std",) if self.config.spread else ()
+        spread = (self.target + SPREAD,) if self.config.spread else ()
         return (self.target, *spread, *self.config.fields)
 
     @property
@@ -83,7 +83,7 @@ class Work:
                 attributes[derived]["derivatives"] = "difference"
         if self.config.spread:
             count = len(self.models) * self.config.symmetries
-            attributes[f"{self.target}_std"]["predictions"] = count
+            attributes[self.target + SPREAD]["predictions"] = count
         if self.config.rounding is not None:
             for name in filter(is_velocity, attributes):
                 attributes[name][ROUNDED] = rounding_step(self.config.rounding)

@@ -26,6 +26,7 @@ from cosmoflow.numerics.blocks import (
     overlap,
     place,
 )
+from cosmoflow.numerics.field_table import SPREAD
 from cosmoflow.numerics.moments import Moments
 from cosmoflow.numerics.rounding import round_to
 from cosmoflow.numerics.symmetry import spread_symmetries
@@ -94,12 +95,12 @@ class Prediction:
     ----------
     mean : ndarray
         Mean over models and turned frames, shape ``(3, nx, ny, nz)``, float32, km/s.
-    std : ndarray or None
-        Standard deviation over models and turned frames, same shape.
+    spread : ndarray or None
+        Standard deviation of the predictions of models and turned frames, same shape.
     """
 
     mean: Floats
-    std: Floats | None
+    spread: Floats | None
 
 
 @dataclass(frozen=True)
@@ -345,8 +346,8 @@ def predict_fields(
         ) from error
     cells = (..., *place(block, inputs.block))
     fields = {work.target: found.mean[cells]}
-    if found.std is not None:
-        fields[f"{work.target}_std"] = found.std[cells]
+    if found.spread is not None:
+        fields[work.target + SPREAD] = found.spread[cells]
     if work.config.fields:
         source = PredictedBlock(found.mean, inputs, cell_size)
         fields |= derive_block(source, block, work.config.fields, None, (0.0, 0.0, 0.0))
