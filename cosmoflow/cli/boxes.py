@@ -155,8 +155,8 @@ def derive(
         typer.Option(
             "--field",
             metavar="NAME",
-            help="velocity, momentum, divergence, vorticity, velocity_shear, or smoothed_NAME for "
-            "any field NAME. Repeat for more fields.",
+            help="velocity, momentum, divergence, vorticity, velocity_shear, count (of "
+            "particles), or smoothed_NAME for any field NAME. Repeat for more fields.",
         ),
     ],
     method: Annotated[

@@ -56,7 +56,7 @@ def infer(
             "--field",
             metavar="NAME",
             help="Field to derive in the same pass: momentum, divergence, vorticity, "
-            "velocity_shear. Repeat for more fields.",
+            "velocity_shear, count (of particles). Repeat for more fields.",
         ),
     ] = None,
     region: Annotated[

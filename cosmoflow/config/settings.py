@@ -14,7 +14,7 @@ from cosmoflow.units import LARGEST_BOX
 Scheme = Literal["ngp", "cic", "tsc", "pcs"]
 Painted = Literal["density", "momentum", "velocity"]
 Precision = Literal["auto", "float32", "bfloat16"]
-Derivable = Literal["momentum", "divergence", "vorticity", "velocity_shear"]
+Derivable = Literal["momentum", "divergence", "vorticity", "velocity_shear", "count"]
 
 
 class SimulateConfig(Section):

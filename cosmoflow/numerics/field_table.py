@@ -120,6 +120,13 @@ _STORED: Final = (
     _vector(
         "wiener_velocity", long_name="velocity by a Wiener filter of the density and its functions"
     ),
+    FieldRow(
+        "count",
+        DIMENSIONLESS,
+        "number of particles, each counted with the share of it that falls into the cell",
+        inputs=("density",),
+        linear=True,
+    ),
     FieldRow("interlaced_density", DIMENSIONLESS, "density on the grid moved back by half a cell"),
     _vector("interlaced_momentum", long_name="momentum on the grid moved back by half a cell"),
     _slope(

@@ -33,19 +33,25 @@ class Sampling:
     unfilled_share : float
         Share of cells, 0 to 1, that the fill ``nearest`` did not reach and that have the
         background.
+    equal_masses : bool or None
+        Whether the particles were painted with one mass, so that the density times
+        ``particles_per_cell`` is their number; None if it is not known.
     """
 
     particles_per_cell: float | None
     empty_share: float
     fill: str
     unfilled_share: float = 0.0
+    equal_masses: bool | None = None
 
     def to_attribute(self) -> dict[str, Any]:
         """Return the group attribute ``sampling``."""
         said = asdict(self)
-        # Written only if it is not 0.
+        # Written only if it is not 0, and only if it is known.
         if not self.unfilled_share:
             del said["unfilled_share"]
+        if self.equal_masses is None:
+            del said["equal_masses"]
         return said
 
     @classmethod
@@ -65,4 +71,7 @@ class Sampling:
         shares_fit = 0.0 <= unfilled <= 1.0 and 0.0 <= share <= 1.0
         if not shares_fit or (count is not None and not 0.0 < count < math.inf):
             raise ValueError(f"sampling {dict(found)} holds numbers that cannot be")
-        return cls(count, share, str(found.get("fill", UNKNOWN)), unfilled)
+        equal = found.get("equal_masses")
+        if equal not in (None, True, False):
+            raise ValueError(f"equal_masses {equal!r} is neither true nor false")
+        return cls(count, share, str(found.get("fill", UNKNOWN)), unfilled, equal)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,7 @@ def test_the_empty_cells_are_counted_to_the_last(fields, sparse, serial_run, tmp
         "particles_per_cell": 0.125,
         "empty_share": float((density == 0.0).mean()),
         "fill": "background",
+        "equal_masses": True,
     }
     assert 0.2 < expected["empty_share"] < 0.8
     assert inspect(out)["sampling"] == expected
@@ -237,7 +239,56 @@ def test_a_resumed_run_counts_the_shards_that_were_finished_before(sparse, seria
     assert found.empty_share == (FieldStore(parts).read("density") == 0.0).mean()
 
 
-@each("said", [{"empty_share": 1.5}, {"empty_share": 0.1, "particles_per_cell": -1.0}, 3])
+def test_the_number_of_particles_follows_from_the_density(sparse, serial_run, tmp_path):
+    """By `derive` and `infer`; it is refused where the density does not tell it."""
+    fields, counts, flow = (str(tmp_path / f"{name}.zarr") for name in ("fields", "counts", "flow"))
+    run = serial_run(paint={"grid": 10, "scheme": "ngp"})
+    paint(sparse, fields, run)
+    found = derive(fields, counts, ["count"], run)["count"]
+    position, _ = displaced_lattice(8)
+    places = tuple((position * (10 / BOX)).astype(int).T)
+    expected = np.zeros((10,) * 3)
+    np.add.at(expected, places, 1)
+    assert expected.min() == 0.0
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found.attrs["particles_per_cell"] == 0.512
+    options = serial_run(infer={"fields": ("count",)})
+    np.testing.assert_array_equal(infer(fields, flow, "linear:8", options)["count"], found)
+    again = str(tmp_path / "again.zarr")
+    spectral = serial_run(derive={"method": "spectral"})
+    np.testing.assert_array_equal(derive(fields, again, ["count"], spectral)["count"], found)
+
+    group, said = open_group_for_writing(fields), FieldStore(fields).metadata.sampling
+    for equal, each, mass, word in (
+        (False, 0.512, None, "masses differ"),
+        (None, 0.512, None, "equal_masses: true"),
+        (True, None, None, "no particles_per_cell"),
+        (None, 0.512, 1e10, None),
+    ):
+        changed = replace(said, equal_masses=equal, particles_per_cell=each)
+        group.attrs.update({"sampling": changed.to_attribute(), "particle_mass": mass or 1.0})
+        if mass is None:
+            del group.attrs["particle_mass"]
+        out = str(tmp_path / f"{equal}-{each}.zarr")
+        if word is None:
+            np.testing.assert_array_equal(derive(fields, out, ["count"], run)["count"], found)
+            continue
+        for command in (
+            lambda out=out: derive(fields, out, ["count"], run),
+            lambda out=out: infer(fields, out, "linear:8", options),
+        ):
+            refused(DataError, 3, command, "attribute sampling", word)
+
+
+@each(
+    "said",
+    [
+        {"empty_share": 1.5},
+        {"empty_share": 0.1, "particles_per_cell": -1.0},
+        {"empty_share": 0.1, "equal_masses": "yes"},
+        3,
+    ],
+)
 def test_a_sampling_that_makes_no_sense_is_refused(said, sparse, serial_run, tmp_path):
     out = str(tmp_path / "fields.zarr")
     paint(sparse, out, serial_run(paint={"grid": 4}))
@@ -353,7 +404,9 @@ def test_predictions_and_derived_fields_carry_the_sampling_on(painted, serial_ru
     heard, said = [], FieldStore(painted[0]).metadata.sampling
     prediction, flow, again = (str(tmp_path / f"{name}.zarr") for name in "pfa")
     infer(painted[0], prediction, "linear:8", serial_run(listener=heard.append))
-    assert FieldStore(prediction).metadata.sampling == Sampling(0.125, said.empty_share, "model")
+    assert FieldStore(prediction).metadata.sampling == Sampling(
+        0.125, said.empty_share, "model", equal_masses=True
+    )
     spectra(prediction, str(tmp_path / "s.zarr"), "velocity", serial_run(listener=heard.append))
     assert warnings_of(heard) == []
     derive(painted[0], flow, ["divergence"], serial_run(listener=heard.append))

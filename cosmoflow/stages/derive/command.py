@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from cosmoflow.config.settings import DeriveConfig, choose_chunk
+from cosmoflow.config.settings import choose_chunk
 from cosmoflow.engine import USEFUL_CORES, Column, Engine, Resources, TaskGraph
 from cosmoflow.errors import DataError
 from cosmoflow.events import StageFinished, caution, noting
@@ -25,6 +25,7 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, examine, format_share
 from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
+from cosmoflow.stages.inputs.particle_counts import COUNT
 from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.requests import count_workers
 from cosmoflow.stages.run import (
@@ -95,6 +96,8 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         - ``momentum``, km/s: density times velocity;
         - ``divergence``, ``vorticity`` and ``velocity_shear`` (the eigenvalues of
           ``(d_i v_j + d_j v_i) / 2``, ascending) of the velocity, km/s/(Mpc/h);
+        - ``count``: density times the mean number of particles in a cell, the number of particles
+          on which the velocity of the cell rests;
         - ``smoothed_X``: the same derivatives of the Gaussian-smoothed velocity, or any other
           stored variable X smoothed.
     run : Run, optional
@@ -165,7 +168,7 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
             shard=work.shard,
             chunk=choose_chunk(work.shard),
             existing=run.existing,
-            attributes={name: _attributes(name, work.config) for name in work.names},
+            attributes={name: _attributes(name, work) for name in work.names},
         )
         todo = np.flatnonzero(~finished).tolist()
         digest = metadata.provenance["digest"]
@@ -225,14 +228,16 @@ def _derive_slabs(
     )
 
 
-def _attributes(name: str, config: DeriveConfig) -> dict[str, Any]:
+def _attributes(name: str, work: Work) -> dict[str, Any]:
     """Return the attributes of a variable, except its unit."""
     recipe = recipe_of(name)
     attributes: dict[str, Any] = {}
     if recipe.slopes:
-        attributes["derivatives"] = config.method
+        attributes["derivatives"] = work.config.method
     if recipe.smoothed:
-        attributes["smoothing_radius"] = config.smoothing
+        attributes["smoothing_radius"] = work.config.smoothing
+    if name == COUNT:
+        attributes["particles_per_cell"] = work.particles_per_cell
     return attributes
 
 
@@ -302,13 +307,10 @@ def derive_task(
     """Derive and write one shard; return the number of shards, 1."""
     store = reopen_fields(work.fields, *(name for name, _ in work.inputs))
     block = blocks[shard]
-    write_block(
-        out,
-        block,
-        shard,
-        derive_block(store, block, work.names, work.config.smoothing, background[0]),
-        digest=digest,
+    values = derive_block(
+        store, block, work.names, work.config.smoothing, background[0], work.particles_per_cell
     )
+    write_block(out, block, shard, values, digest=digest)
     return 1
 
 
@@ -322,7 +324,9 @@ def derive_box_task(
 ) -> int:
     """Derive the whole box and write the shards in ``todo``; return their number."""
     store = FieldStore(work.fields)
-    values = derive_box(store, work.names, work.config.smoothing, background[0])
+    values = derive_box(
+        store, work.names, work.config.smoothing, background[0], work.particles_per_cell
+    )
     blocks, whole = grid_blocks(store.grid, work.shard), Block((0, 0, 0), (store.grid,) * 3)
     for shard in todo:
         part = {name: field[(..., *place(blocks[shard], whole))] for name, field in values.items()}

@@ -11,6 +11,7 @@ from cosmoflow.numerics.blocks import axis_blocks, grid_blocks
 from cosmoflow.numerics.smoothing import NARROWEST, gaussian_reach
 from cosmoflow.stages import costs
 from cosmoflow.stages.derive.recipes import recipe_of
+from cosmoflow.stages.inputs.particle_counts import COUNT, particles_per_cell
 from cosmoflow.stages.requests import ONCE, stored_shards
 from cosmoflow.stages.run import Plan
 from cosmoflow.storage.fields import FieldStore
@@ -43,6 +44,8 @@ class Work:
         Cells per axis that one task writes.
     halo : int
         Cells around a shard that its task also reads.
+    particles_per_cell : float or None
+        Mean number of particles in a cell, for the field ``count``.
     """
 
     fields: str
@@ -50,6 +53,7 @@ class Work:
     config: DeriveConfig
     shard: int
     halo: int
+    particles_per_cell: float | None = None
 
     @property
     def spectral(self) -> bool:
@@ -81,7 +85,7 @@ def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) ->
     ConfigError
         A field is unknown, or the smoothing does not suit the fields or the grid.
     DataError
-        The store lacks a variable.
+        The store lacks a variable, or the number of its particles is not known.
     """
     if not names:
         raise ConfigError("no field to derive is given", where="--field")
@@ -98,6 +102,7 @@ def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) ->
         config,
         min(config.shard or store.shard, store.grid),
         0 if spectral else slopes + reach,
+        particles_per_cell(store) if COUNT in names else None,
     )
 
 

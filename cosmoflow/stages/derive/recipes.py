@@ -19,12 +19,13 @@ from cosmoflow.numerics.field_table import FIELDS, STORED, FieldRow
 from cosmoflow.numerics.painting import divide_momentum
 from cosmoflow.numerics.quantities import QUANTITIES, Quantity
 from cosmoflow.numerics.smoothing import gaussian_weights, smooth_block
+from cosmoflow.stages.inputs.particle_counts import COUNT
 from cosmoflow.storage.fields import FieldStore
 
 Floats = NDArray[np.float32]
 Vector = tuple[float, float, float]
 
-PLAIN: Final = ("velocity", "momentum", "divergence", "vorticity", "velocity_shear")
+PLAIN: Final = ("velocity", "momentum", "divergence", "vorticity", "velocity_shear", "count")
 """Fields that can be derived without smoothing."""
 
 
@@ -175,7 +176,12 @@ class BoxSource:
         return found[0] if rule.components == 1 else found
 
 
-def _make(row: FieldRow, source: BlockSource | BoxSource, background: Vector) -> Floats:
+def _make(
+    row: FieldRow,
+    source: BlockSource | BoxSource,
+    background: Vector,
+    particles_per_cell: float | None,
+) -> Floats:
     """Return a field over the cells of a source."""
     if row.slopes:
         return source.slopes(QUANTITIES[row.base or row.name])
@@ -184,6 +190,9 @@ def _make(row: FieldRow, source: BlockSource | BoxSource, background: Vector) ->
         return first
     if row.name == "velocity":
         return divide_momentum(first, others[0], np.array(background, np.float32))
+    if row.name == COUNT:
+        assert particles_per_cell is not None
+        return first * np.float32(particles_per_cell)
     return first * others[0]
 
 
@@ -193,6 +202,7 @@ def derive_block(
     names: Sequence[str],
     radius: float | None,
     background: Vector,
+    particles_per_cell: float | None,
 ) -> dict[str, Floats]:
     """Derive fields over a block, by differences.
 
@@ -208,6 +218,8 @@ def derive_block(
         Radius of the Gaussian for smoothed fields, Mpc/h.
     background : (3,) float
         Mean momentum over mean density, km/s.
+    particles_per_cell : float or None
+        Mean number of particles in a cell, for the field ``count``.
 
     Returns
     -------
@@ -222,7 +234,7 @@ def derive_block(
             radius=radius if rows[0].smoothed else None,
             halo=max(row.halo for row in rows),
         )
-        fields |= {row.name: _make(row, source, background) for row in rows}
+        fields |= {row.name: _make(row, source, background, particles_per_cell) for row in rows}
     return fields
 
 
@@ -231,12 +243,13 @@ def derive_box(
     names: Sequence[str],
     radius: float | None,
     background: Vector,
+    particles_per_cell: float | None,
 ) -> dict[str, Floats]:
     """Derive fields of the whole box, with Fourier transforms; see :func:`derive_block`."""
     fields: dict[str, Floats] = {}
     for rows in _by_smoothing(names):
         source = BoxSource(store, radius=(radius or 0.0) if rows[0].smoothed else 0.0)
-        fields |= {row.name: _make(row, source, background) for row in rows}
+        fields |= {row.name: _make(row, source, background, particles_per_cell) for row in rows}
     return fields
 
 

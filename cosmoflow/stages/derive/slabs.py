@@ -179,7 +179,9 @@ class DerivedShards:
             found[field.name] = part if count > 1 else part[0]
             first += count
         if others := [name for name in work.names if name not in found]:
-            found |= derive_block(store, block, others, None, self.background)
+            found |= derive_block(
+                store, block, others, None, self.background, work.particles_per_cell
+            )
         shard = grid_blocks(store.grid, work.shard).index(block)
         write_block(self.out, block, shard, found, digest=self.digest)
 

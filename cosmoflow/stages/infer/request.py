@@ -21,6 +21,7 @@ from cosmoflow.numerics.field_table import SPREAD, STORED
 from cosmoflow.numerics.rounding import rounding_step
 from cosmoflow.stages.derive import recipe_of
 from cosmoflow.stages.infer.tiles import Layout, Sides
+from cosmoflow.stages.inputs.particle_counts import COUNT, particles_per_cell
 from cosmoflow.stages.models import check_fits
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import RESTORED
@@ -51,6 +52,8 @@ class Work:
         Origin of the Wiener velocity, as noted in the store.
     device_memory : int or None
         Bytes of a worker's GPU; None where workers compute on CPUs.
+    particles_per_cell : float or None
+        Mean number of particles in a cell, for the field ``count``.
     """
 
     models: tuple[str, ...]
@@ -61,6 +64,7 @@ class Work:
     flows: tuple[tuple[Flow, ...], ...] = ()
     origin: Mapping[str, Any] | None = None
     device_memory: int | None = None
+    particles_per_cell: float | None = None
 
     @property
     def extent(self) -> Sides:
@@ -81,6 +85,8 @@ class Work:
         for derived in self.config.fields:
             if recipe_of(derived).slopes:
                 attributes[derived]["derivatives"] = "difference"
+            if derived == COUNT:
+                attributes[derived]["particles_per_cell"] = self.particles_per_cell
         if self.config.spread:
             count = len(self.models) * self.config.symmetries
             attributes[self.target + SPREAD]["predictions"] = count
@@ -136,7 +142,7 @@ def check_work(
     ConfigError
         The models cannot be combined, or an option does not suit them.
     DataError
-        The models were made for another cell size.
+        The models were made for another cell size, or the number of particles is not known.
     """
     config = run.settings.infer
     for name, model in zip(names, models, strict=True):
@@ -172,7 +178,15 @@ def check_work(
         config = config.model_copy(update={"precision": device.precision})
     whole = Layout(box.grid, (box.grid, box.grid, box.grid), box.grid)
     region = _region_cells(box, config)
-    return Work(tuple(names), target, config, whole, region, device_memory=device.memory)
+    return Work(
+        tuple(names),
+        target,
+        config,
+        whole,
+        region,
+        device_memory=device.memory,
+        particles_per_cell=particles_per_cell(box) if COUNT in config.fields else None,
+    )
 
 
 def _check_together(names: Sequence[str], models: Sequence[VelocityModel]) -> None:

@@ -350,7 +350,9 @@ def predict_fields(
         fields[work.target + SPREAD] = found.spread[cells]
     if work.config.fields:
         source = PredictedBlock(found.mean, inputs, cell_size)
-        fields |= derive_block(source, block, work.config.fields, None, (0.0, 0.0, 0.0))
+        fields |= derive_block(
+            source, block, work.config.fields, None, (0.0, 0.0, 0.0), work.particles_per_cell
+        )
     if work.config.rounding is not None:
         for name in filter(is_velocity, fields):
             fields[name] = round_to(fields[name], work.config.rounding)

@@ -121,7 +121,9 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         store.check_unchanged()
         empty, unfilled = (number / config.grid**3 for number in sum_counts(out))
-        sampling = Sampling(store.count / config.grid**3, empty, config.fill, unfilled)
+        sampling = Sampling(
+            store.count / config.grid**3, empty, config.fill, unfilled, not store.has_mass
+        )
         text = caution_of(sampling, config.grid) if "velocity" in config.fields else None
         checksums = checksum_densities(out)
         claim.check()
