@@ -33,7 +33,14 @@ class ExactSum:
     @classmethod
     def of(cls, values: NDArray[np.floating[Any]]) -> ExactSum:
         """Return the sum of an array of any shape; its numbers must be finite."""
-        high, low = _tally(values.reshape(-1))
+        tally = empty_tallies()
+        _add_all(values.reshape(-1), tally)
+        return cls.of_tally(tally)
+
+    @classmethod
+    def of_tally(cls, tally: NDArray[np.int64]) -> ExactSum:
+        """Return the sum of the numbers that :func:`add_exactly` added to a tally."""
+        high, low = tally
         total = 0
         for exponent in np.flatnonzero(high | low).tolist():
             total += ((int(high[exponent]) << _LOW_BITS) + int(low[exponent])) << exponent
@@ -46,23 +53,39 @@ class ExactSum:
         return float(self.value)
 
 
-@numba.njit(cache=True, nogil=True)
-def _tally(values):  # type: ignore[no-untyped-def]
-    """Add up the significands as integers, separately for each exponent.
+def empty_tallies(*shape: int) -> NDArray[np.int64]:
+    """Return tallies of no numbers, shape ``(*shape, 2, exponents)``.
 
-    They are added in two halves, so that the sums of 2^36 numbers fit into 64 bits.
+    A tally adds up significands as integers, separately for each exponent, in two halves, so that
+    the sums of 2^36 numbers fit into 64 bits.
     """
-    high = np.zeros(_EXPONENTS, np.int64)
-    low = np.zeros(_EXPONENTS, np.int64)
+    return np.zeros((*shape, 2, _EXPONENTS), np.int64)
+
+
+def sum_tallies(tallies: NDArray[np.int64]) -> NDArray[np.object_]:
+    """Return the :class:`ExactSum` of each tally, in an array without the last two dimensions."""
+    sums = np.empty(tallies.shape[:-2], object)
+    for place in np.ndindex(sums.shape):
+        sums[place] = ExactSum.of_tally(tallies[place])
+    return sums
+
+
+@numba.njit(inline="always")
+def add_exactly(value, tally):  # type: ignore[no-untyped-def]
+    """Add a finite float64 to a tally of shape ``(2, exponents)``."""
+    bits = np.float64(value).view(np.int64)
+    stored: Any = (bits >> _STORED_BITS) & (_EXPONENTS - 1)
+    significand: Any = bits & ((1 << _STORED_BITS) - 1)
+    if stored > 0:
+        significand |= 1 << _STORED_BITS
+    exponent = max(stored, 1)
+    if bits < 0:
+        significand = -significand
+    tally[0, exponent] += significand >> _LOW_BITS
+    tally[1, exponent] += significand & ((1 << _LOW_BITS) - 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_all(values, tally):  # type: ignore[no-untyped-def]
     for value in values:
-        bits = np.float64(value).view(np.int64)
-        stored: Any = (bits >> _STORED_BITS) & (_EXPONENTS - 1)
-        significand: Any = bits & ((1 << _STORED_BITS) - 1)
-        if stored > 0:
-            significand |= 1 << _STORED_BITS
-        exponent = max(stored, 1)
-        if bits < 0:
-            significand = -significand
-        high[exponent] += significand >> _LOW_BITS
-        low[exponent] += significand & ((1 << _LOW_BITS) - 1)
-    return high, low
+        add_exactly(value, tally)

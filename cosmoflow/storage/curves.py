@@ -51,8 +51,10 @@ def write_curves(
     -----
     The store has ``power``, ``transfer``, ``correlation`` over ``prediction``, ``quantity`` and
     ``k``, the same with ``subbox_`` and ``_error`` over ``subbox_quantity`` and ``k_subbox`` where
-    the box has sub-boxes; ``residual_rms`` over ``log_density``; counts of cells, ``speed_count``
-    and the like, over the bins of each axis; ``residual_map``.
+    the box has sub-boxes; ``residual_rms`` over ``log_density``; ``residual_rms_by_particles`` over
+    ``particles``, if their number is known; ``coverage_68``, ``coverage_95`` over ``log_density``
+    and ``error_rms`` over ``expected_error``, if a prediction has expected errors; counts of cells,
+    ``speed_count`` and the like, over the bins of each axis; ``residual_map``.
     """
     dataset = _describe(comparison).assign_attrs(
         {**metadata.to_attributes("curves"), "provenance": dict(provenance), STATUS: INCOMPLETE}
@@ -90,6 +92,9 @@ def _describe(comparison: Comparison) -> xr.Dataset:
         DIMENSIONLESS,
         "log10 of the density over its mean",
     )
+    for more, bins in (_by_particles(found, methods), _errors(found, methods)):
+        variables |= more
+        coordinates |= bins
     more, bins = _distributions(found["distributions"], methods)
     variables |= more
     coordinates |= bins
@@ -161,6 +166,73 @@ def _by_density(found: Mapping[str, Any], methods: Sequence[str]) -> dict[str, V
         "residual_rms": _variable(
             ("prediction", density), residual, VELOCITY, "rms residual velocity"
         ),
+    }
+
+
+def _by_particles(
+    found: Mapping[str, Any], methods: Sequence[str]
+) -> tuple[dict[str, Variable], dict[str, Variable]]:
+    """Return the residuals in the bins of particles, and the bins; empty if there are none."""
+    bins = found["by_particles"]
+    if bins is None:
+        return {}, {}
+    own = np.stack([_array(bins["methods"][name]["residual"]) for name in methods])
+    cells, truth = np.array(bins["cells"], np.int64), _array(bins["truth"])
+    dim, suffix = "particles", "by the number of particles in the cell"
+    return {
+        "particles_cells": _variable(dim, cells, DIMENSIONLESS, "cells of the bin"),
+        "truth_rms_by_particles": _variable(dim, truth, VELOCITY, f"rms true velocity, {suffix}"),
+        "residual_rms_by_particles": _variable(
+            ("prediction", dim), own, VELOCITY, f"rms residual velocity, {suffix}"
+        ),
+    }, {
+        "particles_low": _variable(
+            dim,
+            _array(bins["particles"]),
+            DIMENSIONLESS,
+            "lower end of the bin of particles; the first bin holds the cells without any",
+        )
+    }
+
+
+def _errors(
+    found: Mapping[str, Any], methods: Sequence[str]
+) -> tuple[dict[str, Variable], dict[str, Variable]]:
+    """Return coverage and reliability of the expected errors, NaN for methods without them."""
+    errors = found["errors"]
+    if not errors:
+        return {}, {}
+    first = next(iter(errors.values()))
+
+    def stack(part: str, key: str) -> Floats:
+        missing = np.full(len(first[part][key]), np.nan)
+        return np.stack(
+            [_array(errors[name][part][key]) if name in errors else missing for name in methods]
+        )
+
+    variables = {
+        key: _variable(
+            ("prediction", "log_density"),
+            stack("by_density", key),
+            DIMENSIONLESS,
+            f"share of components within the {key[-2:]} % interval",
+        )
+        for key in ("coverage_68", "coverage_95")
+    }
+    variables["error_rms"] = _variable(
+        ("prediction", "expected_error"),
+        stack("reliability", "rms"),
+        VELOCITY,
+        "rms of the components of the residual, by their expected error",
+    )
+    edges = _array(first["reliability"]["std_edges"])
+    return variables, {
+        "expected_error": _variable(
+            "expected_error",
+            np.sqrt(edges[1:] * edges[:-1]),
+            VELOCITY,
+            "expected standard deviation of a component's error, middle of the bin",
+        )
     }
 
 

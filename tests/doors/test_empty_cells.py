@@ -259,17 +259,17 @@ def test_the_number_of_particles_follows_from_the_density(sparse, serial_run, tm
     np.testing.assert_array_equal(derive(fields, again, ["count"], spectral)["count"], found)
 
     group, said = open_group_for_writing(fields), FieldStore(fields).metadata.sampling
-    for equal, each, mass, word in (
+    for equal, mean, mass, word in (
         (False, 0.512, None, "masses differ"),
         (None, 0.512, None, "equal_masses: true"),
         (True, None, None, "no particles_per_cell"),
         (None, 0.512, 1e10, None),
     ):
-        changed = replace(said, equal_masses=equal, particles_per_cell=each)
+        changed = replace(said, equal_masses=equal, particles_per_cell=mean)
         group.attrs.update({"sampling": changed.to_attribute(), "particle_mass": mass or 1.0})
         if mass is None:
             del group.attrs["particle_mass"]
-        out = str(tmp_path / f"{equal}-{each}.zarr")
+        out = str(tmp_path / f"{equal}-{mean}.zarr")
         if word is None:
             np.testing.assert_array_equal(derive(fields, out, ["count"], run)["count"], found)
             continue

@@ -1,6 +1,7 @@
 """Derived fields through the real command: the same for all shards and engines, and right."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cosmoflow.stages.derive import slabs as derive_slabs
 from cosmoflow.stages.paint import paint
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
+from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.urls import open_group_for_writing
 from tests import derivatives
 from tests.cases import each
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.e2e
 GRID, SHARD, CELL = 18, 9, 2.0
 BOX = GRID * CELL
 RADIUS = 3.0
-PLAIN = ("divergence", "momentum", "velocity", "velocity_shear", "vorticity")
+PLAIN = ("count", "divergence", "momentum", "velocity", "velocity_shear", "vorticity")
 SMOOTHED = (
     "smoothed_density", "smoothed_divergence", "smoothed_velocity", "smoothed_velocity_shear",
     "smoothed_vorticity",
@@ -34,7 +36,8 @@ ALL = [*(f"--field={name}" for name in (*PLAIN, *SMOOTHED)), f"--smoothing={RADI
 
 
 def make_store(url, fields, *, finish=True):
-    create_fields(url, make_metadata(BOX), GRID, tuple(fields), shard=SHARD, chunk=SHARD)
+    metadata = replace(make_metadata(BOX), sampling=Sampling(2.0, 0.1, "background"))
+    create_fields(url, metadata, GRID, tuple(fields), shard=SHARD, chunk=SHARD)
     for index, block in enumerate(grid_blocks(GRID, SHARD)):
         write_block(url, block, index, {name: cut(field, block) for name, field in fields.items()})
     if finish:
@@ -91,6 +94,7 @@ def in_memory(fields, method, radius=0.0):
     eigenvalues = np.linalg.eigvalsh(np.moveaxis(strain, (0, 1), (-2, -1)))
     return {
         "density": density.numpy(),
+        "count": 2.0 * density.numpy(),
         "momentum": (density * velocity).numpy(),
         "velocity": velocity.numpy(),
         "divergence": derivatives.divergence(velocity, BOX, method).numpy(),
@@ -394,7 +398,7 @@ def test_the_plan_counts_tasks_bytes_and_memory(box, tmp_path, cosmoflow):
     assert plan["details"]["halo"] == 8
     # Plain density, momentum and velocity; smoothed density and velocity; the sums.
     assert plan["read"] == 4 * (8 * 25**3 * (7 + 4) + 4 * 18**3)
-    assert plan["written"] == 4 * 18**3 * (1 + 3 * 4 + 1 + 1 + 3 * 3)
+    assert plan["written"] == 4 * 18**3 * (2 + 3 * 4 + 1 + 1 + 3 * 3)
     assert plan["worker_memory"] > 4 * 25**3
     code, events, err = cosmoflow(*arguments, "--method=spectral")
     spectral = next(event for event in events if event["event"] == "result")

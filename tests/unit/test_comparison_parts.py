@@ -24,11 +24,14 @@ def test_no_figure_depends_on_the_blocks():
     density, truth = fields(20, seed=3)
     prediction = truth + fields(20, seed=4)[1]
     given = (density, truth, {"noise": prediction}, 100.0, 40.0)
-    whole, parts = compare(*given, block=20), compare(*given, block=7)
+    trust = {"errors": {"noise": np.abs(truth)}, "particles_per_cell": 1.5}
+    whole, parts = (compare(*given, block=block, **trust) for block in (20, 7))
     assert parts.patch == whole.patch
     np.testing.assert_allclose(
         flat(parts.metrics["residual"]), flat(whole.metrics["residual"]), rtol=1e-11, atol=1e-9
     )
+    for exact in ("errors", "by_particles"):
+        assert parts.metrics[exact] == whole.metrics[exact]
     assert parts.metrics["distributions"] == whole.metrics["distributions"]
     for one, two in zip(*(worst(found) for found in (parts, whole)), strict=True):
         np.testing.assert_allclose(flat(one), flat(two), rtol=1e-12)

@@ -60,7 +60,9 @@ def size_of(path):
     return tuple(int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
 
 
-def small_comparison(names=("network", "linear theory", "linear theory 4 Mpc/h"), subbox=64.0):
+def small_comparison(
+    names=("network", "linear theory", "linear theory 4 Mpc/h"), subbox=64.0, **trust
+):
     cells, box = 32, 128.0
     random = np.random.default_rng(0)
     density = np.exp(random.normal(0.0, 1.0, (cells,) * 3)).astype(np.float32)
@@ -75,13 +77,21 @@ def small_comparison(names=("network", "linear theory", "linear theory 4 Mpc/h")
         "linear theory 4 Mpc/h": fourier.linear_velocity(tensor, box, 50.0, 4.0).numpy(),
         HOSTILE: truth + noise,
     }
-    return compare(density, truth, {name: fields[name] for name in names}, box, subbox=subbox)
+    shown = {name: fields[name] for name in names}
+    return compare(density, truth, shown, box, subbox=subbox, **trust)
+
+
+def known_errors():
+    """Return what the network of a small comparison knows of its errors, twice too small."""
+    truth = small_comparison(subbox=200.0).metrics["truth"]
+    std = np.full((3, 32, 32, 32), 0.01 * truth["rms"] / np.sqrt(3.0), np.float32)
+    return {"errors": {"network": std}, "particles_per_cell": 2.0}
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    found = small_comparison()
+    found = small_comparison(**known_errors())
     drawn = figures.make_figures(found, folder / "figures")
     context = {
         "config digest": "abc123",
@@ -108,6 +118,7 @@ def test_every_figure_is_a_png_of_phone_width_and_a_pdf(report):
         "residual_map",
         "residual_by_density",
         "whole_box",
+        "expected_errors",
     ]
     for figure in drawn:
         data = figure.path.read_bytes()
@@ -206,6 +217,27 @@ def test_the_page_says_what_was_found_and_published(report):
         assert f"{place['rms']:.0f}" in text
     assert "cosmology.Omega_m" in text
     assert "abc123" in text
+    assert "the true errors are larger than the model expects" in text
+    errors = found.metrics["errors"]["network"]
+    assert formats.percent(errors["coverage_68"]) in text
+    assert all(formats.percent(share) in text for share in errors["quartiles"]["coverage_95"])
+    counted = found.metrics["by_particles"]
+    few = sum(counted["methods"]["network"]["share"][:2])
+    assert f"they hold {formats.percent(few)} of the squared residual of network" in text
+
+
+@each(
+    ("inner", "outer", "words"),
+    [
+        (0.69, 0.94, "right within 2 points"),
+        (0.5, 0.95, "larger than"),
+        (0.68, 0.99, "smaller than"),
+        (0.75, 0.9, "another distribution"),
+    ],
+)
+def test_coverage_is_judged_in_words(inner, outer, words):
+    found = {"coverage_68": inner, "coverage_95": outer, "expected": [0.6827, 0.95]}
+    assert words in page.judge_errors(found)
 
 
 def test_everything_from_outside_is_escaped(tmp_path, report):
@@ -274,9 +306,12 @@ def test_a_report_of_linear_theory_alone_in_a_small_box_at_rest(tmp_path):
     assert found.metrics["spectra"]["subbox"] is None
     assert methods.paper_pair(found) == ("linear theory",)
     drawn = figures.make_figures(found, tmp_path)
-    assert "spectra_subbox" not in [figure.path.stem for figure in drawn]
+    assert {"spectra_subbox", "expected_errors"}.isdisjoint(one.path.stem for one in drawn)
+    assert (found.metrics["errors"], found.metrics["by_particles"]) == ({}, None)
     text = " ".join(read(page.write_report(found, drawn, {}, tmp_path)).text)
     assert page.verdict(found).sentence in text
+    assert "expected standard deviation" not in text
+    assert "particles" not in text
 
 
 def test_a_method_keeps_its_colour_whatever_else_is_shown():

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics.blocks import Block, grow
+from cosmoflow.numerics.calibration import CalibrationSum, sum_calibration
 from cosmoflow.numerics.comparison.coarse import CoarseSum, Runs, first_cells
-from cosmoflow.numerics.comparison.readers import TRUTH, Array, Json, Readers, read_tensor
+from cosmoflow.numerics.comparison.readers import (
+    TRUTH,
+    Array,
+    FieldReader,
+    Json,
+    Readers,
+    read_tensor,
+)
 from cosmoflow.numerics.distributions import DistributionSum, sum_distributions
+from cosmoflow.numerics.particle_bins import ParticleBinSum, sum_by_particles
 from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.residuals import ResidualSum, sum_residual
 from cosmoflow.numerics.threads import map_ahead
@@ -38,11 +47,37 @@ density, and the squared true velocity."""
 _SLAB_CELLS: Final = 1 << 18
 
 
+Summable = TypeVar("Summable", ParticleBinSum, CalibrationSum)
 Pair = tuple[int, int]
 """Cells and coarse cells per axis of the box."""
-Slab = tuple[Block, Tensor, Tensor, Tensor]
-"""Cells, with their density, truth and prediction including a halo of one cell."""
-SlabSum = tuple[DistributionSum, ResidualSum | None, CoarseSum]
+Slab = tuple[Block, Tensor, Tensor, Tensor, Tensor | None]
+"""Cells, with their density, truth and prediction including a halo of one cell, and the expected
+errors of the prediction without it."""
+
+
+@dataclass(frozen=True, eq=False)
+class SlabSum:
+    """Sums over a slab, for the truth or a method.
+
+    Attributes
+    ----------
+    counts : DistributionSum
+        Counts of the cells.
+    coarse : CoarseSum
+        :data:`SHARED` of the truth; the squared residual of a method.
+    residual : ResidualSum, optional
+        Residual sums of a method.
+    particles : ParticleBinSum, optional
+        Sums by the number of particles of a method, if that number is known.
+    calibration : CalibrationSum, optional
+        Sums over the expected errors of a method, if it has any.
+    """
+
+    counts: DistributionSum
+    coarse: CoarseSum
+    residual: ResidualSum | None = None
+    particles: ParticleBinSum | None = None
+    calibration: CalibrationSum | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +90,18 @@ class BlockSum:
         Residual sums of every method.
     distributions : dict of DistributionSum
         Counts of the truth and of every method.
+    particles : dict of ParticleBinSum
+        Sums of every method by the number of particles in the cell; empty if it is not known.
+    calibration : dict of CalibrationSum
+        Sums of the methods that have expected errors.
     coarse : CoarseSum
         Sums of :data:`SHARED`, then the squared residuals of the methods in their order.
     """
 
     residual: dict[str, ResidualSum]
     distributions: dict[str, DistributionSum]
+    particles: dict[str, ParticleBinSum]
+    calibration: dict[str, CalibrationSum]
     coarse: CoarseSum
 
     @classmethod
@@ -75,18 +116,35 @@ class BlockSum:
         return cls(
             {name: ResidualSum.zero() for name in names[1:]},
             {name: DistributionSum.zero() for name in names},
+            {},
+            {},
             CoarseSum.zero(len(SHARED) + len(names) - 1, bins),
         )
 
     def count(self, other: BlockSum) -> BlockSum:
-        """Add the counts of a block in place; return its other sums, which take less memory.
+        """Add the exact sums of a block in place; return its other sums, which take less memory.
 
-        Counts are integers, which add up in any order. The other sums must be added in the order of
-        the blocks, for the same digits.
+        Exact sums add up in any order. The other sums must be added in the order of the blocks, for
+        the same digits.
         """
         for name, one in other.distributions.items():
             self.distributions[name] += one
-        return replace(other, distributions={})
+        for name, bins in other.particles.items():
+            _put(self.particles, name, bins)
+        for name, found in other.calibration.items():
+            _put(self.calibration, name, found)
+        return replace(other, distributions={}, particles={}, calibration={})
+
+    def add_slab(self, name: str, slab: SlabSum, row: int) -> None:
+        """Add the sums of a slab for the truth or a method in place, from a row of coarse sums."""
+        self.distributions[name] += slab.counts
+        self.coarse.add(slab.coarse, row)
+        if slab.residual is not None:
+            self.residual[name] += slab.residual
+        if slab.particles is not None:
+            _put(self.particles, name, slab.particles)
+        if slab.calibration is not None:
+            _put(self.calibration, name, slab.calibration)
 
     def add(self, other: BlockSum) -> None:
         """Add the sums of a block inside this sum's coarse cells, in place."""
@@ -94,6 +152,11 @@ class BlockSum:
         for name, one in rest.residual.items():
             self.residual[name] += one
         self.coarse.add(rest.coarse)
+
+
+def _put(sums: dict[str, Summable], name: str, one: Summable) -> None:
+    """Add a sum to that of the same name, if there is one."""
+    sums[name] = sums[name] + one if name in sums else one
 
 
 def coarse_cells(grid: int, box_size: float) -> int:
@@ -124,28 +187,31 @@ def sum_block(readers: Readers, block: Block, rate: float) -> BlockSum:
     runs = Runs(*cut, block.origin, block.shape)
     coarse = CoarseSum(runs.origin, np.zeros((len(SHARED) + len(names) - 1, *runs.shape)))
     rho, v = read_tensor(truth, "density", haloed), read_tensor(truth, "velocity", haloed)
-    residual = {name: ResidualSum.zero() for name in names[1:]}
-    distributions = {name: DistributionSum.zero() for name in names}
+    total = replace(BlockSum.zero(names, 1), coarse=coarse)
     for number, (name, reader) in enumerate(readers.items()):
         is_truth = name == TRUTH
         w = v if is_truth else read_tensor(reader, "velocity", haloed)
-        slabs = ((part, rho[own], v[:, own], w[:, own]) for part, own in _slabs(block))
-        sum_slab = partial(_sum_truth if is_truth else _sum_method, cut=cut, cell=cell, rate=rate)
-        for counts, sums, found in map_ahead(sum_slab, slabs):
-            distributions[name] = distributions[name] + counts
-            coarse.add(found, 0 if is_truth else len(SHARED) + number - 1)
-            if sums is not None:
-                residual[name] = residual[name] + sums
-    return BlockSum(residual, distributions, coarse)
+        std = None if reader.intervals is None else read_tensor(reader, "velocity_std", block)
+        slabs = (
+            (part, rho[own], v[:, own], w[:, own], None if std is None else std[:, inner])
+            for part, own, inner in _slabs(block)
+        )
+        sum_slab = partial(_sum_truth, cut=cut, cell=cell, rate=rate)
+        if not is_truth:
+            sum_slab = partial(_sum_method, reader=reader, cut=cut, cell=cell, rate=rate)
+        for found in map_ahead(sum_slab, slabs):
+            total.add_slab(name, found, 0 if is_truth else len(SHARED) + number - 1)
+    return total
 
 
-def _slabs(block: Block) -> Iterator[tuple[Block, slice]]:
-    """Yield slabs of a block along x and their x range, with halo, in the haloed block."""
+def _slabs(block: Block) -> Iterator[tuple[Block, slice, slice]]:
+    """Yield slabs of a block along x, their x range in the haloed block, and in the block."""
     (x, y, z), (nx, ny, nz) = block.origin, block.shape
     rows = max(1, _SLAB_CELLS // (ny * nz))
     for first in range(0, nx, rows):
         count = min(rows, nx - first)
-        yield Block((x + first, y, z), (count, ny, nz)), slice(first, first + count + 2)
+        part = Block((x + first, y, z), (count, ny, nz))
+        yield part, slice(first, first + count + 2), slice(first, first + count)
 
 
 def _inner(haloed: Tensor) -> Tensor:
@@ -160,23 +226,30 @@ def _square(field: Tensor) -> Floats:
 
 def _sum_truth(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
     """Return the sums of a slab for the truth: its distributions and :data:`SHARED`."""
-    block, rho, v, _ = job
+    block, rho, v, *_ = job
     runs = Runs(*cut, block.origin, block.shape)
     infall = QUANTITIES["divergence"].make({"velocity": v}, cell).double().square_().numpy()
     mass, truth2 = _inner(rho).double().numpy(), _square(_inner(v).double())
     values = [*runs.moments(infall, block.origin), runs.sum(mass), runs.sum(truth2)]
     counts = sum_distributions(rho, v, v, cell, rate)
-    return counts, None, CoarseSum(runs.origin, np.stack(values))
+    return SlabSum(counts, CoarseSum(runs.origin, np.stack(values)))
 
 
-def _sum_method(job: Slab, cut: Pair, cell: float, rate: float) -> SlabSum:
-    """Return the sums of a slab for a method: distributions, residual and residual map."""
-    block, rho, v, w = job
+def _sum_method(job: Slab, reader: FieldReader, cut: Pair, cell: float, rate: float) -> SlabSum:
+    """Return the sums of a slab for a method."""
+    block, rho, v, w, std = job
     runs = Runs(*cut, block.origin, block.shape)
     counts = sum_distributions(rho, v, w, cell, rate)
     own = _inner(rho), _inner(v), _inner(w)
     squares = runs.sum(_square(own[2].double().sub_(own[1])))
-    return counts, sum_residual(*own), CoarseSum(runs.origin, squares[None])
+    each, intervals = reader.particles_per_cell, reader.intervals
+    return SlabSum(
+        counts,
+        CoarseSum(runs.origin, squares[None]),
+        sum_residual(*own),
+        None if each is None else sum_by_particles(*own, each),
+        None if std is None or intervals is None else sum_calibration(*own, std, intervals),
+    )
 
 
 def _counts(coarse: CoarseSum, grid: int) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import central_boxes, grid_blocks
+from cosmoflow.numerics.calibration import NORMAL, Intervals
 from cosmoflow.numerics.comparison.blocks import sum_block
 from cosmoflow.numerics.comparison.power import subbox_cells, sum_box, sum_subboxes
 from cosmoflow.numerics.comparison.readers import TRUTH, Array, ArrayReader
@@ -28,6 +29,9 @@ def compare(
     scheme: str | None = None,
     rate: float = H0_KM_S_PER_MPC_H,
     block: int = 128,
+    errors: Mapping[str, Array] | None = None,
+    intervals: Intervals = NORMAL,
+    particles_per_cell: float | None = None,
 ) -> Comparison:
     """Compare predicted velocities with the true one, all in memory.
 
@@ -52,23 +56,39 @@ def compare(
         ``f a H``, km/s per Mpc/h, the unit in which divergences are binned.
     block : int
         Cells per axis summed at once; no result depends on it.
+    errors : mapping of str to ndarray, optional
+        Expected standard deviation of the error of each component, fields like ``truth``, by
+        method; methods may lack it.
+    intervals : (float, float)
+        Half-widths of the intervals that should hold 68.27 % and 95 % of the errors, in units of
+        their standard deviation.
+    particles_per_cell : float, optional
+        Number of particles in a cell of mean density, to split the residual by that number.
 
     Returns
     -------
     Comparison
         Its ``metrics`` contain ``box_size``, ``cells``, ``truth``, ``residual`` (per method),
-        ``patch``, ``by_density``, ``largest_residuals``, ``distributions`` and ``spectra`` with
-        ``full`` and ``subbox``.
+        ``patch``, ``by_density``, ``by_particles``, ``errors``, ``largest_residuals``,
+        ``distributions`` and ``spectra`` with ``full`` and ``subbox``.
 
     Raises
     ------
     DataError
         The fields do not match, or contain values that are not finite.
     """
-    _check(density, truth, predictions, box_size)
+    _check(density, truth, predictions, box_size, errors or {})
     rho = np.ascontiguousarray(density, np.float32)
+    known = {name: np.ascontiguousarray(std, np.float32) for name, std in (errors or {}).items()}
     readers = {
-        name: ArrayReader(rho, np.ascontiguousarray(field, np.float32), box_size)
+        name: ArrayReader(
+            rho,
+            np.ascontiguousarray(field, np.float32),
+            box_size,
+            known.get(name),
+            intervals if name in known else None,
+            particles_per_cell,
+        )
         for name, field in {TRUTH: truth, **predictions}.items()
     }
     grid = density.shape[-1]
@@ -88,7 +108,13 @@ def compare(
         return total.comparison()
 
 
-def _check(density: Array, truth: Array, predictions: Mapping[str, Array], box_size: float) -> None:
+def _check(
+    density: Array,
+    truth: Array,
+    predictions: Mapping[str, Array],
+    box_size: float,
+    errors: Mapping[str, Array],
+) -> None:
     cells = density.shape[-1] if density.ndim else 0
     if density.shape != (cells,) * 3 or cells < 4:
         raise DataError(
@@ -106,7 +132,9 @@ def _check(density: Array, truth: Array, predictions: Mapping[str, Array], box_s
         raise DataError(
             "The box size is not positive.", where="box_size", value=box_size, limit="> 0 Mpc/h"
         )
-    for name, field in {"density": density, TRUTH: truth, **predictions}.items():
+    fields = {"density": density, TRUTH: truth, **predictions}
+    fields |= {f"errors of {name}": std for name, std in errors.items()}
+    for name, field in fields.items():
         shape = density.shape if field is density else (3, *density.shape)
         if field.shape != shape:
             raise DataError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics.blocks import Block, read_periodic
+from cosmoflow.numerics.calibration import Intervals
 
 Array = NDArray[np.float32]
 Json = dict[str, Any]
@@ -31,10 +32,19 @@ class FieldReader(Protocol):
     def box_size(self) -> float:
         """Box size, Mpc/h."""
 
-    def read(self, name: str, block: Block) -> Array:
-        """Return ``density``, shape (nx, ny, nz), or ``velocity``, shape (3, nx, ny, nz), km/s.
+    @property
+    def particles_per_cell(self) -> float | None:
+        """Number of particles in a cell of mean density; None if the density does not tell it."""
 
-        The block wraps if it extends past the grid.
+    @property
+    def intervals(self) -> Intervals | None:
+        """Intervals of the expected errors; None if there is no ``velocity_std``."""
+
+    def read(self, name: str, block: Block) -> Array:
+        """Return a field over a block.
+
+        ``density`` has the shape (nx, ny, nz), ``velocity`` and its expected error
+        ``velocity_std`` (3, nx, ny, nz), km/s. The block wraps if it extends past the grid.
 
         Raises
         ------
@@ -59,11 +69,20 @@ class ArrayReader:
         Shape ``(3, n, n, n)``, float32, km/s.
     box_size : float
         Box size, Mpc/h.
+    velocity_std : ndarray, optional
+        Expected standard deviation of the error of each component, shaped like ``velocity``.
+    intervals : (float, float), optional
+        See :class:`FieldReader`.
+    particles_per_cell : float, optional
+        See :class:`FieldReader`.
     """
 
     density: Array
     velocity: Array
     box_size: float
+    velocity_std: Array | None = None
+    intervals: Intervals | None = None
+    particles_per_cell: float | None = None
 
     @property
     def grid(self) -> int:
@@ -72,7 +91,7 @@ class ArrayReader:
 
     def read(self, name: str, block: Block) -> Array:
         """Return a block of a field; see :class:`FieldReader`."""
-        field = self.density if name == "density" else self.velocity
+        field: Array = getattr(self, name)
 
         def read(part: tuple[slice, ...]) -> Array:
             # Copy, as a store does: the caller may write into the block.

@@ -28,6 +28,7 @@ from cosmoflow.numerics.comparison.slices import (
 )
 from cosmoflow.numerics.comparison.subboxes import Subboxes
 from cosmoflow.numerics.distributions import bin_edges
+from cosmoflow.numerics.particle_bins import ParticleBinSum
 from cosmoflow.numerics.spectra import WINDOWS, PowerSum
 from cosmoflow.tables import html_table, shorten, text_table
 
@@ -187,6 +188,8 @@ class Measured:
             "patch": patch_metrics(fields, patch, size),
             "by_density": first.by_density()
             | {"methods": {name: t.by_density()["residual"] for name, t in residual.items()}},
+            "by_particles": by_particles(cells.particles),
+            "errors": {name: one.figures() for name, one in cells.calibration.items()},
             "largest_residuals": largest_residuals(cells.coarse, grid, size, methods),
             "distributions": {
                 "edges": bin_edges(),
@@ -201,6 +204,14 @@ class Measured:
         }
         maps = residual_maps(cells.coarse, grid, methods)
         return Comparison(_plain(metrics), density, velocity, float(size), patch, fields, maps)
+
+
+def by_particles(sums: Mapping[str, ParticleBinSum]) -> Json | None:
+    """Return the residuals by the number of particles in a cell; None if it is not known."""
+    first = next(iter(sums.values()), None)
+    if first is None:
+        return None
+    return first.shared() | {"methods": {name: one.figures() for name, one in sums.items()}}
 
 
 def _figure(value: float | None, digits: int) -> str:

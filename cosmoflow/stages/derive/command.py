@@ -25,8 +25,8 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, examine, format_share
 from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
-from cosmoflow.stages.inputs.particle_counts import COUNT
 from cosmoflow.stages.inputs.paintings import painting_of
+from cosmoflow.stages.inputs.particle_counts import COUNT
 from cosmoflow.stages.requests import count_workers
 from cosmoflow.stages.run import (
     Plan,

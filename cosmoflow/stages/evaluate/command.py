@@ -28,6 +28,7 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import describe_empty, examine, sampling_with
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.inputs.notes import input_notes
+from cosmoflow.stages.inputs.readers import VELOCITY_ERROR
 from cosmoflow.stages.run import Run, claiming, start_engine
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.curves import write_curves
@@ -127,7 +128,9 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     engine = start_engine(run, plan, remedy=_REMEDY)
     check_contents(inputs.true, ["density", "velocity"], run)
     for store in inputs.found.values():
-        check_contents(store, [one.variable for one in inputs.methods if one.url == store.url], run)
+        own = [one for one in inputs.methods if one.url == store.url]
+        errors = [VELOCITY_ERROR for one in own if one.intervals is not None]
+        check_contents(store, [*(one.variable for one in own), *errors], run)
     size, subbox = inputs.box_size, run.settings.evaluate.subbox
     if subbox > size:
         run.listener(Message(f"sub-boxes are {size:g} Mpc/h: the box has no more"))

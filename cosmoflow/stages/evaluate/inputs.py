@@ -10,6 +10,7 @@ from typing import Any, Final
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import Listener, Message, caution
 from cosmoflow.numerics.comparison.readers import TRUTH
+from cosmoflow.stages.evaluate.trust import find_intervals, note_trust, particles_of
 from cosmoflow.stages.inputs.lineage import relate
 from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.inputs.readers import Method, StoreReader, check_same_box
@@ -45,6 +46,7 @@ class Inputs:
     def readers(self, methods: Sequence[Method]) -> dict[str, StoreReader]:
         """Return the readers of the truth and of the given methods, by name."""
         first = StoreReader.of(self.true, TRUTH)
+        first = replace(first, particles_per_cell=particles_of(self.true))
         return {TRUTH: first} | {one.name: replace(first, method=one) for one in methods}
 
     @property
@@ -127,7 +129,7 @@ def _velocities(label: str, store: FieldStore) -> list[Method]:
             where=store.url,
             value=", ".join(store.variables),
         )
-    methods = [Method(label, store.url, variable)]
+    methods = [Method(label, store.url, variable, intervals=find_intervals(store, variable))]
     if RESTORED in store.variables:
         methods.append(Method(f"{label}, power restored", store.url, RESTORED))
     return methods
@@ -172,6 +174,7 @@ def check_origins(inputs: Inputs, listener: Listener, *, force: bool) -> Origins
         A prediction was made from other particles.
     """
     found = Origins()
+    found.notes += note_trust(inputs.true, list(inputs.found.values()), listener)
     space = painting_of(inputs.true)
     if space.redshift_space is not None:
         caution(

@@ -28,8 +28,9 @@ from cosmoflow.units import format_bytes
 BLOCK_CELLS = 256
 """Most cells per axis of a block. Halos are read twice, and are a small part of a large block."""
 
-_BLOCK_BYTES, _MOMENTUM_BYTES = 52, 24
-"""Bytes per cell of a block with its halo, and further bytes where a momentum is divided."""
+_BLOCK_BYTES, _MOMENTUM_BYTES, _ERROR_BYTES = 52, 24, 12
+"""Bytes per cell of a block with its halo, and further bytes where a momentum is divided, or where
+a prediction has expected errors."""
 _MODES_BYTES, _SUBBOX_BYTES = 16, 64
 """Bytes per cell of a group of sub-boxes for the truth's modes, and of a sub-box in work."""
 _PATCH_BYTES = 160
@@ -114,6 +115,8 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     compared = 1 + len(methods)
     seconds = compared * (cells * costs.EVALUATE_CELL + inside * costs.SUBBOX_CELL)
     read = (cells + inside) * (4 + 12 * compared)
+    errors = sum(method.intervals is not None for method in methods)
+    seconds, read = seconds + errors * cells * costs.ERROR_CELL, read + 12 * errors * cells
     exchanged, linear, parts = 0, "stored with the truth", 0
     in_memory = LINEAR_BYTES * true.grid**3 <= memory_here(run)
     tasks = cut.count_tasks(1 + len(methods), size)
@@ -183,7 +186,9 @@ def group_memory(inputs: Inputs, side: int, group: int) -> int:
 def block_memory(inputs: Inputs, block: int) -> int:
     """Return the bytes of a task with a block of ``block`` cells per axis."""
     divided = any(method.variable == "momentum" for method in inputs.methods)
-    return costs.EVALUATE_OVERHEAD + (_BLOCK_BYTES + _MOMENTUM_BYTES * divided) * (block + 2) ** 3
+    errors = any(method.intervals is not None for method in inputs.methods)
+    each = _BLOCK_BYTES + _MOMENTUM_BYTES * divided + _ERROR_BYTES * errors
+    return costs.EVALUATE_OVERHEAD + each * (block + 2) ** 3
 
 
 def _block_cells(inputs: Inputs, run: Run) -> int:

@@ -9,7 +9,7 @@ from cosmoflow.numerics.blocks import axis_blocks
 from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.comparison.slices import Patch
 from cosmoflow.stages.evaluate.cut import Cut
-from cosmoflow.stages.inputs.readers import StoreReader
+from cosmoflow.stages.inputs.readers import VELOCITY_ERROR, StoreReader
 from cosmoflow.stages.requests import ONCE, count_bars, stored_shards
 from cosmoflow.stages.slabs.sources import Derived
 from cosmoflow.stages.spectra import PowerPlan, share_readings
@@ -70,6 +70,10 @@ def count_requests(
             spans += found
             partial[url, variable] += indexed
 
+    exact = [axis_blocks(grid, cut.block)] * 3
+    for reader in readers:
+        if reader.intervals is not None:
+            add(exact, reader, VELOCITY_ERROR)
     for axes in density:
         add(axes, readers[0], "density")
         for reader in readers:

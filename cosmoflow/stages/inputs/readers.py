@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import Block
-from cosmoflow.numerics.field_table import FIELDS
+from cosmoflow.numerics.calibration import Intervals
+from cosmoflow.numerics.field_table import ERROR, FIELDS
 from cosmoflow.numerics.painting import divide_momentum
 from cosmoflow.numerics.spectra import WINDOWS
 from cosmoflow.storage.fields import FieldStore, reopen_fields
 
 Vector = tuple[float, float, float]
+
+VELOCITY_ERROR: Final = f"velocity{ERROR}"
+"""Variable of the expected error of a velocity."""
 
 _TOLERANCE: Final = 1e-6
 """Largest relative difference of equal numbers, due to rounding by float32 and text."""
@@ -48,6 +52,8 @@ class Method:
         Indices into the dimensions of the variable before the component.
     background : (float, float, float)
         Mean momentum of the box, km/s: for a ``momentum``, the velocity where there is no mass.
+    intervals : (float, float), optional
+        Intervals of the expected errors, if they are compared with the residual.
     """
 
     name: str
@@ -55,6 +61,7 @@ class Method:
     variable: str = "velocity"
     lead: tuple[int, ...] = ()
     background: Vector = (0.0, 0.0, 0.0)
+    intervals: Intervals | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ class StoreReader:
         Box size, Mpc/h.
     shard : int
         Cells per axis of a shard of the truth.
+    particles_per_cell : float, optional
+        Number of particles in a cell of mean density.
     """
 
     truth: str
@@ -80,6 +89,7 @@ class StoreReader:
     grid: int
     box_size: float
     shard: int
+    particles_per_cell: float | None = None
 
     @classmethod
     def of(cls, store: FieldStore, name: str = "") -> Self:
@@ -87,6 +97,11 @@ class StoreReader:
         shard = min(store.shard, store.grid)
         method = Method(name or store.url, store.url)
         return cls(store.url, method, store.grid, store.metadata.box_size, shard)
+
+    @property
+    def intervals(self) -> Intervals | None:
+        """Intervals of the expected errors; None if there are none to compare."""
+        return self.method.intervals
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the open stores, which every process reopens."""
@@ -99,7 +114,10 @@ class StoreReader:
     @cached_property
     def _store(self) -> FieldStore:
         url = self.method.url
-        return self._density if url == self.truth else reopen_fields(url, self.method.variable)
+        if url == self.truth:
+            return self._density
+        names = [self.method.variable, *[VELOCITY_ERROR] * (self.intervals is not None)]
+        return reopen_fields(url, *names)
 
     def held(self, names: Sequence[str]) -> int:
         """Return the most float32 numbers per cell that are held while fields are read.
@@ -123,20 +141,36 @@ class StoreReader:
         """Return URL, name and components of each stored variable that is read for a field."""
         if name == "density":
             return [(self.truth, name, 1)]
+        if name == VELOCITY_ERROR:
+            return [(self.method.url, name, FIELDS[name].parts)]
         found = [(self.method.url, self.method.variable, FIELDS[name].parts)]
         return found + self.variables("density") * (self.method.variable == "momentum")
 
     def read(self, name: str, block: Block) -> NDArray[np.float32]:
-        """Return ``density``, shape (nx, ny, nz), or ``velocity``, shape (3, nx, ny, nz), km/s.
+        """Return a field over a block.
+
+        ``density`` has the shape (nx, ny, nz), ``velocity`` and its expected error
+        ``velocity_std`` (3, nx, ny, nz), km/s.
 
         Raises
         ------
         DataError
-            The field is damaged or has values that are not finite.
+            The field is damaged or has values that are not finite, or an expected error is
+            negative.
         """
         if name == "density":
             return self._density.read_block("density", block)
         method = self.method
+        if name == VELOCITY_ERROR:
+            error = self._store.read_block(name, block)
+            if (least := float(error.min())) < 0.0:
+                raise DataError(
+                    "a standard deviation is negative",
+                    where=f"{method.url}, {name}, block of {block.shape} cells from {block.origin}",
+                    value=f"{least:g} km/s",
+                    limit="0 or more",
+                )
+            return error
         found = self._store.read_block(method.variable, block, lead=method.lead)
         if method.variable != "momentum":
             return found

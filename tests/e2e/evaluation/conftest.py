@@ -1,5 +1,6 @@
 """Stores of a small box to evaluate, and a report that draws nothing."""
 
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -9,19 +10,28 @@ import pytest
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.storage.fields import create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
+from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.urls import open_group_for_writing
 from tests.conftest import cut, make_metadata, synthetic_fields
 
 GRID, CELL, SUBBOX, RADII = 20, 4.0, 36.0, (0.0, 2.0)
-PAINTED = make_metadata(GRID * CELL, stage="paint", paint={"scheme": "cic"})
+PARTICLES, INTERVALS = 2.5, (0.9, 2.2)
+PAINTED = replace(
+    make_metadata(GRID * CELL, stage="paint", paint={"scheme": "cic"}),
+    sampling=Sampling(PARTICLES, 0.0, "background", equal_masses=True),
+)
+NOTED = {"velocity_std": dict(zip(("interval_68", "interval_95"), INTERVALS, strict=True))}
 SETTINGS = {"evaluate": {"subbox": SUBBOX, "smoothing": RADII}}
 
 
-def make_store(path, fields, shard, *, chunk=None, metadata=None):
+def make_store(path, fields, shard, *, chunk=None, metadata=None, attributes=None):
     """Write a whole fields store."""
     grid = next(iter(fields.values())).shape[-1]
     metadata = metadata or make_metadata(grid * CELL)
-    create_fields(str(path), metadata, grid, tuple(fields), shard=shard, chunk=chunk or shard)
+    create_fields(
+        str(path), metadata, grid, tuple(fields),
+        shard=shard, chunk=chunk or shard, attributes=attributes,
+    )  # fmt: skip
     for index, block in enumerate(grid_blocks(grid, shard)):
         here = {name: cut(field, block) for name, field in fields.items()}
         write_block(str(path), block, index, here)
@@ -46,6 +56,7 @@ def box():
         "noisy": truth + noise[0],
         "momentum": momentum,
         "of momentum": velocity,
+        "error": np.abs(noise[1]),
     }
 
 
@@ -66,7 +77,13 @@ def stores(box, tmp_path):
         return (
             make_store(folder / "truth.zarr", truth, shard, chunk=chunk, metadata=PAINTED),
             [
-                "noisy=" + make_store(folder / "noisy.zarr", {"velocity": box["noisy"]}, 16),
+                "noisy="
+                + make_store(
+                    folder / "noisy.zarr",
+                    {"velocity": box["noisy"], "velocity_std": box["error"]},
+                    16,
+                    attributes=NOTED,
+                ),
                 "of momentum="
                 + make_store(folder / "momentum.zarr", {"momentum": box["momentum"]}, shard),
             ],

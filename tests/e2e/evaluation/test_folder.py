@@ -72,6 +72,16 @@ def test_the_report_folder(stores, serial_run, tmp_path):
         curves["density_curl_count"].sel({"prediction": "noisy"}),
         counts["methods"]["noisy"]["density_curl"],
     )
+    for name, part, key in (
+        ("coverage_95", "by_density", "coverage_95"),
+        ("error_rms", "reliability", "rms"),
+    ):
+        expected = np.array(found.metrics["errors"]["noisy"][part][key], float)
+        np.testing.assert_array_equal(curves[name].sel({"prediction": "noisy"}), expected)
+        assert np.isnan(curves[name].sel({"prediction": "of momentum"})).all()
+    expected = np.array(found.metrics["by_particles"]["methods"]["noisy"]["residual"], float)
+    own = curves["residual_rms_by_particles"].sel({"prediction": "noisy"})
+    np.testing.assert_array_equal(own, expected)
     np.testing.assert_array_equal(curves["speed_count_truth"], counts["truth"]["speed"])
     np.testing.assert_array_equal(
         curves["residual_map"].sel({"prediction": "noisy"}), found.residual_map["noisy"]
@@ -79,6 +89,40 @@ def test_the_report_folder(stores, serial_run, tmp_path):
     for name, variable in curves.variables.items():
         if variable.dtype.kind in "if":
             assert {"units", "long_name"} <= set(variable.attrs), name
+
+
+@each(
+    ("attributes", "value", "words"),
+    [
+        ({"predictions": 4}, None, ("spread of an ensemble", "run infer again")),
+        ({"interval_68": 2.0, "interval_95": 1.0}, None, ("velocity_std", "interval_68: 2.0")),
+        ({"interval_95": "wide"}, None, ("velocity_std", "interval_95: wide")),
+        ({}, -1.0, ("velocity_std", "negative", "-1 km/s")),
+    ],
+)
+def test_what_is_no_expected_error(stores, box, serial_run, tmp_path, attributes, value, words):
+    """The spread of an ensemble is left out with a warning, and nonsense is refused."""
+    truth, _ = stores(20)
+    fields = {"velocity": box["noisy"], "velocity_std": box["error"].copy()}
+    if value is not None:
+        fields["velocity_std"][1, 2, 3, 4] = value
+    said = {"velocity_std": attributes}
+    other = make_store(tmp_path / "other.zarr", fields, 20, attributes=said)
+    out, heard = tmp_path / "report", []
+    run = serial_run(**SETTINGS, listener=heard.append)
+    if "predictions" not in attributes:
+        refused(DataError, 3, lambda: evaluate(truth, other, str(out), run), *words)
+        assert not out.exists()
+        return
+    group = open_group_for_writing(truth)
+    group.attrs["sampling"] = {"empty_share": 0.0}
+    found = evaluate(truth, other, str(out), run)
+    assert found.metrics["errors"] == {}
+    assert found.metrics["by_particles"] is None
+    notes = json.loads((out / "metrics.json").read_text())["context"]["provenance"]["notes"]
+    for text in (*words, "not split by the number of particles"):
+        assert any(text in note for note in notes)
+    assert any(words[0] in e.text for e in heard if getattr(e, "level", "") == "warning")
 
 
 @each(

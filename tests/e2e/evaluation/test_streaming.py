@@ -23,6 +23,8 @@ from tests.conftest import make_metadata, refused
 from tests.e2e.evaluation.conftest import (
     CELL,
     GRID,
+    INTERVALS,
+    PARTICLES,
     RADII,
     SETTINGS,
     SUBBOX,
@@ -48,8 +50,10 @@ def expected(box):
     }
     fields = {"noisy": box["noisy"], "of momentum": box["of momentum"], **linear}
     return compare(
-        box["density"], box["truth"], fields, GRID * CELL, SUBBOX, scheme="cic", rate=rate
-    )
+        box["density"], box["truth"], fields, GRID * CELL, SUBBOX,
+        scheme="cic", rate=rate,
+        errors={"noisy": box["error"]}, intervals=INTERVALS, particles_per_cell=PARTICLES,
+    )  # fmt: skip
 
 
 def assert_close(found, wanted, path=()):
@@ -88,6 +92,7 @@ def assert_close(found, wanted, path=()):
 
 def assert_same(found, wanted):
     assert_close(found.metrics, wanted.metrics)
+    assert found.metrics["errors"] == wanted.metrics["errors"]
     assert found.patch == wanted.patch
     top = np.abs(wanted.velocity["linear theory"]).max()
     np.testing.assert_allclose(found.density, wanted.density, rtol=1e-6)

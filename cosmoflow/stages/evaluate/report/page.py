@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,6 +24,9 @@ from cosmoflow.stages.evaluate.report.methods import (
     styles,
 )
 from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY
+
+RIGHT_COVERAGE: Final = 2.0
+"""Percentage points by which a coverage may miss the expected one and be called right."""
 
 
 class Verdict(NamedTuple):
@@ -62,6 +66,79 @@ def verdict(comparison: Comparison) -> Verdict:
         return Verdict("good", "Better than every baseline", closer)
     farther = f"{start}: {mine / max(other, 1e-30):.2f} times farther from the truth."
     return Verdict("bad", "Worse than the best baseline", farther)
+
+
+def judge_errors(found: Mapping[str, Any]) -> str:
+    """Return in words what the coverage of a method says about its expected errors."""
+    pairs = zip((found["coverage_68"], found["coverage_95"]), found["expected"], strict=True)
+    off = [100.0 * (share - expected) for share, expected in pairs]
+    low, high = min(off) < -RIGHT_COVERAGE, max(off) > RIGHT_COVERAGE
+    if low and high:
+        return "the errors have another distribution than the model expects"
+    if low:
+        return "the true errors are larger than the model expects"
+    if high:
+        return "the true errors are smaller than the model expects"
+    return f"both shares are right within {RIGHT_COVERAGE:g} points"
+
+
+def tabulate_coverage(errors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of coverages, of all cells and by quarters of the cells by density."""
+    quarters = [one["quartiles"] for one in errors.values()]
+    if not quarters:
+        return {}
+    # All methods have the cells of the truth.
+    edges = [f"{10.0**edge:.2g}" for edge in quarters[0]["log10_density_edges"]]
+    inner = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
+    keys = ("coverage_68", "coverage_95")
+    rows = [
+        {
+            "name": "all cells",
+            "cells": 1.0,
+            "shares": [one[key] for one in errors.values() for key in keys],
+        }
+    ]
+    rows += [
+        {
+            "name": name,
+            "cells": quarters[0]["cell_share"][place],
+            "shares": [one[key][place] for one in quarters for key in keys],
+        }
+        for place, name in enumerate([f"below {edges[0]}", *inner, f"above {edges[-1]}"])
+    ]
+    head = ["density", "cells"] + [text for name in errors for text in (f"{name}, 68 %", "95 %")]
+    return {"head": head, "rows": rows}
+
+
+def tabulate_particles(comparison: Comparison, names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the table of residuals by the number of particles; None if that is not known."""
+    found = comparison.metrics["by_particles"]
+    if found is None:
+        return None
+    ends, cells = found["particles"], comparison.metrics["cells"] ** 3
+    inner = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(ends[1:])]
+    methods = {name: found["methods"][name] for name in names}
+    rows = [
+        {
+            "name": name,
+            "cells": found["cells"][place] / cells,
+            "truth": found["truth"][place],
+            "methods": [(one["residual"][place], one["share"][place]) for one in methods.values()],
+        }
+        for place, name in enumerate(["none", *inner, f"{ends[-1]:g} or more"])
+    ]
+    below_one = [place for place, low in enumerate(ends) if low < 1.0]
+    return {
+        "head": ["particles", "cells", "truth"] + [t for n in names for t in (n, "share")],
+        "rows": rows,
+        "few": sum(found["cells"][place] for place in below_one) / cells,
+        # The share of a residual of zero is None.
+        "shares": {
+            name: sum(one["share"][place] or 0.0 for place in below_one)
+            for name, one in methods.items()
+        },
+        "mean": found["particles_per_cell"],
+    }
 
 
 def write_report(
@@ -161,6 +238,9 @@ def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[s
         sampled_columns=[f"{k:g}" for k in SAMPLED_AT],
         has_empty_cells=metrics["truth"]["empty_share"] > MOST_EMPTY,
         empty_cells=context.get("empty_cells"),
+        judge_errors=judge_errors,
+        coverage=tabulate_coverage(metrics["errors"]),
+        particles=tabulate_particles(comparison, best),
         notes=context.get("provenance", {}).get("notes", ()),
         facts=facts,
     )

@@ -16,6 +16,7 @@ from cosmoflow.stages.evaluate.report.figures.box import (
 )
 from cosmoflow.stages.evaluate.report.figures.counts import distributions, joint_distributions
 from cosmoflow.stages.evaluate.report.figures.drawing import Figure
+from cosmoflow.stages.evaluate.report.figures.errors import expected_errors
 from cosmoflow.stages.evaluate.report.figures.power import spectra
 from cosmoflow.stages.evaluate.report.figures.slices import (
     derived_slices,
@@ -35,6 +36,7 @@ _ALL = (
     residual_map,
     residual_by_density,
     whole_box,
+    expected_errors,
 )
 
 
