@@ -260,7 +260,7 @@ def test_the_number_of_particles_follows_from_the_density(sparse, serial_run, tm
 
     group, said = open_group_for_writing(fields), FieldStore(fields).metadata.sampling
     for equal, mean, mass, word in (
-        (False, 0.512, None, "masses differ"),
+        (False, 0.512, None, "individual masses"),
         (None, 0.512, None, "equal_masses: true"),
         (True, None, None, "no particles_per_cell"),
         (None, 0.512, 1e10, None),

@@ -33,14 +33,16 @@ def particles_per_cell(box: Box) -> float:
         equal = True
     if not equal:
         raise DataError(
-            "a density does not tell the number of particles if their masses differ"
+            "the particles were painted with individual masses, so the density does not tell their "
+            "number"
             if equal is False
             else "whether all particles have one mass is not known, so a density does not tell "
             "their number",
             where=where,
             value=f"equal_masses: {'not said' if equal is None else 'false'}",
             limit="equal_masses: true",
-            remedy="paint the particles without their masses, and count in that store"
+            remedy="if all masses are equal, set equal_masses: true in the attribute; else paint "
+            "the particles without masses, and count in that store"
             if equal is False
             else "paint the particles again, or set equal_masses: true in the attribute",
         )
