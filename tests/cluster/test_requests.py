@@ -11,6 +11,7 @@ import zarr
 from cosmoflow.cli.app import run_app
 from cosmoflow.numerics.blocks import Block, grid_blocks, place
 from cosmoflow.storage import shards
+from cosmoflow.storage.fields import write_whole
 from cosmoflow.storage.shards import read_in_pieces
 from cosmoflow.storage.urls import open_group, open_group_for_writing, zarr_store
 from cosmoflow.storage.variables import create_variable, write_cells
@@ -21,7 +22,9 @@ from tests.object_store import make_bucket, s3_server, settings_of, using
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PLACE = "s3://boxes/counted"
-PARTICLES, FIELDS, PREDICTION = (f"{PLACE}/{name}.zarr" for name in ("particles", "fields", "flow"))
+PARTICLES, FIELDS, PREDICTION, WITH_ERRORS = (
+    f"{PLACE}/{name}.zarr" for name in ("particles", "fields", "flow", "errors")
+)
 SETTINGS = [
     "--set=simulate.particles=128",
     "--set=simulate.box_size=256.0",
@@ -45,13 +48,17 @@ def proxy():
 
 @pytest.fixture(scope="module")
 def stores(proxy):
-    """Particles, fields with the flow that the model needs, and a prediction."""
+    """Particles, fields with the flow that the model needs, and predictions."""
     for command in (
         ["simulate", PARTICLES, "--method=2lpt"],
         ["paint", PARTICLES, FIELDS],
         ["infer", FIELDS, PREDICTION, "--model=wiener"],
+        ["infer", FIELDS, WITH_ERRORS, "--model=wiener"],
     ):
         assert run_app([*command, *SETTINGS]) == 0
+    create_variable(open_group_for_writing(WITH_ERRORS), "velocity_std", 128, 64, 32)
+    errors = np.random.default_rng(1).uniform(1.0, 9.0, (3, 128, 128, 128))
+    write_whole(WITH_ERRORS, "velocity_std", errors.astype(np.float32))
 
 
 def seen(proxy):
@@ -133,6 +140,7 @@ COMMANDS = [
     ["infer", FIELDS, f"{PLACE}/second.zarr", "--model=wiener"],
     ["derive", FIELDS, f"{PLACE}/derived.zarr", "--field=divergence", "--field=velocity"],
     ["evaluate", FIELDS, PREDICTION],
+    ["evaluate", FIELDS, WITH_ERRORS],
 ]
 
 
