@@ -82,6 +82,17 @@ def judge_errors(found: Mapping[str, Any]) -> str:
     return f"both shares are right within {RIGHT_COVERAGE:g} points"
 
 
+def worst_quarter(found: Mapping[str, Any]) -> float:
+    """Return by how many percentage points a share in a quarter of the cells is off at most."""
+    off: list[float] = [
+        100.0 * abs(share - expected)
+        for key, expected in zip(("coverage_68", "coverage_95"), found["expected"], strict=True)
+        for share in found["quartiles"][key]
+        if share is not None
+    ]
+    return max(off)
+
+
 def tabulate_coverage(errors: Mapping[str, Any]) -> dict[str, Any]:
     """Return the table of coverages, of all cells and by quarters of the cells by density."""
     quarters = [one["quartiles"] for one in errors.values()]
@@ -239,6 +250,7 @@ def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[s
         has_empty_cells=metrics["truth"]["empty_share"] > MOST_EMPTY,
         empty_cells=context.get("empty_cells"),
         judge_errors=judge_errors,
+        worst_quarter=worst_quarter,
         coverage=tabulate_coverage(metrics["errors"]),
         particles=tabulate_particles(comparison, best),
         notes=context.get("provenance", {}).get("notes", ()),
