@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from cosmoflow.model.names import model_folder
 from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.models import load_model
+from cosmoflow.stages.models import open_model
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.flows import FILTER, WIENER
@@ -20,9 +19,9 @@ from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
 
 
-def open_shipped(name: str) -> VelocityModel:
-    """Return a model that comes with cosmoflow."""
-    return load_model(model_folder(name))
+def open_shipped(name: str, fields: str) -> VelocityModel:
+    """Return a model that comes with cosmoflow, for a fields store."""
+    return open_model(name, FieldStore(fields))
 
 
 def make_flows(url: str, model: VelocityModel) -> tuple[Flow, ...]:

@@ -59,7 +59,7 @@ def measure(folder: Path, source: str, rounds: int) -> None:
     inputs = str(folder / "inputs.zarr")
     if not Path(inputs).exists():
         if WIENER not in FieldStore(source).variables:
-            make_flows(source, open_shipped("residual-small"))
+            make_flows(source, open_shipped("residual-small", source))
         repeat_box(source, inputs, 2, shard=SHARD)
     size = FieldStore(inputs).metadata.box_size
     half = f"0:{size / 2:g},0:{size:g},0:{size:g}"

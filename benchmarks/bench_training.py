@@ -118,7 +118,7 @@ def run_engine(
     config = TrainConfig(model=spec.architecture, checkpoint_every=10 * steps, **options)
     job = TrainingJob(config, 1, crop, [box], [(box, Block((0, 0, 0), (crop, crop, crop)))])
     loop = make_loop(
-        partial(VelocityModel, spec), lambda: job, Nowhere(), lambda rows: None, lambda model: None
+        partial(VelocityModel, spec), lambda: job, Nowhere(), lambda rows: None, lambda *end: None
     )
     SerialEngine().train(loop, workers=1, on_report=reports.append)
     # The first report has the warming up in it, and the compilation.

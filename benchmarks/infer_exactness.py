@@ -126,7 +126,7 @@ def show_shifts(model: VelocityModel, fields: Fields) -> None:
 
 def main(url: str, name: str = "residual-small") -> None:
     """Print the tables."""
-    model = open_shipped(name)
+    model = open_shipped(name, url)
     model.network.to(memory_format=torch.channels_last_3d)
     make_flows(url, model)
     store = FieldStore(url)

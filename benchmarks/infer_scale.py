@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--region")
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
-    model = open_shipped(MODEL)
+    model = open_shipped(MODEL, given.fields)
     model.network.to(memory_format=torch.channels_last_3d)
     flows = make_flows(given.fields, model)
     config = InferConfig(precision=Device.here().precision)

@@ -31,6 +31,7 @@ from paint_scale import write_box
 from cosmoflow.config import load_settings
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine import Session
+from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages import costs
 from cosmoflow.stages import run as stages_run
 from cosmoflow.stages.evaluate import evaluate, plan_evaluate
@@ -56,11 +57,15 @@ def run_stage(
     particles, fields = f"{folder}/particles-{grid}.zarr", f"{folder}/fields-{grid}.zarr"
     settings = load_settings(None, [f"paint.grid={grid}"])
     run = Run(settings, session, "overwrite", _ignore)
-    model = open_shipped(MODEL)
+
+    def wiener() -> WienerFilter:
+        found = open_shipped(MODEL, fields).spec.filter
+        assert found is not None
+        return found
 
     def flow() -> None:
         shutil.rmtree(f"{fields}/wiener_velocity", ignore_errors=True)
-        ensure_flows(fields, (), model.spec.filter, run, model=MODEL)
+        ensure_flows(fields, (), wiener(), run, model=MODEL)
 
     if name == "paint":
         return (
@@ -77,10 +82,10 @@ def run_stage(
     if name == "flow in slabs":
         # No box fits into a share of nothing.
         stages_run.FREE_SHARE = 0.0  # type: ignore[misc]
-        names = model.spec.filter.fields  # type: ignore[union-attr]
+        names = wiener().fields
         return lambda: plan_flow(Grid.of(FieldStore(fields)), names, run).cpu_seconds, flow
     # It takes a flow that is there already: what makes one is a stage of its own here.
-    ensure_flows(fields, (), model.spec.filter, run, model=MODEL)
+    ensure_flows(fields, (), wiener(), run, model=MODEL)
     predicted = f"{folder}/predicted-{grid}.zarr"
     if name == "evaluate":
         if not Path(predicted).exists():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cosmoflow.config.settings import InferConfig
 from cosmoflow.stages.infer import Member, predict_box
 from cosmoflow.stages.infer.request import Device
-from cosmoflow.stages.models import load_model
+from cosmoflow.stages.models import open_model
 from cosmoflow.storage.fields import FieldStore
 
 Vectors = NDArray[np.float32]
@@ -54,7 +54,8 @@ def beside_seams(difference: Vectors, step: int) -> float:
 
 def main(fields: str, url: str, *overlaps: int) -> None:
     """Print a line for every overlap."""
-    store, model = FieldStore(fields), load_model(url).eval()
+    store = FieldStore(fields)
+    model = open_model(url, store)
     model.network.to(memory_format=torch.channels_last_3d)
     size = model.geometry.fixed_output
     if size is None:

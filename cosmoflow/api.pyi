@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from cosmoflow.config import CosmologyConfig, Settings
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.keywords import Door
-from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.model.folder import Model
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.inspect import Description
 from cosmoflow.stages.models import ModelList
@@ -111,7 +111,7 @@ def train(
     resume: bool = False,
     progress: bool | None = None,
     **keywords: Any,
-) -> VelocityModel: ...
+) -> Model: ...
 def infer(
     fields: _Url,
     out: _Url,

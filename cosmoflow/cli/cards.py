@@ -102,12 +102,27 @@ def _model(content: Mapping[str, Any]) -> dict[str, Any]:
         "predicts": content["target"],
         "inputs": "; ".join(inputs),
         "halo": f"{content['halo']} cells" if content["halo"] else "none",
-        "cells": f"{cell:g} {LENGTH}" if isinstance(cell, float) else cell,
+        "cells": f"{_range(cell)} {LENGTH}" if cell != "any" else cell,
         "trained on": _training(content.get("provenance") or {}),
-        **_box(content, made=False),
+        **(_box(content, made=False) if "limits" not in content else _family(content["limits"])),
+        "errors": "known" if content.get("knows_errors") else "not known",
         "validation residual": None
         if validation is None
         else f"{validation['rms']:.1f} {VELOCITY} rms at step {validation['step']:,}",
+    }
+
+
+def _range(found: Any) -> str:
+    """Return a number, or the two ends of a range, as text."""
+    return f"{found[0]:g} to {found[1]:g}" if isinstance(found, list) else f"{found:g}"
+
+
+def _family(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the range of the boxes that a family of models was trained on."""
+    return {
+        name.replace("_", " ") if name.islower() else name: _range(ends)
+        for name, ends in limits.items()
+        if name != "cell_size"
     }
 
 

@@ -21,13 +21,17 @@ def train(
     target: Annotated[
         Literal["velocity", "momentum"] | None, typer.Option(help="The field to predict.")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Model to start from, a name or a folder, to fine-tune it."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     workers: Annotated[int | None, typer.Option(help="Data-parallel workers.")] = None,
 ) -> None:
     """Train a network that maps density to velocity or momentum."""
     from cosmoflow.stages import train as stage
 
-    own = {"model": model, "target": target, "steps": steps, "workers": workers}
+    own = {"model": model, "target": target, "start": start, "steps": steps, "workers": workers}
     with call.run({"train": own}) as run:
         if call.dry_run:
             call.reporter.plan(stage.plan_train(fields, run))

@@ -187,9 +187,23 @@ class TrainConfig(Section):
 
     model: str = Field("residual-small", description="architecture, see `cosmoflow models`")
     target: Literal["velocity", "momentum"] = Field("velocity", description="field to predict")
+    start: str | None = Field(
+        None, description="model to start from: a name or folder; by default random weights"
+    )
+    layers: Literal["all", "decoder", "modulation"] = Field(
+        "all",
+        description="layers that learn: all, those from the coarsest resolution on, or only the "
+        "last one and the modulation",
+    )
     steps: int = Field(2000, ge=1, description="optimiser steps")
     batch: int = Field(2, ge=1, description="crops per step, shared among the workers")
     crop: int | None = Field(None, ge=1, description="output cells per axis of a crop")
+    error_steps: int = Field(
+        0,
+        ge=0,
+        description="further steps, with the prediction frozen, that teach the network the size of "
+        "its errors; 0 for a network that does not know them",
+    )
     optimiser: Literal["muon", "adamw"] = Field(
         "muon", description="Muon for hidden kernels and AdamW for the rest, or AdamW for all"
     )
@@ -264,6 +278,9 @@ class InferConfig(Section):
     symmetries: int = Field(
         1, ge=1, le=48, description="cube symmetries to average over; cost is proportional"
     )
+    errors: bool = Field(
+        False, description="also write the size of the errors that the model expects"
+    )
     spread: bool = Field(
         False, description="also write the spread of the predictions: their standard deviation"
     )
@@ -273,6 +290,12 @@ class InferConfig(Section):
     )
     rounding: float | None = Field(
         None, gt=0.0, description="tolerated rounding error of velocities, km/s, to save space"
+    )
+    particles_per_cell: float | None = Field(
+        None, gt=0.0, description="mean number of particles of a box that does not state it"
+    )
+    strict: bool = Field(
+        False, description="refuse boxes outside of the range that the model was trained on"
     )
     restore_power: bool = Field(
         False, description="add restored_velocity, which has the power of the true velocity"

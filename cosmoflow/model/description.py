@@ -11,13 +11,19 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cosmoflow.cosmology.conditions import COORDINATES
 from cosmoflow.errors import DataError
+from cosmoflow.model.errors import KNOTS, ErrorScale
+from cosmoflow.model.family import LIMITED, Family
 from cosmoflow.model.velocity import Normalisation
+from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.numerics.wiener import FIELDS, WienerFilter
 
 FORMAT: Final = "cosmoflow/model"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
+_READABLE: Final = (2, 3)
+"""Versions that can be read; version 2 has no families of models."""
 
 _LARGEST, _SMALLEST = 3.0e38, 1.2e-38
 """Magnitudes that float32 holds with all its digits."""
@@ -28,6 +34,7 @@ _SHOWN = 60
 Single = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 Scale = Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
 Gain = Annotated[float, Field(ge=0.0, le=_LARGEST)]
+Row = Annotated[list[Single], Field(min_length=1)]
 Cells = Annotated[int, Field(ge=0, le=1 << 20)]
 
 _BOUNDS: Final = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -106,19 +113,123 @@ class GainPart(_Part):
         return PowerGain(self.width, tuple(self.potential), tuple(self.rotational), self.symmetries)
 
 
+class CurvesPart(_Part):
+    """See :class:`cosmoflow.numerics.conditions.ConditionCurves`."""
+
+    step: Scale
+    coefficients: list[list[Row]] = Field(min_length=2)
+
+    def check(self, terms: int, curves: int) -> None:
+        """Refuse coefficients of another shape."""
+        for number, knot in enumerate(self.coefficients):
+            if len(knot) != terms or any(len(row) != curves for row in knot):
+                raise ValueError(
+                    f"{terms} terms of {curves} coefficients at every knot, unlike knot {number}"
+                )
+
+    def build(self) -> ConditionCurves:
+        """Return what it describes."""
+        return ConditionCurves(
+            self.step, tuple(tuple(map(tuple, knot)) for knot in self.coefficients)
+        )
+
+
+class SpacePart(_Part):
+    """See :class:`cosmoflow.numerics.conditions.ConditionSpace`."""
+
+    low: Row
+    high: Row
+    degree: int = Field(ge=0, le=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not len(self.low) == len(self.high) == len(COORDINATES):
+            raise ValueError(f"{len(COORDINATES)} coordinates: {', '.join(COORDINATES)}")
+        if any(low > high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError("no lower end above its upper end")
+        return self
+
+    def build(self) -> ConditionSpace:
+        """Return what it describes."""
+        return ConditionSpace(tuple(self.low), tuple(self.high), self.degree)
+
+
+class FamilyPart(_Part):
+    """See :class:`cosmoflow.model.family.Family`."""
+
+    space: SpacePart
+    limits: dict[str, Annotated[list[Single], Field(min_length=2, max_length=2)]]
+    particles_per_cell: Scale
+    fields: list[str] = Field(min_length=1)
+    weights: CurvesPart
+    density_mean: Row
+    density_log_std: Row
+    residual_log_rms: Row
+    gain: CurvesPart | None
+    gain_symmetries: int = Field(ge=1, le=48)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.limits) != set(LIMITED):
+            raise ValueError(f"limits of {', '.join(LIMITED)}")
+        unknown = sorted(set(self.fields) - set(FIELDS))
+        if unknown or len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"different fields among {', '.join(FIELDS)}, not {self.fields}")
+        terms = self.space.build().terms(self.space.low).size
+        self.weights.check(terms, len(self.fields))
+        if self.gain is not None:
+            self.gain.check(terms, 2)
+        for name in ("density_mean", "density_log_std", "residual_log_rms"):
+            if len(getattr(self, name)) != terms:
+                raise ValueError(f"{terms} coefficients of {name}")
+        return self
+
+    def build(self) -> Family:
+        """Return what it describes."""
+        return Family(
+            space=self.space.build(),
+            limits={name: (low, high) for name, (low, high) in self.limits.items()},
+            particles_per_cell=self.particles_per_cell,
+            fields=tuple(self.fields),
+            weights=self.weights.build(),
+            density_mean=tuple(self.density_mean),
+            density_log_std=tuple(self.density_log_std),
+            residual_log_rms=tuple(self.residual_log_rms),
+            gain=None if self.gain is None else self.gain.build(),
+            gain_symmetries=self.gain_symmetries,
+        )
+
+
+class ErrorsPart(_Part):
+    """See :class:`cosmoflow.model.errors.ErrorScale`."""
+
+    log_factors: Annotated[list[Row], Field(min_length=KNOTS, max_length=KNOTS)]
+    interval_95: Scale
+
+    def build(self) -> ErrorScale:
+        """Return what it describes."""
+        return ErrorScale(tuple(map(tuple, self.log_factors)), self.interval_95)
+
+
 class Description(_Part):
-    """Content of ``model.json``; keys unknown to this version are ignored."""
+    """Content of ``model.json``; keys unknown to this version are ignored.
+
+    A model of one condition has a cell size, a redshift, a cosmology and a normalisation; a family
+    of models has ``family`` in their place.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     architecture: str
     target: Literal["velocity", "momentum"]
-    cell_size: Scale
-    redshift: float = Field(gt=-1.0)
-    cosmology: dict[str, float | None]
-    normalisation: NormalisationPart
-    filter: FilterPart | None
-    gain: GainPart | None
+    family: FamilyPart | None = None
+    cell_size: Scale | None = None
+    redshift: Annotated[float, Field(gt=-1.0)] | None = None
+    cosmology: dict[str, float | None] | None = None
+    normalisation: NormalisationPart | None = None
+    filter: FilterPart | None = None
+    gain: GainPart | None = None
+    errors: ErrorsPart | None = None
     halo: Cells
     stride: Annotated[int, Field(ge=1, le=1 << 20)]
     smoothing: list[Annotated[float, Field(ge=0.0)]]
@@ -127,8 +238,12 @@ class Description(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.family is None:
+            for name in ("cell_size", "redshift", "cosmology", "normalisation"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{name}, or a family")
         for name in ("h", "Omega_m", "sigma8"):
-            value = self.cosmology.get(name)
+            value = (self.cosmology or {}).get(name)
             if value is not None and value <= 0.0:
                 raise ValueError(f"a cosmology with {name} above 0, not {value:g}")
         return self
@@ -186,16 +301,29 @@ def read_filter(content: bytes, where: str, name: str) -> WienerFilter:
     return _validate(FilterPart, found, where, name, remedy=remedy).build()
 
 
+def read_family(content: bytes, where: str, name: str) -> Family:
+    """Parse a file that holds only a family.
+
+    Raises
+    ------
+    DataError
+        The file is damaged; the message names the key.
+    """
+    remedy = "begin the training again, with --overwrite"
+    found = _read_object(content, where, name, remedy=remedy)
+    return _validate(FamilyPart, found, where, name, remedy=remedy).build()
+
+
 def _check_version(version: Any, where: str) -> None:
-    if type(version) is int and version == FORMAT_VERSION:
+    if type(version) is int and version in _READABLE:
         return
     newer = type(version) is int and version > FORMAT_VERSION
-    older = type(version) is int and 0 < version < FORMAT_VERSION
+    older = type(version) is int and 0 < version < min(_READABLE)
     raise DataError(
         "this version of cosmoflow does not read the model's format version",
         where=f"{where}/model.json, format_version",
         value=_show(version),
-        limit=FORMAT_VERSION,
+        limit=" or ".join(map(str, _READABLE)),
         remedy="upgrade cosmoflow"
         if newer
         else "train the model again with this cosmoflow"

@@ -24,7 +24,7 @@ from cosmoflow.model.precision import autocast, best_device, prepare_device
 from cosmoflow.model.prefetch import Prefetcher
 from cosmoflow.model.samples import Sample, TrainingBox, draw_batch, read_sample, stack
 from cosmoflow.model.streams import StreamedBoxes
-from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.model.velocity import Reconstruction
 from cosmoflow.numerics.blocks import Block
 
 Metrics = dict[str, float]
@@ -121,7 +121,7 @@ class Fitting:
 
     Parameters
     ----------
-    model : VelocityModel
+    model : Reconstruction
         Model to train; its weights are changed in place.
     job : TrainingJob
         Hyperparameters and data.
@@ -133,7 +133,7 @@ class Fitting:
 
     def __init__(
         self,
-        model: VelocityModel,
+        model: Reconstruction,
         job: TrainingJob,
         workers: Workers,
         on_history: Callable[[list[Metrics]], None] = lambda history: None,
@@ -290,14 +290,15 @@ class Fitting:
     def _advance(self, parallel: nn.Module, batch: Sample) -> float:
         """Take one optimiser step and return its loss."""
         config = self.job.config
-        density, flows, target = (part.to(self.device, non_blocking=True) for part in batch)
+        sample = Sample(*(part.to(self.device, non_blocking=True) for part in batch))
+        density, flows, target, frames = sample
         parallel.train()
-        inputs = self.model.channels(density, flows).to(memory_format=torch.channels_last_3d)
+        inputs, *rest = self.model.network_inputs(density, flows, frames)
         with autocast(config.precision, self.device):
-            output = parallel(inputs)
-        wanted = self.model.normalised_target(target, density, flows)
+            output = parallel(inputs.to(memory_format=torch.channels_last_3d), *rest)
+        wanted = self.model.wanted(target, density, flows, frames)
         loss = mean_square(
-            output.float() - wanted, self.model.inner(density), config.density_weight
+            output[:, :3].float() - wanted, self.model.inner(density), config.density_weight
         )
         value = loss.item()
         if not math.isfinite(value):
@@ -323,13 +324,13 @@ class Fitting:
             else:
                 self.average[name].copy_(value)
 
-    def averaged_model(self) -> VelocityModel:
+    def averaged_model(self) -> Reconstruction:
         """Return a copy of the model with the averaged weights."""
-        model = VelocityModel(self.model.spec).to(self.device)
+        model = self.model.blank().to(self.device)
         model.network.load_state_dict(self.average)
         return model.eval()
 
-    def best_model(self) -> VelocityModel:
+    def best_model(self) -> Reconstruction:
         """Return the averaged model; with a patience, the one with the best validation."""
         model = self.averaged_model()
         if self.best is not None:
@@ -353,7 +354,7 @@ class Fitting:
 
 @torch.inference_mode()
 def sum_squares(
-    model: VelocityModel,
+    model: Reconstruction,
     blocks: Sequence[tuple[TrainingBox, Block]],
     precision: str,
     device: torch.device,
@@ -361,21 +362,22 @@ def sum_squares(
     """Return the sum of a model's squared 3-D residuals over blocks, and the number of cells."""
     total, cells = 0.0, 0
     for box, block in blocks:
-        sample = stack([read_sample(box, model.spec.target, block, model.geometry.halo)])
+        sample = stack([read_sample(box, model.target, block, model.geometry.halo)])
+        density, flows, target, frames = (part.to(device) for part in sample)
         with autocast(precision, device):
-            predicted = model(sample.density.to(device), sample.flows.to(device))
-        residual: Tensor = predicted - sample.target.to(device)
+            predicted = model.predict(density, flows, frames)
+        residual = predicted - target
         total += float(residual.double().square().sum())
         cells += residual[0, 0].numel()
     return total, float(cells)
 
 
 def make_loop(
-    make_model: Callable[[], VelocityModel],
+    make_model: Callable[[], Reconstruction],
     make_job: Callable[[], TrainingJob],
     checkpoints: Checkpoints,
     on_history: Callable[[list[Metrics]], None],
-    on_finished: Callable[[VelocityModel], None],
+    on_finished: Callable[[Reconstruction, TrainingJob], None],
 ) -> Callable[[Workers], None]:
     """Return the function that every worker runs.
 
@@ -388,7 +390,7 @@ def make_loop(
     on_history : callable
         Called by rank 0 with all metrics so far, after each validation and at the end.
     on_finished : callable
-        Called by rank 0 with the best averaged model.
+        Called by rank 0 with the best averaged model and the job.
     """
 
     def loop(workers: Workers) -> None:
@@ -398,6 +400,6 @@ def make_loop(
         fitting.run(checkpoints)
         if workers.rank == 0:
             on_history(fitting.history)
-            on_finished(fitting.best_model())
+            on_finished(fitting.best_model(), job)
 
     return loop

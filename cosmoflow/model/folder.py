@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -21,16 +22,20 @@ from cosmoflow.model.description import (
     check_description,
     read_description,
 )
+from cosmoflow.model.family import FamilySpec, ModelFamily
 from cosmoflow.model.names import DESCRIPTION, WEIGHTS
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 
+Model = VelocityModel | ModelFamily
+"""A stored model: of one condition, or of all."""
 
-def to_files(model: VelocityModel, where: str = "the model") -> dict[str, bytes]:
+
+def to_files(model: Model, where: str = "the model") -> dict[str, bytes]:
     """Return the files of a model by name.
 
     Parameters
     ----------
-    model : VelocityModel
+    model : VelocityModel or ModelFamily
         Model to convert.
     where : str
         Destination of the files, for errors.
@@ -48,7 +53,7 @@ def to_files(model: VelocityModel, where: str = "the model") -> dict[str, bytes]
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        **asdict(model.spec),
+        **_describe(model),
         "halo": geometry.halo,
         "stride": geometry.stride,
         "smoothing": list(model.smoothing),
@@ -62,7 +67,14 @@ def to_files(model: VelocityModel, where: str = "the model") -> dict[str, bytes]
     }
 
 
-def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
+def _describe(model: Model) -> dict[str, Any]:
+    """Return the description of a model, without what only a model made for a box has."""
+    content = asdict(model.spec)
+    content.pop("fit", None)
+    return content
+
+
+def from_files(files: Mapping[str, bytes], where: str) -> Model:
     """Build a model from its files.
 
     Parameters
@@ -93,21 +105,10 @@ def from_files(files: Mapping[str, bytes], where: str) -> VelocityModel:
     return model.eval()
 
 
-def _build(description: Description, where: str) -> VelocityModel:
+def _build(description: Description, where: str) -> Model:
     """Return a model with random weights, or refuse a description that no architecture fits."""
-    spec = ModelSpec(
-        architecture=description.architecture,
-        target=description.target,
-        cell_size=description.cell_size,
-        redshift=description.redshift,
-        cosmology={key: value for key, value in description.cosmology.items() if value is not None},
-        normalisation=description.normalisation.build(),
-        provenance=dict(description.provenance),
-        filter=None if description.filter is None else description.filter.build(),
-        gain=None if description.gain is None else description.gain.build(),
-    )
     try:
-        model = VelocityModel(spec)
+        model = _make(description)
     except (ConfigError, ValueError) as error:
         raise DataError(
             "the model's description and architecture do not fit together",
@@ -125,10 +126,46 @@ def _build(description: Description, where: str) -> VelocityModel:
                 "the model's description and architecture do not fit together",
                 where=f"{where}/{DESCRIPTION}, {key}",
                 value=value,
-                limit=f"{expected}, the value of {spec.architecture}",
+                limit=f"{expected}, the value of {description.architecture}",
                 remedy=REMEDY,
             )
     return model
+
+
+def _make(description: Description) -> Model:
+    """Return a model with random weights."""
+    errors = None if description.errors is None else description.errors.build()
+    if description.family is not None:
+        return ModelFamily(
+            FamilySpec(
+                description.architecture,
+                description.target,
+                description.family.build(),
+                dict(description.provenance),
+                errors,
+            )
+        )
+    # The description was validated.
+    assert description.cell_size is not None
+    assert description.redshift is not None
+    assert description.cosmology is not None
+    assert description.normalisation is not None
+    return VelocityModel(
+        ModelSpec(
+            architecture=description.architecture,
+            target=description.target,
+            cell_size=description.cell_size,
+            redshift=description.redshift,
+            cosmology={
+                key: value for key, value in description.cosmology.items() if value is not None
+            },
+            normalisation=description.normalisation.build(),
+            provenance=dict(description.provenance),
+            filter=None if description.filter is None else description.filter.build(),
+            gain=None if description.gain is None else description.gain.build(),
+            errors=errors,
+        )
+    )
 
 
 def _load_weights(network: nn.Module, content: bytes, where: str) -> None:

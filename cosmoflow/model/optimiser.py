@@ -44,9 +44,10 @@ class Optimiser:
 
     def __init__(self, network: nn.Module, config: TrainConfig) -> None:
         self._config = config
-        self._parameters = list(network.parameters())
+        self._parameters = [one for one in network.parameters() if one.requires_grad]
         # The last kernel is a readout, not a map between features: AdamW takes it, as in [1]_.
-        hidden = [one for one in self._parameters if one.dim() == 5][:-1]
+        kernels = [one for one in network.parameters() if one.dim() == 5]
+        hidden = [one for one in kernels[:-1] if one.requires_grad]
         self._kernels = [
             (kernel, nn.Parameter(_as_matrix(kernel.detach())))
             for kernel in hidden

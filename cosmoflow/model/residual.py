@@ -87,9 +87,21 @@ class ResidualUNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.zeros_(self.output.weight)
+        self.errors: nn.Sequential | None = None
+
+    def add_errors(self) -> None:
+        """Add the head that expects the size of the errors; it starts at the rms of the target."""
+        features = self.output.in_channels
+        last = nn.Conv3d(features, 3, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.errors = nn.Sequential(nn.Conv3d(features, features, 1), nn.SiLU(inplace=True), last)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map ``(batch, channels, n, n, n)`` to ``(batch, 3, n - 2 halo, ...)``."""
+        """Map ``(batch, channels, n, n, n)`` to ``(batch, 3, n - 2 halo, ...)``.
+
+        With a head for errors the result has three more channels, the logarithms of their sizes.
+        """
         fine = self.encode_fine(inputs)
         middle = self.encode_middle(self.reduce_fine(fine))
         coarse = self.encode_coarse(self.reduce_middle(middle))
@@ -98,4 +110,4 @@ class ResidualUNet(nn.Module):
         up = self.expand_fine(middle)
         fine = self.decode_fine(torch.cat([up, _crop(fine, self._crop_fine)], dim=1))
         result: Tensor = self.output(fine)
-        return result
+        return result if self.errors is None else torch.cat([result, self.errors(fine)], dim=1)

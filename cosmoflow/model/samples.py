@@ -37,20 +37,29 @@ class TrainingBox:
     periodic : bool
         Whether crops may wrap around along axes that the region covers completely; false for a
         box cut out of a larger one.
+    frame : tuple of float
+        Numbers of the box that a family of models needs, see
+        :meth:`cosmoflow.model.family.ModelFamily.frame`; empty for a model of one condition.
     """
 
     source: FieldSource
     flows: tuple[Flow, ...]
     region: Block
     periodic: bool = True
+    frame: tuple[float, ...] = ()
 
     @classmethod
     def slab(
-        cls, source: FieldSource, flows: tuple[Flow, ...], first: int, cells: int
+        cls,
+        source: FieldSource,
+        flows: tuple[Flow, ...],
+        first: int,
+        cells: int,
+        frame: tuple[float, ...] = (),
     ) -> TrainingBox:
         """Return a box whose training region is ``cells`` along x, starting at ``first``."""
         grid = source.grid
-        return cls(source, flows, Block((first, 0, 0), (cells, grid, grid)))
+        return cls(source, flows, Block((first, 0, 0), (cells, grid, grid)), frame=frame)
 
     def place_crop(self, crop: int, rng: np.random.Generator) -> Block:
         """Return a random crop of ``crop`` cells per axis."""
@@ -67,11 +76,12 @@ class TrainingBox:
 
 
 class Sample(NamedTuple):
-    """Tensors of one crop: density and global flows with halo, target without."""
+    """Tensors of one crop: density and global flows with halo, target without, frame of the box."""
 
     density: Tensor
     flows: Tensor
     target: Tensor
+    frame: Tensor
 
     def turn(self, symmetry: Symmetry) -> Sample:
         """Return the crop in a turned frame."""
@@ -79,13 +89,15 @@ class Sample(NamedTuple):
             symmetry.apply(self.density, vector=False),
             symmetry.apply(self.flows, vector=True),
             symmetry.apply(self.target, vector=True),
+            self.frame,
         )
 
 
 def read_sample(box: TrainingBox, target: str, block: Block, halo: int) -> Sample:
     """Read one crop."""
     density, flows = read_inputs(box.source, box.flows, block, halo)
-    return Sample(density, flows, read_tensor(box.source, target, block))
+    frame = density.new_tensor(box.frame)
+    return Sample(density, flows, read_tensor(box.source, target, block), frame)
 
 
 def stack(samples: Sequence[Sample]) -> Sample:
@@ -94,8 +106,12 @@ def stack(samples: Sequence[Sample]) -> Sample:
 
 
 def choose_box(boxes: Sequence[TrainingBox], rng: np.random.Generator) -> TrainingBox:
-    """Return a random box, with probability proportional to its training cells."""
-    weights = np.array([math.prod(box.region.shape) for box in boxes], float)
+    """Return a random box, with probability proportional to its training cells.
+
+    Boxes of a family of models are equally probable: otherwise the conditions with the smallest
+    cells would rule the training.
+    """
+    weights = np.array([1 if box.frame else math.prod(box.region.shape) for box in boxes], float)
     return boxes[int(rng.choice(len(boxes), p=weights / weights.sum()))]
 
 

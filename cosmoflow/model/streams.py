@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -83,5 +84,5 @@ class StreamedBoxes:
             region = box.place_crop(side, rng)
             variables = [("density", ()), (self._target, ()), *map(variable_of, box.flows)]
             held = BlockFields(box.source, variables, grow(region, self._halo))
-            found.append(TrainingBox(held, box.flows, region, periodic=False))
+            found.append(replace(box, source=held, region=region, periodic=False))
         return found

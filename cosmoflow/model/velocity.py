@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from cosmoflow.errors import ConfigError
+from cosmoflow.model.errors import ErrorScale
 from cosmoflow.model.geometry import Geometry
-from cosmoflow.model.registry import count_parameters, find_architecture, geometry_of
+from cosmoflow.model.registry import (
+    Architecture,
+    count_parameters,
+    find_architecture,
+    geometry_of,
+)
+from cosmoflow.model.residual import ResidualUNet
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.numerics.symmetry import Symmetry
 from cosmoflow.numerics.wiener import WienerFilter
@@ -43,6 +51,40 @@ UNIT = Normalisation(0.0, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
+class Excess:
+    """A quantity of a box outside of the range that a model was trained on.
+
+    Parameters
+    ----------
+    name : str
+        Name of the quantity.
+    value, low, high : float
+        Its value, and the range.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a box fits the family of models that a model was made from.
+
+    Parameters
+    ----------
+    excess : tuple of Excess
+        Quantities of the box outside of the range of training.
+    assumed_particles : float or None
+        Particles per cell that were assumed, if the box does not state their number.
+    """
+
+    excess: tuple[Excess, ...]
+    assumed_particles: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Description of a model and of its training data.
 
@@ -66,6 +108,11 @@ class ModelSpec:
         Filter that makes the first flow, for architectures that use one.
     gain : PowerGain, optional
         Gain that restores the power that the velocities lack on small scales.
+    fit : Fit, optional
+        How the box fits, of a model that a family made for a box. None for a model of one
+        condition.
+    errors : ErrorScale, optional
+        Calibration of the errors that the network expects, for networks with a head for them.
     """
 
     architecture: str
@@ -77,9 +124,125 @@ class ModelSpec:
     provenance: dict[str, Any] = field(default_factory=dict)
     filter: WienerFilter | None = None
     gain: PowerGain | None = None
+    fit: Fit | None = None
+    errors: ErrorScale | None = None
 
 
-class VelocityModel(nn.Module):
+class Reconstruction(nn.Module):
+    """What models of one condition and families of models have in common.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Network and inputs.
+    target : {"velocity", "momentum"}
+        Predicted field.
+    network : nn.Module
+        The network.
+    """
+
+    def __init__(self, architecture: Architecture, target: Target, network: nn.Module) -> None:
+        super().__init__()
+        self.target = target
+        self.smoothing = architecture.smoothing
+        self.flows = architecture.flows
+        self.offset = architecture.offset
+        self.network = network
+
+    @property
+    def geometry(self) -> Geometry:
+        """Position of the output cells within the input cells."""
+        return geometry_of(self.network)
+
+    def network_inputs(self, density: Tensor, flows: Tensor, frames: Tensor) -> tuple[Tensor, ...]:
+        """Return the arguments of the network.
+
+        Parameters
+        ----------
+        density, flows : Tensor
+            Tiles with the geometry's halo, see :meth:`VelocityModel.channels`.
+        frames : Tensor
+            Numbers of the boxes that a family of models needs, shape ``(batch, numbers)``; empty
+            for a model of one condition.
+        """
+        raise NotImplementedError
+
+    def target_scale(self, frames: Tensor) -> Tensor | float:
+        """Return the rms per component of what the network predicts, km/s."""
+        raise NotImplementedError
+
+    def blank(self) -> Reconstruction:
+        """Return a model of the same description with random weights."""
+        raise NotImplementedError
+
+    def inner(self, field: Tensor) -> Tensor:
+        """Crop a field ``(..., nx, ny, nz)`` from the input cells to the output cells."""
+        halo = self.geometry.halo
+        x, y, z = (slice(halo, cells - halo) for cells in field.shape[-3:])
+        return field[..., x, y, z]
+
+    def baseline(self, density: Tensor, flows: Tensor) -> Tensor | None:
+        """Return the target that the first flow predicts on the output cells, km/s, or None."""
+        if not self.flows:
+            return None
+        velocity = self.inner(flows[:, 0])
+        if self.target == "velocity":
+            return velocity
+        return velocity * self.inner(density).unsqueeze(1)
+
+    def wanted(self, target: Tensor, density: Tensor, flows: Tensor, frames: Tensor) -> Tensor:
+        """Return the ideal network output for a target in km/s."""
+        baseline = self.baseline(density, flows)
+        residual = target if baseline is None else target - baseline
+        return residual / self.target_scale(frames)
+
+    def predict(self, density: Tensor, flows: Tensor, frames: Tensor) -> Tensor:
+        """Return the target, shape ``(batch, 3, nx - 2 halo, ...)``, km/s, float32."""
+        inputs, *rest = self.network_inputs(density, flows, frames)
+        output = self.network(inputs.to(memory_format=torch.channels_last_3d), *rest)
+        # Further channels belong to the head for errors.
+        result: Tensor = output[:, :3].float() * self.target_scale(frames)
+        baseline = self.baseline(density, flows)
+        return result if baseline is None else result + baseline
+
+
+def build_network(architecture: Architecture, *, errors: bool) -> nn.Module:
+    """Return a new network, with a head for errors if wanted.
+
+    Raises
+    ------
+    ConfigError
+        Only residual networks have such a head.
+    """
+    network = architecture.build()
+    if errors:
+        if not isinstance(network, ResidualUNet):
+            raise ConfigError(
+                "only residual networks expect errors",
+                where="train.error_steps",
+                value=architecture.name,
+                remedy="leave the setting out, or train a residual network",
+            )
+        network.add_errors()
+    return network
+
+
+class Estimate(NamedTuple):
+    """A prediction and the size of its errors.
+
+    Parameters
+    ----------
+    mean : Tensor
+        Prediction, shape ``(batch, 3, nx, ny, nz)``, km/s.
+    size : Tensor or None
+        Expected size of its errors, same shape; None if it was not asked for.
+    """
+
+    mean: Tensor
+    size: Tensor | None
+
+
+class VelocityModel(Reconstruction):
     """Maps tiles of density, and of global flows, to velocity or momentum in km/s.
 
     Parameters
@@ -89,15 +252,12 @@ class VelocityModel(nn.Module):
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.spec = spec
         architecture = find_architecture(spec.architecture)
         if (architecture.filter is None) != (spec.filter is None):
             raise ValueError(f"{architecture.name} takes the filter {architecture.filter}")
-        self.smoothing = architecture.smoothing
-        self.flows = architecture.flows
-        self.offset = architecture.offset
-        self.network = architecture.build()
+        network = build_network(architecture, errors=spec.errors is not None)
+        super().__init__(architecture, spec.target, network)
+        self.spec = spec
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -107,11 +267,6 @@ class VelocityModel(nn.Module):
             f"{spec.cell_size:g} Mpc/h at z = {spec.redshift:g}; {parameters:,} parameters"
             "\nspec: description of the model; network: its layers"
         )
-
-    @property
-    def geometry(self) -> Geometry:
-        """Position of the output cells within the input cells."""
-        return geometry_of(self.network)
 
     def channels(self, density: Tensor, flows: Tensor) -> Tensor:
         """Return the network's input.
@@ -135,26 +290,21 @@ class VelocityModel(nn.Module):
         velocities = flows.flatten(1, 2) / constants.velocity_scale
         return torch.cat([log_density.unsqueeze(1), velocities], dim=1)
 
-    def inner(self, field: Tensor) -> Tensor:
-        """Crop a field ``(..., nx, ny, nz)`` from the input cells to the output cells."""
-        halo = self.geometry.halo
-        x, y, z = (slice(halo, cells - halo) for cells in field.shape[-3:])
-        return field[..., x, y, z]
+    def network_inputs(self, density: Tensor, flows: Tensor, frames: Tensor) -> tuple[Tensor, ...]:
+        """Return the input of the network."""
+        return (self.channels(density, flows),)
 
-    def baseline(self, density: Tensor, flows: Tensor) -> Tensor | None:
-        """Return the target that the first flow predicts on the output cells, km/s, or None."""
-        if not self.flows:
-            return None
-        velocity = self.inner(flows[:, 0])
-        if self.spec.target == "velocity":
-            return velocity
-        return velocity * self.inner(density).unsqueeze(1)
+    def target_scale(self, frames: Tensor) -> float:
+        """Return the rms per component of what the network predicts, km/s."""
+        return self.spec.normalisation.target_scale
+
+    def blank(self) -> VelocityModel:
+        """Return a model of the same description with random weights."""
+        return VelocityModel(self.spec)
 
     def normalised_target(self, target: Tensor, density: Tensor, flows: Tensor) -> Tensor:
         """Return the ideal network output for a target in km/s."""
-        baseline = self.baseline(density, flows)
-        residual = target if baseline is None else target - baseline
-        return residual / self.spec.normalisation.target_scale
+        return self.wanted(target, density, flows, density.new_empty((len(density), 0)))
 
     def forward(self, density: Tensor, flows: Tensor) -> Tensor:
         """Predict the target.
@@ -169,14 +319,27 @@ class VelocityModel(nn.Module):
         Tensor
             Shape ``(batch, 3, nx - 2 halo, ...)``, km/s, float32.
         """
-        inputs = self.channels(density, flows).to(memory_format=torch.channels_last_3d)
-        result: Tensor = self.network(inputs).float() * self.spec.normalisation.target_scale
-        baseline = self.baseline(density, flows)
-        return result if baseline is None else result + baseline
+        return self.predict(density, flows, density.new_empty((len(density), 0)))
+
+    def estimate(self, density: Tensor, flows: Tensor) -> Estimate:
+        """Predict the target and the size of its errors; see :meth:`forward`."""
+        assert self.spec.errors is not None
+        channels = self.channels(density, flows)
+        output = self.network(channels.to(memory_format=torch.channels_last_3d)).float()
+        scale = self.spec.normalisation.target_scale
+        mean, baseline = output[:, :3] * scale, self.baseline(density, flows)
+        factor = self.spec.errors.factor(self.inner(channels[:, :1]))
+        size = torch.exp(output[:, 3:]) * factor * scale
+        return Estimate(mean if baseline is None else mean + baseline, size)
 
     def members(
-        self, density: Tensor, flows: Tensor, symmetries: tuple[Symmetry, ...]
-    ) -> Iterator[Tensor]:
+        self,
+        density: Tensor,
+        flows: Tensor,
+        symmetries: tuple[Symmetry, ...],
+        *,
+        errors: bool = False,
+    ) -> Iterator[Estimate]:
         """Yield the predictions made in turned frames, each turned back.
 
         The true field turns with the frame, but a network is not exactly equivariant. Averaging
@@ -188,12 +351,21 @@ class VelocityModel(nn.Module):
             See :meth:`forward`.
         symmetries : tuple of Symmetry
             Transformations to the frames.
+        errors : bool
+            Whether to give the size of the errors, too.
 
         Yields
         ------
-        Tensor
-            Prediction with the shape of :meth:`forward`, as a new tensor.
+        Estimate
+            Prediction with the shape of :meth:`forward`, as new tensors.
         """
         for symmetry in symmetries:
-            turned = self(symmetry.apply(density, vector=False), symmetry.apply(flows, vector=True))
-            yield symmetry.inverse().apply(turned, vector=True)
+            turned = symmetry.apply(density, vector=False), symmetry.apply(flows, vector=True)
+            back = symmetry.inverse()
+            if not errors:
+                yield Estimate(back.apply(self(*turned), vector=True), None)
+                continue
+            mean, size = self.estimate(*turned)
+            assert size is not None
+            # The size of a component has no sign.
+            yield Estimate(back.apply(mean, vector=True), back.apply(size, vector=True).abs())

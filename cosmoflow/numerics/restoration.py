@@ -14,8 +14,9 @@ residual and the prediction with the right spectrum differ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import torch
@@ -23,9 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import calculus, fourier
+from cosmoflow.numerics.conditions import ConditionCurves, place_on_knots
 from cosmoflow.numerics.radial import RadialBins
 
 Floats = NDArray[np.float64]
+
+GAIN_STEP: Final = 0.2
+"""Distance of the knots of gains that vary with the condition, in ``k cell``."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,52 @@ class GainSum:
         np.divide(self.true, self.predicted, out=ratio, where=self.predicted > 0.0)
         potential, rotational = (tuple(gains) for gains in np.sqrt(ratio).tolist())
         return PowerGain(self.bins.width, potential, rotational)
+
+
+def fit_gains(
+    sums: Sequence[GainSum], cell_sizes: Sequence[float], design: Floats
+) -> ConditionCurves:
+    """Fit the logarithms of the gains as functions of ``k cell`` and, linearly, of the condition.
+
+    Predictions lose power towards the scale of the cells, so the gains of cells of all sizes are
+    alike as functions of the phase from cell to cell.
+
+    Parameters
+    ----------
+    sums : sequence of GainSum
+        Sums of the boxes.
+    cell_sizes : sequence of float
+        Sides of their cells, Mpc/h.
+    design : ndarray
+        Terms of the conditions of the boxes, shape ``(boxes, terms)``: the constant first, then the
+        coordinates. Columns to leave out are zero.
+    """
+    terms = design.shape[1]
+    boxes = list(zip(sums, cell_sizes, design, strict=True))
+    knots = 2 + max(
+        int(one.bins.width * cell * one.bins.count / GAIN_STEP) for one, cell, _ in boxes
+    )
+    matrix = np.zeros((knots, terms, knots, terms))
+    right = np.zeros((knots, terms, 2))
+    for one, cell, row in boxes:
+        phases = one.bins.width * cell * np.arange(one.bins.count)
+        index, share = place_on_knots(phases, GAIN_STEP, knots)
+        ratio = np.ones_like(one.true)
+        known = (one.true > 0.0) & (one.predicted > 0.0)
+        np.divide(one.true, one.predicted, out=ratio, where=known)
+        # A bin counts by the modes that it holds; bin 0 is the mean.
+        modes = np.arange(one.bins.count, dtype=np.float64) ** 2
+        for b in np.flatnonzero(known.all(axis=0) & (modes > 0.0)):
+            hats = ((index[b], 1.0 - share[b]), (index[b] + 1, share[b]))
+            for n, mine in hats:
+                right[n] += modes[b] * mine * np.outer(row, 0.5 * np.log(ratio[:, b]))
+                for m, other in hats:
+                    matrix[n, :, m] += modes[b] * mine * other * np.outer(row, row)
+    flat = matrix.reshape(knots * terms, -1)
+    diagonal = flat.diagonal().copy()
+    flat[np.diag_indices_from(flat)] += 1e-3 * diagonal + 1e-9 * diagonal.max()
+    found = np.linalg.solve(flat, right.reshape(knots * terms, 2)).reshape(knots, terms, 2)
+    return ConditionCurves(GAIN_STEP, tuple(tuple(map(tuple, knot)) for knot in found.tolist()))
 
 
 def sum_powers(true: Tensor, predicted: Tensor, box_size: float, bins: RadialBins) -> GainSum:

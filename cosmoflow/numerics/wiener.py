@@ -218,24 +218,46 @@ class WienerSum:
         Products of the fields with one another, shape ``(bins, fields, fields)``, float64.
     flow : ndarray
         Products of the fields with ``-div v / (f a H)``, shape ``(bins, fields)``, float64.
+    power : ndarray
+        Power of ``div v / (f a H)``, shape ``(bins,)``, float64.
     """
 
     fields: tuple[str, ...]
     bins: RadialBins
     products: Floats
     flow: Floats
+    power: Floats
 
     @classmethod
     def zero(cls, fields: Sequence[str], bins: RadialBins) -> Self:
         """Return the sum over no modes, the neutral element of ``+``."""
         shape = (bins.count, len(fields))
-        return cls(tuple(fields), bins, np.zeros((*shape, len(fields))), np.zeros(shape))
+        products, flow = np.zeros((*shape, len(fields))), np.zeros(shape)
+        return cls(tuple(fields), bins, products, flow, np.zeros(bins.count))
 
     def __add__(self, other: WienerSum) -> WienerSum:
         mine, theirs = (self.fields, self.bins), (other.fields, other.bins)
         if mine != theirs:
             raise ValueError(f"cannot add sums with different (fields, bins): {mine}, {theirs}")
-        return WienerSum(*mine, self.products + other.products, self.flow + other.flow)
+        return WienerSum(
+            *mine,
+            self.products + other.products,
+            self.flow + other.flow,
+            self.power + other.power,
+        )
+
+    def residual(self, weights: Floats) -> float:
+        """Return the mean square of the residual displacement that weights leave, unnormalised.
+
+        Parameters
+        ----------
+        weights : ndarray
+            Weights of the fields at the centres of the bins, shape ``(bins, fields)``.
+        """
+        square = np.einsum("ba,bac,bc->b", weights, self.products, weights)
+        left = self.power - 2.0 * (weights * self.flow).sum(axis=1) + square
+        k = self.bins.width * np.arange(1, self.bins.count)
+        return float((left[1:] / k**2).sum())
 
     def solve(self) -> WienerFilter:
         """Return the filter that leaves the smallest residual flow.
@@ -291,6 +313,7 @@ def sum_products(
     flow = flow / -growth_rate_hubble
     index = bins.index(density.shape[-1], box_size)
     result = WienerSum.zero(fields, bins)
+    result.power[:] = bins.sum_product(flow, flow, index)
     for a, left in enumerate(modes):
         result.flow[:, a] = bins.sum_product(left, flow, index)
         for b, right in enumerate(modes[a:], start=a):

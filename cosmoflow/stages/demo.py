@@ -10,6 +10,7 @@ from typing import Any
 
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
+from cosmoflow.model.family import ModelFamily
 from cosmoflow.model.names import model_folder
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages import costs
@@ -162,7 +163,8 @@ def _models(trained: str, fields: str) -> dict[str, str]:
     models = {"trained here": trained}
     store = FieldStore(fields)
     for name, label in SHIPPED.items():
-        if has_cells(store.cell_size, load_model(model_folder(name)).spec.cell_size):
+        shipped = load_model(model_folder(name))
+        if isinstance(shipped, ModelFamily) or has_cells(store.cell_size, shipped.spec.cell_size):
             models[label] = name
     return models
 

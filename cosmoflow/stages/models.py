@@ -15,7 +15,8 @@ from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.errors import ConfigError, DataError, IncompleteError, StorageError
 from cosmoflow.events import Listener, caution, warn_only
 from cosmoflow.model.description import read_description
-from cosmoflow.model.folder import from_files, to_files
+from cosmoflow.model.family import ModelFamily
+from cosmoflow.model.folder import Model, from_files, to_files
 from cosmoflow.model.names import (
     DEFAULT_MODEL,
     DESCRIPTION,
@@ -30,7 +31,8 @@ from cosmoflow.model.names import (
     pretrained_models,
 )
 from cosmoflow.model.registry import ARCHITECTURES, count_parameters, find_architecture, summarise
-from cosmoflow.model.velocity import UNIT, ModelSpec, VelocityModel
+from cosmoflow.model.velocity import UNIT, Fit, ModelSpec, VelocityModel
+from cosmoflow.stages.inputs.condition import condition_of
 from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.urls import absolute, exists, has_file, read_bytes, write_bytes
 from cosmoflow.tables import html_table, shorten, text_table
@@ -43,7 +45,7 @@ SMALLEST_GRID = 2
 _HEADINGS = ("model", "ships", "parameters", "output", "halo", "summary")
 
 
-def load_model(url: str) -> VelocityModel:
+def load_model(url: str) -> Model:
     """Load a model from its folder.
 
     Raises
@@ -168,8 +170,11 @@ def models() -> ModelList:
     )
 
 
-def open_model(name: str, fields: Box) -> VelocityModel:
-    """Open a model that :func:`find_model` identified; linear theory takes the cells of ``fields``.
+def open_model(name: str, fields: Box, *, particles_per_cell: float | None = None) -> VelocityModel:
+    """Open a model that :func:`find_model` identified, for a box.
+
+    Linear theory takes the cells of ``fields``, and a family of models their condition, with
+    ``particles_per_cell`` if they do not state their own.
 
     Raises
     ------
@@ -177,7 +182,10 @@ def open_model(name: str, fields: Box) -> VelocityModel:
         See :func:`load_model` and :func:`cosmoflow.model.registry.find_architecture`.
     """
     if not is_linear(name):
-        return load_model(model_folder(name))
+        model = load_model(model_folder(name))
+        if isinstance(model, ModelFamily):
+            return model.at(condition_of(fields, particles_per_cell))
+        return model
     metadata = fields.metadata
     return VelocityModel(
         ModelSpec(
@@ -200,12 +208,13 @@ def model_digest(name: str) -> str:
         return name
     folder = model_folder(name)
     description = read_description(read_bytes(folder, DESCRIPTION), folder)
-    kept = None if description.filter is None else description.filter.model_dump()
+    part = description.family or description.filter
+    kept = None if part is None else part.model_dump()
     content = json.dumps([description.weights_sha256, kept], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def save_model(url: str, model: VelocityModel) -> None:
+def save_model(url: str, model: Model) -> None:
     """Write a model to its folder; the description, which names the weights' digest, last."""
     files = to_files(model, url)
     for name in (WEIGHTS, DESCRIPTION):
@@ -231,15 +240,26 @@ def has_cells(found: float, expected: float) -> bool:
 
 
 def check_fits(
-    model: VelocityModel, model_url: str, fields: Box, listener: Listener = warn_only
+    model: VelocityModel,
+    model_url: str,
+    fields: Box,
+    listener: Listener = warn_only,
+    *,
+    strict: bool = False,
 ) -> None:
     """Refuse fields of another cell size than a model's; warn of another redshift or cosmology.
+
+    Families of models fit all cells; boxes outside of their range give a warning, or an error if
+    ``strict``.
 
     Raises
     ------
     DataError
-        The cell sizes differ.
+        The cell sizes differ, or the box is outside of the range.
     """
+    if model.spec.fit is not None:
+        _check_range(model.spec.fit, model_url, fields, listener, strict=strict)
+        return
     if not has_cells(fields.cell_size, model.spec.cell_size):
         raise _unlike_cells(model.spec.cell_size, model_url, fields)
     found_cosmology, trained_on = fields.metadata.cosmology, model.spec.cosmology
@@ -266,12 +286,50 @@ def check_fits(
         )
 
 
+def _check_range(
+    fit: Fit, model_url: str, fields: Box, listener: Listener, *, strict: bool
+) -> None:
+    """Refuse or announce a box outside of the range of a family of models."""
+    if fit.assumed_particles is not None:
+        caution(
+            listener,
+            f"{fields.url} does not state its number of particles per cell: {model_url} assumes "
+            f"{fit.assumed_particles:.3g}; --set infer.particles_per_cell=N states it",
+        )
+    for one in fit.excess:
+        limit = f"{one.low:g} to {one.high:g}"
+        if strict:
+            raise DataError(
+                "the box is outside of the range that the model was trained on",
+                where=f"{fields.url} with {model_url}, {one.name}",
+                value=f"{one.value:g}",
+                limit=limit,
+                remedy="leave infer.strict out for a warning, or train the model on such boxes: "
+                f"cosmoflow train BOXES --from {model_url} --out MODEL",
+            )
+        caution(
+            listener,
+            f"{one.name} of the box is {one.value:g}, and {model_url} was trained on {limit}; "
+            "its accuracy there is unknown",
+        )
+    metadata = fields.metadata
+    for name, usual in EXTENSIONS.items():
+        value = getattr(metadata.cosmology, name)
+        if value != usual:
+            caution(
+                listener,
+                f"the model was trained at {name} {usual}, the fields have {value}; "
+                "its accuracy there is unknown",
+            )
+
+
 def _unlike_cells(cell_size: float, model_url: str, fields: Box) -> DataError:
     """Return the error for fields whose cells differ from those of a model, with a remedy."""
     size = fields.metadata.box_size
     limit = f"cells of {cell_size:g} Mpc/h, to {CELL_SIZE_TOLERANCE:.1%}"
     others = (
-        f"--model {LINEAR} or {LINEAR}:R, which fit any cells; or a model trained on your cells"
+        f"--model {DEFAULT_MODEL}, which knows many cells; --model {LINEAR} or {LINEAR}:R, which "
+        "fit any cells; or a model trained on your cells"
     )
     grid = fitting_grid(size, cell_size)
     if grid is not None:
@@ -322,15 +380,36 @@ def describe_model(name: str) -> dict[str, Any]:
         "architecture": spec.architecture,
         "summary": find_architecture(spec.architecture).summary,
         "target": spec.target,
-        "cell_size": spec.cell_size,
-        "redshift": spec.redshift,
-        "cosmology": spec.cosmology,
+        **_describe_training(model),
         "parameters": count_parameters(model.network)[0],
         "halo": model.geometry.halo,
         "stride": model.geometry.stride,
         "smoothing": list(model.smoothing),
-        "filter": None if spec.filter is None else list(spec.filter.fields),
-        "gains_for_symmetries": None if spec.gain is None else spec.gain.symmetries,
         "files": [file for file in (DESCRIPTION, WEIGHTS, HISTORY) if has_file(folder, file)],
         "provenance": spec.provenance,
+    }
+
+
+def _describe_training(model: Model) -> dict[str, Any]:
+    """Return what a model was trained on: the range of a family, or one condition."""
+    if isinstance(model, ModelFamily):
+        family = model.spec.family
+        limits = {name: list(ends) for name, ends in family.limits.items()}
+        return {
+            "cell_size": limits["cell_size"],
+            "redshift": limits["redshift"],
+            "cosmology": "many",
+            "limits": limits,
+            "knows_errors": model.spec.errors is not None,
+            "filter": list(family.fields),
+            "gains_for_symmetries": None if family.gain is None else family.gain_symmetries,
+        }
+    spec = model.spec
+    return {
+        "cell_size": spec.cell_size,
+        "redshift": spec.redshift,
+        "cosmology": spec.cosmology,
+        "knows_errors": spec.errors is not None,
+        "filter": None if spec.filter is None else list(spec.filter.fields),
+        "gains_for_symmetries": None if spec.gain is None else spec.gain.symmetries,
     }

@@ -93,6 +93,7 @@ def test_chunks_of_any_shape(tmp_path):
     assert (FieldStore(url).shard, FieldStore(url).chunk) == (GRID, GRID)
 
 
+@pytest.mark.filterwarnings("ignore:.*(particles per cell|scatter):cosmoflow.CosmoflowWarning")
 @each(("order", "consolidated"), [(None, True), ("yzx", False)])
 def test_flows_are_added_in_the_order_of_the_store(tmp_path, order, consolidated):
     density, _ = fields()
@@ -194,6 +195,7 @@ def test_units_have_several_spellings(found, expected, same):
 # Written elsewhere
 
 
+@pytest.mark.filterwarnings("ignore:.*(particles per cell|scatter):cosmoflow.CosmoflowWarning")
 def test_what_open_fields_returns_can_be_written(tmp_path, fields_store):
     made = fields_store(12, shard=8, chunk=4)
     data = open_fields(made.url)

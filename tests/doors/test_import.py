@@ -4,6 +4,7 @@ import json
 
 import h5py
 import numpy as np
+import pytest
 import xarray as xr
 import zarr
 from astropy.io import fits
@@ -96,6 +97,8 @@ def test_netcdf_4_is_read_by_the_names_of_its_axes(tmp_path):
     )  # fmt: skip
 
 
+# Neither states its particles per cell, and the cube is no simulation.
+@pytest.mark.filterwarnings("ignore::cosmoflow.CosmoflowWarning")
 def test_the_answer_is_that_of_the_array(tmp_path):
     np.save(tmp_path / "cube.npy", DENSITY)
     fields_url, out = str(tmp_path / "f.zarr"), str(tmp_path / "v.zarr")

@@ -114,7 +114,7 @@ def test_what_no_model_can_have_is_refused_with_its_place(files, path, value):
 
 
 def test_versions_say_what_to_do(files):
-    for version, words in ((1, "train the model again"), (3, "upgrade cosmoflow")):
+    for version, words in ((1, "train the model again"), (4, "upgrade cosmoflow")):
         call = lambda v=version: from_files(changed(files, ("format_version",), v), "m")  # noqa: E731
         refused(DataError, 3, call, "version", words)
 

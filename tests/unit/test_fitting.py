@@ -108,7 +108,7 @@ def fit(job, spec, checkpoints=None, on_report=None):
         lambda: job,
         checkpoints or Kept(),
         lambda history: histories.append(list(history)),
-        models.append,
+        lambda model, job: models.append(model),
     )
     SerialEngine().train(loop, workers=1, on_report=on_report or (lambda metrics: None))
     (model,) = models

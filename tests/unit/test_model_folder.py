@@ -116,7 +116,7 @@ def test_wrong_format_is_refused(files):
     refused(described(files, format="cosmoflow/fields"), "cosmoflow/fields", "cosmoflow/model")
 
 
-@each("version", [1, 3, "2", None])
+@each("version", [1, 4, "2", None])
 def test_another_format_version_is_refused(files, version):
     refused(described(files, format_version=version), "version")
 

@@ -122,7 +122,7 @@ def fit(fields, steps, checkpoints, stop_at=None, **options):
             raise KeyboardInterrupt
 
     loop = make_loop(make_model, lambda: job, checkpoints, lambda rows: None,
-                     models.append)  # fmt: skip
+                     lambda model, job: models.append(model))  # fmt: skip
 
     try:
         SerialEngine().train(loop, workers=1, on_report=on_report)

@@ -35,6 +35,7 @@ from cosmoflow.stages.infer.worker import (
     make_ensemble,
     predict_fields,
 )
+from cosmoflow.stages.inputs.condition import check_scatter
 from cosmoflow.stages.inputs.density import check_array
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.models import open_model
@@ -143,8 +144,10 @@ def infer_array(
             remedy="leave it out, or use cosmoflow.infer",
         )
     names = listed(model)
-    models = [open_model(name, box) for name in names]
+    particles = run.settings.infer.particles_per_cell
+    models = [open_model(name, box, particles_per_cell=particles) for name in names]
     work = check_work(box, names, models, run)
+    check_scatter(MemoryFields({"density": field}), box, names, models, run.listener)
     work = replace(work, layout=choose_layout(work, box, models, run))
     source, flows = _add_flows(field, box, models, names)
     work = replace(work, flows=tuple(flows))
@@ -246,10 +249,13 @@ def predict_box(
     ensemble = Ensemble(members, layout, config, device)
     mean = np.empty((3, grid, grid, grid), np.float32)
     spread = np.empty_like(mean) if config.spread else None
+    size = np.empty_like(mean) if config.errors else None
     for one in grid_blocks(grid, block):
         x, y, z = place(one, Block((0, 0, 0), (grid, grid, grid)))
         found = ensemble.predict(ensemble.read(source, one))
         mean[:, x, y, z] = found.mean
         if spread is not None and found.spread is not None:
             spread[:, x, y, z] = found.spread
-    return Prediction(mean, spread)
+        if size is not None and found.size is not None:
+            size[:, x, y, z] = found.size
+    return Prediction(mean, spread, size)

@@ -24,6 +24,7 @@ from cosmoflow.stages.infer.layout import choose_layout, count_workers, one_loca
 from cosmoflow.stages.infer.plan import InferPlan, plan_work
 from cosmoflow.stages.infer.request import Work, check_work
 from cosmoflow.stages.infer.worker import make_predictor
+from cosmoflow.stages.inputs.condition import check_scatter
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
@@ -105,6 +106,7 @@ def infer(
         _check_restorable(work, models, store, run)
     plan = plan_work(work, store, models, measured=False, workers=count_workers(run))
     check_contents(store, ["density"], run)
+    check_scatter(store, store, names, models, run.listener)
     # Before anything is written, so that a refused run leaves an older output unchanged.
     engine = start_engine(
         run,
@@ -184,7 +186,8 @@ def listed(model: Models) -> tuple[str, ...]:
 
 def _prepare(store: FieldStore, names: Sequence[str], run: Run) -> tuple[Work, list[VelocityModel]]:
     """Open the models, check the request, and cut the box."""
-    models = [open_model(name, store) for name in names]
+    particles = run.settings.infer.particles_per_cell
+    models = [open_model(name, store, particles_per_cell=particles) for name in names]
     store.require("density")
     work = check_work(store, names, models, run)
     check_painting(store, names, models, run.listener)

@@ -210,7 +210,7 @@ def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:
     )
     parts = [count_parts(name) for name in work.variables]
     # Means and squares of the models, while they are summed.
-    held = 3 * (len(models) > 1) + 9 * config.spread
+    held = 3 * (len(models) > 1) + 9 * config.spread + 6 * config.errors
     block = math.prod(side + 2 * work.halo for side in work.extent)
     encoding = _ENCODING * max(parts) * layout.shard**3
     weights = sum(p.numel() for model in models for p in model.parameters())

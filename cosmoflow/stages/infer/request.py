@@ -17,7 +17,7 @@ from cosmoflow.model.precision import best_device, has_fast_bfloat16
 from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, bounding_block, grid_blocks, grow, intersect
-from cosmoflow.numerics.field_table import SPREAD, STORED
+from cosmoflow.numerics.field_table import ERROR, SPREAD, STORED
 from cosmoflow.numerics.rounding import rounding_step
 from cosmoflow.stages.derive import recipe_of
 from cosmoflow.stages.infer.tiles import Layout, Sides
@@ -52,6 +52,8 @@ class Work:
         Origin of the Wiener velocity, as noted in the store.
     device_memory : int or None
         Bytes of a worker's GPU; None where workers compute on CPUs.
+    interval_95 : float or None
+        Half the width of the interval that holds 95 % of the errors, over their expected size.
     particles_per_cell : float or None
         Mean number of particles in a cell, for the field ``count``.
     """
@@ -64,6 +66,7 @@ class Work:
     flows: tuple[tuple[Flow, ...], ...] = ()
     origin: Mapping[str, Any] | None = None
     device_memory: int | None = None
+    interval_95: float | None = None
     particles_per_cell: float | None = None
 
     @property
@@ -76,7 +79,8 @@ class Work:
     def variables(self) -> tuple[str, ...]:
         """Names of the variables that a task writes."""
         spread = (self.target + SPREAD,) if self.config.spread else ()
-        return (self.target, *spread, *self.config.fields)
+        errors = (self.target + ERROR,) if self.config.errors else ()
+        return (self.target, *spread, *errors, *self.config.fields)
 
     @property
     def attributes(self) -> dict[str, dict[str, Any]]:
@@ -90,6 +94,11 @@ class Work:
         if self.config.spread:
             count = len(self.models) * self.config.symmetries
             attributes[self.target + SPREAD]["predictions"] = count
+        if self.interval_95 is not None:
+            attributes[self.target + ERROR] |= {
+                "interval_68": 1.0,
+                "interval_95": self.interval_95,
+            }
         if self.config.rounding is not None:
             for name in filter(is_velocity, attributes):
                 attributes[name][ROUNDED] = rounding_step(self.config.rounding)
@@ -146,7 +155,7 @@ def check_work(
     """
     config = run.settings.infer
     for name, model in zip(names, models, strict=True):
-        check_fits(model, name, box, run.listener)
+        check_fits(model, name, box, run.listener, strict=config.strict)
         _check_overlap(model, config)
     _check_together(names, models)
     target = models[0].spec.target
@@ -178,6 +187,7 @@ def check_work(
         config = config.model_copy(update={"precision": device.precision})
     whole = Layout(box.grid, (box.grid, box.grid, box.grid), box.grid)
     region = _region_cells(box, config)
+    interval = _interval_95(names, models) if config.errors else None
     return Work(
         tuple(names),
         target,
@@ -185,8 +195,25 @@ def check_work(
         whole,
         region,
         device_memory=device.memory,
+        interval_95=interval,
         particles_per_cell=particles_per_cell(box) if COUNT in config.fields else None,
     )
+
+
+def _interval_95(names: Sequence[str], models: Sequence[VelocityModel]) -> float:
+    """Return the interval that holds 95 % of the errors; refuse models that do not know them."""
+    found = []
+    for name, model in zip(names, models, strict=True):
+        if model.spec.errors is None:
+            raise ConfigError(
+                "the model does not know the size of its errors",
+                where="infer.errors",
+                value=name,
+                remedy="leave it out, or train the model on: cosmoflow train BOXES "
+                f"--from {name} --out MODEL --set train.error_steps=500",
+            )
+        found.append(model.spec.errors.interval_95)
+    return float(np.mean(found))
 
 
 def _check_together(names: Sequence[str], models: Sequence[VelocityModel]) -> None:

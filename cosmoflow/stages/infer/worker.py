@@ -26,7 +26,7 @@ from cosmoflow.numerics.blocks import (
     overlap,
     place,
 )
-from cosmoflow.numerics.field_table import SPREAD
+from cosmoflow.numerics.field_table import ERROR, SPREAD
 from cosmoflow.numerics.moments import Moments
 from cosmoflow.numerics.rounding import round_to
 from cosmoflow.numerics.symmetry import spread_symmetries
@@ -97,10 +97,13 @@ class Prediction:
         Mean over models and turned frames, shape ``(3, nx, ny, nz)``, float32, km/s.
     spread : ndarray or None
         Standard deviation of the predictions of models and turned frames, same shape.
+    size : ndarray or None
+        Size of the errors that the models expect, averaged over models and frames, same shape.
     """
 
     mean: Floats
     spread: Floats | None
+    size: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -147,50 +150,65 @@ class Ensemble:
         shape = (3, *inputs.block.shape)
         total = Moments(spread=spread)
         squares: Tensor | None = None
+        sizes = Moments(spread=False)
         for member in self.members:
             mean = torch.zeros(shape)
             within = torch.zeros(shape) if spread else None
-            self._predict_member(member, inputs, mean, within)
+            size = torch.zeros(shape) if self.config.errors else None
+            self._predict_member(member, inputs, mean, within, size)
             total.add(mean)
             if within is not None:
                 squares = within if squares is None else squares.add_(within)
+            if size is not None:
+                sizes.add(size)
+        expected = sizes.mean.numpy() if self.config.errors else None
         if squares is None:
-            return Prediction(total.mean.numpy(), None)
+            return Prediction(total.mean.numpy(), None, expected)
         frames = self.config.symmetries
         squares.add_(total.squares, alpha=frames)
         count = frames * len(self.members)
-        return Prediction(total.mean.numpy(), squares.div_(count - 1).sqrt_().numpy())
+        return Prediction(total.mean.numpy(), squares.div_(count - 1).sqrt_().numpy(), expected)
 
     def _predict_member(
-        self, member: Member, inputs: Inputs, mean: Tensor, squares: Tensor | None
+        self,
+        member: Member,
+        inputs: Inputs,
+        mean: Tensor,
+        squares: Tensor | None,
+        size: Tensor | None,
     ) -> None:
-        """Add one model's mean over turned frames, and its squared deviations, to the block's."""
+        """Add one model's mean over turned frames, its squared deviations and errors to a block."""
         for piece in cut_pieces(inputs.block, member.model.geometry, self.layout, inputs.grid):
             # Tiles may extend past their piece; those cells belong to the next piece.
             cells = (..., *place(piece.block, inputs.block))
             weights = blending_weights(piece.tiles.shape[0], self.layout.overlap)
             for group in batches(piece.tiles, self.layout.batch):
-                found = self._predict_tiles(member, inputs, group, spread=squares is not None)
+                found, sizes = self._predict_tiles(member, inputs, group)
                 _place_tiles(piece.block, group, found.mean, weights, mean[cells])
                 if squares is not None:
                     _place_tiles(piece.block, group, found.squares, weights, squares[cells])
+                if size is not None:
+                    _place_tiles(piece.block, group, sizes.mean, weights, size[cells])
 
     def _predict_tiles(
-        self, member: Member, inputs: Inputs, tiles: Sequence[Block], *, spread: bool
-    ) -> Moments:
-        """Return the moments over turned frames of one model's prediction of tiles."""
+        self, member: Member, inputs: Inputs, tiles: Sequence[Block]
+    ) -> tuple[Moments, Moments]:
+        """Return the moments over turned frames of one model's prediction of tiles, and errors."""
         parts = [place(grow(tile, member.model.geometry.halo), inputs.region) for tile in tiles]
         density = torch.stack([inputs.density[part] for part in parts])
         flows = _stack_flows(inputs, member.flows, parts, density)
-        found = Moments(spread=spread)
+        found, sizes = Moments(spread=self.config.spread), Moments(spread=False)
         with autocast(self.config.precision, self.device):
-            for values in member.model.members(
+            for one in member.model.members(
                 density.to(self.device),
                 flows.to(self.device),
                 spread_symmetries(self.config.symmetries),
+                errors=self.config.errors,
             ):
-                found.add(values)
-        return found
+                found.add(one.mean)
+                if one.size is not None:
+                    sizes.add(one.size)
+        return found, sizes
 
 
 def _stack_flows(
@@ -262,7 +280,8 @@ def make_predictor(
         Digest of the run that must still own the output.
     """
     store = FieldStore(fields)
-    models = [open_model(name, store) for name in work.models]
+    particles = work.config.particles_per_cell
+    models = [open_model(name, store, particles_per_cell=particles) for name in work.models]
     ensemble = make_ensemble(models, work)
     wiener = next((m.spec.filter for m in models if m.spec.filter is not None), None)
     blocks = grid_blocks(store.grid, work.layout.shard)
@@ -348,6 +367,8 @@ def predict_fields(
     fields = {work.target: found.mean[cells]}
     if found.spread is not None:
         fields[work.target + SPREAD] = found.spread[cells]
+    if found.size is not None:
+        fields[work.target + ERROR] = found.size[cells]
     if work.config.fields:
         source = PredictedBlock(found.mean, inputs, cell_size)
         fields |= derive_block(

@@ -10,36 +10,41 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.events import Message, StageFinished, caution, noting
-from cosmoflow.model.description import read_filter
-from cosmoflow.model.fitting import Metrics, make_loop
+from cosmoflow.model.error_fitting import fit_errors
+from cosmoflow.model.fitting import Metrics, TrainingJob, make_loop
+from cosmoflow.model.folder import Model
 from cosmoflow.model.names import DESCRIPTION, HISTORY, RUN, WEIGHTS
-from cosmoflow.model.registry import Architecture, find_architecture, geometry_of
-from cosmoflow.model.velocity import ModelSpec, VelocityModel
-from cosmoflow.numerics.wiener import SETS, WienerFilter
-from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.model.precision import best_device
+from cosmoflow.model.registry import find_architecture, geometry_of
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
 from cosmoflow.stages.models import load_model, save_model
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
-from cosmoflow.stages.train.data import Split, choose_split, fit_filter, make_job, normalise
-from cosmoflow.stages.train.gains import measure_gain
+from cosmoflow.stages.train.basis import (
+    FILTER,
+    Basis,
+    begin_training,
+    differences,
+    find_basis,
+    load_start,
+    make_model,
+    needs_family,
+    settle,
+)
+from cosmoflow.stages.train.data import Split, choose_split, make_job
+from cosmoflow.stages.train.gains import add_gain
 from cosmoflow.stages.train.plan import TrainPlan, plan_training
 from cosmoflow.stages.train.tensorboard import open_board
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.files import remove_file
 from cosmoflow.storage.metadata import make_provenance
-from cosmoflow.storage.origins import noted_origin
 from cosmoflow.storage.outputs import check_output, check_same_run
 from cosmoflow.storage.urls import absolute, exists, has_file, join, read_bytes, remove, write_bytes
-
-FILTER = "filter.json"
-"""File with the Wiener filter of a run, written at its start for runs that resume it."""
 
 FILTER_BYTES = 72
 """Bytes per cell in memory while a filter is fitted: density, velocity and its modes, modes of four
@@ -51,7 +56,9 @@ _NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "te
 
 def plan_train(fields: Sequence[str], run: Run) -> TrainPlan:
     """Plan :func:`train`."""
-    return plan_training([_open(url, run.settings.train.target).grid for url in fields], run)
+    config = settle(run.settings.train, load_start(run.settings.train.start))
+    run = replace(run, settings=run.settings.model_copy(update={"train": config}))
+    return plan_training([_open(url, config.target).grid for url in fields], run)
 
 
 def _open(url: str, target: str) -> FieldStore:
@@ -60,13 +67,14 @@ def _open(url: str, target: str) -> FieldStore:
     return store
 
 
-def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityModel:
+def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     """Train a network.
 
     Parameters
     ----------
     fields : sequence of str
-        URLs of fields stores with the same cell size and redshift. The last eighth of them (at
+        URLs of fields stores. If they differ in redshift, cosmology, cells or particles per cell,
+        a residual network learns to be one model for all of them. The last eighth of the stores (at
         least one) is used for validation, or a slab if there is only one box.
     out : str
         URL of the model folder to write.
@@ -75,8 +83,8 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
 
     Returns
     -------
-    VelocityModel
-        The saved model, with averaged weights.
+    VelocityModel or ModelFamily
+        The saved model, with averaged weights: of one condition, or a family for many.
 
     Raises
     ------
@@ -85,16 +93,19 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     OutputExistsError, StorageError, ConfigError
     """
     run, warned = run or Run(), list[str]()
-    run = replace(run, listener=noting(run.listener, warned))
-    settings, config = run.settings, run.settings.train
+    start = load_start(run.settings.train.start)
+    config = settle(run.settings.train, start)
+    settings = run.settings.model_copy(update={"train": config})
+    run = replace(run, settings=settings, listener=noting(run.listener, warned))
     if not fields:
         raise ConfigError("there is nothing to train on", remedy="name fields stores")
     fields, out = [absolute(url) for url in fields], absolute(out)
     check_output(out, run.existing, fields)
     stores = [_open(url, config.target) for url in fields]
-    _check_stores(stores, run)
-    painting = check_painted_alike(stores, run.listener)
     architecture = find_architecture(config.model)
+    many = needs_family(stores, architecture, start)
+    _check_stores(stores, run, many=many)
+    painting = check_painted_alike(stores, run.listener)
     geometry = geometry_of(architecture.build())
     plan = plan_training([store.grid for store in stores], run)
     crop = plan.crop
@@ -120,37 +131,21 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     engine = start_engine(
         run, plan, remedy="a smaller train.batch or train.crop", workers=config.workers
     )
-    if architecture.filter is not None:
+    if architecture.filter is not None and start is None:
         _require_memory_for_filter(max(store.grid for store in stores), run)
     resumed = _can_resume(out, provenance, run)
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
         run.listener(Message(f"{out} is already trained"))
         return load_model(out)
-    wiener = _find_filter(out, resumed, split, architecture, run)
-    flows = [ensure_flows(url, architecture.smoothing, wiener, run, model=out) for url in fields]
-    split = replace(
-        split,
-        flows=tuple(flows),
-        filter="" if wiener is None else wiener.digest,
-        origins=() if wiener is None else tuple(noted_origin(FieldStore(url)) for url in fields),
-    )
-    spec = ModelSpec(
-        architecture=architecture.name,
-        target=config.target,
-        cell_size=stores[0].cell_size,
-        redshift=stores[0].metadata.redshift,
-        cosmology=stores[0].metadata.cosmology.model_dump(mode="json"),
-        normalisation=normalise(split, config.target, architecture.offset),
-        provenance=provenance,
-        filter=wiener,
-    )
+    basis = find_basis(out, resumed, split, stores, start, run, many=many)
+    split, spec = basis.split, replace(basis.spec, provenance=provenance)
     # Only now, so that a refused run leaves an older output unchanged.
     if not resumed:
-        _begin(out, provenance, wiener)
+        _begin(out, provenance, basis)
     if not architecture.learns:
         for store in stores:
             store.check_unchanged()
-        save_model(out, VelocityModel(spec))
+        save_model(out, make_model(spec))
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
     progress = Progress(run.listener, "train", config.steps, "steps")
@@ -165,11 +160,11 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> VelocityMo
     if resumed:
         _announce_checkpoint(checkpoints, run)
     loop = make_loop(
-        partial(VelocityModel, spec),
+        partial(begin_training, spec, config, basis.condition),
         partial(make_job, split, settings, crop),
         checkpoints,
         partial(_write_history, out),
-        partial(_finish, out, split, config.measure_gain),
+        partial(_finish, out, split),
     )
     engine.train(loop, workers=config.workers, on_report=on_report)
     # Flows of fields in memory were checked when they were read; measuring gains reads them again.
@@ -193,27 +188,23 @@ def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
             return
 
 
-def _check_stores(stores: Sequence[FieldStore], run: Run) -> None:
-    """Refuse stores that differ in cell size, redshift or cosmology; warn of copies among them."""
+def _check_stores(stores: Sequence[FieldStore], run: Run, *, many: bool) -> None:
+    """Refuse stores that differ, unless for a family of models; warn of copies among them."""
     for store in stores:
         check_contents(store, ["density", run.settings.train.target], run)
     _warn_of_copies(stores, run)
-    first = stores[0]
+    if many:
+        return
     for store in stores[1:]:
-        mine, firsts = store.metadata.cosmology, first.metadata.cosmology
-        parameters = ("Omega_m", "sigma8", *EXTENSIONS)
-        for name, value, expected in (
-            ("cell size", store.cell_size, first.cell_size),
-            ("redshift", store.metadata.redshift, first.metadata.redshift),
-            *((name, getattr(mine, name), getattr(firsts, name)) for name in parameters),
-        ):
-            if abs(value - expected) > 1e-6 * max(1.0, abs(expected)):
-                raise DataError(
-                    f"the training fields differ in {name}",
-                    where=store.url,
-                    value=value,
-                    limit=f"{expected} as in {first.url}",
-                )
+        for name, value, expected in differences(store, stores[0]):
+            raise DataError(
+                f"the training fields differ in {name}",
+                where=store.url,
+                value=value,
+                limit=f"{expected} as in {stores[0].url}",
+                remedy=f"{run.settings.train.model} learns one condition: train on boxes that are "
+                "alike, or train a residual network, which learns many (--model residual-small)",
+            )
 
 
 def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -> None:
@@ -253,25 +244,13 @@ def _begun(out: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"digest": content}
 
 
-def _find_filter(
-    out: str, resumed: bool, split: Split, architecture: Architecture, run: Run
-) -> WienerFilter | None:
-    """Fit the Wiener filter that an architecture needs, or read the filter of the resumed run."""
-    if architecture.filter is None:
-        return None
-    if resumed and has_file(out, FILTER):
-        return read_filter(read_bytes(out, FILTER), out, FILTER)
-    run.listener(Message("fitting the Wiener filter"))
-    return fit_filter(split, SETS[architecture.filter])
-
-
-def _begin(out: str, provenance: dict[str, Any], wiener: WienerFilter | None) -> None:
+def _begin(out: str, provenance: dict[str, Any], basis: Basis) -> None:
     """Create the model folder, replacing an older one."""
     if exists(out):
         remove(out)
     write_bytes(out, RUN, f"{json.dumps(provenance)}\n".encode())
-    if wiener is not None:
-        write_bytes(out, FILTER, json.dumps(asdict(wiener)).encode())
+    if basis.kept is not None:
+        write_bytes(out, FILTER, json.dumps(asdict(basis.kept)).encode())
 
 
 def _require_memory_for_filter(grid: int, run: Run) -> None:
@@ -292,14 +271,15 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
     run.listener(Message(f"{text} in {checkpoints.url}"))
 
 
-def _finish(out: str, split: Split, symmetries: int, model: VelocityModel) -> None:
-    """Save the model, then the gains that restore its power; runs in the worker of rank 0."""
+def _finish(out: str, split: Split, model: Model, job: TrainingJob) -> None:
+    """Save the model with its errors, then its gains; runs in the worker of rank 0."""
+    if job.config.error_steps:
+        model = fit_errors(model, job, best_device())
     save_model(out, model)
-    if symmetries and split.validation and model.spec.target == "velocity":
-        gain = measure_gain(model, split, symmetries)
-        if gain is not None:
-            model.spec = replace(model.spec, gain=gain)
-            save_model(out, model)
+    symmetries = job.config.measure_gain
+    measured = symmetries and split.validation and model.target == "velocity"
+    if measured and add_gain(model, split, symmetries):
+        save_model(out, model)
 
 
 def _write_history(out: str, history: list[Metrics]) -> None:

@@ -53,18 +53,22 @@ class Split:
         Number of validation stores; 0 for a single box.
     slab : int
         Cells along x of a single box that are for validation.
-    filter : str
-        Digest of the Wiener filter whose velocity is among the flows; "" for none.
+    filters : tuple of str
+        Digest of the Wiener filter of each store, whose velocity is among the flows; empty for
+        models without a filter.
     origins : tuple of mapping or None
         Origin of the Wiener velocity noted in each store.
+    frames : tuple of tuple of float
+        Numbers of each store that a family of models needs; empty for a model of one condition.
     """
 
     fields: tuple[str, ...]
     flows: tuple[tuple[Flow, ...], ...]
     validation: int
     slab: int
-    filter: str = ""
+    filters: tuple[str, ...] = ()
     origins: tuple[Origin | None, ...] = ()
+    frames: tuple[tuple[float, ...], ...] = ()
 
     @property
     def training(self) -> int:
@@ -78,11 +82,11 @@ class Split:
         ------
         IncompleteError
         """
-        if not self.filter:
+        if not self.filters:
             return
-        for url, origin in zip(self.fields, self.origins, strict=True):
+        for url, wiener, origin in zip(self.fields, self.filters, self.origins, strict=True):
             if url in (urls or self.fields):
-                check_filter(url, self.filter, origin)
+                check_filter(url, wiener, origin)
 
 
 def choose_split(
@@ -144,8 +148,10 @@ def normalise(split: Split, target: Target, offset: float) -> Normalisation:
     return measure_normalisation(boxes, target, offset)
 
 
-def _part(source: FieldSource, flows: tuple[Flow, ...], slab: int) -> TrainingBox:
-    return TrainingBox.slab(source, flows, 0, source.grid - slab)
+def _part(
+    source: FieldSource, flows: tuple[Flow, ...], slab: int, frame: tuple[float, ...] = ()
+) -> TrainingBox:
+    return TrainingBox.slab(source, flows, 0, source.grid - slab, frame)
 
 
 def make_job(split: Split, settings: Settings, crop: int) -> TrainingJob:
@@ -153,9 +159,10 @@ def make_job(split: Split, settings: Settings, crop: int) -> TrainingJob:
     config = settings.train
     geometry = geometry_of(find_architecture(config.model).build())
     hold = _holder(split, config, best_device())
+    frames = split.frames or ((),) * len(split.fields)
     boxes = [
-        _part(hold(url, flows), flows, 0)
-        for url, flows in zip(split.fields, split.flows, strict=True)
+        _part(hold(url, flows), flows, 0, frame)
+        for url, flows, frame in zip(split.fields, split.flows, frames, strict=True)
     ]
     validation: list[tuple[TrainingBox, Block]] = []
     if split.slab:
@@ -165,7 +172,7 @@ def make_job(split: Split, settings: Settings, crop: int) -> TrainingJob:
             box.source.grid, first, split.slab, crop, geometry, VALIDATION_BLOCKS
         )
         validation = [(box, block) for block in blocks]
-        boxes = [_part(box.source, box.flows, split.slab)]
+        boxes = [_part(box.source, box.flows, split.slab, box.frame)]
     else:
         held_out, boxes = boxes[split.training :], boxes[: split.training]
         for box in held_out:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from cosmoflow.config.settings import InferConfig
+from cosmoflow.cosmology.conditions import Condition
 from cosmoflow.engine import available_memory
+from cosmoflow.model.family import ModelFamily
+from cosmoflow.model.folder import Model
 from cosmoflow.model.precision import best_device
-from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.radial import RadialBins
-from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
+from cosmoflow.numerics.restoration import GainSum, fit_gains, sum_powers
 from cosmoflow.stages.infer import Member, predict_box
+from cosmoflow.stages.inputs.condition import condition_of
 from cosmoflow.stages.train.data import Split
 from cosmoflow.storage.fields import FieldStore
 
 _BYTES_PER_CELL = 72
 """True and predicted velocity, the modes of one and of its potential part, float64 products."""
 
+_BOXES_PER_TERM = 2
+"""Fewest validation boxes for each term of gains that vary with the condition."""
 
-def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGain | None:
-    """Measure the gains of a velocity model in its validation boxes.
+
+def add_gain(model: Model, split: Split, symmetries: int) -> bool:
+    """Measure the gains of a velocity model in its validation boxes and add them to its spec.
 
     Parameters
     ----------
-    model : VelocityModel
+    model : VelocityModel or ModelFamily
         The model, in evaluation mode.
     split : Split
         The split, with at least one validation store.
@@ -34,23 +41,49 @@ def measure_gain(model: VelocityModel, split: Split, symmetries: int) -> PowerGa
 
     Returns
     -------
-    PowerGain or None
-        None if a box and its transforms do not fit into memory, so that a training does not fail
+    bool
+        False if a box and its transforms do not fit into memory, so that a training does not fail
         at its very end.
     """
+    stores = [FieldStore(url) for url in split.fields[split.training :]]
+    if any(_BYTES_PER_CELL * store.grid**3 > available_memory() for store in stores):
+        return False
+    if isinstance(model, ModelFamily):
+        _add_to_family(model, split, stores, symmetries)
+        return True
+    bins = RadialBins.covering(stores[0].grid, stores[0].metadata.box_size)
+    total = GainSum.zero(bins)
+    for store, flows in zip(stores, split.flows[split.training :], strict=True):
+        total = total + _measure(Member(model, flows), store, bins, symmetries)
+    model.spec = replace(model.spec, gain=replace(total.solve(), symmetries=symmetries))
+    return True
+
+
+def _add_to_family(
+    model: ModelFamily, split: Split, stores: list[FieldStore], symmetries: int
+) -> None:
+    """Fit gains that vary with the condition, if there are boxes enough, to a family."""
+    sums, conditions = [], list[Condition]()
+    for store, flows in zip(stores, split.flows[split.training :], strict=True):
+        bins = RadialBins.covering(store.grid, store.metadata.box_size)
+        conditions.append(condition_of(store))
+        member = Member(model.at(conditions[-1]), flows)
+        sums.append(_measure(member, store, bins, symmetries))
+    family = model.spec.family
+    design = np.stack([family.terms(condition) for condition in conditions])
+    cells = [condition.cell_size for condition in conditions]
+    linear = family.space.linear
+    design[:, linear if len(stores) >= _BOXES_PER_TERM * linear else 1 :] = 0.0
+    model.spec = replace(
+        model.spec,
+        family=replace(family, gain=fit_gains(sums, cells, design), gain_symmetries=symmetries),
+    )
+
+
+def _measure(member: Member, store: FieldStore, bins: RadialBins, symmetries: int) -> GainSum:
+    """Return the powers of a box and of its prediction."""
     device, config = best_device(), InferConfig(precision="auto", symmetries=symmetries)
-    total: GainSum | None = None
-    for url, flows in zip(
-        split.fields[split.training :], split.flows[split.training :], strict=True
-    ):
-        store = FieldStore(url)
-        if _BYTES_PER_CELL * store.grid**3 > available_memory():
-            return None
-        size = store.metadata.box_size
-        predicted = predict_box([Member(model.to(device), flows)], store, config, device).mean
-        true = store.read("velocity")
-        bins = RadialBins.covering(store.grid, size) if total is None else total.bins
-        found = sum_powers(torch.from_numpy(true), torch.from_numpy(predicted), size, bins)
-        total = found if total is None else total + found
-    assert total is not None
-    return replace(total.solve(), symmetries=symmetries)
+    member = replace(member, model=member.model.to(device))
+    predicted = torch.from_numpy(predict_box([member], store, config, device).mean)
+    true = torch.from_numpy(store.read("velocity"))
+    return sum_powers(true, predicted, store.metadata.box_size, bins)

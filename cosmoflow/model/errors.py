@@ -1,0 +1,160 @@
+"""Errors that a model expects of its own predictions: training and calibration of their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+LOW: Final = -2.0
+STEP: Final = 0.5
+KNOTS: Final = 10
+"""Knots of the calibration in the standardised logarithm of the density: -2 to 2.5."""
+
+INSIDE_68: Final = 0.6827
+INSIDE_95: Final = 0.95
+
+_RIDGE: Final = 0.1
+"""Weight, in blocks, that holds the coefficients of the condition small."""
+
+_FEWEST: Final = 300
+"""Fewest cells of a block at a knot for the block to count there."""
+
+
+@dataclass(frozen=True)
+class ErrorScale:
+    """Calibration of the sizes of errors that a network expects.
+
+    Attributes
+    ----------
+    log_factors : tuple of tuple of float
+        Logarithms of the factors of the network's sizes at :data:`KNOTS` values of the standardised
+        logarithm of the density, so that 68.27 % of the errors of a component are smaller than the
+        size. Each has a constant and, of a family of models, a coefficient for each standardised
+        coordinate of the condition.
+    interval_95 : float
+        Half the width of the interval that holds 95 % of the errors, in sizes.
+    """
+
+    log_factors: tuple[tuple[float, ...], ...]
+    interval_95: float
+
+    def at(self, coordinates: Sequence[float]) -> ErrorScale:
+        """Return the calibration at the standardised coordinates of a condition."""
+        point = np.array([1.0, *coordinates])
+        found = tuple((float(np.dot(row, point[: len(row)])),) for row in self.log_factors)
+        return ErrorScale(found, self.interval_95)
+
+    def factor(self, log_density: Tensor) -> Tensor:
+        """Return the factors of one condition at standardised logarithms of the density.
+
+        They are linear between knots.
+        """
+        place = ((log_density - LOW) / STEP).clamp(0.0, KNOTS - 1.0)
+        below = place.floor().clamp(max=KNOTS - 2.0)
+        table = torch.tensor(self.log_factors, dtype=place.dtype, device=place.device)[:, 0].exp()
+        index = below.long()
+        return torch.lerp(table[index], table[index + 1], place - below)
+
+
+UNCALIBRATED: Final = ErrorScale(((0.0,),) * KNOTS, 1.96)
+
+
+def size_loss(residual: Tensor, log_size: Tensor) -> Tensor:
+    """Return the loss of expected sizes: the negative log-likelihood of Laplace's distribution.
+
+    Its tails are those of velocity errors more nearly than a Gaussian's, so rare large errors do
+    not rule the sizes.
+
+    Parameters
+    ----------
+    residual, log_size : Tensor
+        Errors in units of the target's rms, and the logarithms of their expected sizes, both
+        ``(batch, 3, n, n, n)``.
+    """
+    return (residual.abs() * torch.exp(-log_size) + log_size).mean()
+
+
+def calibrate(
+    residuals: Sequence[NDArray[np.float32]],
+    sizes: Sequence[NDArray[np.float32]],
+    log_densities: Sequence[NDArray[np.float32]],
+    coordinates: Sequence[Sequence[float]],
+) -> ErrorScale:
+    """Calibrate sizes on blocks whose errors are known.
+
+    Parameters
+    ----------
+    residuals, sizes : sequence of ndarray
+        Errors and expected sizes of blocks, shape ``(3, n, n, n)``.
+    log_densities : sequence of ndarray
+        Standardised logarithms of the density, shape ``(n, n, n)``.
+    coordinates : sequence of sequence of float
+        Standardised coordinates of the conditions of the blocks; empty ones for one condition.
+    """
+    ratios = [np.abs(r / s).reshape(3, -1) for r, s in zip(residuals, sizes, strict=True)]
+    points = [torch.from_numpy(one.ravel()) for one in log_densities]
+    design = np.array([[1.0, *where] for where in coordinates])
+    wanted = np.full((KNOTS, len(ratios)), np.nan)
+    counts = np.zeros((KNOTS, len(ratios)))
+    for block, (ratio, point) in enumerate(zip(ratios, points, strict=True)):
+        nearest = np.clip(np.rint((point.numpy() - LOW) / STEP), 0, KNOTS - 1)
+        for knot in range(KNOTS):
+            inside = nearest == knot
+            counts[knot, block] = inside.sum()
+            if counts[knot, block] >= _FEWEST:
+                wanted[knot, block] = np.log(np.quantile(ratio[:, inside], INSIDE_68))
+    whole = np.log([np.quantile(ratio, INSIDE_68) for ratio in ratios])
+    rows = [
+        _fit_knot(design, one, number, whole) for one, number in zip(wanted, counts, strict=True)
+    ]
+    scale = ErrorScale(tuple(rows), 0.0)
+    scaled = [
+        ratio / scale.at(where).factor(point).numpy()
+        for ratio, point, where in zip(ratios, points, coordinates, strict=True)
+    ]
+    return ErrorScale(scale.log_factors, float(np.quantile(np.concatenate(scaled, 1), INSIDE_95)))
+
+
+def _fit_knot(
+    design: NDArray[np.float64],
+    wanted: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    whole: NDArray[np.float64],
+) -> tuple[float, ...]:
+    """Return the coefficients at a knot, from the blocks that have cells enough there.
+
+    The coefficients of the condition are held small, and are 0 if there are few conditions. A knot
+    without such blocks has the factor of all cells.
+    """
+    known = np.isfinite(wanted)
+    if not known.any():
+        return (float(np.median(whole)), *(0.0,) * (design.shape[1] - 1))
+    rows, values = design[known], wanted[known]
+    weight = np.sqrt(counts[known] / counts[known].mean())
+    if len(np.unique(rows, axis=0)) < 2 * rows.shape[1]:
+        rows = rows * ([1.0] + [0.0] * (rows.shape[1] - 1))
+    ridge = np.sqrt(_RIDGE) * np.eye(rows.shape[1])
+    ridge[0, 0] = 0.0
+    found, *_ = np.linalg.lstsq(
+        np.concatenate([weight[:, None] * rows, ridge]),
+        np.concatenate([weight * values, np.zeros(len(ridge))]),
+        rcond=1e-9,
+    )
+    return tuple(found.tolist())
+
+
+def freeze_all_but_errors(network: nn.Module) -> list[nn.Parameter]:
+    """Freeze a network except its head for errors; return the parameters of the head."""
+    head = []
+    for name, parameter in network.named_parameters():
+        learns = "errors." in name
+        parameter.requires_grad_(learns)
+        if learns:
+            head.append(parameter)
+    return head

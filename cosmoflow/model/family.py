@@ -1,0 +1,251 @@
+"""Models of all conditions: a network and a filter that know redshift, cosmology and cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosmoflow.cosmology.conditions import COORDINATES, Condition
+from cosmoflow.model.errors import ErrorScale
+from cosmoflow.model.modulation import ModulatedNetwork
+from cosmoflow.model.registry import count_parameters, find_architecture
+from cosmoflow.model.velocity import (
+    Excess,
+    Fit,
+    ModelSpec,
+    Normalisation,
+    Reconstruction,
+    Target,
+    VelocityModel,
+    build_network,
+)
+from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace
+from cosmoflow.numerics.restoration import PowerGain
+from cosmoflow.numerics.wiener import WienerFilter
+
+LIMITED: Final = ("redshift", "Omega_m", "sigma8", "cell_size", "particles_per_cell")
+"""Quantities whose range of training a family keeps."""
+
+CONSTANTS: Final = 4
+"""Numbers of a frame before the coordinates: those of a :class:`Normalisation`."""
+
+_BINS: Final = 128
+"""Bins of the filters and gains that a family makes."""
+
+_ROUNDING: Final = 1e-3
+"""Share by which a quantity may lie outside of its range without being outside."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The constants of a model as functions of the condition.
+
+    Attributes
+    ----------
+    space : ConditionSpace
+        Conditions that the functions were fitted to.
+    limits : mapping of str to (float, float)
+        Smallest and largest value in training of each quantity of :data:`LIMITED`.
+    particles_per_cell : float
+        Number that is assumed where a box does not state its own.
+    fields : tuple of str
+        Fields of the Wiener filter.
+    weights : ConditionCurves
+        Weights of these fields over k, h/Mpc.
+    density_mean, density_log_std : tuple of float
+        Polynomials: mean of ``ln(rho + offset)`` and logarithm of its standard deviation.
+    residual_log_rms : tuple of float
+        Polynomial: logarithm of the rms residual of the filter's velocity, per component, over that
+        of the linear velocity, ``f a H`` times the linear displacement.
+    gain : ConditionCurves, optional
+        Logarithms of the gains that restore power, potential and rotational, over ``k cell``.
+    gain_symmetries : int
+        Number of frames that predictions were averaged over for the gains.
+    """
+
+    space: ConditionSpace
+    limits: Mapping[str, tuple[float, float]]
+    particles_per_cell: float
+    fields: tuple[str, ...]
+    weights: ConditionCurves
+    density_mean: tuple[float, ...]
+    density_log_std: tuple[float, ...]
+    residual_log_rms: tuple[float, ...]
+    gain: ConditionCurves | None = None
+    gain_symmetries: int = 1
+
+    def terms(self, condition: Condition) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the terms of the polynomials at a condition."""
+        return self.space.terms(condition.coordinates(self.particles_per_cell))
+
+    def filter(self, condition: Condition) -> WienerFilter:
+        """Return the Wiener filter of a condition."""
+        return make_filter(self.fields, self.weights, self.terms(condition), condition.cell_size)
+
+    def normalisation(self, condition: Condition) -> Normalisation:
+        """Return the constants of a network at a condition."""
+        terms = self.terms(condition)
+
+        def value(coefficients: tuple[float, ...]) -> float:
+            return float(terms @ np.array(coefficients))
+
+        linear = condition.growth_rate_hubble * condition.displacement
+        return Normalisation(
+            density_mean=value(self.density_mean),
+            density_std=math.exp(value(self.density_log_std)),
+            velocity_scale=linear,
+            target_scale=linear * math.exp(value(self.residual_log_rms)),
+        )
+
+    def power_gain(self, condition: Condition) -> PowerGain | None:
+        """Return the gains that restore the power of predictions at a condition."""
+        if self.gain is None:
+            return None
+        k, width = _bins(condition.cell_size)
+        potential, rotational = np.exp(
+            self.gain.at(self.terms(condition), k * condition.cell_size)
+        ).T.tolist()
+        return PowerGain(width, tuple(potential), tuple(rotational), self.gain_symmetries)
+
+    def fit(self, condition: Condition) -> Fit:
+        """Return how a box of a condition fits the range of training."""
+        found = list[Excess]()
+        for name in LIMITED:
+            value, (low, high) = getattr(condition, name), self.limits[name]
+            margin = _ROUNDING * max(1.0, abs(high))
+            if value is not None and not low - margin <= value <= high + margin:
+                found.append(Excess(name, float(value), low, high))
+        unknown = condition.particles_per_cell is None
+        return Fit(tuple(found), self.particles_per_cell if unknown else None)
+
+
+def make_filter(
+    fields: tuple[str, ...],
+    weights: ConditionCurves,
+    terms: np.ndarray[Any, np.dtype[np.float64]],
+    cell_size: float,
+) -> WienerFilter:
+    """Return the Wiener filter of cells of a size in Mpc/h at a condition with given terms."""
+    k, width = _bins(cell_size)
+    rows = weights.at(terms, k)
+    rows[0] = 0.0
+    return WienerFilter(fields, width, tuple(map(tuple, rows.tolist())))
+
+
+def _bins(cell_size: float) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
+    """Return the centres of bins that cover the modes of a grid, and their width, h/Mpc."""
+    k = np.linspace(0.0, math.sqrt(3.0) * math.pi / cell_size, _BINS)
+    return k, float(k[1])
+
+
+@dataclass(frozen=True, slots=True)
+class FamilySpec:
+    """Description of a model of all conditions.
+
+    Parameters
+    ----------
+    architecture : str
+        Name in the registry.
+    target : {"velocity", "momentum"}
+        Predicted field.
+    family : Family
+        Constants as functions of the condition.
+    provenance : dict
+        How the model was made.
+    errors : ErrorScale, optional
+        Calibration of the errors that the network expects.
+    """
+
+    architecture: str
+    target: Target
+    family: Family
+    provenance: dict[str, Any] = field(default_factory=dict)
+    errors: ErrorScale | None = None
+
+
+class ModelFamily(Reconstruction):
+    """A model of all conditions; :meth:`at` gives the model of one of them.
+
+    Parameters
+    ----------
+    spec : FamilySpec
+        Architecture and constants. The weights start at random, without modulation.
+    """
+
+    def __init__(self, spec: FamilySpec) -> None:
+        architecture = find_architecture(spec.architecture)
+        network = build_network(architecture, errors=spec.errors is not None)
+        if architecture.learns:
+            network = ModulatedNetwork(network, len(COORDINATES))
+        super().__init__(architecture, spec.target, network)
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        limits = self.spec.family.limits.items()
+        parameters, _ = count_parameters(self.network)
+        said = "".join(f"\n  {name} {low:g} to {high:g}" for name, (low, high) in limits)
+        return (
+            f"ModelFamily {self.spec.architecture}: {self.spec.target} in km/s; {parameters:,} "
+            f"parameters; trained on{said}\nat(condition): the model of one condition"
+        )
+
+    def frame(self, condition: Condition) -> tuple[float, ...]:
+        """Return the numbers that training needs of a box: constants, standardised coordinates."""
+        family = self.spec.family
+        constants = family.normalisation(condition)
+        point = family.space.standardise(condition.coordinates(family.particles_per_cell))
+        return (
+            constants.density_mean,
+            constants.density_std,
+            constants.velocity_scale,
+            constants.target_scale,
+            *point.tolist(),
+        )
+
+    @torch.no_grad()
+    def at(self, condition: Condition) -> VelocityModel:
+        """Return the model of a condition, in evaluation mode, with its own weights."""
+        family, spec = self.spec.family, self.spec
+        coordinates = self.frame(condition)[CONSTANTS:]
+        model = VelocityModel(
+            ModelSpec(
+                architecture=spec.architecture,
+                target=spec.target,
+                cell_size=condition.cell_size,
+                redshift=condition.redshift,
+                cosmology={"Omega_m": condition.Omega_m, "sigma8": condition.sigma8},
+                normalisation=family.normalisation(condition),
+                provenance=spec.provenance,
+                filter=family.filter(condition),
+                gain=family.power_gain(condition),
+                fit=family.fit(condition),
+                errors=None if spec.errors is None else spec.errors.at(coordinates),
+            )
+        )
+        if isinstance(self.network, ModulatedNetwork):
+            frame = torch.tensor(coordinates)
+            weights = self.network.folded(frame.to(next(self.network.parameters()).device))
+            model.network.load_state_dict(weights)
+        return model.eval()
+
+    def network_inputs(self, density: Tensor, flows: Tensor, frames: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs of the network: channels and conditions."""
+        mean, std, scale = (frames[:, i, None, None, None] for i in range(3))
+        log_density = (torch.log(density + self.offset) - mean) / std
+        velocities = flows.flatten(1, 2) / scale.unsqueeze(1)
+        channels = torch.cat([log_density.unsqueeze(1), velocities], dim=1)
+        return channels, frames[:, CONSTANTS:]
+
+    def target_scale(self, frames: Tensor) -> Tensor:
+        """Return the rms per component of what the network predicts, ``(batch, 1, 1, 1, 1)``."""
+        return frames[:, 3, None, None, None, None]
+
+    def blank(self) -> ModelFamily:
+        """Return a model of the same description with random weights."""
+        return ModelFamily(self.spec)

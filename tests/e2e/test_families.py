@@ -1,0 +1,100 @@
+"""One model for boxes of different cells: training, prediction, fine-tuning, what is refused."""
+
+import numpy as np
+import pytest
+
+from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.model.family import ModelFamily
+from cosmoflow.stages.infer import infer
+from cosmoflow.stages.models import describe_model, load_model
+from cosmoflow.stages.train import train
+from tests.conftest import narrow_networks
+
+OPTIONS = {
+    "model": "residual-tiny", "steps": 3, "batch": 2, "crop": 8, "precision": "float32",
+    "validate_every": 2, "error_steps": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def narrow():
+    with narrow_networks():
+        yield
+
+
+@pytest.fixture
+def boxes(fields_store):
+    """Three boxes whose cells have two sizes."""
+    return [
+        fields_store(16, shard=16, cell=cell, seed=seed).url
+        for seed, cell in enumerate((2.0, 1.5, 2.0))
+    ]
+
+
+@pytest.fixture
+def family(boxes, serial_run, tmp_path):
+    """A family of models trained on the boxes, and its folder."""
+    url = str(tmp_path / "family")
+    return train(boxes, url, serial_run(train=OPTIONS)), url
+
+
+def test_boxes_that_differ_make_one_model_that_fits_all_of_them(
+    boxes, family, serial_run, tmp_path
+):
+    trained, url = family
+    assert isinstance(trained, ModelFamily)
+    card = describe_model(url)
+    assert (card["cell_size"], card["redshift"]) == ([1.5, 2.0], [0.0, 0.0])
+    for number, box in enumerate(boxes):
+        out = str(tmp_path / f"out-{number}")
+        found = infer(box, out, url, serial_run(infer={"errors": True}))
+        assert np.isfinite(found.velocity.values).all()
+        assert (found.velocity_std.values > 0.0).all()
+        assert found.velocity_std.attrs["interval_95"] > 1.0
+    # It is resumed with the filter that it began with.
+    again = train(boxes, url, serial_run(existing="resume", train=OPTIONS))
+    assert again.spec == trained.spec
+
+
+def test_a_box_outside_of_the_range_is_announced_or_refused(
+    family, fields_store, serial_run, tmp_path
+):
+    _, url = family
+    far = fields_store(16, shard=16, cell=4.0, seed=9).url
+    seen = []
+    infer(far, str(tmp_path / "far"), url, serial_run(listener=seen.append))
+    said = [str(getattr(event, "text", "")) for event in seen]
+    assert any("cell_size of the box is 4" in text and "1.5 to 2" in text for text in said)
+    with pytest.raises(DataError, match="outside of the range") as caught:
+        infer(far, str(tmp_path / "strict"), url, serial_run(infer={"strict": True}))
+    assert "--from" in caught.value.remedy
+
+
+def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):
+    start, url = family
+    options = {**OPTIONS, "start": url, "learning_rate": 1e-9, "muon_rate": 1e-9}
+    tuned = train(boxes[:1], str(tmp_path / "tuned"), serial_run(train=options))
+    # Its filter, constants and, at a vanishing rate, its weights are those of the start.
+    assert tuned.spec.family.weights == start.spec.family.weights
+    for name, value in start.network.state_dict().items():
+        if "errors." not in name:
+            np.testing.assert_allclose(tuned.network.state_dict()[name], value, atol=1e-5)
+    unset = {key: OPTIONS[key] for key in ("steps", "batch", "crop", "precision")}
+    train(boxes[:1], str(tmp_path / "default"), serial_run(train={**unset, "start": url}))
+    said = load_model(str(tmp_path / "default")).spec.provenance["config"]["train"]
+    assert (said["model"], said["learning_rate"], said["error_steps"]) == (
+        "residual-tiny", 5e-4, 100,
+    )  # fmt: skip
+    wrong = serial_run(train={**options, "model": "residual-small"})
+    with pytest.raises(ConfigError, match="another model"):
+        train(boxes[:1], str(tmp_path / "wrong"), wrong)
+
+
+def test_models_refuse_what_they_cannot_do(boxes, serial_run, tmp_path):
+    with pytest.raises(DataError, match="differ in cell size") as caught:
+        train(boxes, str(tmp_path / "paper"), serial_run(train={"model": "paper-narrow"}))
+    assert "residual" in caught.value.remedy
+    # So does a model that does not know its errors, if it is asked for them.
+    with pytest.raises(ConfigError, match="does not know") as caught:
+        infer(boxes[0], str(tmp_path / "out"), "linear", serial_run(infer={"errors": True}))
+    assert caught.value.where == "infer.errors"

@@ -1,0 +1,176 @@
+"""Families of models: one network for many conditions, folded into a plain one for each."""
+
+import numpy as np
+import pytest
+import torch
+
+from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.cosmology.conditions import COORDINATES, find_condition
+from cosmoflow.model.errors import calibrate, size_loss
+from cosmoflow.model.family import Family, FamilySpec, ModelFamily
+from cosmoflow.model.folder import from_files, to_files
+from cosmoflow.model.modulation import ModulatedNetwork
+from cosmoflow.model.residual import ResidualUNet
+from cosmoflow.model.starting import begin_model, choose_layers
+from cosmoflow.model.velocity import Fit, ModelSpec, Normalisation, VelocityModel
+from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace
+from tests.conftest import UNIT_FILTER, narrow_networks
+
+CONDITIONS = [
+    find_condition(CosmologyConfig(Omega_m=matter), z, cell, count)
+    for matter, z, cell, count in (
+        (0.31, 0.0, 2.0, 8.0),
+        (0.2, 1.0, 1.0, 1.0),
+        (0.4, 0.5, 3.0, 8.0),
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def narrow():
+    with narrow_networks():
+        yield
+
+
+def make_family(errors=None):
+    points = np.array([one.coordinates(8.0) for one in CONDITIONS])
+    low, high = points.min(axis=0), points.max(axis=0)
+    space = ConditionSpace(tuple(low.tolist()), tuple(high.tolist()), 1)
+    terms = 1 + len(COORDINATES)
+
+    def first(value, slope=0.0):
+        return (value, slope, *(0.0,) * (terms - 2))
+
+    limits = {
+        "redshift": (0.0, 1.0), "Omega_m": (0.2, 0.4), "sigma8": (0.83, 0.83),
+        "cell_size": (1.0, 3.0), "particles_per_cell": (1.0, 8.0),
+    }  # fmt: skip
+    weights = ConditionCurves(0.1, (tuple((one,) for one in first(1.0, 0.1)),) * 3)
+    family = Family(
+        space, limits, 4.0, ("contrast",), weights, first(-0.5, 0.1), first(0.0, 0.1), first(-2.0)
+    )
+    return FamilySpec("residual-tiny", "velocity", family, errors=errors)
+
+
+def shaken(model):
+    """Give all weights random changes, so that the modulation and the last layer act."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    return model.eval()
+
+
+def make_tiles(count, cells=34):
+    generator = torch.Generator().manual_seed(1)
+    density = torch.rand((count, cells, cells, cells), generator=generator) * 3.0
+    return density, 300.0 * torch.randn((count, 1, 3, cells, cells, cells), generator=generator)
+
+
+def test_a_folded_model_gives_what_the_modulated_network_gives():
+    family = shaken(ModelFamily(make_family()))
+    density, flows = make_tiles(len(CONDITIONS))
+    frames = torch.tensor([family.frame(one) for one in CONDITIONS])
+    with torch.inference_mode():
+        together = family.predict(density, flows, frames)
+        for number, condition in enumerate(CONDITIONS):
+            one = slice(number, number + 1)
+            alone = family.at(condition)(density[one], flows[one])
+            torch.testing.assert_close(alone, together[one], rtol=1e-5, atol=1e-3)
+    # The condition acts: another one gives another field.
+    assert not torch.allclose(alone, family.at(CONDITIONS[0])(density[one], flows[one]), rtol=0.01)
+
+
+def test_an_untrained_modulation_changes_nothing():
+    network = ResidualUNet(4, (4, 8, 12), (1, 1, 2), (1, 2))
+    torch.nn.init.normal_(network.output.weight)
+    modulated = ModulatedNetwork(network, 5)
+    inputs = torch.randn(2, 4, 34, 34, 34)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            modulated(inputs, torch.randn(2, 5)), network(inputs), rtol=1e-4, atol=1e-3
+        )
+
+
+def test_a_family_begins_with_the_field_of_the_model_that_it_starts_from():
+    condition = CONDITIONS[0]
+    constants = Normalisation(-0.4, 0.8, 250.0, 40.0)
+    start = shaken(
+        VelocityModel(
+            ModelSpec("residual-tiny", "velocity", 2.0, 0.0, {}, constants, filter=UNIT_FILTER)
+        )
+    )
+    family = begin_model(make_family(), start, condition)
+    density, flows = make_tiles(1)
+    with torch.inference_mode():
+        expected, found = start(density, flows), family.at(condition)(density, flows)
+    assert float(expected.std()) > 100.0
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.01)
+
+
+def test_frozen_layers_do_not_learn():
+    family = ModelFamily(make_family())
+    choose_layers(family.network, "modulation")
+    learning = {name for name, one in family.network.named_parameters() if one.requires_grad}
+    assert learning == {
+        "network.output.weight", "network.output.bias", "modulation.hidden.weight",
+        "modulation.hidden.bias", "modulation.output.weight", "modulation.output.bias",
+    }  # fmt: skip
+
+
+def test_a_stored_family_is_the_same():
+    family = shaken(ModelFamily(make_family()))
+    files = to_files(family)
+    again = from_files(files, "m")
+    assert again.spec == family.spec
+    for name, value in family.network.state_dict().items():
+        torch.testing.assert_close(again.network.state_dict()[name], value, rtol=0, atol=0)
+    # The range of training is kept, too.
+    family = again.spec.family
+    assert family.fit(CONDITIONS[1]) == Fit((), None)
+    far = find_condition(CosmologyConfig(sigma8=0.9), 2.0, 4.0, None)
+    fit = family.fit(far)
+    assert fit.assumed_particles == 4.0
+    found = {one.name: (one.value, one.low, one.high) for one in fit.excess}
+    assert found == {
+        "redshift": (2.0, 0.0, 1.0), "sigma8": (0.9, 0.83, 0.83), "cell_size": (4.0, 1.0, 3.0),
+    }  # fmt: skip
+
+
+def test_calibrated_sizes_hold_the_shares_that_they_promise():
+    """Errors whose true size is known, of a network that misjudges dense cells by a factor of 2."""
+    rng = np.random.default_rng(1)
+    log_density = rng.normal(0.0, 1.0, (4, 24, 24, 24)).astype(np.float32)
+    size = np.exp(0.3 * log_density)[:, None].repeat(3, axis=1).astype(np.float32)
+    truth = size * np.where(log_density > 0.25, 2.0, 1.0)[:, None]
+    residual = (truth * rng.standard_normal(size.shape)).astype(np.float32)
+    scale = calibrate(list(residual), list(size), list(log_density), [()] * 4)
+    scaled = size * scale.factor(torch.from_numpy(log_density)).numpy()[:, None]
+    assert scale.interval_95 == pytest.approx(1.96, rel=0.05)
+    for low, high in ((-9.0, -0.5), (-0.5, 0.0), (0.6, 9.0)):
+        inside = (log_density > low) & (log_density < high)
+        ratio = np.abs(residual / scaled).transpose(0, 2, 3, 4, 1)[inside]
+        assert (ratio < 1.0).mean() == pytest.approx(0.6827, abs=0.01)
+        assert (ratio < scale.interval_95).mean() == pytest.approx(0.95, abs=0.01)
+    assert scale.log_factors[1] == pytest.approx((0.0,), abs=0.1)
+    # The loss of sizes is least at the mean absolute error.
+    residual = torch.randn(1, 3, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    best = float(residual.abs().mean().log())
+    losses = [float(size_loss(residual, torch.full((1,), best + d))) for d in (-0.1, 0.0, 0.1)]
+    assert min(losses) == losses[1]
+
+
+def test_sizes_are_calibrated_by_condition():
+    """Networks that misjudge all errors of a box by a factor that depends on its condition."""
+    rng = np.random.default_rng(2)
+    coordinates = [(float(where),) for where in np.linspace(-1.0, 1.0, 8)]
+    shape = (3, 16, 16, 16)
+    residuals = [
+        (np.exp(0.5 * where) * rng.standard_normal(shape)).astype(np.float32)
+        for (where,) in coordinates
+    ]
+    sizes, densities = [np.ones(shape, np.float32)] * 8, [np.zeros(shape[1:], np.float32)] * 8
+    scale = calibrate(residuals, sizes, densities, coordinates)
+    for residual, where in zip(residuals, coordinates, strict=True):
+        size = scale.at(where).factor(torch.zeros(1)).numpy()
+        assert (np.abs(residual) < size).mean() == pytest.approx(0.6827, abs=0.015)
