@@ -209,14 +209,14 @@ def test_a_home_that_cannot_be_written_to_needs_no_token_file(
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("HOME", home or str(tmp_path))
-    told = surroundings.ensure_token()
+    message = surroundings.ensure_token()
     assert len(os.environ.get("RAY_AUTH_TOKEN", "")) == (64 if made else 0)
-    assert said in told
+    assert said in message
     # Programs and -v hear of it.
     for as_json, verbosity, heard in ((False, 0, False), (False, 1, True), (True, 0, True)):
         run = Run(listener=Reporter(as_json=as_json, verbosity=verbosity).listen)
-        run.session.explain(told)
-        assert (told in "".join(capsys.readouterr())) is heard
+        run.session.explain(message)
+        assert (message in "".join(capsys.readouterr())) is heard
 
 
 def test_workers_look_for_modules_where_the_driver_does(tmp_path, monkeypatch):

@@ -89,13 +89,13 @@ def test_a_region_is_the_same_cells_of_the_whole(chain, infer, tmp_path):
     close(opened["velocity"].values, whole[cells])
 
 
-def test_shards_without_a_wanted_cell_are_not_written(chain, infer, tmp_path, cosmoflow):
+def test_shards_without_a_wanted_cell_are_not_written(infer, copy_of, tmp_path, cosmoflow):
     infer("--region=0:20,0:20,0:20")
     files = list((tmp_path / "out.zarr" / "velocity" / "c").rglob("*"))
     assert sum(file.is_file() for file in files) == 1
     assert package.info(tmp_path / "out.zarr")["shards"] == {"fields": "1 of 1"}
     # The command names the grid of the box and the cells of the region.
-    arguments = [chain / "fields.zarr", tmp_path / "linear.zarr", "--region=10:52,0:96,61.5:70"]
+    arguments = [copy_of("fields.zarr"), tmp_path / "linear.zarr", "--region=10:52,0:96,61.5:70"]
     code, events, _ = cosmoflow("infer", *arguments, "--model=linear", "--json", *SMALL)
     assert (code, events[-1]["grid"], events[-1]["region"]) == (0, 48, [21, 48, 4])
 
