@@ -172,6 +172,8 @@ class FamilyPart(_Part):
     def _check(self) -> Self:
         if set(self.limits) != set(LIMITED):
             raise ValueError(f"limits of {', '.join(LIMITED)}")
+        if any(low > high for low, high in self.limits.values()):
+            raise ValueError("limits whose lower end is not above the upper one")
         unknown = sorted(set(self.fields) - set(FIELDS))
         if unknown or len(set(self.fields)) < len(self.fields):
             raise ValueError(f"different fields among {', '.join(FIELDS)}, not {self.fields}")
@@ -242,6 +244,10 @@ class Description(_Part):
             for name in ("cell_size", "redshift", "cosmology", "normalisation"):
                 if getattr(self, name) is None:
                     raise ValueError(f"{name}, or a family")
+        if self.errors is not None:
+            columns = 1 if self.family is None else 1 + len(COORDINATES)
+            if any(len(row) != columns for row in self.errors.log_factors):
+                raise ValueError(f"{columns} coefficients in each row of errors.log_factors")
         for name in ("h", "Omega_m", "sigma8"):
             value = (self.cosmology or {}).get(name)
             if value is not None and value <= 0.0:
@@ -296,9 +302,7 @@ def read_filter(content: bytes, where: str, name: str) -> WienerFilter:
     DataError
         The file is damaged; the message names the key.
     """
-    remedy = "begin the training again, with --overwrite"
-    found = _read_object(content, where, name, remedy=remedy)
-    return _validate(FilterPart, found, where, name, remedy=remedy).build()
+    return _read_part(FilterPart, content, where, name).build()
 
 
 def read_family(content: bytes, where: str, name: str) -> Family:
@@ -309,9 +313,14 @@ def read_family(content: bytes, where: str, name: str) -> Family:
     DataError
         The file is damaged; the message names the key.
     """
+    return _read_part(FamilyPart, content, where, name).build()
+
+
+def _read_part(part: type[P], content: bytes, where: str, name: str) -> P:
+    """Parse a file of a run that holds only a part of a description."""
     remedy = "begin the training again, with --overwrite"
     found = _read_object(content, where, name, remedy=remedy)
-    return _validate(FamilyPart, found, where, name, remedy=remedy).build()
+    return _validate(part, found, where, name, remedy=remedy)
 
 
 def _check_version(version: Any, where: str) -> None:

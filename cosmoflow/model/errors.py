@@ -46,9 +46,8 @@ class ErrorScale:
 
     def at(self, coordinates: Sequence[float]) -> ErrorScale:
         """Return the calibration at the standardised coordinates of a condition."""
-        point = np.array([1.0, *coordinates])
-        found = tuple((float(np.dot(row, point[: len(row)])),) for row in self.log_factors)
-        return ErrorScale(found, self.interval_95)
+        found = np.array(self.log_factors) @ [1.0, *coordinates]
+        return ErrorScale(tuple((one,) for one in found.tolist()), self.interval_95)
 
     def factor(self, log_density: Tensor) -> Tensor:
         """Return the factors of one condition at standardised logarithms of the density.

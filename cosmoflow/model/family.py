@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from cosmoflow.model.velocity import (
     VelocityModel,
     build_network,
 )
-from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace
+from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace, Floats
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.numerics.wiener import WienerFilter
 
@@ -80,13 +80,17 @@ class Family:
     gain: ConditionCurves | None = None
     gain_symmetries: int = 1
 
-    def terms(self, condition: Condition) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def terms(self, condition: Condition) -> Floats:
         """Return the terms of the polynomials at a condition."""
         return self.space.terms(condition.coordinates(self.particles_per_cell))
 
     def filter(self, condition: Condition) -> WienerFilter:
         """Return the Wiener filter of a condition."""
-        return make_filter(self.fields, self.weights, self.terms(condition), condition.cell_size)
+        k, width = _bins(condition.cell_size)
+        rows = self.weights.at(self.terms(condition), k)
+        # Bin 0 holds the mean alone.
+        rows[0] = 0.0
+        return WienerFilter(self.fields, width, tuple(map(tuple, rows.tolist())))
 
     def normalisation(self, condition: Condition) -> Normalisation:
         """Return the constants of a network at a condition."""
@@ -102,6 +106,11 @@ class Family:
             velocity_scale=linear,
             target_scale=linear * math.exp(value(self.residual_log_rms)),
         )
+
+    def frame(self, condition: Condition) -> tuple[float, ...]:
+        """Return the numbers that training needs of a box: constants, standardised coordinates."""
+        point = self.space.standardise(condition.coordinates(self.particles_per_cell))
+        return (*astuple(self.normalisation(condition)), *point.tolist())
 
     def power_gain(self, condition: Condition) -> PowerGain | None:
         """Return the gains that restore the power of predictions at a condition."""
@@ -125,20 +134,7 @@ class Family:
         return Fit(tuple(found), self.particles_per_cell if unknown else None)
 
 
-def make_filter(
-    fields: tuple[str, ...],
-    weights: ConditionCurves,
-    terms: np.ndarray[Any, np.dtype[np.float64]],
-    cell_size: float,
-) -> WienerFilter:
-    """Return the Wiener filter of cells of a size in Mpc/h at a condition with given terms."""
-    k, width = _bins(cell_size)
-    rows = weights.at(terms, k)
-    rows[0] = 0.0
-    return WienerFilter(fields, width, tuple(map(tuple, rows.tolist())))
-
-
-def _bins(cell_size: float) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
+def _bins(cell_size: float) -> tuple[Floats, float]:
     """Return the centres of bins that cover the modes of a grid, and their width, h/Mpc."""
     k = np.linspace(0.0, math.sqrt(3.0) * math.pi / cell_size, _BINS)
     return k, float(k[1])
@@ -195,24 +191,11 @@ class ModelFamily(Reconstruction):
             f"parameters; trained on{said}\nat(condition): the model of one condition"
         )
 
-    def frame(self, condition: Condition) -> tuple[float, ...]:
-        """Return the numbers that training needs of a box: constants, standardised coordinates."""
-        family = self.spec.family
-        constants = family.normalisation(condition)
-        point = family.space.standardise(condition.coordinates(family.particles_per_cell))
-        return (
-            constants.density_mean,
-            constants.density_std,
-            constants.velocity_scale,
-            constants.target_scale,
-            *point.tolist(),
-        )
-
     @torch.no_grad()
     def at(self, condition: Condition) -> VelocityModel:
         """Return the model of a condition, in evaluation mode, with its own weights."""
         family, spec = self.spec.family, self.spec
-        coordinates = self.frame(condition)[CONSTANTS:]
+        coordinates = family.frame(condition)[CONSTANTS:]
         model = VelocityModel(
             ModelSpec(
                 architecture=spec.architecture,
@@ -246,6 +229,6 @@ class ModelFamily(Reconstruction):
         """Return the rms per component of what the network predicts, ``(batch, 1, 1, 1, 1)``."""
         return frames[:, 3, None, None, None, None]
 
-    def blank(self) -> ModelFamily:
-        """Return a model of the same description with random weights."""
-        return ModelFamily(self.spec)
+    def blank(self, errors: ErrorScale | None = None) -> Self:
+        """Return a model with random weights: of the same description, but for its errors."""
+        return type(self)(replace(self.spec, errors=errors))

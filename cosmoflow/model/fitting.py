@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cosmoflow.config.settings import TrainConfig
 from cosmoflow.errors import DataError
 from cosmoflow.model.folder import check_weights
+from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.loss import mean_square
 from cosmoflow.model.optimiser import Optimiser
 from cosmoflow.model.precision import autocast, best_device, prepare_device
@@ -85,6 +86,18 @@ class TrainingJob:
     crop: int
     training: Sequence[TrainingBox] | StreamedBoxes
     validation: Sequence[tuple[TrainingBox, Block]]
+
+    def draw(self, step: int, crops: Sequence[int], geometry: Geometry) -> Sample:
+        """Draw crops of the batch of a step; see :func:`cosmoflow.model.samples.draw_batch`."""
+        return draw_batch(
+            self.training.at(step) if isinstance(self.training, StreamedBoxes) else self.training,
+            self.config.target,
+            geometry,
+            crop=self.crop,
+            crops=crops,
+            augment=self.config.augment,
+            key=(self.seed, step),
+        )
 
 
 @dataclass
@@ -273,19 +286,9 @@ class Fitting:
 
     def _draw(self, step: int) -> Sample:
         """Draw this worker's share of a batch."""
-        config, job = self.job.config, self.job
-        boxes = job.training.at(step) if isinstance(job.training, StreamedBoxes) else job.training
-        share = config.batch // self.workers.world_size
+        share = self.job.config.batch // self.workers.world_size
         first = share * self.workers.rank
-        return draw_batch(
-            boxes,
-            config.target,
-            self.model.geometry,
-            crop=job.crop,
-            crops=range(first, first + share),
-            augment=config.augment,
-            key=(job.seed, step),
-        )
+        return self.job.draw(step, range(first, first + share), self.model.geometry)
 
     def _advance(self, parallel: nn.Module, batch: Sample) -> float:
         """Take one optimiser step and return its loss."""

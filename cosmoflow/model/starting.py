@@ -25,6 +25,11 @@ _LEARNING: Final = {
 """Beginnings of the names of the layers that learn, by the setting ``train.layers``."""
 
 
+def make_model(spec: ModelSpec | FamilySpec) -> Model:
+    """Return a model with random weights."""
+    return ModelFamily(spec) if isinstance(spec, FamilySpec) else VelocityModel(spec)
+
+
 def begin_model(
     spec: ModelSpec | FamilySpec, start: Model | None, condition: Condition | None
 ) -> Reconstruction:
@@ -40,7 +45,7 @@ def begin_model(
         Condition of ``start``, if it is a model of one condition and the spec is of a family. The
         family gives that model's residual there.
     """
-    model = ModelFamily(spec) if isinstance(spec, FamilySpec) else VelocityModel(spec)
+    model = make_model(spec)
     if start is None:
         return model
     if isinstance(model, ModelFamily) and isinstance(start, VelocityModel):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,7 @@ class ModelSpec:
     errors: ErrorScale | None = None
 
 
-class Reconstruction(nn.Module):
+class Reconstruction(nn.Module, ABC):
     """What models of one condition and families of models have in common.
 
     Parameters
@@ -154,6 +155,7 @@ class Reconstruction(nn.Module):
         """Position of the output cells within the input cells."""
         return geometry_of(self.network)
 
+    @abstractmethod
     def network_inputs(self, density: Tensor, flows: Tensor, frames: Tensor) -> tuple[Tensor, ...]:
         """Return the arguments of the network.
 
@@ -165,15 +167,14 @@ class Reconstruction(nn.Module):
             Numbers of the boxes that a family of models needs, shape ``(batch, numbers)``; empty
             for a model of one condition.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def target_scale(self, frames: Tensor) -> Tensor | float:
         """Return the rms per component of what the network predicts, km/s."""
-        raise NotImplementedError
 
-    def blank(self) -> Reconstruction:
-        """Return a model of the same description with random weights."""
-        raise NotImplementedError
+    @abstractmethod
+    def blank(self, errors: ErrorScale | None = None) -> Self:
+        """Return a model with random weights: of the same description, but for its errors."""
 
     def inner(self, field: Tensor) -> Tensor:
         """Crop a field ``(..., nx, ny, nz)`` from the input cells to the output cells."""
@@ -298,9 +299,9 @@ class VelocityModel(Reconstruction):
         """Return the rms per component of what the network predicts, km/s."""
         return self.spec.normalisation.target_scale
 
-    def blank(self) -> VelocityModel:
-        """Return a model of the same description with random weights."""
-        return VelocityModel(self.spec)
+    def blank(self, errors: ErrorScale | None = None) -> Self:
+        """Return a model with random weights: of the same description, but for its errors."""
+        return type(self)(replace(self.spec, errors=errors))
 
     def normalised_target(self, target: Tensor, density: Tensor, flows: Tensor) -> Tensor:
         """Return the ideal network output for a target in km/s."""

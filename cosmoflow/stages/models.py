@@ -202,15 +202,16 @@ def open_model(name: str, fields: Box, *, particles_per_cell: float | None = Non
 def model_digest(name: str) -> str:
     """Return the digest of a model's weights, since equal settings may give different weights.
 
-    The digest covers the weights of a Wiener filter too; for linear theory it is the name.
+    The digest covers the weights of a Wiener filter and the calibration of errors too; for linear
+    theory it is the name.
     """
     if is_linear(name):
         return name
     folder = model_folder(name)
     description = read_description(read_bytes(folder, DESCRIPTION), folder)
-    part = description.family or description.filter
-    kept = None if part is None else part.model_dump()
-    content = json.dumps([description.weights_sha256, kept], sort_keys=True)
+    parts = (description.family or description.filter, description.errors)
+    kept: list[Any] = [part.model_dump() for part in parts if part is not None] or [None]
+    content = json.dumps([description.weights_sha256, *kept], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -257,16 +258,20 @@ def check_fits(
     DataError
         The cell sizes differ, or the box is outside of the range.
     """
+    found_cosmology, trained_on = fields.metadata.cosmology, model.spec.cosmology
+    alike: tuple[tuple[str, float, float | None], ...] = ()
     if model.spec.fit is not None:
         _check_range(model.spec.fit, model_url, fields, listener, strict=strict)
-        return
-    if not has_cells(fields.cell_size, model.spec.cell_size):
+    elif not has_cells(fields.cell_size, model.spec.cell_size):
         raise _unlike_cells(model.spec.cell_size, model_url, fields)
-    found_cosmology, trained_on = fields.metadata.cosmology, model.spec.cosmology
+    else:
+        alike = (
+            ("redshift", fields.metadata.redshift, model.spec.redshift),
+            ("Omega_m", found_cosmology.Omega_m, trained_on.get("Omega_m")),
+            ("sigma8", found_cosmology.sigma8, trained_on.get("sigma8")),
+        )
     for name, value, trained in (
-        ("redshift", fields.metadata.redshift, model.spec.redshift),
-        ("Omega_m", found_cosmology.Omega_m, trained_on.get("Omega_m")),
-        ("sigma8", found_cosmology.sigma8, trained_on.get("sigma8")),
+        *alike,
         *(
             (name, getattr(found_cosmology, name), trained_on.get(name, usual))
             for name, usual in EXTENSIONS.items()
@@ -312,15 +317,6 @@ def _check_range(
             f"{one.name} of the box is {one.value:g}, and {model_url} was trained on {limit}; "
             "its accuracy there is unknown",
         )
-    metadata = fields.metadata
-    for name, usual in EXTENSIONS.items():
-        value = getattr(metadata.cosmology, name)
-        if value != usual:
-            caution(
-                listener,
-                f"the model was trained at {name} {usual}, the fields have {value}; "
-                "its accuracy there is unknown",
-            )
 
 
 def _unlike_cells(cell_size: float, model_url: str, fields: Box) -> DataError:

@@ -85,6 +85,14 @@ def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):
     assert (said["model"], said["learning_rate"], said["error_steps"]) == (
         "residual-tiny", 5e-4, 100,
     )  # fmt: skip
+    # The model is an input of the training, which may not write over it.
+    assert set(load_model(str(tmp_path / "default")).spec.provenance["inputs"]) == {
+        "fields 0", "start",
+    }  # fmt: skip
+    over = serial_run(existing="overwrite", train=options)
+    with pytest.raises(ConfigError, match="written over an input"):
+        train(boxes[:1], url, over)
+    assert isinstance(load_model(url), ModelFamily)
     wrong = serial_run(train={**options, "model": "residual-small"})
     with pytest.raises(ConfigError, match="another model"):
         train(boxes[:1], str(tmp_path / "wrong"), wrong)
@@ -94,6 +102,11 @@ def test_models_refuse_what_they_cannot_do(boxes, serial_run, tmp_path):
     with pytest.raises(DataError, match="differ in cell size") as caught:
         train(boxes, str(tmp_path / "paper"), serial_run(train={"model": "paper-narrow"}))
     assert "residual" in caught.value.remedy
+    # A network without a head for errors is refused before it is trained.
+    headless = serial_run(train={"model": "paper-narrow", "error_steps": 1})
+    with pytest.raises(ConfigError, match="only residual networks expect errors"):
+        train(boxes[:1], str(tmp_path / "paper"), headless)
+    assert not (tmp_path / "paper").exists()
     # So does a model that does not know its errors, if it is asked for them.
     with pytest.raises(ConfigError, match="does not know") as caught:
         infer(boxes[0], str(tmp_path / "out"), "linear", serial_run(infer={"errors": True}))

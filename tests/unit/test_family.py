@@ -70,7 +70,7 @@ def make_tiles(count, cells=34):
 def test_a_folded_model_gives_what_the_modulated_network_gives():
     family = shaken(ModelFamily(make_family()))
     density, flows = make_tiles(len(CONDITIONS))
-    frames = torch.tensor([family.frame(one) for one in CONDITIONS])
+    frames = torch.tensor([family.spec.family.frame(one) for one in CONDITIONS])
     with torch.inference_mode():
         together = family.predict(density, flows, frames)
         for number, condition in enumerate(CONDITIONS):

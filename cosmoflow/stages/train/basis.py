@@ -14,24 +14,24 @@ from cosmoflow.events import Message
 from cosmoflow.model.description import read_family, read_filter
 from cosmoflow.model.family import Family, FamilySpec, ModelFamily
 from cosmoflow.model.folder import Model
-from cosmoflow.model.names import model_folder
+from cosmoflow.model.names import is_named, model_folder
 from cosmoflow.model.registry import Architecture, find_architecture
 from cosmoflow.model.starting import START_RATE, begin_model, choose_layers
-from cosmoflow.model.velocity import ModelSpec, Reconstruction, VelocityModel
+from cosmoflow.model.velocity import ModelSpec, Reconstruction, VelocityModel, build_network
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.inputs.condition import condition_of
-from cosmoflow.stages.models import find_model, load_model
+from cosmoflow.stages.models import find_model, load_model, model_digest
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.train.data import Split, fit_filter, normalise
 from cosmoflow.stages.train.family import fit_constants, fit_family
 from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.origins import noted_origin
 from cosmoflow.storage.urls import has_file, read_bytes
 
 FILTER = "filter.json"
 """File with the filter or family of a run, written at its start for runs that resume it."""
-
 
 _FEWEST_ERROR_STEPS = 100
 """Default steps for the errors of a model that starts from one that knows its errors, at least."""
@@ -59,24 +59,65 @@ class Basis:
     condition: Condition | None = None
 
 
-def load_start(name: str | None) -> Model | None:
-    """Load the model that training starts from, if there is one."""
-    return None if name is None else load_model(model_folder(find_model(name)))
+@dataclass(frozen=True)
+class Start:
+    """The model that a training starts from.
+
+    Parameters
+    ----------
+    name : str
+        Identifier of the model that is valid on every node.
+    digest : str
+        Digest of the model.
+    """
+
+    name: str
+    digest: str
+
+    @classmethod
+    def find(cls, config: TrainConfig) -> Start | None:
+        """Return the model that the setting ``train.start`` names, if there is one."""
+        if config.start is None:
+            return None
+        name = find_model(config.start)
+        return cls(name, model_digest(name))
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folder that the training must not write to; none of a model that ships."""
+        return () if is_named(self.name) else (self.name,)
+
+    def load(self) -> Model:
+        """Load the model, in the driver or in a worker; refuse one that has changed."""
+        if (now := model_digest(self.name)) != self.digest:
+            raise changed_input(self.name, self.digest, now)
+        return load_model(model_folder(self.name))
 
 
 def settle(config: TrainConfig, start: Model | None) -> TrainConfig:
-    """Return the settings of a training that starts from a model.
+    """Return the settings of a training.
 
-    Settings that are not set follow from the model: its architecture, its target, and learning
-    rates that do not undo what it has learned.
+    Settings that are not set follow from the model that it starts from: its architecture, its
+    target, and learning rates that do not undo what it has learned.
 
     Raises
     ------
     ConfigError
-        The model has another architecture or target than the one to train.
+        The model has another architecture or target than the one to train, or the architecture has
+        no head for errors or no such layers.
     """
-    if start is None:
-        return config
+    if start is not None:
+        config = _follow(config, start)
+    architecture = find_architecture(config.model)
+    if architecture.learns:
+        # Before the training, and not at its end.
+        network = build_network(architecture, errors=config.error_steps > 0)
+        choose_layers(network, config.layers)
+    return config
+
+
+def _follow(config: TrainConfig, start: Model) -> TrainConfig:
+    """Return settings that follow from a model where they are not set."""
     found: dict[str, Any] = {
         "model": start.spec.architecture,
         "target": start.spec.target,
@@ -129,6 +170,12 @@ def needs_family(
     if architecture.filter is None or len(stores) == 1:
         return False
     return any(any(differences(store, stores[0])) for store in stores[1:])
+
+
+def fits_filter(architecture: Architecture, start: Model | None, *, many: bool) -> bool:
+    """Return whether a training fits a Wiener filter, and does not take that of its start."""
+    taken = start is not None and not (many and isinstance(start, VelocityModel))
+    return architecture.filter is not None and not taken
 
 
 def find_basis(
@@ -217,7 +264,7 @@ def _find_family(
         family = fit_constants(family, split, conditions, target, architecture.offset)
         condition = None if start is None else _condition_of_model(start, family)
     spec = FamilySpec(architecture.name, target, family)
-    frames = tuple(ModelFamily(spec).frame(condition) for condition in conditions)
+    frames = tuple(family.frame(condition) for condition in conditions)
     return Basis(replace(split, frames=frames), spec, kept, condition)
 
 
@@ -248,15 +295,23 @@ def _add_flows(
     return replace(split, flows=flows, filters=digests, origins=origins)
 
 
-def make_model(spec: ModelSpec | FamilySpec) -> Model:
-    """Return a model with random weights."""
-    return ModelFamily(spec) if isinstance(spec, FamilySpec) else VelocityModel(spec)
+def begin_training(basis: Basis, start: Start | None, layers: str) -> Reconstruction:
+    """Return the model that training begins with; called in each worker.
 
+    Parameters
+    ----------
+    basis : Basis
+        What the network is trained on.
+    start : Start or None
+        Model to start from.
+    layers : str
+        The setting ``train.layers``.
 
-def begin_training(
-    spec: ModelSpec | FamilySpec, config: TrainConfig, condition: Condition | None
-) -> Reconstruction:
-    """Return the model that training begins with; called in each worker."""
-    model = begin_model(spec, load_start(config.start), condition)
-    choose_layers(model.network, config.layers)
+    Raises
+    ------
+    DataError
+        The model to start from has changed since the run began.
+    """
+    model = begin_model(basis.spec, None if start is None else start.load(), basis.condition)
+    choose_layers(model.network, layers)
     return model

@@ -19,6 +19,7 @@ from cosmoflow.model.folder import Model
 from cosmoflow.model.names import DESCRIPTION, HISTORY, RUN, WEIGHTS
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.registry import find_architecture, geometry_of
+from cosmoflow.model.starting import make_model
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
@@ -27,11 +28,11 @@ from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engi
 from cosmoflow.stages.train.basis import (
     FILTER,
     Basis,
+    Start,
     begin_training,
     differences,
     find_basis,
-    load_start,
-    make_model,
+    fits_filter,
     needs_family,
     settle,
 )
@@ -56,7 +57,8 @@ _NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "te
 
 def plan_train(fields: Sequence[str], run: Run) -> TrainPlan:
     """Plan :func:`train`."""
-    config = settle(run.settings.train, load_start(run.settings.train.start))
+    start = Start.find(run.settings.train)
+    config = settle(run.settings.train, None if start is None else start.load())
     run = replace(run, settings=run.settings.model_copy(update={"train": config}))
     return plan_training([_open(url, config.target).grid for url in fields], run)
 
@@ -73,9 +75,9 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     Parameters
     ----------
     fields : sequence of str
-        URLs of fields stores. If they differ in redshift, cosmology, cells or particles per cell,
-        a residual network learns to be one model for all of them. The last eighth of the stores (at
-        least one) is used for validation, or a slab if there is only one box.
+        URLs of fields stores. If they differ in redshift, cosmology or cell size, a residual
+        network learns to be one model for all of them. The last eighth of the stores (at least one)
+        is used for validation, or a slab if there is only one box.
     out : str
         URL of the model folder to write.
     run : Run, optional
@@ -93,36 +95,30 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     OutputExistsError, StorageError, ConfigError
     """
     run, warned = run or Run(), list[str]()
-    start = load_start(run.settings.train.start)
-    config = settle(run.settings.train, start)
+    start = Start.find(run.settings.train)
+    loaded = None if start is None else start.load()
+    config = settle(run.settings.train, loaded)
     settings = run.settings.model_copy(update={"train": config})
     run = replace(run, settings=settings, listener=noting(run.listener, warned))
     if not fields:
         raise ConfigError("there is nothing to train on", remedy="name fields stores")
     fields, out = [absolute(url) for url in fields], absolute(out)
-    check_output(out, run.existing, fields)
+    check_output(out, run.existing, [*fields, *(() if start is None else start.folders)])
     stores = [_open(url, config.target) for url in fields]
     architecture = find_architecture(config.model)
-    many = needs_family(stores, architecture, start)
+    many = needs_family(stores, architecture, loaded)
     _check_stores(stores, run, many=many)
     painting = check_painted_alike(stores, run.listener)
     geometry = geometry_of(architecture.build())
     plan = plan_training([store.grid for store in stores], run)
     crop = plan.crop
-    for store in stores:
-        if store.grid < crop:
-            raise DataError(
-                "the box is smaller than a crop",
-                where=store.url,
-                value=f"{store.grid} cells per axis",
-                limit=f"train.crop {crop}",
-                remedy="a smaller train.crop",
-            )
+    _check_crops(stores, crop)
     split = choose_split(fields, stores[0].grid, config.validation_fraction, crop, geometry)
     provenance = make_provenance(
         "train",
         {"seed": settings.seed, "train": config.model_dump(mode="json", exclude=_NO_MATTER)},
-        {f"fields {index}": store.digest for index, store in enumerate(stores)},
+        {f"fields {index}": store.digest for index, store in enumerate(stores)}
+        | ({} if start is None else {"start": start.digest}),
         sources={f"fields {index}": store.url for index, store in enumerate(stores)},
         # Empty cells matter to velocities only: the momentum of such a cell is zero.
         notes=[*examine(stores if config.target == "velocity" else (), run.listener), *warned],
@@ -131,21 +127,21 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     engine = start_engine(
         run, plan, remedy="a smaller train.batch or train.crop", workers=config.workers
     )
-    if architecture.filter is not None and start is None:
+    if fits_filter(architecture, loaded, many=many):
         _require_memory_for_filter(max(store.grid for store in stores), run)
     resumed = _can_resume(out, provenance, run)
     if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
         run.listener(Message(f"{out} is already trained"))
         return load_model(out)
-    basis = find_basis(out, resumed, split, stores, start, run, many=many)
-    split, spec = basis.split, replace(basis.spec, provenance=provenance)
+    basis = find_basis(out, resumed, split, stores, loaded, run, many=many)
+    basis = replace(basis, spec=replace(basis.spec, provenance=provenance))
     # Only now, so that a refused run leaves an older output unchanged.
     if not resumed:
         _begin(out, provenance, basis)
     if not architecture.learns:
         for store in stores:
             store.check_unchanged()
-        save_model(out, make_model(spec))
+        save_model(out, make_model(basis.spec))
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
     progress = Progress(run.listener, "train", config.steps, "steps")
@@ -160,16 +156,16 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     if resumed:
         _announce_checkpoint(checkpoints, run)
     loop = make_loop(
-        partial(begin_training, spec, config, basis.condition),
-        partial(make_job, split, settings, crop),
+        partial(begin_training, basis, start, config.layers),
+        partial(make_job, basis.split, settings, crop),
         checkpoints,
         partial(_write_history, out),
-        partial(_finish, out, split),
+        partial(_finish, out, basis.split),
     )
     engine.train(loop, workers=config.workers, on_report=on_report)
     # Flows of fields in memory were checked when they were read; measuring gains reads them again.
-    reads_on = plan.data == "streamed" or (config.measure_gain and split.validation)
-    _check_fields(stores, split if reads_on else None, out)
+    reads_on = plan.data == "streamed" or (config.measure_gain and basis.split.validation)
+    _check_fields(stores, basis.split if reads_on else None, out)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
     return load_model(out)
 
@@ -186,6 +182,19 @@ def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
                 "is then one of training boxes",
             )
             return
+
+
+def _check_crops(stores: Sequence[FieldStore], crop: int) -> None:
+    """Refuse boxes that are smaller than a crop."""
+    for store in stores:
+        if store.grid < crop:
+            raise DataError(
+                "the box is smaller than a crop",
+                where=store.url,
+                value=f"{store.grid} cells per axis",
+                limit=f"train.crop {crop}",
+                remedy="a smaller train.crop",
+            )
 
 
 def _check_stores(stores: Sequence[FieldStore], run: Run, *, many: bool) -> None:
