@@ -29,7 +29,7 @@ from _boxes import make_flows, open_shipped, repeat_box, wrap_block
 from torch import Tensor
 
 from cosmoflow.config import load_settings
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.engine.memory import keep_freed_buffers
 from cosmoflow.engine.threads import use_threads
 from cosmoflow.model.precision import autocast, best_device, prepare_device

@@ -25,7 +25,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from cosmoflow.config.settings import TrainConfig
+from cosmoflow.config.networks import TrainConfig
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.model.fitting import Metrics, TrainingJob, make_loop
 from cosmoflow.model.precision import best_device, has_fast_bfloat16, prepare_device

@@ -1,9 +1,9 @@
 """Print how models do in boxes of many conditions: residual, power and correlation of div v.
 
-Usage: python benchmarks/conditions_table.py FIELDS... --model NAME... [--best]
+Usage: python benchmarks/conditions_table.py FIELDS... --model NAME... [--best] [--k 0.2]
 
 For every fields store and every model: the 3-D rms residual in km/s and over the true rms; T and r
-of the divergence at k = 0.2 h/Mpc and at 0.5 and 0.8 of the Nyquist wavenumber; for models that
+of the divergence at ``--k`` h/Mpc and at 0.5 and 0.8 of the Nyquist wavenumber; for models that
 know their errors, the share of components within the 68 and 95 % intervals, in all cells and in the
 quartile of cells where it is farthest off. ``--best`` adds a Wiener filter fitted to the very box.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.errors import CosmoflowError
 from cosmoflow.model.precision import has_fast_bfloat16
 from cosmoflow.model.velocity import VelocityModel
@@ -42,8 +42,8 @@ def divergence(velocity: Floats, size: float) -> torch.Tensor:
     return calculus.divergence_modes(modes, calculus.odd_wavenumbers(modes, size))
 
 
-def compare(true: Floats, found: Floats, size: float) -> str:
-    """Return T and r of the divergence at three wavenumbers as text."""
+def compare(true: Floats, found: Floats, size: float, first: float) -> str:
+    """Return T and r of the divergence at three wavenumbers, the first in h/Mpc, as text."""
     cells = true.shape[-1]
     bins = RadialBins.covering(cells, size)
     index = bins.index(cells, size)
@@ -52,7 +52,7 @@ def compare(true: Floats, found: Floats, size: float) -> str:
     own, other, cross = (bins.sum_product(a, b, index) for a, b in pairs)
     nyquist = np.pi * cells / size
     said = []
-    for k in (0.2, 0.5 * nyquist, 0.8 * nyquist):
+    for k in (first, 0.5 * nyquist, 0.8 * nyquist):
         at = round(k / bins.width)
         near = slice(max(1, at - 1), at + 2)
         one, two, both = own[near].sum(), other[near].sum(), cross[near].sum()
@@ -99,9 +99,11 @@ def main() -> None:
     parser.add_argument("fields", nargs="+")
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--best", action="store_true")
+    parser.add_argument("--k", type=float, default=0.2, help="first wavenumber, h/Mpc")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    print("| box | model | residual | over rms | T r at 0.2 | 0.5 k_N | 0.8 k_N | 68 % 95 % |")
+    at = f"T r at {given.k:g} | 0.5 k_N | 0.8 k_N"
+    print(f"| box | model | residual | over rms | {at} | 68 % 95 % |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for url in given.fields:
         store = FieldStore(url)
@@ -123,7 +125,7 @@ def main() -> None:
             rms = float(np.sqrt(difference))
             inside = "" if size is None else coverage(true, mean, size, interval, density)
             cells = (Path(url).stem, Path(name).name, f"{rms:.1f}", f"{rms / norm:.4f}")
-            text = compare(true, mean, store.metadata.box_size)
+            text = compare(true, mean, store.metadata.box_size, given.k)
             print(f"| {' | '.join(cells)} | {text} | {inside} |", flush=True)
 
 

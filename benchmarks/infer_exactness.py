@@ -20,7 +20,7 @@ from _boxes import make_flows, open_shipped
 from numpy.typing import NDArray
 
 from cosmoflow.config import load_settings
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.engine import Session
 from cosmoflow.model.sources import MemoryFields
 from cosmoflow.model.velocity import VelocityModel

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from _boxes import make_flows, open_shipped, repeat_box, worst_difference
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.stages.infer import Member, predict_box
 from cosmoflow.stages.infer.request import Device
 from cosmoflow.storage.fields import FieldStore

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.stages.infer import Member, predict_box
 from cosmoflow.stages.infer.request import Device
 from cosmoflow.stages.models import open_model

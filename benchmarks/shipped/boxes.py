@@ -7,8 +7,8 @@ scrambled Sobol sequence (Omega_m 0.18 to 0.42, sigma8 0.66 to 0.99, h 0.60 to 0
 with two redshifts each and boxes of 128, 256 or 512 Mpc/h with 128^3 particles; ``fiducial.csv``
 eight boxes near the fiducial cosmology; ``large.csv`` one of 256 Mpc/h with 256^3 particles;
 ``held_out.csv`` the conditions that no training, validation or choice may see. Every box is painted
-on one or two grids, so that cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour
-and a half. The fields are written to FOLDER/fields and FOLDER/held_out.
+on one or two grids, so that cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour.
+The fields are written to FOLDER/fields and FOLDER/held_out.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cosmoflow.config.settings import TrainConfig
+from cosmoflow.config.networks import TrainConfig
 from cosmoflow.errors import DataError
 from cosmoflow.model.folder import check_weights
 from cosmoflow.model.geometry import Geometry

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon
 
-from cosmoflow.config.settings import TrainConfig
+from cosmoflow.config.networks import TrainConfig
 
 _MOMENTUM = 0.95
 

@@ -8,7 +8,8 @@ import torch
 import xarray as xr
 
 from cosmoflow.config import CosmologyConfig
-from cosmoflow.config.settings import InferConfig, choose_chunk
+from cosmoflow.config.networks import InferConfig
+from cosmoflow.config.settings import choose_chunk
 from cosmoflow.errors import DataError
 from cosmoflow.events import ignore
 from cosmoflow.model.sources import MemoryFields

@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosmoflow.config.settings import TrainConfig
+from cosmoflow.config.networks import TrainConfig
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError
 from cosmoflow.model.fitting import Fitting, TrainingJob, make_loop

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.model.registry import find_architecture, summarise
 from cosmoflow.model.sources import (
     MemoryFields,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.registry import (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosmoflow.config.settings import InferConfig, TrainConfig
+from cosmoflow.config.networks import InferConfig, TrainConfig
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.fitting import Fitting, TrainingJob, make_loop

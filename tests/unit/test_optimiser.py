@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cosmoflow.config.settings import TrainConfig
+from cosmoflow.config.networks import TrainConfig
 from cosmoflow.model.optimiser import Optimiser
 from cosmoflow.model.registry import find_architecture
 

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from cosmoflow.config.cosmology import CosmologyConfig
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.engine import keeping_freed_buffers
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.names import DEFAULT_MODEL

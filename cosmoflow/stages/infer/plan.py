@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.model.precision import autocast, best_device
 from cosmoflow.model.registry import count_flops
 from cosmoflow.model.velocity import VelocityModel

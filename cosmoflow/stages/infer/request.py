@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.engine import Resources, TaskGraph
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.precision import best_device, has_fast_bfloat16

@@ -16,6 +16,7 @@ from cosmoflow.numerics.blocks import Block, axis_runs, grid_blocks
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.stages.infer.request import Work, wanted_block
 from cosmoflow.stages.infer.tiles import read_region
+from cosmoflow.stages.inputs.condition import expects_scatter, sample_blocks
 from cosmoflow.stages.requests import ONCE, stored_shards
 from cosmoflow.storage.fields import FLOWS
 from cosmoflow.storage.metadata import StoredBox
@@ -94,8 +95,13 @@ def count_requests(
         for name, lead in variables:
             source.read_block(name, region, lead=lead)
     reads = store.requests + _CHECKED * filtered * len(followed)
+    checked = CountedStore(stored)
+    if any(map(expects_scatter, models)):
+        for block in sample_blocks(box.grid):
+            checked.read_block("density", block)
     written = count_writes(len(work.variables)) * sum(map(len, tasks))
-    return Requests(get=round(reads / len(followed) * len(tasks))) + written + ONCE["infer"]
+    get = checked.requests + round(reads / len(followed) * len(tasks))
+    return Requests(get=get) + written + ONCE["infer"]
 
 
 def _inside(block: Block, grid: int) -> Iterator[Block]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.engine import Pipeline
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.caching import CachedFields

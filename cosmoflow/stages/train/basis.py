@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cosmoflow.config.cosmology import EXTENSIONS, CosmologyConfig
-from cosmoflow.config.settings import TrainConfig
+from cosmoflow.config.networks import TrainConfig
 from cosmoflow.cosmology.conditions import Condition, find_condition
 from cosmoflow.errors import ConfigError
 from cosmoflow.events import Message

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cosmoflow.config.settings import Settings, TrainConfig
+from cosmoflow.config.networks import TrainConfig
+from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.fitting import TrainingJob

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cosmoflow.config.settings import InferConfig
+from cosmoflow.config.networks import InferConfig
 from cosmoflow.cosmology.conditions import Condition
 from cosmoflow.engine import available_memory
 from cosmoflow.model.family import ModelFamily
