@@ -301,7 +301,7 @@ class Fitting:
             output = parallel(inputs.to(memory_format=torch.channels_last_3d), *rest)
         wanted = self.model.wanted(target, density, flows, frames)
         loss = mean_square(
-            output[:, :3].float() - wanted, self.model.inner(density), config.density_weight
+            output.float() - wanted, self.model.inner(density), config.density_weight
         )
         value = loss.item()
         if not math.isfinite(value):

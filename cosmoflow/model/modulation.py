@@ -97,7 +97,7 @@ class ModulatedNetwork(nn.Module):
             parameters[f"{name}.bias"] = bias * (1.0 + scale) + shift
         return parameters
 
-    def forward(self, inputs: Tensor, conditions: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, conditions: Tensor, **options: bool) -> Tensor:
         """Map inputs at given conditions to the network's output.
 
         Parameters
@@ -106,6 +106,8 @@ class ModulatedNetwork(nn.Module):
             Shape ``(batch, channels, n, n, n)``.
         conditions : Tensor
             Standardised coordinates, shape ``(batch, coordinates)``.
+        **options : bool
+            Options of the network.
         """
         found: list[Tensor] = []
         rows = conditions.tolist()
@@ -116,6 +118,7 @@ class ModulatedNetwork(nn.Module):
             while last < len(rows) and rows[last] == rows[first]:
                 last += 1
             parameters = self.folded(conditions[first])
-            found.append(functional_call(self.network, parameters, (inputs[first:last],)))
+            part = (inputs[first:last],)
+            found.append(functional_call(self.network, parameters, part, options))
             first = last
         return torch.cat(found)

@@ -97,10 +97,11 @@ class ResidualUNet(nn.Module):
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.errors = nn.Sequential(nn.Conv3d(features, features, 1), nn.SiLU(inplace=True), last)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, *, errors: bool = False) -> Tensor:
         """Map ``(batch, channels, n, n, n)`` to ``(batch, 3, n - 2 halo, ...)``.
 
-        With a head for errors the result has three more channels, the logarithms of their sizes.
+        With ``errors`` the result has three more channels, the logarithms of the sizes of the
+        errors that the head for them expects.
         """
         fine = self.encode_fine(inputs)
         middle = self.encode_middle(self.reduce_fine(fine))
@@ -110,4 +111,7 @@ class ResidualUNet(nn.Module):
         up = self.expand_fine(middle)
         fine = self.decode_fine(torch.cat([up, _crop(fine, self._crop_fine)], dim=1))
         result: Tensor = self.output(fine)
-        return result if self.errors is None else torch.cat([result, self.errors(fine)], dim=1)
+        if not errors:
+            return result
+        assert self.errors is not None
+        return torch.cat([result, self.errors(fine)], dim=1)

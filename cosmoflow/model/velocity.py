@@ -201,8 +201,7 @@ class Reconstruction(nn.Module, ABC):
         """Return the target, shape ``(batch, 3, nx - 2 halo, ...)``, km/s, float32."""
         inputs, *rest = self.network_inputs(density, flows, frames)
         output = self.network(inputs.to(memory_format=torch.channels_last_3d), *rest)
-        # Further channels belong to the head for errors.
-        result: Tensor = output[:, :3].float() * self.target_scale(frames)
+        result: Tensor = output.float() * self.target_scale(frames)
         baseline = self.baseline(density, flows)
         return result if baseline is None else result + baseline
 
@@ -326,7 +325,8 @@ class VelocityModel(Reconstruction):
         """Predict the target and the size of its errors; see :meth:`forward`."""
         assert self.spec.errors is not None
         channels = self.channels(density, flows)
-        output = self.network(channels.to(memory_format=torch.channels_last_3d)).float()
+        inputs = channels.to(memory_format=torch.channels_last_3d)
+        output = self.network(inputs, errors=True).float()
         scale = self.spec.normalisation.target_scale
         mean, baseline = output[:, :3] * scale, self.baseline(density, flows)
         factor = self.spec.errors.factor(self.inner(channels[:, :1]))
