@@ -132,7 +132,9 @@ class Claim:
     def _beat(self) -> None:
         """Check that the place is still ours, and write a heartbeat."""
         with self._beating:
-            self._lost = self._lost or not self._is_last()
+            # A lost claim stays lost, also if that is found out while this looks.
+            if not self._is_last():
+                self._lost = True
             if not self._lost:
                 self._beats += 1
                 name, content = self._holder.token + _BEAT, f"{self._beats}\n".encode()
