@@ -27,8 +27,8 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.symmetry import CUBE_GROUP, Symmetry
 from cosmoflow.stages.infer import infer
+from cosmoflow.stages.infer.ensemble import Ensemble, Member
 from cosmoflow.stages.infer.tiles import Layout
-from cosmoflow.stages.infer.worker import Ensemble, Member
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import WIENER

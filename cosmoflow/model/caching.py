@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.model.sources import FieldSource, Lead
-from cosmoflow.numerics.blocks import Block, bounding_block, overlap, place, read_periodic
+from cosmoflow.numerics.blocks import (
+    Block,
+    Slices,
+    bounding_block,
+    overlap,
+    periodic_runs,
+    place,
+)
 from cosmoflow.numerics.field_table import FIELDS
 
 Key = tuple[str, Lead, tuple[int, ...]]
@@ -54,25 +61,20 @@ class CachedFields:
     def read_block(self, name: str, block: Block, *, lead: Lead = ()) -> NDArray[np.float32]:
         """Return a periodic block of a variable."""
         shape = (FIELDS[name].parts,) if FIELDS[name].lead else ()
+        out = np.empty((*shape, *block.shape), np.float32)
+        for source, target in periodic_runs(block, self.grid):
+            self._join(name, lead, source, out[(..., *target)])
+        return out
 
-        def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
-            return self._join(name, lead, part, shape)
-
-        return read_periodic(read, shape, block, self.grid)
-
-    def _join(
-        self, name: str, lead: Lead, part: tuple[slice, ...], shape: tuple[int, ...]
-    ) -> NDArray[np.float32]:
+    def _join(self, name: str, lead: Lead, part: Slices, out: NDArray[np.float32]) -> None:
         """Assemble a part inside the grid from pieces."""
         x, y, z = part
         block = Block(
             (x.start, y.start, z.start), (x.stop - x.start, y.stop - y.start, z.stop - z.start)
         )
-        out = np.empty((*shape, *block.shape), np.float32)
-        for index in self._hold(name, lead, part, shape):
+        for index in self._hold(name, lead, part, out.shape[:-3]):
             inside, source = overlap(block, self._cells(index))
             out[(..., *inside)] = self._held[name, lead, index][(..., *source)]
-        return out
 
     def _hold(
         self, name: str, lead: Lead, part: Sequence[slice], shape: tuple[int, ...]

@@ -55,7 +55,6 @@ def _errors(
     density, flows, target, frames = (part.to(device) for part in sample)
     inputs, *rest = model.network_inputs(density, flows, frames)
     with autocast(precision, device):
-        inputs = inputs.to(memory_format=torch.channels_last_3d)
         output = model.network(inputs, *rest, errors=True)
     wanted = model.wanted(target, density, flows, frames)
     return wanted - output[:, :3].float(), output[:, 3:].float(), model.inner(inputs[:, 0])

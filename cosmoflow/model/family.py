@@ -24,6 +24,7 @@ from cosmoflow.model.velocity import (
     Target,
     VelocityModel,
     build_network,
+    normalised_channels,
 )
 from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace, Floats
 from cosmoflow.numerics.restoration import PowerGain
@@ -220,9 +221,7 @@ class ModelFamily(Reconstruction):
     def network_inputs(self, density: Tensor, flows: Tensor, frames: Tensor) -> tuple[Tensor, ...]:
         """Return the inputs of the network: channels and conditions."""
         mean, std, scale = (frames[:, i, None, None, None] for i in range(3))
-        log_density = (torch.log(density + self.offset) - mean) / std
-        velocities = flows.flatten(1, 2) / scale.unsqueeze(1)
-        channels = torch.cat([log_density.unsqueeze(1), velocities], dim=1)
+        channels = normalised_channels(density, flows, self.offset, mean, std, scale)
         return channels, frames[:, CONSTANTS:]
 
     def target_scale(self, frames: Tensor) -> Tensor:

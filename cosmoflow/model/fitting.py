@@ -298,7 +298,7 @@ class Fitting:
         parallel.train()
         inputs, *rest = self.model.network_inputs(density, flows, frames)
         with autocast(config.precision, self.device):
-            output = parallel(inputs.to(memory_format=torch.channels_last_3d), *rest)
+            output = parallel(inputs, *rest)
         wanted = self.model.wanted(target, density, flows, frames)
         loss = mean_square(
             output.float() - wanted, self.model.inner(density), config.density_weight

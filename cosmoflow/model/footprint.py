@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cosmoflow.model.geometry import Sides
-from cosmoflow.model.registry import shapes_of
+from cosmoflow.model.registry import find_architecture, shapes_of
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -52,6 +52,8 @@ def count_activation_bytes(name: str, output: int | Sides, precision: str) -> in
     precision : {"float32", "bfloat16"}
         Precision of the arithmetic.
     """
+    if not find_architecture(name).learns:
+        return 0
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     network, tile = shapes_of(name, output, dtype)
     counter = _LiveBytes()

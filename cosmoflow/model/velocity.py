@@ -148,6 +148,7 @@ class Reconstruction(nn.Module, ABC):
         self.smoothing = architecture.smoothing
         self.flows = architecture.flows
         self.offset = architecture.offset
+        self.learns = architecture.learns
         self.network = network
 
     @property
@@ -198,12 +199,53 @@ class Reconstruction(nn.Module, ABC):
         return residual / self.target_scale(frames)
 
     def predict(self, density: Tensor, flows: Tensor, frames: Tensor) -> Tensor:
-        """Return the target, shape ``(batch, 3, nx - 2 halo, ...)``, km/s, float32."""
-        inputs, *rest = self.network_inputs(density, flows, frames)
-        output = self.network(inputs.to(memory_format=torch.channels_last_3d), *rest)
-        result: Tensor = output.float() * self.target_scale(frames)
+        """Return the target, shape ``(batch, 3, nx - 2 halo, ...)``, km/s, float32.
+
+        Without a network it may be a part of the flows, not to be changed.
+        """
         baseline = self.baseline(density, flows)
-        return result if baseline is None else result + baseline
+        if not self.learns:
+            assert baseline is not None
+            return baseline
+        output = self.network(*self.network_inputs(density, flows, frames))
+        result: Tensor = output.float() * self.target_scale(frames)
+        return result if baseline is None else result.add_(baseline)
+
+
+def normalised_channels(
+    density: Tensor,
+    flows: Tensor,
+    offset: float,
+    mean: Tensor | float,
+    std: Tensor | float,
+    scale: Tensor | float,
+) -> Tensor:
+    """Return ``(ln(rho + offset) - mean) / std`` and the flows over their scale, channels last.
+
+    Parameters
+    ----------
+    density, flows : Tensor
+        Shapes ``(batch, nx, ny, nz)`` and ``(batch, flows, 3, nx, ny, nz)``.
+    offset, mean, std, scale : float or Tensor
+        Constants of all tiles, or tensors ``(batch, 1, 1, 1)`` with those of each.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(batch, 1 + 3 flows, nx, ny, nz)``.
+    """
+    velocities = flows.flatten(1, 2)
+    # Each channel is computed where it goes: there is no second copy to reorder.
+    channels = torch.empty(
+        (len(density), 1 + velocities.shape[1], *density.shape[1:]),
+        device=density.device,
+        memory_format=torch.channels_last_3d,
+    )
+    torch.add(density, offset, out=channels[:, 0]).log_().sub_(mean).div_(std)
+    torch.div(
+        velocities, scale if isinstance(scale, float) else scale.unsqueeze(1), out=channels[:, 1:]
+    )
+    return channels
 
 
 def build_network(architecture: Architecture, *, errors: bool) -> nn.Module:
@@ -269,7 +311,7 @@ class VelocityModel(Reconstruction):
         )
 
     def channels(self, density: Tensor, flows: Tensor) -> Tensor:
-        """Return the network's input.
+        """Return the network's input: normalised, channels last in memory.
 
         Parameters
         ----------
@@ -283,12 +325,10 @@ class VelocityModel(Reconstruction):
         Tensor
             Shape ``(batch, channels, nx, ny, nz)``, dimensionless.
         """
-        constants = self.spec.normalisation
-        log_density = (torch.log(density + self.offset) - constants.density_mean) / (
-            constants.density_std
+        one = self.spec.normalisation
+        return normalised_channels(
+            density, flows, self.offset, one.density_mean, one.density_std, one.velocity_scale
         )
-        velocities = flows.flatten(1, 2) / constants.velocity_scale
-        return torch.cat([log_density.unsqueeze(1), velocities], dim=1)
 
     def network_inputs(self, density: Tensor, flows: Tensor, frames: Tensor) -> tuple[Tensor, ...]:
         """Return the input of the network."""
@@ -325,8 +365,7 @@ class VelocityModel(Reconstruction):
         """Predict the target and the size of its errors; see :meth:`forward`."""
         assert self.spec.errors is not None
         channels = self.channels(density, flows)
-        inputs = channels.to(memory_format=torch.channels_last_3d)
-        output = self.network(inputs, errors=True).float()
+        output = self.network(channels, errors=True).float()
         scale = self.spec.normalisation.target_scale
         mean, baseline = output[:, :3] * scale, self.baseline(density, flows)
         factor = self.spec.errors.factor(self.inner(channels[:, :1]))
@@ -358,7 +397,7 @@ class VelocityModel(Reconstruction):
         Yields
         ------
         Estimate
-            Prediction with the shape of :meth:`forward`, as new tensors.
+            Prediction with the shape of :meth:`forward`, not to be changed.
         """
         for symmetry in symmetries:
             turned = symmetry.apply(density, vector=False), symmetry.apply(flows, vector=True)

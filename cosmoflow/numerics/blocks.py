@@ -100,13 +100,21 @@ def axis_runs(origin: int, length: int, cells: int) -> Iterator[tuple[slice, sli
         done += run
 
 
+def periodic_runs(block: Block, cells: int) -> Iterator[tuple[Slices, Slices]]:
+    """Yield (source, target) slices that cover a block of a periodic grid without wrapping."""
+    axes = [
+        list(axis_runs(origin, length, cells))
+        for origin, length in zip(block.origin, block.shape, strict=True)
+    ]
+    for (x, to_x), (y, to_y), (z, to_z) in itertools.product(*axes):
+        yield (x, y, z), (to_x, to_y, to_z)
+
+
 def read_periodic(
     read: Callable[[tuple[slice, ...]], NDArray[np.float32]],
     lead: tuple[int, ...],
     block: Block,
     cells: int,
-    *,
-    fresh: bool = False,
 ) -> NDArray[np.float32]:
     """Read a block of a periodic grid, wrapped as often as needed.
 
@@ -120,25 +128,14 @@ def read_periodic(
         Block to read; it may start below 0, end past the grid and be larger than the grid.
     cells : int
         Cells per axis of the grid.
-    fresh : bool
-        Whether ``read`` returns arrays that nothing else uses; a block that does not wrap is then
-        returned without a copy.
 
     Returns
     -------
     (*lead, *block.shape) float32
     """
-    runs = [
-        list(axis_runs(origin, length, cells))
-        for origin, length in zip(block.origin, block.shape, strict=True)
-    ]
-    if fresh and all(len(run) == 1 for run in runs):
-        return read(tuple(run[0][0] for run in runs))
     out = np.empty((*lead, *block.shape), np.float32)
-    for pieces in itertools.product(*runs):
-        source = tuple(piece[0] for piece in pieces)
-        x, y, z = (piece[1] for piece in pieces)
-        out[..., x, y, z] = read(source)
+    for source, target in periodic_runs(block, cells):
+        out[(..., *target)] = read(source)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -30,14 +31,16 @@ class Moments:
         self._squares: Tensor | None = None
 
     def add(self, field: Tensor) -> None:
-        """Add a field; the first one is kept and later modified in place."""
+        """Add a field. The first one is kept as it is, and never changed."""
         self.count += 1
         if self._mean is None:
             self._mean = field
             self._squares = field.new_zeros(field.shape) if self._spread else None
             return
         change = field - self._mean
-        self._mean.add_(change, alpha=1.0 / self.count)
+        # The first sum is a new field: the one before is the caller's.
+        own = None if self.count == 2 else self._mean
+        self._mean = torch.add(self._mean, change, alpha=1.0 / self.count, out=own)
         if self._squares is not None:
             self._squares.addcmul_(change, field - self._mean)
 

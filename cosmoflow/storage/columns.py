@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cosmoflow.errors import DataError
 from cosmoflow.storage.layout import check_unit, decode, label_orders, packing_of
 from cosmoflow.storage.ledger import LEDGER_GROUP
-from cosmoflow.storage.shards import read_in_pieces
+from cosmoflow.storage.piecewise import read_in_pieces
+from cosmoflow.storage.transfer import read_part
 from cosmoflow.storage.urls import damage, storage_errors
 
 COMPONENT = "component"
@@ -56,9 +57,11 @@ class Column:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return the particles ``start`` to ``stop``, shape (m,) or (m, 3), decoded."""
-        rows = slice(start, stop)
-        raw = np.asarray(self.array[rows] if self.axis == 0 else self.array[:, rows].T)
-        values = decode(raw, self.packing)
+        rows, other = (start, min(stop, self.count)), [(0, 3)] * (self.array.ndim - 1)
+        ranges = [rows, *other] if self.axis == 0 else [*other, rows]
+        raw = np.empty([last - first for first, last in ranges], self.array.dtype)
+        read_part(self.array, ranges, raw)
+        values = decode(raw if self.axis == 0 else raw.T, self.packing)
         return values if self.order is None else values[:, list(self.order)]
 
 

@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.blocks import Block, grid_blocks, place, read_periodic
+from cosmoflow.numerics.blocks import Block, grid_blocks, periodic_runs, place
 from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.storage import finite
 from cosmoflow.storage.identity import Store, checksum_array, identify_store
@@ -25,7 +25,8 @@ from cosmoflow.storage.layout import (
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, attributes_of, flat_attributes
 from cosmoflow.storage.outputs import Existing, begin_group
-from cosmoflow.storage.shards import read_in_pieces, written_whole
+from cosmoflow.storage.piecewise import read_in_pieces
+from cosmoflow.storage.transfer import read_part
 from cosmoflow.storage.urls import (
     damage,
     join,
@@ -225,14 +226,19 @@ class FieldStore(Store):
         # A flow that was added after the store was opened has cosmoflow's own layout.
         layout = self._layouts.get(name) or find_layout(array, name, self.url, self._orders)
         shape = layout.parts(array.shape, len(lead))
-
-        def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
-            return layout.read(array, lead, part)
-
-        place = f"{self.url}, {name}, block of {block.shape} cells from {block.origin}"
+        values = np.empty((*shape, *block.shape), np.float32)
+        fixed = [*((index, index + 1) for index in lead), *((0, length) for length in shape)]
+        place, bad = f"{self.url}, {name}, block of {block.shape} cells from {block.origin}", 0
         with storage_errors(self.url), damage(place):
-            values = read_periodic(read, shape, block, self.grid, fresh=True)
-        if bad := finite.count_not_finite(values):
+            for source, cells in periodic_runs(block, self.grid):
+                out = values[(..., *cells)]
+                if layout.plain:
+                    ranges = [*fixed, *((part.start, part.stop) for part in source)]
+                    bad += read_part(array, ranges, out[(None,) * len(lead)])
+                else:
+                    out[...] = layout.read(array, lead, source)
+                    bad += finite.count_not_finite(out)
+        if bad:
             finite.check_inside(self.region, block, place)
             raise DataError(
                 "the field holds values that are not finite",
@@ -422,8 +428,7 @@ def write_whole(url: str, name: str, values: NDArray[np.float32]) -> None:
     group = open_group_for_writing(url)
     finite.check_finite(values, group, f"{url}, {name}")
     with storage_errors(url):
-        array: Any = written_whole(group[name])
-        array[:] = values
+        write_cells(group[name], values, None)
 
 
 def finished_shards(url: str) -> NDArray[np.bool_]:

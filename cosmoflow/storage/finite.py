@@ -28,6 +28,10 @@ _CAUSES: Final[Mapping[str, str]] = {
 """Remedies by the stage that writes: the likely cause, and what to do about it."""
 
 
+_CACHED: Final = 1 << 18
+"""Most numbers that are looked at in one piece."""
+
+
 def region_block(ranges: Sequence[Sequence[int]]) -> Block:
     """Return the block of a :data:`REGION` attribute."""
     (x, x1), (y, y1), (z, z1) = ranges
@@ -133,13 +137,14 @@ def not_finite(bad: int, size: int, provenance: Mapping[str, Any], where: str) -
     )
 
 
-def count_not_finite(values: NDArray[np.float32]) -> int:
-    """Return how many values are not finite; a single pass if there are none."""
-    planes = values.reshape(-1, *values.shape[-2:]) if values.flags.c_contiguous else values
-    # Plane after plane, so that the masks stay in the cache.
-    return sum(_count(plane) for plane in planes)
-
-
-def _count(plane: NDArray[np.float32]) -> int:
-    finite = np.isfinite(plane)
+def count_not_finite(values: NDArray[Any]) -> int:
+    """Return how many numbers are not finite; a single pass if there are none."""
+    if values.size > _CACHED and values.flags.c_contiguous:
+        # Part after part, so that the masks stay in the cache.
+        flat = values.reshape(-1)
+        return sum(
+            count_not_finite(flat[first : first + _CACHED])
+            for first in range(0, flat.size, _CACHED)
+        )
+    finite = np.isfinite(values)
     return 0 if finite.all() else int(finite.size - np.count_nonzero(finite))

@@ -141,8 +141,6 @@ class Layout:
         (..., nx, ny, nz) float32
             In cosmoflow's order.
         """
-        if self.plain:
-            return np.asarray(array[(*lead, ..., *part)], np.float32)
         chosen: dict[str, Any] = dict(zip(AXES, part, strict=True))
         for name, index in zip(self.wanted, lead, strict=False):
             chosen[name] = self.orders[name][index] if name in self.orders else index

@@ -17,7 +17,7 @@ from cosmoflow.storage.identity import Store, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
-from cosmoflow.storage.shards import written_whole
+from cosmoflow.storage.transfer import write_part
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
 from cosmoflow.storage.variables import COMPRESSORS
 from cosmoflow.units import LENGTH, MASS, VELOCITY
@@ -345,12 +345,12 @@ def write_shard(
     SupersededError
         Another run has taken over the store.
     """
-    part = slice(start, start + len(particles.position))
+    rows = start, start + len(particles.position)
     with writing_shard(url, LEDGER, shard, digest) as group:
         for name in ("position", "velocity", "mass"):
             if (values := getattr(particles, name)) is not None:
-                array: Any = written_whole(group[name])
-                array.with_config({"write_empty_chunks": True})[part] = values
+                array: Any = group[name]
+                write_part(array, [rows, *((0, length) for length in array.shape[1:])], values)
         if COVERAGE in group:
             covered: Any = group[COVERAGE]
             size = BoxMetadata.from_attributes(group.attrs, url).box_size

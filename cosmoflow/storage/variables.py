@@ -10,9 +10,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from cosmoflow.numerics.blocks import Block, place
+from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.field_table import FIELDS, LABELS
-from cosmoflow.storage.shards import written_whole
+from cosmoflow.storage.transfer import write_part
 from cosmoflow.units import LENGTH
 
 COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"), Crc32cCodec())
@@ -123,6 +123,10 @@ def write_cells(
     lead : tuple of int
         Indices into the first leading dimensions.
     """
-    cells = () if block is None else place(block, Block((0, 0, 0), block.shape))
-    # Searching for chunks that need not be written takes as long as writing them.
-    written_whole(array).with_config({"write_empty_chunks": True})[(*lead, ..., *cells)] = values
+    if block is None:
+        block = Block((0, 0, 0), array.shape[-3:])
+    fixed = [(index, index + 1) for index in lead]
+    whole = [(0, length) for length in array.shape[len(lead) : -3]]
+    cells = zip(block.origin, block.shape, strict=True)
+    ranges = [*fixed, *whole, *((first, first + length) for first, length in cells)]
+    write_part(array, ranges, values[(None,) * len(lead)])

@@ -12,7 +12,7 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.numerics.blocks import Block, grid_blocks, place
 from cosmoflow.storage import shards
 from cosmoflow.storage.fields import write_whole
-from cosmoflow.storage.shards import read_in_pieces
+from cosmoflow.storage.piecewise import read_in_pieces
 from cosmoflow.storage.urls import open_group, open_group_for_writing, zarr_store
 from cosmoflow.storage.variables import create_variable, write_cells
 from tests.cases import each

@@ -18,8 +18,8 @@ from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.infer import infer
 from cosmoflow.stages.infer.arrays import ArrayBox, infer_array, predict_box
+from cosmoflow.stages.infer.ensemble import Ensemble, Member
 from cosmoflow.stages.infer.tiles import Layout
-from cosmoflow.stages.infer.worker import Ensemble, Member
 from cosmoflow.stages.models import check_fits, fitting_grid, save_model
 from cosmoflow.storage.metadata import BoxMetadata
 from tests.cases import each

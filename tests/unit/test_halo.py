@@ -11,8 +11,8 @@ from cosmoflow.model.sources import (
 )
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block
+from cosmoflow.stages.infer.ensemble import Ensemble, Member
 from cosmoflow.stages.infer.tiles import Layout
-from cosmoflow.stages.infer.worker import Ensemble, Member
 from tests.cases import each
 from tests.conftest import FLOWS, UNIT_FILTER, narrow_networks
 

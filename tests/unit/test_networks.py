@@ -30,8 +30,8 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.symmetry import CUBE_GROUP
 from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.infer.ensemble import Ensemble, Member
 from cosmoflow.stages.infer.tiles import Layout
-from cosmoflow.stages.infer.worker import Ensemble, Member
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore

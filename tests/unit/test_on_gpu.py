@@ -14,10 +14,11 @@ from cosmoflow.model.sources import DeviceFields, MemoryFields
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.infer import predict_box
-from cosmoflow.stages.infer.layout import pass_memory
+from cosmoflow.stages.infer.ensemble import Ensemble, Member
+from cosmoflow.stages.infer.layout import device_memory
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import Layout
-from cosmoflow.stages.infer.worker import Ensemble, Member, predict_fields
+from cosmoflow.stages.infer.worker import compute
 from tests.cases import each
 from tests.conftest import FLOWS, UNIT_FILTER, synthetic_fields
 
@@ -164,7 +165,7 @@ def test_a_checkpoint_of_a_gpu_is_read_on_a_cpu(fields, monkeypatch):
 @each("precision", ["float32", "bfloat16"])
 @each(("name", "tile"), [("residual-small", 96), ("residual-medium", 64), ("residual-large", 64)])
 def test_a_forward_pass_keeps_to_its_plan(name, tile, precision):
-    """The bytes that torch asks the GPU for are no more than planned, and not far below."""
+    """The bytes that torch takes of the GPU are no more than planned, and not far below."""
     model = make_model(name).to(GPU)
     config = InferConfig(precision=precision)
     layout = Layout(tile, (tile,) * 3, tile, 1, 0)
@@ -177,14 +178,13 @@ def test_a_forward_pass_keeps_to_its_plan(name, tile, precision):
         "wiener_velocity": rng.random((3, *(shape,) * 3), np.float32),
     })  # fmt: skip
     ensemble = Ensemble([Member(model, FLOWS)], layout, config, GPU)
-    inputs = ensemble.read(source, Block((0, 0, 0), (tile,) * 3))
-    weights = torch.cuda.memory_allocated()
-    ensemble.predict(inputs)
+    block = Block((0, 0, 0), (tile,) * 3)
+    ensemble.predict(ensemble.read(source, block))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    ensemble.predict(inputs)
-    taken = torch.cuda.max_memory_reserved() - weights
-    planned = pass_memory(work, [model])
+    ensemble.predict(ensemble.read(source, block))
+    taken = torch.cuda.max_memory_reserved()
+    planned = device_memory(work, [model])
     assert taken < planned < 4 * taken
 
 
@@ -202,8 +202,8 @@ def test_too_little_memory_is_said_with_the_remedy(fields):
     torch.cuda.set_per_process_memory_fraction((reserved + (32 << 20)) / total)
     try:
         with pytest.raises(ConfigError, match="too little memory") as caught:
-            predict_fields(ensemble, inputs, Block((0, 0, 0), (tile,) * 3), work, 2.0)
+            compute(ensemble, inputs, work)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "infer.tile" in str(caught.value)
-    assert predict_fields(ensemble, inputs, Block((0, 0, 0), (tile,) * 3), work, 2.0)
+    assert compute(ensemble, inputs, work)

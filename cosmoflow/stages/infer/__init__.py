@@ -2,10 +2,10 @@
 
 from cosmoflow.stages.infer.arrays import infer_array, predict_box
 from cosmoflow.stages.infer.command import infer, plan_infer
+from cosmoflow.stages.infer.ensemble import Member
 from cosmoflow.stages.infer.layout import choose_layout
 from cosmoflow.stages.infer.plan import plan_work
 from cosmoflow.stages.infer.request import Device, check_work
-from cosmoflow.stages.infer.worker import Member
 
 __all__ = [
     "Device",

@@ -24,17 +24,11 @@ from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
 from cosmoflow.stages.infer.command import Models, listed
+from cosmoflow.stages.infer.ensemble import Ensemble, Floats, Member, Prediction
 from cosmoflow.stages.infer.layout import choose_layout
 from cosmoflow.stages.infer.request import Work, check_work, wanted_block
 from cosmoflow.stages.infer.tiles import Layout
-from cosmoflow.stages.infer.worker import (
-    Ensemble,
-    Floats,
-    Member,
-    Prediction,
-    make_ensemble,
-    predict_fields,
-)
+from cosmoflow.stages.infer.worker import compute, finish_fields
 from cosmoflow.stages.inputs.condition import check_scatter
 from cosmoflow.stages.inputs.density import check_array
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
@@ -151,7 +145,7 @@ def infer_array(
     work = replace(work, layout=choose_layout(work, box, models, run))
     source, flows = _add_flows(field, box, models, names)
     work = replace(work, flows=tuple(flows))
-    ensemble = make_ensemble(models, work)
+    ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
     with keeping_freed_buffers():
         fields = _predict_region(ensemble, source, work, box)
     return _to_dataset(fields, work, box)
@@ -192,7 +186,8 @@ def _predict_region(
     for shards in work.tasks(box.grid, [True] * len(blocks)):
         block = wanted_block([blocks[shard] for shard in shards], work.region, 0)
         inputs = ensemble.read(source, wanted_block([block], work.region, work.halo))
-        found = predict_fields(ensemble, inputs, block, work, box.cell_size)
+        computed = compute(ensemble, inputs, work)
+        found = finish_fields(ensemble, computed, block, work, box.cell_size)
         for name, values in found.items():
             if bad := count_not_finite(values):
                 said = {"stage": "infer", "sources": {"models": " ".join(work.models)}}

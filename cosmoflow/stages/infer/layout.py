@@ -46,8 +46,8 @@ _ACTIVATIONS = 1.3
 _FLOAT32_ON_GPU = 2.0
 """The same ratio in float32 on a GPU, where cuDNN copies layers to another layout: measured 1.6."""
 
-_ENCODING = 4.5
-"""Numbers held for each number of a shard while it is compressed."""
+_ENCODING = 1.1
+"""Memory of a compressed shard over that of its numbers: such as cannot be compressed."""
 
 
 def one_local_worker(run: Run) -> bool:
@@ -101,7 +101,7 @@ def choose_layout(
     for one in works:
         spare = allowed - worker_memory(one, models)
         room = math.inf if one.device_memory is None else PASS_DEVICE_SHARE * one.device_memory
-        if spare >= 0 and pass_memory(one, models) <= room:
+        if spare >= 0 and (one.device_memory is None or device_memory(one, models) <= room):
             cache = min(spare // _CACHE_COST, _useful_cache(one, store, models))
             return replace(one.layout, cache=cache)
     return works[-1].layout
@@ -172,6 +172,8 @@ def _halo_work(work: Work, models: Sequence[VelocityModel]) -> float:
 def _useful_cache(work: Work, store: StoredBox, models: Sequence[VelocityModel]) -> int:
     """Return the bytes of the chunks that a layer of blocks reads, and the next layer reuses."""
     halo = max(model.geometry.halo for model in models) + work.halo
+    if halo == 0 and work.layout.shard % store.chunk == 0:
+        return 0
     thickness = (-(-(work.extent[0] + 2 * halo) // store.chunk) + 1) * store.chunk
     cells = min(thickness, store.grid)
     for side in work.region.shape[1:]:
@@ -181,6 +183,17 @@ def _useful_cache(work: Work, store: StoredBox, models: Sequence[VelocityModel])
 
 def _input_channels(models: Sequence[VelocityModel]) -> int:
     return 1 + 3 * max(model.flows for model in models)
+
+
+def device_memory(work: Work, models: Sequence[VelocityModel]) -> int:
+    """Return the bytes on a GPU: a forward pass, the blocks around it, and the weights.
+
+    Of blocks, the inputs of two are there, one of them on its way, and the outputs of two.
+    """
+    vectors = 3 * (1 + work.config.spread + work.config.errors)
+    numbers = 2 * _input_channels(models) * _region_cells(work, models)
+    numbers += (2 * vectors + _summed(work, models)) * _block_cells(work)
+    return pass_memory(work, models) + 4 * (numbers + _weights(models))
 
 
 def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
@@ -205,17 +218,34 @@ def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
 def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:
     """Return the bytes of a worker that reads one task, predicts another and writes a third."""
     layout, config = work.layout, work.config
-    region = max(
-        math.prod(grow(_tiles(work, model).bounds, model.geometry.halo).shape) for model in models
-    )
     parts = [count_parts(name) for name in work.variables]
-    # Means and squares of the models, while they are summed.
-    held = 3 * (len(models) > 1) + 9 * config.spread + 6 * config.errors
-    block = math.prod(side + 2 * work.halo for side in work.extent)
+    # The inputs twice, and the density of the block that fields are derived from.
+    inputs = (2 * _input_channels(models) + bool(config.fields)) * _region_cells(work, models)
+    # Outputs of two blocks, and their rounded copies.
+    copies = 2 + (config.rounding is not None)
+    outputs = (copies * sum(parts) + _summed(work, models)) * _block_cells(work)
     encoding = _ENCODING * max(parts) * layout.shard**3
-    weights = sum(p.numel() for model in models for p in model.parameters())
-    # The inputs twice, and one vector of the inputs while it is assembled.
-    inputs = (2 * _input_channels(models) + 3) * region
-    numbers = inputs + (2 * sum(parts) + held) * block + encoding + 2 * weights
+    numbers = inputs + outputs + encoding + 2 * _weights(models)
     there = pass_memory(work, models) if work.device_memory is None else 0
     return int(4 * numbers) + _CACHE_COST * layout.cache + there + costs.BLOCK_OVERHEAD
+
+
+def _region_cells(work: Work, models: Sequence[VelocityModel]) -> int:
+    """Return the most cells that a block reads."""
+    return max(
+        math.prod(grow(_tiles(work, model).bounds, model.geometry.halo).shape) for model in models
+    )
+
+
+def _block_cells(work: Work) -> int:
+    """Return the most cells that are predicted at once, the halo of derivatives included."""
+    return math.prod(side + 2 * work.halo for side in work.extent)
+
+
+def _summed(work: Work, models: Sequence[VelocityModel]) -> int:
+    """Return the numbers a cell of means and squares while those of models are summed."""
+    return 6 * (len(models) > 1) + 9 * work.config.spread + 6 * work.config.errors
+
+
+def _weights(models: Sequence[VelocityModel]) -> int:
+    return sum(p.numel() for model in models for p in model.parameters())
