@@ -11,10 +11,12 @@ from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.models import open_model
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore, create_fields, write_block
 from cosmoflow.storage.flows import FILTER, WIENER
+from cosmoflow.storage.origins import MADE_FROM, describe_origin
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
 
@@ -46,7 +48,13 @@ def repeat_box(source: str, out: str, times: int, *, shard: int = 128) -> None:
     )  # fmt: skip
     for index, block in enumerate(grid_blocks(grid, min(shard, grid))):
         write_block(out, block, index, {n: wrap_block(f, block) for n, f in held.items()})
-    finish_group(open_group_for_writing(out))
+    group = open_group_for_writing(out)
+    finish_group(group)
+    # As if it were made from this density: a flow made anew would also have the modes that are the
+    # Nyquist modes of the small box.
+    made = FieldStore(out)
+    origin = describe_origin(made, growth_rate_hubble(made.metadata))
+    group[WIENER].attrs[MADE_FROM] = origin
 
 
 def wrap_block(field: np.ndarray, block: Block) -> np.ndarray:
