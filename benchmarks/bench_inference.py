@@ -14,6 +14,8 @@ MONAI     sliding_window_inference over the periodically padded box in memory, w
           and neither reading nor writing. Needs `pip install --no-deps monai`.
 
 The error of each is its largest and its rms difference from a float32 prediction of the small box.
+Beside seconds, the table has nanoseconds of CPU a cell of all threads: on a busy machine these say
+more than the seconds, which include waiting for a core.
 """
 
 from __future__ import annotations
@@ -48,33 +50,48 @@ WINDOWS = (32, 64, 128)
 PRECISIONS = ("bfloat16", "float32")
 
 
-def report(name: str, cells: int, seconds: float, error: str = "") -> float:
-    """Print a line of the table; return the rate, million cells a second."""
-    rate = cells / seconds / 1e6
-    print(f"{name:42s} {seconds:8.2f} s {rate:7.3f} Mcell/s  {error}", flush=True)
-    return rate
+class Clock:
+    """Seconds of wall time and of CPU since it was made."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Return both."""
+        return time.perf_counter() - self._begun[0], time.process_time() - self._begun[1]
 
 
-def time_bare(model: VelocityModel, precision: str, tile: int) -> float:
-    """Return the seconds of a forward pass over one tile, the best of three."""
+def report(name: str, cells: int, taken: tuple[float, float], error: str = "") -> None:
+    """Print a line of the table."""
+    seconds, cpu = taken
+    print(
+        f"{name:34s} {seconds:8.2f} s {cells / seconds / 1e6:8.3f} Mcell/s "
+        f"{cpu / cells * 1e9:8.1f} ns of CPU a cell  {error}",
+        flush=True,
+    )
+
+
+def time_bare(model: VelocityModel, precision: str, tile: int) -> tuple[float, float]:
+    """Return the seconds and the CPU seconds of a forward pass over one tile, best of three."""
     cells = model.geometry.input_cells(tile)
     density = torch.ones((1, cells, cells, cells), device=DEVICE)
     flows = torch.zeros((1, model.flows, 3, cells, cells, cells), device=DEVICE)
-    best = np.inf
+    best = np.inf, np.inf
     with torch.inference_mode(), autocast(precision, DEVICE):
         for _ in range(3):
-            begun = time.perf_counter()
+            clock = Clock()
             model(density, flows)
             if DEVICE.type == "cuda":
                 torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - begun)
+            seconds, cpu = clock.read()
+            best = min(best[0], seconds), min(best[1], cpu)
     return best
 
 
 def run_monai(
     model: VelocityModel, density: Tensor, flow: Tensor, precision: str, window: int
-) -> tuple[Tensor, float]:
-    """Predict a box with MONAI's sliding window; return the velocity and the seconds."""
+) -> tuple[Tensor, tuple[float, float]]:
+    """Predict a box with MONAI's sliding window; return the velocity and what it took."""
     from monai.inferers import sliding_window_inference
 
     halo = model.geometry.halo
@@ -85,7 +102,7 @@ def run_monai(
         found = model(part[:, 0], part[:, None, 1:])
         return functional.pad(found, (halo,) * 6)
 
-    begun = time.perf_counter()
+    clock = Clock()
     padded = functional.pad(torch.cat([density[None], flow])[None], (halo,) * 6, mode="circular")
     padded = padded.to(DEVICE)
     with torch.inference_mode(), autocast(precision, DEVICE):
@@ -100,7 +117,7 @@ def run_monai(
         )
     inner = found[0][..., halo:-halo, halo:-halo, halo:-halo]
     inner = inner.cpu()
-    return inner, time.perf_counter() - begun
+    return inner, clock.read()
 
 
 def main(fields: str, folder: str, name: str = "residual-small", times: int = 2) -> None:
@@ -131,24 +148,24 @@ def main(fields: str, folder: str, name: str = "residual-small", times: int = 2)
     for precision in PRECISIONS:
         print(f"{precision}, {place}, {store.grid * times}^3 cells")
         for tile in BARE_TILES:
-            seconds = time_bare(model, precision, tile)
-            flops = count_flops(name, tile) / seconds / 1e9
-            report(f"bare network, one tile of {tile}", tile**3, seconds, f"{flops:.0f} GFLOP/s")
+            taken = time_bare(model, precision, tile)
+            flops = count_flops(name, tile) / taken[0] / 1e9
+            report(f"bare network, one tile of {tile}", tile**3, taken, f"{flops:.0f} GFLOP/s")
         out = str(Path(folder) / "velocity.zarr")
         options = ("engine.choice=serial", "engine.workers=1", f"infer.precision={precision}")
         settings = load_settings(overrides=options)
         told: list[object] = []
-        begun = time.perf_counter()
+        clock = Clock()
         found = infer(box, out, name, Run(settings, existing="overwrite", listener=told.append))
-        seconds = time.perf_counter() - begun
-        report("engine, store to store", cells, seconds, errors(found["velocity"].values))
+        taken = clock.read()
+        report("engine, store to store", cells, taken, errors(found["velocity"].values))
         source = MemoryFields({n: FieldStore(box).read(n) for n in ("density", WIENER)})
         # The engine has handed its buffers back.
         keep_freed_buffers()
-        begun = time.perf_counter()
+        clock = Clock()
         config = InferConfig(precision=precision)
         memory = predict_box([Member(model, flows)], source, config, DEVICE).mean
-        report("engine, in memory", cells, time.perf_counter() - begun, errors(memory))
+        report("engine, in memory", cells, clock.read(), errors(memory))
         del memory, source
         try:
             import monai  # noqa: F401
@@ -158,9 +175,9 @@ def main(fields: str, folder: str, name: str = "residual-small", times: int = 2)
         density = torch.from_numpy(FieldStore(box).read("density"))
         flow = torch.from_numpy(FieldStore(box).read(WIENER))
         for window in WINDOWS:
-            velocity, seconds = run_monai(model, density, flow, precision, window)
+            velocity, taken = run_monai(model, density, flow, precision, window)
             label = f"MONAI, windows of {window + 2 * model.geometry.halo}"
-            report(label, cells, seconds, errors(velocity.numpy()))
+            report(label, cells, taken, errors(velocity.numpy()))
             del velocity
 
 
