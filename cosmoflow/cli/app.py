@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 from cosmoflow import __version__
 from cosmoflow.cli import boxes, networks, overview, planning, statistics
+from cosmoflow.cli.collector import dismiss_collector, rest_collector
 from cosmoflow.cli.console import Reporter
 from cosmoflow.cli.streams import has_gone, open_descriptors, steady_streams
 from cosmoflow.config.folders import require_working_directory
@@ -169,5 +170,8 @@ def _refuse(error: TyperException, reporter: Reporter) -> int:
 
 def main() -> None:
     """Run ``cosmoflow`` and exit with its documented code."""
+    rest_collector()
     open_descriptors()
-    sys.exit(run_app(sys.argv[1:]))
+    code = run_app(sys.argv[1:])
+    dismiss_collector()
+    sys.exit(code)

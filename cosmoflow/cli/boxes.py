@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from cosmoflow.cli.options import Fields, Invocation, Out, Particles, common_options
-from cosmoflow.cli.show import show_dataset, show_facts
+from cosmoflow.cli.show import show_facts, show_store
 
 
 @common_options("simulate.start_redshift=19")
@@ -94,8 +94,8 @@ def paint(
         if call.dry_run:
             call.reporter.plan(stage.plan_paint(particles, run), particles, out)
             return
-        dataset = stage.paint(particles, out, run)
-    show_dataset(call, "painted", out, dataset)
+        stage.paint(particles, out, run)
+    show_store(call, "painted", out)
 
 
 @common_options("cosmology.h=0.7")
@@ -141,8 +141,8 @@ def import_(
         if call.dry_run:
             call.reporter.plan(stage.plan_import(request, run))
             return
-        dataset = stage.import_request(request, out, run)
-    show_dataset(call, "imported", out, dataset)
+        stage.import_request(request, out, run)
+    show_store(call, "imported", out)
 
 
 @common_options("derive.smoothing=4")
@@ -174,5 +174,5 @@ def derive(
         if call.dry_run:
             call.reporter.plan(stage.plan_derive(fields, names, run), fields, out)
             return
-        dataset = stage.derive(fields, out, names, run)
-    show_dataset(call, "derived", out, dataset)
+        stage.derive(fields, out, names, run)
+    show_store(call, "derived", out)

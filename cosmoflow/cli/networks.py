@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cosmoflow.cli.options import Fields, Invocation, JsonDocumentOption, Out, common_options
-from cosmoflow.cli.show import show_dataset, show_facts, show_models
+from cosmoflow.cli.show import show_facts, show_models, show_store
 
 
 @common_options("train.batch=4")
@@ -84,8 +84,8 @@ def infer(
         if call.dry_run:
             call.reporter.plan(stage.plan_infer(fields, model, run), fields, out)
             return
-        dataset = stage.infer(fields, out, model, run)
-    show_dataset(call, "predicted", out, dataset)
+        stage.infer_store(fields, out, model, run)
+    show_store(call, "predicted", out)
 
 
 def models(as_json: JsonDocumentOption = False) -> None:

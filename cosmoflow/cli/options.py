@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cosmoflow.cli.collector import wake_collector
 from cosmoflow.cli.console import Reporter
 from cosmoflow.config import load_settings
 from cosmoflow.config.folders import expand_home
@@ -92,6 +93,7 @@ class Invocation:
         from cosmoflow.engine import Session, return_freed_buffers
         from cosmoflow.stages.run import Run
 
+        wake_collector()
         options = {**options, "engine": {**self.engine, "workers": workers}}
         settings = load_settings(self.config or preset, self.overrides, options)
         return_freed_buffers()

@@ -193,30 +193,26 @@ def show_slice(console: Console, found: xr.DataArray) -> None:
     )
 
 
-def show_dataset(call: Invocation, what: str, out: str, dataset: Any) -> None:
+def show_store(call: Invocation, what: str, out: str) -> None:
     """Print the contents of a new fields store, and how to open it."""
-    facts = {
+    # Imported here, as is zarr by it: `cosmoflow --help` avoids both.
+    from cosmoflow.storage.fields import FieldStore
+
+    store = FieldStore(out)
+    facts: dict[str, Any] = {
         "out": out,
-        "variables": ", ".join(sorted(dataset.data_vars)),
-        **_extent(dataset),
-        "open": f"xarray.open_zarr({out!r}, consolidated=False)",
+        "variables": ", ".join(store.variables),
+        "grid": store.grid,
     }
-    sampling = dataset.attrs.get("sampling")
-    shown = facts | describe_sampling(json.loads(sampling) if sampling else {})
+    if store.region is not None:
+        facts["region"] = list(store.region.shape)
+    facts["open"] = f"xarray.open_zarr({out!r}, consolidated=False)"
+    found = store.metadata.sampling
+    sampling = {} if found is None else found.to_attribute()
+    shown = facts | describe_sampling(sampling)
     shown = {name: value for name, value in shown.items() if value is not None}
     if "region" in shown:
         shown["region"] = f"{' x '.join(map(str, facts['region']))} cells"
     if sampling:
-        facts["sampling"] = sampling
+        facts["sampling"] = json.dumps(sampling)
     call.reporter.result(facts, lambda console: show_facts(console, what, shown))
-
-
-def _extent(dataset: Any) -> dict[str, Any]:
-    """Return the cells per axis of the box, and the cells of the region if it holds only that."""
-    region = dataset.attrs.get("region")
-    if region is None:
-        return {"grid": dataset.sizes["x"]}
-    first = json.loads(region)[0][0]
-    cell = float(dataset["x"][0]) / (first + 0.5)
-    grid = round(dataset.attrs["box_size"] / cell)
-    return {"grid": grid, "region": [dataset.sizes[axis] for axis in "xyz"]}

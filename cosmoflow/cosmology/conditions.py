@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -81,13 +82,14 @@ class Condition:
         )
 
 
+@lru_cache(maxsize=64)
 def find_condition(
     cosmology: CosmologyConfig,
     redshift: float,
     cell_size: float,
     particles_per_cell: float | None,
 ) -> Condition:
-    """Return the condition of a box.
+    """Return the condition of a box; cached.
 
     Parameters
     ----------

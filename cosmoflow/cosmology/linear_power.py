@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import CubicSpline
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import ConfigError, DataError
@@ -32,6 +31,9 @@ class LinearPower:
     """
 
     def __init__(self, k: ArrayLike, power: ArrayLike) -> None:
+        # Imported here: scipy.interpolate loads most of SciPy.
+        from scipy.interpolate import CubicSpline
+
         self.k, self.power = _validate(k, power)
         self._spline = CubicSpline(np.log(self.k), np.log(self.power), bc_type="natural")
         log_k = np.log(self.k[[0, -1]])

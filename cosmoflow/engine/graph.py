@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dask.task_spec import Task
 
 Key = tuple[str, int]
 """Family and number of a task."""
@@ -165,6 +167,9 @@ class TaskGraph:
 
         A part is a node of its own so that the scheduler frees it as soon as its reader is done.
         """
+        # Imported here: `infer` uses an engine without graphs, and Dask takes long to load.
+        from dask.task_spec import List, Task, TaskRef
+
         tasks: dict[Any, Task] = {}
         for name, number in self._keys(self.families.values()):
             family = self.families[name]

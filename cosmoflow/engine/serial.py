@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-from dask.callbacks import Callback
-from dask.local import get_sync
-
 from cosmoflow.engine.base import (
     NO_EXCHANGE,
     ONE_CORE,
@@ -81,6 +78,10 @@ class SerialEngine:
                 on_done(key, result)
             if on_task is not None:
                 on_task(key)
+
+        # Imported here: `infer` uses an engine without graphs, and Dask takes long to load.
+        from dask.callbacks import Callback
+        from dask.local import get_sync
 
         with Callback(posttask=finished):
             results = get_sync(graph.to_dask(), outputs)

@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from functools import cache
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cosmoflow.model.geometry import Sides
 from cosmoflow.model.registry import find_architecture, shapes_of
-
-
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are alive, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._alive: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._watch(tensor.untyped_storage())
-        self.peak = max(self.peak, sum(self._alive.values()))
-        return result
-
-    def _watch(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._alive:
-            self._alive[key] = storage.nbytes()
-            weakref.finalize(storage, self._alive.pop, key, None)
+from cosmoflow.model.tally import tally
 
 
 @cache
@@ -55,9 +27,4 @@ def count_activation_bytes(name: str, output: int | Sides, precision: str) -> in
     if not find_architecture(name).learns:
         return 0
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    network, tile = shapes_of(name, output, dtype)
-    counter = _LiveBytes()
-    with torch.inference_mode(), counter:
-        result = network(tile)
-    del result
-    return counter.peak
+    return tally(*shapes_of(name, output, dtype)).peak

@@ -10,13 +10,13 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.geometry import Geometry, Sides
 from cosmoflow.model.names import LINEAR
 from cosmoflow.model.paper import PaperNetwork
 from cosmoflow.model.residual import ResidualUNet
+from cosmoflow.model.tally import tally
 
 
 class Baseline(nn.Module):
@@ -243,8 +243,4 @@ def shapes_of(
 @cache
 def count_flops(name: str, output: int | Sides) -> int:
     """Return the floating-point operations of a tile; ``output`` is one number or one per axis."""
-    network, tile = shapes_of(name, output)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        network(tile)
-    return int(counter.get_total_flops())
+    return tally(*shapes_of(name, output)).flops

@@ -79,7 +79,8 @@ class ResidualUNet(nn.Module):
         self.decode_fine = _stack(2 * fine, fine, d0)
         self.output = nn.Conv3d(fine, 3, 1)
         for module in self.modules():
-            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+            # Drawing on the meta device, where there are no values, would load torch's compiler.
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if isinstance(module, nn.ConvTranspose3d):
                     # Kernel = stride, so every output cell has one input cell, not eight.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import numba
 import torch
 
 MOST_THREADS = 8
@@ -38,6 +37,9 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
     jobs : iterable
         Jobs, made in the calling thread.
     """
+    # Imported here: those who only ask for MOST_THREADS do without numba, which takes long to load.
+    import numba
+
     threads = min(numba.get_num_threads(), MOST_THREADS)
     if threads == 1:
         yield from map(function, jobs)
@@ -64,5 +66,7 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
 
 def _use_one_core() -> None:
     """Make torch and numba use one core in the calling thread."""
+    import numba
+
     torch.set_num_threads(1)
     numba.set_num_threads(1)

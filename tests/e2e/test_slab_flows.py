@@ -16,8 +16,7 @@ from cosmoflow.numerics import calculus
 from cosmoflow.numerics.fourier import forward, linear_velocity
 from cosmoflow.numerics.slabs import GROUP
 from cosmoflow.numerics.wiener import SETS, LinearTheory, WienerFilter
-from cosmoflow.stages.flows import ensure_flows
-from cosmoflow.stages.flows import stored as flows
+from cosmoflow.stages.flows import ensure_flows, slabs
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
@@ -171,7 +170,7 @@ def test_a_box_larger_than_memory_goes_to_ray(store, serial_run, ray_session, mo
 
 
 def test_a_box_that_fits_stays_in_memory(store, serial_run, monkeypatch):
-    monkeypatch.setattr(flows, "add_flow", None)
+    monkeypatch.setattr(slabs, "add_flow", None)
     ensure_flows(store.url, (RADIUS,), make_filter("wiener-log"), serial_run())
 
 

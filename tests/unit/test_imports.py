@@ -10,6 +10,11 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numba", "llvmlite", "ray")
 TABLES = ("xarray", "pandas", "dask", "scipy", "matplotlib")
 """Libraries that `info` of a store does without as well."""
+UNUSED = (
+    "ray", "dask", "numba", "llvmlite", "xarray", "pandas", "matplotlib", "camb", "h5py",
+    "torch._dynamo", "sympy",
+)  # fmt: skip
+"""Libraries that `infer` in one process does without; torch._dynamo is torch's compiler."""
 
 COMPLETION = """
 import os
@@ -50,10 +55,14 @@ print("loaded:", *(name for name in heavy if name in sys.modules))
         ("run('info', {particles!r})", (*HEAVY, *TABLES), "particles: 64"),
         ("import cosmoflow; cosmoflow.open_fields({fields!r})", HEAVY, ""),
         ("run('view', {fields!r})", HEAVY, "density at z = 9 Mpc/h"),
+        ("run('infer', {fields!r}, {out!r}, '--model', 'wiener')", UNUSED, "variables: velocity"),
+        ("run('infer', {fields!r}, {out!r}, '--dry-run')", UNUSED, "flops"),
+        ("run('infer', {fields!r}, {out!r})", UNUSED, "variables: velocity"),
     ],
 )
-def test_no_heavy_library_is_loaded(fields_store, particle_store, code, heavy, said):
-    code = code.format(fields=fields_store(8).url, particles=particle_store(4).url)
+def test_no_heavy_library_is_loaded(fields_store, particle_store, tmp_path, code, heavy, said):
+    places = {"fields": fields_store(8).url, "particles": particle_store(4).url}
+    code = code.format(**places, out=str(tmp_path / "out.zarr"))
     program = LOADED.format(code=code, heavy=heavy)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from cosmoflow.config.settings import choose_chunk
 from cosmoflow.engine import USEFUL_CORES, Column, Engine, Resources, TaskGraph
@@ -50,6 +49,10 @@ from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import begun_config, check_output, finish_group
 from cosmoflow.storage.sampling import BACKGROUND, NEAREST, Sampling
 from cosmoflow.storage.urls import absolute, open_group_for_writing
+
+# xarray loads pandas, and only the result needs it.
+if TYPE_CHECKING:
+    import xarray as xr
 
 Background = tuple[float, float, float]
 """Mean momentum over mean density of a box, km/s."""

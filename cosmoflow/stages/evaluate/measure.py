@@ -30,7 +30,8 @@ from cosmoflow.stages.evaluate.plan import EvaluatePlan
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.flows.stored import current_scales
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
-from cosmoflow.stages.inputs.readers import Method, StoreReader, Vector, painted_scheme
+from cosmoflow.stages.inputs.paintings import painted_scheme
+from cosmoflow.stages.inputs.readers import Method, StoreReader, Vector
 from cosmoflow.stages.run import Progress, Run
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.spectra import measure_power

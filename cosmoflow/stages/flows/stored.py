@@ -13,7 +13,6 @@ from cosmoflow.events import Message, caution
 from cosmoflow.model.sources import Flow
 from cosmoflow.numerics.wiener import FlowSource, LinearTheory, WienerFilter
 from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
-from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.run import Run, memory_here
 from cosmoflow.storage.claims import Claim, claim
@@ -219,6 +218,9 @@ def _make_flow(
     else:
         need, adding = WIENER_BYTES, adding_wiener_velocity(url, source.digest, held, origin)
     if not _fits(need, store, run):
+        # Imported here: boxes that fit into memory need no graph of tasks.
+        from cosmoflow.stages.flows.slabs import add_flow
+
         check = partial(_check_origin, url, origin)
         add_flow(store, source, rate, adding, run, claim=held, check=check, model=model)
         return

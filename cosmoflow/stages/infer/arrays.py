@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import ArrayLike
 
 from cosmoflow.config.cosmology import CosmologyConfig
@@ -34,11 +33,14 @@ from cosmoflow.stages.inputs.density import check_array
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.models import open_model
 from cosmoflow.stages.run import Run
-from cosmoflow.storage.cubes import order_array
 from cosmoflow.storage.finite import count_not_finite, not_finite
 from cosmoflow.storage.metadata import BoxMetadata, check_box, flat_attributes
 from cosmoflow.storage.origins import WIENER
 from cosmoflow.units import LENGTH
+
+# xarray loads pandas, and stores that `infer` reads and writes do without.
+if TYPE_CHECKING:
+    import xarray as xr
 
 SHARD = 128
 """Least cells per axis that are predicted at once."""
@@ -126,6 +128,9 @@ def infer_array(
             value=repr(cosmology),
             limit="a mapping or a CosmologyConfig",
         )
+    # Imported here: the readers of cubes load xarray and h5py.
+    from cosmoflow.storage.cubes import order_array
+
     given = order_array(density, "the density array", box_size)
     check_array(given, "the density array")
     field: Floats = np.ascontiguousarray(given, np.float32)
@@ -213,6 +218,8 @@ def _to_dataset(fields: dict[str, Floats], work: Work, box: ArrayBox) -> xr.Data
         variables[name] = (dims, values, said)
     used = {lead for name in fields if (lead := STORED[name].lead) is not None}
     coordinates |= {lead: (lead, list(LABELS[lead])) for lead in used}
+    import xarray as xr
+
     return xr.Dataset(variables, coordinates, flat_attributes(box.metadata.to_attributes("fields")))
 
 

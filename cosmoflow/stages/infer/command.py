@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from cosmoflow.config.settings import choose_chunk
 from cosmoflow.engine import available_memory
@@ -53,6 +52,10 @@ from cosmoflow.storage.outputs import begun_config, check_output, finish_group
 from cosmoflow.storage.sampling import MODEL, Sampling
 from cosmoflow.storage.urls import absolute, exists, open_group_for_writing
 
+# xarray loads pandas, and only the result needs it.
+if TYPE_CHECKING:
+    import xarray as xr
+
 Models = str | Sequence[str]
 
 
@@ -93,7 +96,13 @@ def infer(
         finite.
     OutputExistsError, StorageError, ConfigError
     """
-    run, warned = run or Run(), list[str]()
+    infer_store(fields, out, model, run or Run())
+    return open_fields(out)
+
+
+def infer_store(fields: str, out: str, model: Models, run: Run) -> None:
+    """Do what :func:`infer` does without opening the output, which takes xarray a second."""
+    warned = list[str]()
     run = replace(run, listener=noting(run.listener, warned))
     fields, out = absolute(fields), absolute(out)
     names = listed(model)
@@ -164,7 +173,6 @@ def infer(
         claim.check()
         finish_group(open_group_for_writing(out))
     run.listener(StageFinished("infer", {"out": out, **plan.details}))
-    return open_fields(out)
 
 
 def _keep_precision(out: str, run: Run) -> Run:

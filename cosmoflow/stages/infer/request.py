@@ -19,7 +19,6 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, bounding_block, grid_blocks, grow, intersect
 from cosmoflow.numerics.field_table import ERROR, SPREAD, STORED
 from cosmoflow.numerics.rounding import rounding_step
-from cosmoflow.stages.derive import recipe_of
 from cosmoflow.stages.infer.tiles import Layout, Sides
 from cosmoflow.stages.inputs.particle_counts import COUNT, particles_per_cell
 from cosmoflow.stages.models import check_fits
@@ -28,6 +27,16 @@ from cosmoflow.storage.fields import RESTORED
 from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.variables import ROUNDED
 from cosmoflow.units import VELOCITY
+
+
+def differences(fields: Sequence[str]) -> list[str]:
+    """Return the derived fields that are made of differences of neighbouring cells."""
+    if not fields:
+        return []
+    # Imported here: the stage that derives fields loads numba.
+    from cosmoflow.stages.derive import recipe_of
+
+    return [name for name in fields if recipe_of(name).slopes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +95,9 @@ class Work:
     def attributes(self) -> dict[str, dict[str, Any]]:
         """Attributes of the output variables, except their units."""
         attributes: dict[str, dict[str, Any]] = {name: {} for name in (*self.variables, RESTORED)}
+        for derived in differences(self.config.fields):
+            attributes[derived]["derivatives"] = "difference"
         for derived in self.config.fields:
-            if recipe_of(derived).slopes:
-                attributes[derived]["derivatives"] = "difference"
             if derived == COUNT:
                 attributes[derived]["particles_per_cell"] = self.particles_per_cell
         if self.config.spread:
@@ -107,7 +116,7 @@ class Work:
     @property
     def halo(self) -> int:
         """Cells around a block that are also predicted, for derivatives."""
-        return int(any(recipe_of(name).slopes for name in self.config.fields))
+        return int(bool(differences(self.config.fields)))
 
     def tasks(self, grid: int, unfinished: Sequence[bool]) -> list[tuple[int, ...]]:
         """Return the shards of each task: the unfinished ones of a block that meet the region."""
@@ -173,7 +182,7 @@ def check_work(
             limit=f"this model predicts {target}",
             remedy="cosmoflow derive makes them from the output",
         )
-    slopes = [name for name in config.fields if recipe_of(name).slopes]
+    slopes = differences(config.fields)
     # The lattice of a padded network's tiles differs beside a block.
     if slopes and any(model.geometry.fixed_output is not None for model in models):
         raise ConfigError(

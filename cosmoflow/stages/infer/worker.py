@@ -15,7 +15,6 @@ from cosmoflow.model.caching import CachedFields
 from cosmoflow.numerics.blocks import Block, grid_blocks, intersect, place
 from cosmoflow.numerics.field_table import ERROR, SPREAD
 from cosmoflow.numerics.rounding import round_to
-from cosmoflow.stages.derive import derive_block
 from cosmoflow.stages.infer.ensemble import Ensemble, Floats, Found, Inputs
 from cosmoflow.stages.infer.request import Work, is_velocity, wanted_block
 from cosmoflow.stages.models import open_model
@@ -176,6 +175,9 @@ def finish_fields(
     if found.size is not None:
         fields[work.target + ERROR] = found.size[cells]
     if computed.density is not None:
+        # Imported here: the stage that derives fields loads numba.
+        from cosmoflow.stages.derive import derive_block
+
         source = PredictedBlock(
             found.mean, computed.block, computed.density.numpy(), computed.region, cell_size
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cosmoflow.errors import CosmoflowError
 from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.snapshots import ParticleSource
+
+if TYPE_CHECKING:
+    from cosmoflow.storage.snapshots import ParticleSource
 
 LINEAGE: Final = "lineage"
 """Key of a provenance: digests of all particles and fields that an output descends from."""

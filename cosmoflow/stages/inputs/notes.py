@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cosmoflow.events import Listener, Message, caution
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.snapshots import ParticleSource
-from cosmoflow.storage.snapshots.source import Snapshot
+
+if TYPE_CHECKING:
+    from cosmoflow.storage.snapshots import ParticleSource
 
 
 def tell_notes(source: ParticleSource, listener: Listener) -> None:
@@ -37,4 +38,7 @@ def input_notes(stores: Mapping[str, FieldStore]) -> list[str]:
 
 def snapshot_config(source: ParticleSource) -> dict[str, Any]:
     """Return the settings section ``snapshot`` if the particles come from a snapshot."""
+    # Imported here: the readers of snapshots are many, and stages of fields need none of them.
+    from cosmoflow.storage.snapshots.source import Snapshot
+
     return {"snapshot": source.origin["hints"]} if isinstance(source, Snapshot) else {}

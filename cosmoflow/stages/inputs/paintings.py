@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from cosmoflow.config.settings import Scheme
+from cosmoflow.errors import DataError
 from cosmoflow.events import Listener, caution
 from cosmoflow.model.names import is_linear
 from cosmoflow.model.velocity import VelocityModel
-from cosmoflow.stages.inputs.readers import painted_scheme
 from cosmoflow.storage.fields import FieldStore
 
 PAINTING: Final = "painting"
@@ -64,6 +65,26 @@ def painting_of(store: FieldStore) -> Painting:
         painted = {}
     axis = store.metadata.redshift_space or painted.get("redshift_space")
     return Painting(painted_scheme(store) or painted.get("scheme"), axis)
+
+
+def painted_scheme(store: FieldStore) -> str | None:
+    """Return the mass-assignment scheme of a painted store, or None if not stated.
+
+    Raises
+    ------
+    DataError
+        The scheme is unknown.
+    """
+    config = store.metadata.provenance.get("config", {})
+    scheme = config.get("paint", {}).get("scheme") if isinstance(config, dict) else None
+    if scheme is not None and scheme not in get_args(Scheme):
+        raise DataError(
+            "unknown mass-assignment scheme",
+            where=store.url,
+            value=scheme,
+            limit=", ".join(get_args(Scheme)),
+        )
+    return scheme
 
 
 def check_painting(

@@ -17,7 +17,6 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.calibration import Intervals
 from cosmoflow.numerics.field_table import ERROR, FIELDS
 from cosmoflow.numerics.painting import divide_momentum
-from cosmoflow.numerics.spectra import WINDOWS
 from cosmoflow.storage.fields import FieldStore, reopen_fields
 
 Vector = tuple[float, float, float]
@@ -179,26 +178,6 @@ class StoreReader:
             found, self.read("density", block), background
         )
         return velocity
-
-
-def painted_scheme(store: FieldStore) -> str | None:
-    """Return the mass-assignment scheme of a painted store, or None if not stated.
-
-    Raises
-    ------
-    DataError
-        The scheme is unknown.
-    """
-    config = store.metadata.provenance.get("config", {})
-    scheme = config.get("paint", {}).get("scheme") if isinstance(config, dict) else None
-    if scheme is not None and scheme not in WINDOWS:
-        raise DataError(
-            "unknown mass-assignment scheme",
-            where=store.url,
-            value=scheme,
-            limit=", ".join(WINDOWS),
-        )
-    return scheme
 
 
 def check_same_box(first: FieldStore, second: FieldStore) -> None:

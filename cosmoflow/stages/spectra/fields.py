@@ -8,7 +8,8 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.spectra import WINDOWS, Term
-from cosmoflow.stages.inputs.readers import StoreReader, painted_scheme
+from cosmoflow.stages.inputs.paintings import painted_scheme
+from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.sources import Derived, Source, Variable
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import INTERLACED
