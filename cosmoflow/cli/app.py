@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 from cosmoflow import __version__
-from cosmoflow.cli import boxes, networks, overview, planning, statistics
+from cosmoflow.cli import boxes, demo, networks, overview, planning, statistics
 from cosmoflow.cli.collector import dismiss_collector, rest_collector
 from cosmoflow.cli.console import Reporter
 from cosmoflow.cli.streams import has_gone, open_descriptors, steady_streams
@@ -61,7 +61,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     overview.info: "cosmoflow info fields.zarr",
     overview.view: "cosmoflow view fields.zarr --field velocity",
     overview.settings: "cosmoflow settings paint",
-    overview.demo: "cosmoflow demo --out demo-output",
+    demo.demo: "cosmoflow demo --out demo-output",
 }
 """Function of each command, with an example of its use."""
 

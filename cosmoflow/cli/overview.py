@@ -1,4 +1,4 @@
-"""Commands that describe data and run the whole chain."""
+"""Commands that describe data and settings."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from rich.console import Console
 
 from cosmoflow.cli.cards import make_card
 from cosmoflow.cli.options import (
-    Invocation,
     JsonDocumentOption,
     OverwriteOption,
     SetOption,
     VerboseOption,
-    common_options,
     set_example,
 )
-from cosmoflow.cli.show import show_comparison, show_facts, show_settings, show_slice
+from cosmoflow.cli.show import show_facts, show_settings, show_slice
 from cosmoflow.config.folders import expand_home
 
 
@@ -111,25 +109,3 @@ def settings(
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
     else:
         show_settings(Console(highlight=False), rows)
-
-
-@common_options("train.steps=500")
-def demo(
-    call: Invocation,
-    out: Annotated[str, typer.Option("--out", help="Folder for all outputs.")] = "demo-output",
-    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
-) -> None:
-    """Run the whole chain on two small boxes and write a report; takes minutes."""
-    from cosmoflow.stages import demo as stage
-
-    with call.run({"seed": seed}, preset=stage.PRESET) as run:
-        if call.dry_run:
-            call.reporter.plan(stage.plan_demo(run))
-            return
-        comparison, summary = stage.demo(out, run)
-    call.reporter.result(
-        {**summary, "residual": comparison.metrics["residual"]},
-        lambda console: show_comparison(
-            console, comparison, summary, verbose=call.reporter.verbosity > 0
-        ),
-    )

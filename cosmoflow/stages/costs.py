@@ -68,7 +68,7 @@ SUBBOX_CELL: Final = 9.0e-8
 reading included."""
 REPORT_SECONDS: Final = 18.0
 """Figures and pages of a report: 25 s of `evaluate` at 128^3 without 7 s of its tasks."""
-DEMO_SECONDS: Final = 300.0
+DEMO_SECONDS: Final = 150.0
 """All stages of `demo`."""
 
 # --- Networks, in FLOPs a second.

@@ -11,11 +11,11 @@ from typing import Any
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.family import ModelFamily
-from cosmoflow.model.names import model_folder
+from cosmoflow.model.names import DEFAULT_MODEL, model_folder
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate import METRICS, REPORT, evaluate
-from cosmoflow.stages.infer import infer
+from cosmoflow.stages.infer import infer_store
 from cosmoflow.stages.models import has_cells, load_model
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Run
@@ -26,7 +26,7 @@ from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.urls import absolute, exists, local_path, remove
 
 PRESET = "quickstart"
-SHIPPED = {"residual-small": "network that ships", "wiener": "wiener filter that ships"}
+SHIPPED = {DEFAULT_MODEL: "network that ships", "wiener": "wiener filter that ships"}
 HELD_OUT_SEED_OFFSET = 1000
 """Difference between the seeds of the held-out box and of the training box."""
 
@@ -70,7 +70,10 @@ def plan_demo(run: Run) -> DemoPlan:
 
 
 def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
-    """Simulate, paint, train, predict the held-out box, and evaluate the prediction.
+    """Simulate, paint, train, predict the held-out box, and evaluate the predictions.
+
+    The names of what the trained network makes contain its steps, so that a demo that is resumed
+    with more steps trains, predicts and reports again, and keeps the rest.
 
     Parameters
     ----------
@@ -84,7 +87,7 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
     comparison : Comparison
         Comparison of the held-out box.
     summary : dict
-        Paths and the seconds of each stage.
+        Paths, the steps of the training, and the seconds of each stage.
     """
     out = absolute(out)
     folder = local_path(out)
@@ -97,7 +100,8 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
     # Every stage resumes the output that an interrupted demo left in the folder.
     run = replace(run, existing="resume")
     train_fields, test_fields = (str(folder / f"{role}-fields.zarr") for role in ("train", "test"))
-    model_path = str(folder / "model")
+    steps = run.settings.train.steps
+    model_path = str(folder / f"model-{steps}-steps")
     seconds: dict[str, float] = {}
     for role, fields, offset in (
         ("train", train_fields, 0),
@@ -112,17 +116,30 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
             paint(particles, fields, run)
     with _timed(seconds, "train"):
         train([train_fields], model_path, run)
-    predictions = []
+    made: dict[str, str] = {}
+    verb = "trained" if run.settings.train.start is None else "tuned"
+    models = _models(test_fields) | {f"{verb} here, {steps} steps": model_path}
     with _timed(seconds, "infer"):
-        for name, model in _models(model_path, test_fields).items():
-            prediction = str(folder / f"prediction-{model if model in SHIPPED else 'own'}.zarr")
-            infer(test_fields, prediction, model, run)
-            predictions.append(f"{name}={prediction}")
+        for name, model in models.items():
+            label = model if model in SHIPPED else f"{steps}-steps"
+            made[name] = str(folder / f"prediction-{label}.zarr")
+            infer_store(test_fields, made[name], model, run)
     report = folder / "report"
     with _timed(seconds, "evaluate"):
-        comparison = evaluate(test_fields, predictions, str(report), run)
+        # The report of an earlier run may be of fewer steps.
+        comparison = evaluate(
+            test_fields,
+            [f"{name}={prediction}" for name, prediction in made.items()],
+            str(report),
+            replace(run, existing="overwrite"),
+        )
     summary = {
         "out": out,
+        "truth": test_fields,
+        "prediction": made.get(SHIPPED[DEFAULT_MODEL]),
+        "model": model_path,
+        "training_steps": steps,
+        "training_starts_from": run.settings.train.start,
         "report": str((report / REPORT).resolve()),
         "metrics": str((report / METRICS).resolve()),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
@@ -133,8 +150,8 @@ def demo(out: str, run: Run) -> tuple[Comparison, dict[str, Any]]:
 def run_demo(out: str = "demo-output", run: Run | None = None) -> Comparison:
     """Run the whole chain on two small boxes and write a report; this takes minutes.
 
-    The demo simulates and paints two boxes, trains on one, predicts the other, and evaluates the
-    prediction.
+    The demo simulates and paints two boxes, goes on training the shipped network on one for a few
+    steps, predicts the other with both, and evaluates the predictions.
 
     Parameters
     ----------
@@ -155,12 +172,12 @@ def run_demo(out: str = "demo-output", run: Run | None = None) -> Comparison:
     return demo(out, run or Run(load_settings(PRESET)))[0]
 
 
-def _models(trained: str, fields: str) -> dict[str, str]:
-    """Return the models to compare, by their names in the report.
+def _models(fields: str) -> dict[str, str]:
+    """Return the shipped models to compare, by their names in the report.
 
-    Shipped models that were trained on cells of another size are left out.
+    Models that were trained on cells of another size are left out.
     """
-    models = {"trained here": trained}
+    models = dict[str, str]()
     store = FieldStore(fields)
     for name, label in SHIPPED.items():
         shipped = load_model(model_folder(name))

@@ -234,3 +234,38 @@ def test_a_momentum_model_predicts_momentum(
             *(f"{key}({k})" for key in "Tr" for k in (0.2, 0.6, 1)),
         ]
         assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_demo_says_what_it_made_and_goes_on_with_more_steps(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    demo = ["demo", "--out=tour", "--quiet", *SMALL, "--set=train.start=null"]
+    assert run_app([*demo, "--train-steps=2"]) == 0
+    said = capsys.readouterr().out
+    rows = said.splitlines()[2:5]
+    assert rows[0].startswith("network that ships")
+    assert any(row.startswith("trained here, 2 steps") for row in rows)
+    made = re.findall(r"^  (tour/\S+): ", said, re.MULTILINE)
+    assert made == [
+        f"tour/{name}"
+        for name in (
+            "test-fields.zarr", "prediction-residual-small.zarr", "model-2-steps",
+            "report/report.html",
+        )
+    ]  # fmt: skip
+    assert all((tmp_path / place).exists() for place in made)
+    proposed = [line.split() for line in said.splitlines() if line.startswith("  cosmoflow ")]
+    assert [words[1] for words in proposed] == ["info", "view", "infer", "demo"]
+    for words in proposed[:2]:
+        assert run_app(words[1:]) == 0
+    assert "prediction-residual-small" in capsys.readouterr().out
+    # A longer training keeps the rest, and the report is of its network.
+    chunks = [path for path in tmp_path.glob("tour/*.zarr/density/c/**/*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in chunks}
+    assert before
+    assert run_app([*demo, "--resume", "--train-steps=3", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "trained here, 3 steps" in summary["residual"]
+    assert summary["training_steps"] == 3
