@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.cosmology.growth import GrowthSolution, solve_growth
 from cosmoflow.errors import ConfigError
 from cosmoflow.units import H0_KM_S_PER_MPC_H
-
-# scipy.integrate loads most of SciPy; stages that only ask for the expansion do without.
-if TYPE_CHECKING:
-    from scipy.integrate import OdeSolution
 
 Scale = TypeVar("Scale", float, NDArray[np.float64])
 """A scale factor or an array of them; results have the same shape."""
@@ -109,12 +107,12 @@ class Background:
         return self.growth_rate(a) * a * H0_KM_S_PER_MPC_H * self.hubble_ratio(a)
 
     @cached_property
-    def _solution(self) -> OdeSolution:
+    def _solution(self) -> GrowthSolution:
         return _solve_growth(self.cosmology)
 
     @cached_property
     def _norm(self) -> float:
-        return float(self._solution(0.0)[0])
+        return float(self._solution(np.zeros(1))[0, 0])
 
     def _state(self, a: Scale) -> tuple[Scale, Scale, Scale, Scale]:
         """Return ``D1``, ``T D1``, ``D2`` and ``T D2``, normalised to ``D1 = 1`` today."""
@@ -134,38 +132,7 @@ class Background:
 
 
 @lru_cache(maxsize=32)
-def _solve_growth(cosmology: CosmologyConfig) -> OdeSolution:
-    """Return ``(D1, T D1, D2, T D2)`` over ln a, each divided by its growth in EdS; cached.
-
-    Dividing by ``a``, ``a^1.5``, ``a^2`` and ``a^2.5`` keeps all four of order one over the whole
-    range, so one tolerance means the same accuracy everywhere.
-    """
-    from scipy.integrate import solve_ivp
-
-    Omega_m, hubble_ratio = cosmology.Omega_m, Background(cosmology).hubble_ratio
-
-    def derivatives(log_a: float, y: NDArray[np.float64]) -> list[float]:
-        a = float(np.exp(log_a))
-        # a^1.5 E, the expansion rate relative to that of pure matter.
-        rate = a**1.5 * hubble_ratio(a)
-        d1, p1, d2, p2 = y
-        return [
-            p1 / rate - d1,
-            1.5 * Omega_m * d1 / rate - 1.5 * p1,
-            p2 / rate - 2.0 * d2,
-            1.5 * Omega_m * (d2 - d1 * d1) / rate - 2.5 * p2,
-        ]
-
-    root = Omega_m**0.5
-    result = solve_ivp(
-        derivatives,
-        (np.log(EARLIEST), np.log(LATEST)),
-        [1.0, root, -3.0 / 7.0, -6.0 / 7.0 * root],
-        method="DOP853",
-        rtol=1e-11,
-        atol=1e-13,
-        dense_output=True,
-    )
-    if not result.success or result.sol is None:
-        raise ArithmeticError(f"the growth equation could not be solved: {result.message}")
-    return result.sol
+def _solve_growth(cosmology: CosmologyConfig) -> GrowthSolution:
+    """Return the solution of the growth equations; cached."""
+    ratio = Background(cosmology).hubble_ratio
+    return solve_growth(cosmology.Omega_m, ratio, math.log(EARLIEST), math.log(LATEST))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.cosmology.spline import NaturalSpline
 from cosmoflow.errors import ConfigError, DataError
 
 K_MIN, K_MAX, K_POINTS = 2e-5, 50.0, 1200
@@ -31,13 +32,10 @@ class LinearPower:
     """
 
     def __init__(self, k: ArrayLike, power: ArrayLike) -> None:
-        # Imported here: scipy.interpolate loads most of SciPy.
-        from scipy.interpolate import CubicSpline
-
         self.k, self.power = _validate(k, power)
-        self._spline = CubicSpline(np.log(self.k), np.log(self.power), bc_type="natural")
+        self._spline = NaturalSpline(np.log(self.k), np.log(self.power))
         log_k = np.log(self.k[[0, -1]])
-        self._ends = (log_k, np.log(self.power[[0, -1]]), self._spline(log_k, 1))
+        self._ends = (log_k, np.log(self.power[[0, -1]]), self._spline.slope(log_k))
 
     def __call__(self, k: ArrayLike) -> NDArray[np.float64]:
         """Return the power at wavenumbers ``k`` (h/Mpc, any shape) in (Mpc/h)^3; 0 at k = 0.

@@ -4,11 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
-from scipy.integrate import quad
+from scipy.integrate import quad, solve_ivp
+from scipy.interpolate import CubicSpline
 
 from cosmoflow.config.cosmology import CosmologyConfig
-from cosmoflow.cosmology.background import Background
+from cosmoflow.cosmology.background import EARLIEST, Background
 from cosmoflow.cosmology.linear_power import LinearPower
+from cosmoflow.cosmology.spline import NaturalSpline
 from cosmoflow.errors import ConfigError, DataError
 from tests.cases import each
 
@@ -40,6 +42,40 @@ def test_growth_equals_its_integral(Omega_m: float) -> None:
 
     expected = [heath(float(a)) / heath(1.0) for a in A]
     np.testing.assert_allclose(background.growth(A), expected, rtol=1e-8)
+
+
+@each(
+    "changes",
+    [{}, {"Omega_k": -0.2}, {"w0": -2.5, "wa": 1.0}, {"Omega_m": 0.05, "Omega_k": 0.1, "w0": -0.7}],
+)
+def test_growth_solves_its_equations_as_scipy_does(changes: dict[str, float]) -> None:
+    background = Background(cosmology(**changes))
+    Omega_m = background.Omega_m
+
+    def slopes(log_a: float, y: np.ndarray) -> list[float]:
+        a = np.exp(log_a)
+        rate = a**2 * background.hubble_ratio(a)
+        d1, p1, d2, p2 = y
+        force = 1.5 * Omega_m / (a * background.hubble_ratio(a))
+        return [p1 / rate, force * d1, p2 / rate, force * (d2 - d1 * d1)]
+
+    first, size = np.log(EARLIEST), EARLIEST
+    root = Omega_m**0.5
+    begin = [size, root * size**1.5, -3 / 7 * size**2, -6 / 7 * root * size**2.5]
+    found = solve_ivp(slopes, (first, 0.0), begin, "DOP853", np.log(A), rtol=1e-13, atol=1e-30)
+    d1, _, d2, _ = found.y / found.y[0, -1] ** np.array([1, 1, 2, 2])[:, None]
+    np.testing.assert_allclose(background.growth(A), d1, rtol=1e-10)
+    np.testing.assert_allclose(background.growth2(A), d2, rtol=1e-10)
+
+
+def test_a_spline_is_scipys() -> None:
+    x = np.sort(np.random.default_rng(1).uniform(-3.0, 3.0, 200))
+    y = np.sin(x) + x
+    for count in (4, 5, 200):
+        expected = CubicSpline(x[:count], y[:count], bc_type="natural")
+        found, at = NaturalSpline(x[:count], y[:count]), np.linspace(x[0], x[count - 1], 999)
+        np.testing.assert_allclose(found(at), expected(at), rtol=1e-12)
+        np.testing.assert_allclose(found.slope(at), expected(at, 1), rtol=1e-11)
 
 
 def test_second_order_solves_its_equation() -> None:

@@ -11,7 +11,7 @@ HEAVY = ("torch", "numba", "llvmlite", "ray")
 TABLES = ("xarray", "pandas", "dask", "scipy", "matplotlib")
 """Libraries that `info` of a store does without as well."""
 UNUSED = (
-    "ray", "dask", "numba", "llvmlite", "xarray", "pandas", "matplotlib", "camb", "h5py",
+    "ray", "dask", "numba", "llvmlite", "xarray", "pandas", "scipy", "matplotlib", "camb", "h5py",
     "torch._dynamo", "sympy",
 )  # fmt: skip
 """Libraries that `infer` in one process does without; torch._dynamo is torch's compiler."""
