@@ -26,8 +26,9 @@ _USEFUL_CACHE = 1 << 30
 _CACHE_COST = 2
 """Memory per byte of cache: released chunks leave holes too small for larger buffers."""
 
-_TASKS = 8
-"""Least tasks that each worker should have, for progress, balance and resuming."""
+_TASKS, _TASKS_ALONE = 8, 4
+"""Least tasks that each of several workers should have, for progress, balance and resuming, and
+that the only one should have: larger blocks have smaller halos."""
 
 _CUTS = 16
 """Most tiles per axis of a block, unless the settings require more."""
@@ -91,9 +92,10 @@ def choose_layout(
     shard = min(work.config.shard or store.shard, store.grid)
     allowed, workers = _memory_allowed(run), count_workers(run)
     works: list[Work] = []
+    least = _TASKS_ALONE if workers == 1 else _TASKS * workers
     for block in _blocks(shard):
         tasks = _count_tasks(work.region, block)
-        if max(block) == shard or (max(block) <= store.grid and tasks >= _TASKS * workers):
+        if max(block) == shard or (max(block) <= store.grid and tasks >= least):
             works += _cut(work, models, shard, block)
     if work.config.tile is None and work.device_memory is None:
         works = [one for one in works if _largest_pass(one, models) <= _LARGEST_PASS] or works
