@@ -1,0 +1,85 @@
+"""Compare inference from and to a bucket with slow requests to that on the local disk.
+
+Usage: python -m benchmarks.bucket_rate FIELDS [--latency 0.02] [--model residual-small]
+           [--shard 64] [--region BOUNDS]
+
+FIELDS is a fields store whose Wiener velocity is made; it is copied into a bucket of moto behind a
+proxy that delays every request. `cosmoflow infer` runs as a command of its own from store to store,
+first on the disk, then in the bucket, after a run of each that warms the caches of files. Server
+and proxy take some of the same cores. Run it in the root of the repository: the server and the
+proxy are those of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import obstore
+
+from cosmoflow.storage.buckets import connect
+from cosmoflow.storage.fields import FieldStore
+from tests.faulty_proxy import faulty_proxy
+from tests.object_store import make_bucket, s3_server, settings_of, using
+
+PLACE = "s3://boxes/fields.zarr"
+
+
+def upload(folder: Path) -> None:
+    """Copy a store into the bucket."""
+    bucket = connect(PLACE)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            obstore.put(bucket, str(path.relative_to(folder)), path.read_bytes())
+
+
+def run(fields: str, out: str, options: list[str], environment: dict[str, str]) -> float:
+    """Run the command; return its seconds."""
+    command = [sys.executable, "-m", "cosmoflow", "infer", fields, out, "--overwrite"]
+    begun = time.perf_counter()
+    subprocess.run(
+        [*command, "--engine", "serial", "--json", *options],
+        check=True, stdout=subprocess.DEVNULL, env=environment,
+    )  # fmt: skip
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Print the rates."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("fields")
+    parser.add_argument("--latency", type=float, default=0.02)
+    parser.add_argument("--model", default="residual-small")
+    parser.add_argument("--shard", default="64")
+    parser.add_argument("--region")
+    given = parser.parse_args()
+    options = ["--model", given.model, "--set", f"infer.shard={given.shard}"]
+    options += ["--region", given.region] if given.region else []
+    cells = FieldStore(given.fields).grid ** 3
+    folder = tempfile.mkdtemp()
+    with s3_server() as server, faulty_proxy(server, latency=given.latency) as proxy:
+        settings = settings_of(proxy.url)
+        with using(settings_of(server)):
+            make_bucket(server, "boxes")
+            upload(Path(given.fields))
+        environment = {**os.environ, **settings}
+        local: list[float] = []
+        remote: list[float] = []
+        for _ in range(2):
+            local.append(run(given.fields, f"{folder}/out.zarr", options, dict(os.environ)))
+            remote.append(run(PLACE, "s3://boxes/out.zarr", options, environment))
+        count = len(proxy.log)
+    shutil.rmtree(folder)
+    for name, seconds in (("disk", min(local)), ("bucket", min(remote))):
+        print(f"{name:7s} {seconds:7.2f} s {cells / seconds / 1e6:7.3f} Mcell/s")
+    print(f"{min(local) / min(remote):.2f} of the local rate; {count} requests in two runs")
+
+
+if __name__ == "__main__":
+    main()
