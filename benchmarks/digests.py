@@ -41,7 +41,7 @@ os.environ["PYTHONPATH"] = ROOT
 
 import cosmoflow  # noqa: E402
 
-VARYING = {"provenance", "created", "versions", "made_from"}
+VARYING = {"provenance", "prediction_provenance", "created", "versions", "made_from"}
 """Attributes with times, versions or paths."""
 TABLES = {"metrics.json"}
 
@@ -80,14 +80,18 @@ def digest_output(path: Path) -> dict[str, str]:
             found |= {key: digest(value) for key, value in load_file(child).items()}
         elif child.name in TABLES:
             content = json.loads(child.read_text())
-            for key in VARYING:
-                content.pop(key, None)
-            found[child.name] = digest(_without_paths(content, str(path.parent)))
+            found[child.name] = digest(lasting(content, str(path.parent)))
     return found
 
 
-def _without_paths(value: Any, folder: str) -> Any:
-    return json.loads(json.dumps(value, default=str).replace(folder, ""))
+def lasting(value: Any, folder: str, *, varying: set[str] = VARYING) -> Any:
+    """Return JSON without what differs between runs: paths, and the keys named, at any depth."""
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: one for name, one in pairs if name not in varying}
+
+    text = json.dumps(value, default=str).replace(folder, "")
+    return json.loads(text, object_pairs_hook=keep)
 
 
 def runs(folder: Path, engine: str) -> dict[str, Callable[[], Any]]:
@@ -310,8 +314,9 @@ def measure(names: list[str] | None, engines: list[str]) -> dict[str, dict[str, 
         found["models"] = {one["name"]: digest(one) for one in listed}
         for name in ("residual-small", str(folder / "fields")):
             if name == "residual-small" or Path(name).exists():
-                said = {k: v for k, v in cosmoflow.info(name).items() if k not in VARYING}
-                found[f"info {Path(name).name}"] = {"all": digest(_without_paths(said, ROOT))}
+                # The bytes of a store depend on the lengths of the names of versions.
+                said = lasting(cosmoflow.info(name), ROOT, varying=VARYING | {"bytes"})
+                found[f"info {Path(name).name}"] = {"all": digest(said)}
         found["plans"] = {name: digest(repr(one)) for name, one in plans().items()}
     finally:
         shutil.rmtree(folder)

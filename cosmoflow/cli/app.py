@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
-from typer.exceptions import TyperException
 
 from cosmoflow import __version__
 from cosmoflow.cli import boxes, demo, networks, overview, planning, statistics
@@ -23,6 +22,12 @@ from cosmoflow.cli.console import Reporter
 from cosmoflow.cli.streams import has_gone, open_descriptors, steady_streams
 from cosmoflow.config.folders import require_working_directory
 from cosmoflow.errors import CosmoflowError, StorageError, UsageError
+
+try:
+    from typer.exceptions import TyperException
+except ImportError:
+    # Before typer 0.28 its errors are click's: BadParameter is a UsageError is a ClickException.
+    TyperException = typer.BadParameter.__mro__[2]  # type: ignore[misc, assignment]
 
 INTERRUPTED = 130
 

@@ -1,4 +1,4 @@
-"""What all files of cluster/ have in common: versions, options, shells, secrets."""
+"""What all files of cluster/ have in common, and .ci/: versions, options, shells, secrets."""
 
 import re
 import shutil
@@ -42,7 +42,9 @@ def find_tool(name):
 
 
 def shell_scripts():
-    """Yield every piece of shell in cluster/ under a name."""
+    """Yield every piece of shell in cluster/ and .ci/ under a name."""
+    for name in (".ci/run", ".ci/lanes"):
+        yield name, (ROOT / name).read_text()
     for name, text in TEXTS.items():
         if name.endswith(".sh"):
             yield name, text
@@ -78,7 +80,9 @@ def test_hadolint_finds_nothing():
 
 
 def test_versions_are_those_of_the_tests():
-    torch = re.search(r'"torch==([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    # In a comment, because torch is installed first and on its own.
+    torch = re.search(r"\btorch==([\d.]+\d)", (ROOT / "requirements.txt").read_text())[1]
+    assert f"torch=={torch}\n" in (ROOT / "Makefile").read_text()
     asked = [match for text in TEXTS.values() for match in re.findall(r"\btorch==([\d.]+\d)", text)]
     assert len(asked) >= 2
     assert set(asked) == {torch}
