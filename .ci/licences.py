@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+from difflib import unified_diff
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -95,7 +96,8 @@ def main() -> None:
     if "--check" not in sys.argv:
         PAGE.write_text(page)
     elif page != PAGE.read_text():
-        sys.exit(f"{PAGE.name} is not current: run python .ci/licences.py ENVIRONMENT")
+        print(*unified_diff(PAGE.read_text().splitlines(), page.splitlines(), n=0), sep="\n")
+        sys.exit(f"docs/{PAGE.name} is not current: run python .ci/licences.py ENVIRONMENT")
     sys.exit(bool(wrong))
 
 
