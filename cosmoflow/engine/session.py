@@ -53,7 +53,7 @@ class Session:
         memory : int
             Bytes that it needs if everything runs in this process.
         """
-        if not self._wants_ray(cpu_seconds, workers, memory):
+        if not self.wants_ray(cpu_seconds, workers=workers, memory=memory):
             if self.config.gpus is False:
                 hide_gpus()
             return SerialEngine()
@@ -66,7 +66,8 @@ class Session:
     def _notify(self, text: str) -> None:
         self.notify(text)
 
-    def _wants_ray(self, cpu_seconds: float, workers: int, memory: int) -> bool:
+    def wants_ray(self, cpu_seconds: float, *, workers: int = 1, memory: int = 0) -> bool:
+        """Return whether :meth:`engine` runs a job on Ray rather than in this process."""
         if self.config.choice != "auto":
             return self.config.choice == "ray"
         if self._ray is not None or self.config.address is not None or workers > 1:

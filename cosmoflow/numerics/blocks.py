@@ -139,6 +139,16 @@ def read_periodic(
     return out
 
 
+def cut_block(field: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
+    """Return a copy of a periodic block of a field ``(..., n, n, n)`` in memory."""
+
+    def read(part: tuple[slice, ...]) -> NDArray[np.float32]:
+        x, y, z = part
+        return field[..., x, y, z]
+
+    return read_periodic(read, field.shape[:-3], block, field.shape[-1])
+
+
 def overlap(block: Block, tile: Block) -> tuple[Slices, Slices]:
     """Return the overlap of a block and a tile as slices into the block and into the tile."""
     inside, source = [], []

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.numerics.blocks import Block, read_periodic
+from cosmoflow.numerics.blocks import Block, cut_block
 from cosmoflow.numerics.calibration import Intervals
 
 Array = NDArray[np.float32]
@@ -91,14 +91,8 @@ class ArrayReader:
 
     def read(self, name: str, block: Block) -> Array:
         """Return a block of a field; see :class:`FieldReader`."""
-        field: Array = getattr(self, name)
-
-        def read(part: tuple[slice, ...]) -> Array:
-            # Copy, as a store does: the caller may write into the block.
-            x, y, z = part
-            return field[..., x, y, z].copy()
-
-        return read_periodic(read, field.shape[:-3], block, self.grid)
+        # A copy, as of a store: the caller may write into the block.
+        return cut_block(getattr(self, name), block)
 
 
 def read_tensor(reader: FieldReader, name: str, block: Block) -> Tensor:

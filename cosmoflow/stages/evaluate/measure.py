@@ -26,6 +26,7 @@ from cosmoflow.numerics.exact_sums import ExactSum
 from cosmoflow.numerics.wiener import LinearTheory
 from cosmoflow.stages.evaluate.cut import Cut, Task
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
+from cosmoflow.stages.evaluate.kept import keep
 from cosmoflow.stages.evaluate.plan import EvaluatePlan
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.flows.stored import current_scales
@@ -76,6 +77,9 @@ def measure(
     ):
         own = [_with_background(method, cut, engine) for method in inputs.methods]
         readers = inputs.readers([*own, *linear])
+        # Ray may have been started by another stage: its workers read for themselves.
+        if plan.kept and engine.name == "serial":
+            readers = keep(readers)
         names = tuple(readers)
         make_worker = partial(Worker, readers, growth_rate_hubble(true.metadata), cut.subbox)
         total = Measured.zero(true.grid, size, names[1:], scheme, subboxes)

@@ -14,6 +14,7 @@ from cosmoflow.numerics.threads import MOST_THREADS
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.cut import Cut
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
+from cosmoflow.stages.evaluate.kept import kept_bytes
 from cosmoflow.stages.evaluate.requests import count_requests
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
@@ -67,6 +68,9 @@ class EvaluatePlan(Plan):
         Whether this process makes them in its memory.
     parts : int
         Parts that tasks of spectra and of linear theory hand to one another.
+    kept : int
+        Bytes of the fields that this process keeps in memory, if it does all the work and has the
+        memory; else 0.
     """
 
     grid: int
@@ -81,6 +85,7 @@ class EvaluatePlan(Plan):
     missing: list[float] = field(repr=False)
     in_memory: bool = field(repr=False)
     parts: int = field(repr=False)
+    kept: int = field(repr=False)
 
 
 def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
@@ -113,50 +118,59 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     cut = Cut(true.grid, block, side, group, max(memory.values()))
     inside = (cut.along * side) ** 3
     compared = 1 + len(methods)
-    seconds = compared * (cells * costs.EVALUATE_CELL + inside * costs.SUBBOX_CELL)
-    read = (cells + inside) * (4 + 12 * compared)
-    errors = sum(method.intervals is not None for method in methods)
-    seconds, read = seconds + errors * cells * costs.ERROR_CELL, read + 12 * errors * cells
+    once = cells * (4 + 12 * compared)
+    # Of the comparison itself, if its tasks read the stores; the rest of the work is the same.
+    streamed = compared * (cells * costs.EVALUATE_CELL + inside * costs.SUBBOX_CELL)
+    read = once + inside * (4 + 12 * compared)
+    errors = cells * sum(method.intervals is not None for method in methods)
+    rest, read_for_rest = costs.REPORT_SECONDS + errors * costs.ERROR_CELL, 12 * errors
     exchanged, linear, parts = 0, "stored with the truth", 0
     in_memory = LINEAR_BYTES * true.grid**3 <= memory_here(run)
     tasks = cut.count_tasks(1 + len(methods), size)
     threads, grid = 1, Grid.of(true)
-    readers = inputs.readers(methods).values()
+    readers = list(inputs.readers(methods).values())
     power = plan_measurement(readers, tuple(QUANTITIES.values()), grid, run)
     for part in power:
         memory["spectra"] = max(part.worker_memory, memory.get("spectra", 0))
         threads = max(threads, part.threads)
         exchanged, read = max(exchanged, part.exchanged), read + part.read
-        seconds, tasks = seconds + part.cpu_seconds, tasks + part.tasks
+        streamed, tasks = streamed + part.cpu_seconds, tasks + part.tasks
         parts += part.parts
     if missing and in_memory:
         linear = "made in memory"
-        seconds += len(missing) * cells * costs.LINEAR_CELL
+        rest += len(missing) * cells * costs.LINEAR_CELL
     elif missing:
         flow = plan_flow(grid, ("contrast",), run)
         memory["linear theory"] = flow.worker_memory
         exchanged, linear = max(exchanged, flow.exchanged), "made in slabs"
-        seconds, tasks = (
-            seconds + len(missing) * flow.cpu_seconds,
-            tasks + len(missing) * flow.tasks,
+        rest, tasks = rest + len(missing) * flow.cpu_seconds, tasks + len(missing) * flow.tasks
+        read_for_rest, parts = (
+            read_for_rest + len(missing) * flow.read,
+            parts + len(missing) * flow.parts,
         )
-        read, parts = read + len(missing) * flow.read, parts + len(missing) * flow.parts
+    # If the fields fit into this process, and it has little enough to do, each is read once.
+    in_one = rest + compared * cells * costs.KEPT_CELL
+    kept = kept_bytes(readers, true.grid)
+    needed = max(memory.values()) + exchanged + kept
+    if needed > memory_here(run) or run.session.wants_ray(in_one, memory=needed):
+        kept = 0
     return EvaluatePlan(
         stage="evaluate",
         tasks=tasks,
         unit="tasks",
         worker_memory=max(memory.values()),
-        read=read,
+        read=read_for_rest + (once if kept else read),
         written=12 * cells * len(missing) + (8 << 20),
-        cpu_seconds=seconds + costs.REPORT_SECONDS,
+        cpu_seconds=in_one if kept else rest + streamed,
         exchanged=exchanged,
         requests=count_requests(
             {store.url: store for store in (true, *inputs.found.values())},
-            list(readers),
+            readers,
             [linear_name(radius) for radius in missing],
             cut,
             power,
             count_workers(run),
+            kept=bool(kept),
         ),
         grid=true.grid,
         methods=[method.name for method in methods],
@@ -166,13 +180,15 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         linear_theory=linear,
         memory_of_parts={part: format_bytes(need) for part, need in memory.items()},
         memory_of_this_process=format_bytes(
-            _driver_memory(inputs, cut, len(methods), makes_linear=bool(missing) and in_memory)
+            kept
+            + _driver_memory(inputs, cut, len(methods), makes_linear=bool(missing) and in_memory)
         ),
         cut=cut,
         missing=missing,
         in_memory=in_memory,
         parts=parts,
         threads=threads,
+        kept=kept,
     )
 
 

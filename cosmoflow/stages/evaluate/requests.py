@@ -17,6 +17,7 @@ from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.requests import (
     Interval,
     Requests,
+    Shards,
     block_axes,
     count_distinct,
     count_reads,
@@ -31,6 +32,8 @@ def count_requests(
     cut: Cut,
     plans: Sequence[PowerPlan],
     workers: int,
+    *,
+    kept: bool = False,
 ) -> Requests:
     """Return the requests of a comparison.
 
@@ -48,17 +51,11 @@ def count_requests(
         Plans of the spectra of the box.
     workers : int
         Processes that read.
+    kept : bool
+        Whether this process keeps the fields in memory, and reads each of them once.
     """
     true_url, true = next(iter(stores.items()))
     stored, grid = {url: stored_shards(store) for url, store in stores.items()}, true.grid
-    patch = Patch.around((0, 0, 0), grid, true.metadata.box_size)
-    cells = [[(start - 1, size + 2) for start, size in axis_blocks(grid, cut.block)]] * 3
-    plane = [axis_blocks(grid, cut.block)] * 2 + [[(patch.layer, patch.layers)]]
-    around = block_axes(patch.block)
-    around = [[(start - 1, size + 2) for start, size in axis] for axis in around]
-    density: list[Sequence[Sequence[Interval]]] = [cells, plane]
-    if cut.subbox:
-        density.append([cut.groups()] * 3)
     spans, partial = 0, Counter[tuple[str, str]]()
 
     def add(axes: Sequence[Sequence[Interval]], reader: StoreReader, name: str) -> None:
@@ -70,27 +67,55 @@ def count_requests(
             spans += found
             partial[url, variable] += indexed
 
-    exact = [axis_blocks(grid, cut.block)] * 3
+    exact, whole = [axis_blocks(grid, cut.block)] * 3, [[(0, grid)]] * 3
     for reader in readers:
         if reader.intervals is not None:
             add(exact, reader, VELOCITY_ERROR)
-    for axes in density:
+    for axes in [whole] if kept else _block_axes(true, cut):
         add(axes, readers[0], "density")
         for reader in readers:
             add(axes, reader, "velocity")
-    for reader in readers:
+    patch = Patch.around((0, 0, 0), grid, true.metadata.box_size)
+    around = [[(start - 1, size + 2) for start, size in axis] for axis in block_axes(patch.block)]
+    for reader in () if kept else readers:
         add(around, reader, "density")
         add(around, reader, "velocity")
     total = spans
     for (url, _), indexed in partial.items():
         total += count_distinct(indexed, stored[url].count, workers)
+    if not kept:
+        total += _count_spectra(stored, readers, local, true.cell_size, plans, workers)
+    if local:
+        total += count_reads(stored[true_url], whole, 1)
+    return Requests(get=total) + ONCE["evaluate"]
+
+
+def _block_axes(true: StoredBox, cut: Cut) -> list[Sequence[Sequence[Interval]]]:
+    """Return the intervals of the blocks, of the slice, and of the groups of sub-boxes."""
+    patch = Patch.around((0, 0, 0), true.grid, true.metadata.box_size)
+    blocks = axis_blocks(true.grid, cut.block)
+    found: list[Sequence[Sequence[Interval]]] = [
+        [[(start - 1, size + 2) for start, size in blocks]] * 3,
+        [blocks] * 2 + [[(patch.layer, patch.layers)]],
+    ]
+    return found + [[cut.groups()] * 3] * bool(cut.subbox)
+
+
+def _count_spectra(
+    stored: Mapping[str, Shards],
+    readers: Sequence[StoreReader],
+    local: Sequence[str],
+    cell_size: float,
+    plans: Sequence[PowerPlan],
+    workers: int,
+) -> int:
+    """Return the requests for the bars of the spectra of the box."""
+    total = 0
     for fields, plan in zip(share_readings(list(QUANTITIES.values())), plans, strict=True):
         for reader in readers:
-            source = Derived(reader, true.cell_size, fields)
+            source = Derived(reader, cell_size, fields)
             names = [n for n in source.inputs if n == "density" or reader.method.name not in local]
             for url, _, parts in (found for name in names for found in reader.variables(name)):
                 reads, bars = [(parts, source.halo)], plan.cut
                 total += count_bars(stored[url], reads, bars.x, bars.y, workers)
-    if local:
-        total += count_reads(stored[true_url], [[(0, grid)]] * 3, 1)
-    return Requests(get=total) + ONCE["evaluate"]
+    return total

@@ -141,18 +141,31 @@ def with_memory(run, memory):
     return replace(run, settings=run.settings.model_copy(update={"engine": engine}))
 
 
-def test_the_order_of_results_makes_no_difference(stores, serial_run, tmp_path, monkeypatch):
-    """Workers finish in any order, and the sums are the same to the last bit."""
+def test_neither_order_nor_memory_makes_a_difference(stores, serial_run, tmp_path, monkeypatch):
+    """Workers finish in any order, and fields may stay in memory: the last bit is the same."""
     truth, predictions = stores(10)
-    found = [evaluate(truth, predictions[:1], str(tmp_path / "one"), serial_run(**SETTINGS))]
+    run = serial_run(**SETTINGS)
+    plan = plan_evaluate(truth, predictions, run)
+    assert plan.kept == 4 * GRID**3 * (1 + 3 * 5 + 9)
+    found = [evaluate(truth, predictions, str(tmp_path / "one"), run)]
 
     class Backwards(SerialEngine):
         def map(self, make_worker, tasks, on_done, **how):
             super().map(make_worker, tasks[::-1], on_done, **how)
 
-    monkeypatch.setattr(stage, "start_engine", lambda *given, **how: Backwards())
-    found.append(evaluate(truth, predictions[:1], str(tmp_path / "two"), serial_run(**SETTINGS)))
-    assert found[0].metrics == found[1].metrics
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "start_engine", lambda *given, **how: Backwards())
+        found.append(evaluate(truth, predictions, str(tmp_path / "two"), run))
+    monkeypatch.setattr(evaluate_plan, "kept_bytes", lambda *given: 1 << 60)
+    streamed = plan_evaluate(truth, predictions, run)
+    assert (streamed.kept, streamed.cut) == (0, plan.cut)
+    assert streamed.read > plan.read
+    assert streamed.requests.get > plan.requests.get
+    found.append(evaluate(truth, predictions, str(tmp_path / "three"), run))
+    for other in found[1:]:
+        assert other.metrics == found[0].metrics
+        for name, field in other.velocity.items():
+            np.testing.assert_array_equal(field, found[0].velocity[name])
 
 
 def test_a_box_larger_than_memory(stores, expected, serial_run, tmp_path, monkeypatch):
