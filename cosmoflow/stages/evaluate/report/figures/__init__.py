@@ -6,6 +6,9 @@ what it drew. The same numbers give the same bytes.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cosmoflow.numerics.comparison import Comparison
@@ -42,4 +45,23 @@ _ALL = (
 
 def make_figures(comparison: Comparison, folder: Path) -> list[Figure]:
     """Draw all figures of a report into ``folder``, in the order the report shows them."""
-    return [figure for draw in _ALL for figure in draw(comparison, folder)]
+    with _collecting_figures_only():
+        return [figure for draw in _ALL for figure in draw(comparison, folder)]
+
+
+@contextmanager
+def _collecting_figures_only() -> Iterator[None]:
+    """Let Python's garbage collector look at new objects only.
+
+    A figure is full of references in circles, so that each sets off several collections. These
+    would look at all objects of all libraries every time, which takes as long as a figure.
+    """
+    if gc.get_freeze_count():
+        # The caller has frozen its objects, and may want to unfreeze them itself.
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -45,7 +45,7 @@ def whole_box(comparison: Comparison, folder: Path) -> list[Figure]:
         sheet.label_planes()
         for axes in sheet.grid.flat[len(panels) :]:
             axes.axis("off")
-        sheet.add_bar(image, r"$v_x$ [km/s]", "both")
+        sheet.add_bar(image, "vₓ [km/s]", "both")
     caption = (
         "The x component of the velocity in a slice through the whole box, at the height of the "
         "slice above, which the square marks; residuals (predicted minus true) in the same "
@@ -82,15 +82,7 @@ def residual_map(comparison: Comparison, folder: Path) -> list[Figure]:
             image = axes.imshow(
                 field.T, cmap="magma", vmin=0.0, vmax=top, **square(comparison.box_size)
             )
-            for number, place in enumerate(worst[name], start=1):
-                x, y, _ = place["centre"]
-                axes.plot(x, y, "o", ms=10.0, mfc="none", mec="#56d0ff", mew=1.5)
-                # Towards the middle of the box, so that no number is outside of it.
-                aside = [-13.0 if at > 0.9 * comparison.box_size else 6.0 for at in (x, y)]
-                axes.annotate(
-                    str(number), (x, y), aside, textcoords="offset points",
-                    color="#56d0ff", fontsize=11.0, fontweight="bold",
-                )  # fmt: skip
+            _circle(axes, [place["centre"] for place in worst[name]], comparison.box_size)
             axes.set_title(name)
         sheet.label_planes()
         for axes in sheet.grid.flat[len(names) :]:
@@ -103,6 +95,33 @@ def residual_map(comparison: Comparison, folder: Path) -> list[Figure]:
     alt = "Maps of the residual seen along z; the largest is at "
     alt += listed(tuple(_placed(name, worst[name][0]) for name in names))
     return [Figure("where", "Where the residual is", caption, alt, path)]
+
+
+def _circle(axes: Axes, places: list[list[float]], side: float) -> None:
+    """Circle places of the box and number them; those close together share a label."""
+    from matplotlib.patheffects import withStroke
+
+    edge = [withStroke(linewidth=3.0, foreground="black")]
+    labels: dict[tuple[float, float], list[str]] = {}
+    for number, (x, y, _) in enumerate(places, start=1):
+        ring: dict[str, Any] = {"ms": 10.0, "mfc": "none", "mec": "#7fdcff", "mew": 1.5}
+        axes.plot(x, y, "o", path_effects=edge, **ring)
+        near = (at for at in labels if max(abs(at[0] - x), abs(at[1] - y)) < 0.08 * side)
+        labels.setdefault(next(near, (x, y)), []).append(str(number))
+    for (x, y), numbered in labels.items():
+        # Towards the middle of the box, so that no label is outside of it.
+        right, low = x < 0.75 * side, y < 0.9 * side
+        axes.annotate(
+            ", ".join(numbered),
+            (x, y),
+            (8.0 if right else -8.0, 5.0 if low else -14.0),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            color="#7fdcff",
+            fontsize=11.0,
+            fontweight="bold",
+            path_effects=edge,
+        )
 
 
 def _placed(name: str, place: dict[str, Any]) -> str:
@@ -136,4 +155,4 @@ def residual_by_density(comparison: Comparison, folder: Path) -> list[Figure]:
         "of a quarter of a decade with at least 20 cells, the outermost open."
     )
     alt = "Curves of the residual against density, and of the true speed above them"
-    return [Figure("where", "Residual against density", caption, alt, path, lines=True)]
+    return [Figure("joint", "Residual against density", caption, alt, path, lines=True)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.evaluate.report.figures.drawing import Figure, draw_counts, drawing, listed
+from cosmoflow.stages.evaluate.report.figures.scales import labels
 from cosmoflow.stages.evaluate.report.methods import (
     paper_pair,
     shown_in_slices,
@@ -30,8 +31,8 @@ _ONE_POINT: Final = {
 }
 
 _JOINT: Final = {
-    "density_divergence": ("divergence", r"$\theta\,/\,(f a H)$"),
-    "density_curl": ("curl", r"$(\nabla\times p)_x\,/\,(f a H)$"),
+    "density_divergence": ("divergence", "θ / (f a H)"),
+    "density_curl": ("curl", "(∇×p)ₓ / (f a H)"),
 }
 
 _TICKS: Final = (-1000, -100, -10, -1, 0, 1, 10, 100, 1000)
@@ -134,7 +135,7 @@ def joint_distributions(comparison: Comparison, folder: Path) -> list[Figure]:
             axes.set_title(method)
         span = _span(rho, [_counts(comparison, "density_divergence", "truth")], 1)
         for axes in grid.flat:
-            axes.set_xticks([-2, -1, 0, 1, 2, 3], ["0.01", "0.1", "1", "10", "100", "1000"])
+            axes.set_xticks([-1, 0, 1, 2], ["0.1", "1", "10", "100"])
             axes.set_xlim(*span)
         for axes in grid[0]:
             axes.tick_params(labelbottom=False)
@@ -175,6 +176,6 @@ def _scale(row: NDArray[Any], label: str, other: Floats, name: str, comparison: 
         # Where the axis is long, those around zero would run into each other.
         ticks = [tick for tick in ticks if abs(tick) != 1]
     for axes in row:
-        axes.set_yticks(np.arcsinh(ticks), [str(tick) for tick in ticks])
+        axes.set_yticks(np.arcsinh(ticks), labels(ticks))
         axes.set_ylim(low, high)
     row[0].set_ylabel(label)

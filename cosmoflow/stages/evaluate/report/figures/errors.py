@@ -55,10 +55,6 @@ def expected_errors(comparison: Comparison, folder: Path) -> list[Figure]:
         if spans:
             line = np.array([0.8 * min(spans), 1.25 * max(spans)])
             reliability.plot(line, line, label="if the errors are right", **right)
-            ticks = _round_values(*line)
-            for axis in (reliability.xaxis, reliability.yaxis):
-                axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-            reliability.minorticks_off()
         coverage.set_ylim(top=101.0)
         coverage.set_xlabel("density / mean")
         coverage.set_ylabel("in the interval [%]")
@@ -77,15 +73,3 @@ def expected_errors(comparison: Comparison, folder: Path) -> list[Figure]:
     alt = "Curves of the coverage against density, and of the residual against expected errors of "
     alt += listed(tuple(errors))
     return [Figure("errors", "Are the expected errors right?", caption, alt, path, lines=True)]
-
-
-def _round_values(low: float, high: float) -> list[float]:
-    """Return at least three round values between two values, powers of ten if there are enough."""
-    found: list[float] = []
-    for steps in ((1.0,), (1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)):
-        decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1.0)
-        every = [float(step * decade) for decade in decades for step in steps]
-        found = [value for value in every if low <= value <= high]
-        if len(found) > 2:
-            break
-    return found

@@ -17,21 +17,29 @@ from cosmoflow.stages.evaluate.report.figures.drawing import (
     listed,
     numbers,
 )
+from cosmoflow.stages.evaluate.report.figures.scales import set_ticks
 from cosmoflow.stages.evaluate.report.methods import TRUTH_COLOUR, Style, best_network, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FOUR: Final = {
-    "speed": r"$|v|$",
-    "divergence": r"$\theta=\nabla\cdot v$",
-    "momentum": r"$p=|v|\,\delta$",
-    "theta_p": r"$\Theta_p=|\nabla\times(\rho v)|$",
+    "speed": "|v|",
+    "divergence": "θ = ∇·v",
+    "momentum": "p = |v| δ",
+    "theta_p": "Θₚ = |∇×(ρv)|",
 }
 
 _POWER_UNITS: Final = (
-    "Units of P(k): (km/s)^2 (Mpc/h)^3 for |v| and p, (km/s)^2 (Mpc/h) for the two derivatives."
+    "Units of P(k): (km/s)² (Mpc/h)³ for |v| and p, (km/s)² (Mpc/h) for the two derivatives."
 )
+
+_DECADES: Final = (0.01, 0.1, 1.0, 10.0, 100.0)
+_BETWEEN: Final = (0.03, 0.3, 3.0, 30.0)
+"""Ticks of wavenumbers and ratios."""
+
+_PARTS: Final = ((0.585, 1.0), (0.29, 0.565), (0.0, 0.27))
+"""Shares of a panel's height that power, ratio and correlation take."""
 
 _PAPER_MARK: Final[dict[str, Any]] = {
     "marker": "o",
@@ -59,7 +67,7 @@ def spectra(comparison: Comparison, folder: Path) -> list[Figure]:
         )
         caption = (
             f"Mean over {box['boxes']} sub-box{'es' if box['boxes'] > 1 else ''} of "
-            f"({box['side']:.0f} Mpc/h)^3, plain transforms and finite differences, as in the "
+            f"({box['side']:.0f} Mpc/h)³, plain transforms and finite differences, as in the "
             "paper's Figure 6. Below each power: T(k) = P_predicted / P_true, with the "
             "paper's U-net (Tables 1 to 4) as open circles, and the cross-correlation r(k), "
             f"which a field that is merely as lively as the truth cannot fake. {bands}"
@@ -98,12 +106,15 @@ def _seen(comparison: Comparison, quantities: dict[str, Any], place: str) -> str
 def _draw_spectra(comparison: Comparison, quantities: dict[str, Any], path: Path) -> None:
     look = styles(comparison.methods)
     foot = 0.6 + legend_height(len(comparison.methods) + 2)
-    with drawing(path, 2, 2, aspect=1.65, gap=0.6, between=0.52, foot=foot) as sheet:
-        for axes, (quantity, label) in zip(sheet.grid.flat, _FOUR.items(), strict=True):
-            power, ratio, match = _stack(axes)
+    frame: dict[str, Any] = {"aspect": 1.65, "gap": 0.6, "between": 0.52, "foot": foot}
+    with drawing(path, 2, 2, **frame, parts=_PARTS) as sheet:
+        for place, (quantity, label) in zip(np.ndindex(2, 2), _FOUR.items(), strict=True):
+            power, ratio, match = sheet.grid[place]
             found = quantities[quantity]
             k = numbers(found["k"])
             power.loglog(k, numbers(found["truth"]), color=TRUTH_COLOUR, lw=4.0, alpha=0.6)
+            for part in (ratio, match):
+                part.set_xscale("log")
             ratio.set_yscale("log")
             for name in comparison.methods:
                 curve = found["methods"][name]
@@ -118,23 +129,10 @@ def _draw_spectra(comparison: Comparison, quantities: dict[str, Any], path: Path
             )
             power.set_title(label)
             _frame_spectrum(power, ratio, match)
-            if axes in sheet.grid[:, 0]:
+            if place[1] == 0:
                 for part, name in ((power, "P(k)"), (ratio, "T(k)"), (match, "r(k)")):
                     part.set_ylabel(name)
-                    part.yaxis.set_label_coords(-0.23, 0.5)
         _legend(sheet, comparison)
-
-
-def _stack(axes: Axes) -> list[Axes]:
-    """Put three panels in the place of one, which is left without a frame."""
-    box, canvas = axes.get_position(), axes.get_figure(root=True)
-    assert canvas is not None
-    axes.axis("off")
-    panels: list[Axes] = []
-    for low, high in ((0.585, 1.0), (0.29, 0.565), (0.0, 0.27)):
-        place = (box.x0, box.y0 + low * box.height, box.width, (high - low) * box.height)
-        panels.append(canvas.add_axes(place, sharex=panels[0] if panels else None))
-    return panels
 
 
 def _line(axes: Axes, k: Any, curve: dict[str, Any], key: str, style: Style) -> None:
@@ -149,8 +147,6 @@ def _line(axes: Axes, k: Any, curve: dict[str, Any], key: str, style: Style) -> 
 
 def _frame_spectrum(power: Axes, ratio: Axes, match: Axes) -> None:
     """Set limits and ticks, so that a baseline gone wild does not squash the rest."""
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
-
     for axes in (ratio, match):
         axes.axhline(1.0, color="black", lw=0.7)
     curves = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ratio.lines])
@@ -159,15 +155,13 @@ def _frame_spectrum(power: Axes, ratio: Axes, match: Axes) -> None:
     ratio.set_ylim(low, high)
     match.set_ylim(-0.05, 1.08)
     match.set_xlabel("k [h/Mpc]")
-    decades = [0.01, 0.1, 1.0, 10.0, 100.0]
-    halves = sorted([*decades, 0.03, 0.3, 3.0, 30.0])
-    for axis, ticks in ((match.xaxis, halves), (ratio.yaxis, decades if high > 10.0 else halves)):
-        axis.set_major_locator(FixedLocator(ticks))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
-    for axes in (power, ratio):
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.tick_params(labelbottom=False)
+    first, last = match.get_xlim()
+    for axes in (power, ratio, match):
+        axes.set_xlim(first, last)
+        set_ticks(axes.xaxis, [k for k in (*_DECADES, *_BETWEEN) if first <= k <= last])
+        axes.tick_params(labelbottom=axes is match)
+    values = _DECADES if high > 10.0 else (*_DECADES, *_BETWEEN)
+    set_ticks(ratio.yaxis, [value for value in values if low <= value <= high])
     # The truth decides how deep the powers' axis reaches: a smoothed field has none at high k.
     truth = np.asarray(power.lines[0].get_ydata(), dtype=float)
     usable = truth[np.isfinite(truth) & (truth > 0.0)]

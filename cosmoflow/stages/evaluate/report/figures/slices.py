@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.stages.evaluate.report.figures.drawing import (
+    NARROW,
     Figure,
     draw_counts,
     drawing,
+    legend_height,
     listed,
     magnitude,
     square,
 )
 from cosmoflow.stages.evaluate.report.methods import (
-    TRUTH_COLOUR,
     paper_pair,
     shown_in_slices,
     styles,
@@ -67,7 +68,7 @@ def velocity_slices(comparison: Comparison, folder: Path) -> list[Figure]:
     side, thickness = (float(comparison.metrics["patch"][key]) for key in ("side", "thickness"))
     top = max(float(np.percentile(magnitude(cut["truth"]), 98.0)), 1e-3)
     path = folder / "slices.png"
-    with drawing(path, 1 + len(names), 2) as sheet:
+    with drawing(path, 1 + len(names), 2, between=0.06) as sheet:
         grid, frame = sheet.grid, square(side)
         speeds: dict[str, Any] = {"cmap": "YlGnBu", "vmin": 0.0, "vmax": 1.35 * top, **frame}
         shades = grid[0, 1].imshow(
@@ -110,25 +111,27 @@ def histograms(comparison: Comparison, folder: Path) -> list[Figure]:
     path = folder / "histograms.png"
     with drawing(path, 2, 2, aspect=0.85, gap=0.75, between=0.3, foot=0.55) as sheet:
         fast, ratio, angle, words = sheet.grid.flat
-        fast.hist(speed.ravel(), bins, color=TRUTH_COLOUR, alpha=0.45, label="truth")
+
+        def draw(axes: Axes, values: NDArray[Any], edges: NDArray[Any], method: str) -> None:
+            counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+            draw_counts(axes, counts, edges, method, look)
+
+        draw(fast, speed, bins, "truth")
         for name in names:
             field = fields[name]
-            line: dict[str, Any] = {
-                "histtype": "step",
-                **look[name].line,
-                "lw": 1.8,
-                "label": name,
-            }
-            fast.hist(np.minimum(magnitude(field), bins[-1]).ravel(), bins, **line)
+            draw(fast, magnitude(field), bins, name)
             relative = magnitude(field - truth) / np.maximum(speed, 1e-6)
-            ratio.hist(np.minimum(relative, 2.0).ravel(), np.linspace(0.0, 2.0, 33), **line)
+            draw(ratio, relative, np.linspace(0.0, 2.0, 33), name)
             dot = np.sum(field * truth, axis=0)
             cosine = dot / np.maximum(magnitude(field) * speed, 1e-6)
-            angle.hist(np.clip(cosine, -1.0, 1.0).ravel(), np.linspace(-1.0, 1.0, 33), **line)
+            draw(angle, cosine, np.linspace(-1.0, 1.0, 33), name)
+        for axes in (fast, ratio):
+            axes.set_xlim(left=0.0)
         angle.set_yscale("log")
         fast.set_xlabel("|v| [km/s]")
         ratio.set_xlabel("|residual| / |true v|")
         angle.set_xlabel("cos(angle to true v)")
+        angle.set_ylim(bottom=0.7)
         for axes in (fast, angle):
             axes.set_ylabel("cells")
         words.axis("off")
@@ -156,19 +159,19 @@ class _Derived(NamedTuple):
 _DERIVED: Final = {
     "momentum": _Derived(
         "Momentum",
-        r"$|p|$ [km/s]",
+        "|p| [km/s]",
         True,
-        "the length of p = (1 + delta) v, in logarithmic colours",
+        "the length of p = (1 + δ) v, in logarithmic colours",
     ),
     "momentum_curl": _Derived(
         "Curl of the momentum",
-        r"$|\nabla\times p|$ [km/s/(Mpc/h)]",
+        "|∇×p| [km/s/(Mpc/h)]",
         True,
         "the length of the curl, by finite differences, in logarithmic colours",
     ),
     "divergence": _Derived(
         "Divergence of the velocity",
-        r"$\theta$ [km/s/(Mpc/h)]",
+        "θ [km/s/(Mpc/h)]",
         False,
         "by finite differences, in colours that are linear around zero and logarithmic beyond",
     ),
@@ -195,15 +198,18 @@ def _derived(comparison: Comparison, folder: Path, quantity: str) -> Figure:
         if how.vector
         else (SymLogNorm(top / 30.0, vmin=-top, vmax=top), "RdBu_r")
     )
-    frame: dict[str, Any] = {
+    plane: dict[str, Any] = {
         "norm": norm,
         "cmap": colours,
         **square(float(comparison.metrics["patch"]["side"])),
     }
     path = folder / f"slice_{quantity}.png"
-    with drawing(path, 1 + len(names), 2, gap=0.5, between=0.2) as sheet:
+    # In the middle column of three, a legend of several names has a line for each.
+    space = legend_height(1 + len(names), 1)
+    frame: dict[str, Any] = {"gap": 0.42, "between": 0.24, "foot": 1.25 + space}
+    with drawing(path, 1 + len(names), 2, paper=NARROW, **frame) as sheet:
         grid = sheet.grid
-        image = grid[0, 0].imshow(_lifted(truth, floor, how.vector).T, **frame)
+        image = grid[0, 0].imshow(_lifted(truth, floor, how.vector).T, **plane)
         grid[0, 0].set_title("truth")
         for row, name in zip(grid[1:], names, strict=True):
             missed = fields[name] - fields["truth"]
@@ -211,11 +217,13 @@ def _derived(comparison: Comparison, folder: Path, quantity: str) -> Figure:
                 (row[0], name, shown(fields[name])),
                 (row[1], "its residual", shown(missed)),
             ):
-                axes.imshow(_lifted(field, floor, how.vector).T, **frame)
+                axes.imshow(_lifted(field, floor, how.vector).T, **plane)
                 axes.set_title(title)
         sheet.label_planes()
         _derived_histogram(comparison, grid[0, 1], quantity, top)
-        sheet.add_bar(image, how.label, "both")
+        sheet.add_bar(image, how.label, "both", above=space - 0.1)
+        handles, labels = grid[0, 1].get_legend_handles_labels()
+        sheet.add_legend(handles, labels, columns=1)
     spread = {
         name: float(np.sqrt(np.mean((fields[name] - fields["truth"]).astype(np.float64) ** 2)))
         for name in names
@@ -254,5 +262,4 @@ def _derived_histogram(comparison: Comparison, axes: Axes, quantity: str, top: f
         draw_counts(axes, counts, bins, name, look)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
-    axes.set_title("cells of the slice")
-    axes.legend(fontsize=9.0, handlelength=1.6, loc="upper right" if how.vector else "upper left")
+    axes.set_title("cells")
