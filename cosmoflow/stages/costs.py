@@ -61,15 +61,16 @@ LINEAR_CELL: Final = 6.5e-8
 """A cell of a linear velocity that is made in memory and written."""
 EVALUATE_CELL: Final = 1.8e-7
 """A cell of the truth or of a method that is compared in blocks, reading included."""
-KEPT_CELL: Final = 4.1e-7
+KEPT_CELL: Final = 3.2e-7
 """The same with sub-boxes and spectra, where a process keeps all fields in memory."""
 ERROR_CELL: Final = 1.0e-7
 """A cell of the expected errors of a method, reading included."""
 SUBBOX_CELL: Final = 9.0e-8
 """A cell of the truth or of a method in a sub-box: four transforms and the sums of their products,
 reading included."""
-REPORT_SECONDS: Final = 18.0
-"""Figures and pages of a report: 25 s of `evaluate` at 128^3 without 7 s of its tasks."""
+REPORT_SECONDS: Final = 7.0
+"""Figures and pages of a report, and what numba and matplotlib take to load: 11 s of `evaluate` at
+128^3 without 4 s of its tasks."""
 DEMO_SECONDS: Final = 150.0
 """All stages of `demo`."""
 

@@ -171,7 +171,7 @@ def test_what_is_forced_or_cannot_be_checked_is_said_and_kept(
     assert texts[1].startswith("bad")
     assert "different boxes" in texts[1]
     (head,) = heads
-    assert head.count('<p class="note">') >= 4
+    assert head.partition('<ul class="notes"')[2].count("<li>") >= 4
     assert "different boxes" in head
     report = json.loads((tmp_path / "report" / "metrics.json").read_text())
     provenance = report["context"]["provenance"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cosmoflow.stages.evaluate.report.figures import drawing
 from tests.cases import each
 from tests.e2e.browser import Browser, find_chromium
 
@@ -25,7 +26,8 @@ OUTSIDE = """
 IMAGES = """
 [...document.images].map(i => ({
   complete: i.complete, natural: i.naturalWidth, width: i.width, height: i.height,
-  shape: i.naturalWidth / i.naturalHeight, alt: i.alt, source: i.src.slice(0, 22)}))
+  shape: i.naturalWidth / i.naturalHeight, alt: i.alt, source: i.src.slice(0, 22),
+  figure: i.closest('figure').id}))
 """
 # Contrast as WCAG 2 has it, of text on the first background behind it that is one.
 CONTRAST = """
@@ -81,6 +83,9 @@ def test_every_image_is_loaded_and_nothing_else_is(browser, report, width, dark)
         assert image["width"] / image["height"] == pytest.approx(image["shape"], rel=0.02)
         assert image["alt"]
         assert image["source"] == "data:image/png;base64,"
+        # Pixels of the smallest letters, of ticks.
+        paper = drawing.NARROW if image["figure"].startswith("figure-slice_") else drawing.WIDE
+        assert image["width"] / (72.0 * paper.width) * (paper.size - 1.0) > 8.5
     requests = [found["request"]["url"] for found in browser.happened("Network.requestWillBeSent")]
     assert [url for url in requests if not url.startswith("data:")] == [
         f"file://{report / 'report.html'}"
@@ -124,6 +129,20 @@ def test_the_page_takes_the_colours_that_the_reader_prefers(browser, report, wid
     colour = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     red = int(colour.removeprefix("rgb(").split(",")[0])
     assert red < 64 if dark else red > 192
+
+
+@on_every_screen
+def test_a_click_enlarges_a_figure(browser, report, width, dark):
+    show(browser, report, width, dark)
+    image = "document.querySelector('#figure-slice_momentum img')"
+    before = browser.evaluate(f"{image}.width")
+    browser.evaluate(f"{image}.click()")
+    assert browser.evaluate(f"{image}.width") == 1024 > before
+    shown = "document.elementFromPoint(40, innerHeight / 2).closest('figure').id"
+    assert browser.evaluate(shown) == "figure-slice_momentum"
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    browser.evaluate("document.querySelector('#figure-slice_momentum .close').click()")
+    assert browser.evaluate(f"{image}.width") == before
 
 
 def test_it_reads_the_same_without_javascript(browser, report):

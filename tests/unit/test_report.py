@@ -17,6 +17,7 @@ import torch
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
 from cosmoflow.stages.evaluate.report import figures, formats, methods, page, paper_tables
+from cosmoflow.stages.evaluate.report.figures import scales
 from cosmoflow.stages.evaluate.report.figures.box import residual_by_density
 from tests.cases import each
 
@@ -93,13 +94,30 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     found = small_comparison(**known_errors())
     drawn = figures.make_figures(found, folder / "figures")
+    models = {"name": "mine", "architecture": "residual-tiny", "parameters": 198923}
+    training = {"cell_size": [1.0, 4.0], "redshift": 0.5, "boxes": 2, "steps": 1500}
     context = {
+        "redshift": 0.5,
+        "particles_per_cell": 2.0,
+        "scheme": "cic",
+        "models": {"network": [models | training]},
+        "truth": "truth.zarr",
+        "predictions": {"network": "mine.zarr"},
+        "provenance": {
+            "notes": ["truth: odd units", "network: fields: odd units", "mine.zarr: a: b", "alone"]
+        },
         "config digest": "abc123",
         "inputs": ["truth.zarr", HOSTILE],
         "cosmology": {"h": 0.6777, "Omega_m": 0.31},
         "source": "https://example.org/box",
     }
-    return found, drawn, context, page.write_report(found, drawn, context, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "1622505600")
+        path = page.write_report(found, drawn, context, folder)
+        assert page.write_report(found, drawn, context, folder / "again").read_bytes() == (
+            path.read_bytes()
+        )
+    return found, drawn, context, path
 
 
 def test_every_figure_is_a_png_of_phone_width_and_a_pdf(report):
@@ -172,7 +190,8 @@ def test_the_page_holds_all_it_needs(report):
     for _, attrs in reader.tags:
         assert not any(name.startswith("on") for name in attrs)
         for value in (attrs.get("src"), attrs.get("href"), attrs.get("style")):
-            assert value is None or "//" not in value.split("base64,")[0]
+            outside = value is not None and "//" in value.split("base64,")[0]
+            assert not outside or value == paper_tables.LINK
     style = path.read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
@@ -186,9 +205,14 @@ def test_the_page_is_accessible(report):
     assert len(reader.all("h1")) == 1
     assert {"header", "main", "footer", "section"} <= {tag for tag, _ in reader.tags}
     links = [attrs["href"] for attrs in reader.all("a")]
-    assert {link[1:] for link in links} == {
-        attrs["id"] for tag, attrs in reader.tags if tag == "h2"
+    places = {attrs["id"] for tag, attrs in reader.tags if tag in {"h2", "figure"}}
+    assert {link[1:] for link in links if link.startswith("#")} == places
+    beside = {link for link in links if link.startswith("figures/")} - {"figures/"}
+    folder = report[3].parent
+    assert beside == {
+        path.relative_to(folder).as_posix() for path in (folder / "figures").iterdir()
     }
+    assert links[0] == paper_tables.LINK
     levels = [int(tag[1]) for tag, _ in reader.tags if tag in {"h1", "h2", "h3", "h4"}]
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert len(reader.all("caption")) == len(reader.all("table"))
@@ -204,6 +228,14 @@ def test_the_page_says_what_was_found_and_published(report):
     assert verdict.grade == "good"
     assert verdict.headline in text
     assert verdict.sentence in text
+    for fact in (
+        "1 June 2021, cosmoflow", "128 Mpc/h, z = 0.5", "32³ of 4 Mpc/h", "65,536, 2 a cell, CIC",
+        "mine, residual-tiny, 198,923 parameters", "2 boxes, 1,500 steps",
+        "cells of 1 to 4 Mpc/h, z = 0.5",
+    ):  # fmt: skip
+        assert fact in text
+    # Each note once, with what it is about, before the settings, which have all of them.
+    assert " ".join(text.split()).count("odd units (truth, network) a: b (mine.zarr) alone") == 1
     for name, figure in found.metrics["residual"].items():
         assert name in text
         assert f"{figure['rms']:.1f}" in text
@@ -355,6 +387,16 @@ def test_numbers_are_as_short_as_they_may_be():
         "1e-05",
     ]
     assert formats.percent(0.0784) == "7.8 %"
+    for low, high, wanted in (
+        (0.5, 400.0, ["1", "10", "100"]),
+        (30.0, 600.0, ["50", "100", "200", "500"]),
+        (2e-8, 0.5, ["10⁻⁷", "10⁻⁵", "10⁻³", "10⁻¹"]),
+        (90.0, 4e4, ["10²", "10³", "10⁴"]),
+        (5e5, 9e5, ["5×10⁵", "6×10⁵", "8×10⁵"]),
+        (0.0, 1.0, []),
+    ):
+        assert scales.labels(scales.round_values(low, high)) == wanted
+    assert scales.labels([-100.0, 0.0, 100.0]) == ["−100", "0", "100"]
     macros = page.templates().get_template("macros.html").module
     assert macros.with_error(1.0, None) == "1.000"
     assert macros.with_error(1.0, 0.25) == "1.000<small>± 0.250</small>"

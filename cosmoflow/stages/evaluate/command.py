@@ -24,11 +24,13 @@ from cosmoflow.stages.evaluate.measure import SCRATCH, measure
 from cosmoflow.stages.evaluate.plan import EvaluatePlan, plan_work
 from cosmoflow.stages.evaluate.report.figures import make_figures
 from cosmoflow.stages.evaluate.report.page import write_metrics, write_report
+from cosmoflow.stages.evaluate.trainings import describe_models
+from cosmoflow.stages.evaluate.trust import particles_of
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import describe_empty, examine, sampling_with
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.inputs.notes import input_notes
-from cosmoflow.stages.inputs.readers import VELOCITY_ERROR
+from cosmoflow.stages.inputs.readers import VELOCITY_ERROR, painted_scheme
 from cosmoflow.stages.run import Run, claiming, start_engine
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.curves import write_curves
@@ -265,6 +267,9 @@ def _context(comparison: Comparison, inputs: Inputs, provenance: dict[str, Any])
         "cells": true.grid,
         "cell_size": true.cell_size,
         "redshift": metadata.redshift,
+        "particles_per_cell": particles_of(true),
+        "scheme": painted_scheme(true),
+        "models": {name: describe_models(store) for name, store in found.items()},
         "cosmology": metadata.cosmology.model_dump(mode="json"),
         "prediction_provenance": {name: store.metadata.provenance for name, store in found.items()},
         "provenance": provenance,

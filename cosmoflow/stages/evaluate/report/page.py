@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cosmoflow.numerics.comparison import SAMPLED_AT, Comparison
-from cosmoflow.stages.evaluate.report import formats, paper_tables
+from cosmoflow.stages.evaluate.report import formats, head, paper_tables
 from cosmoflow.stages.evaluate.report.figures import Figure
 from cosmoflow.stages.evaluate.report.figures.drawing import magnitude, numbers
 from cosmoflow.stages.evaluate.report.methods import (
@@ -225,6 +225,7 @@ def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[s
         "cells per axis": metrics["cells"],
         **dict(formats.flatten(context)),
     }
+    has_empty_cells = metrics["truth"]["empty_share"] > MOST_EMPTY
     template = templates().get_template("report.html")
     return template.render(
         verdict=verdict(comparison),
@@ -247,15 +248,26 @@ def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[s
         },
         paper_columns=[f"{key}({k:g})" for key in "Tr" for k in paper_tables.TABLE_K],
         sampled_columns=[f"{k:g}" for k in SAMPLED_AT],
-        has_empty_cells=metrics["truth"]["empty_share"] > MOST_EMPTY,
+        has_empty_cells=has_empty_cells,
         empty_cells=context.get("empty_cells"),
         judge_errors=judge_errors,
         worst_quarter=worst_quarter,
         coverage=tabulate_coverage(metrics["errors"]),
         particles=tabulate_particles(comparison, best),
-        notes=context.get("provenance", {}).get("notes", ()),
+        notes=head.gather_notes(
+            context.get("provenance", {}).get("notes", ()),
+            ["fields", "truth", str(context.get("truth")), *_flat(context.get("predictions", {}))],
+            without=context.get("empty_cells") if has_empty_cells else None,
+        ),
+        made_on=head.made_on(),
+        head=head.list_facts(comparison, context),
         facts=facts,
     )
+
+
+def _flat(predictions: Mapping[str, str]) -> list[str]:
+    """Return names and URLs of the predictions."""
+    return [*predictions, *predictions.values()]
 
 
 def _beside_paper(found: Mapping[str, Any], quantity: str, name: str) -> dict[str, Any]:

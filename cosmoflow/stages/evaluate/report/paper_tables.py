@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 SOURCE: Final = "Wu et al. 2021, ApJ 913, 2 (arXiv:2105.09450)"
+LINK: Final = "https://arxiv.org/abs/2105.09450"
 
 LINEAR: Final = "linear perturbation theory"
 UNET: Final = "U-net"

@@ -1,0 +1,42 @@
+"""The models behind the compared predictions, and what they were trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cosmoflow.errors import CosmoflowError
+from cosmoflow.stages.models import describe_model, model_digest
+from cosmoflow.storage.fields import FieldStore
+
+
+def describe_models(store: FieldStore) -> list[dict[str, Any]]:
+    """Return the models of a prediction; empty if it does not name any.
+
+    Each is a dict with ``name`` and, if the model is still where the prediction found it and is
+    still the same, ``architecture``, ``parameters``, ``cell_size`` and ``redshift`` (a number, a
+    range, or "any"), and for trained ones ``boxes`` and ``steps``.
+    """
+    provenance = store.metadata.provenance
+    names, digests = (
+        str((provenance.get(part) or {}).get("models", "")).split()
+        for part in ("sources", "inputs")
+    )
+    if len(names) != len(digests):
+        return [{"name": name} for name in names]
+    return [_describe(name, digest) for name, digest in zip(names, digests, strict=True)]
+
+
+def _describe(name: str, digest: str) -> dict[str, Any]:
+    """Return the facts of a model; its name alone if it is gone, or another by now."""
+    try:
+        if model_digest(name) != digest:
+            return {"name": name}
+        said = describe_model(name)
+    except (CosmoflowError, OSError):
+        return {"name": name}
+    provenance = said["provenance"]
+    boxes = [role for role in provenance.get("inputs") or {} if role.startswith("fields")]
+    steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
+    kept = ("architecture", "parameters", "cell_size", "redshift")
+    facts = {"name": said["name"]} | {key: said[key] for key in kept}
+    return facts | ({"boxes": len(boxes), "steps": steps} if boxes else {})
