@@ -11,6 +11,8 @@ import xarray as xr
 
 from cosmoflow.cli.app import COMMANDS, run_app
 from cosmoflow.config import Settings, load_settings
+from cosmoflow.stages.evaluate.trainings import describe_models
+from cosmoflow.storage.fields import FieldStore
 from tests.cases import each
 from tests.e2e.conftest import SMALL
 
@@ -51,7 +53,16 @@ def test_density_mean_is_one_and_momentum_is_that_of_the_particles(chain):
 def test_evaluate_writes_a_report_with_every_method(chain, report):
     said = report.with_name("said").read_text().splitlines()
     assert json.loads(said[-1])["event"] == "result"
-    metrics = json.loads((report / "metrics.json").read_text())["metrics"]
+    written = json.loads((report / "metrics.json").read_text())
+    metrics = written["metrics"]
+    (trained,) = written["context"]["models"]["residual-tiny"]
+    assert trained["architecture"] == "residual-tiny"
+    assert trained["boxes"] == 1
+    assert f"{trained['steps']} steps" in (report / "report.html").read_text()
+    # A model that was trained again since is another one.
+    store = FieldStore(str(chain / "prediction.zarr"))
+    store.metadata.provenance["inputs"]["models"] = "0" * 16
+    assert describe_models(store) == [{"name": str(chain / "model")}]
     assert set(metrics["residual"]) == {
         "residual-tiny", "linear theory", "linear theory 2 Mpc/h", "linear theory 4 Mpc/h",
     }  # fmt: skip

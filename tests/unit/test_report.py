@@ -16,7 +16,7 @@ import torch
 
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
-from cosmoflow.stages.evaluate.report import figures, formats, methods, page, paper_tables
+from cosmoflow.stages.evaluate.report import figures, formats, head, methods, page, paper_tables
 from cosmoflow.stages.evaluate.report.figures import scales
 from cosmoflow.stages.evaluate.report.figures.box import residual_by_density
 from tests.cases import each
@@ -234,6 +234,9 @@ def test_the_page_says_what_was_found_and_published(report):
         "cells of 1 to 4 Mpc/h, z = 0.5",
     ):  # fmt: skip
         assert fact in text
+    gone = head.list_facts(found, {"models": {"network": [{"name": "gone"}]}})
+    assert (gone["Model"], gone["Particles"]) == ("gone (not at hand)", "number not known")
+    assert "Training" not in gone
     # Each note once, with what it is about, before the settings, which have all of them.
     assert " ".join(text.split()).count("odd units (truth, network) a: b (mine.zarr) alone") == 1
     for name, figure in found.metrics["residual"].items():
