@@ -102,11 +102,21 @@ def test_the_browser_has_nothing_to_complain_about(browser, report, width, dark)
 
 
 @on_every_screen
-def test_nothing_sticks_out_of_the_window(browser, report, width, dark):
+def test_nothing_sticks_out_of_the_window_and_figures_grow_at_a_click(browser, report, width, dark):
     show(browser, report, width, dark)
     assert browser.evaluate("innerWidth") == width
     assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.evaluate(OUTSIDE) == []
+    # A click enlarges a figure over the window.
+    image = "document.querySelector('#figure-slice_momentum img')"
+    before = browser.evaluate(f"{image}.width")
+    browser.evaluate(f"{image}.click()")
+    assert browser.evaluate(f"{image}.width") == 1024 > before
+    shown = "document.elementFromPoint(40, innerHeight / 2).closest('figure').id"
+    assert browser.evaluate(shown) == "figure-slice_momentum"
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    browser.evaluate("document.querySelector('#figure-slice_momentum .close').click()")
+    assert browser.evaluate(f"{image}.width") == before
 
 
 @on_every_screen
@@ -129,20 +139,6 @@ def test_the_page_takes_the_colours_that_the_reader_prefers(browser, report, wid
     colour = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     red = int(colour.removeprefix("rgb(").split(",")[0])
     assert red < 64 if dark else red > 192
-
-
-@on_every_screen
-def test_a_click_enlarges_a_figure(browser, report, width, dark):
-    show(browser, report, width, dark)
-    image = "document.querySelector('#figure-slice_momentum img')"
-    before = browser.evaluate(f"{image}.width")
-    browser.evaluate(f"{image}.click()")
-    assert browser.evaluate(f"{image}.width") == 1024 > before
-    shown = "document.elementFromPoint(40, innerHeight / 2).closest('figure').id"
-    assert browser.evaluate(shown) == "figure-slice_momentum"
-    assert browser.evaluate("document.documentElement.scrollWidth") == width
-    browser.evaluate("document.querySelector('#figure-slice_momentum .close').click()")
-    assert browser.evaluate(f"{image}.width") == before
 
 
 def test_it_reads_the_same_without_javascript(browser, report):
