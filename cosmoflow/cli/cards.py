@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cosmoflow.model.names import OWN
 from cosmoflow.units import COMPONENTS, LENGTH, MASS, VELOCITY, format_bytes
 
 MOST_NOTES = 3
@@ -92,7 +93,7 @@ def _model(content: Mapping[str, Any]) -> dict[str, Any]:
     inputs += [
         f"linear velocity smoothed at {radius:g} {LENGTH}" for radius in content["smoothing"]
     ]
-    validation = content.get("validation")
+    validation, compared = content.get("validation"), content.get("comparison")
     size = content.get("bytes")
     return {
         "kind": f"model{', ships with cosmoflow' if content.get('ships') else ''}",
@@ -109,7 +110,13 @@ def _model(content: Mapping[str, Any]) -> dict[str, Any]:
         "validation residual": None
         if validation is None
         else f"{validation['rms']:.1f} {VELOCITY} rms at step {validation['step']:,}",
+        "in the same blocks": None if compared is None else _others(compared["rms"]),
     }
+
+
+def _others(rms: Mapping[str, float]) -> str:
+    """Return the residuals of the models that a new one was compared with."""
+    return ", ".join(f"{name} {one:.1f} {VELOCITY}" for name, one in rms.items() if name != OWN)
 
 
 def _range(found: Any) -> str:

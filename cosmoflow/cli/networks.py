@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from cosmoflow.cli.options import Fields, Invocation, JsonDocumentOption, Out, common_options
-from cosmoflow.cli.show import show_facts, show_models, show_store
+from cosmoflow.cli.show import show_models, show_store
+from cosmoflow.cli.training import show_training, suggest_next
 
 
 @common_options("train.batch=4")
@@ -30,6 +31,7 @@ def train(
 ) -> None:
     """Train a network that maps density to velocity or momentum."""
     from cosmoflow.stages import train as stage
+    from cosmoflow.stages.inspect import read_comparison
 
     own = {"model": model, "target": target, "start": start, "steps": steps, "workers": workers}
     with call.run({"train": own}) as run:
@@ -38,7 +40,12 @@ def train(
             return
         trained = stage.train(fields, out, run)
     facts = {"out": out, "model": trained.spec.architecture, "target": trained.spec.target}
-    call.reporter.result(facts, lambda console: show_facts(console, "trained", facts))
+    compared = read_comparison(out)
+    further = suggest_next(fields, out, facts["target"], compared)
+    call.reporter.result(
+        {**facts, "validation": compared, "next": further},
+        lambda console: show_training(console, facts, compared, further),
+    )
 
 
 @common_options("infer.symmetries=8")

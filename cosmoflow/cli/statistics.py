@@ -32,7 +32,7 @@ def evaluate(
         comparison = stage.evaluate(truth, predictions, out, run)
     paths = {"report": f"{out}/{stage.REPORT}", "metrics": f"{out}/{stage.METRICS}"}
     call.reporter.result(
-        {**paths, "residual": comparison.metrics["residual"]},
+        {**paths, **{name: comparison.metrics[name] for name in ("residual", "shipped")}},
         lambda console: show_comparison(
             console, comparison, paths, verbose=call.reporter.verbosity > 0
         ),

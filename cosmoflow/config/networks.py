@@ -80,6 +80,11 @@ class TrainConfig(Section):
         description="symmetries to average over when measuring the gain that restores power, in "
         "whole validation boxes after training; 0 skips the measurement",
     )
+    compare: bool = Field(
+        True,
+        description="compare the new model with the Wiener filter and the shipped model, where it "
+        "fits, in the validation boxes",
+    )
     tensorboard: bool = Field(False, description="also write metrics for TensorBoard")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep")
 

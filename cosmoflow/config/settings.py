@@ -188,6 +188,12 @@ class EvaluateConfig(Section):
     smoothing: tuple[float, ...] = Field(
         (0.0, 2.0, 4.0), description="Gaussian radii of the linear-theory baselines, Mpc/h"
     )
+    shipped_grid: int = Field(
+        256,
+        ge=0,
+        description="largest box, in cells per axis, that is also predicted with the shipped model "
+        "to compare it, where it fits; 0 for none",
+    )
     force: bool = Field(
         False, description="compare predictions even if they were made from another box"
     )

@@ -102,6 +102,9 @@ class TrainingContext(Protocol):
     def report(self, metrics: dict[str, float]) -> None:
         """Send metrics to the driver. Every worker must call it."""
 
+    def note(self, metrics: dict[str, float]) -> None:
+        """Send metrics of rank 0 to the driver at once. Workers need not call it together."""
+
 
 class Engine(Protocol):
     """Runs graphs of tasks, pools of actors and training loops."""

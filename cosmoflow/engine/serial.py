@@ -152,3 +152,6 @@ class _Alone:
 
     def report(self, metrics: dict[str, float]) -> None:
         self._on_report(metrics)
+
+    def note(self, metrics: dict[str, float]) -> None:
+        self._on_report(metrics)

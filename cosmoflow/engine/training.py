@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psutil
@@ -32,7 +33,8 @@ FAILURES = 3
 class _RayContext:
     """The training context of one Ray Train worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, send: Callable[[dict[str, float]], None]) -> None:
+        self._send = send
         context = get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
@@ -50,6 +52,11 @@ class _RayContext:
 
     def report(self, metrics: dict[str, float]) -> None:
         report(metrics)
+
+    def note(self, metrics: dict[str, float]) -> None:
+        # A report of Ray Train makes the workers wait for one another and for the controller.
+        if self.rank == 0:
+            self._send(metrics)
 
 
 class _Verdict:
@@ -122,7 +129,7 @@ def run_torch_trainer(
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     verdict = beside_driver(_Verdict)
 
-    def run_worker() -> None:
+    def run_worker(send: Callable[[dict[str, float]], None]) -> None:
         if not use_gpu:
             use_share(Resources(cpus))
         if ray.get(verdict.error.remote()) is not None:
@@ -131,7 +138,7 @@ def run_torch_trainer(
             return
         try:
             with keeping_freed_buffers():
-                loop(_RayContext())
+                loop(_RayContext(send))
         except CosmoflowError as error:
             ray.get(verdict.fail.remote(error))
             # The other workers would wait for this one for ever, so it fails. All are restarted
@@ -142,7 +149,7 @@ def run_torch_trainer(
     try:
         with open_channel(on_report) as send:
             TorchTrainer(
-                run_worker,
+                partial(run_worker, send),
                 torch_config=_Torch(),
                 scaling_config=ScalingConfig(
                     num_workers=workers,

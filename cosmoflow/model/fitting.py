@@ -30,6 +30,9 @@ from cosmoflow.numerics.blocks import Block
 
 Metrics = dict[str, float]
 
+NOTE_SECONDS = 1.0
+"""Shortest time between notes of the step to the driver."""
+
 _UNREADABLE = (
     *(AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError),
     *(UnpicklingError, struct.error),
@@ -51,6 +54,9 @@ class Workers(Protocol):
 
     def report(self, metrics: Metrics) -> None:
         """Report metrics to the driver; every worker must call it."""
+
+    def note(self, metrics: Metrics) -> None:
+        """Tell the driver how far rank 0 is; other workers say nothing."""
 
 
 class Checkpoints(Protocol):
@@ -168,6 +174,7 @@ class Fitting:
         # the same values as an uninterrupted one.
         self.losses: list[float] = []
         self.best: Best | None = None
+        self._noted = time.monotonic()
 
     def restore(self, content: bytes) -> None:
         """Continue from a checkpoint.
@@ -242,6 +249,7 @@ class Fitting:
                     batch = next(batches)
                 self.losses.append(self._advance(parallel, batch))
                 self.step += 1
+                self._note()
                 last = self.step == config.steps
                 if self.step % config.validate_every == 0 or last:
                     self._report(clock)
@@ -249,6 +257,12 @@ class Fitting:
                     self._share_losses()
                     if self.workers.rank == 0:
                         checkpoints.save(self.step, self.checkpoint())
+
+    def _note(self) -> None:
+        """Tell the driver the step, once in a while."""
+        if time.monotonic() - self._noted >= NOTE_SECONDS:
+            self._noted = time.monotonic()
+            self.workers.note({"step": float(self.step)})
 
     def _share_losses(self) -> None:
         """Replace the losses by their mean over workers, as only one worker writes checkpoints."""

@@ -9,6 +9,8 @@ DESCRIPTION: Final = "model.json"
 WEIGHTS: Final = "model.safetensors"
 HISTORY: Final = "history.csv"
 """Training losses by step."""
+COMPARISON: Final = "comparison.json"
+"""Residuals of a new model and of others in its validation blocks."""
 
 LINEAR: Final = "linear"
 """Name of linear theory; ``linear:R`` smooths it with a Gaussian of radius R, Mpc/h."""
@@ -21,6 +23,12 @@ PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 DEFAULT_MODEL = "residual-small"
 """Pretrained model that `infer` uses by default."""
+
+OWN: Final = "this model"
+"""Name of a new model where others are compared with it."""
+
+SHIPPED: Final = f"{DEFAULT_MODEL} (ships)"
+"""Name of that model where other models are compared with it unasked."""
 
 
 def is_plain(name: str) -> bool:

@@ -12,7 +12,7 @@ import zarr
 
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import DataError
-from cosmoflow.model.names import DESCRIPTION, HISTORY, RUN, is_named, is_plain
+from cosmoflow.model.names import COMPARISON, DESCRIPTION, HISTORY, RUN, is_named, is_plain
 from cosmoflow.numerics.blocks import grid_blocks, intersect
 from cosmoflow.storage.finite import REGION, region_block
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger
@@ -67,7 +67,8 @@ def inspect(url: str, hints: SnapshotHints | None = None) -> Description:
         A dict with ``kind``, ``status`` and the facts of that kind: box, redshift, cosmology,
         arrays, ``bytes`` in storage, provenance. Fields have ``grid`` (cells per axis),
         ``cell_size`` (Mpc/h) and, if they hold a part of the box, ``region`` (cells ``[from, to]``
-        of each axis). A trained model has ``validation``: ``step``, and ``rms`` in km/s.
+        of each axis). A trained model has ``validation``: ``step``, and ``rms`` in km/s, and
+        ``comparison``: ``rms`` of it and of other models in the validation blocks.
 
     Raises
     ------
@@ -177,7 +178,19 @@ def _with_training(card: dict[str, Any]) -> dict[str, Any]:
         with suppress(KeyError, TypeError, ValueError):
             step, rms = (float(last[name]) for name in ("step", "validation_rms"))
             card["validation"] = {"step": int(step), "rms": rms}
+    if "folder" in card and (compared := read_comparison(card["folder"])) is not None:
+        card["comparison"] = compared
     return card
+
+
+def read_comparison(out: str) -> dict[str, Any] | None:
+    """Return the comparison in a model's folder; None if there is none."""
+    content = find_bytes(out, COMPARISON)
+    try:
+        found = None if content is None else json.loads(content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "rms" in found else None
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -64,8 +64,11 @@ def test_evaluate_writes_a_report_with_every_method(chain, report):
     store.metadata.provenance["inputs"]["models"] = "0" * 16
     assert describe_models(store) == [{"name": str(chain / "model")}]
     assert set(metrics["residual"]) == {
-        "residual-tiny", "linear theory", "linear theory 2 Mpc/h", "linear theory 4 Mpc/h",
+        "residual-tiny", "residual-small (ships)",
+        "linear theory", "linear theory 2 Mpc/h", "linear theory 4 Mpc/h",
     }  # fmt: skip
+    assert json.loads(said[-1])["shipped"]["compared"]
+    assert {path.name for path in report.glob("*.zarr")} == {"curves.zarr"}
     truth = xr.open_zarr(chain / "fields.zarr", consolidated=False)["velocity"].values
     found = xr.open_zarr(chain / "prediction.zarr", consolidated=False)["velocity"].values
     rms = np.sqrt(((found - truth).astype("f8") ** 2).sum(axis=0).mean())

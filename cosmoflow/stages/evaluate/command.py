@@ -24,6 +24,7 @@ from cosmoflow.stages.evaluate.measure import SCRATCH, measure
 from cosmoflow.stages.evaluate.plan import EvaluatePlan, plan_work
 from cosmoflow.stages.evaluate.report.figures import make_figures
 from cosmoflow.stages.evaluate.report.page import write_metrics, write_report
+from cosmoflow.stages.evaluate.shipped import PREDICTED, choose_shipped, to_json
 from cosmoflow.stages.evaluate.trainings import describe_models
 from cosmoflow.stages.evaluate.trust import particles_of
 from cosmoflow.stages.inputs.density import check_contents
@@ -69,7 +70,8 @@ _REMEDY = "a smaller evaluate.subbox, fewer predictions at once, or more memory 
 
 def plan_evaluate(truth: str, predictions: Predictions, run: Run) -> EvaluatePlan:
     """Plan :func:`evaluate`."""
-    return plan_work(_open(truth, predictions, run)[0], run)
+    inputs, _ = _open(truth, predictions, run)
+    return plan_work(inputs, run, choose_shipped(inputs, run))
 
 
 def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = None) -> Comparison:
@@ -125,9 +127,12 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     inputs, origins = _open(truth, predictions, run)
     provenance = _provenance(inputs, run)
     _check_folder(out, inputs, run, provenance)
-    plan = plan_work(inputs, run)
-    # Before any output: a run that is refused must leave an older report as it is.
-    engine = start_engine(run, plan, remedy=_REMEDY)
+    shipped = choose_shipped(inputs, run)
+    plan = plan_work(inputs, run, shipped)
+    # Before any output: a run that is refused must leave an older report as it is. The shipped
+    # model is applied in this process, also where the tasks run on Ray.
+    seconds = plan.cpu_seconds - shipped.seconds(inputs.true.grid)
+    engine = start_engine(run, plan, remedy=_REMEDY, cpu_seconds=seconds)
     check_contents(inputs.true, ["density", "velocity"], run)
     for store in inputs.found.values():
         own = [one for one in inputs.methods if one.url == store.url]
@@ -143,6 +148,7 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *origins.notes, *warned]))
         for store in (inputs.true, *inputs.found.values()):
             store.check_unchanged()
+        comparison.metrics["shipped"] = to_json(shipped)
         _write(comparison, inputs, out, provenance)
     page = folder / REPORT
     run.listener(StageFinished("evaluate", {"out": str(folder), "report": str(page)}))
@@ -241,7 +247,7 @@ def _write(comparison: Comparison, inputs: Inputs, out: str, provenance: dict[st
     """Write all parts of a report in place of an older one, the page last."""
     _mark(out, INCOMPLETE, provenance)
     folder = Path(out)
-    for name in (REPORT, METRICS, CURVES, FIGURES, SCRATCH):
+    for name in (REPORT, METRICS, CURVES, FIGURES, SCRATCH, PREDICTED):
         if exists(join(out, name)):
             remove(join(out, name))
     context = _context(comparison, inputs, provenance)
@@ -263,6 +269,7 @@ def _context(comparison: Comparison, inputs: Inputs, provenance: dict[str, Any])
         "empty_cells": describe_empty(sampling, true.grid),
         "truth": true.url,
         "predictions": {name: store.url for name, store in found.items()},
+        "shipped_model": comparison.metrics["shipped"],
         "box_size": metadata.box_size,
         "cells": true.grid,
         "cell_size": true.cell_size,

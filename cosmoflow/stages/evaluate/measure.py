@@ -28,6 +28,7 @@ from cosmoflow.stages.evaluate.cut import Cut, Task
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.evaluate.kept import keep
 from cosmoflow.stages.evaluate.plan import EvaluatePlan
+from cosmoflow.stages.evaluate.shipped import shipped_methods
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.flows.stored import current_scales
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
@@ -60,7 +61,7 @@ SCRATCH = "linear.zarr"
 def measure(
     inputs: Inputs, out: str, plan: EvaluatePlan, engine: Engine, run: Run, claim: Claim
 ) -> Comparison:
-    """Compare the stores, with linear theory in the claimed folder ``out`` during the run.
+    """Compare the stores, and what is made for it in the claimed folder ``out`` during the run.
 
     Raises
     ------
@@ -72,11 +73,12 @@ def measure(
     scheme = painted_scheme(true)
     size = inputs.box_size
     with (
+        shipped_methods(true, plan.shipped_model, out, run, claim) as shipped,
         linear_methods(true, plan, out, run, claim) as linear,
         closing(Subboxes(true.grid, cut.subbox, str(local_path(out)))) as subboxes,
     ):
         own = [_with_background(method, cut, engine) for method in inputs.methods]
-        readers = inputs.readers([*own, *linear])
+        readers = inputs.readers([*own, *shipped, *linear])
         # Ray may have been started by another stage: its workers read for themselves.
         if plan.kept and engine.name == "serial":
             readers = keep(readers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cosmoflow.model.names import SHIPPED
 from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.comparison.blocks import SHARED, coarse_cells
 from cosmoflow.numerics.comparison.power import subbox_cells
@@ -16,8 +17,10 @@ from cosmoflow.stages.evaluate.cut import Cut
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.evaluate.kept import kept_bytes
 from cosmoflow.stages.evaluate.requests import count_requests
+from cosmoflow.stages.evaluate.shipped import NOT_COMPARED, describe_shipped
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
+from cosmoflow.stages.infer import Shipped
 from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.requests import count_workers
 from cosmoflow.stages.run import Plan, Run, memory_here, memory_of_worker
@@ -56,6 +59,8 @@ class EvaluatePlan(Plan):
         Number of sub-boxes.
     linear_theory : str
         Source of linear theory.
+    shipped : str
+        Whether the shipped model is compared, or why it is not.
     memory_of_parts : dict of str
         Memory of a worker in each part of the work.
     memory_of_this_process : str
@@ -66,6 +71,8 @@ class EvaluatePlan(Plan):
         Radii of the linear velocities that the truth lacks, Mpc/h.
     in_memory : bool
         Whether this process makes them in its memory.
+    shipped_model : Shipped
+        The shipped model.
     parts : int
         Parts that tasks of spectra and of linear theory hand to one another.
     kept : int
@@ -79,11 +86,13 @@ class EvaluatePlan(Plan):
     block: int
     subboxes: int
     linear_theory: str
+    shipped: str
     memory_of_parts: dict[str, str]
     memory_of_this_process: str
     cut: Cut = field(repr=False)
     missing: list[float] = field(repr=False)
     in_memory: bool = field(repr=False)
+    shipped_model: Shipped = field(repr=False)
     parts: int = field(repr=False)
     kept: int = field(repr=False)
 
@@ -94,7 +103,7 @@ def lacking(true: FieldStore, radii: Sequence[float]) -> list[float]:
     return [radius for radius in dict.fromkeys(radii) if radius not in stored]
 
 
-def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
+def plan_work(inputs: Inputs, run: Run, shipped: Shipped = NOT_COMPARED) -> EvaluatePlan:
     """Cut a box into tasks that fit into the memory of workers, and plan the whole run.
 
     If the ``worker_memory`` exceeds the available memory, :func:`start_engine` refuses the plan.
@@ -103,7 +112,8 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     cells, size, radii = true.grid**3, inputs.box_size, dict.fromkeys(config.smoothing)
     # Linear theory is compared too, wherever it will be stored.
     added = [Method(linear_name(radius), true.url, "linear_velocity") for radius in radii]
-    methods = [*inputs.methods, *added]
+    predicted = [SHIPPED] if shipped.model is not None else []
+    methods = [*inputs.methods, *(Method(name, true.url) for name in predicted), *added]
     missing = lacking(true, config.smoothing)
     block = _block_cells(inputs, run)
     side = subbox_cells(true.grid, size, min(config.subbox, size))
@@ -124,6 +134,10 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
     read = once + inside * (4 + 12 * compared)
     errors = cells * sum(method.intervals is not None for method in methods)
     rest, read_for_rest = costs.REPORT_SECONDS + errors * costs.ERROR_CELL, 12 * errors
+    rest, read_for_rest = (
+        rest + shipped.seconds(true.grid),
+        read_for_rest + 4 * cells * len(predicted),
+    )
     exchanged, linear, parts = 0, "stored with the truth", 0
     in_memory = LINEAR_BYTES * true.grid**3 <= memory_here(run)
     tasks = cut.count_tasks(1 + len(methods), size)
@@ -160,13 +174,13 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         unit="tasks",
         worker_memory=max(memory.values()),
         read=read_for_rest + (once if kept else read),
-        written=12 * cells * len(missing) + (8 << 20),
+        written=12 * cells * (len(missing) + len(predicted)) + (8 << 20),
         cpu_seconds=in_one if kept else rest + streamed,
         exchanged=exchanged,
         requests=count_requests(
             {store.url: store for store in (true, *inputs.found.values())},
             readers,
-            [linear_name(radius) for radius in missing],
+            [*predicted, *(linear_name(radius) for radius in missing)],
             cut,
             power,
             count_workers(run),
@@ -178,14 +192,21 @@ def plan_work(inputs: Inputs, run: Run) -> EvaluatePlan:
         block=cut.block,
         subboxes=cut.along**3,
         linear_theory=linear,
+        shipped=describe_shipped(shipped),
         memory_of_parts={part: format_bytes(need) for part, need in memory.items()},
         memory_of_this_process=format_bytes(
-            kept
-            + _driver_memory(inputs, cut, len(methods), makes_linear=bool(missing) and in_memory)
+            max(
+                shipped.memory(true.grid),
+                kept
+                + _driver_memory(
+                    inputs, cut, len(methods), makes_linear=bool(missing) and in_memory
+                ),
+            )
         ),
         cut=cut,
         missing=missing,
         in_memory=in_memory,
+        shipped_model=shipped,
         parts=parts,
         threads=threads,
         kept=kept,

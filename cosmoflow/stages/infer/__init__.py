@@ -6,16 +6,28 @@ from cosmoflow.stages.infer.ensemble import Member
 from cosmoflow.stages.infer.layout import choose_layout
 from cosmoflow.stages.infer.plan import plan_work
 from cosmoflow.stages.infer.request import Device, check_work
+from cosmoflow.stages.infer.shipped import (
+    Shipped,
+    find_shipped,
+    predict_shipped,
+    predict_shipped_box,
+    prediction_seconds,
+)
 
 __all__ = [
     "Device",
     "Member",
+    "Shipped",
     "check_work",
     "choose_layout",
+    "find_shipped",
     "infer",
     "infer_array",
     "infer_store",
     "plan_infer",
     "plan_work",
     "predict_box",
+    "predict_shipped",
+    "predict_shipped_box",
+    "prediction_seconds",
 ]

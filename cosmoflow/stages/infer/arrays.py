@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.models import open_model
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.finite import count_not_finite, not_finite
-from cosmoflow.storage.metadata import BoxMetadata, check_box, flat_attributes
+from cosmoflow.storage.metadata import Box, BoxMetadata, check_box, flat_attributes
 from cosmoflow.storage.origins import WIENER
 from cosmoflow.units import LENGTH
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SHARD = 128
 """Least cells per axis that are predicted at once."""
 
-_BLOCK_CELLS = 128
+BLOCK_CELLS = 128
 """Cells per axis of a block of :func:`predict_box`."""
 
 
@@ -148,7 +148,7 @@ def infer_array(
     work = check_work(box, names, models, run)
     check_scatter(MemoryFields({"density": field}), box, names, models, run.listener)
     work = replace(work, layout=choose_layout(work, box, models, run))
-    source, flows = _add_flows(field, box, models, names)
+    source, flows = add_flows(field, box, models, names)
     work = replace(work, flows=tuple(flows))
     ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
     with keeping_freed_buffers():
@@ -156,8 +156,8 @@ def infer_array(
     return _to_dataset(fields, work, box)
 
 
-def _add_flows(
-    density: Floats, box: ArrayBox, models: list[VelocityModel], names: Sequence[str]
+def add_flows(
+    density: Floats, box: Box, models: list[VelocityModel], names: Sequence[str]
 ) -> tuple[MemoryFields, list[tuple[Flow, ...]]]:
     """Make the global velocities of the models; return the box and the flows of each model."""
     size, rate = box.metadata.box_size, growth_rate_hubble(box.metadata)
@@ -244,20 +244,33 @@ def predict_box(
         Prediction of the box, shapes ``(3, n, n, n)``.
     """
     grid = source.grid
-    block = min(_BLOCK_CELLS, grid)
-    stride = math.lcm(*(member.model.geometry.stride for member in members))
-    tile, batch = config.tile or -(-block // stride) * stride, config.batch or 1
-    layout = Layout(block, (block, block, block), tile, batch, config.overlap)
-    ensemble = Ensemble(members, layout, config, device)
     mean = np.empty((3, grid, grid, grid), np.float32)
     spread = np.empty_like(mean) if config.spread else None
     size = np.empty_like(mean) if config.errors else None
-    for one in grid_blocks(grid, block):
+    blocks = grid_blocks(grid, min(BLOCK_CELLS, grid))
+    predictions = predict_blocks(members, source, blocks, config, device)
+    for one, found in zip(blocks, predictions, strict=True):
         x, y, z = place(one, Block((0, 0, 0), (grid, grid, grid)))
-        found = ensemble.predict(ensemble.read(source, one))
         mean[:, x, y, z] = found.mean
         if spread is not None and found.spread is not None:
             spread[:, x, y, z] = found.spread
         if size is not None and found.size is not None:
             size[:, x, y, z] = found.size
     return Prediction(mean, spread, size)
+
+
+def predict_blocks(
+    members: Sequence[Member],
+    source: FieldSource,
+    blocks: Sequence[Block],
+    config: InferConfig,
+    device: torch.device,
+) -> Iterator[Prediction]:
+    """Yield the predictions of blocks of a box in memory; see :func:`predict_box`."""
+    block = min(BLOCK_CELLS, source.grid)
+    stride = math.lcm(*(member.model.geometry.stride for member in members))
+    tile, batch = config.tile or -(-block // stride) * stride, config.batch or 1
+    layout = Layout(block, (block, block, block), tile, batch, config.overlap)
+    ensemble = Ensemble(members, layout, config, device)
+    for one in blocks:
+        yield ensemble.predict(ensemble.read(source, one))

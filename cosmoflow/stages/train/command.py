@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.error_fitting import fit_errors
 from cosmoflow.model.fitting import Metrics, TrainingJob, make_loop
 from cosmoflow.model.folder import Model
-from cosmoflow.model.names import DESCRIPTION, HISTORY, RUN, WEIGHTS
+from cosmoflow.model.names import COMPARISON, DESCRIPTION, HISTORY, RUN, WEIGHTS
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.registry import find_architecture, geometry_of
 from cosmoflow.model.starting import make_model
@@ -36,6 +37,7 @@ from cosmoflow.stages.train.basis import (
     needs_family,
     settle,
 )
+from cosmoflow.stages.train.comparison import keep_comparison
 from cosmoflow.stages.train.data import Split, choose_split, make_job
 from cosmoflow.stages.train.gains import add_gain
 from cosmoflow.stages.train.plan import TrainPlan, plan_training
@@ -51,7 +53,14 @@ FILTER_BYTES = 72
 """Bytes per cell in memory while a filter is fitted: density, velocity and its modes, modes of four
 fields, float64 products of two."""
 
-_NO_MATTER = {"checkpoint_every", "keep_checkpoints", "workers", "prefetch", "tensorboard"}
+_NO_MATTER = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "workers",
+    "prefetch",
+    "tensorboard",
+    "compare",
+}
 """Settings that do not affect the model: a run may be resumed with other values."""
 
 
@@ -141,17 +150,11 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     if not architecture.learns:
         for store in stores:
             store.check_unchanged()
-        save_model(out, make_model(basis.spec))
+        _finish_baseline(out, basis, settings, crop)
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
     progress = Progress(run.listener, "train", config.steps, "steps")
-    board = open_board(out, config.tensorboard)
-
-    def on_report(metrics: Metrics) -> None:
-        note = f"validation residual {metrics['validation_rms']:.1f} km/s"
-        progress.reach(int(metrics["step"]), note)
-        board(metrics)
-
+    on_report = _Steps(progress, open_board(out, config.tensorboard))
     checkpoints = CheckpointFolder(join(out, "checkpoints"), config.keep_checkpoints)
     if resumed:
         _announce_checkpoint(checkpoints, run)
@@ -168,6 +171,25 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     _check_fields(stores, basis.split if reads_on else None, out)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
     return load_model(out)
+
+
+class _Steps:
+    """Shows the step of a training, and the residual of the last validation.
+
+    Notes of steps come from a worker, and validations on Ray from its controller: an older step may
+    come later.
+    """
+
+    def __init__(self, progress: Progress, board: Callable[[Metrics], None]) -> None:
+        self._progress, self._board = progress, board
+        self._step, self._residual = 0, ""
+
+    def __call__(self, metrics: Metrics) -> None:
+        if "validation_rms" in metrics:
+            self._residual = f"validation residual {metrics['validation_rms']:.1f} km/s"
+            self._board(metrics)
+        self._step = max(self._step, int(metrics["step"]))
+        self._progress.reach(self._step, self._residual)
 
 
 def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
@@ -229,6 +251,7 @@ def _check_fields(stores: Sequence[FieldStore], split: Split | None, out: str) -
             split.check_flows()
     except (DataError, IncompleteError):
         remove_file(out, DESCRIPTION)
+        remove_file(out, COMPARISON)
         remove(join(out, "checkpoints"))
         raise
 
@@ -281,14 +304,23 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
 
 
 def _finish(out: str, split: Split, model: Model, job: TrainingJob) -> None:
-    """Save the model with its errors, then its gains; runs in the worker of rank 0."""
+    """Save the model with its errors, compare it, add its gains; runs in the worker of rank 0."""
     if job.config.error_steps:
         model = fit_errors(model, job, best_device())
     save_model(out, model)
     symmetries = job.config.measure_gain
+    if job.config.compare:
+        keep_comparison(out, model, job, split)
     measured = symmetries and split.validation and model.target == "velocity"
     if measured and add_gain(model, split, symmetries):
         save_model(out, model)
+
+
+def _finish_baseline(out: str, basis: Basis, settings: Settings, crop: int) -> None:
+    """Save a filter, which has no network to train, and compare it."""
+    save_model(out, model := make_model(basis.spec))
+    if settings.train.compare:
+        keep_comparison(out, model, make_job(basis.split, settings, crop), basis.split)
 
 
 def _write_history(out: str, history: list[Metrics]) -> None:

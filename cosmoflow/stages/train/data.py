@@ -103,8 +103,13 @@ def choose_split(
     if len(fields) == 1:
         slab = split_lone_box(grid, fraction, crop, geometry)
         return Split(tuple(fields), ((),), 0, slab)
-    validation = max(1, round(len(fields) * fraction))
+    validation = count_validation(len(fields), fraction)
     return Split(tuple(fields), ((),) * len(fields), validation, 0)
+
+
+def count_validation(stores: int, fraction: float) -> int:
+    """Return how many of several stores are for validation."""
+    return max(1, round(stores * fraction))
 
 
 _LINEAR_RADIUS = 4.0

@@ -17,7 +17,8 @@ from cosmoflow.model.registry import (
 from cosmoflow.model.streams import pool_bytes
 from cosmoflow.stages import costs
 from cosmoflow.stages.run import Plan, Run
-from cosmoflow.stages.train.data import field_bytes, is_streamed
+from cosmoflow.stages.train.comparison import comparison_seconds
+from cosmoflow.stages.train.data import count_validation, field_bytes, is_streamed
 
 _DEFAULT_CROP = 48
 
@@ -70,6 +71,9 @@ def plan_training(grids: Sequence[int], run: Run) -> TrainPlan:
     held = pool_bytes(crop, geometry.halo, architecture.flows) if streamed else needed
     parameters, _ = count_parameters(network)
     widest = widest_layer(network)
+    compared = grids[-count_validation(len(grids), config.validation_fraction) :]
+    if not (config.compare and config.target == "velocity"):
+        compared = ()
     return TrainPlan(
         stage="train",
         tasks=config.steps,
@@ -77,9 +81,9 @@ def plan_training(grids: Sequence[int], run: Run) -> TrainPlan:
         # Fields, or blocks of them, held in memory; weights, gradients, average and two moments;
         # activations, of which backpropagation keeps about a dozen of the widest at full size.
         worker_memory=held + 20 * parameters + 12 * 4 * min(widest, 64) * cells * config.batch,
-        read=needed,
+        read=needed + 4 * sum(grid**3 for grid in compared),
         written=4 * parameters * (1 + 4 * config.keep_checkpoints),
-        cpu_seconds=flops / costs.TRAINING_CPU_FLOPS,
+        cpu_seconds=flops / costs.TRAINING_CPU_FLOPS + comparison_seconds(compared, crop),
         model=config.model,
         target=config.target,
         crop=crop,

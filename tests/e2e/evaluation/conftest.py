@@ -21,7 +21,7 @@ PAINTED = replace(
     sampling=Sampling(PARTICLES, 0.0, "background", equal_masses=True),
 )
 NOTED = {"velocity_std": dict(zip(("interval_68", "interval_95"), INTERVALS, strict=True))}
-SETTINGS = {"evaluate": {"subbox": SUBBOX, "smoothing": RADII}}
+SETTINGS = {"evaluate": {"subbox": SUBBOX, "smoothing": RADII, "shipped_grid": 0}}
 
 
 def make_store(path, fields, shard, *, chunk=None, metadata=None, attributes=None):

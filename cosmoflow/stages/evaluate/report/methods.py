@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cosmoflow.model.names import SHIPPED
 from cosmoflow.numerics.comparison import Comparison
 
 PAPER_BASELINE: Final = "linear theory"
@@ -67,8 +68,12 @@ def ranked(comparison: Comparison) -> list[str]:
 
 
 def best_network(comparison: Comparison) -> str | None:
-    """Return the network with the smallest residual, if there is any."""
-    return _best(comparison, [name for name in comparison.methods if not is_baseline(name)])
+    """Return the network with the smallest residual, if there is any.
+
+    The shipped model, which nobody asked for, counts only if there is no other network.
+    """
+    networks = [name for name in comparison.methods if not is_baseline(name)]
+    return _best(comparison, [name for name in networks if name != SHIPPED] or networks)
 
 
 def best_baseline(comparison: Comparison) -> str | None:

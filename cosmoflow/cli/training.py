@@ -1,0 +1,93 @@
+"""What `train` prints at its end: the new model beside others, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import PurePosixPath
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cosmoflow.cli.show import show_facts
+from cosmoflow.model.names import DEFAULT_MODEL, OWN, SHIPPED
+
+_MOST_FIELDS = 8
+"""Most stores that a suggested command names."""
+
+
+def suggest_next(
+    fields: Sequence[str], out: str, target: str, compared: Mapping[str, Any] | None
+) -> list[str]:
+    """Return commands to type after a training, none of which meets an output that exists.
+
+    Parameters
+    ----------
+    fields : sequence of str
+        The stores trained on, as they were given. The last one is for validation.
+    out : str
+        Folder of the model.
+    target : str
+        Field that it predicts.
+    compared : mapping or None
+        The comparison with other models.
+    """
+    box = fields[-1]
+    prediction = _unused(f"{PurePosixPath(box).stem}-{target}", ".zarr")
+    report = _unused(f"{PurePosixPath(box).stem}-report", "")
+    commands = [["cosmoflow", "infer", box, prediction, "--model", out]]
+    # A lone box trained the model, but for a slab: a report on it would flatter.
+    if len(fields) > 1:
+        commands.append(["cosmoflow", "evaluate", box, prediction, "--out", report])
+    if is_behind(compared) and len(fields) <= _MOST_FIELDS:
+        tuned = _unused(f"{out.rstrip('/')}-tuned", "")
+        start = ["--from", DEFAULT_MODEL, "--out", tuned]
+        commands.append(["cosmoflow", "train", *fields, *start])
+    return [shlex.join(command) for command in commands]
+
+
+def is_behind(compared: Mapping[str, Any] | None) -> bool:
+    """Return whether the shipped model is closer to the truth than the new one."""
+    rms = {} if compared is None else compared["rms"]
+    return SHIPPED in rms and rms[SHIPPED] < rms[OWN]
+
+
+def _unused(stem: str, ending: str) -> str:
+    """Return a name that nothing has."""
+    from cosmoflow.storage.urls import exists
+
+    names = (f"{stem}{f'-{number}' * (number > 1)}{ending}" for number in count(1))
+    return next(name for name in names if not exists(name))
+
+
+def show_training(
+    console: Console,
+    facts: Mapping[str, Any],
+    compared: Mapping[str, Any] | None,
+    further: Sequence[str],
+) -> None:
+    """Print a trained model, its residual beside those of others, and what to do next."""
+    show_facts(console, "trained", facts)
+    if compared is not None:
+        blocks = compared["blocks"]
+        table = Table(
+            title=f"residual in {blocks} validation block{'s' * (blocks != 1)}",
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+        )
+        table.add_column("model", overflow="fold")
+        table.add_column("rms, km/s", justify="right", no_wrap=True)
+        for name, rms in sorted(compared["rms"].items(), key=lambda row: row[1]):
+            table.add_row(name, f"{rms:.1f}")
+        console.print(table)
+        for name, reason in compared["skipped"].items():
+            console.print(f"{name} is not compared: {reason}", markup=False, soft_wrap=True)
+    label = "next:"
+    for command in further:
+        tunes = f" --from {DEFAULT_MODEL} " in command
+        label = f"{DEFAULT_MODEL} is closer; to train it on these boxes:" if tunes else label
+        console.print(f"{label} {command}", markup=False, soft_wrap=True)
+        label = "then:"

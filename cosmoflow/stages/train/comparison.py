@@ -1,0 +1,142 @@
+"""A new model beside the Wiener filter and the shipped model, in its validation blocks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmoflow.engine import available_memory
+from cosmoflow.errors import CosmoflowError
+from cosmoflow.model.fitting import TrainingJob, sum_squares
+from cosmoflow.model.folder import Model
+from cosmoflow.model.names import COMPARISON, DEFAULT_MODEL, OWN, SHIPPED
+from cosmoflow.model.precision import best_device
+from cosmoflow.model.registry import find_architecture
+from cosmoflow.model.samples import TrainingBox, read_sample, stack
+from cosmoflow.numerics.blocks import Block
+from cosmoflow.stages.infer import find_shipped, predict_shipped, prediction_seconds
+from cosmoflow.stages.train.data import VALIDATION_BLOCKS, Split
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.urls import write_bytes
+from cosmoflow.units import format_bytes
+
+FILTERED: Final = "its Wiener filter"
+"""Name of the filter whose velocity is an input of the new model."""
+
+_FILTER: Final = "wiener"
+"""Shipped filter that stands in for that of a network without one."""
+
+Squares = tuple[float, int]
+"""Sum of the squared residuals, and the number of cells."""
+
+
+def compare(model: Model, job: TrainingJob, split: Split) -> dict[str, Any]:
+    """Return the residuals of a new model and of others in the validation blocks.
+
+    Parameters
+    ----------
+    model : VelocityModel or ModelFamily
+        The model, in evaluation mode.
+    job : TrainingJob
+        The training, with the validation blocks.
+    split : Split
+        The boxes of the training.
+
+    Returns
+    -------
+    dict
+        ``blocks`` and ``cells`` compared; ``rms``, the 3-D residual of each method, km/s;
+        ``skipped``, why a method is not compared.
+    """
+    squares, cells = sum_squares(model, job.validation, job.config.precision, best_device())
+    rms, skipped = {OWN: math.sqrt(squares / cells)}, dict[str, str]()
+    rivals = [(SHIPPED, DEFAULT_MODEL)]
+    architecture = find_architecture(model.spec.architecture)
+    if architecture.learns and architecture.filter is not None:
+        rms[FILTERED] = _rms(map(_filter_squares(model), job.validation))
+    else:
+        rivals.insert(0, (f"{_FILTER} (ships)", _FILTER))
+    for label, name in rivals:
+        found = _compare_shipped(name, model.target, job, split)
+        if isinstance(found, str):
+            skipped[label] = found
+        else:
+            rms[label] = found
+    blocks = len(job.validation)
+    return {"blocks": blocks, "cells": int(cells), "rms": rms, "skipped": skipped}
+
+
+def keep_comparison(out: str, model: Model, job: TrainingJob, split: Split) -> None:
+    """Compare a new model and keep the result in its folder."""
+    content = json.dumps(compare(model, job, split), indent=1)
+    write_bytes(out, COMPARISON, f"{content}\n".encode())
+
+
+def comparison_seconds(grids: Sequence[int], crop: int) -> float:
+    """Return the core-seconds of a comparison in validation boxes of the given sizes."""
+    predicted = VALIDATION_BLOCKS * crop**3 // max(1, len(grids))
+    return sum(prediction_seconds(grid, min(predicted, grid**3)) for grid in grids)
+
+
+def _filter_squares(model: Model) -> Callable[[tuple[TrainingBox, Block]], Squares]:
+    """Return the function that adds up the squared residuals of a model's filter in a block."""
+
+    def add(place: tuple[TrainingBox, Block]) -> Squares:
+        sample = stack([read_sample(place[0], model.target, place[1], 0)])
+        flow = sample.flows[:, 0]
+        found = flow if model.target == "velocity" else flow * sample.density.unsqueeze(1)
+        residual = (found - sample.target).double()
+        return float(residual.square().sum()), residual[0, 0].numel()
+
+    return add
+
+
+def _compare_shipped(name: str, target: str, job: TrainingJob, split: Split) -> float | str:
+    """Return the residual of a shipped model, or why it is not compared."""
+    if target != "velocity":
+        return f"{name} predicts velocity, and this model {target}"
+    squares: list[Squares] = []
+    for url, blocks in _by_store(job.validation, split).items():
+        store = FieldStore(url)
+        shipped = find_shipped(store, name)
+        if shipped.model is None:
+            return shipped.reason
+        need, free = shipped.memory(store.grid), available_memory()
+        if need > free:
+            return f"it needs {format_bytes(need)} of memory, and {format_bytes(free)} are free"
+        try:
+            squares += [
+                _squares(found, store.read_block("velocity", block))
+                for block, found in predict_shipped(shipped, store, blocks)
+            ]
+        # The new model is whole: what keeps another one from being compared must not fail it.
+        except CosmoflowError as error:
+            return error.what
+    return _rms(squares)
+
+
+def _by_store(
+    validation: Sequence[tuple[TrainingBox, Block]], split: Split
+) -> Mapping[str, list[Block]]:
+    """Return the validation blocks of each store; boxes come in the order of their stores."""
+    urls = split.fields[split.training :] if split.validation else split.fields
+    blocks: dict[int, list[Block]] = {}
+    for box, block in validation:
+        blocks.setdefault(id(box), []).append(block)
+    return dict(zip(urls, blocks.values(), strict=True))
+
+
+def _squares(found: NDArray[np.float32], true: NDArray[np.float32]) -> Squares:
+    """Return the sum of squared residuals of a block, and its cells."""
+    return float(np.square(found - true, dtype=np.float64).sum()), found[0].size
+
+
+def _rms(squares: Iterable[Squares]) -> float:
+    """Return the rms of the 3-D residual of all blocks."""
+    total, cells = map(sum, zip(*squares, strict=True))
+    return math.sqrt(total / cells)
