@@ -106,29 +106,27 @@ _STORED: Final = (
         linear=True,
         definition="p = rho v, summed over components; rho over its mean",
     ),
-    _vector("velocity", long_name="mass-weighted peculiar velocity", filled=True),
+    _vector("velocity", long_name="peculiar velocity", filled=True),
     *(
-        _vector(f"{name}{suffix}", long_name=f"standard deviation of {meaning}")
+        _vector(f"{name}{suffix}", long_name=f"{meaning} of {name}")
         for name in ("velocity", "momentum")
         for suffix, meaning in (
-            (SPREAD, f"the ensemble's predictions, of which {name} is the mean"),
-            (ERROR, f"the error of one component of {name} that the model expects"),
+            (SPREAD, "spread of the predictions"),
+            (ERROR, "expected error"),
         )
     ),
-    _vector("linear_velocity", long_name="linear-theory velocity of the Gaussian-smoothed density"),
-    _vector("restored_velocity", long_name="velocity with the power of small scales restored"),
-    _vector(
-        "wiener_velocity", long_name="velocity by a Wiener filter of the density and its functions"
-    ),
+    _vector("linear_velocity", long_name="linear-theory velocity"),
+    _vector("restored_velocity", long_name="velocity, power restored"),
+    _vector("wiener_velocity", long_name="Wiener-filtered velocity"),
     FieldRow(
         "count",
         DIMENSIONLESS,
-        "number of particles, each counted with the share of it that falls into the cell",
+        "number of particles",
         inputs=("density",),
         linear=True,
     ),
-    FieldRow("interlaced_density", DIMENSIONLESS, "density on the grid moved back by half a cell"),
-    _vector("interlaced_momentum", long_name="momentum on the grid moved back by half a cell"),
+    FieldRow("interlaced_density", DIMENSIONLESS, "density, half a cell back"),
+    _vector("interlaced_momentum", long_name="momentum, half a cell back"),
     _slope(
         "divergence",
         long_name="velocity divergence",
@@ -142,13 +140,11 @@ _STORED: Final = (
     ),
     _slope(
         "velocity_shear",
-        long_name="eigenvalues of (d_i v_j + d_j v_i) / 2, ascending",
+        long_name="eigenvalue of the velocity shear",
         lead="eigenvalue",
     ),
-    FieldRow("linear_density", DIMENSIONLESS, "linear density contrast, extrapolated to z = 0"),
-    FieldRow(
-        "displacement", LENGTH, "first-order displacement, extrapolated to z = 0", "component"
-    ),
+    FieldRow("linear_density", DIMENSIONLESS, "linear density contrast at z = 0"),
+    FieldRow("displacement", LENGTH, "first-order displacement at z = 0", "component"),
 )
 
 _MEASURED: Final = (
@@ -186,7 +182,7 @@ _SMOOTHED: Final = tuple(
     replace(
         row,
         name=f"{SMOOTHED}{row.name}",
-        long_name=f"{row.long_name}, after Gaussian smoothing",
+        long_name=f"{row.long_name}, smoothed",
         inputs=row.inputs if row.slopes else (row.name,),
         linear=False,
         base=row.name,

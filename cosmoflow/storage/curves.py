@@ -81,9 +81,7 @@ def _describe(comparison: Comparison) -> xr.Dataset:
             variables |= _spectra(quantities, methods, prefix, quantity, k)
             coordinates[quantity] = _names(quantities)
             first = next(iter(quantities.values()))
-            coordinates[k] = _variable(
-                k, _array(first["k"]), WAVENUMBER, "mean wavenumber of the bin's modes"
-            )
+            coordinates[k] = _variable(k, _array(first["k"]), WAVENUMBER, "k")
     variables |= _by_density(found["by_density"], methods)
     edges = _array(found["by_density"]["log10_density_edges"])
     coordinates["log_density"] = _variable(

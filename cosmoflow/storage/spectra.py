@@ -112,7 +112,8 @@ def describe_spectra(
     variables["k_bounds"] = (("k", "bound"), np.stack([edges[:-1], edges[1:]], axis=1), bins)
     described = {
         "units": WAVENUMBER,
-        "long_name": "mean wavenumber of the bin's modes",
+        "long_name": "k",
+        "description": "mean wavenumber of the bin's modes",
         "bounds": "k_bounds",
     }
     dataset = xr.Dataset(

@@ -50,7 +50,12 @@ def write_coordinates(
             dimension_names=(axis,),
             overwrite=True,
             compressors=COMPRESSORS,
-            attributes={"units": LENGTH, "long_name": f"comoving {axis} of the cell's centre"},
+            # xarray labels axes of plots with the long name.
+            attributes={
+                "units": LENGTH,
+                "long_name": axis,
+                "description": "comoving, of the cell's centre",
+            },
         )
         coordinate[:] = centres
     # Components are always written: a linear velocity may be added to any store later.

@@ -129,6 +129,8 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     _check_folder(out, inputs, run, provenance)
     shipped = choose_shipped(inputs, run)
     plan = plan_work(inputs, run, shipped)
+    if shipped.model is None and run.settings.evaluate.shipped_grid:
+        run.listener(Message(plan.shipped))
     # Before any output: a run that is refused must leave an older report as it is. The shipped
     # model is applied in this process, also where the tasks run on Ray.
     seconds = plan.cpu_seconds - shipped.seconds(inputs.true.grid)

@@ -162,6 +162,7 @@ def plan_work(inputs: Inputs, run: Run, shipped: Shipped = NOT_COMPARED) -> Eval
             read_for_rest + len(missing) * flow.read,
             parts + len(missing) * flow.parts,
         )
+    in_one_go = bool(missing) and in_memory
     # If the fields fit into this process, and it has little enough to do, each is read once.
     in_one = rest + compared * cells * costs.KEPT_CELL
     kept = kept_bytes(readers, true.grid)

@@ -51,8 +51,6 @@ def choose_shipped(inputs: Inputs, run: Run) -> Shipped:
     if need > free:
         reason = f"it needs {format_bytes(need)} of memory, and {format_bytes(free)} are free"
         found = Shipped(DEFAULT_MODEL, None, reason)
-    if found.model is None:
-        run.listener(Message(describe_shipped(found)))
     return found
 
 
