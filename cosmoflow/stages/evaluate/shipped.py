@@ -39,8 +39,8 @@ def choose_shipped(inputs: Inputs, run: Run) -> Shipped:
     if most == 0:
         return Shipped(DEFAULT_MODEL, None, "switched off by evaluate.shipped_grid=0")
     for name, store in inputs.found.items():
-        config = store.metadata.provenance.get("config")
-        if isinstance(config, dict) and config.get("models") == [DEFAULT_MODEL]:
+        made_from = store.metadata.provenance.get("inputs")
+        if isinstance(made_from, dict) and made_from.get("models") == model_digest(DEFAULT_MODEL):
             return Shipped(DEFAULT_MODEL, None, f"{name} is its prediction already")
     if true.grid > most:
         reason = f"the box has {true.grid}^3 cells, and evaluate.shipped_grid is {most}"
