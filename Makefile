@@ -9,13 +9,14 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 INSTALLED := $(VENV)/.installed
 DEMO ?= demo-output
 
-.PHONY: help install demo test test-cluster lint kernels unit slow format clean
+.PHONY: help install demo test test-cluster lint kernels unit slow notebooks format clean
 
 help:
 	@echo "make demo           the whole chain on two small boxes; the report is in $(DEMO)/report"
 	@echo "make test           lint, types, layers and the default tests"
 	@echo "make test-cluster   the tests that start Ray, kill or wait"
 	@echo "make slow           the tests that take minutes"
+	@echo "make notebooks      run the notebooks of examples/notebooks"
 	@echo "make format         put the code in shape"
 
 install: $(INSTALLED)
@@ -53,6 +54,10 @@ test-cluster: kernels
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# In kernels of .venv, one notebook after the other.
+notebooks: $(INSTALLED)
+	$(BIN)/python -m pytest -o addopts= -W default --nbmake --durations=0 examples/notebooks
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
