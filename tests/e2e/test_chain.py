@@ -2,8 +2,12 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +182,17 @@ def test_dry_run_plans_and_writes_nothing(chain, tmp_path, cosmoflow, command):
     assert not out.exists()
 
 
+def complete(*words):
+    """Return what the shell offers for the last word."""
+    given = {
+        "_COSMOFLOW_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    command = Path(sys.executable).with_name("cosmoflow")
+    return subprocess.check_output(command, env=os.environ | given, text=True).split()
+
+
 def test_every_command_has_help_with_examples(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     sections = {"convert": "snapshot", "info": "snapshot", "import": "cosmology"}
@@ -196,6 +211,9 @@ def test_every_command_has_help_with_examples(capsys, monkeypatch):
             ).groups()
             assert load_settings(overrides=[example]) != Settings()
             assert shown == example.partition(".")[0] == sections.get(command, command)
+    assert complete("cosmoflow", "tr") == ["train"]
+    assert complete("cosmoflow", "train", "--ta") == ["--target"]
+    assert complete("cosmoflow", "train", "--target", "m") == ["momentum"]
 
 
 def test_the_same_seed_gives_the_same_bytes(chain, tmp_path, cosmoflow):
