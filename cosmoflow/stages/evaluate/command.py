@@ -31,7 +31,8 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import describe_empty, examine, sampling_with
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.inputs.notes import input_notes
-from cosmoflow.stages.inputs.readers import VELOCITY_ERROR, painted_scheme
+from cosmoflow.stages.inputs.paintings import painted_scheme
+from cosmoflow.stages.inputs.readers import VELOCITY_ERROR
 from cosmoflow.stages.run import Run, claiming, start_engine
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.curves import write_curves

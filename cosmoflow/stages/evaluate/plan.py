@@ -198,10 +198,7 @@ def plan_work(inputs: Inputs, run: Run, shipped: Shipped = NOT_COMPARED) -> Eval
         memory_of_this_process=format_bytes(
             max(
                 shipped.memory(true.grid),
-                kept
-                + _driver_memory(
-                    inputs, cut, len(methods), makes_linear=bool(missing) and in_memory
-                ),
+                kept + _driver_memory(inputs, cut, len(methods), makes_linear=in_one_go),
             )
         ),
         cut=cut,
