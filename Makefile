@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 INSTALLED := $(VENV)/.installed
 DEMO ?= demo-output
+DOCS_INSTALLED := $(VENV)/.installed-docs
+SITE := docs/_build/html
 
-.PHONY: help install demo test test-cluster lint kernels unit slow notebooks format clean
+.PHONY: help install demo test test-cluster lint kernels unit slow notebooks docs site docs-blocks format clean
 
 help:
 	@echo "make demo           the whole chain on two small boxes; the report is in $(DEMO)/report"
@@ -17,6 +19,7 @@ help:
 	@echo "make test-cluster   the tests that start Ray, kill or wait"
 	@echo "make slow           the tests that take minutes"
 	@echo "make notebooks      run the notebooks of examples/notebooks"
+	@echo "make docs           the site, in $(SITE), with every block of its pages run"
 	@echo "make format         put the code in shape"
 
 install: $(INSTALLED)
@@ -59,9 +62,23 @@ slow: $(INSTALLED)
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pytest -o addopts= -W default --nbmake --durations=0 examples/notebooks
 
+$(DOCS_INSTALLED): docs/requirements.txt $(INSTALLED)
+	$(PIP) install --quiet -r docs/requirements.txt
+	touch $@
+
+docs: site docs-blocks
+
+# Warnings are errors, dead links among the pages included.
+site: $(DOCS_INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(SITE)
+
+# A page is run by one process, in a folder of its own.
+docs-blocks: $(DOCS_INSTALLED) kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest docs -n 2 --dist loadfile -W default
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO) build dist docs/_build docs/reference/made .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Print the tables of docs/models.md from the metrics of an evaluation.
+"""Print the tables of docs/benchmarks/fiducial-box.md from the metrics of an evaluation.
 
 Usage: python benchmarks/model_table.py REPORT/metrics.json
 

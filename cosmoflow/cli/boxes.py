@@ -164,7 +164,7 @@ def derive(
         typer.Option(help="Finite differences in each shard, or FFTs of the whole box."),
     ] = None,
     smoothing: Annotated[
-        float | None, typer.Option(help="Gaussian radius of smoothed_ fields, Mpc/h.")
+        float | None, typer.Option(help="Gaussian radius of the smoothed fields, Mpc/h.")
     ] = None,
 ) -> None:
     """Derive fields from others: divergence, vorticity, shear, smoothed fields, velocity."""

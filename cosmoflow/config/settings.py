@@ -174,7 +174,7 @@ class DeriveConfig(Section):
         "difference", description="differentiate and smooth in each shard, or by FFTs of the box"
     )
     smoothing: float | None = Field(
-        None, gt=0.0, description="Gaussian radius of smoothed_ fields, Mpc/h"
+        None, gt=0.0, description="Gaussian radius of the smoothed fields, Mpc/h"
     )
     shard: int | None = Field(
         None, ge=1, description="cells per axis that one task writes; by default the input's"

@@ -13,7 +13,7 @@ from typing import Final
 from cosmoflow.config.settings import Scheme
 
 START_SECONDS: Final = 9.0
-"""Start of a command on Ray: interpreter, libraries, Ray (docs/painting.md)."""
+"""Start of a command on Ray: interpreter, libraries, Ray (docs/benchmarks/painting.md)."""
 
 OVERHEAD: Final = 160 << 20
 """Bytes of a worker that do not grow with its task: buffers of the store, of threads, of malloc."""
@@ -26,21 +26,21 @@ EVALUATE_OVERHEAD: Final = 256 << 20
 
 SIMULATE_PARTICLE: Final = 3.0e-7
 """A particle and step of COLA on a mesh of as many cells, all else included: 72 s of CPU time for
-256^3 particles and 15 steps (docs/planning.md)."""
+256^3 particles and 15 steps (docs/benchmarks/clusters.md)."""
 MESH_POWER: Final = 2.6
-"""A mesh twice as fine costs six times as much (docs/simulations.md)."""
+"""A mesh twice as fine costs six times as much (docs/benchmarks/simulations.md)."""
 CONVERT_PARTICLE: Final = 2.5e-7
 """A particle that is read from a snapshot and written to a store. A guess."""
 IMPORT_BYTE: Final = 1 / 3e8
 """A byte of a density cube that is read or written. A guess."""
 READ_PARTICLE: Final = 2.7e-8
-"""1.8 s for 512^3 particles on two cores (docs/painting.md, the parts by themselves)."""
+"""1.8 s for 512^3 particles on two cores (docs/benchmarks/painting.md, the parts by themselves)."""
 SORT_PARTICLE: Final = 4.0e-8
 """Sorting a particle into shards, and the totals of mass and momentum."""
 PAINT_PARTICLE: Final = 3.6e-8
 """Density and momenta of a particle by CIC."""
 SCHEME_COST: Final[dict[Scheme, float]] = {"ngp": 1.0, "cic": 1.0, "tsc": 1.6, "pcs": 3.2}
-"""Over CIC (docs/painting.md, the table of speeds); NGP was not measured and is taken for CIC."""
+"""Over CIC (docs/benchmarks/painting.md); NGP was not measured and is taken for CIC."""
 WRITE_NUMBER: Final = 1.1e-8
 """Encoding and writing a number of a cell."""
 
@@ -78,9 +78,9 @@ DEMO_SECONDS: Final = 150.0
 
 CPU_FLOPS: Final = {"float32": 0.85e11, "bfloat16": 1.7e11}
 """FLOPs a second of a core in inference: 256^3 cells of 1.38e5 operations in 6.89 s (bfloat16) and
-14.2 s (float32) on two cores (docs/inference.md)."""
+14.2 s (float32) on two cores (docs/benchmarks/inference.md)."""
 TRAINING_CPU_FLOPS: Final = 1.25e11
-"""FLOPs a second of a core in training: 250 GFLOP/s on two (docs/models.md)."""
+"""FLOPs a second of a core in training: 250 GFLOP/s on two (docs/benchmarks/training.md)."""
 GPU_UTILISATION: Final = {
     "paper": 0.50,
     "paper-text": 0.50,
@@ -91,21 +91,22 @@ GPU_UTILISATION: Final = {
     "residual-large": 0.20,
 }
 """Share of a GPU's published bfloat16 peak in training on an H200; few features keep it less busy
-(docs/models.md). Measured for `paper`, `residual-small` and `residual-medium`; the others are
-guessed from these. Inference with `residual-small` reaches 0.07, and waits for its cores."""
+(docs/benchmarks/training.md). Measured for `paper`, `residual-small` and `residual-medium`; the
+others are guessed from these. Inference with `residual-small` reaches 0.07, and waits for its
+cores."""
 
 # --- Ray.
 
 HANDED_BYTE: Final = 5.0e-9
 """Core-seconds of a byte that one task hands to another, measured with Ray's objects: 2.7 s for the
 0.5 GB of spectra at 512^3, 17 s for the 3.4 GB of `paint`, beyond what they take in one process
-(docs/planning.md)."""
+(docs/benchmarks/clusters.md)."""
 PART_SECONDS: Final = 3.0e-5
 """Core-seconds of a part, however small: 13 microseconds to write and 13 to read, measured
 (benchmarks/exchange.py parts)."""
 TASK_SECONDS: Final = 5.0e-4
 """CPU time of the driver for each task on nodes with 48 places, measured on a cluster of two of
-them on one machine (docs/planning.md). A crew on each node submits the tasks."""
+them on one machine (docs/benchmarks/clusters.md). A crew on each node submits the tasks."""
 OBJECT_STORE_SHARE: Final = 0.3
 """Share of a node's memory, Ray's default. The rest is for workers, less :data:`SYSTEM_BYTES`."""
 SYSTEM_BYTES: Final = 4 << 30

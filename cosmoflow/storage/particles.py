@@ -129,7 +129,7 @@ class ParticleStore(Store):
 
     @cached_property
     def digest(self) -> str:
-        """Identity of what the store holds, see :mod:`cosmoflow.storage.identity`."""
+        """Identity of what the store holds, see ``cosmoflow.storage.identity``."""
         columns = {"position": self._position, "velocity": self._velocity, "mass": self._mass}
         return identify_store(
             self.metadata,

@@ -50,7 +50,7 @@ def box(cells, particles=None, **paint):
 
 
 MEASURED = [
-    # Stage, cells per axis, seconds of the whole command; docs/planning.md says where.
+    # Stage, cells per axis, seconds of the whole command; docs/benchmarks/clusters.md says where.
     ("paint", 256, 15.0),
     ("paint", 512, 34.0),
     ("paint", 1024, 230.0),
@@ -59,7 +59,7 @@ MEASURED = [
     ("infer", 1024, 524.0 + 4.0),
 ]
 CORE_SECONDS = [
-    # CPU time in one process, by benchmarks/predictions.py; docs/planning.md has the table.
+    # CPU time in one process, by benchmarks/predictions.py (docs/benchmarks/clusters.md).
     ("paint", 256, 3.2),
     ("paint", 512, 27.9),
     ("spectra", 256, 0.4),

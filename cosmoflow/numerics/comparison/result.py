@@ -42,7 +42,7 @@ class Comparison:
     Attributes
     ----------
     metrics : dict
-        Nested dicts, lists, strings, floats and None (for NaN); see :func:`compare`.
+        Nested dicts, lists, strings, floats and None (for NaN); see ``compare``.
     density : ndarray
         Shape ``(m, m)``, float32, density over its mean in the slice, averaged over its layers;
         ``m`` is the box's cells per axis; a box with more than 1024 has cells averaged to 1024.

@@ -23,7 +23,7 @@ ENOUGH_PARTICLES: Final = 8
 """Particles per cell that leave almost no cell of 2 Mpc/h empty at z = 0; used to train models."""
 ENOUGH_TO_FILL: Final = 0.5
 """Particles per cell from which on the nearest particle is a good estimate in empty cells: the
-error of the velocity is 10 % of its rms at 1, and 27 % at 1/8 (docs/painting.md)."""
+error of the velocity is 10 % of its rms at 1, and 27 % at 1/8 (docs/accuracy.md)."""
 MOST_COUNTED: Final = 512
 """Cells per axis up to which the empty cells of a store that does not state them are counted."""
 

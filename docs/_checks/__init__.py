@@ -1,0 +1,1 @@
+"""Running the blocks of the documentation."""
