@@ -21,6 +21,7 @@ extensions = [
     "sphinx_design",
     "mathml",
     "generated",
+    "repository",
 ]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "_checks", "_ext", "_templates", "reference/made", "requirements.txt"]
@@ -31,6 +32,8 @@ myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 # All references stay within the site; links to other sites are not opened by the build.
 nitpicky = True
+# licences.md is made by a lane of CI, and may be missing in a checkout.
+suppress_warnings = ["toc.empty_glob"]
 # Types in signatures are those of NumPy, xarray and Python, whose sites the build does not ask.
 nitpick_ignore_regex = [("py:(class|obj|data)", r".*")]
 

@@ -14,6 +14,8 @@ from docs._checks import inputs
 from docs._checks.blocks import FILES, SHOWN, OtherBlocks, run_session, run_shell, write_file
 from docs._checks.warm import install
 
+NOT_RUN = ("installation.md",)
+"""Pages none of whose blocks is run here: those of installing need an empty environment."""
 EVALUATORS = {
     "python": PythonEvaluator(),
     "bash": run_shell,
@@ -63,7 +65,7 @@ pytest_collect_file = Sybil(
         SkipParser(),
     ],
     pattern="*.md",
-    excludes=["_build/*", "reference/made/*"],
+    excludes=["_build/*", "reference/made/*", *NOT_RUN],
     setup=_enter,
     teardown=_leave,
 ).pytest()
