@@ -16,23 +16,19 @@ _LPT = _BOX + " --method 2lpt"
 _PAINT = "cosmoflow paint {0} {1} --grid 32"
 
 
-def _make_cube(place):
-    density = zeldovich_density()
-    np.save(place, density)
+def _make_cube(place, cells=32):
+    """Write a log-normal density with a mean of 1 that scatters as one of z = 0 does."""
+    rng = np.random.default_rng(1)
+    waves = np.meshgrid(*[np.fft.fftfreq(cells, 1.0 / cells)] * 3)
+    k = np.sqrt(sum(np.square(waves))) + 1e-3
+    field = np.fft.ifftn(np.fft.fftn(rng.normal(size=(cells,) * 3)) * k**-0.8).real
+    density = np.exp(field / field.std())
+    np.save(place, (density / density.mean()).astype("f4"))
 
 
 def _make_snapshot(place):
-    box = zeldovich_box(32, 64.0)
-    write_gadget_set(place, box, 4, Git_commit="0123abc")
-
-
-def zeldovich_density(cells=32):
-    """Return a log-normal density with a mean of 1, of fluctuations like those at z = 0."""
-    rng = np.random.default_rng(1)
-    k = np.sqrt(sum(np.square(np.meshgrid(*[np.fft.fftfreq(cells) * cells] * 3)))) + 1e-3
-    field = np.fft.ifftn(np.fft.fftn(rng.normal(size=(cells,) * 3)) * k**-0.8).real
-    density = np.exp(field / field.std())
-    return (density / density.mean()).astype("f4")
+    """Write a snapshot in four files, as Gadget-4 does."""
+    write_gadget_set(place, zeldovich_box(32, 64.0), 4, Git_commit="0123abc")
 
 
 MAKERS = {
