@@ -25,8 +25,8 @@ class Traffic:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def bring(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of main memory on the device."""
-        if self._stream is None:
+        """Return a tensor on the device; one that is there already is not moved."""
+        if self._stream is None or tensor.device.type == self._device.type:
             return tensor
         with self._running():
             moved = tensor.pin_memory().to(self._device, non_blocking=True)
