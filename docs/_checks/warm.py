@@ -48,7 +48,8 @@ def install(folder):
 
 
 def serve(place):
-    """Fork for every call, until the process is ended."""
+    """Fork for every call, until the process is ended or the one that started it is gone."""
+    parent = os.getppid()
     # All but Ray, whose threads do not survive a fork.
     for stage in PRELOAD:
         __import__(f"cosmoflow.stages.{stage}")
@@ -57,10 +58,14 @@ def serve(place):
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind(place)
     server.listen()
+    server.settimeout(5.0)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    while True:
-        connection, _ = server.accept()
+    while os.getppid() == parent:
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            continue
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
