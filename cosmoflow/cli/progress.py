@@ -105,7 +105,7 @@ class NotebookProgress:
         """Redraw all bars in place."""
         if not self._bars and not self._note:
             return
-        from IPython.display import display  # type: ignore[import-not-found]
+        from IPython.display import display
 
         content = {"text/plain": self._as_text(), "text/html": self._as_html()}
         if self._handle is None:

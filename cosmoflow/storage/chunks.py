@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import google_crc32c
 import numpy as np
-from numcodecs.blosc import Blosc  # type: ignore[import-untyped]
+from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.codecs.bytes import Endian

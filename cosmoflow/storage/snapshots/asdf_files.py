@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 import yaml
-from numcodecs import blosc  # type: ignore[import-untyped]
+from numcodecs import blosc
 from numpy.typing import NDArray
 
 from cosmoflow.errors import DataError
