@@ -38,7 +38,7 @@ _BATCH_CELLS = 64**3
 
 _LARGEST_BATCH = 8
 
-_LARGEST_PASS = 192**3
+_LARGEST_PASS = {"float32": 192**3, "bfloat16": 2 * 192**3}
 """Output cells beyond which memory access costs a CPU more than the smaller halo share saves."""
 
 _ACTIVATIONS = 1.3
@@ -98,7 +98,8 @@ def choose_layout(
         if max(block) == shard or (max(block) <= store.grid and tasks >= least):
             works += _cut(work, models, shard, block)
     if work.config.tile is None and work.device_memory is None:
-        works = [one for one in works if _largest_pass(one, models) <= _LARGEST_PASS] or works
+        most = _LARGEST_PASS[work.config.precision]
+        works = [one for one in works if _largest_pass(one, models) <= most] or works
     works.sort(key=lambda one: (_halo_work(one, models), _count_passes(one, models)))
     for one in works:
         spare = allowed - worker_memory(one, models)
