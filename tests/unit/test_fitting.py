@@ -133,7 +133,8 @@ def test_the_loss_falls_and_the_model_beats_linear_theory():
     job = TrainingJob(config, 1, CROP, [box], [(box, Block((0, 0, 0), (8, 8, 8)))])
     reports = []
     model, history = fit(job, spec, on_report=reports.append)
-    assert reports == history
+    # Between them, steps are noted once in a while.
+    assert [report for report in reports if "loss" in report] == history
     assert [row["step"] for row in history] == [20, 40, 60]
     # An untrained network leaves a mean square of 1 by the choice of units.
     assert history[0]["loss"] < 1.0

@@ -118,6 +118,8 @@ def fit(fields, steps, checkpoints, stop_at=None, **options):
     models, history = [], []
 
     def on_report(metrics):
+        if "loss" not in metrics:
+            return
         history.append(metrics)
         if stop_at is not None and metrics["step"] >= stop_at:
             raise KeyboardInterrupt
