@@ -41,7 +41,7 @@ def train(
         trained = stage.train(fields, out, run)
     facts = {"out": out, "model": trained.spec.architecture, "target": trained.spec.target}
     compared = read_comparison(out)
-    further = suggest_next(fields, out, facts["target"], compared)
+    further = suggest_next(fields, out, facts["target"], compared, run.settings.train.start)
     call.reporter.result(
         {**facts, "validation": compared, "next": further},
         lambda console: show_training(console, facts, compared, further),

@@ -19,7 +19,11 @@ _MOST_FIELDS = 8
 
 
 def suggest_next(
-    fields: Sequence[str], out: str, target: str, compared: Mapping[str, Any] | None
+    fields: Sequence[str],
+    out: str,
+    target: str,
+    compared: Mapping[str, Any] | None,
+    start: str | None,
 ) -> list[str]:
     """Return commands to type after a training, none of which meets an output that exists.
 
@@ -33,6 +37,8 @@ def suggest_next(
         Field that it predicts.
     compared : mapping or None
         The comparison with other models.
+    start : str or None
+        Model that the training went on from.
     """
     box = fields[-1]
     prediction = _unused(f"{PurePosixPath(box).stem}-{target}", ".zarr")
@@ -40,11 +46,12 @@ def suggest_next(
     commands = [["cosmoflow", "infer", box, prediction, "--model", out]]
     # A lone box trained the model, but for a slab: a report on it would flatter.
     if len(fields) > 1:
-        commands.append(["cosmoflow", "evaluate", box, prediction, "--out", report])
-    if is_behind(compared) and len(fields) <= _MOST_FIELDS:
+        named = f"{PurePosixPath(out).name}={prediction}"
+        commands.append(["cosmoflow", "evaluate", box, named, "--out", report])
+    # A training that began with the shipped model had too few steps, or gains nothing.
+    if is_behind(compared) and len(fields) <= _MOST_FIELDS and start is None:
         tuned = _unused(f"{out.rstrip('/')}-tuned", "")
-        start = ["--from", DEFAULT_MODEL, "--out", tuned]
-        commands.append(["cosmoflow", "train", *fields, *start])
+        commands.append(["cosmoflow", "train", *fields, "--from", DEFAULT_MODEL, "--out", tuned])
     return [shlex.join(command) for command in commands]
 
 

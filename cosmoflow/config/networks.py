@@ -27,7 +27,12 @@ class TrainConfig(Section):
     )
     steps: int = Field(2000, ge=1, description="optimiser steps")
     batch: int = Field(2, ge=1, description="crops per step, shared among the workers")
-    crop: int | None = Field(None, ge=1, description="output cells per axis of a crop")
+    crop: int | None = Field(
+        None,
+        ge=1,
+        description="output cells per axis of a crop; by default 48, or those of a smaller box, or "
+        "those of a network of fixed size",
+    )
     error_steps: int = Field(
         0,
         ge=0,

@@ -110,6 +110,8 @@ def open_group(url: str) -> zarr.Group:
                 "this is not a zarr group",
                 where=url,
                 limit="a store that cosmoflow or xarray wrote",
+                remedy="a density cube is imported first (cosmoflow import), a snapshot painted "
+                "(cosmoflow paint)",
             ) from None
 
 

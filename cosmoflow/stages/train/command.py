@@ -121,7 +121,6 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     geometry = geometry_of(architecture.build())
     plan = plan_training([store.grid for store in stores], run)
     crop = plan.crop
-    _check_crops(stores, crop)
     split = choose_split(fields, stores[0].grid, config.validation_fraction, crop, geometry)
     provenance = make_provenance(
         "train",
@@ -204,19 +203,6 @@ def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
                 "is then one of training boxes",
             )
             return
-
-
-def _check_crops(stores: Sequence[FieldStore], crop: int) -> None:
-    """Refuse boxes that are smaller than a crop."""
-    for store in stores:
-        if store.grid < crop:
-            raise DataError(
-                "the box is smaller than a crop",
-                where=store.url,
-                value=f"{store.grid} cells per axis",
-                limit=f"train.crop {crop}",
-                remedy="a smaller train.crop",
-            )
 
 
 def _check_stores(stores: Sequence[FieldStore], run: Run, *, many: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cosmoflow.config.settings import Settings
+from cosmoflow.errors import DataError
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.registry import (
     count_flops,
@@ -23,10 +24,28 @@ from cosmoflow.stages.train.data import count_validation, field_bytes, is_stream
 _DEFAULT_CROP = 48
 
 
-def crop_cells(settings: Settings, geometry: Geometry) -> int:
-    """Return the output cells per axis of a crop."""
-    crop = settings.train.crop or geometry.fixed_output or _DEFAULT_CROP
-    return geometry.check_output(crop, "train.crop")
+def crop_cells(settings: Settings, geometry: Geometry, grid: int) -> int:
+    """Return the output cells per axis of a crop in boxes of ``grid`` cells per axis or more.
+
+    Raises
+    ------
+    ConfigError
+        The crop does not suit the network.
+    DataError
+        The box is smaller than a crop.
+    """
+    largest = geometry.fixed_output or grid // geometry.stride * geometry.stride
+    default = geometry.fixed_output or max(geometry.stride, min(_DEFAULT_CROP, largest))
+    crop = geometry.check_output(settings.train.crop or default, "train.crop")
+    if grid < crop:
+        raise DataError(
+            "the box is smaller than a crop",
+            where="the smallest of the boxes",
+            value=f"{grid} cells per axis",
+            limit=f"train.crop {crop}",
+            remedy=f"--set train.crop={largest}" if largest < crop and largest else "larger boxes",
+        )
+    return crop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +82,7 @@ def plan_training(grids: Sequence[int], run: Run) -> TrainPlan:
     architecture = find_architecture(config.model)
     network = architecture.build()
     geometry = geometry_of(network)
-    crop = crop_cells(run.settings, geometry)
+    crop = crop_cells(run.settings, geometry, min(grids))
     flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
     cells = geometry.input_cells(crop) ** 3
     needed = sum(field_bytes(grid, architecture.flows) for grid in grids)
