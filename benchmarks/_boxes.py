@@ -50,8 +50,8 @@ def repeat_box(source: str, out: str, times: int, *, shard: int = 128) -> None:
         write_block(out, block, index, {n: wrap_block(f, block) for n, f in held.items()})
     group = open_group_for_writing(out)
     finish_group(group)
-    # As if it were made from this density: a flow made anew would also have the modes that are the
-    # Nyquist modes of the small box.
+    # The note keeps the flow from being made again. A new flow would differ: a derivative has no
+    # Nyquist modes, and those of the small box are not those of the large one.
     made = FieldStore(out)
     origin = describe_origin(made, growth_rate_hubble(made.metadata))
     group[WIENER].attrs[MADE_FROM] = origin

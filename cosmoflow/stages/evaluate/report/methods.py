@@ -70,7 +70,7 @@ def ranked(comparison: Comparison) -> list[str]:
 def best_network(comparison: Comparison) -> str | None:
     """Return the network with the smallest residual, if there is any.
 
-    The shipped model, which nobody asked for, counts only if there is no other network.
+    `evaluate` adds the shipped model by itself. It counts only if there is no other network.
     """
     networks = [name for name in comparison.methods if not is_baseline(name)]
     return _best(comparison, [name for name in networks if name != SHIPPED] or networks)
