@@ -30,7 +30,8 @@ from cosmoflow.storage.finite import count_not_finite
 from cosmoflow.storage.shards import request_chunks
 
 MOST_THREADS: Final = 16
-"""Most threads of a read or a write: each holds a chunk, which plans count."""
+"""Most threads of a read or a write. Each holds a chunk as it is stored and decoded: some 32 MB in
+all for chunks of 64^3, within the overhead that plans allow a task."""
 
 _TOGETHER: Final = 8
 """Chunks of a shard that a thread reads one after the other: it opens the file once for them."""
