@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from cosmoflow.engine.base import Resources
 from cosmoflow.engine.memory import keep_freed_buffers
 from cosmoflow.engine.nodes import placement
 from cosmoflow.engine.pipeline import STEPS, Pipeline, PipelineThreads
+from cosmoflow.engine.runs import Runs
 from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import IncompleteError
 
@@ -114,15 +114,22 @@ class ActorPool:
         self._fruitless = 0
         self._most = 0
 
-    def run(self, tasks: Sequence[T], on_done: Callable[[T, Any], None]) -> None:
+    def run(
+        self,
+        tasks: Sequence[T],
+        on_done: Callable[[T, Any], None],
+        run_of: Callable[[T], Hashable] | None = None,
+    ) -> None:
         """Work on all tasks. Every actor has a few at a time, so it never waits for the driver.
+
+        Tasks of the same run go to one actor, one after the other, as far as others are not idle.
 
         Raises
         ------
         IncompleteError
             Actors die one after the other, or none comes up.
         """
-        waiting = deque(tasks)
+        waiting = Runs(tasks, run_of)
         idle_since = looked = time.monotonic()
         self._grow(len(waiting))
         try:
@@ -168,16 +175,14 @@ class ActorPool:
         )
         self._starting[actor.ready.remote()] = actor
 
-    def _hear(self, ref: Any, waiting: deque[T], on_done: Callable[[T, Any], None]) -> None:
+    def _hear(self, ref: Any, waiting: Runs[T], on_done: Callable[[T, Any], None]) -> None:
         """Handle a finished reference: an actor that has come up, a result, or a death."""
         actor, task = self._running.pop(ref, (self._starting.pop(ref, None), None))
         up = actor not in self._actors
         try:
             result = ray.get(ref)
         except RayActorError as error:
-            if task is not None:
-                waiting.appendleft(task)
-            self._bury(actor, waiting, error)
+            self._bury(actor, [] if task is None else [task], waiting, error)
             return
         if up:
             self._actors.append(actor)
@@ -187,19 +192,19 @@ class ActorPool:
             on_done(task, result)
         self._feed(actor, waiting)
 
-    def _feed(self, actor: Any, waiting: deque[T]) -> None:
+    def _feed(self, actor: Any, waiting: Runs[T]) -> None:
         """Give an actor enough tasks, but none that an idle actor could begin at once."""
         in_hand = sum(1 for busy, _ in self._running.values() if busy is actor)
         idle = len(self._actors) + len(self._starting)
         while waiting and in_hand < STEPS and (in_hand == 0 or len(waiting) >= idle):
-            task = waiting.popleft()
+            task = waiting.take(actor)
             self._running[actor.handle.remote(task)] = (actor, task)
             in_hand += 1
 
-    def _bury(self, actor: Any, waiting: deque[T], error: RayActorError) -> None:
+    def _bury(self, actor: Any, lost: Sequence[T], waiting: Runs[T], error: RayActorError) -> None:
         """Take back the tasks of a dead actor, start another one, and feed the others."""
-        for ref in [ref for ref, (busy, _) in self._running.items() if busy is actor]:
-            waiting.appendleft(self._running.pop(ref)[1])
+        others = [ref for ref, (busy, _) in self._running.items() if busy is actor]
+        waiting.give_back(actor, [*lost, *(self._running.pop(ref)[1] for ref in others)])
         if actor in self._actors:
             self._actors.remove(actor)
         # An actor that is only unreachable might go on writing.

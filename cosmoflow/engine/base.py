@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -166,6 +166,7 @@ class Engine(Protocol):
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
+        run_of: Callable[[T], Hashable] | None = None,
         name: str = "map",
         workers: int | None = None,
         memory: int = 0,
@@ -174,7 +175,9 @@ class Engine(Protocol):
         """Send tasks to a pool of long-lived workers.
 
         ``make_worker`` is called once in every worker. It returns the function that handles a task,
-        or a pipeline that handles it in overlapping steps. ``name`` is used in logs. Tasks must be
+        or a pipeline that handles it in overlapping steps. ``run_of`` names the run of a task: one
+        worker takes the tasks of a run one after the other, as far as no other is idle; without it
+        tasks go to any worker in their order. ``name`` is used in logs. Tasks must be
         idempotent, since the tasks of a worker that dies go to another one. ``workers`` limits the
         number of workers. Each has ``memory`` bytes, if the engine counts memory, and a GPU if it
         is ``accelerated`` and there is one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from typing import Any, TypeVar
@@ -269,6 +269,7 @@ class RayEngine:
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
+        run_of: Callable[[T], Hashable] | None = None,
         name: str = "map",
         workers: int | None = None,
         memory: int = 0,
@@ -286,7 +287,7 @@ class RayEngine:
         with self._errors(), self._asking(needs, most):
             patience = max(self._config.patience, LEAST_PATIENCE)
             pool = ActorPool(self._guard(make_worker), needs, places, name=name, patience=patience)
-            pool.run(tasks, on_done)
+            pool.run(tasks, on_done, run_of)
 
     @contextmanager
     def _asking(self, needs: Resources, tasks: int) -> Iterator[None]:

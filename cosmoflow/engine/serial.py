@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -93,6 +93,7 @@ class SerialEngine:
         tasks: Sequence[T],
         on_done: Callable[[T, R], None],
         *,
+        run_of: Callable[[T], Hashable] | None = None,
         name: str = "map",
         workers: int | None = None,
         memory: int = 0,

@@ -40,13 +40,13 @@ class CachedFields:
     ----------
     source : FieldSource
         The box.
-    piece : int
-        Cells per axis of a piece: a chunk of the store.
+    piece : (int, int, int)
+        Cells along each axis of a piece: one chunk of the store or several.
     capacity : int
         Most bytes to keep.
     """
 
-    def __init__(self, source: FieldSource, piece: int, capacity: int) -> None:
+    def __init__(self, source: FieldSource, piece: tuple[int, int, int], capacity: int) -> None:
         self._source = source
         self._piece = piece
         self._capacity = capacity
@@ -80,7 +80,14 @@ class CachedFields:
         self, name: str, lead: Lead, part: Sequence[slice], shape: tuple[int, ...]
     ) -> Iterator[tuple[int, ...]]:
         """Yield the pieces that a part touches; each is held when its turn comes."""
-        touched = [range(axis.start // self._piece, -(-axis.stop // self._piece)) for axis in part]
+        touched = [
+            range(axis.start // side, -(-axis.stop // side))
+            for axis, side in zip(part, self._piece, strict=True)
+        ]
+        # Those that are held already first, so that reading the others does not release them.
+        for index in itertools.product(*touched):
+            if (name, lead, index) in self._held:
+                self._held.move_to_end((name, lead, index))
         for index in itertools.product(*touched):
             if (name, lead, index) not in self._held:
                 self._read(name, lead, self._missing(name, lead, index, touched, shape))
@@ -96,7 +103,8 @@ class CachedFields:
         shape: tuple[int, ...],
     ) -> list[range]:
         """Return a cuboid of missing pieces, from the first on, to read at once."""
-        most = self._capacity // (_READ_AT_ONCE * 4 * math.prod(shape) * self._piece**3)
+        each = 4 * math.prod(shape) * math.prod(self._piece)
+        most = self._capacity // (_READ_AT_ONCE * each)
         found = [range(index, index + 1) for index in first]
         for axis in (2, 1, 0):
             for end in range(first[axis] + 1, touched[axis].stop):
@@ -111,8 +119,11 @@ class CachedFields:
 
     def _cells(self, index: tuple[int, ...]) -> Block:
         """Return the cells of a piece; the last one along an axis may be shorter."""
-        x, y, z = (number * self._piece for number in index)
-        nx, ny, nz = (min(self._piece, self.grid - origin) for origin in (x, y, z))
+        x, y, z = (number * side for number, side in zip(index, self._piece, strict=True))
+        nx, ny, nz = (
+            min(side, self.grid - origin)
+            for origin, side in zip((x, y, z), self._piece, strict=True)
+        )
         return Block((x, y, z), (nx, ny, nz))
 
     def _read(self, name: str, lead: Lead, pieces: Sequence[range]) -> None:

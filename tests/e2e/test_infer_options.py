@@ -13,7 +13,9 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.config import load_settings
 from cosmoflow.errors import DataError
 from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.stages.infer import caches, infer_store, plan_infer
 from cosmoflow.stages.models import load_model, save_model
+from cosmoflow.storage import transfer
 from cosmoflow.storage.fields import FieldStore, open_fields
 from tests.cases import each
 from tests.e2e.conftest import SMALL
@@ -66,6 +68,32 @@ def predictions(chain, second_model, tmp_path_factory):
 def close(found, expected, part=4e-6):
     expected = np.asarray(expected)
     np.testing.assert_allclose(found, expected, rtol=0, atol=part * np.abs(expected).max())
+
+
+def test_a_plan_counts_the_chunks_that_are_read(chain, tmp_path, serial_run, monkeypatch):
+    """With and without room to keep those that the next block needs."""
+    fields, out, model = (
+        str(tmp_path / "fields.zarr"),
+        str(tmp_path / "out"),
+        str(chain / "model"),
+    )
+    cut = ["--set=paint.chunk=12", "--quiet", *SMALL]
+    assert run_app(["paint", str(chain / "particles.zarr"), fields, *cut]) == 0
+    # The first run makes the flow that the model needs.
+    infer_store(fields, out, model, serial_run())
+    chunks, put = [], transfer._Reading.put
+    monkeypatch.setattr(
+        transfer._Reading, "put", lambda *told: chunks.append(told[2]) or put(*told)
+    )
+    read = []
+    for kept in (0, 1):
+        monkeypatch.setattr(caches, "_USEFUL_LAYER", kept << 30)
+        run = serial_run(existing="overwrite", infer={"shard": 24})
+        read.append(plan_infer(fields, model, run).read)
+        chunks.clear()
+        infer_store(fields, out, model, run)
+        assert read[-1] == 4 * 12**3 * len(chunks)
+    assert read[1] < read[0]
 
 
 # --- a part of the box ----------------------------------------------------------------------------

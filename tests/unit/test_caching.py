@@ -42,7 +42,7 @@ blocks = st.builds(
 )
 def test_what_is_read_is_the_box(reads, piece, capacity):
     plain = MemoryFields(FIELDS)
-    cached = CachedFields(MemoryFields(FIELDS), piece, capacity)
+    cached = CachedFields(MemoryFields(FIELDS), (piece, 4, piece), capacity)
     assert cached.grid == GRID
     for name, block in reads:
         lead = (1,) if name == "linear_velocity" else ()
@@ -52,7 +52,7 @@ def test_what_is_read_is_the_box(reads, piece, capacity):
 
 def test_with_room_for_all_every_piece_is_read_once():
     source = Counting(FIELDS)
-    cached = CachedFields(source, 4, 10**9)
+    cached = CachedFields(source, (4, 4, 4), 10**9)
     for origin in np.ndindex(2, 2, 2):
         block = Block(tuple(5 * o - 1 for o in origin), (7, 7, 7))
         cached.read_block("density", block)
@@ -63,7 +63,7 @@ def test_with_room_for_all_every_piece_is_read_once():
 
 @each("capacity", [0, 27 * 256])
 def test_no_more_than_the_capacity_is_kept(capacity):
-    cached = CachedFields(MemoryFields(FIELDS), 4, capacity)
+    cached = CachedFields(MemoryFields(FIELDS), (4, 4, 4), capacity)
     whole = Block((0, 0, 0), (GRID,) * 3)
     for name in ("density", "velocity"):
         cached.read_block(name, whole)

@@ -1,7 +1,6 @@
 """Plans for clusters: the stages' own memory and bytes, times near what was measured, prices."""
 
 import itertools
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.registry import ARCHITECTURES
-from cosmoflow.numerics.blocks import grid_blocks, grow
+from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate import plan_evaluate
 from cosmoflow.stages.infer import plan_infer
@@ -146,15 +145,12 @@ def test_infer_counts_every_block_of_the_box():
         work, (model,) = cut(name, grid, "2GiB", **asked)
         shards = grid_blocks(grid, work.layout.shard)
         groups = work.tasks(grid, [True] * len(shards))
-        tiles = read = 0
+        tiles = 0
         for group in groups:
             inside = wanted_block([shards[shard] for shard in group], work.region, work.halo)
-            own = cut_tiles(inside, model.geometry, work.layout)
-            tiles += len(own)
-            haloed = grow(own.bounds, model.geometry.halo)
-            read += 4 * (1 + 3 * model.flows) * math.prod(haloed.shape)
+            tiles += len(cut_tiles(inside, model.geometry, work.layout))
         found = plan_work(work, Box(grid), [model], measured=False)
-        assert (found.tasks, found.details["tiles"], found.read) == (len(groups), tiles, read)
+        assert (found.tasks, found.details["tiles"]) == (len(groups), tiles)
 
 
 def test_particles_in_lagrangian_order_touch_the_shards_around_them():

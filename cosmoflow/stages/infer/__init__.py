@@ -3,7 +3,7 @@
 from cosmoflow.stages.infer.arrays import infer_array, predict_box
 from cosmoflow.stages.infer.command import infer, infer_store, plan_infer
 from cosmoflow.stages.infer.ensemble import Member
-from cosmoflow.stages.infer.layout import choose_layout
+from cosmoflow.stages.infer.layout import choose_layout, count_workers
 from cosmoflow.stages.infer.plan import plan_work
 from cosmoflow.stages.infer.request import Device, check_work
 from cosmoflow.stages.infer.shipped import (
@@ -20,6 +20,7 @@ __all__ = [
     "Shipped",
     "check_work",
     "choose_layout",
+    "count_workers",
     "find_shipped",
     "infer",
     "infer_array",

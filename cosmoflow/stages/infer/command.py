@@ -153,11 +153,13 @@ def infer_store(fields: str, out: str, model: Models, run: Run) -> None:
         )
         done = int((finished & wanted).sum())
         progress = Progress(run.listener, "infer", int(wanted.sum()), "shards", done, claim=claim)
-        if tasks := work.tasks(store.grid, (~finished).tolist()):
+        columns = count_workers(run) > 1
+        if tasks := work.tasks(store.grid, (~finished).tolist(), columns=columns):
             engine.map(
                 partial(make_predictor, fields, work, out, provenance["digest"]),
                 tasks,
                 lambda task, result: progress.advance(len(task)),
+                run_of=partial(work.column_of, store.grid) if columns else None,
                 name="infer",
                 workers=run.settings.engine.workers,
                 memory=plan.worker_memory,

@@ -10,21 +10,17 @@ from dataclasses import replace
 import torch
 
 from cosmoflow.engine.base import USEFUL_CORES
+from cosmoflow.engine.memory import FREE_SHARE
 from cosmoflow.model.footprint import count_activation_bytes
 from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.stages import costs
+from cosmoflow.stages.infer.caches import CACHE_COST, choose_cache, input_channels
 from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import Layout, Sides, TileGrid, cut_tiles
 from cosmoflow.stages.run import PASS_DEVICE_SHARE, USEFUL_MEMORY, Run, memory_here
 from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.variables import count_parts
-
-_USEFUL_CACHE = 1 << 30
-"""Bytes of cached chunks beyond which a worker gains almost nothing."""
-
-_CACHE_COST = 2
-"""Memory per byte of cache: released chunks leave holes too small for larger buffers."""
 
 _TASKS, _TASKS_ALONE = 8, 4
 """Least tasks that each of several workers should have, for progress, balance and resuming, and
@@ -91,9 +87,10 @@ def choose_layout(
     """
     shard = min(work.config.shard or store.shard, store.grid)
     allowed, workers = _memory_allowed(run), count_workers(run)
+    room = max(allowed, _memory_beside(run))
     works: list[Work] = []
     least = _TASKS_ALONE if workers == 1 else _TASKS * workers
-    for block in _blocks(shard):
+    for block in _blocks(shard, thin=workers > 1):
         tasks = _count_tasks(work.region, block)
         if max(block) == shard or (max(block) <= store.grid and tasks >= least):
             works += _cut(work, models, shard, block)
@@ -102,12 +99,34 @@ def choose_layout(
         works = [one for one in works if _largest_pass(one, models) <= most] or works
     works.sort(key=lambda one: (_halo_work(one, models), _count_passes(one, models)))
     for one in works:
-        spare = allowed - worker_memory(one, models)
-        room = math.inf if one.device_memory is None else PASS_DEVICE_SHARE * one.device_memory
-        if spare >= 0 and (one.device_memory is None or device_memory(one, models) <= room):
-            cache = min(spare // _CACHE_COST, _useful_cache(one, store, models))
-            return replace(one.layout, cache=cache)
+        need = worker_memory(one, models)
+        if need > allowed or not _fits_device(one, models):
+            continue
+        cache, piece = choose_cache(one, store, models, room - need, workers=workers)
+        x, _, z = one.layout.block
+        # Without room for a column, the halo along z is what takes requests.
+        if z >= x or not cache or piece[2] > store.chunk:
+            return replace(one.layout, cache=cache, piece=piece)
     return works[-1].layout
+
+
+def _memory_beside(run: Run) -> int:
+    """Return the bytes of a cluster's worker if all that a node can hold are equal.
+
+    Larger blocks than :data:`USEFUL_MEMORY` holds gain nothing, but larger caches do.
+    """
+    config = run.settings.engine
+    if config.address is None or config.memory is not None:
+        return 0
+    engine = run.session.engine(0.0)
+    each = engine.share(1 << 20, most=USEFUL_CORES, memory=0, accelerated=True)
+    return int(FREE_SHARE * engine.memory_per_core * each.cpus)
+
+
+def _fits_device(work: Work, models: Sequence[VelocityModel]) -> bool:
+    """Return whether a GPU holds what a block needs."""
+    there = work.device_memory
+    return there is None or device_memory(work, models) <= PASS_DEVICE_SHARE * there
 
 
 def _count_tasks(region: Block, block: Sides) -> int:
@@ -118,10 +137,12 @@ def _count_tasks(region: Block, block: Sides) -> int:
     )
 
 
-def _blocks(shard: int) -> Iterator[Sides]:
-    """Yield blocks of one shard or several."""
+def _blocks(shard: int, *, thin: bool) -> Iterator[Sides]:
+    """Yield blocks of one shard or several, also thin ones where workers walk along z."""
     for count in range(4):
         x, y, z = (shard * (2 if axis < count else 1) for axis in range(3))
+        if thin and x > z:
+            yield (x, y, z)
         yield (z, y, x)
 
 
@@ -172,29 +193,13 @@ def _halo_work(work: Work, models: Sequence[VelocityModel]) -> float:
     return total / math.prod(work.extent)
 
 
-def _useful_cache(work: Work, store: StoredBox, models: Sequence[VelocityModel]) -> int:
-    """Return the bytes of the chunks that a layer of blocks reads, and the next layer reuses."""
-    halo = max(model.geometry.halo for model in models) + work.halo
-    if halo == 0 and work.layout.shard % store.chunk == 0:
-        return 0
-    thickness = (-(-(work.extent[0] + 2 * halo) // store.chunk) + 1) * store.chunk
-    cells = min(thickness, store.grid)
-    for side in work.region.shape[1:]:
-        cells *= min(side + 2 * (halo + store.chunk), store.grid)
-    return min(4 * _input_channels(models) * cells, _USEFUL_CACHE)
-
-
-def _input_channels(models: Sequence[VelocityModel]) -> int:
-    return 1 + 3 * max(model.flows for model in models)
-
-
 def device_memory(work: Work, models: Sequence[VelocityModel]) -> int:
     """Return the bytes on a GPU: a forward pass, the blocks around it, and the weights.
 
     Of blocks, the inputs of two are there, one of them on its way, and the outputs of two.
     """
     vectors = 3 * (1 + work.config.spread + work.config.errors)
-    numbers = 2 * _input_channels(models) * _region_cells(work, models)
+    numbers = 2 * input_channels(models) * _region_cells(work, models)
     numbers += (2 * vectors + _summed(work, models)) * _block_cells(work)
     return pass_memory(work, models) + 4 * (numbers + _weights(models))
 
@@ -223,14 +228,14 @@ def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:
     layout, config = work.layout, work.config
     parts = [count_parts(name) for name in work.variables]
     # The inputs twice, and the density of the block that fields are derived from.
-    inputs = (2 * _input_channels(models) + bool(config.fields)) * _region_cells(work, models)
+    inputs = (2 * input_channels(models) + bool(config.fields)) * _region_cells(work, models)
     # Outputs of two blocks, and their rounded copies.
     copies = 2 + (config.rounding is not None)
     outputs = (copies * sum(parts) + _summed(work, models)) * _block_cells(work)
     encoding = _ENCODING * max(parts) * layout.shard**3
     numbers = inputs + outputs + encoding + 2 * _weights(models)
     there = pass_memory(work, models) if work.device_memory is None else 0
-    return int(4 * numbers) + _CACHE_COST * layout.cache + there + costs.BLOCK_OVERHEAD
+    return int(4 * numbers) + CACHE_COST * layout.cache + there + costs.BLOCK_OVERHEAD
 
 
 def _region_cells(work: Work, models: Sequence[VelocityModel]) -> int:

@@ -19,7 +19,7 @@ from cosmoflow.numerics.blocks import Block, axis_blocks, bounding_block, grow
 from cosmoflow.stages import costs
 from cosmoflow.stages.infer.layout import worker_memory
 from cosmoflow.stages.infer.request import Work
-from cosmoflow.stages.infer.requests import count_requests
+from cosmoflow.stages.infer.requests import count_traffic
 from cosmoflow.stages.infer.tiles import cut_pieces
 from cosmoflow.stages.run import Plan
 from cosmoflow.storage.metadata import StoredBox
@@ -140,15 +140,16 @@ def plan_work(
     moving = (read + written) / 4 * costs.MOVE_NUMBER
     cores = len(os.sched_getaffinity(0))
     cells = math.prod(work.region.shape)
+    traffic = count_traffic(work, box, models, workers)
     return InferPlan(
         stage="infer",
         tasks=tasks,
         unit="blocks",
         worker_memory=worker_memory(work, models),
-        read=read,
+        read=4 * traffic.numbers,
         written=written,
         cpu_seconds=moving + flops / costs.CPU_FLOPS[config.precision],
-        requests=count_requests(work, box, models, workers),
+        requests=traffic.requests,
         grid=box.grid,
         region=[list(work.region.origin), list(work.region.shape)],
         shard=layout.shard,

@@ -118,18 +118,45 @@ class Work:
         """Cells around a block that are also predicted, for derivatives."""
         return int(bool(differences(self.config.fields)))
 
-    def tasks(self, grid: int, unfinished: Sequence[bool]) -> list[tuple[int, ...]]:
-        """Return the shards of each task: the unfinished ones of a block that meet the region."""
+    def tasks(
+        self, grid: int, unfinished: Sequence[bool], *, columns: bool = False
+    ) -> list[tuple[int, ...]]:
+        """Return the shards of each task: the unfinished ones of a block that meet the region.
+
+        Parameters
+        ----------
+        grid : int
+            Cells per axis of the box.
+        unfinished : sequence of bool
+            Of each shard.
+        columns : bool
+            Whether columns of blocks along z follow one another along x, so that workers that
+            each take a column read and write at different x: in a bucket under different prefixes.
+            Otherwise z is the fastest axis.
+        """
         shards = grid_blocks(grid, self.layout.shard)
-        per_axis = -(-grid // self.layout.shard)
-        spans = [side // self.layout.shard for side in self.layout.block]
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[Sides, list[int]] = {}
         for index, block in enumerate(shards):
             if unfinished[index] and intersect(block, self.region) is not None:
-                place = np.unravel_index(index, (per_axis,) * 3)
-                group = tuple(int(axis) // span for axis, span in zip(place, spans, strict=True))
-                groups.setdefault(group, []).append(index)
-        return [tuple(group) for group in groups.values()]
+                groups.setdefault(self._place_of(index, grid), []).append(index)
+        places = sorted(groups, key=lambda at: (at[1], at[0], at[2])) if columns else groups
+        return [tuple(groups[place]) for place in places]
+
+    def column_of(self, grid: int, task: tuple[int, ...]) -> tuple[int, int]:
+        """Return the column of blocks along z that a task is in."""
+        x, y, _ = self._place_of(task[0], grid)
+        return x, y
+
+    def _place_of(self, shard: int, grid: int) -> Sides:
+        """Return the place of the block that contains a shard."""
+        per_axis = -(-grid // self.layout.shard)
+        x, y, z = (
+            int(number) * self.layout.shard // side
+            for number, side in zip(
+                np.unravel_index(shard, (per_axis,) * 3), self.layout.block, strict=True
+            )
+        )
+        return x, y, z
 
 
 def check_work(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -30,27 +32,37 @@ _CHECKED: Final = 2
 
 
 class CountedStore:
-    """A store that counts the requests of reading it; what it returns takes no memory."""
+    """A store that counts requests and numbers read; what it returns takes no memory."""
 
     def __init__(self, stored: Shards) -> None:
         self.grid = stored.grid
-        self.requests = 0
+        self.requests = self.numbers = 0
         self._stored = stored
         self._indexed: set[tuple[str, Lead, tuple[int, ...]]] = set()
 
     def read_block(self, name: str, block: Block, *, lead: Lead = ()) -> NDArray[np.float32]:
         """Count the requests for a block."""
-        shape = (FIELDS[name].parts,) if FIELDS[name].lead else ()
+        parts = FIELDS[name].parts
+        shape = (parts,) if FIELDS[name].lead else ()
         # The metadata of a flow are read again for every block.
         self.requests += name in FLOWS
         for part in _inside(block, self.grid):
             for shard, cells in _shards(part, self._stored.shard):
-                spans, partial = count_spans(self._stored, block_axes(cells), FIELDS[name].parts)
+                spans, partial = count_spans(self._stored, block_axes(cells), parts)
                 self.requests += spans
+                self.numbers += parts * self._chunk_cells(cells)
                 if partial and (name, lead, shard) not in self._indexed:
                     self._indexed.add((name, lead, shard))
                     self.requests += 1
         return np.broadcast_to(np.float32(0.0), (*shape, *block.shape))
+
+    def _chunk_cells(self, block: Block) -> int:
+        """Return the cells of the chunks that a block touches."""
+        chunk = self._stored.chunk
+        return math.prod(
+            min(-(-(origin + side) // chunk) * chunk, self.grid) - origin // chunk * chunk
+            for origin, side in zip(block.origin, block.shape, strict=True)
+        )
 
 
 class CountedCache(CachedFields):
@@ -69,17 +81,33 @@ class CountedCache(CachedFields):
         return view
 
 
-def count_requests(
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a run reads and writes.
+
+    Parameters
+    ----------
+    requests : Requests
+        Requests to an object store.
+    numbers : int
+        Numbers of the chunks that workers read, those of halos included.
+    """
+
+    requests: Requests
+    numbers: int
+
+
+def count_traffic(
     work: Work, box: StoredBox, models: Sequence[VelocityModel], workers: int
-) -> Requests:
-    """Return the requests of a run whose global velocities are stored already."""
+) -> Traffic:
+    """Return what a run reads and writes whose global velocities are stored already."""
     stored = stored_shards(box)
     blocks = grid_blocks(box.grid, work.layout.shard)
-    tasks = work.tasks(box.grid, [True] * len(blocks))
+    tasks = work.tasks(box.grid, [True] * len(blocks), columns=workers > 1)
     store = CountedStore(stored)
     source: FieldSource = store
     if work.layout.cache:
-        source = CountedCache(store, box.chunk, work.layout.cache)
+        source = CountedCache(store, work.layout.piece, work.layout.cache)
     filtered = any(model.spec.filter is not None for model in models)
     flows = {
         flow
@@ -88,7 +116,7 @@ def count_requests(
     }
     variables = [("density", ()), *map(variable_of, sorted(flows, key=str))]
     geometries = [model.geometry for model in models]
-    followed = tasks[::workers][:_SAMPLED]
+    followed = _tasks_of_one(work, tasks, box.grid, workers)
     for shards in followed:
         block = wanted_block([blocks[shard] for shard in shards], work.region, work.halo)
         region = read_region(block, geometries, work.layout, box.grid)
@@ -100,8 +128,24 @@ def count_requests(
         for block in sample_blocks(box.grid):
             checked.read_block("density", block)
     written = count_writes(len(work.variables)) * sum(map(len, tasks))
-    get = checked.requests + round(reads / len(followed) * len(tasks))
-    return Requests(get=get) + written + ONCE["infer"]
+    share = len(tasks) / len(followed)
+    requests = Requests(get=checked.requests + round(reads * share)) + written + ONCE["infer"]
+    return Traffic(requests, round(store.numbers * share))
+
+
+def _tasks_of_one(
+    work: Work, tasks: Sequence[tuple[int, ...]], grid: int, workers: int
+) -> list[tuple[int, ...]]:
+    """Return the first tasks of one worker."""
+    if workers == 1:
+        return list(tasks[:_SAMPLED])
+    columns: dict[tuple[int, int], list[tuple[int, ...]]] = {}
+    for task in tasks:
+        columns.setdefault(work.column_of(grid, task), []).append(task)
+    # Where there are fewer columns than workers, each takes a part of one.
+    parts = -(-workers // len(columns))
+    mine = list(columns.values())[::workers]
+    return [task for column in mine for task in column[: -(-len(column) // parts)]][:_SAMPLED]
 
 
 def _inside(block: Block, grid: int) -> Iterator[Block]:

@@ -34,6 +34,8 @@ class Layout:
         Cells that neighbouring tiles share, for networks whose output depends on the tile.
     cache : int
         Bytes of decoded chunks that a worker keeps for the next block.
+    piece : (int, int, int)
+        Cells of what it reads and keeps together: one chunk, or those of a shard along z.
     """
 
     shard: int
@@ -42,6 +44,7 @@ class Layout:
     batch: int = 1
     overlap: int = 0
     cache: int = 0
+    piece: Sides = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

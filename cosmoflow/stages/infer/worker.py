@@ -74,7 +74,8 @@ def make_predictor(
     ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
     wiener = next((m.spec.filter for m in models if m.spec.filter is not None), None)
     blocks = grid_blocks(store.grid, work.layout.shard)
-    source = CachedFields(store, store.chunk, work.layout.cache) if work.layout.cache else store
+    kept = work.layout.cache
+    source = CachedFields(store, work.layout.piece, kept) if kept else store
 
     def read(shards: tuple[int, ...]) -> tuple[tuple[int, ...], Inputs]:
         block = wanted_block([blocks[shard] for shard in shards], work.region, work.halo)

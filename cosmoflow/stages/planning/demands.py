@@ -18,7 +18,7 @@ from cosmoflow.stages.evaluate import Inputs
 from cosmoflow.stages.evaluate import plan_work as plan_evaluation
 from cosmoflow.stages.flows.plan import count_box, plan_flow
 from cosmoflow.stages.flows.stored import WIENER_BYTES
-from cosmoflow.stages.infer import Device, check_work, choose_layout
+from cosmoflow.stages.infer import Device, check_work, choose_layout, count_workers
 from cosmoflow.stages.infer import plan_work as plan_inference
 from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.paint import make_plan, painted_variables, shards_near_piece
@@ -190,7 +190,7 @@ def infer_demand(settings: Settings, node: NodeType, nodes: int) -> Demand:
     models = [_weightless(settings, fields)]
     work = check_work(fields, [settings.train.model], models, run, device=device)
     work = replace(work, layout=choose_layout(work, fields, models, run))
-    plan = plan_inference(work, fields, models, measured=False)
+    plan = plan_inference(work, fields, models, measured=False, workers=count_workers(run))
     needs = run.session.engine(0.0).share(
         plan.tasks, most=USEFUL_CORES, memory=plan.worker_memory, accelerated=True
     )

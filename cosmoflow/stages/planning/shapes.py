@@ -93,7 +93,7 @@ class FieldShape:
     shard: int
     chunk: int
     metadata: BoxMetadata
-    url: str = "the planned fields"
+    url: str = "s3://planned/fields.zarr"
 
     @property
     def cell_size(self) -> float:
