@@ -49,6 +49,14 @@ def rates() -> Rates:
     return Rates(costs.TASK_SECONDS, costs.STORE_PUTS, costs.STORE_GETS, connection)
 
 
+def folders(settings: Settings) -> int:
+    """Return the number of layers of shards along x.
+
+    The shards of a layer have keys that begin alike, such as ``density/c/3/``: for S3 a prefix.
+    """
+    return -(-settings.paint.grid // settings.paint.shard_cells)
+
+
 def node_for(demand: Demand, node: NodeType) -> Node:
     """Return a node as it is for the tasks of a stage: memory may leave some cores idle."""
     by_cpus = node.gpus if demand.flops else max(1, node.vcpus // demand.cpus)
@@ -128,7 +136,7 @@ def spectra_passes(
     stored = demand.plan.read / costs.COMPRESSION["fields"]
     passes = [
         Pass("bars", bars, half / bars, read=stored / bars, gets=demand.gets / bars,
-             handed=moved / bars, parts_out=slabs),
+             prefixes=folders(settings), handed=moved / bars, parts_out=slabs),
         Pass("slabs", slabs, half / slabs, fetched=moved / slabs, parts_in=bars,
              waits=all_of(bars)),
     ]  # fmt: skip
@@ -164,7 +172,7 @@ def flow_passes(
             Pass(
                 name, count, work * handed / count,
                 read=plan.read / costs.COMPRESSION["fields"] / count if first else 0.0,
-                gets=plan.requests.get / count if first else 0.0,
+                gets=plan.requests.get / count if first else 0.0, prefixes=folders(settings),
                 fetched=needs * modes / count, handed=handed * modes / count,
                 parts_out=parts * readers, waits=() if first else all_of(passes[-1].tasks),
             )
@@ -175,7 +183,7 @@ def flow_passes(
         passes.append(
             Pass("write", plan.bars, (3 * work + writing) / plan.bars,
                  fetched=3 * modes / plan.bars, written=stored / plan.bars, puts=2.0 * layers,
-                 waits=all_of(plan.slabs))
+                 prefixes=layers, waits=all_of(plan.slabs))
         )  # fmt: skip
     else:
         # The narrower bars of a column of shards, one after the other in these waits.
@@ -201,7 +209,7 @@ def infer_passes(settings: Settings, node: NodeType, nodes: int = 1) -> tuple[li
         rate = node.gpu.bfloat16 * demand.utilisation
         seconds = max(seconds, demand.flops / rate * cores)
     return [
-        Pass("blocks", tasks, seconds / tasks, prefixes=demand.prefixes,
+        Pass("blocks", tasks, seconds / tasks, prefixes=folders(settings) * demand.prefixes,
              read=plan.read / costs.COMPRESSION["fields"] / tasks, gets=demand.gets / tasks,
              written=demand.stored / tasks, puts=demand.puts / tasks)
     ], demand  # fmt: skip

@@ -147,12 +147,12 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
     slow = replace(node, network=node.network / 10.0)
     found = run("spectra", passes, demand, slow, nodes, usual)
     print(f"| spectra | a tenth of the network | | {found.seconds:,.0f} | {found.limit} |")
-    gpu = type_of("infer", given)
-    passes, demand = STAGES["infer"](settings, gpu, nodes)
-    for prefixes, what in ((1, "one prefix an array"), (16, "sixteen prefixes an array")):
-        more = [replace(one, prefixes=prefixes * one.prefixes) for one in passes]
-        found = run("infer", more, demand, gpu, nodes, usual)
-        print(f"| infer | {what} | 0 | {found.seconds:,.0f} | {found.limit} |")
+    passes, demand = STAGES["infer"](settings, type_of("infer", given), nodes)
+    arrays = [replace(one, prefixes=demand.prefixes) for one in passes]
+    show("infer", "S3 has split no array: one prefix each", arrays, demand, usual)
+    passes, demand = paint_passes(settings, node, nodes)
+    split = [replace(one, prefixes=16 * one.prefixes) for one in passes]
+    show("paint", "S3 has split every array in sixteen", split, demand, usual)
 
 
 def measure_engine(nodes: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import zarr
@@ -17,6 +19,7 @@ from cosmoflow.storage.identity import Store, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
+from cosmoflow.storage.places import local_path
 from cosmoflow.storage.transfer import write_part
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
 from cosmoflow.storage.variables import COMPRESSORS
@@ -28,6 +31,8 @@ COVERAGE = f"{LEDGER_GROUP}/coverage"
 UNKNOWN_UNIT = "unknown"
 COVERAGE_BINS = 256
 """Bins of the coverage along every axis."""
+_COVERED_AT_ONCE: Final = 128
+"""Requests for the coverage of shards that run at the same time: each is for less than 1 kB."""
 Rows = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Function from a range of particles (start, stop) to their positions and velocities."""
 
@@ -178,10 +183,19 @@ class ParticleStore(Store):
         if self._coverage is None:
             return None
         rows = self._position.shard
-        with storage_errors(self.url), damage(f"{self.url}, {COVERAGE}"):
-            found = np.asarray(self._coverage[start // rows : -(-stop // rows)], np.bool_)
-        covered: NDArray[np.bool_] = np.any(found, axis=0)
-        return covered
+        found = np.bitwise_or.reduce(self._covered[start // rows : -(-stop // rows)], axis=0)
+        return np.unpackbits(found, axis=-1).astype(np.bool_)
+
+    @cached_property
+    def _covered(self) -> NDArray[np.uint8]:
+        """The coverage of all shards in bits, shape (shards, 3, COVERAGE_BINS / 8).
+
+        It is read whole, and travels with the store to the tasks: a request for each piece of the
+        particles would take a driver minutes.
+        """
+        at_once = zarr.config.set({"async.concurrency": _COVERED_AT_ONCE})
+        with storage_errors(self.url), damage(f"{self.url}, {COVERAGE}"), at_once:
+            return np.packbits(np.asarray(self._coverage[:], np.bool_), axis=-1)
 
     def _noted_coverage(self) -> Any:
         """Return the array of the coverage, or None; refuse one that does not fit the particles."""
@@ -209,16 +223,23 @@ class ParticleStore(Store):
             A chunk is damaged or missing, or a particle is not finite or outside the box.
         """
 
-        def rows(column: Column) -> NDArray[Any]:
+        def rows(column: Column | None) -> Any:
+            if column is None:
+                return None
             place = f"{self.url}, {column.array.basename}, particles {start} to {stop}"
             with storage_errors(self.url), damage(place):
                 return column.read(start, stop)
 
+        columns = (self._position, self._velocity, self._mass)
+        # A shard of a bucket is one request, so the columns are asked for side by side.
+        remote = local_path(self.url) is None
+        with ThreadPoolExecutor(len(columns)) if remote else nullcontext() as pool:
+            position, velocity, mass = (map if pool is None else pool.map)(rows, columns)
         size = self.metadata.box_size
         found = Particles(
-            _round_positions(rows(self._position), size),
-            np.asarray(rows(self._velocity), np.float32),
-            None if self._mass is None else np.asarray(rows(self._mass), np.float64),
+            _round_positions(position, size),
+            np.asarray(velocity, np.float32),
+            None if mass is None else np.asarray(mass, np.float64),
         )
         refuse_unreal(found, size, self.url, start)
         return found

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from cosmoflow.numerics.blocks import Block, axis_runs
-from cosmoflow.storage.shards import is_read_whole, join_spans
+from cosmoflow.storage.shards import PIECE, is_read_whole, join_spans
 
 Interval = tuple[int, int]
 """First cell and number of cells along an axis."""
@@ -154,10 +154,8 @@ def count_writes(variables: int) -> Requests:
     return Requests(put=variables + 1, get=variables + 4)
 
 
-def count_rows(
-    pieces: Sequence[tuple[int, int]], shard: int, chunk: int, width: int
-) -> tuple[int, int]:
-    """Return the requests that read a column of particles in pieces, and the shards they touch.
+def count_rows(pieces: Sequence[tuple[int, int]], shard: int, chunk: int, width: int) -> int:
+    """Return the number of requests that read a column of particles in pieces.
 
     Parameters
     ----------
@@ -168,13 +166,16 @@ def count_rows(
     width : int
         Bytes of a particle in the column.
     """
-    total, touched, indexed = 0, 0, set[int]()
+    total, indexed = 0, set[int]()
+    stored = width * chunk / _COMPRESSION
+    most = max(1, int(PIECE / stored))
     for start, stop in pieces:
         for number in range(start // shard, -(-stop // shard)):
             low, high = max(start, number * shard), min(stop, (number + 1) * shard)
             wanted = -(-high // chunk) - low // chunk
-            touched += 1
-            total += 1
-            if not is_read_whole(wanted, shard // chunk, width * chunk):
+            if is_read_whole(wanted, shard // chunk, width * chunk):
+                total += 1
+            else:
+                total += -(-wanted // most)
                 indexed.add(number)
-    return total + len(indexed), touched
+    return total + len(indexed)

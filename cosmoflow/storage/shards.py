@@ -22,9 +22,13 @@ GAP: Final = 256 << 10
 """Most bytes that are read in vain to save a request: 3 ms at the 80 MB/s of one connection, where
 a request takes 10 to 30 ms. A chunk of 64^3 cells is larger, and is never read in vain."""
 
-PIECE: Final = 32 << 20
-"""Most bytes of a request for a part of a shard: 0.4 s at 80 MB/s. Larger parts are read in
-several, which arrive side by side. A whole shard of twice as many bytes, 256^3 numbers, is one."""
+PIECE: Final = 64 << 20
+"""Most bytes of a request for a part of a shard: 0.8 s at 80 MB/s. More are read in several, which
+arrive side by side."""
+
+WHOLE: Final = 256 << 20
+"""Most bytes of a shard, before compression, that is read whole in one request: 3 s at 80 MB/s.
+Tasks on a large cluster have connections enough between them, and few requests."""
 
 _AT_ONCE: Final = 8
 """Requests of one read of a shard that run at the same time; zarr reads ten shards at once."""
@@ -58,7 +62,7 @@ def is_read_whole(wanted: int, chunks: int, chunk_bytes: int) -> bool:
     chunk_bytes : int
         Bytes of a chunk before compression.
     """
-    return (chunks - wanted) * chunk_bytes <= GAP and chunks * chunk_bytes <= 2 * PIECE
+    return (chunks - wanted) * chunk_bytes <= GAP and chunks * chunk_bytes <= WHOLE
 
 
 async def request_chunks(

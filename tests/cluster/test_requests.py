@@ -104,6 +104,7 @@ def test_shards_are_what_zarr_reads_in_fewer_requests(name, grid, piece, array, 
     monkeypatch.setattr(shards, "GAP", 20 << 10)
     # Whole shards of 1 MB are then read in several requests.
     monkeypatch.setattr(shards, "PIECE", piece)
+    monkeypatch.setattr(shards, "WHOLE", 2 * piece)
     url, values = array(name, grid, 64, 16)
     plain, ours = (open_group(url)[name] for _ in range(2))
     ours = read_in_pieces(ours)

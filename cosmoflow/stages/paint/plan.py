@@ -101,10 +101,9 @@ def _count_requests(store: Counted, config: PaintConfig, piece: int, shards: int
     pieces = store.ranges(piece)
     rows = shard_rows(store.count)
     widths = [12, 12, *[8] * store.has_mass]
-    columns = [count_rows(pieces, rows, ROWS_PER_CHUNK, width) for width in widths]
-    # Where its particles are is asked of every shard that a piece touches, by the driver and by
-    # the task.
-    reads = sum(total for total, _ in columns) + 2 * columns[0][1]
+    reads = sum(count_rows(pieces, rows, ROWS_PER_CHUNK, width) for width in widths)
+    # The driver asks every shard once where its particles are.
+    reads += -(-store.count // rows)
     # Beside the fields of a shard, the number of its empty cells: the group and the array are read
     # before it is written, and it is read at the end.
     each = count_writes(len(painted_variables(config))) + Requests(put=1, get=3)
