@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -44,12 +45,22 @@ class CachedFields:
         Cells along each axis of a piece: one chunk of the store or several.
     capacity : int
         Most bytes to keep.
+    at_once : int
+        Reads of missing pieces at the same time, in threads: for sources that take long to answer.
     """
 
-    def __init__(self, source: FieldSource, piece: tuple[int, int, int], capacity: int) -> None:
+    def __init__(
+        self,
+        source: FieldSource,
+        piece: tuple[int, int, int],
+        capacity: int,
+        *,
+        at_once: int = 1,
+    ) -> None:
         self._source = source
         self._piece = piece
         self._capacity = capacity
+        self._at_once = at_once
         self._held: OrderedDict[Key, NDArray[np.float32]] = OrderedDict()
         self._size = 0
 
@@ -62,9 +73,51 @@ class CachedFields:
         """Return a periodic block of a variable."""
         shape = (FIELDS[name].parts,) if FIELDS[name].lead else ()
         out = np.empty((*shape, *block.shape), np.float32)
-        for source, target in periodic_runs(block, self.grid):
+        runs = list(periodic_runs(block, self.grid))
+        if self._at_once > 1:
+            self._read_ahead(name, lead, [source for source, _ in runs], shape)
+        for source, target in runs:
             self._join(name, lead, source, out[(..., *target)])
         return out
+
+    def _read_ahead(
+        self, name: str, lead: Lead, parts: Sequence[Slices], shape: tuple[int, ...]
+    ) -> None:
+        """Read the missing pieces of some parts side by side, if all that they touch can be kept.
+
+        These are the reads that would otherwise follow one another.
+        """
+        wanted = [self._touched(part) for part in parts]
+        indices = {index for touched in wanted for index in itertools.product(*touched)}
+        if len(indices) * self._piece_bytes(shape) > self._capacity:
+            return
+        self._touch(name, lead, indices)
+        asked: set[Key] = set()
+        cuboids: list[list[range]] = []
+        for touched in wanted:
+            for index in itertools.product(*touched):
+                if (name, lead, index) not in self._held.keys() | asked:
+                    cuboids.append(self._missing(name, lead, index, touched, shape, asked))
+                    asked |= {(name, lead, one) for one in itertools.product(*cuboids[-1])}
+        with ThreadPoolExecutor(self._at_once) as pool:
+            for some in self._groups(cuboids, shape):
+                values = pool.map(lambda cuboid: self._ask(name, lead, cuboid), some)
+                for cuboid, found in zip(some, values, strict=True):
+                    self._keep(name, lead, cuboid, found)
+
+    def _groups(
+        self, cuboids: Sequence[list[range]], shape: tuple[int, ...]
+    ) -> Iterator[list[list[range]]]:
+        """Yield groups of cuboids that together are no more than the largest read."""
+        most = self._most_pieces(shape)
+        group: list[list[range]] = []
+        for cuboid in cuboids:
+            if group and sum(math.prod(map(len, one)) for one in (*group, cuboid)) > most:
+                yield group
+                group = []
+            group.append(cuboid)
+        if group:
+            yield group
 
     def _join(self, name: str, lead: Lead, part: Slices, out: NDArray[np.float32]) -> None:
         """Assemble a part inside the grid from pieces."""
@@ -80,19 +133,33 @@ class CachedFields:
         self, name: str, lead: Lead, part: Sequence[slice], shape: tuple[int, ...]
     ) -> Iterator[tuple[int, ...]]:
         """Yield the pieces that a part touches; each is held when its turn comes."""
-        touched = [
-            range(axis.start // side, -(-axis.stop // side))
-            for axis, side in zip(part, self._piece, strict=True)
-        ]
-        # Those that are held already first, so that reading the others does not release them.
-        for index in itertools.product(*touched):
-            if (name, lead, index) in self._held:
-                self._held.move_to_end((name, lead, index))
+        touched = self._touched(part)
+        self._touch(name, lead, itertools.product(*touched))
         for index in itertools.product(*touched):
             if (name, lead, index) not in self._held:
                 self._read(name, lead, self._missing(name, lead, index, touched, shape))
             self._held.move_to_end((name, lead, index))
             yield index
+
+    def _touched(self, part: Sequence[slice]) -> list[range]:
+        """Return the pieces along each axis that a part touches."""
+        return [
+            range(axis.start // side, -(-axis.stop // side))
+            for axis, side in zip(part, self._piece, strict=True)
+        ]
+
+    def _touch(self, name: str, lead: Lead, indices: Iterable[tuple[int, ...]]) -> None:
+        """Note that pieces are needed, so that reading others does not release them."""
+        for index in indices:
+            if (name, lead, index) in self._held:
+                self._held.move_to_end((name, lead, index))
+
+    def _piece_bytes(self, shape: tuple[int, ...]) -> int:
+        return 4 * math.prod(shape) * math.prod(self._piece)
+
+    def _most_pieces(self, shape: tuple[int, ...]) -> int:
+        """Return the most pieces that are read at the same time."""
+        return self._capacity // (_READ_AT_ONCE * self._piece_bytes(shape))
 
     def _missing(
         self,
@@ -101,17 +168,18 @@ class CachedFields:
         first: tuple[int, ...],
         touched: Sequence[range],
         shape: tuple[int, ...],
+        asked: Collection[Key] = (),
     ) -> list[range]:
         """Return a cuboid of missing pieces, from the first on, to read at once."""
-        each = 4 * math.prod(shape) * math.prod(self._piece)
-        most = self._capacity // (_READ_AT_ONCE * each)
+        most = self._most_pieces(shape)
         found = [range(index, index + 1) for index in first]
         for axis in (2, 1, 0):
             for end in range(first[axis] + 1, touched[axis].stop):
                 more = [*found]
                 more[axis] = range(end, end + 1)
                 if math.prod(map(len, found)) + math.prod(map(len, more)) > most or any(
-                    (name, lead, index) in self._held for index in itertools.product(*more)
+                    (name, lead, index) in self._held or (name, lead, index) in asked
+                    for index in itertools.product(*more)
                 ):
                     break
                 found[axis] = range(first[axis], end + 1)
@@ -127,10 +195,22 @@ class CachedFields:
         return Block((x, y, z), (nx, ny, nz))
 
     def _read(self, name: str, lead: Lead, pieces: Sequence[range]) -> None:
-        """Read a cuboid of pieces and keep each; release those that were not used for longest."""
+        """Read a cuboid of pieces and keep each."""
+        self._keep(name, lead, pieces, self._ask(name, lead, pieces))
+
+    def _whole(self, pieces: Sequence[range]) -> Block:
+        """Return the cells of a cuboid of pieces."""
         corners = [tuple(end(axis) for axis in pieces) for end in (min, max)]
-        whole = bounding_block([self._cells(corner) for corner in corners])
-        values = self._source.read_block(name, whole, lead=lead)
+        return bounding_block([self._cells(corner) for corner in corners])
+
+    def _ask(self, name: str, lead: Lead, pieces: Sequence[range]) -> NDArray[np.float32]:
+        return self._source.read_block(name, self._whole(pieces), lead=lead)
+
+    def _keep(
+        self, name: str, lead: Lead, pieces: Sequence[range], values: NDArray[np.float32]
+    ) -> None:
+        """Keep a cuboid of pieces; release those that were not used for longest."""
+        whole = self._whole(pieces)
         for index in itertools.product(*pieces):
             piece = values[(..., *place(self._cells(index), whole))]
             if piece.size < values.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any
@@ -22,11 +23,14 @@ class BucketStore(ObjectStore[Any]):
     ----------
     indices : dict
         Index and ETag of shards that were read before, by key (:mod:`cosmoflow.storage.shards`).
+    asked : dict
+        Requests for indices that are under way.
     """
 
     def __init__(self, store: Any, *, read_only: bool = False) -> None:
         super().__init__(store, read_only=read_only)
         self.indices: dict[str, tuple[Any, str | None]] = {}
+        self.asked: dict[str, asyncio.Future[tuple[Any, str | None] | None]] = {}
 
     async def get_span(
         self, key: str, span: tuple[int, int] | dict[str, int], tag: str | None = None

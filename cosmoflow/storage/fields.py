@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -26,6 +26,7 @@ from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata, attributes_of, flat_attributes
 from cosmoflow.storage.outputs import Existing, begin_group
 from cosmoflow.storage.piecewise import read_in_pieces
+from cosmoflow.storage.together import together
 from cosmoflow.storage.transfer import read_part
 from cosmoflow.storage.urls import (
     damage,
@@ -37,9 +38,9 @@ from cosmoflow.storage.urls import (
 )
 from cosmoflow.storage.variables import (
     SMOOTHING,
+    coordinate_writers,
     create_variable,
     write_cells,
-    write_coordinates,
 )
 from cosmoflow.units import COMPONENTS
 
@@ -142,7 +143,7 @@ class FieldStore(Store):
         names = [*(name for name in self.variables if name not in FLOWS), *self._labels]
         return identify_store(
             self.metadata,
-            {name: self.checksum(name) for name in names},
+            dict(zip(names, together(self.url, self.checksum, names), strict=True)),
             region=self.group.attrs.get(finite.REGION),
         )
 
@@ -263,29 +264,6 @@ class FieldStore(Store):
         return self.read_block(name, Block((0, 0, 0), (self.grid,) * 3), lead=lead)
 
 
-_reopened: dict[str, FieldStore] = {}
-"""Stores that tasks of this process have read."""
-_MOST_REOPENED: Final = 16
-
-
-def reopen_fields(url: str, *names: str) -> FieldStore:
-    """Return a fields store for a task that reads some variables.
-
-    The tasks of a process share a store that cosmoflow wrote, as long as the metadata of the group
-    and of these variables are the same. Other stores are opened again.
-    """
-    known = _reopened.get(url)
-    if known is not None and known.has_metadata_of(open_group(url), names):
-        return known
-    store = FieldStore(url)
-    _reopened.pop(url, None)
-    if store.own:
-        if len(_reopened) >= _MOST_REOPENED:
-            _reopened.clear()
-        _reopened[url] = store
-    return store
-
-
 def open_fields(url: str, *, shards: bool = True) -> xr.Dataset:
     """Open a fields store as a lazy xarray dataset, cut to the region that it holds.
 
@@ -360,12 +338,18 @@ def create_fields(
         group, resumed = begin_group(url, own, existing)
         if resumed and _is_as_begun(group, variables, grid, shard):
             return Ledger(group, LEDGER).finished()
-        write_coordinates(group, grid, metadata.box_size, variables)
-        for name in variables:
+        shards = len(grid_blocks(grid, shard))
+
+        def create(name: str) -> None:
             said = (attributes or {}).get(name)
             create_variable(group, name, grid, shard, chunk, attributes=said)
-        shards = len(grid_blocks(grid, shard))
-        Ledger.create(group, LEDGER, shards)
+
+        parts: list[Callable[[], object]] = [
+            *coordinate_writers(group, grid, metadata.box_size, variables),
+            *(partial(create, name) for name in variables),
+            lambda: Ledger.create(group, LEDGER, shards),
+        ]
+        together(url, lambda part: part(), parts)
         return np.zeros(shards, np.bool_)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -19,7 +17,7 @@ from cosmoflow.storage.identity import Store, checksum_array, identify_store
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
-from cosmoflow.storage.places import local_path
+from cosmoflow.storage.together import together
 from cosmoflow.storage.transfer import write_part
 from cosmoflow.storage.urls import damage, open_group, open_group_for_writing, storage_errors
 from cosmoflow.storage.variables import COMPRESSORS
@@ -231,10 +229,7 @@ class ParticleStore(Store):
                 return column.read(start, stop)
 
         columns = (self._position, self._velocity, self._mass)
-        # A shard of a bucket is one request, so the columns are asked for side by side.
-        remote = local_path(self.url) is None
-        with ThreadPoolExecutor(len(columns)) if remote else nullcontext() as pool:
-            position, velocity, mass = (map if pool is None else pool.map)(rows, columns)
+        position, velocity, mass = together(self.url, rows, columns)
         size = self.metadata.box_size
         found = Particles(
             _round_positions(position, size),

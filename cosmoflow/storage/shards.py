@@ -140,10 +140,19 @@ async def read_index(
 ) -> tuple[Any, str | None] | None:
     """Return the index of a shard and the ETag of the object; None if there is no object."""
     known = store.indices.get(key)
-    if known is None:
-        known = await store.get_span(key, where)
-        if known is not None and known[1] is not None and len(store.indices) < _KEPT:
-            store.indices[key] = known
+    if known is not None:
+        return known
+    # Several reads of a process may need the same index at the same time.
+    under_way = store.asked.get(key)
+    if under_way is not None:
+        return await asyncio.shield(under_way)
+    store.asked[key] = asyncio.ensure_future(store.get_span(key, where))
+    try:
+        known = await asyncio.shield(store.asked[key])
+    finally:
+        del store.asked[key]
+    if known is not None and known[1] is not None and len(store.indices) < _KEPT:
+        store.indices[key] = known
     return known
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,13 @@ def count_parts(name: str) -> int:
     return FIELDS[name].parts
 
 
-def write_coordinates(
+def coordinate_writers(
     group: zarr.Group, grid: int, box_size: float, variables: Iterable[str]
-) -> None:
-    """Write the cell centres and the labels along the variables' leading dimensions."""
+) -> Iterator[Callable[[], None]]:
+    """Yield functions that each write cell centres or the labels of a leading dimension."""
     centres = (np.arange(grid) + 0.5) * (box_size / grid)
-    for axis in ("x", "y", "z"):
+
+    def write_centres(axis: str) -> None:
         coordinate = group.create_array(
             axis,
             shape=(grid,),
@@ -58,9 +60,8 @@ def write_coordinates(
             },
         )
         coordinate[:] = centres
-    # Components are always written: a linear velocity may be added to any store later.
-    leads = (FIELDS[name].lead for name in variables)
-    for dimension in sorted({"component", *filter(None, leads)}):
+
+    def write_labels(dimension: str) -> None:
         labels = LABELS[dimension]
         text = isinstance(labels[0], str)
         shape, kind, own = (len(labels),), "str" if text else "int64", (dimension,)
@@ -68,6 +69,12 @@ def write_coordinates(
             dimension, shape=shape, dtype=kind, dimension_names=own, overwrite=True
         )
         names[:] = np.array(labels, dtype=object if text else np.int64)
+
+    yield from (partial(write_centres, axis) for axis in ("x", "y", "z"))
+    # Components are always written: a linear velocity may be added to any store later.
+    leads = (FIELDS[name].lead for name in variables)
+    for dimension in sorted({"component", *filter(None, leads)}):
+        yield partial(write_labels, dimension)
 
 
 def create_variable(

@@ -39,10 +39,11 @@ blocks = st.builds(
     st.lists(st.tuples(st.sampled_from(sorted(FIELDS)), blocks), min_size=1, max_size=4),
     st.integers(1, 11),
     st.sampled_from([0, 3000, 10**9]),
+    st.sampled_from([1, 3]),
 )
-def test_what_is_read_is_the_box(reads, piece, capacity):
+def test_what_is_read_is_the_box(reads, piece, capacity, at_once):
     plain = MemoryFields(FIELDS)
-    cached = CachedFields(MemoryFields(FIELDS), (piece, 4, piece), capacity)
+    cached = CachedFields(MemoryFields(FIELDS), (piece, 4, piece), capacity, at_once=at_once)
     assert cached.grid == GRID
     for name, block in reads:
         lead = (1,) if name == "linear_velocity" else ()
@@ -50,9 +51,10 @@ def test_what_is_read_is_the_box(reads, piece, capacity):
         np.testing.assert_array_equal(cached.read_block(name, block, lead=lead), expected)
 
 
-def test_with_room_for_all_every_piece_is_read_once():
+@each("at_once", [1, 4])
+def test_with_room_for_all_every_piece_is_read_once(at_once):
     source = Counting(FIELDS)
-    cached = CachedFields(source, (4, 4, 4), 10**9)
+    cached = CachedFields(source, (4, 4, 4), 10**9, at_once=at_once)
     for origin in np.ndindex(2, 2, 2):
         block = Block(tuple(5 * o - 1 for o in origin), (7, 7, 7))
         cached.read_block("density", block)

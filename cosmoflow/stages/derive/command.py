@@ -42,11 +42,11 @@ from cosmoflow.storage.fields import (
     create_fields,
     finished_shards,
     open_fields,
-    reopen_fields,
     write_block,
 )
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import begun_config, check_output, finish_group
+from cosmoflow.storage.reopening import reopen_fields
 from cosmoflow.storage.sampling import BACKGROUND, NEAREST, Sampling
 from cosmoflow.storage.urls import absolute, open_group_for_writing
 

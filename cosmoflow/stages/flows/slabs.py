@@ -34,8 +34,9 @@ from cosmoflow.stages.run import Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.transform import Fields, SlabGraph
 from cosmoflow.storage.claims import Claim
-from cosmoflow.storage.fields import FieldStore, reopen_fields
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import FlowArray
+from cosmoflow.storage.reopening import reopen_fields
 
 
 def add_flow(

@@ -20,6 +20,7 @@ from cosmoflow.stages.infer.request import Work
 from cosmoflow.stages.infer.tiles import Layout, Sides, TileGrid, cut_tiles
 from cosmoflow.stages.run import PASS_DEVICE_SHARE, USEFUL_MEMORY, Run, memory_here
 from cosmoflow.storage.metadata import StoredBox
+from cosmoflow.storage.together import AT_ONCE
 from cosmoflow.storage.variables import count_parts
 
 _TASKS, _TASKS_ALONE = 8, 4
@@ -42,6 +43,9 @@ _ACTIVATIONS = 1.3
 
 _FLOAT32_ON_GPU = 2.0
 """The same ratio in float32 on a GPU, where cuDNN copies layers to another layout: measured 1.6."""
+
+_WRITTEN_AT_ONCE = 1 << 24
+"""Numbers of small shards that a worker may write side by side."""
 
 _ENCODING = 1.1
 """Memory of a compressed shard over that of its numbers: such as cannot be compressed."""
@@ -232,10 +236,18 @@ def worker_memory(work: Work, models: Sequence[VelocityModel]) -> int:
     # Outputs of two blocks, and their rounded copies.
     copies = 2 + (config.rounding is not None)
     outputs = (copies * sum(parts) + _summed(work, models)) * _block_cells(work)
-    encoding = _ENCODING * max(parts) * layout.shard**3
+    encoding = _ENCODING * max(parts) * layout.shard**3 * shards_at_once(work)
     numbers = inputs + outputs + encoding + 2 * _weights(models)
     there = pass_memory(work, models) if work.device_memory is None else 0
     return int(4 * numbers) + CACHE_COST * layout.cache + there + costs.BLOCK_OVERHEAD
+
+
+def shards_at_once(work: Work) -> int:
+    """Return how many shards of a block a worker may write side by side."""
+    layout = work.layout
+    there = math.prod(-(-side // layout.shard) for side in layout.block)
+    numbers = max(map(count_parts, work.variables)) * layout.shard**3
+    return max(1, min(there, AT_ONCE, _WRITTEN_AT_ONCE // numbers))
 
 
 def _region_cells(work: Work, models: Sequence[VelocityModel]) -> int:

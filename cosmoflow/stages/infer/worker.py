@@ -12,14 +12,18 @@ from torch import Tensor
 from cosmoflow.engine import Pipeline
 from cosmoflow.errors import ConfigError
 from cosmoflow.model.caching import CachedFields
+from cosmoflow.model.sources import FieldSource
 from cosmoflow.numerics.blocks import Block, grid_blocks, intersect, place
 from cosmoflow.numerics.field_table import ERROR, SPREAD
 from cosmoflow.numerics.rounding import round_to
 from cosmoflow.stages.infer.ensemble import Ensemble, Floats, Found, Inputs
+from cosmoflow.stages.infer.layout import shards_at_once
 from cosmoflow.stages.infer.request import Work, is_velocity, wanted_block
 from cosmoflow.stages.models import open_model
 from cosmoflow.storage.fields import FieldStore, write_block
 from cosmoflow.storage.flows import check_filter
+from cosmoflow.storage.places import local_path
+from cosmoflow.storage.together import AT_ONCE, together
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,10 @@ def make_predictor(
     ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
     wiener = next((m.spec.filter for m in models if m.spec.filter is not None), None)
     blocks = grid_blocks(store.grid, work.layout.shard)
-    kept = work.layout.cache
-    source = CachedFields(store, work.layout.piece, kept) if kept else store
+    source: FieldSource = store
+    if work.layout.cache:
+        at_once = AT_ONCE if local_path(fields) is None else 1
+        source = CachedFields(store, work.layout.piece, work.layout.cache, at_once=at_once)
 
     def read(shards: tuple[int, ...]) -> tuple[tuple[int, ...], Inputs]:
         block = wanted_block([blocks[shard] for shard in shards], work.region, work.halo)
@@ -96,9 +102,12 @@ def make_predictor(
         whole = wanted_block([blocks[shard] for shard in shards], work.region, 0)
         predicted = finish_fields(ensemble, computed, whole, work, store.cell_size)
         del computed, task
-        for shard in shards:
+
+        def write_shard(shard: int) -> None:
             cut = _cut_shard(predicted, whole, blocks[shard])
             write_block(out, blocks[shard], shard, cut, digest=digest)
+
+        together(out, write_shard, shards, most=shards_at_once(work))
         return shards
 
     return Pipeline(read, predict, write)

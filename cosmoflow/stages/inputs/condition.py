@@ -15,6 +15,7 @@ from cosmoflow.model.velocity import VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.storage.metadata import Box
+from cosmoflow.storage.together import together
 
 SCATTER_TOLERANCE: Final = 0.12
 """Largest difference of the scatter of ln rho from the expected one, as a share of it."""
@@ -76,7 +77,7 @@ def check_scatter(
         return
     # The density is read once: families of an ensemble expect nearly the same.
     name, model = families[0]
-    expected, found = model.spec.normalisation.density_std, _scatter(source, model.offset)
+    expected, found = model.spec.normalisation.density_std, _scatter(source, box.url, model.offset)
     if abs(found / expected - 1.0) > SCATTER_TOLERANCE:
         metadata = box.metadata
         caution(
@@ -93,16 +94,15 @@ def expects_scatter(model: VelocityModel) -> bool:
     return model.spec.fit is not None
 
 
-def _scatter(source: FieldSource, offset: float) -> float:
+def _scatter(source: FieldSource, url: str, offset: float) -> float:
     """Return the standard deviation of ``ln(rho + offset)`` over blocks of a box."""
-    count, total, squares = 0, 0.0, 0.0
-    for block in sample_blocks(source.grid):
+
+    def sums(block: Block) -> tuple[int, float, float]:
         values = np.log(source.read_block("density", block) + offset, dtype=np.float64)
-        count, total, squares = (
-            count + values.size,
-            total + values.sum(),
-            squares + (values**2).sum(),
-        )
+        return values.size, float(values.sum()), float((values**2).sum())
+
+    found = together(url, sums, sample_blocks(source.grid))
+    count, total, squares = (sum(column) for column in zip(*found, strict=True))
     return float(np.sqrt(max(0.0, squares / count - (total / count) ** 2)))
 
 

@@ -17,7 +17,8 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.calibration import Intervals
 from cosmoflow.numerics.field_table import ERROR, FIELDS
 from cosmoflow.numerics.painting import divide_momentum
-from cosmoflow.storage.fields import FieldStore, reopen_fields
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.reopening import reopen_fields
 
 Vector = tuple[float, float, float]
 

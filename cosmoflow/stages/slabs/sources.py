@@ -17,7 +17,8 @@ from cosmoflow.numerics.quantities import QUANTITIES, Quantity, wrap
 from cosmoflow.numerics.slabs import Bar, LineBlock
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.transform import Fields
-from cosmoflow.storage.fields import FieldStore, reopen_fields
+from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.reopening import reopen_fields
 
 
 class Source(Protocol):
