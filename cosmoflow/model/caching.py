@@ -96,7 +96,8 @@ class CachedFields:
         cuboids: list[list[range]] = []
         for touched in wanted:
             for index in itertools.product(*touched):
-                if (name, lead, index) not in self._held.keys() | asked:
+                key = (name, lead, index)
+                if key not in self._held and key not in asked:
                     cuboids.append(self._missing(name, lead, index, touched, shape, asked))
                     asked |= {(name, lead, one) for one in itertools.product(*cuboids[-1])}
         with ThreadPoolExecutor(self._at_once) as pool:
