@@ -11,13 +11,14 @@ from cosmoflow.stages import costs
 from cosmoflow.stages.inputs.expansion import hubble_rate
 from cosmoflow.stages.paint.tasks import Counted, painted_variables, reach_of
 from cosmoflow.stages.requests import ONCE
-from cosmoflow.stages.run import Plan, Run
+from cosmoflow.stages.run import Plan, Run, memory_of_worker
 from cosmoflow.storage.particles import ROWS_PER_CHUNK, shard_rows
 from cosmoflow.storage.requests import Requests, count_rows, count_writes
 from cosmoflow.storage.variables import count_parts
 
-SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 24
-"""Particles of a piece, which may be as small as a shard of a store of particles."""
+SMALLEST_PIECE, LARGEST_PIECE = 1 << 20, 1 << 25
+"""Particles of a piece, which may be as small as a shard of a store of particles. The largest is
+halved where a core has not the memory for it, 1.7 GB."""
 MOST_PIECES = 8192
 """Pieces become larger before there are more of them: each is a task for the driver."""
 PARTICLES_OF_PART = 3500
@@ -70,7 +71,7 @@ def make_plan(store: Counted, run: Run) -> PaintPlan:
         # Refuse here rather than in a task on a worker.
         hubble_rate(store.metadata)
     shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
-    piece = _piece(store, config, run.settings.engine.memory)
+    piece = _piece(store, config, run)
     numbers = sum(count_parts(name) for name in painted_variables(config))
     row, copies = _row_bytes(store), _copies(store, config)
     kernel = costs.PAINT_PARTICLE * costs.SCHEME_COST[config.scheme] * (1 + config.interlaced)
@@ -159,13 +160,14 @@ def _painting_bytes(store: Counted, config: PaintConfig) -> int:
     return max(copy + max(sums, fields), sums + fields, fields + 8 * max(numbers) * cells)
 
 
-def _piece(store: Counted, config: PaintConfig, allowed: int | None) -> int:
+def _piece(store: Counted, config: PaintConfig, run: Run) -> int:
     """Return how many particles a bucketing task reads."""
     if config.particles_per_task is not None:
         return min(config.particles_per_task, store.count)
     shards = len(axis_blocks(config.grid, config.shard_cells)) ** 3
     least = max(PARTICLES_OF_PART * shards, -(-store.count // MOST_PIECES), SMALLEST_PIECE)
-    piece = min(least, LARGEST_PIECE)
-    if allowed is not None:
-        piece = min(piece, int((allowed - costs.OVERHEAD) / _bucketing_bytes(store, config)))
+    fitting = int((memory_of_worker(run) - costs.OVERHEAD) / _bucketing_bytes(store, config))
+    piece = min(least, LARGEST_PIECE if fitting >= LARGEST_PIECE else LARGEST_PIECE // 2)
+    if run.settings.engine.memory is not None:
+        piece = min(piece, fitting)
     return min(max(piece, SMALLEST_PIECE), store.count)
