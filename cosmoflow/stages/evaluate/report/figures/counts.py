@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.numerics.comparison import Comparison
-from cosmoflow.stages.evaluate.report.figures.drawing import Figure, draw_counts, drawing, listed
+from cosmoflow.stages.evaluate.report.figures.drawing import (
+    Figure,
+    draw_counts,
+    drawing,
+    fill_with_legend,
+    listed,
+)
 from cosmoflow.stages.evaluate.report.figures.scales import labels
 from cosmoflow.stages.evaluate.report.methods import (
     paper_pair,
@@ -73,8 +79,7 @@ def distributions(comparison: Comparison, folder: Path) -> list[Figure]:
             axes.set_ylabel("share of cells")
             axes.set_xlim(edges[0], edges[-1])
             _zoom(axes, name, shown, edges)
-        words.axis("off")
-        words.legend(*grid[0, 0].get_legend_handles_labels(), loc="center", handlelength=2.4)
+        fill_with_legend(words, grid[0, 0])
     typical = {
         name: _quantile(_counts(comparison, "residual", name), _edges(comparison, "residual"), 0.5)
         for name in names

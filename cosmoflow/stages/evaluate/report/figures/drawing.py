@@ -48,6 +48,8 @@ WIDE: Final = Paper(6.4, 0.8, 0.55, 12.0)
 """At 358 pixels, the width on a phone, the smallest letters are 9 pixels high."""
 NARROW: Final = Paper(4.4, 0.66, 0.42, 11.0)
 """For three figures in a row: at 330 pixels the smallest letters are 10 pixels high."""
+_LEGEND: Final = 26
+"""Letters that a panel of a wide figure has room for beside the lines of a legend."""
 
 _RC: Final[Any] = {
     # Fixed: matplotlib's own search for the height of a title measures all ticks first.
@@ -259,6 +261,13 @@ def draw_counts(
     if method != "truth":
         style = {**look[method].line, "lw": 1.8}
     axes.stairs(counts, edges, label=method, **style)
+
+
+def fill_with_legend(axes: Axes, curves: Axes) -> None:
+    """Make an empty panel the legend of the curves of another."""
+    handles, names = curves.get_legend_handles_labels()
+    axes.axis("off")
+    axes.legend(handles, [shorten(name, _LEGEND) for name in names], loc="center", handlelength=2.4)
 
 
 def square(side: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cosmoflow.stages.evaluate.report.figures.drawing import (
     Figure,
     draw_counts,
     drawing,
+    fill_with_legend,
     legend_height,
     listed,
     magnitude,
@@ -134,8 +135,7 @@ def histograms(comparison: Comparison, folder: Path) -> list[Figure]:
         angle.set_ylim(bottom=0.7)
         for axes in (fast, angle):
             axes.set_ylabel("cells")
-        words.axis("off")
-        words.legend(*fast.get_legend_handles_labels(), loc="center", handlelength=2.4)
+        fill_with_legend(words, fast)
     caption = (
         "Cells of the same slice: speed, residual over true speed, and cosine of the angle "
         "between predicted and true velocity. The last bins of the first two are open."
