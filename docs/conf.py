@@ -22,6 +22,7 @@ extensions = [
     "mathml",
     "generated",
     "repository",
+    "tables",
 ]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "_checks", "_ext", "_templates", "reference/made", "requirements.txt"]
@@ -56,6 +57,8 @@ templates_path = ["_templates"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+# An index of modules would list what few pages of Python functions name.
+html_domain_indices = False
 html_theme_options = {
     "logo": {"text": "cosmoflow"},
     "navbar_center": [],

@@ -9,6 +9,11 @@ from tests.e2e.browser import Browser, find_chromium
 SITE = Path(__file__).parent / "_build" / "html"
 CHROMIUM = find_chromium()
 DESK, PHONE = 1280, 390
+MOVED = """
+[...document.querySelectorAll('.pst-scrollable-table-container')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => 'a table is wider than the window: ' + e.innerText.slice(0, 60))
+"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
@@ -33,6 +38,8 @@ def _faults(browser, page, width):
     wide = browser.evaluate("document.documentElement.scrollWidth")
     if wide > width:
         yield f"{wide} px wide"
+    if width == PHONE:
+        yield from browser.evaluate(MOVED)
     for event in browser.happened("Network.requestWillBeSent"):
         url = event["request"]["url"]
         if not url.startswith(("file:", "data:", "blob:")):
