@@ -1,14 +1,23 @@
-"""The built site in a browser: pages fit phones, load nothing from elsewhere, raise no error."""
+"""The built site in a browser: pages fit phones, can be read in light and dark, and raise no error.
+
+They load nothing from elsewhere, their headings go down one level at a time, and images have texts.
+"""
 
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.browser import Browser, find_chromium
+from tests.e2e.browser import FAINT, Browser, find_chromium
 
 SITE = Path(__file__).parent / "_build" / "html"
 CHROMIUM = find_chromium()
 DESK, PHONE = 1280, 390
+UNREAD = """
+[...[...document.images].filter(i => !i.alt.trim()).map(i => 'no text for ' + i.src),
+ ...[...document.querySelectorAll('main :is(h1, h2, h3, h4, h5)')]
+    .filter((h, i, all) => h.tagName[1] > (i ? +all[i - 1].tagName[1] + 1 : 1))
+    .map(h => 'a level is left out above ' + h.innerText)]
+"""
 MOVED = """
 [...document.querySelectorAll('.pst-scrollable-table-container')]
   .filter(e => e.scrollWidth > e.clientWidth + 1)
@@ -25,21 +34,22 @@ def test_pages_fit_their_window_and_load_nothing_from_elsewhere(tmp_path):
     faults = []
     try:
         for page in pages:
-            for width in (DESK, PHONE):
-                faults += [f"{page.relative_to(SITE)}, {width} px: {fault}"
-                           for fault in _faults(browser, page, width)]  # fmt: skip
+            for width, dark in ((DESK, False), (DESK, True), (PHONE, False)):
+                faults += [f"{page.relative_to(SITE)}, {width} px, dark {dark}: {fault}"
+                           for fault in _faults(browser, page, width, dark)]  # fmt: skip
     finally:
         browser.close()
     assert faults == []
 
 
-def _faults(browser, page, width):
-    browser.open(page.as_uri(), width)
+def _faults(browser, page, width, dark=False):
+    browser.open(page.as_uri(), width, dark=dark)
     wide = browser.evaluate("document.documentElement.scrollWidth")
     if wide > width:
         yield f"{wide} px wide"
-    if width == PHONE:
-        yield from browser.evaluate(MOVED)
+    yield from browser.evaluate(MOVED if width == PHONE else FAINT)
+    if width == DESK:
+        yield from browser.evaluate(UNREAD)
     for event in browser.happened("Network.requestWillBeSent"):
         url = event["request"]["url"]
         if not url.startswith(("file:", "data:", "blob:")):

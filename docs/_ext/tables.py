@@ -22,6 +22,9 @@ def stack(app, doctree, name):
         columns = head[-1]
         for row in body:
             for column, cell in list(zip(columns, row, strict=True))[1:]:
+                if not cell.astext():
+                    cell["classes"].append("empty")
+                    continue
                 label = nodes.paragraph(classes=["column"])
                 label += [child.deepcopy() for paragraph in column for child in paragraph]
                 cell.insert(0, label)
