@@ -5,13 +5,23 @@ import re
 from docutils import nodes
 from latex2mathml.converter import convert
 
+_BAR = "<mo>&#x0007C;</mo>"
+_THIN = '<mspace width="0.167em"/>'
+_FUNCTION = re.compile(r"(</mi>)?(<mi>(?:ln|cos)</mi>)(?=<mi>)")
+"""A function before its argument, and after a factor such as the d of a derivative."""
 _BOLD = re.compile(r'<mi mathvariant="bold">([A-Za-z])</mi>')
 
 
 def _mathml(formula, display):
     """Return a formula; bold letters are characters of their own, as browsers want them."""
     found = convert(formula, display=display)
-    return _BOLD.sub(lambda match: f"<mi>{_bold(match[1])}</mi>", found)
+    found = _BOLD.sub(lambda match: f"<mi>{_bold(match[1])}</mi>", found)
+    # Browsers take bars for relations, and stretch one that has an exponent out of its line.
+    found = found.replace(_BAR, '<mo stretchy="false" lspace="0" rspace="0">|</mo>')
+    return _FUNCTION.sub(
+        lambda match: f"{match[1]}{_THIN}{match[2]}{_THIN}" if match[1] else f"{match[2]}{_THIN}",
+        found,
+    )
 
 
 def _bold(letter):
