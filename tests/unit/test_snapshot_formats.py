@@ -45,12 +45,14 @@ def tng(path, box):
 
 
 def gadget4(path, box):
-    # Gadget-4 keeps the cosmology and the units with the parameters, and counts in 64 bits.
+    # Gadget-4 keeps cosmology and units with the parameters, and counts in 64 bits. The unit of
+    # velocity here is one of a user.
     parameters = {"HubbleParam": files.H, "Omega0": files.OMEGA_M,
                   "OmegaLambda": 1 - files.OMEGA_M, "UnitLength_in_cm": files.MPC,
-                  "UnitMass_in_g": 1.989e43, "UnitVelocity_in_cm_per_s": 1e5}  # fmt: skip
+                  "UnitMass_in_g": 1.989e43, "UnitVelocity_in_cm_per_s": 2e5}  # fmt: skip
     files.write_gadget_set(
         path, box, 2, "snapshot_003", length=1.0, parameters=parameters, Git_commit="abc",
+        velocity_factor=0.5 * files.A**-0.5,
         HubbleParam=None, Omega0=None, OmegaLambda=None, NumPart_Total_HighWord=None,
         NumPart_Total=np.array([0, box.count, 0, 0, 0, 0], np.uint64),
     )  # fmt: skip
