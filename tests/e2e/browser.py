@@ -29,6 +29,8 @@ _FLAGS = (
 # Text with less contrast than 4.5 (WCAG 2) to the first background behind it that is one.
 FAINT = """
 (() => {
+  // Colours that fade in on loading are at their ends.
+  document.getAnimations().forEach(one => one.effect.getTiming().iterations < 9 && one.finish());
   const light = c => {
     const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255)
       .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
