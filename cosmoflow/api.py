@@ -18,7 +18,7 @@ DOORS: Mapping[str, Door] = {
     "simulate": Door("cosmoflow.stages.simulate", "simulate", "simulate", ("seed", "cosmology")),
     "convert": Door("cosmoflow.stages.convert", "convert", "snapshot"),
     "paint": Door("cosmoflow.stages.paint", "paint", "paint", ("snapshot",)),
-    "derive": Door("cosmoflow.stages.derive", "derive", "derive"),
+    "derive": Door("cosmoflow.stages.derive", "derive", "derive", synonyms={"field": "names"}),
     "train": Door("cosmoflow.stages.train", "train", "train", ("seed",)),
     "infer": Door(
         "cosmoflow.stages.infer",

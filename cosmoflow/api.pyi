@@ -85,9 +85,10 @@ def paint(
 def derive(
     fields: _Url,
     out: _Url,
-    names: Sequence[str],
+    names: str | Sequence[str] = ...,
     run: Run | None = None,
     *,
+    field: str | Sequence[str] = ...,
     settings: _Base = None,
     engine: _Engine = None,
     address: str | None = None,
@@ -98,7 +99,7 @@ def derive(
     **keywords: Any,
 ) -> xr.Dataset: ...
 def train(
-    fields: Sequence[_Url],
+    fields: _Url | Sequence[_Url],
     out: _Url,
     run: Run | None = None,
     *,
@@ -160,7 +161,7 @@ def store_density(
 ) -> xr.Dataset: ...
 def evaluate(
     truth: _Url,
-    predictions: _Url | Sequence[_Url],
+    predictions: _Url | Sequence[_Url] | Mapping[str, _Url],
     out: _Url,
     run: Run | None = None,
     *,

@@ -47,6 +47,8 @@ class Door:
         Additional keywords, mapped to the paths of their settings.
     preset : str, optional
         Preset of the initial settings.
+    synonyms : mapping of str to str
+        Additional keywords, mapped to the stage's own arguments of the same meaning.
     """
 
     home: str
@@ -55,6 +57,7 @@ class Door:
     sections: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     preset: str | None = None
+    synonyms: Mapping[str, str] = field(default_factory=dict)
 
 
 _OF_RUNS = {
@@ -99,6 +102,10 @@ def open_door(name: str, door: Door) -> Callable[..., Any]:
 
     @functools.wraps(stage)
     def call(*args: Any, **given: Any) -> Any:
+        for word in set(door.synonyms) & set(given):
+            if (argument := door.synonyms[word]) in given:
+                raise _both(name, word, argument)
+            given[argument] = given.pop(word)
         chosen = {key: given.pop(key) for key in list(given) if key not in own and key in known}
         if unknown := [key for key in given if key not in own]:
             raise _unknown(name, unknown[0], known)
@@ -122,7 +129,7 @@ def open_door(name: str, door: Door) -> Callable[..., Any]:
 
     call.__name__ = call.__qualname__ = name
     call.__module__ = "cosmoflow"
-    call.__doc__ = _document(stage, keywords, paths)
+    call.__doc__ = _document(stage, keywords, paths, door.synonyms)
     parameters = sorted((*own.values(), *keywords), key=lambda one: one.kind)
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return call
@@ -134,6 +141,8 @@ def _as_urls(value: Any) -> Any:
         return os.fspath(value)
     if isinstance(value, list | tuple) and any(isinstance(one, os.PathLike) for one in value):
         return [_as_urls(one) for one in value]
+    if isinstance(value, Mapping) and any(isinstance(one, os.PathLike) for one in value.values()):
+        return {key: _as_urls(one) for key, one in value.items()}
     return value
 
 
@@ -195,7 +204,9 @@ def _keyword_parameters(
 ) -> list[inspect.Parameter]:
     """Return the keywords as parameters of a signature."""
     defaults = load_settings(door.preset)
-    found: dict[str, tuple[str, Any]] = {}
+    found: dict[str, tuple[str, Any]] = {
+        word: (own[argument].annotation, None) for word, argument in door.synonyms.items()
+    }
     for name, path in paths.items():
         section, _, setting = path.rpartition(".")
         if section:
@@ -235,7 +246,10 @@ def _annotation(section: type[Section], setting: str) -> str:
 
 
 def _document(
-    stage: Callable[..., Any], keywords: Sequence[inspect.Parameter], paths: Mapping[str, str]
+    stage: Callable[..., Any],
+    keywords: Sequence[inspect.Parameter],
+    paths: Mapping[str, str],
+    synonyms: Mapping[str, str],
 ) -> str:
     """Return a stage's docstring with a section on the keywords."""
     text = inspect.getdoc(stage) or ""
@@ -244,7 +258,11 @@ def _document(
     lines = ["Other Parameters", "----------------"]
     for one in keywords:
         default = "" if one.default is None else f", default {one.default!r}"
-        lines += [f"{one.name} : {one.annotation}{default}", *_meaning(one.name, paths)]
+        lines.append(f"{one.name} : {one.annotation}{default}")
+        if one.name in synonyms:
+            lines.append(f"    Another name of ``{synonyms[one.name]}``.")
+        else:
+            lines += _meaning(one.name, paths)
     section = "\n".join(lines) + "\n\n"
     for heading in ("Returns\n-------", "Raises\n------", "Notes\n-----"):
         before, found, after = text.partition(heading)
@@ -291,6 +309,13 @@ def _unknown(name: str, keyword: str, known: Sequence[str]) -> UsageError:
         where=f"cosmoflow.{name}",
         limit=", ".join(known),
         remedy=remedy,
+    )
+
+
+def _both(name: str, word: str, argument: str) -> UsageError:
+    """Return the error for two keywords of the same meaning."""
+    return UsageError(
+        f"{word} and {argument} mean the same", where=f"cosmoflow.{name}", remedy="give one"
     )
 
 

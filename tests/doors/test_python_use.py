@@ -141,6 +141,30 @@ def test_workers_and_fields_of_a_prediction(runs):
     assert run.settings.infer.region == ((0.0, 8.0),) * 3
 
 
+def test_names_of_fields_and_of_predictions(runs, tmp_path):
+    """A field is a field in every function, and names may come with the stores."""
+    derive, noted = runs("derive")
+    for keyword in ("names", "field"):
+        derive("f", "d", **{keyword: "divergence"}, smoothing=4.0)
+        assert noted.pop()[2] == "divergence"
+    refused(
+        UsageError, 2, lambda: derive("f", "d", names="count", field="count"),
+        "field and names mean the same",
+    )  # fmt: skip
+    evaluate, _ = runs("evaluate")
+    evaluate("t", {"mine": tmp_path / "a"}, "report")
+    assert noted.pop()[1] == {"mine": str(tmp_path / "a")}
+
+
+def test_one_field_is_derived_and_one_box_trained_on(box, tmp_path):
+    fields = cosmoflow.paint(box.url, str(tmp_path / "a"), grid=8, scheme="tsc")
+    derived = cosmoflow.derive(str(tmp_path / "a"), tmp_path / "b", field="momentum")
+    expected = fields["density"].values * fields["velocity"].values
+    np.testing.assert_allclose(derived["momentum"].values, expected, rtol=1e-6)
+    made = cosmoflow.train(tmp_path / "a", tmp_path / "m", model="wiener", crop=4)
+    assert made.spec.provenance["sources"] == {"fields 0": str(tmp_path / "a")}
+
+
 def test_existing_outputs(box, tmp_path):
     out = str(tmp_path / "a")
     cosmoflow.paint(box.url, out, grid=8)

@@ -59,7 +59,7 @@ def test_evaluate_writes_a_report_with_every_method(chain, report):
     assert json.loads(said[-1])["event"] == "result"
     written = json.loads((report / "metrics.json").read_text())
     metrics = written["metrics"]
-    (trained,) = written["context"]["models"]["residual-tiny"]
+    (trained,) = written["context"]["models"]["model"]
     assert trained["architecture"] == "residual-tiny"
     assert trained["boxes"] == 1
     assert f"{trained['steps']} steps" in (report / "report.html").read_text()
@@ -68,7 +68,7 @@ def test_evaluate_writes_a_report_with_every_method(chain, report):
     store.metadata.provenance["inputs"]["models"] = "0" * 16
     assert describe_models(store) == [{"name": str(chain / "model")}]
     assert set(metrics["residual"]) == {
-        "residual-tiny", "residual-small (ships)",
+        "model", "residual-small (ships)",
         "linear theory", "linear theory 2 Mpc/h", "linear theory 4 Mpc/h",
     }  # fmt: skip
     assert json.loads(said[-1])["shipped"]["compared"]
@@ -76,7 +76,7 @@ def test_evaluate_writes_a_report_with_every_method(chain, report):
     truth = xr.open_zarr(chain / "fields.zarr", consolidated=False)["velocity"].values
     found = xr.open_zarr(chain / "prediction.zarr", consolidated=False)["velocity"].values
     rms = np.sqrt(((found - truth).astype("f8") ** 2).sum(axis=0).mean())
-    assert metrics["residual"]["residual-tiny"]["rms"] == pytest.approx(rms, rel=1e-5)
+    assert metrics["residual"]["model"]["rms"] == pytest.approx(rms, rel=1e-5)
     assert (report / "report.html").stat().st_size > 100_000
 
 

@@ -63,7 +63,7 @@ IN_MEMORY, IN_SLABS = "memory", "slabs"
 """Values of ``transforms`` in a provenance: the way in which a box was transformed."""
 
 
-def plan_derive(fields: str, names: Sequence[str], run: Run) -> Plan:
+def plan_derive(fields: str, names: str | Sequence[str], run: Run) -> Plan:
     """Plan :func:`derive`."""
     store = FieldStore(fields)
     return _plan(store, check_work(store, names, run.settings.derive), run)
@@ -83,7 +83,7 @@ def _plan(
     return plan_slabs(store, work, run) or plan
 
 
-def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) -> xr.Dataset:
+def derive(fields: str, out: str, names: str | Sequence[str], run: Run | None = None) -> xr.Dataset:
     """Derive fields from those of a store.
 
     Parameters
@@ -92,8 +92,8 @@ def derive(fields: str, out: str, names: Sequence[str], run: Run | None = None) 
         URL of a fields store: painted, predicted or derived.
     out : str
         URL of the fields store to write.
-    names : sequence of str
-        Fields to derive, among
+    names : str or sequence of str
+        Field or fields to derive, among
 
         - ``velocity``, km/s: momentum over density, the mean flow where there is no mass;
         - ``momentum``, km/s: density times velocity;

@@ -77,7 +77,7 @@ class Work:
         return "velocity" in self.names
 
 
-def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) -> Work:
+def check_work(store: FieldStore, names: str | Sequence[str], config: DeriveConfig) -> Work:
     """Check a request and return the work.
 
     Raises
@@ -89,7 +89,7 @@ def check_work(store: FieldStore, names: Sequence[str], config: DeriveConfig) ->
     """
     if not names:
         raise ConfigError("no field to derive is given", where="--field")
-    names = tuple(sorted(set(names)))
+    names = tuple(sorted({names} if isinstance(names, str) else set(names)))
     recipes = [recipe_of(name) for name in names]
     reach = _check_smoothing(store, any(one.smoothed for one in recipes), config)
     for one in recipes:

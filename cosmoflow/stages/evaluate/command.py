@@ -85,9 +85,11 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     ----------
     truth : str
         URL of a fields store with ``density`` and ``velocity``.
-    predictions : str or sequence of str
-        URLs of fields stores with ``velocity`` or ``momentum``, or ``NAME=URL``. The default name
-        of a prediction is that of its model.
+    predictions : str, sequence of str, or mapping of str to str
+        URLs of fields stores with ``velocity`` or ``momentum``, each plain or as ``NAME=URL``; or
+        a mapping of names to URLs. The default name is that of the model that made the prediction:
+        a shipped model's name, or the name of the model's folder. Equal names are told apart by
+        the names of the stores.
     out : str
         Local folder for ``report.html``, ``metrics.json``, ``curves.zarr`` and ``figures/``.
     run : Run, optional

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from typing import Any, Final
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import Listener, Message, caution
 from cosmoflow.numerics.comparison.readers import TRUTH
+from cosmoflow.stages.evaluate.trainings import models_of
 from cosmoflow.stages.evaluate.trust import find_intervals, note_trust, particles_of
 from cosmoflow.stages.inputs.lineage import relate
 from cosmoflow.stages.inputs.paintings import painting_of
@@ -21,8 +23,8 @@ LEAST_CORRELATION: Final = 0.3
 """Least correlation of true and predicted velocities of one box. The velocities of two different
 boxes are uncorrelated except by chance."""
 
-Predictions = str | Sequence[str]
-"""URLs of fields stores, each plain or as ``NAME=URL``."""
+Predictions = str | Sequence[str] | Mapping[str, str]
+"""URLs of fields stores, each plain or as ``NAME=URL``; or URLs by name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def open_inputs(truth: str, predictions: Predictions, radii: Sequence[float]) ->
     ----------
     truth : str
         URL of the fields store with ``density`` and ``velocity``.
-    predictions : str or sequence of str
+    predictions : str, sequence or mapping of str
         URLs of the predictions.
     radii : sequence of float
         Smoothing radii of linear theory, Mpc/h. No prediction may have the name of one.
@@ -82,8 +84,7 @@ def open_inputs(truth: str, predictions: Predictions, radii: Sequence[float]) ->
     taken = {TRUTH: true.url} | dict.fromkeys(map(linear_name, radii), "linear theory")
     found: dict[str, FieldStore] = {}
     methods: list[Method] = []
-    for given in [predictions] if isinstance(predictions, str) else predictions:
-        label, store = _open_prediction(given)
+    for label, store in _open_predictions(predictions):
         _check_whole(store)
         check_same_box(true, store)
         own = _velocities(label, store)
@@ -108,16 +109,54 @@ def linear_name(radius: float) -> str:
     return "linear theory" if radius == 0.0 else f"linear theory {radius:g} Mpc/h"
 
 
-def _open_prediction(given: str) -> tuple[str, FieldStore]:
-    """Open ``URL`` or ``NAME=URL``; the default name is that of the model, else of the store."""
+def _open_predictions(given: Predictions) -> list[tuple[str, FieldStore]]:
+    """Open the predictions and name them.
+
+    The default name is that of the model, or of the store if no model is known. Predictions with
+    the same default name also get the end of their URL in brackets.
+    """
+    if isinstance(given, Mapping):
+        pairs = [(str(name), str(url)) for name, url in given.items()]
+    else:
+        pairs = [_split(one) for one in ([given] if isinstance(given, str) else given)]
+    stores = [(label, FieldStore(absolute(url))) for label, url in pairs]
+    names = [label or _default_name(store) for label, store in stores]
+    counts = Counter(names)
+    alike = [
+        store.url
+        for (label, store), name in zip(stores, names, strict=True)
+        if not label and counts[name] > 1
+    ]
+    ends = _distinct_ends(alike)
+    return [
+        (name if label or counts[name] == 1 else f"{name} ({ends[store.url]})", store)
+        for (label, store), name in zip(stores, names, strict=True)
+    ]
+
+
+def _split(given: str) -> tuple[str, str]:
+    """Split ``NAME=URL``; the name of a plain URL is empty."""
     label, equals, url = given.partition("=")
     # The path of a local store may contain =.
     if not equals or "/" in label or Path(given).exists():
-        label, url = "", given
-    store = FieldStore(absolute(url))
-    config = store.metadata.provenance.get("config")
-    models = config.get("models") if isinstance(config, dict) else None
-    return label or " + ".join(models or [PurePosixPath(url).stem]), store
+        return "", given
+    return label, url
+
+
+def _default_name(store: FieldStore) -> str:
+    """Return the names of the models of a prediction, or the name of its store."""
+    models = [PurePosixPath(url).name for url, _ in models_of(store.metadata.provenance)]
+    return " + ".join(models or [PurePosixPath(store.url).stem])
+
+
+def _distinct_ends(urls: Sequence[str]) -> dict[str, str]:
+    """Return the ends of URLs, without suffix, with as many folders as tell them apart."""
+    parts = {url: PurePosixPath(url).with_suffix("").parts for url in urls}
+    for count in range(1, 1 + max(map(len, parts.values()), default=0)):
+        ends = {url: "/".join(one[-count:]) for url, one in parts.items()}
+        if len(set(ends.values())) == len(ends):
+            return ends
+    return {url: url for url in urls}
 
 
 def _velocities(label: str, store: FieldStore) -> list[Method]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cosmoflow.errors import CosmoflowError
@@ -16,14 +17,25 @@ def describe_models(store: FieldStore) -> list[dict[str, Any]]:
     still the same, ``architecture``, ``parameters``, ``cell_size`` and ``redshift`` (a number, a
     range, or "any"), and for trained ones ``boxes`` and ``steps``.
     """
-    provenance = store.metadata.provenance
-    names, digests = (
-        str((provenance.get(part) or {}).get("models", "")).split()
-        for part in ("sources", "inputs")
+    return [_describe(name, digest) for name, digest in models_of(store.metadata.provenance)]
+
+
+def models_of(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return name or URL, and digest, of each model that made a prediction.
+
+    The list is empty if the provenance names no models.
+    """
+    said, digests = (
+        str((provenance.get(part) or {}).get("models", "")) for part in ("sources", "inputs")
     )
-    if len(names) != len(digests):
-        return [{"name": name} for name in names]
-    return [_describe(name, digest) for name, digest in zip(names, digests, strict=True)]
+    if not said:
+        return []
+    known = digests.split()
+    # Paths may contain spaces, which also separate the models of an ensemble.
+    names = said.split() if len(known) != 1 else [said]
+    if len(names) != len(known):
+        return [(name, "") for name in names]
+    return list(zip(names, known, strict=True))
 
 
 def _describe(name: str, digest: str) -> dict[str, Any]:

@@ -64,12 +64,17 @@ _NO_MATTER = {
 """Settings that do not affect the model: a run may be resumed with other values."""
 
 
-def plan_train(fields: Sequence[str], run: Run) -> TrainPlan:
+def plan_train(fields: str | Sequence[str], run: Run) -> TrainPlan:
     """Plan :func:`train`."""
     start = Start.find(run.settings.train)
     config = settle(run.settings.train, None if start is None else start.load())
     run = replace(run, settings=run.settings.model_copy(update={"train": config}))
-    return plan_training([_open(url, config.target).grid for url in fields], run)
+    return plan_training([_open(url, config.target).grid for url in _urls(fields)], run)
+
+
+def _urls(fields: str | Sequence[str]) -> list[str]:
+    """Return the URLs of one or several stores."""
+    return [absolute(url) for url in ([fields] if isinstance(fields, str) else fields)]
 
 
 def _open(url: str, target: str) -> FieldStore:
@@ -78,15 +83,15 @@ def _open(url: str, target: str) -> FieldStore:
     return store
 
 
-def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
+def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Model:
     """Train a network.
 
     Parameters
     ----------
-    fields : sequence of str
-        URLs of fields stores. If they differ in redshift, cosmology or cell size, a residual
-        network learns to be one model for all of them. The last eighth of the stores (at least one)
-        is used for validation, or a slab if there is only one box.
+    fields : str or sequence of str
+        URLs of fields stores, or of one. If they differ in redshift, cosmology or cell size, a
+        residual network learns to be one model for all of them. The last eighth of the stores (at
+        least one) is used for validation, or a slab if there is only one box.
     out : str
         URL of the model folder to write.
     run : Run, optional
@@ -111,7 +116,7 @@ def train(fields: Sequence[str], out: str, run: Run | None = None) -> Model:
     run = replace(run, settings=settings, listener=noting(run.listener, warned))
     if not fields:
         raise ConfigError("there is nothing to train on", remedy="name fields stores")
-    fields, out = [absolute(url) for url in fields], absolute(out)
+    fields, out = _urls(fields), absolute(out)
     check_output(out, run.existing, [*fields, *(() if start is None else start.folders)])
     stores = [_open(url, config.target) for url in fields]
     architecture = find_architecture(config.model)

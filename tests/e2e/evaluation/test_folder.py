@@ -166,6 +166,35 @@ def test_names_that_are_taken_are_refused(stores, serial_run, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+def test_default_names_are_those_of_the_models(stores, box, tmp_path):
+    """Equal names are told apart by the stores."""
+    truth, _ = stores(20)
+
+    def predict(place, model):
+        metadata = make_metadata(GRID * CELL)
+        metadata.provenance["sources"] = {"models": model}
+        metadata.provenance["inputs"] = {"models": "1 2" if "b/c" in model else "1"}
+        return make_store(tmp_path / place, {"velocity": box["noisy"]}, 20, metadata=metadata)
+
+    small, again = (predict(place, "residual-small") for place in ("v.zarr", "w.zarr"))
+    folder, deep = predict("u.zarr", "/my models/deep"), predict("x/v.zarr", "s3://b/deep")
+    both = predict("y.zarr", "/a/one /b/c")
+    for given, names in (
+        (small, ["residual-small"]),
+        ([small, folder], ["residual-small", "deep"]),
+        ([small, again, both], ["residual-small (v)", "residual-small (w)", "one + c"]),
+        ([folder, f"mine={deep}", deep], ["deep (u)", "mine", "deep (v)"]),
+        ({"mine": small, "residual-small": again}, ["mine", "residual-small"]),
+        ([small, predict("x/z.zarr", ""), f"z={again}"], ["residual-small", "z (z)", "z"]),
+    ):
+        assert list(open_inputs(truth, given, [0.0]).found) == names
+    twin = predict("z/v.zarr", "residual-small")
+    found = open_inputs(truth, [small, twin], []).found
+    assert list(found) == [f"residual-small ({tmp_path.name}/v)", "residual-small (z/v)"]
+    with pytest.raises(ConfigError, match="one name"):
+        open_inputs(truth, [small, small], [])
+
+
 @each("existing", ["error", "overwrite"])
 def test_a_damaged_field_leaves_no_report_and_an_older_one_alone(
     stores, serial_run, tmp_path, existing
