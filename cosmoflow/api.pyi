@@ -133,7 +133,7 @@ def infer_array(
     box_size: float,
     model: _Url | Sequence[_Url] = ...,
     *,
-    redshift: float = 0.0,
+    redshift: float | None = None,
     cosmology: CosmologyConfig | Mapping[str, float] | None = None,
     run: Run | None = None,
     settings: _Base = None,

@@ -329,7 +329,9 @@ def _changes(chosen: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, A
         # None is a valid value of many settings; for sections and the engine it means no change.
         if path is None or (value is None and (name not in paths or "." not in path)):
             continue
-        nested = _plain(value)
+        # A section that is given as an object replaces that of the settings, and keeps which of its
+        # values were stated.
+        nested = _plain(value) if name == "engine" else value
         for key in reversed(path.split(".")):
             nested = {key: nested}
         changes = merge(changes, nested)
@@ -348,7 +350,7 @@ def _base_settings(given: Any, preset: str | None = None) -> Settings:
     if isinstance(given, Settings):
         return given
     if isinstance(given, Mapping):
-        return revise_settings(Settings(), {key: _plain(value) for key, value in given.items()})
+        return revise_settings(Settings(), given)
     return load_settings(str(given))
 
 

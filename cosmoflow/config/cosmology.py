@@ -49,6 +49,18 @@ class CosmologyConfig(Section):
     )
 
     @property
+    def assumed(self) -> dict[str, float]:
+        """Parameters that were not stated, with their defaults; those of extensions are left out.
+
+        Extensions are ``w0``, ``wa``, ``Omega_k`` and ``m_nu``, whose defaults are the usual model.
+        """
+        return {
+            name: getattr(self, name)
+            for name in type(self).model_fields
+            if name not in self.model_fields_set and name not in EXTENSIONS
+        }
+
+    @property
     def Omega_Lambda(self) -> float:  # noqa: N802 - the field's standard symbol
         """Dark-energy density today."""
         left = 1.0 - self.Omega_m - self.Omega_k

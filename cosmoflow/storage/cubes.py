@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import xarray as xr
@@ -19,6 +20,9 @@ from cosmoflow.units import COMPONENTS
 
 Order = Literal["C", "F"]
 """The slowest axis: x, as in NumPy (C), or z, as in Fortran and IDL (F)."""
+
+IN_MEMORY: Final = "an array in memory"
+"""Source of a cube that does not come from a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,14 @@ def order_array(values: ArrayLike, where: str, box_size: float) -> NDArray[Any]:
     cube = cube_of(stored, where, None, vector=False)
     cube.check_box(box_size)
     return cube.read((slice(None),) * 3)
+
+
+def digest_array(values: NDArray[Any], names: Sequence[str] = ()) -> str:
+    """Return the digest of an array in memory and of the names of its axes."""
+    described = " ".join([f"{values.shape} {values.dtype}", *names]).encode()
+    found = hashlib.sha256(described)
+    found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()[:16]
 
 
 def digest_of(place: str) -> str:

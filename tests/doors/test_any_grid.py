@@ -107,7 +107,9 @@ def test_stores_and_arrays_of_any_grid_agree(model, fields_store, serial_run, tm
     expected = one_tile(model, {"density": store.density, "wiener_velocity": stored})
     scale = expected.std()
     np.testing.assert_allclose(found["velocity"], expected, rtol=0, atol=3e-5 * scale)
-    array = infer_array(store.density, 36.0, folder, run=serial_run(infer={"precision": "float32"}))
+    array = infer_array(
+        store.density, 36.0, folder, redshift=0.0, run=serial_run(infer={"precision": "float32"})
+    )
     np.testing.assert_allclose(array["velocity"], expected, rtol=0, atol=1e-4 * scale)
     # Central differences of the answer: across the periodic border too, they are those of `derive`.
     slopes = sum(np.roll(expected[i], -1, i) - np.roll(expected[i], 1, i) for i in range(3)) / 4.0

@@ -49,7 +49,9 @@ def test_what_is_no_density_is_refused_alike_in_stores_and_arrays(tmp_path, name
     density, words = WRONG[name]
     url, out = store_of(density, tmp_path / "a.zarr"), tmp_path / "out.zarr"
     refused(DataError, 3, lambda: cosmoflow.infer(url, str(out), "linear:4"), url, *words)
-    refused(DataError, 3, lambda: cosmoflow.infer_array(density, BOX, "linear:4"), *words)
+    refused(
+        DataError, 3, lambda: cosmoflow.infer_array(density, BOX, "linear:4", redshift=0.0), *words
+    )
     refused(DataError, 3, lambda: cosmoflow.spectra(url, str(out), "density"), url, *words)
     assert not out.exists()
     assert "linear_velocity" not in zarr.open_group(url, mode="r")
@@ -86,7 +88,7 @@ def test_a_velocity_is_read_whatever_the_density_is(tmp_path, serial_run):
 def test_a_density_that_is_right_gives_what_the_array_gives(tmp_path):
     url = store_of(DENSITY, tmp_path / "a.zarr")
     found = cosmoflow.infer(url, str(tmp_path / "v.zarr"), "linear:4")["velocity"]
-    truth = cosmoflow.infer_array(DENSITY, BOX, "linear:4")["velocity"]
+    truth = cosmoflow.infer_array(DENSITY, BOX, "linear:4", redshift=0.0)["velocity"]
     np.testing.assert_allclose(found, truth, atol=1e-3)
 
 
@@ -146,7 +148,7 @@ def test_chunks_that_are_empty_need_not_be_stored(tmp_path, serial_run):
     )
     assert not (tmp_path / "a.zarr" / "density" / "c" / "0" / "0" / "0").exists()
     found = cosmoflow.infer(url, str(tmp_path / "v.zarr"), "linear:4")["velocity"]
-    truth = cosmoflow.infer_array(density, BOX, "linear:4")["velocity"]
+    truth = cosmoflow.infer_array(density, BOX, "linear:4", redshift=0.0)["velocity"]
     np.testing.assert_allclose(found, truth, atol=1e-3)
     heard = []
     cosmoflow.derive(

@@ -101,7 +101,7 @@ def test_flows_are_added_in_the_order_of_the_store(tmp_path, order, consolidated
     if order is not None:
         data = data.sel(component=list(order)).transpose("z", "y", "x", "component")
     url = write(data, tmp_path / "a.zarr", consolidated=consolidated)
-    truth = cosmoflow.infer_array(density, BOX, "wiener")["velocity"]
+    truth = cosmoflow.infer_array(density, BOX, "wiener", redshift=0.0)["velocity"]
     assert float(np.abs(truth).max()) > 5.0
     # The first run makes the flow and keeps it in the store; the second finds it there.
     for name in ("first", "second"):
@@ -217,7 +217,7 @@ def test_what_inference_returns_can_be_written(tmp_path, fields_store, serial_ru
     made = fields_store(12)
     run = serial_run(infer={"region": "0:24,4:20,0:8"})
     part = cosmoflow.infer(made.url, str(tmp_path / "v.zarr"), "linear:4", run)
-    whole = cosmoflow.infer_array(made.density, 24.0, "linear:4")
+    whole = cosmoflow.infer_array(made.density, 24.0, "linear:4", redshift=0.0)
     for name, data in (("part", part), ("whole", whole)):
         data.to_zarr(tmp_path / f"{name}.zarr")
         data.to_netcdf(tmp_path / f"{name}.nc")

@@ -1,6 +1,7 @@
 """A density cube, in a file of any common format or in memory, becomes a fields store."""
 
 import json
+import warnings
 
 import h5py
 import numpy as np
@@ -104,7 +105,7 @@ def test_the_answer_is_that_of_the_array(tmp_path):
     fields_url, out = str(tmp_path / "f.zarr"), str(tmp_path / "v.zarr")
     cosmoflow.import_fields(str(tmp_path / "cube.npy"), fields_url, box_size=BOX, redshift=0.0)
     found = cosmoflow.infer(fields_url, out, "wiener")["velocity"]
-    truth = cosmoflow.infer_array(DENSITY, BOX, "wiener")["velocity"]
+    truth = cosmoflow.infer_array(DENSITY, BOX, "wiener", redshift=0.0)["velocity"]
     np.testing.assert_allclose(found, truth, atol=1e-4)
     assert float(np.abs(truth).max()) > 5.0
 
@@ -117,6 +118,7 @@ def test_the_answer_is_that_of_the_array(tmp_path):
         (DENSITY - 1.0, ["--quantity=delta"], "said to be delta"),
         (COUNTS, [], f"recognised as counts: it was divided by its mean, {COUNTS.mean():.9g}"),
         (3e11 * DENSITY, ["--quantity=counts"], "divided by its mean, 2.9999"),
+        (np.rint(3e11 * DENSITY), ["--quantity=counts"], "divided by its mean, 2.9999"),
         (np.asfortranarray(DENSITY), [], "taken to be x, y, z"),
         (DENSITY.T, ["--order=F"], "recognised as 1 + delta"),
     ],
@@ -127,6 +129,42 @@ def test_what_the_cube_holds(tmp_path, array, options, note):
     truth = COUNTS / COUNTS.mean() if array is COUNTS else DENSITY
     notes = check(str(tmp_path / "a.zarr"), truth)
     assert note in " ".join(notes)
+    sampling = FieldStore(str(tmp_path / "a.zarr")).metadata.sampling
+    if array is COUNTS:
+        assert (sampling.particles_per_cell, sampling.equal_masses) == (COUNTS.mean(), True)
+        assert "kept as the number of particles per cell" in " ".join(notes)
+        counts = cosmoflow.derive(tmp_path / "a.zarr", tmp_path / "n.zarr", field="count")["count"]
+        np.testing.assert_allclose(counts, COUNTS, rtol=1e-6)
+    else:
+        assert (sampling.particles_per_cell, sampling.equal_masses) == (None, None)
+
+
+@each(
+    ("options", "assumed", "level"),
+    [
+        ([], "h 0.6777, Omega_m 0.31, Omega_b 0.05, sigma8 0.83, n_s 0.96", ""),
+        (["Omega_m=0.3", "sigma8=0.8"], "h 0.6777, Omega_b 0.05, n_s 0.96", "warning: "),
+        (["h=0.7", "Omega_m=0.3", "Omega_b=0.05", "sigma8=0.8", "n_s=0.96"], "", ""),
+    ],
+)
+def test_what_is_not_stated_of_the_cosmology_is_listed(tmp_path, capsys, options, assumed, level):
+    np.save(tmp_path / "cube.npy", DENSITY)
+    arguments = ["import", str(tmp_path / "cube.npy"), str(tmp_path / "a.zarr"), f"--box={BOX}"]
+    given = [f"--set=cosmology.{option}" for option in options]
+    assert run_app([*arguments, "--redshift=0", *given]) == 0
+    note = f"assumed, as not stated: {assumed}"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "assumed" in line]
+    assert lines == ([f"{level}{note}"] if assumed else [])
+    assert (note in check(str(tmp_path / "a.zarr"))) == bool(assumed)
+    # Python says the same of a mapping and of an object.
+    cosmology = {key: float(value) for key, value in (one.split("=") for one in options)}
+    for number, one in enumerate((cosmology, CosmologyConfig(**cosmology)) if options else ()):
+        out, given = tmp_path / f"{number}", {"box_size": BOX, "redshift": 0.0, "cosmology": one}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            cosmoflow.import_fields(tmp_path / "cube.npy", out, **given)
+        assert [str(found.message) for found in caught] == ([note] if assumed else [])
+        assert (note in check(str(out))) == bool(assumed)
 
 
 def test_a_velocity_in_fortran_order(tmp_path):
@@ -222,7 +260,7 @@ def test_vectors_that_make_no_sense_are_refused(tmp_path):
 
 def test_arrays_in_memory(tmp_path, serial_run):
     url = str(tmp_path / "a.zarr")
-    cosmology = CosmologyConfig(Omega_m=0.25)
+    cosmology = CosmologyConfig(h=0.7, Omega_m=0.25, Omega_b=0.04, sigma8=0.8, n_s=0.97)
     given = {"box_size": BOX, "redshift": 0.5, "cosmology": cosmology}
     momentum = np.moveaxis(DENSITY * VELOCITY, 0, -1)
     found = cosmoflow.store_density(
@@ -233,7 +271,7 @@ def test_arrays_in_memory(tmp_path, serial_run):
     np.testing.assert_array_equal(found["momentum"], DENSITY * VELOCITY)
     store = FieldStore(url)
     assert (store.metadata.redshift, store.metadata.cosmology) == (0.5, cosmology)
-    assert not any("cosmology" in note for note in store.metadata.provenance["notes"])
+    assert not any("assumed" in note for note in store.metadata.provenance["notes"])
     refused(OutputExistsError, 2, lambda: cosmoflow.store_density(DENSITY, url, **given), url)
     run = serial_run(existing="overwrite")
     cosmoflow.store_density(DENSITY, url, run, **given)

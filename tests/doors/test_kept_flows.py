@@ -254,7 +254,7 @@ def test_infer_and_infer_array_blame_the_model(url, serial_run, tmp_path):
     density = FieldStore(url).read("density")
     for predict in (
         lambda: infer(url, str(tmp_path / "out.zarr"), model, serial_run()),
-        lambda: infer_array(density, 2.0 * GRID, model=model, run=serial_run()),
+        lambda: infer_array(density, 2.0 * GRID, model=model, redshift=0.0, run=serial_run()),
     ):
         refused(DataError, 3, predict, "filter of the model", model)
     assert contents(url) == before

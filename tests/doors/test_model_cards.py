@@ -207,7 +207,7 @@ def test_predictions_that_overflow_are_not_written(
         refused(DataError, 3, call, "not finite", str(folder), store.url, "overflow")
         # Nothing was finished, so nothing is in the way of the next run.
         assert not out.exists()
-        call = lambda: cosmoflow.infer_array(store.density, 16.0, str(folder), run=run)  # noqa: E731
+        call = lambda: cosmoflow.infer_array(store.density, 16.0, folder, redshift=0.0, run=run)  # noqa: E731
         refused(DataError, 3, call, "not finite", str(folder))
 
 

@@ -54,7 +54,10 @@ def test_the_command_and_python_answer_alike(call, fields_store, tmp_path, monke
     words = ("did you mean 'residual-small'?", "residual-medium")
     refused(ConfigError, 2, lambda: cosmoflow.infer(store.url, str(out), "residual-smal"), *words)
     refused(
-        ConfigError, 2, lambda: cosmoflow.infer_array(store.density, 16, "residual-smal"), *words
+        ConfigError,
+        2,
+        lambda: cosmoflow.infer_array(store.density, 16, "residual-smal", redshift=0),
+        *words,
     )
     found = call("infer", store.url, out, "--model", "residual-smal", "--engine=serial")
     assert found.code == 2
@@ -65,7 +68,7 @@ def test_the_command_and_python_answer_alike(call, fields_store, tmp_path, monke
 def test_a_path_that_leads_to_no_model_lists_what_ships(tmp_path):
     (tmp_path / "other").mkdir()
     for path in (tmp_path / "other", tmp_path / "none"):
-        call_infer = lambda path=path: cosmoflow.infer_array([[[1.0]]], 2.0, str(path))  # noqa: E731
+        call_infer = lambda path=path: cosmoflow.infer_array([[[1.0]]], 2.0, path, redshift=0.0)  # noqa: E731
         refused(StorageError, 4, call_infer, str(path), *SHIPPED)
 
 

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import inspect
+import json
 import pickle
 import subprocess
 import sys
@@ -237,9 +238,17 @@ def test_values_that_make_no_sense():
 def test_density_in_memory_takes_keywords_and_a_mapping_as_cosmology():
     density = 1.0 + 0.1 * np.cos(2.0 * np.pi * (np.arange(16) + 0.5) / 16)[:, None, None]
     density = np.broadcast_to(density, (16,) * 3)
-    fields = cosmoflow.infer_array(
-        density, 32.0, "linear", cosmology={"Omega_m": 0.25}, field="divergence"
-    )
+    said = "assumed, as not stated: redshift 0, h 0.6777, Omega_b 0.05, sigma8 0.83, n_s 0.96"
+    with pytest.warns(CosmoflowWarning, match=f"^{said}$"):
+        fields = cosmoflow.infer_array(
+            density, 32.0, "linear", cosmology={"Omega_m": 0.25}, field="divergence"
+        )
+    provenance = json.loads(fields.attrs["provenance"])
+    assert provenance["notes"] == [said]
+    assert provenance["sources"] == {"fields": "an array in memory", "models": "linear"}
+    assert provenance["versions"]["cosmoflow"] == cosmoflow.__version__
+    assert provenance["inputs"]["models"] == "linear"
+    assert provenance["config"]["infer"]["fields"] == ["divergence"]
     # div v = -a f H delta, f = Omega_m^0.55 to a per cent at z = 0, and H = 100 km/s/(Mpc/h).
     wave = np.asarray(fields["velocity"].sel(component="x"))[:, 0, 0]
     phase = 2.0 * np.pi * (np.arange(16) + 0.5) / 16
@@ -410,8 +419,8 @@ def test_warnings_reach_the_line_that_called(notebook, capsys):
         warnings.simplefilter("error")
         run = Run(listener=heard.append)
         cosmoflow.infer_array(density, 32.0, "wiener", redshift=1.0, run=run)
-    # The particles that are assumed, and the scatter.
-    assert [event.level for event in heard] == ["warning"] * 2
+    # The cosmology, and the particles, that are assumed, and the scatter.
+    assert [event.level for event in heard] == ["info", *["warning"] * 2]
 
 
 def test_warnings_of_a_store_reach_the_caller(tmp_path, fields_store, capsys):

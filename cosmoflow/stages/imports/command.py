@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -20,7 +19,6 @@ from cosmoflow.events import Message, StageFinished
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.stages import costs
 from cosmoflow.stages.imports.request import (
-    IN_MEMORY,
     VECTORS,
     Quantity,
     Request,
@@ -31,9 +29,10 @@ from cosmoflow.stages.imports.request import (
     settle,
 )
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, Summary, checksum_densities
+from cosmoflow.stages.inputs.notes import tell_assumed
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.cube_files import WITHIN
-from cosmoflow.storage.cubes import Cube, Order, cube_of, store_array
+from cosmoflow.storage.cubes import IN_MEMORY, Cube, Order, cube_of, digest_array, store_array
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields, write_block
 from cosmoflow.storage.ledger import begin_counts, sum_counts, write_count
 from cosmoflow.storage.metadata import SAMPLING, BoxMetadata, make_provenance
@@ -168,18 +167,11 @@ def store_density(
         name: cube_of(stored, f"the {name} array", None, vector=name in VECTORS)
         for name, (_, stored) in arrays.items()
     }
-    digests = {name: _array_digest(one, stored.names) for name, (one, stored) in arrays.items()}
+    digests = {name: digest_array(one, stored.names) for name, (one, stored) in arrays.items()}
     sources = dict.fromkeys(arrays, IN_MEMORY)
     request = Request(cubes, digests, sources, box_size, redshift, quantity, None)
     check_request(request)
     return import_request(request, out, run)
-
-
-def _array_digest(values: NDArray[Any], names: tuple[str, ...]) -> str:
-    described = " ".join([f"{values.shape} {values.dtype}", *names]).encode()
-    found = hashlib.sha256(described)
-    found.update(np.ascontiguousarray(values).data)
-    return found.hexdigest()[:16]
 
 
 def _cells(request: Request, run: Run) -> tuple[int, int]:
@@ -229,9 +221,13 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
     summaries = engine.run(graph, needs=needs)
     found = reduce(Summary.__add__, (summaries[key] for key in graph.outputs))
     scaling, notes = settle(request, found)
-    notes += assumed_of(request, run)
+    notes += assumed_of(request)
     for note in notes:
         run.listener(Message(note))
+    cosmology = run.settings.cosmology
+    # A cosmology that is stated in part is more likely an oversight than one that is not stated.
+    half = bool(cosmology.model_fields_set)
+    notes += tell_assumed(cosmology.assumed, run.listener, warn=half)
     provenance = make_provenance(
         "import",
         {
@@ -266,7 +262,9 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         request.check_unchanged()
-        sampling = Sampling(None, sum_counts(out)[0] / request.grid**3, UNKNOWN)
+        empty, particles = sum_counts(out)[0] / request.grid**3, scaling.particles_per_cell
+        equal = None if particles is None else True
+        sampling = Sampling(particles, empty, UNKNOWN, equal_masses=equal)
         facts = {
             SAMPLING: sampling.to_attribute(),
             DENSITY_CHECKSUMS: checksum_densities(out),

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.field_table import STORED
 from cosmoflow.stages.inputs.density import MEAN_TOLERANCE, Summary, require_density
-from cosmoflow.stages.run import Run
 from cosmoflow.storage.cube_files import WITHIN
-from cosmoflow.storage.cubes import Cube, Order, digest_of, open_cube
+from cosmoflow.storage.cubes import IN_MEMORY, Cube, Order, digest_of, open_cube
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.layout import check_unit
 from cosmoflow.storage.metadata import check_box
@@ -22,10 +20,6 @@ Quantity = Literal["density", "delta", "counts"]
 """1 + delta, delta, or anything proportional to mass."""
 
 VECTORS: Final = ("velocity", "momentum")
-
-
-IN_MEMORY: Final = "an array in memory"
-"""Source of a cube that does not come from a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +80,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Conversion of the density cube to 1 + delta: ``offset + value / unit``."""
+    """Conversion of the density cube to 1 + delta: ``offset + value / unit``.
+
+    ``particles_per_cell`` is their mean number if the cube holds numbers of particles, else None.
+    """
 
     offset: float
     unit: float
+    particles_per_cell: float | None = None
 
 
 def open_request(
@@ -180,8 +178,13 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
                 limit=0,
                 remedy="say what it is: --quantity delta, or give another cube",
             )
-        note = f"The cube {heard} counts: it was divided by its mean, {found.mean:.9g}."
-        return Scaling(0.0, found.mean), [note]
+        notes = [f"The cube {heard} counts: it was divided by its mean, {found.mean:.9g}."]
+        if not found.counts_particles:
+            return Scaling(0.0, found.mean), notes
+        notes.append(
+            "All values are integers: the mean was kept as the number of particles per cell."
+        )
+        return Scaling(0.0, found.mean, found.mean), notes
     try:
         require_density(found, where)
     except DataError as error:
@@ -202,13 +205,9 @@ def _recognise(found: Summary) -> Quantity | None:
     return "counts" if found.whole and found.lowest >= 0.0 else None
 
 
-def assumed_of(request: Request, run: Run) -> list[str]:
-    """Return one sentence per assumption."""
+def assumed_of(request: Request) -> list[str]:
+    """Return one sentence per assumption about the cube."""
     notes = []
     if not request.cubes["density"].named and request.order is None:
         notes.append("The axes of the cube were taken to be x, y, z, as NumPy reads them.")
-    if run.settings.cosmology == CosmologyConfig() and "cosmology" not in (
-        run.settings.model_fields_set
-    ):
-        notes.append("The cosmology was not given: that of cosmoflow's defaults was assumed.")
     return notes

@@ -15,6 +15,7 @@ from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.config.networks import InferConfig
 from cosmoflow.engine import keeping_freed_buffers
 from cosmoflow.errors import ConfigError
+from cosmoflow.events import noting
 from cosmoflow.model.names import DEFAULT_MODEL
 from cosmoflow.model.sources import FieldSource, Flow, MemoryFields
 from cosmoflow.model.velocity import VelocityModel
@@ -22,7 +23,7 @@ from cosmoflow.numerics.blocks import Block, grid_blocks, place
 from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.stages.flows.checks import check_modes, check_weights, is_physical, refuse_flow
-from cosmoflow.stages.infer.command import Models, listed
+from cosmoflow.stages.infer.command import Models, listed, make_origin
 from cosmoflow.stages.infer.ensemble import Ensemble, Floats, Member, Prediction
 from cosmoflow.stages.infer.layout import choose_layout
 from cosmoflow.stages.infer.request import Work, check_work, wanted_block
@@ -31,6 +32,7 @@ from cosmoflow.stages.infer.worker import compute, finish_fields
 from cosmoflow.stages.inputs.condition import check_scatter
 from cosmoflow.stages.inputs.density import check_array
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
+from cosmoflow.stages.inputs.notes import tell_assumed
 from cosmoflow.stages.models import open_model
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.finite import count_not_finite, not_finite
@@ -86,7 +88,7 @@ def infer_array(
     box_size: float,
     model: Models = DEFAULT_MODEL,
     *,
-    redshift: float = 0.0,
+    redshift: float | None = None,
     cosmology: CosmologyConfig | None = None,
     run: Run | None = None,
 ) -> xr.Dataset:
@@ -100,17 +102,19 @@ def infer_array(
         Side of the box, Mpc/h.
     model : str or sequence of str
         As in :func:`cosmoflow.infer`.
-    redshift : float
-        Redshift of the density.
+    redshift : float, optional
+        Redshift of the density; by default 0, with a warning.
     cosmology : CosmologyConfig, optional
-        Cosmology of the box; by default that of the simulations the shipped models come from.
+        Cosmology of the box. Parameters that it does not state have cosmoflow's defaults, with a
+        warning if it states others.
     run : Run, optional
         Settings (section ``infer``).
 
     Returns
     -------
     xr.Dataset
-        The dataset that :func:`cosmoflow.infer` returns, in memory.
+        The dataset that :func:`cosmoflow.infer` returns, in memory. Its provenance names the models
+        and notes what was assumed.
 
     Raises
     ------
@@ -119,8 +123,9 @@ def infer_array(
         size, or a prediction is not finite.
     ConfigError
     """
-    run = run or Run()
-    check_box(box_size, redshift, "infer_array")
+    run, warned = run or Run(), list[str]()
+    run = replace(run, listener=noting(run.listener, warned))
+    check_box(box_size, 0.0 if redshift is None else redshift, "infer_array")
     if not isinstance(cosmology, CosmologyConfig | None):
         raise ConfigError(
             "this is not a cosmology",
@@ -129,12 +134,12 @@ def infer_array(
             limit="a mapping or a CosmologyConfig",
         )
     # Imported here: the readers of cubes load xarray and h5py.
-    from cosmoflow.storage.cubes import order_array
+    from cosmoflow.storage.cubes import IN_MEMORY, digest_array, order_array
 
     given = order_array(density, "the density array", box_size)
     check_array(given, "the density array")
     field: Floats = np.ascontiguousarray(given, np.float32)
-    metadata = BoxMetadata(box_size, redshift, cosmology or CosmologyConfig())
+    metadata, assumed = _describe_box(box_size, redshift, cosmology, run)
     box = ArrayBox(metadata, field.shape[0])
     if run.settings.infer.restore_power:
         raise ConfigError(
@@ -153,7 +158,20 @@ def infer_array(
     ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
     with keeping_freed_buffers():
         fields = _predict_region(ensemble, source, work, box)
-    return _to_dataset(fields, work, box)
+    origin = make_origin(work, models, (IN_MEMORY, digest_array(field)), notes=[*assumed, *warned])
+    metadata = replace(metadata, provenance=origin)
+    return _to_dataset(fields, work, replace(box, metadata=metadata))
+
+
+def _describe_box(
+    box_size: float, redshift: float | None, cosmology: CosmologyConfig | None, run: Run
+) -> tuple[BoxMetadata, list[str]]:
+    """Return the metadata of a box, and the notes on what was assumed."""
+    given = cosmology or CosmologyConfig()
+    assumed = {} if redshift is not None else {"redshift": 0.0}
+    warn = redshift is None or cosmology is not None
+    notes = tell_assumed(assumed | given.assumed, run.listener, warn=warn)
+    return BoxMetadata(box_size, redshift or 0.0, given), notes
 
 
 def add_flows(

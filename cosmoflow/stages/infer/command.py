@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,13 @@ def infer_store(fields: str, out: str, model: Models, run: Run) -> None:
         cpu_seconds=0.0 if one_local_worker(run) else None,
     )
     # Before the flows are made, so that a later change of the density is noticed at the end.
-    provenance = _provenance(work, models, store, warned)
+    provenance = make_origin(
+        work,
+        models,
+        (store.url, store.digest),
+        notes=[*input_notes({"fields": store}), *warned],
+        facts=descent_of(store),
+    )
     flows = tuple(
         ensure_flows(fields, one.smoothing, one.spec.filter, run, model=name)
         for name, one in zip(names, models, strict=True)
@@ -204,19 +210,40 @@ def _prepare(store: FieldStore, names: Sequence[str], run: Run) -> tuple[Work, l
     return replace(work, layout=choose_layout(work, store, models, run)), models
 
 
-def _provenance(
-    work: Work, models: Sequence[VelocityModel], store: FieldStore, notes: Sequence[str]
+def make_origin(
+    work: Work,
+    models: Sequence[VelocityModel],
+    density: tuple[str, str],
+    *,
+    notes: Sequence[str],
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
+    """Return the provenance of a prediction.
+
+    Parameters
+    ----------
+    work : Work
+        The validated request.
+    models : sequence of VelocityModel
+        The models.
+    density : tuple of str
+        URL and digest of the density.
+    notes : sequence of str
+        Assumptions and warnings.
+    facts : mapping, optional
+        Facts that the density passes on.
+    """
+    url, digest = density
     # Tiles and batches change a result only by rounding, so a run that did not fit into memory can
     # be resumed with smaller ones.
     config = work.config.model_dump(mode="json", exclude={"tile", "batch"})
     return make_provenance(
         "infer",
         {"infer": config, "models": [model.spec.architecture for model in models]},
-        {"fields": store.digest, "models": _digest_models(work)},
-        sources={"fields": store.url, "models": " ".join(work.models)},
-        notes=[*input_notes({"fields": store}), *notes],
-        facts=descent_of(store),
+        {"fields": digest, "models": _digest_models(work)},
+        sources={"fields": url, "models": " ".join(work.models)},
+        notes=notes,
+        facts=facts,
     )
 
 

@@ -21,6 +21,9 @@ from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import attributes_of
 from cosmoflow.units import INTERLACED, format_bytes
 
+LEAST_MASS: Final = 1e6
+"""Mean of a cube above which its values are masses rather than numbers of particles."""
+
 MEAN_TOLERANCE: Final = 1e-3
 """Largest difference of the mean of 1 + delta from 1."""
 
@@ -102,6 +105,11 @@ class Summary:
         return self.lowest >= 0.0 and abs(self.mean - 1.0) <= MEAN_TOLERANCE
 
     @property
+    def counts_particles(self) -> bool:
+        """Whether the values can be the numbers of particles in the cells."""
+        return self.whole and self.lowest >= 0.0 and 0.0 < self.mean <= LEAST_MASS
+
+    @property
     def is_delta(self) -> bool:
         """Whether the values can be delta."""
         return -1.0 - 1e-5 <= self.lowest < 0.0 and abs(self.mean) <= MEAN_TOLERANCE
@@ -151,7 +159,9 @@ def _look(found: Summary) -> tuple[str, str]:
         )
     if mean == 0.0:
         return "it has no mass", "give a density that is not 0 everywhere"
-    kind = "masses" if mean > 1e6 else "counts" if found.whole else "a density in another unit"
+    kind = (
+        "masses" if mean > LEAST_MASS else "counts" if found.whole else "a density in another unit"
+    )
     return f"it looks like {kind}", f"divide by its mean, {mean:.9g}"
 
 

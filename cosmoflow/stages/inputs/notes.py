@@ -36,6 +36,16 @@ def input_notes(stores: Mapping[str, FieldStore]) -> list[str]:
     ]
 
 
+def tell_assumed(values: Mapping[str, float], listener: Listener, *, warn: bool) -> list[str]:
+    """Tell a listener of values that nobody stated, in one line; return the notes on them."""
+    if not values:
+        return []
+    listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    note = f"assumed, as not stated: {listed}"
+    listener(Message(note, "warning" if warn else "info"))
+    return [note]
+
+
 def snapshot_config(source: ParticleSource) -> dict[str, Any]:
     """Return the settings section ``snapshot`` if the particles come from a snapshot."""
     # Imported here: the readers of snapshots are many, and stages of fields need none of them.
