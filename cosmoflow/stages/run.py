@@ -202,6 +202,9 @@ def start_engine(
     ConfigError
         A worker would need more memory than it can have.
     """
+    # Before Ray is started, which takes seconds. The workers of a cluster say what they have.
+    here = run.settings.engine.address is None
+    require_memory(run, plan, available_memory() if here else plan.worker_memory, remedy=remedy)
     in_one = plan.worker_memory + plan.exchanged
     engine = run.session.engine(
         plan.cpu_seconds if cpu_seconds is None else cpu_seconds, workers=workers, memory=in_one

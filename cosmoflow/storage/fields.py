@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
@@ -51,6 +51,12 @@ LEDGER = "fields"
 RESTORED = "restored_velocity"
 FLOWS = ("linear_velocity", "wiener_velocity")
 """Variables that `infer` and `train` add to the store that they read."""
+_SOURCES: Final = {
+    "density": "name a store that `paint` or `import` made; predictions hold no density",
+    "velocity": "paint the particles, predict it (cosmoflow infer), or import it with --velocity",
+    "momentum": "paint the particles, derive it (cosmoflow derive), or import it with --momentum",
+}
+"""What makes a variable that a store lacks."""
 
 
 class FieldStore(Store):
@@ -113,8 +119,12 @@ class FieldStore(Store):
         with damage(f"{self.url}, {name}"):
             array = self._arrays.get(name) or self.group.get(name)
         if not isinstance(array, zarr.Array):
-            found = f"it has {', '.join(self.variables)}"
-            raise DataError(f"the fields store has no {name!r}", where=self.url, value=found)
+            raise DataError(
+                f"the fields store has no {name!r}",
+                where=self.url,
+                value=f"it has {', '.join(self.variables)}",
+                remedy=_SOURCES.get(name, "name a store that has it"),
+            )
         return read_in_pieces(array)
 
     @property

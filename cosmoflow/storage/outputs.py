@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -55,7 +56,9 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
     OutputExistsError
         The output exists already, or it was not made by cosmoflow and is not overwritten.
     ConfigError
-        The output is, holds or is inside an input.
+        The output is, holds or is inside an input, or is inside another store.
+    StorageError
+        The folder of a local output cannot be written.
     """
     for source in inputs:
         if overlaps(url, source):
@@ -65,6 +68,8 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
                 value=f"input {source}",
                 remedy="give the output another name",
             )
+    if (path := local_path(url)) is not None:
+        _check_place(path)
     if existing == "overwrite" and exists(url) and not is_ours(url):
         raise OutputExistsError(
             "the output exists and was not made by cosmoflow, so --overwrite does not replace it",
@@ -76,6 +81,26 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
             "the output exists already",
             where=url,
             remedy="--overwrite to replace it, --resume to finish it, or another name",
+        )
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a local output inside a store of cosmoflow's, or in a folder that is not writable."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    for parent in (folder, *folder.parents):
+        if (parent / "zarr.json").is_file() and is_ours(str(parent)):
+            raise ConfigError(
+                "the output would be inside a store, which holds its own arrays only",
+                where=str(path),
+                value=f"store {parent}",
+                remedy="give the output a place beside the store",
+            )
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(
+            "the folder of the output cannot be written",
+            where=str(path),
+            value=f"{folder} {'is read-only here' if folder.is_dir() else 'is a file'}",
+            remedy="name another folder, or change its permissions",
         )
 
 

@@ -259,6 +259,18 @@ def test_infer_and_infer_array_blame_the_model(url, serial_run, tmp_path):
         refused(DataError, 3, predict, "filter of the model", model)
     assert contents(url) == before
     assert not (tmp_path / "out.zarr").exists()
+    # A filter as it should be is not to blame: velocities grow with the box, in whatever unit.
+    wrong = 3e4
+    sound = replace(wiener, weights=((0.9,) * len(wiener.fields),) * len(wiener.weights))
+    trained.spec = replace(trained.spec, filter=sound, cell_size=wrong / GRID)
+    save_model(model, trained)
+    zarr.open_group(url).attrs["box_size"] = wrong
+    blamed = ["check the box size", f"a box of {wrong:g} Mpc/h", model]
+    for predict in (
+        lambda: infer(url, str(tmp_path / "out.zarr"), model, serial_run()),
+        lambda: infer_array(density, wrong, model=model, redshift=0.0, run=serial_run()),
+    ):
+        refused(DataError, 3, predict, *blamed)
 
 
 # Readers

@@ -10,6 +10,7 @@ from cosmoflow.errors import (
     ConfigError,
     IncompleteError,
     OutputExistsError,
+    StorageError,
 )
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.storage.checkpoints import CheckpointFolder
@@ -43,6 +44,28 @@ def test_an_existing_output_is_refused_without_flags(fields_store, tmp_path):
     check_output(str(tmp_path / "notes"), "error")
     (tmp_path / "notes" / "a.txt").write_text("mine")
     refused(OutputExistsError, 2, lambda: check_output(str(tmp_path / "notes"), "error"))
+
+
+def test_places_that_take_no_output(fields_store, tmp_path, monkeypatch):
+    made = fields_store(12)
+    for inside, how in (("x.zarr", "error"), ("density/x.zarr", "resume"), ("a/b", "overwrite")):
+        refused(
+            ConfigError, 2, lambda to=f"{made.url}/{inside}", how=how: check_output(to, how),
+            "inside a store", made.url, "beside the store",
+        )  # fmt: skip
+    # A group of other stores is a place like a folder.
+    zarr.create_group(tmp_path / "group.zarr")
+    check_output(str(tmp_path / "group.zarr" / "x.zarr"), "error")
+    (tmp_path / "file").touch()
+    refused(
+        StorageError, 4, lambda: check_output(str(tmp_path / "file" / "x.zarr"), "error"),
+        "cannot be written", "file is a file", "another folder",
+    )  # fmt: skip
+    monkeypatch.setattr("os.access", lambda *_: False)
+    refused(
+        StorageError, 4, lambda: check_output(str(tmp_path / "new" / "x.zarr"), "error"),
+        "cannot be written", f"{tmp_path} is read-only", "permissions",
+    )  # fmt: skip
 
 
 def test_overwriting_begins_anew(fields_store):

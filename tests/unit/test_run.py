@@ -1,9 +1,15 @@
 """What a stage is given."""
 
-from cosmoflow.config import load_settings
+import pytest
+
+from cosmoflow.config import Settings, load_settings
+from cosmoflow.config.loading import revise_settings
 from cosmoflow.engine import Session
 from cosmoflow.engine.serial import SerialEngine
-from cosmoflow.stages.run import Run
+from cosmoflow.errors import ConfigError
+from cosmoflow.stages.run import Plan, Run, start_engine
+from tests.cases import each
+from tests.conftest import refused
 
 
 def test_a_run_has_the_engine_of_its_settings_and_keeps_and_hears_its_session():
@@ -15,3 +21,23 @@ def test_a_run_has_the_engine_of_its_settings_and_keeps_and_hears_its_session():
     heard = []
     Run(listener=heard.append).session.notify("a node joins")
     assert [message.text for message in heard] == ["a node joins"]
+
+
+@each("engine", [{"choice": "auto"}, {"choice": "ray"}, {"choice": "ray", "address": "auto"}])
+def test_too_much_memory_is_refused_before_ray_is_started(engine, monkeypatch):
+    def start(*_, **__):
+        raise AssertionError("an engine was asked for")
+
+    monkeypatch.setattr(Session, "engine", start)
+    plan = Plan("paint", 1, "shard", 1 << 60, 0, 0, 1e9)
+    for memory in ("1GiB", None):
+        run = Run(revise_settings(Settings(), {"engine": {**engine, "memory": memory}}))
+        if memory is None and "address" in engine:
+            # Its workers are asked what they have.
+            with pytest.raises(AssertionError, match="asked for"):
+                start_engine(run, plan, remedy="a smaller shard")
+            continue
+        refused(
+            ConfigError, 2, lambda run=run: start_engine(run, plan, remedy="a smaller shard"),
+            "more memory", "1.0 GiB, --memory" if memory else "what a worker", "a smaller shard",
+        )  # fmt: skip

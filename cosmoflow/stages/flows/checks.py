@@ -14,6 +14,8 @@ from cosmoflow.numerics.wiener import FlowSource, WienerFilter, field_modes
 from cosmoflow.units import SPEED_OF_LIGHT
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
+_SOUND: Final = 10.0
+"""Largest weight of a filter that was fitted to a density like those of simulations."""
 
 
 def check_weights(wiener: WienerFilter, model: str | None = None) -> None:
@@ -80,7 +82,9 @@ def refuse_density(field: str, url: str, extremes: tuple[float, float] | None = 
     )
 
 
-def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = None) -> DataError:
+def refuse_flow(
+    source: FlowSource, rate: float, url: str, box_size: float, model: str | None = None
+) -> DataError:
     """Return the error for a flow that is unphysical although the fields of the density are finite.
 
     Parameters
@@ -91,23 +95,40 @@ def refuse_flow(source: FlowSource, rate: float, url: str, model: str | None = N
         ``f a H``, km/s per Mpc/h.
     url : str
         URL of the store of the density.
+    box_size : float
+        Its box size, Mpc/h.
     model : str, optional
         Name or URL of the model that owns the filter.
+
+    Notes
+    -----
+    The velocity of a given density grows with the size of its box. If the filter is sound, a wrong
+    box size is the likely cause.
     """
     if not isinstance(source, WienerFilter):
         return DataError(
             "linear theory gives a velocity that is not finite or above that of light: not stored",
             where=url,
-            value=f"f a H = {rate:g} km/s/(Mpc/h)",
-            remedy="correct density, redshift and cosmology of the store",
+            value=f"a box of {box_size:g} Mpc/h, f a H = {rate:g} km/s/(Mpc/h)",
+            remedy="correct box size, density, redshift and cosmology of the store",
         )
     largest = float(np.abs(np.asarray(source.weights, np.float64)).max())
+    if largest <= _SOUND:
+        return DataError(
+            "the velocity of this density is not finite or above that of light, in a box of this "
+            "size: not stored",
+            where=url if model is None else f"{url} with {model}",
+            value=f"a box of {box_size:g} Mpc/h, f a H = {rate:g} km/s/(Mpc/h)",
+            limit="the size of the box that the density is from, in Mpc/h: velocities grow with it",
+            remedy="check the box size, then redshift and cosmology, and make the store again with "
+            "the right ones",
+        )
     return DataError(
         "the Wiener filter of the model gives a velocity that is not finite or above that of "
         "light: not stored",
         where=url if model is None else f"{model} with {url}",
         value=f"weights up to {largest:.4g}",
-        limit="weights of the order of 1",
+        limit=f"weights of the order of 1, at most {_SOUND:g}",
         remedy="use another model, or train this one again with --overwrite",
     )
 

@@ -206,12 +206,12 @@ class Flow:
             for name, found in zip(self.source.fields, modes, strict=True):
                 if not is_finite(found):
                     raise refuse_density(name, self.url)
-            raise refuse_flow(self.source, self.rate, self.url, self.model)
+            raise refuse_flow(self.source, self.rate, self.url, self.box_size, self.model)
         return slabs.gradient(source, waves)
 
     def velocity(self, products: Tensor) -> Iterator[Tensor]:
         """Yield the components of the velocity, km/s."""
         for component in products:
             if not is_physical(component):
-                raise refuse_flow(self.source, self.rate, self.url, self.model)
+                raise refuse_flow(self.source, self.rate, self.url, self.box_size, self.model)
             yield component

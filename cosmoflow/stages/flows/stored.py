@@ -230,7 +230,7 @@ def _make_flow(
     flow = source.velocity(density, size, rate)
     if not is_physical(flow):
         check_modes(density, size, source.fields, url)
-        raise refuse_flow(source, rate, url, model)
+        raise refuse_flow(source, rate, url, size, model)
     _check_origin(url, origin)
     with adding as array:
         array.write(flow.numpy())

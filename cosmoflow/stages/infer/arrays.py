@@ -193,7 +193,7 @@ def add_flows(
             flow = wiener.velocity(source, size, rate)
             if not is_physical(flow):
                 check_modes(source, size, wiener.fields, box.url)
-                raise refuse_flow(wiener, rate, box.url, name)
+                raise refuse_flow(wiener, rate, box.url, size, name)
             fields[WIENER] = flow.numpy()
         first: tuple[Flow, ...] = () if wiener is None else (WIENER,)
         flows.append((*first, *(radii.index(radius) for radius in model.smoothing)))

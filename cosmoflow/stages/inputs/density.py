@@ -127,6 +127,8 @@ def require_density(found: Summary, where: str) -> None:
             "the density holds values that are not finite",
             where=where,
             value=f"{found.bad} of {found.count} cells",
+            remedy="set cells without mass to 0, and find out why others are not finite: a masked "
+            "or cut-out region cannot be filled in",
         )
     if found.is_density:
         return
