@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -50,7 +50,7 @@ def simulate(
             return
         stores = stage.simulate(out, run)
     urls = [store.url for store in stores]
-    facts = {"out": urls[0] if len(urls) == 1 else out, "boxes": run.settings.simulate.count}
+    facts: dict[str, Any] = {"out": out, "boxes": run.settings.simulate.count}
     facts["particles"] = stores[0].count
     call.reporter.result(
         {**facts, "stores": urls}, lambda console: show_facts(console, "simulated", facts)
@@ -73,7 +73,7 @@ def convert(
             call.reporter.plan(stage.plan_convert(snapshot, run))
             return
         store = stage.convert(snapshot, out, run)
-    facts = {"out": store.url, "particles": store.count}
+    facts = {"out": out, "particles": store.count}
     call.reporter.result(facts, lambda console: show_facts(console, "converted", facts))
 
 

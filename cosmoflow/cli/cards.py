@@ -31,7 +31,12 @@ def make_card(content: Mapping[str, Any]) -> dict[str, Any]:
         What :func:`cosmoflow.stages.inspect.inspect` returns.
     """
     facts = _CARDS.get(content["kind"], _other)(content)
-    notes = _distinct(content.get("notes") or ())
+    roles = (content.get("provenance") or {}).get("sources") or {}
+    # Those of the store itself come before those that its inputs passed on.
+    notes = sorted(
+        _distinct(content.get("notes") or ()),
+        key=lambda note: note.partition(": ")[0] in roles,
+    )
     # Those of a snapshot are what to check before it is painted.
     shown = len(notes) if content["kind"] == "snapshot" else MOST_NOTES
     facts["notes"] = notes[:shown]
@@ -73,6 +78,23 @@ def _particles(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _snapshot(content: Mapping[str, Any]) -> dict[str, Any]:
+    conventions, counts = content["conventions"], content.get("counts") or {}
+    size = content.get("bytes")
+    return {
+        "kind": f"snapshot, {content['format']}",
+        "stored": None if size is None else format_bytes(size),
+        "files": content.get("files"),
+        "particles": f"{content['particles']:,}",
+        "counts": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
+        **_box(content, made=False),
+        "read as": "; ".join(
+            f"{name.replace('_', ' ')} {one}" for name, one in conventions.items()
+        ),
+        "digest": content["digest"],
+    }
+
+
 def _spectra(content: Mapping[str, Any]) -> dict[str, Any]:
     config = (content.get("provenance") or {}).get("config") or {}
     k = content["arrays"].get("k", {"shape": [0]})
@@ -98,14 +120,14 @@ def _model(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": f"model{', ships with cosmoflow' if content.get('ships') else ''}",
         "architecture": f"{content['architecture']}: {content['summary']}",
-        "parameters": f"{content['parameters']:,}",
+        "parameters": _parameters(content),
         "stored": None if size is None else format_bytes(size),
         "predicts": content["target"],
         "inputs": "; ".join(inputs),
         "halo": f"{content['halo']} cells" if content["halo"] else "none",
         "cells": f"{_range(cell)} {LENGTH}" if cell != "any" else cell,
-        "trained on": _training(content.get("provenance") or {}),
-        **(_box(content, made=False) if "limits" not in content else _family(content["limits"])),
+        "trained on": _training(content),
+        **(_box(content, made=False) if "limits" not in content else _family(content)),
         "errors": "known" if content.get("knows_errors") else "not known",
         "validation residual": None
         if validation is None
@@ -124,25 +146,47 @@ def _range(found: Any) -> str:
     return f"{found[0]:g} to {found[1]:g}" if isinstance(found, list) else f"{found:g}"
 
 
-def _family(limits: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(content: Mapping[str, Any]) -> str:
+    """Return the parameters of a model, and those of its architecture where it has fewer."""
+    total, network = content["parameters"], content.get("network_parameters")
+    if network in (None, total):
+        return f"{total:,}"
+    more = ["the condition"] * ("limits" in content) + ["the errors"] * bool(
+        content.get("knows_errors")
+    )
+    return f"{total:,}: {network:,} of the network, the rest for {' and '.join(more)}"
+
+
+def _family(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the range of the boxes that a family of models was trained on."""
-    return {
+    found = {
         name.replace("_", " ") if name.islower() else name: _range(ends)
-        for name, ends in limits.items()
+        for name, ends in content["limits"].items()
         if name != "cell_size"
     }
+    if "slope" in content:
+        slope = " to ".join(f"{end:.3g}" for end in content["slope"])
+        found["h and n_s"] = f"those that give d ln sigma / d ln R = {slope} at the cells"
+    return found
 
 
-def _training(provenance: Mapping[str, Any]) -> str | None:
+def _training(content: Mapping[str, Any]) -> str | None:
     """Return the number of boxes of a training, its steps, and its first inputs."""
-    boxes = [role for role in provenance.get("inputs") or {} if role.startswith("fields")]
+    provenance, boxes = content.get("provenance") or {}, content.get("boxes")
     if not boxes:
         return None
     steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
-    text = f"{len(boxes)} box{'es' if len(boxes) > 1 else ''}"
+    text = describe_boxes(boxes)
     text += "" if steps is None else f", {steps:,} steps"
     sources = _sources(provenance)
     return f"{text}: {sources}" if sources else text
+
+
+def describe_boxes(boxes: Mapping[str, int]) -> str:
+    """Return the numbers of boxes of a training in words."""
+    training, validation = boxes["training"], boxes["validation"]
+    text = f"{training} box{'es' if training > 1 else ''}"
+    return f"{text}, validated on {validation}" if validation else f"{text} but for a slab"
 
 
 def _other(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +195,13 @@ def _other(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, "made by": _origin(content)}
 
 
-_CARDS = {"fields": _fields, "particles": _particles, "spectra": _spectra, "model": _model}
+_CARDS = {
+    "fields": _fields,
+    "particles": _particles,
+    "snapshot": _snapshot,
+    "spectra": _spectra,
+    "model": _model,
+}
 
 
 def _store(content: Mapping[str, Any]) -> dict[str, Any]:

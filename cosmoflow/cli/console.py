@@ -54,6 +54,7 @@ class Reporter:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
+        self._last_note: dict[str, str] = {}
 
     def listen(self, event: Event) -> None:
         """Show one event."""
@@ -141,8 +142,11 @@ class Reporter:
         elif isinstance(event, StageAdvanced):
             now = time.monotonic()
             due = now - self._last_line.get(event.stage, 0.0) >= SPARSE_SECONDS
-            if due or event.done == event.total or self.verbosity > 0:
+            # A note names the step that a stage is at.
+            new = self.verbosity > 0 and event.note != self._last_note.get(event.stage, "")
+            if due or event.done == event.total or new:
                 self._last_line[event.stage] = now
+                self._last_note[event.stage] = event.note
                 note = f"  {event.note}" if event.note else ""
                 self._line(f"{event.stage}: {event.done}/{event.total}{note}")
         elif isinstance(event, Message):

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cosmoflow.config.cosmology import EXTENSIONS
+from cosmoflow.cosmology.conditions import COORDINATES
 from cosmoflow.errors import ConfigError, DataError, IncompleteError, StorageError
 from cosmoflow.events import Listener, caution, warn_only
 from cosmoflow.model.description import read_description
@@ -32,6 +33,7 @@ from cosmoflow.model.names import (
 )
 from cosmoflow.model.registry import ARCHITECTURES, count_parameters, find_architecture, summarise
 from cosmoflow.model.velocity import UNIT, Fit, ModelSpec, VelocityModel
+from cosmoflow.stages.inputs.boxes import count_boxes
 from cosmoflow.stages.inputs.condition import condition_of
 from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.urls import absolute, exists, has_file, read_bytes, write_bytes
@@ -41,6 +43,8 @@ CELL_SIZE_TOLERANCE = 1e-3
 
 SMALLEST_GRID = 2
 """Least cells per axis that `paint` makes."""
+
+_SLOPE = COORDINATES.index("slope")
 
 _HEADINGS = ("model", "ships", "parameters", "output", "halo", "summary")
 
@@ -362,6 +366,7 @@ def describe_model(name: str) -> dict[str, Any]:
             "halo": 0,
             "stride": 1,
             "smoothing": list(architecture.smoothing),
+            "boxes": None,
             "files": [],
             "provenance": {},
         }
@@ -377,7 +382,9 @@ def describe_model(name: str) -> dict[str, Any]:
         "summary": find_architecture(spec.architecture).summary,
         "target": spec.target,
         **_describe_training(model),
+        "boxes": count_boxes(spec.provenance),
         "parameters": count_parameters(model.network)[0],
+        "network_parameters": summarise(spec.architecture).parameters,
         "halo": model.geometry.halo,
         "stride": model.geometry.stride,
         "smoothing": list(model.smoothing),
@@ -396,6 +403,8 @@ def _describe_training(model: Model) -> dict[str, Any]:
             "redshift": limits["redshift"],
             "cosmology": "many",
             "limits": limits,
+            # h and n_s enter a condition by this slope, and by the fluctuations.
+            "slope": [family.space.low[_SLOPE], family.space.high[_SLOPE]],
             "knows_errors": model.spec.errors is not None,
             "filter": list(family.fields),
             "gains_for_symmetries": None if family.gain is None else family.gain_symmetries,

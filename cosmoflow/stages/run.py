@@ -21,6 +21,7 @@ from cosmoflow.engine import (
     TaskGraph,
     available_memory,
 )
+from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import ConfigError, CosmoflowError, StorageError
 from cosmoflow.events import DETAIL, Listener, Message, StageAdvanced, StageStarted, warn_only
 from cosmoflow.storage.claims import Claim, claim
@@ -202,13 +203,14 @@ def start_engine(
     ConfigError
         A worker would need more memory than it can have.
     """
-    # Before Ray is started, which takes seconds. The workers of a cluster say what they have.
-    here = run.settings.engine.address is None
-    require_memory(run, plan, available_memory() if here else plan.worker_memory, remedy=remedy)
     in_one = plan.worker_memory + plan.exchanged
-    engine = run.session.engine(
-        plan.cpu_seconds if cpu_seconds is None else cpu_seconds, workers=workers, memory=in_one
-    )
+    seconds = plan.cpu_seconds if cpu_seconds is None else cpu_seconds
+    if run.session.wants_ray(seconds, workers=workers, memory=in_one):
+        # Before Ray is started, which takes seconds. The workers of a cluster say what they have.
+        here = run.settings.engine.address is None
+        limit = SerialEngine().memory if here else plan.worker_memory
+        require_memory(run, plan, limit, remedy=remedy)
+    engine = run.session.engine(seconds, workers=workers, memory=in_one)
     if engine.name == "serial":
         plan = replace(plan, worker_memory=in_one)
         remedy += ", or --engine ray" if plan.exchanged else ""

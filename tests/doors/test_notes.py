@@ -91,15 +91,27 @@ def test_notes_go_on_to_what_is_made_of_fields(tmp_path, snapshot, serial_run):
     assert f"fields: {ASSUMED}" in provenance(str(tmp_path / "power.zarr"))["notes"]
 
 
-def test_notes_go_on_to_predictions(tmp_path, snapshot, fields_store, serial_run):
+def test_notes_go_on_to_predictions(tmp_path, snapshot, fields_store, serial_run, capsys):
     from cosmoflow.stages.infer import infer
     from cosmoflow.storage.outputs import add_notes
 
     store = fields_store(16, shard=16, chunk=16, cell=2.0)
-    add_notes(store.url, [ASSUMED])
+    add_notes(store.url, [ASSUMED, "one", "two", "three"])
     out = str(tmp_path / "velocity.zarr")
     infer(store.url, out, "linear", serial_run())
     assert f"fields: {ASSUMED}" in provenance(out)["notes"]
+    # Those of the prediction itself are shown first: they are not to be left out.
+    add_notes(out, ["the density does not scatter as it should"])
+    assert run_app(["info", out]) == 0
+    notes = [
+        one for one in capsys.readouterr().out.splitlines() if one[:7] in ("  note:", "  more ")
+    ]
+    assert notes == [
+        "  note: the density does not scatter as it should",
+        f"  note: fields: {ASSUMED}",
+        "  note: fields: one",
+        "  more notes: 2, with -v",
+    ]
 
 
 def test_info_prints_notes_one_a_line(tmp_path, snapshot, serial_run, capsys):
@@ -120,7 +132,11 @@ def test_info_prints_notes_one_a_line(tmp_path, snapshot, serial_run, capsys):
     assert ASSUMED in json.loads(capsys.readouterr().out)["notes"]
     # A snapshot is described as before it is painted.
     assert run_app(["info", snapshot]) == 0
-    assert f"  note: {ASSUMED}" in capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  note: {ASSUMED}" in lines
+    assert "  box: 500 Mpc/h" in lines
+    assert any(line.endswith(" M_sun/h") for line in lines)
+    assert any(line.startswith("  read as: length kpc/h; ") for line in lines)
 
 
 def test_the_command_prints_notes_and_keeps_warnings(tmp_path, box, capsys):

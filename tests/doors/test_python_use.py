@@ -27,6 +27,7 @@ from cosmoflow.model.registry import count_parameters
 from cosmoflow.numerics.comparison import compare
 from cosmoflow.stages.models import load_model
 from cosmoflow.stages.run import Run
+from cosmoflow.stages.train.basis import settle
 from tests.cases import each
 from tests.conftest import BOX, refused
 
@@ -164,6 +165,18 @@ def test_one_field_is_derived_and_one_box_trained_on(box, tmp_path):
     np.testing.assert_allclose(derived["momentum"].values, expected, rtol=1e-6)
     made = cosmoflow.train(tmp_path / "a", tmp_path / "m", model="wiener", crop=4)
     assert made.spec.provenance["sources"] == {"fields 0": str(tmp_path / "a")}
+
+
+def test_settings_that_are_not_given_follow_from_the_model_to_start_from(runs):
+    """As for the command, whose options are the only settings that are set."""
+    train, noted = runs("train")
+    given = {"start": "residual-small", "steps": 3000}
+    train(["f"], "m", **given)
+    train(["f"], "m", **given, learning_rate=2e-3, error_steps=0)
+    start = load_model(model_folder("residual-small"))
+    one, two = (settle(run.settings.train, start) for *_, run in noted)
+    assert (one.model, one.learning_rate, one.error_steps) == ("residual-small", 5e-4, 300)
+    assert (two.learning_rate, two.muon_rate, two.error_steps) == (2e-3, one.muon_rate, 0)
 
 
 def test_existing_outputs(box, tmp_path):

@@ -5,7 +5,14 @@ import warnings
 import pytest
 
 from cosmoflow.cli.console import Reporter
-from cosmoflow.events import CosmoflowWarning, Message, StageStarted, caution, warn_only
+from cosmoflow.events import (
+    CosmoflowWarning,
+    Message,
+    StageAdvanced,
+    StageStarted,
+    caution,
+    warn_only,
+)
 from cosmoflow.stages.run import Run
 from tests.cases import each
 
@@ -35,3 +42,13 @@ def test_a_listener_takes_the_place_of_warnings():
 def test_a_command_prints_warnings_even_when_it_is_quiet(capsys, verbosity):
     Reporter(as_json=False, verbosity=verbosity).listen(Message("too few particles", "warning"))
     assert capsys.readouterr().err == "warning: too few particles\n"
+
+
+@each(("verbosity", "shown"), [(0, ["4/4  slabs"]), (1, ["1/4  read", "3/4  slabs", "4/4  slabs"])])
+def test_steps_of_a_stage_are_said_once(capsys, verbosity, shown):
+    reporter = Reporter(as_json=False, verbosity=verbosity)
+    reporter.listen(StageStarted("spectra", 4, "tasks"))
+    for done, note in enumerate(("read", "read", "slabs", "slabs"), 1):
+        reporter.listen(StageAdvanced("spectra", done, 4, note))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["spectra: 4 tasks", *(f"spectra: {line}" for line in shown)]

@@ -135,7 +135,7 @@ def test_models_lists_the_architectures(capsys):
     [
         ("particles.zarr", "particles", ["particles: 110,592", "made by: simulate"]),
         ("fields.zarr", "fields", ["kind: fields, complete", "grid: 48^3 cells of 2 Mpc/h"]),
-        ("model", "model", ["trained on: 1 box, 6 steps: {chain}/fields.zarr"]),
+        ("model", "model", ["trained on: 1 box but for a slab, 6 steps: {chain}/fields.zarr"]),
     ],
 )
 def test_info_names_what_it_is_shown(chain, capsys, name, kind, lines):

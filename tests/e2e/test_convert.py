@@ -72,7 +72,7 @@ def test_info_tells_what_a_snapshot_is(snapshot, capsys):
     assert run_app(["info", str(snapshot)]) == 0
     out = capsys.readouterr().out
     assert "Gadget" in out
-    assert "4096" in out
+    assert "particles: 4,096" in out
     assert run_app(["info", str(snapshot), "--set=snapshot.h=0.5", "--json"]) == 0
     assert '"h": 0.5' in capsys.readouterr().out
 

@@ -15,7 +15,7 @@ def describe_models(store: FieldStore) -> list[dict[str, Any]]:
 
     Each is a dict with ``name`` and, if the model is still where the prediction found it and is
     still the same, ``architecture``, ``parameters``, ``cell_size`` and ``redshift`` (a number, a
-    range, or "any"), and for trained ones ``boxes`` and ``steps``.
+    range, or "any"), and for trained ones ``boxes``, ``validation_boxes`` and ``steps``.
     """
     return [_describe(name, digest) for name, digest in models_of(store.metadata.provenance)]
 
@@ -47,8 +47,10 @@ def _describe(name: str, digest: str) -> dict[str, Any]:
     except (CosmoflowError, OSError):
         return {"name": name}
     provenance = said["provenance"]
-    boxes = [role for role in provenance.get("inputs") or {} if role.startswith("fields")]
     steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
     kept = ("architecture", "parameters", "cell_size", "redshift")
     facts = {"name": said["name"]} | {key: said[key] for key in kept}
-    return facts | ({"boxes": len(boxes), "steps": steps} if boxes else {})
+    if (boxes := said.get("boxes")) is None:
+        return facts
+    numbers = {"boxes": boxes["training"], "validation_boxes": boxes["validation"]}
+    return facts | numbers | {"steps": steps}

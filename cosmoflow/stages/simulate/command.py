@@ -35,7 +35,7 @@ class SimulatePlan(Plan):
     ----------
     particles : int
         Particles of a box.
-    box_size, spacing : float
+    box_size, particle_spacing : float
         Side of a box and mean distance of neighbouring particles, Mpc/h.
     steps : int
         Time steps of a box.
@@ -51,7 +51,7 @@ class SimulatePlan(Plan):
 
     particles: int
     box_size: float
-    spacing: float
+    particle_spacing: float
     steps: int
     mesh: int
     redshifts: list[float]
@@ -99,7 +99,7 @@ def plan_simulate(run: Run, boxes: list[Box] | None = None) -> SimulatePlan:
         * (-(-particles // shard_rows(particles)) * snapshots),
         particles=particles,
         box_size=sizes[-1],
-        spacing=sizes[-1] / config.particles,
+        particle_spacing=sizes[-1] / config.particles,
         steps=max(steps),
         mesh=config.particles * config.mesh_factor,
         redshifts=sorted({z for box in boxes for z in box.snapshots}, reverse=True),

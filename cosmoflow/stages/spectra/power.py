@@ -158,7 +158,9 @@ def measure_power(
                 for index in range(count)
             )
             wanted.append(Products(tuple(terms), tuple(pairs), bins))
-        plan = plan_power(sources, grid, run, stage="evaluate", blocks=_BLOCKS)
+        plan = plan_power(
+            sources, grid, run, stage=f"spectra of {', '.join(fields)}", blocks=_BLOCKS
+        )
         sums = sum_power(sources, wanted, plan, run, check=check)
         result |= dict(zip(names, sums, strict=True))
     return {name: result[name] for name in quantities}

@@ -30,6 +30,7 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.wiener import WienerFilter, WienerSum, sum_products
+from cosmoflow.stages.inputs.boxes import count_validation
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.run import FIELDS_DEVICE_SHARE, FIELDS_SHARE
 from cosmoflow.storage.fields import FieldStore
@@ -105,11 +106,6 @@ def choose_split(
         return Split(tuple(fields), ((),), 0, slab)
     validation = count_validation(len(fields), fraction)
     return Split(tuple(fields), ((),) * len(fields), validation, 0)
-
-
-def count_validation(stores: int, fraction: float) -> int:
-    """Return how many of several stores are for validation."""
-    return max(1, round(stores * fraction))
 
 
 _LINEAR_RADIUS = 4.0

@@ -17,9 +17,10 @@ from cosmoflow.model.registry import (
 )
 from cosmoflow.model.streams import pool_bytes
 from cosmoflow.stages import costs
+from cosmoflow.stages.inputs.boxes import count_validation
 from cosmoflow.stages.run import Plan, Run
 from cosmoflow.stages.train.comparison import comparison_seconds
-from cosmoflow.stages.train.data import count_validation, field_bytes, is_streamed
+from cosmoflow.stages.train.data import field_bytes, is_streamed
 
 _DEFAULT_CROP = 48
 

@@ -68,7 +68,9 @@ def _training(said: Mapping[str, Any]) -> str:
     if "boxes" not in said:
         return ""
     steps = "" if said["steps"] is None else f", {said['steps']:,} steps"
-    boxes = f"{said['boxes']:,} box{'es' if said['boxes'] > 1 else ''}"
+    training, validation = said["boxes"], said.get("validation_boxes", 0)
+    boxes = f"{training:,} box{'es' if training > 1 else ''}"
+    boxes += f" (and {validation:,} for validation)" if validation else ""
     cell, redshift = (_span(said[key]) for key in ("cell_size", "redshift"))
     return f"{boxes}{steps}; cells of {cell} Mpc/h, z = {redshift}"
 
