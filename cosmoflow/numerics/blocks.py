@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Slices = tuple[slice, slice, slice]
+Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,39 @@ def read_periodic(
     out = np.empty((*lead, *block.shape), np.float32)
     for source, target in periodic_runs(block, cells):
         out[(..., *target)] = read(source)
+    return out
+
+
+def read_once(
+    read: Callable[[Block], NDArray[np.float32]], block: Block, cells: int
+) -> NDArray[np.float32]:
+    """Read a block of a periodic grid, without reading any cell twice.
+
+    Parameters
+    ----------
+    read : callable
+        Takes a block, which may wrap around, and returns an array ``(..., *block.shape)``.
+    block : Block
+        Block to read; it may be larger than the grid.
+    cells : int
+        Cells per axis of the grid.
+
+    Returns
+    -------
+    (..., *block.shape) float32
+    """
+    if max(block.shape) <= cells:
+        return read(block)
+    axes = list(zip(block.origin, block.shape, strict=True))
+    (x, nx), (y, ny), (z, nz) = ((0, cells) if size > cells else (at, size) for at, size in axes)
+    inner = read(Block((x, y, z), (nx, ny, nz)))
+    out = np.empty((*inner.shape[:-3], *block.shape), np.float32)
+    runs = (
+        list(axis_runs(at, size, cells)) if size > cells else [(slice(None), slice(None))]
+        for at, size in axes
+    )
+    for (x_in, x_out), (y_in, y_out), (z_in, z_out) in itertools.product(*runs):
+        out[..., x_out, y_out, z_out] = inner[..., x_in, y_in, z_in]
     return out
 
 

@@ -148,6 +148,7 @@ _STORED: Final = (
 )
 
 _MEASURED: Final = (
+    FieldRow("contrast", DIMENSIONLESS, inputs=("density",), linear=True),
     FieldRow("speed", VELOCITY, inputs=("velocity",), filled=True, definition="|v|"),
     # The paper calls this scalar the momentum; here the momentum is the vector.
     FieldRow(

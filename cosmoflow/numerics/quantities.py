@@ -134,6 +134,8 @@ QUANTITIES: Final = {
     one.name: one
     for one in (
         Quantity("velocity", lambda values, d: values["velocity"], 0, "velocity"),
+        # A large mean would add rounding to the transform of the fluctuations.
+        Quantity("contrast", lambda values, d: values["density"] - 1.0, 1, "contrast"),
         Quantity("momentum", lambda values, d: _momentum(values), 3, "momentum"),
         Quantity("speed", lambda values, d: magnitude(values["velocity"]), 3, "speed"),
         Quantity(

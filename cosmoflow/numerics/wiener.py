@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.numerics import calculus, fourier
+from cosmoflow.numerics import calculus, fourier, slabs
 from cosmoflow.numerics.radial import RadialBins
+from cosmoflow.numerics.waves import WaveBlock
 
 Floats = NDArray[np.float64]
 
@@ -128,6 +129,26 @@ class LinearTheory:
         """Return the smoothed modes; see :meth:`WienerFilter.combine`."""
         (contrast,) = modes
         return contrast * gaussian_window(squared, self.radius)
+
+    def flow_modes(self, contrast: Tensor, waves: WaveBlock, growth_rate_hubble: float) -> Tensor:
+        """Return the modes of the flow in a block, from those of the density contrast.
+
+        Parameters
+        ----------
+        contrast : Tensor
+            Modes of the contrast, with the axes of ``waves``.
+        waves : WaveBlock
+            Wavenumbers of the block.
+        growth_rate_hubble : float
+            ``f a H`` in km/s per Mpc/h.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(3, ...)``, km/s.
+        """
+        source = self.combine([contrast], waves.squared()).mul_(growth_rate_hubble)
+        return torch.stack(list(slabs.gradient(source, waves)))
 
 
 def gaussian_window(squared: Tensor, radius: float) -> Tensor:

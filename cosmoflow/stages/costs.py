@@ -57,17 +57,17 @@ DERIVE_NUMBER: Final = 4e-8
 FLOW_CELL: Final = 3.0e-7
 """A cell of a Wiener-filtered flow that is made in memory."""
 
-LINEAR_CELL: Final = 6.5e-8
+LINEAR_CELL: Final = 1.0e-7
 """A cell of a linear velocity that is made in memory and written."""
-EVALUATE_CELL: Final = 1.8e-7
-"""A cell of the truth or of a method that is compared in blocks, reading included."""
+EVALUATE_CELL: Final = 1.0e-7
+"""A cell of the truth or of a method that is compared in blocks, and read once for that."""
 KEPT_CELL: Final = 3.5e-7
 """The same with sub-boxes and spectra, where a process keeps all fields in memory."""
 ERROR_CELL: Final = 1.0e-7
 """A cell of the expected errors of a method, reading included."""
-SUBBOX_CELL: Final = 9.0e-8
-"""A cell of the truth or of a method in a sub-box: four transforms and the sums of their products,
-reading included."""
+SUBBOX_CELL: Final = 7.0e-8
+"""A cell of the truth or of a method in a sub-box: four transforms and the sums of their products.
+It is read with its block."""
 REPORT_SECONDS: Final = 7.0
 """Figures and pages of a report, and what numba and matplotlib take to load: 11 s of `evaluate` at
 128^3 without 4 s of its tasks."""

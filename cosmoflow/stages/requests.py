@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from cosmoflow.numerics.blocks import axis_runs
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.metadata import StoredBox
-from cosmoflow.storage.requests import Requests, Shards, count_reads
+from cosmoflow.storage.requests import Interval, Requests, Shards, count_reads
 
 OPENING: Final = 2
 """Requests of a task that opens a store which its process has opened before: the metadata of the
@@ -37,6 +38,21 @@ def count_workers(run: Run) -> int:
     return 1
 
 
+def around(start: int, size: int, halo: int, grid: int) -> Interval:
+    """Return the interval that is read for cells along an axis and a halo; see `read_once`."""
+    wide = size + 2 * halo
+    return (0, grid) if wide > grid else (start - halo, wide)
+
+
+def count_cells(axis: Iterable[Interval], stored: Shards) -> int:
+    """Return the cells along an axis of the chunks that are decoded for some intervals."""
+    chunk, total = stored.chunk, 0
+    for origin, length in axis:
+        for run, _ in axis_runs(origin, length, stored.grid):
+            total += min(-(-run.stop // chunk) * chunk, stored.grid) - run.start // chunk * chunk
+    return total
+
+
 def count_bars(
     stored: Shards,
     reads: Iterable[tuple[int, int]],
@@ -56,7 +72,8 @@ def count_bars(
     total = 0
     for parts, halo in reads:
         axes = [
-            [(one.start - halo, one.stop - one.start + 2 * halo) for one in cut] for cut in (x, y)
+            [around(one.start, one.stop - one.start, halo, stored.grid) for one in cut]
+            for cut in (x, y)
         ]
         total += count_reads(stored, [*axes, [(0, stored.grid)]], parts, workers=workers)
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Self, TypeVar
@@ -164,7 +164,12 @@ def coarse_cells(grid: int, box_size: float) -> int:
     return max(1, min(COARSE_CELLS, grid, round(box_size / COARSE_CELL)))
 
 
-def sum_block(readers: Readers, block: Block, rate: float) -> BlockSum:
+def sum_block(
+    readers: Readers,
+    block: Block,
+    rate: float,
+    also: Callable[[Tensor, Tensor], None] | None = None,
+) -> BlockSum:
     """Sum over the cells of a block.
 
     Parameters
@@ -175,6 +180,8 @@ def sum_block(readers: Readers, block: Block, rate: float) -> BlockSum:
         Cells to sum over, inside the grid.
     rate : float
         ``f a H``, km/s per Mpc/h.
+    also : callable, optional
+        Takes the density and each velocity, with a halo of one cell around the block.
 
     Raises
     ------
@@ -201,6 +208,8 @@ def sum_block(readers: Readers, block: Block, rate: float) -> BlockSum:
             sum_slab = partial(_sum_method, reader=reader, cut=cut, cell=cell, rate=rate)
         for found in map_ahead(sum_slab, slabs):
             total.add_slab(name, found, 0 if is_truth else len(SHARED) + number - 1)
+        if also is not None:
+            also(rho, w)
     return total
 
 

@@ -125,44 +125,63 @@ def subbox_cells(grid: int, box_size: float, subbox: float) -> int:
     return cells if 4 <= cells <= grid else 0
 
 
-def sum_subboxes(readers: Readers, group: Block, side: int) -> SubboxSums:
-    """Measure the spectra of :data:`SUBBOX_QUANTITIES` in adjacent sub-boxes, as the paper does.
+class GroupSums:
+    """Spectra of :data:`SUBBOX_QUANTITIES` in adjacent sub-boxes, as the paper measures them.
 
-    Each velocity is read once for all sub-boxes: most chunks hold cells of several of them.
+    Transforms have no window; differences are one-sided at the faces.
+
+    Parameters
+    ----------
+    group : Block
+        Cells of the sub-boxes, a whole number of them along each axis.
+    side : int
+        Cells per axis of a sub-box.
+    cell : float
+        Side of a cell, Mpc/h.
+    """
+
+    def __init__(self, group: Block, side: int, cell: float) -> None:
+        self._size = side * cell
+        self._boxes = [place(box, group) for box in split_block(group, side)]
+        bins = WaveBins.linear(side, self._size)
+        # The truth's modes of each quantity are computed once for all methods.
+        self._sums = [
+            {name: PairSums(bins) for name in SUBBOX_QUANTITIES.values()} for _ in self._boxes
+        ]
+
+    def add(self, density: Tensor, velocity: Tensor) -> None:
+        """Add the truth (first call) or the next method, by its fields in the group."""
+        for _ in map_ahead(partial(self._add, density, velocity), range(len(self._boxes))):
+            pass
+
+    def _add(self, density: Tensor, velocity: Tensor, number: int) -> None:
+        own = (..., *self._boxes[number])
+        values = {"density": density[own].contiguous(), "velocity": velocity[own].contiguous()}
+        for name, pairs in self._sums[number].items():
+            pairs.add(fourier.forward(_make(name, values, self._size, periodic=False)))
+
+    def total(self) -> SubboxSums:
+        """Return the sums of the sub-boxes in C order."""
+        return SubboxSums.of(
+            [{name: one.total() for name, one in box.items()} for box in self._sums]
+        )
+
+
+def sum_subboxes(readers: Readers, group: Block, side: int) -> SubboxSums:
+    """Measure the spectra of adjacent sub-boxes; see :class:`GroupSums`.
 
     Parameters
     ----------
     readers : mapping of str to FieldReader
         Reader of the truth, then readers of the methods.
     group : Block
-        Cells of the sub-boxes, a whole number of them along each axis.
+        Cells of the sub-boxes.
     side : int
         Cells per axis of a sub-box.
-
-    Returns
-    -------
-    SubboxSums
-        Sums of the sub-boxes in C order. Transforms have no window; differences are one-sided at
-        the faces.
     """
     truth = readers[TRUTH]
-    size = side * truth.box_size / truth.grid
-    bins = WaveBins.linear(side, size)
+    sums = GroupSums(group, side, truth.box_size / truth.grid)
     rho = read_tensor(truth, "density", group)
-    boxes = [place(box, group) for box in split_block(group, side)]
-    # The truth's modes of each quantity are computed once for all methods.
-    sums = [{name: PairSums(bins) for name in SUBBOX_QUANTITIES.values()} for _ in boxes]
-
-    def add(velocity: Tensor, number: int) -> None:
-        x, y, z = boxes[number]
-        values = {
-            "density": rho[x, y, z].contiguous(),
-            "velocity": velocity[:, x, y, z].contiguous(),
-        }
-        for name, pairs in sums[number].items():
-            pairs.add(fourier.forward(_make(name, values, size, periodic=False)))
-
     for reader in readers.values():
-        for _ in map_ahead(partial(add, read_tensor(reader, "velocity", group)), range(len(boxes))):
-            pass
-    return SubboxSums.of([{name: one.total() for name, one in box.items()} for box in sums])
+        sums.add(rho, read_tensor(reader, "velocity", group))
+    return sums.total()

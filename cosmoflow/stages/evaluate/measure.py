@@ -14,12 +14,12 @@ from cosmoflow.config.settings import choose_chunk
 from cosmoflow.engine import Engine
 from cosmoflow.errors import StorageError
 from cosmoflow.events import Message
-from cosmoflow.numerics.blocks import Block, grid_blocks
+from cosmoflow.numerics.blocks import Block, grid_blocks, grow, place
 from cosmoflow.numerics.comparison import QUANTITIES, Comparison, Measured
 from cosmoflow.numerics.comparison.blocks import BlockSum, sum_block
 from cosmoflow.numerics.comparison.coarse import CoarseSum
-from cosmoflow.numerics.comparison.power import sum_subboxes
-from cosmoflow.numerics.comparison.readers import Array
+from cosmoflow.numerics.comparison.power import GroupSums
+from cosmoflow.numerics.comparison.readers import TRUTH, Array
 from cosmoflow.numerics.comparison.slices import patch_planes, sum_plane
 from cosmoflow.numerics.comparison.subboxes import Subboxes, SubboxSums
 from cosmoflow.numerics.exact_sums import ExactSum
@@ -52,7 +52,7 @@ from cosmoflow.storage.urls import (
     storage_errors,
 )
 
-Found = BlockSum | CoarseSum | SubboxSums | dict[str, Array]
+Found = BlockSum | CoarseSum | tuple[BlockSum, SubboxSums | None] | dict[str, Array]
 """Result of a task."""
 
 SCRATCH = "linear.zarr"
@@ -81,10 +81,12 @@ def measure(
         own = [_with_background(method, cut, engine) for method in inputs.methods]
         readers = inputs.readers([*own, *shipped, *linear])
         # Ray may have been started by another stage: its workers read for themselves.
-        if plan.kept and engine.name == "serial":
+        kept = bool(plan.kept) and engine.name == "serial"
+        if kept:
             readers = keep(readers)
         names = tuple(readers)
-        make_worker = partial(Worker, readers, growth_rate_hubble(true.metadata), cut.subbox)
+        rate = growth_rate_hubble(true.metadata)
+        make_worker = partial(Worker, readers, rate, cut.subbox)
         total = Measured.zero(true.grid, size, names[1:], scheme, subboxes)
         count = cut.count_tasks(len(names), size)
         progress = Progress(run.listener, "evaluate", count, "tasks", claim=claim)
@@ -110,7 +112,9 @@ def measure(
             tuple(QUANTITIES.values()),
             Grid.of(true),
             run,
+            rate=rate,
             window=total.window,
+            in_memory=kept,
             check=claim.check,
         )
         claim.check()
@@ -121,7 +125,7 @@ def _with_background(method: Method, cut: Cut, engine: Engine) -> Method:
     """Return the method with the mean momentum of its box, if its store has no velocity."""
     if method.variable != "momentum":
         return method
-    blocks = grid_blocks(cut.grid, cut.block)
+    blocks = grid_blocks(cut.grid, cut.piece)
     return replace(method, background=mean_momentum(engine, method, blocks, cut.memory))
 
 
@@ -129,11 +133,12 @@ def _take(total: Measured, task: Task, found: Any) -> Any:
     """Add what does not depend on the order of tasks; return the rest, or None."""
     match task.kind:
         case "cells":
-            return total.cells.count(found)
+            cells, boxes = found
+            if task.group is not None:
+                total.subboxes.put(task.group, boxes)
+            return total.cells.count(cells)
         case "plane":
             return found
-        case "subboxes":
-            total.subboxes.put(task.block, found)
         case "patch":
             total.patch[task.name] = found
     return None
@@ -170,13 +175,26 @@ class Worker:
         _, task = numbered
         match task.kind:
             case "cells":
-                return sum_block(self.readers, task.block, self.rate)
-            case "subboxes":
-                return sum_subboxes(self.readers, task.block, self.subbox)
+                return self._sum_cells(task)
             case "plane":
                 return sum_plane(self.readers, task.block)
             case "patch":
                 return patch_planes(self.readers[task.name], task.block)
+
+    def _sum_cells(self, task: Task) -> tuple[BlockSum, SubboxSums | None]:
+        """Return the sums over the cells of a block, and the spectra of its sub-boxes."""
+        if task.group is None:
+            return sum_block(self.readers, task.block, self.rate), None
+        truth = self.readers[TRUTH]
+        boxes = GroupSums(task.group, self.subbox, truth.box_size / truth.grid)
+        inner = (..., *place(task.group, grow(task.block, 1)))
+        cells = sum_block(
+            self.readers,
+            task.block,
+            self.rate,
+            lambda density, velocity: boxes.add(density[inner], velocity[inner]),
+        )
+        return cells, boxes.total()
 
 
 class InOrder:
@@ -260,7 +278,8 @@ def linear_methods(
         for radius in dict.fromkeys(run.settings.evaluate.smoothing):
             url = true.url if radius not in missing else scratch
             scales = stored if radius not in missing else missing
-            methods.append(Method(linear_name(radius), url, LINEAR, (scales.index(radius),)))
+            lead = (scales.index(radius),)
+            methods.append(Method(linear_name(radius), url, LINEAR, lead, radius=radius))
         yield methods
     finally:
         # An error here must not hide the error that ends the run.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cosmoflow.model.names import SHIPPED
+from cosmoflow.numerics.blocks import Triple
 from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.comparison.blocks import SHARED, coarse_cells
 from cosmoflow.numerics.comparison.power import subbox_cells
@@ -16,7 +18,7 @@ from cosmoflow.stages import costs
 from cosmoflow.stages.evaluate.cut import Cut
 from cosmoflow.stages.evaluate.inputs import Inputs, linear_name
 from cosmoflow.stages.evaluate.kept import kept_bytes
-from cosmoflow.stages.evaluate.requests import count_requests
+from cosmoflow.stages.evaluate.requests import count_cells_read, count_requests
 from cosmoflow.stages.evaluate.shipped import NOT_COMPARED, describe_shipped
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
@@ -24,19 +26,24 @@ from cosmoflow.stages.infer import Shipped
 from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.requests import count_workers
 from cosmoflow.stages.run import Plan, Run, memory_here, memory_of_worker
-from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.slabs.plan import Grid, planned_cores
 from cosmoflow.stages.spectra import plan_measurement
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.units import format_bytes
 
-BLOCK_CELLS = 256
-"""Most cells per axis of a block. Halos are read twice, and are a small part of a large block."""
+BLOCK_CELLS = 512
+"""Most cells per axis of a block, unless it spans an axis. A block is read with all chunks around
+it, which are a small part of a large one."""
+PIECE_CELLS = 256
+"""Most cells per axis of what is read without a halo."""
+BLOCK_CORES = 4
+"""Most cores that a task for a block has, whose memory it has then too."""
 
 _BLOCK_BYTES, _MOMENTUM_BYTES, _ERROR_BYTES = 52, 24, 12
 """Bytes per cell of a block with its halo, and further bytes where a momentum is divided, or where
 a prediction has expected errors."""
 _MODES_BYTES, _SUBBOX_BYTES = 16, 64
-"""Bytes per cell of a group of sub-boxes for the truth's modes, and of a sub-box in work."""
+"""Bytes per cell of the sub-boxes of a block for the truth's modes, and of a sub-box in work."""
 _PATCH_BYTES = 160
 """Bytes per cell of the patch with its halo."""
 
@@ -53,8 +60,8 @@ class EvaluatePlan(Plan):
         Names of the velocities to compare with the truth.
     predictions : dict of str
         URLs of the predictions, by name.
-    block : int
-        Cells per axis of a block.
+    block : (int, int, int)
+        Cells of a block along x, y and z.
     subboxes : int
         Number of sub-boxes.
     linear_theory : str
@@ -83,7 +90,7 @@ class EvaluatePlan(Plan):
     grid: int
     methods: list[str]
     predictions: dict[str, str]
-    block: int
+    block: Triple
     subboxes: int
     linear_theory: str
     shipped: str
@@ -111,27 +118,25 @@ def plan_work(inputs: Inputs, run: Run, shipped: Shipped = NOT_COMPARED) -> Eval
     true, config = inputs.true, run.settings.evaluate
     cells, size, radii = true.grid**3, inputs.box_size, dict.fromkeys(config.smoothing)
     # Linear theory is compared too, wherever it will be stored.
-    added = [Method(linear_name(radius), true.url, "linear_velocity") for radius in radii]
+    added = [
+        Method(linear_name(radius), true.url, "linear_velocity", radius=radius) for radius in radii
+    ]
     predicted = [SHIPPED] if shipped.model is not None else []
     methods = [*inputs.methods, *(Method(name, true.url) for name in predicted), *added]
     missing = lacking(true, config.smoothing)
-    block = _block_cells(inputs, run)
-    side = subbox_cells(true.grid, size, min(config.subbox, size))
-    group = _group_boxes(inputs, side, run)
+    cut = _choose_cut(inputs, run)
     patch = Patch.around((0, 0, 0), true.grid, size)
     patch_bytes = _PATCH_BYTES * (patch.cells + 2) ** 2 * (patch.layers + 2)
-    memory = {
-        "blocks": block_memory(inputs, block),
-        "subboxes": group_memory(inputs, side, group),
-        "patch": costs.EVALUATE_OVERHEAD + patch_bytes,
-    }
-    cut = Cut(true.grid, block, side, group, max(memory.values()))
-    inside = (cut.along * side) ** 3
+    memory = {"blocks": cut.memory, "patch": costs.EVALUATE_OVERHEAD + patch_bytes}
+    cut = replace(cut, memory=max(memory.values()))
+    inside = (cut.along * cut.subbox) ** 3
     compared = 1 + len(methods)
     once = cells * (4 + 12 * compared)
     # Of the comparison itself, if its tasks read the stores; the rest of the work is the same.
+    read = count_cells_read(true, cut) * (4 + 12 * compared)
+    again = (read - once) // 4
     streamed = compared * (cells * costs.EVALUATE_CELL + inside * costs.SUBBOX_CELL)
-    read = once + inside * (4 + 12 * compared)
+    streamed += again * costs.MOVE_NUMBER
     errors = cells * sum(method.intervals is not None for method in methods)
     rest, read_for_rest = costs.REPORT_SECONDS + errors * costs.ERROR_CELL, 12 * errors
     rest, read_for_rest = (
@@ -211,50 +216,57 @@ def plan_work(inputs: Inputs, run: Run, shipped: Shipped = NOT_COMPARED) -> Eval
     )
 
 
-def group_memory(inputs: Inputs, side: int, group: int) -> int:
-    """Return the bytes of a task with ``group`` sub-boxes of ``side`` cells along each axis."""
-    held = max(one.held(("density", "velocity")) for one in inputs.readers(inputs.methods).values())
-    working = min(group**3, MOST_THREADS + 1) * _SUBBOX_BYTES * side**3
-    return costs.EVALUATE_OVERHEAD + (4 * held + _MODES_BYTES) * (group * side) ** 3 + working
-
-
-def block_memory(inputs: Inputs, block: int) -> int:
-    """Return the bytes of a task with a block of ``block`` cells per axis."""
+def block_memory(inputs: Inputs, cut: Cut) -> int:
+    """Return the bytes of a task with the largest block, and the spectra of its sub-boxes."""
     divided = any(method.variable == "momentum" for method in inputs.methods)
     errors = any(method.intervals is not None for method in inputs.methods)
     each = _BLOCK_BYTES + _MOMENTUM_BYTES * divided + _ERROR_BYTES * errors
-    return costs.EVALUATE_OVERHEAD + each * (block + 2) ** 3
+    cells = math.prod(size + 2 for size in cut.largest())
+    boxes = 0
+    if cut.subbox:
+        inside = math.prod(size // cut.subbox for size in cut.largest())
+        working = min(inside, MOST_THREADS + 1) * _SUBBOX_BYTES
+        boxes = (_MODES_BYTES * inside + working) * cut.subbox**3
+    return costs.EVALUATE_OVERHEAD + each * cells + boxes
 
 
-def _block_cells(inputs: Inputs, run: Run) -> int:
-    """Return the cells per axis of the largest block that every core has the memory for.
+def _choose_cut(inputs: Inputs, run: Run) -> Cut:
+    """Return the division of the box for which the fewest chunks are read.
 
-    Blocks consist of whole shards, or of whole chunks of one. Where even a chunk is too large, its
-    size is returned, and the plan's memory shows it.
+    Blocks consist of whole sub-boxes, so that both share a reading; or, without sub-boxes, of whole
+    shards, or of whole chunks of one. There are two for every core if possible, or one for several
+    where there are many, and the memory for each. Blocks that span the box along an axis take half
+    of that memory at most.
     """
     true = inputs.true
-    shard, chunk = min(true.shard, true.grid), min(true.chunk, true.grid)
-    # Several shards, one, or an equal part of one: no chunk is then cut by two blocks.
+    grid, size = true.grid, inputs.box_size
+    shard, chunk = min(true.shard, grid), min(true.chunk, grid)
+    subbox = subbox_cells(grid, size, min(run.settings.evaluate.subbox, size))
+    # Several shards, one, or an equal part of one: no chunk is then cut by two pieces.
     sides = [shard * count for count in range(BLOCK_CELLS // shard, 0, -1)] or [shard]
     sides += [part for part in range(shard - chunk, 0, -chunk) if shard % part == 0]
-    # A block of half the box at most, so that there are some to share.
-    most = max(true.grid // 2, sides[-1])
+    piece = next((side for side in sides if side <= min(grid // 2, PIECE_CELLS)), sides[-1])
+    if subbox:
+        along = grid // subbox
+        sides = [subbox * n for n in range(min(along, max(1, BLOCK_CELLS // subbox)), 0, -1)]
+    most = max(grid // 2, sides[-1])
     sides = [side for side in sides if side <= min(most, BLOCK_CELLS)] or sides[-1:]
-    room = memory_of_worker(run)
-    return next((side for side in sides if block_memory(inputs, side) <= room), sides[-1])
+    room = memory_of_worker(run) * min(planned_cores(run), BLOCK_CORES)
+    cpus = run.session.engine(0.0).cpus
+    least = max(min(2 * cpus, 64), cpus // (2 * BLOCK_CORES))
 
+    def rank(cut: Cut) -> tuple[bool, int, int]:
+        few = math.prod(len(axis) for axis in cut.axes()) < least
+        return few, count_cells_read(true, cut), block_memory(inputs, cut)
 
-def _group_boxes(inputs: Inputs, side: int, run: Run) -> int:
-    """Return the most sub-boxes per axis of a task that every core has the memory for.
-
-    A group is as large as a block at most, and half as wide as all sub-boxes, so that several tasks
-    share the work.
-    """
-    if not side:
-        return 1
-    most = max(1, min(BLOCK_CELLS // side, inputs.true.grid // side // 2))
-    room = memory_of_worker(run)
-    return next((n for n in range(most, 1, -1) if group_memory(inputs, side, n) <= room), 1)
+    best, found = Cut(grid, (sides[-1],) * 3, piece, subbox), []
+    for side in sides:
+        for x, y, z in ((side,) * 3, (side, side, grid), (side, grid, grid)):
+            cut = replace(best, block=(x, y, z))
+            if block_memory(inputs, cut) <= (room // 2 if z == grid else room):
+                found.append(cut)
+    best = min(found, key=rank, default=best)
+    return replace(best, memory=block_memory(inputs, best))
 
 
 def _driver_memory(inputs: Inputs, cut: Cut, methods: int, *, makes_linear: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +11,9 @@ from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.comparison.slices import Patch
 from cosmoflow.stages.evaluate.cut import Cut
 from cosmoflow.stages.inputs.readers import VELOCITY_ERROR, StoreReader
-from cosmoflow.stages.requests import ONCE, count_bars, stored_shards
-from cosmoflow.stages.slabs.sources import Derived
-from cosmoflow.stages.spectra import PowerPlan, share_readings
+from cosmoflow.stages.requests import ONCE, around, count_bars, count_cells, stored_shards
+from cosmoflow.stages.slabs.plan import Grid
+from cosmoflow.stages.spectra import PowerPlan, read_together, share_readings
 from cosmoflow.storage.metadata import StoredBox
 from cosmoflow.storage.requests import (
     Interval,
@@ -67,53 +68,59 @@ def count_requests(
             spans += found
             partial[url, variable] += indexed
 
-    exact, whole = [axis_blocks(grid, cut.block)] * 3, [[(0, grid)]] * 3
+    whole = [[(0, grid)]] * 3
     for reader in readers:
         if reader.intervals is not None:
-            add(exact, reader, VELOCITY_ERROR)
-    for axes in [whole] if kept else _block_axes(true, cut):
+            add(cut.axes(), reader, VELOCITY_ERROR)
+    for axes in [whole] if kept else block_axes_of(true, cut):
         add(axes, readers[0], "density")
         for reader in readers:
             add(axes, reader, "velocity")
     patch = Patch.around((0, 0, 0), grid, true.metadata.box_size)
-    around = [[(start - 1, size + 2) for start, size in axis] for axis in block_axes(patch.block)]
+    patched = [[around(*one, 1, grid) for one in axis] for axis in block_axes(patch.block)]
     for reader in () if kept else readers:
-        add(around, reader, "density")
-        add(around, reader, "velocity")
+        add(patched, reader, "density")
+        add(patched, reader, "velocity")
     total = spans
     for (url, _), indexed in partial.items():
         total += count_distinct(indexed, stored[url].count, workers)
     if not kept:
-        total += _count_spectra(stored, readers, local, true.cell_size, plans, workers)
+        total += _count_spectra(stored, readers, local, Grid.of(true), plans, workers)
     if local:
         total += count_reads(stored[true_url], whole, 1)
     return Requests(get=total) + ONCE["evaluate"]
 
 
-def _block_axes(true: StoredBox, cut: Cut) -> list[Sequence[Sequence[Interval]]]:
-    """Return the intervals of the blocks, of the slice, and of the groups of sub-boxes."""
+def count_cells_read(true: StoredBox, cut: Cut) -> int:
+    """Return the cells of the chunks that tasks decode for the blocks and for the slice."""
+    stored = stored_shards(true)
+    return sum(
+        math.prod(count_cells(axis, stored) for axis in axes) for axes in block_axes_of(true, cut)
+    )
+
+
+def block_axes_of(true: StoredBox, cut: Cut) -> list[Sequence[Sequence[Interval]]]:
+    """Return the intervals of the blocks with their halo, and of the slice."""
     patch = Patch.around((0, 0, 0), true.grid, true.metadata.box_size)
-    blocks = axis_blocks(true.grid, cut.block)
-    found: list[Sequence[Sequence[Interval]]] = [
-        [[(start - 1, size + 2) for start, size in blocks]] * 3,
-        [blocks] * 2 + [[(patch.layer, patch.layers)]],
+    return [
+        [[around(*one, 1, true.grid) for one in axis] for axis in cut.axes()],
+        [axis_blocks(true.grid, cut.piece)] * 2 + [[(patch.layer, patch.layers)]],
     ]
-    return found + [[cut.groups()] * 3] * bool(cut.subbox)
 
 
 def _count_spectra(
     stored: Mapping[str, Shards],
     readers: Sequence[StoreReader],
     local: Sequence[str],
-    cell_size: float,
+    grid: Grid,
     plans: Sequence[PowerPlan],
     workers: int,
 ) -> int:
     """Return the requests for the bars of the spectra of the box."""
     total = 0
     for fields, plan in zip(share_readings(list(QUANTITIES.values())), plans, strict=True):
-        for reader in readers:
-            source = Derived(reader, cell_size, fields)
+        for source in read_together(readers, fields, grid).sources:
+            reader = source.reader
             names = [n for n in source.inputs if n == "density" or reader.method.name not in local]
             for url, _, parts in (found for name in names for found in reader.variables(name)):
                 reads, bars = [(parts, source.halo)], plan.cut

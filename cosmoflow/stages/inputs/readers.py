@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.errors import DataError
-from cosmoflow.numerics.blocks import Block
+from cosmoflow.numerics.blocks import Block, read_once
 from cosmoflow.numerics.calibration import Intervals
 from cosmoflow.numerics.field_table import ERROR, FIELDS
 from cosmoflow.numerics.painting import divide_momentum
@@ -54,6 +54,9 @@ class Method:
         Mean momentum of the box, km/s: for a ``momentum``, the velocity where there is no mass.
     intervals : (float, float), optional
         Intervals of the expected errors, if they are compared with the residual.
+    radius : float, optional
+        For linear theory of the density beside it: the smoothing radius, Mpc/h. Its modes are made
+        from those of the density.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Method:
     lead: tuple[int, ...] = ()
     background: Vector = (0.0, 0.0, 0.0)
     intervals: Intervals | None = None
+    radius: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class StoreReader:
             negative.
         """
         if name == "density":
-            return self._density.read_block("density", block)
+            return read_once(partial(self._density.read_block, name), block, self.grid)
         method = self.method
         if name == VELOCITY_ERROR:
             error = self._store.read_block(name, block)
@@ -171,7 +175,8 @@ class StoreReader:
                     limit="0 or more",
                 )
             return error
-        found = self._store.read_block(method.variable, block, lead=method.lead)
+        read = partial(self._store.read_block, method.variable, lead=method.lead)
+        found = read_once(read, block, self.grid)
         if method.variable != "momentum":
             return found
         background = np.array(method.background, np.float32)

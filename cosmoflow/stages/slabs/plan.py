@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cosmoflow.numerics.blocks import Block, axis_blocks
 from cosmoflow.numerics.fourier import BLOCK_BYTES_CPU
@@ -20,6 +20,8 @@ NARROWEST = 8
 """Least cells of a bar along x and y where memory is short, in boxes with more cells."""
 _CORES = (1, 2, 4, 8)
 """Numbers of cores that a task may have, whose memory it has then too."""
+_SPANNED = ((4, 4), (4, 2), (2, 2), (2, 1))
+"""Shards along x and y that a bar may span, the widest first."""
 _ENCODING = 5.5
 """Memory of a shard while it is joined and encoded, in units of the shard."""
 
@@ -69,7 +71,7 @@ class Cut:
     grid : Grid
         The box.
     x, y : tuple of slice
-        Ranges of the bars along x and y; each lies within one shard.
+        Ranges of the bars along x and y; each lies within one shard, or is whole shards wide.
     slabs : tuple of slice
         Planes of modes along kz.
     """
@@ -169,7 +171,7 @@ class Holding:
 
     def of_bar(self, grid: Grid, width: tuple[int, int], threads: int) -> int:
         """Return the bytes of a task of a bar."""
-        a, b = (min(one, grid.shard) + 2 * self.halo for one in width)
+        a, b = (min(one, grid.cells) + 2 * self.halo for one in width)
         line = 4 * (grid.cells + 2)
         block = max(BLOCK_BYTES_CPU, line * b)
         return round(self.bar * line * a * b + self.lines * block * _pending(threads))
@@ -257,6 +259,42 @@ def plan_cut(
     tasks = min(len(cut.bars), len(cut.slabs))
     threads = max(threads, share_threads(run, tasks, lambda more: holding.most(cut, more)))
     return cut, holding.most(cut, threads), threads
+
+
+def widen_bars(cut: Cut, run: Run, holding: Holding, threads: int, sources: int) -> Cut:
+    """Return bars that span several shards, with fewer chunks around them to read.
+
+    This is for fields with a halo of which nothing is written. Bars stay as they are if a worker
+    with so many threads lacks the memory for wider ones.
+
+    Parameters
+    ----------
+    cut : Cut
+        Bars and slabs of :func:`plan_cut`.
+    run : Run
+        The session knows the memory and the cores; the settings may allow less.
+    holding : Holding
+        What the tasks hold.
+    threads : int
+        Threads of a worker.
+    sources : int
+        Tasks of a bar.
+    """
+    grid = cut.grid
+    if not cut.whole_shards:
+        return cut
+    room = memory_of_worker(run) * min(threads, planned_cores(run)) // 2
+    room = max(room, holding.most(cut, threads))
+    wanted = _wanted_bars(run.session.engine(0.0).cpus)
+    for times in _SPANNED:
+        x, y = (
+            tuple(slice(low, low + size) for low, size in axis_blocks(grid.cells, one * grid.shard))
+            for one in times
+        )
+        wide = replace(cut, x=x, y=y)
+        if len(wide.bars) * sources >= wanted and holding.most(wide, threads) <= room:
+            return wide
+    return cut
 
 
 def _wanted_bars(cpus: int) -> int:

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from cosmoflow.stages.costs import MOVE_NUMBER, SPECTRA_NUMBER
 from cosmoflow.stages.inputs.readers import READING
-from cosmoflow.stages.requests import OPENING, count_bars, count_workers
+from cosmoflow.stages.requests import OPENING, around, count_bars, count_cells, count_workers
 from cosmoflow.stages.run import Plan, Run
-from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut
+from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut, widen_bars
 from cosmoflow.stages.slabs.sources import Source, Variable
 from cosmoflow.storage.requests import Requests, Shards
 
@@ -74,6 +74,7 @@ def plan_power(
     stage: str,
     thickness: int | None = None,
     blocks: int | None = None,
+    in_memory: bool = False,
 ) -> PowerPlan:
     """Cut the box for its spectra and estimate their cost.
 
@@ -91,6 +92,8 @@ def plan_power(
         Most planes of a slab and cells of a bar; by default chosen from the memory.
     blocks : int, optional
         Blocks of planes that a thread holds; by default :data:`_BLOCKS` for each number.
+    in_memory : bool
+        Whether this process has the fields in memory, so that halos cost nothing to read.
 
     Returns
     -------
@@ -100,13 +103,18 @@ def plan_power(
     total = sum(source.components for source in sources)
     holding = Holding(
         # The fields while they are read; then with the modes that are handed on.
-        bar=max(max(READING * one.numbers, one.held + one.components) for one in sources),
+        bar=max(
+            max(READING * one.numbers, one.held, one.numbers + one.components) for one in sources
+        ),
         lines=max(_count_lines(source) for source in sources),
         slab=total,
         planes=blocks or _BLOCKS * total,
         halo=max(halo for source in sources for _, halo in source.reads),
     )
     cut, memory, threads = plan_cut(grid, run, holding, thickness)
+    if holding.halo and thickness is None and not in_memory:
+        cut = widen_bars(cut, run, holding, threads, len(sources))
+        memory = holding.most(cut, threads)
     bars, slabs, cells = len(cut.bars), len(cut.slabs), grid.cells**3
     numbers = cells * sum(source.numbers for source in sources)
     again = _count_read(sources, grid, cut) - numbers
@@ -140,16 +148,11 @@ def _count_lines(source: Source) -> int:
 
 def _count_read(sources: Sequence[Source], grid: Grid, cut: Cut) -> int:
     """Return the numbers that are read: whole chunks, those around each bar included."""
+    stored = Shards(grid.cells, grid.shard, grid.chunk)
 
     def cells(ranges: Sequence[slice], halo: int) -> int:
-        total = 0
-        for one in ranges:
-            low, high = one.start - halo, one.stop + halo
-            # Beyond the ends of the axis the chunk at the other end is read.
-            total += grid.chunk * ((low < 0) + (high > grid.cells))
-            first = max(low, 0) // grid.chunk * grid.chunk
-            total += min(-(-high // grid.chunk) * grid.chunk, grid.cells) - first
-        return total
+        read = (around(one.start, one.stop - one.start, halo, grid.cells) for one in ranges)
+        return count_cells(read, stored)
 
     return grid.cells * sum(
         parts * cells(cut.x, halo) * cells(cut.y, halo)

@@ -20,27 +20,37 @@ from cosmoflow.numerics.waves import WaveBlock
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.run import Run, run_graph, start_engine
 from cosmoflow.stages.slabs.plan import Cut, Grid
-from cosmoflow.stages.slabs.sources import Derived, Source
+from cosmoflow.stages.slabs.sources import Source
 from cosmoflow.stages.slabs.transform import SlabGraph
 from cosmoflow.stages.spectra.plan import PowerPlan, plan_power
+from cosmoflow.stages.spectra.readings import LinearModes, read_together, share_readings
 
 _BLOCKS = 15
-"""Blocks of planes that a thread holds: velocity, divergence and vorticity of the truth (7), a
-vector of one method and what is derived from it (6), and temporaries (2)."""
+"""Blocks of planes that a thread holds: two scalars, divergence and vorticity of the truth (6), a
+vector of one method and what is derived from it (7), and temporaries (2)."""
 
 
 def sum_planes(
-    wanted: tuple[Products, ...], fields: Sequence[Sequence[Modes]], cut: Cut, planes: slice
+    wanted: tuple[Products, ...],
+    linear: tuple[LinearModes, ...],
+    fields: Sequence[Sequence[Modes]],
+    cut: Cut,
+    planes: slice,
 ) -> list[list[PowerSum]]:
     """Return the sums of all products over a slab, for every group of :data:`GROUP` planes."""
     slab = WaveBlock.slab(cut.grid.cells, cut.grid.box_size, planes)
     bars = cut.bars
 
     def sum_block(block: slice) -> list[PowerSum]:
-        def transform(index: int) -> Tensor:
-            return slabs.transform_planes(fields[index], bars, block)
+        waves = slab.part(block)
 
-        return spectra.sum_terms(wanted, transform, slab.part(block))
+        def transform(index: int) -> Tensor:
+            if index < len(fields):
+                return slabs.transform_planes(fields[index], bars, block)
+            made = linear[index - len(fields)]
+            return made.make(transform(made.contrast), waves)
+
+        return spectra.sum_terms(wanted, transform, waves)
 
     groups: dict[int, list[PowerSum]] = {}
     blocks = slabs.plane_blocks(planes, cut.grid.cells)
@@ -56,6 +66,7 @@ def sum_power(
     plan: PowerPlan,
     run: Run,
     *,
+    linear: Sequence[LinearModes] = (),
     check: Callable[[], None] = lambda: None,
 ) -> list[PowerSum]:
     """Transform fields and sum products of their modes.
@@ -70,6 +81,8 @@ def sum_power(
         Plan of :func:`plan_power` for these sources.
     run : Run
         Settings, engine, progress.
+    linear : sequence of LinearModes
+        Velocities that are made from transforms; they are numbered after these.
     check : callable
         Called whenever a slab is done; an exception ends the run.
 
@@ -96,7 +109,7 @@ def sum_power(
 
     build = SlabGraph(plan.cut)
     fields = [one for source in sources for one in build.bars(source.fields, source.transforms)]
-    build.sums(partial(sum_planes, tuple(wanted)), fields)
+    build.sums(partial(sum_planes, tuple(wanted), tuple(linear)), fields)
     run_graph(build.graph, engine, plan, run, keep)
     totals = [products.zero() for products in wanted]
     for z in sorted(found):
@@ -115,7 +128,9 @@ def measure_power(
     grid: Grid,
     run: Run,
     *,
+    rate: float = 1.0,
     window: int = 0,
+    in_memory: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, PowerSum]:
     """Measure the spectra of several boxes on one grid, and their cross spectra with the first.
@@ -130,9 +145,13 @@ def measure_power(
         The box.
     run : Run
         Settings, engine, progress.
+    rate : float
+        ``f a H``, km/s per Mpc/h, of linear theory.
     window : int
         Power of ``sinc(k_i h / 2)`` per axis by which modes of quantities linear in the particles
         are divided.
+    in_memory : bool
+        Whether the readers have their fields in memory.
     check : callable
         Called whenever a slab is done; an exception ends the run.
 
@@ -142,55 +161,46 @@ def measure_power(
         Sums of each quantity for the pairs ``(0, 0)``, ``(i, i)`` and ``(0, i)`` of readers.
     """
     bins = WaveBins.linear(grid.cells, grid.box_size)
-    count = len(readers)
-    pairs = [(0, 0)] + [pair for i in range(1, count) for pair in ((i, i), (0, i))]
+    boxes = list(readers.values())
+    pairs = [(0, 0)] + [pair for i in range(1, len(boxes)) for pair in ((i, i), (0, i))]
     result: dict[str, PowerSum] = {}
     # Some fields of all boxes at a time, to limit the parts on disk.
     for fields in share_readings(quantities):
         names = [name for name in quantities if QUANTITIES[name].field in fields]
-        sources = read_together(readers.values(), fields, grid)
+        reading = read_together(boxes, fields, grid, rate)
         wanted = []
         for name in names:
             quantity = QUANTITIES[name]
-            place, power = fields.index(quantity.field), window if quantity.linear else 0
+            power = window if quantity.linear else 0
             terms = (
-                Term((index * len(fields) + place,), quantity.derive, power)
-                for index in range(count)
+                Term((reading.places[number, quantity.field],), quantity.derive, power)
+                for number in range(len(boxes))
             )
             wanted.append(Products(tuple(terms), tuple(pairs), bins))
-        plan = plan_power(
-            sources, grid, run, stage=f"spectra of {', '.join(fields)}", blocks=_BLOCKS
-        )
-        sums = sum_power(sources, wanted, plan, run, check=check)
+        stage = f"spectra of {', '.join(fields)}"
+        plan = _plan(reading.sources, grid, run, in_memory=in_memory, stage=stage)
+        sums = sum_power(reading.sources, wanted, plan, run, linear=reading.linear, check=check)
         result |= dict(zip(names, sums, strict=True))
     return {name: result[name] for name in quantities}
 
 
 def plan_measurement(
-    readers: Iterable[StoreReader], quantities: Sequence[str], grid: Grid, run: Run
+    readers: Iterable[StoreReader],
+    quantities: Sequence[str],
+    grid: Grid,
+    run: Run,
+    *,
+    in_memory: bool = False,
 ) -> list[PowerPlan]:
     """Plan the transforms of :func:`measure_power`."""
     boxes = list(readers)
     return [
-        plan_power(read_together(boxes, fields, grid), grid, run, stage="evaluate", blocks=_BLOCKS)
+        _plan(read_together(boxes, fields, grid).sources, grid, run, in_memory=in_memory)
         for fields in share_readings(quantities)
     ]
 
 
-def share_readings(quantities: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the fields to transform for some quantities, in tuples that share a reading.
-
-    Scalars share one; each vector, which has as many numbers as three of them, has its own.
-    """
-    fields = dict.fromkeys(QUANTITIES[name].field for name in quantities)
-    shared: list[tuple[str, ...]] = [(name,) for name in fields if QUANTITIES[name].components > 1]
-    if scalars := tuple(name for name in fields if QUANTITIES[name].components == 1):
-        shared.append(scalars)
-    return shared
-
-
-def read_together(
-    readers: Iterable[StoreReader], fields: tuple[str, ...], grid: Grid
-) -> list[Derived]:
-    """Return the sources of some fields of each box."""
-    return [Derived(reader, grid.cell_size, fields) for reader in readers]
+def _plan(
+    sources: Sequence[Source], grid: Grid, run: Run, *, in_memory: bool, stage: str = "evaluate"
+) -> PowerPlan:
+    return plan_power(sources, grid, run, stage=stage, blocks=_BLOCKS, in_memory=in_memory)

@@ -200,11 +200,17 @@ def test_memory_makes_blocks_smaller_or_is_refused(stores, serial_run, tmp_path)
     truth, predictions = stores(10, chunk=5)
     out = str(tmp_path / "report")
 
-    run = serial_run(**SETTINGS)
-    plans = [
-        plan_evaluate(truth, predictions, with_memory(run, m << 10)) for m in (1, 262_200, 1 << 20)
-    ]
-    assert [plan.details["block"] for plan in plans] == [5, 5, 10]
-    run = with_memory(run, 1 << 20)
+    def blocks(kilobytes, **more):
+        run = serial_run(evaluate={**SETTINGS["evaluate"], **more})
+        return plan_evaluate(truth, predictions, with_memory(run, kilobytes << 10)).cut.axes()
+
+    # Blocks of whole sub-boxes, of which there are 2 x 2 x 2 with a cell around them.
+    assert blocks(1) == [[(0, 10), (10, 10)]] * 3
+    assert blocks(1 << 20) == [[(0, 10), (10, 10)], [(0, 10), (10, 10)], [(0, 20)]]
+    # Of whole shards, or of chunks of one, where no sub-box fits.
+    none = {"subbox": 2.0}
+    assert blocks(1, **none) == [[(5 * n, 5) for n in range(4)]] * 3
+    assert blocks(1 << 20, **none) == [[(5 * n, 5) for n in range(4)], [(0, 20)], [(0, 20)]]
+    run = with_memory(serial_run(**SETTINGS), 1 << 20)
     refused(ConfigError, 2, lambda: evaluate(truth, predictions, out, run), "memory", "subbox")
     assert not Path(out).exists()
