@@ -2,7 +2,9 @@
 
 Every resource is a queue that serves one request after the other. Tasks are dispatched by the
 driver in their order, fetch what they need, hold a place of their node while they read, compute and
-write, and hand on parts. Nothing is random, so the same cluster always takes the same time.
+write, and hand on parts. The driver hears of several ends at once, in an answer of their node: when
+enough tasks have ended there, or all, or a moment after the first. Nothing is random, so the same
+cluster always takes the same time.
 
 Transfers between nodes are stored and forwarded whole, a task's inputs at a time: its node's
 interface receives them one task after the other. All tasks of a pass send to all of the next one,
@@ -13,6 +15,7 @@ task gets its inputs differs. Interfaces work both ways at once.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +57,12 @@ class Rates:
     ----------
     task : float
         Seconds of the driver for a task.
+    answer : float
+        Seconds of the driver for an answer of a node, whatever it is about.
+    answers : float
+        Answers of all nodes together in a second: there are fewer if each of them waits longer.
+    moment : float
+        Seconds that a node waits at least.
     puts, gets : float
         Requests a second that the store of objects takes on a prefix.
     connection : float
@@ -64,6 +73,9 @@ class Rates:
     puts: float
     gets: float
     connection: float
+    answer: float = 0.0
+    answers: float = math.inf
+    moment: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +169,9 @@ class _Machine:
     free: int
     computing: float = 0.0
     ready: deque[tuple[int, int]] = field(default_factory=deque)
+    given: int = 0
+    answers: int = 0
+    ended: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Simulation:
@@ -189,15 +204,16 @@ class Simulation:
         self._missing, self._waiters = self._find_waiters()
         self._released = [[False] * len(one.waits) for one in passes]
         self._next_node = 0
+        self._last = 0.0
+        """When the driver last heard of an end."""
 
     def run(self) -> Outcome:
         """Run all passes."""
         self._push(0.0, self._on_submitting, 0, 0, -1)
-        now = 0.0
         while self._events:
             now, _, handle, number, task, place = heapq.heappop(self._events)
             handle(now, number, task, place)
-        seconds = max(now, self._driver.free)
+        seconds = max(self._last, self._driver.free)
         return Outcome(seconds, self._shares(seconds), self._spilled_in_all)
 
     def _push(self, when: float, handle: Handler, number: int, task: int, place: int) -> None:
@@ -246,6 +262,7 @@ class Simulation:
         place = self._next_node
         self._next_node = (place + 1) % self._nodes
         one, machine = self._passes[number], self._machines[place]
+        machine.given += 1
         remote = one.fetched * (1.0 - 1.0 / self._nodes)
         share = self._spilled / self._held if self._held > 0.0 else 0.0
         restored = machine.disk.serve(now, one.fetched * share)
@@ -293,7 +310,34 @@ class Simulation:
         self._push(max(kept, sent, alone), self._on_ended, number, task, place)
 
     def _on_ended(self, now: float, number: int, task: int, place: int) -> None:
-        self._machines[place].free += 1
+        machine = self._machines[place]
+        machine.free += 1
+        machine.given -= 1
+        machine.ended.append((number, task))
+        if not machine.given or len(machine.ended) >= max(1, self._node.places // 2):
+            self._on_answer(now, machine.answers, -1, place)
+        elif len(machine.ended) == 1:
+            moment = max(self._rates.moment, self._nodes / self._rates.answers)
+            self._push(now + moment, self._on_answer, machine.answers, -1, place)
+        self._begin(now, place)
+
+    def _on_answer(self, now: float, number: int, task: int, place: int) -> None:
+        """Have the driver hear of what has ended on a node, unless that was in an earlier answer.
+
+        Here the number is that of the answer.
+        """
+        machine = self._machines[place]
+        if number != machine.answers:
+            return
+        ended, machine.ended = machine.ended, []
+        machine.answers += 1
+        heard = self._driver.serve(now, self._rates.answer)
+        for before, one in ended:
+            self._push(heard, self._on_heard, before, one, place)
+
+    def _on_heard(self, now: float, number: int, task: int, place: int) -> None:
+        """Release the groups that waited for nothing but a task."""
+        self._last = now
         following = number + 1
         if following < len(self._passes) and self._passes[following].waits:
             groups = self._waiters[number].get(task, ())
@@ -303,7 +347,6 @@ class Simulation:
                 self._missing[following][group] -= 1
                 if self._missing[following][group] == 0:
                     self._push(now, self._on_released, following, group, -1)
-        self._begin(now, place)
 
     def _on_released(self, now: float, number: int, group: int, place: int) -> None:
         """Place all tasks of a group that have been dispatched."""

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine import Column, Engine, Pipeline, Resources, Session, TaskGraph
-from cosmoflow.stages import costs
 
 PLACES = 8
 """Tasks that sleep side by side on a node."""
@@ -173,7 +172,7 @@ def run_stage(
     mean = sum(one.tasks * one.core_seconds for one in shared) / tasks / node.speed
     scale = MEAN_SECONDS / mean
     shared = [replace(one, core_seconds=one.core_seconds * scale) for one in shared]
-    free = Rates(costs.TASK_SECONDS, 1e12, 1e12, 1e15)
+    free = replace(rates, puts=1e12, gets=1e12, connection=1e15)
     endless = replace(node, network=1e15, disk=1e15, memory=1e18)
     simulated = Simulation(shared, endless, nodes, free).run().seconds
     sleeps = [one.core_seconds / node.speed for one in shared]

@@ -9,6 +9,8 @@ from dataclasses import replace
 from _cluster import Node, Pass, Rates
 
 from cosmoflow.config import Settings, load_settings
+from cosmoflow.engine.exchange.crews import MOMENT
+from cosmoflow.engine.exchange.runner import ANSWERS
 from cosmoflow.numerics.slabs import field_bytes
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages import costs
@@ -29,6 +31,9 @@ PARTICLES_PER_CELL = 2
 """Along an axis: eight in a cell of 2 Mpc/h, what the network that ships was trained at."""
 CELL = 2.0
 SHARD = 256
+TASK_SECONDS, ANSWER_SECONDS = 6.0e-5, 1.5e-3
+"""CPU time of the driver for a task, and for an answer of a crew about some: the rows of
+`cluster_scaling.py --driver` with many crews, within 12 %."""
 PIPELINE = 3
 """Blocks that an actor of `infer` has in hand: it reads one, predicts one and writes one."""
 
@@ -45,8 +50,15 @@ def settings_for(grid: int) -> Settings:
 
 def rates() -> Rates:
     """Return the rates of the driver and of the store of objects."""
-    connection = costs.CONNECTIONS * costs.CONNECTION_BYTES
-    return Rates(costs.TASK_SECONDS, costs.STORE_PUTS, costs.STORE_GETS, connection)
+    return Rates(
+        TASK_SECONDS,
+        costs.STORE_PUTS,
+        costs.STORE_GETS,
+        costs.CONNECTIONS * costs.CONNECTION_BYTES,
+        ANSWER_SECONDS,
+        ANSWERS,
+        MOMENT,
+    )
 
 
 def folders(settings: Settings) -> int:

@@ -124,7 +124,7 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
         parts = sum(one.tasks * one.parts_out for one in passes)
         print(f"| {stage} | {what} | {parts:,.0f} | {found.seconds:,.0f} | {found.limit} |")
 
-    fast = replace(usual, task=usual.task / 10.0)
+    fast = replace(usual, task=usual.task / 10.0, answer=usual.answer / 10.0)
     for stage in ("paint", "spectra", "flow"):
         passes, demand = STAGES[stage](settings, node, nodes)
         show(stage, "as it is", passes, demand, usual)
@@ -227,6 +227,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8, help="of --engine")
     given = parser.parse_args()
     if given.measure or given.driver:
+        from _cluster_crews import measure_crews
         from _cluster_harness import driver_milliseconds
         from _cluster_measure import measure, measure_driver
 
@@ -237,6 +238,7 @@ def main() -> None:
                 taken = driver_milliseconds(2, places)
                 print(f"2 nodes of {places} places: the driver {taken:.2f} ms a task", flush=True)
             measure_driver()
+            measure_crews()
         return
     if given.engine:
         measure_engine(given.nodes)

@@ -53,7 +53,7 @@ class Column:
     part : int, optional
         Which part of their results. Parts that are None are left out of the list. By default the
         values of the results.
-    numbers : sequence of int, optional
+    numbers : sequence or array of int, optional
         Numbers of the other tasks; by default all of the family.
     stream : bool
         Give the task an iterable of the parts in any order, which fetches parts while the task
@@ -63,7 +63,7 @@ class Column:
 
     family: str
     part: int | None = None
-    numbers: Sequence[int] | None = None
+    numbers: Sequence[int] | NDArray[np.integer] | None = None
     stream: bool = False
 
 
@@ -155,7 +155,7 @@ class TaskGraph:
         """Keys of the tasks whose values the engine returns."""
         return list(self._keys(family for family in self.families.values() if family.output))
 
-    def numbers_of(self, column: Column) -> Sequence[int]:
+    def numbers_of(self, column: Column) -> Sequence[int] | NDArray[np.integer]:
         """Return the numbers of the tasks that a column reads from."""
         return self.families[column.family].numbers if column.numbers is None else column.numbers
 
@@ -175,7 +175,7 @@ class TaskGraph:
             family = self.families[name]
             columns = []
             for column in family.reads(number):
-                sources = [(column.family, other) for other in self.numbers_of(column)]
+                sources = [(column.family, int(other)) for other in self.numbers_of(column)]
                 if not self.families[column.family].parts:
                     columns.append(List(*map(TaskRef, sources)))
                     continue

@@ -89,6 +89,16 @@ def test_the_driver_does_not_get_faster_with_more_nodes(nodes):
     assert found.limit == "driver"
 
 
+def test_the_driver_hears_of_several_ends_at_once():
+    # A task ends every 0.1 s. Answers come 0.95 s after the first end that they are about, and the
+    # last one when nothing runs.
+    rates = replace(FREE, gets=100.0, answer=1e-3, moment=0.95)
+    some = [Pass("read", 50, 0.0, gets=10.0), Pass("add", 1, 0.0, waits=all_of(50))]
+    found = run(some, replace(ENDLESS, places=101), rates=rates)
+    assert found.busy["driver"] * found.seconds == pytest.approx((5 + 1) * 1e-3)
+    assert found.seconds == pytest.approx(5.0, rel=1e-3)
+
+
 def test_what_exceeds_memory_goes_over_the_disk_and_back():
     node = replace(ENDLESS, memory=4e9, disk=1e9)
     found = run(shuffle(10, seconds=0.0, moved=1e9), node)

@@ -68,11 +68,11 @@ class _Tasks:
     def places(self, column: Column) -> _Places:
         return slice(None) if column.numbers is None else self.family.places(column.numbers)
 
-    def places_in(self, places: _Places, state: int) -> list[int]:
+    def places_in(self, places: _Places, state: int) -> NDArray[np.int64]:
         """Return those places whose tasks are in a state."""
         if isinstance(places, slice):
             places = np.arange(len(self.state))
-        found: list[int] = places[self.state[places] == state].tolist()
+        found: NDArray[np.int64] = places[self.state[places] == state]
         return found
 
     def keys(self, places: Iterable[int]) -> Iterator[Key]:
@@ -105,6 +105,11 @@ class Agenda:
     def finished(self) -> bool:
         """Whether all outputs are done."""
         return not self._unfinished
+
+    @property
+    def ready(self) -> int:
+        """Number of tasks that can run now, apart from a few that have to wait again."""
+        return len(self._ready)
 
     def next(self) -> Key | None:
         """Return a task that can run now, which then counts as running."""
@@ -197,7 +202,7 @@ class Agenda:
                         continue
                     whole.add(source.family.name)
                 unwanted = source.places_in(places, _UNWANTED)
-                stack += source.keys(unwanted)
+                stack += source.keys(unwanted.tolist())
         for key in added:
             if not self._wait(key):
                 self._make_ready(key)
@@ -253,7 +258,8 @@ class Agenda:
             self._count(tasks, places, -1)
             if tasks.readers_of_all or not tasks.family.parts:
                 continue
-            unread = [place for place in tasks.places_in(places, _DONE) if not tasks.readers[place]]
+            done = tasks.places_in(places, _DONE)
+            unread = done[tasks.readers[done] == 0]
             tasks.state[unread] = _UNWANTED
             tasks.done -= len(unread)
-            yield from tasks.keys(unread)
+            yield from tasks.keys(unread.tolist())

@@ -1,9 +1,10 @@
 """Crews: they submit tasks to Ray and collect their results, a crew for each node.
 
 If the driver submitted every task by itself, it would ask Ray for a worker for each place in the
-cluster, and hear of the end of each task. An actor on every node does both for its node, and each
-message between it and the driver is about many tasks. On this machine the crew is an object of the
-driver.
+cluster, and hear of the end of each task. An actor on every node does both for its node. One call
+of it hands in tasks and returns the tasks that have ended, as many of both as can wait for each
+other. A call takes about as much of the driver's time however many tasks it is about. On this
+machine the crew is an object of the driver.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cosmoflow.engine.stopping import PATIENCE
 
 RETRIES: Final = 5
 """How often a task is run again if its worker or node dies, or if its parcel is lost."""
-_MOMENT: Final = 0.2
+MOMENT: Final = 0.5
 """Seconds that a crew waits for more tasks to end, so that its answer is about several."""
 _ANSWER_SECONDS: Final = 30.0
 """Longest time that a crew waits for the end of a task before it answers the driver."""
@@ -38,8 +39,6 @@ class Order(NamedTuple):
     ----------
     key : Key
         The task.
-    function : ObjectRef
-        Its function.
     hands_on : bool
         Whether it hands on parts.
     reads : list of (int or None, bool)
@@ -49,7 +48,6 @@ class Order(NamedTuple):
     """
 
     key: Key
-    function: Any
     hands_on: bool
     reads: list[tuple[int | None, bool]]
     sources: list[Any]
@@ -82,14 +80,25 @@ class Crew:
     Parameters
     ----------
     run : callable
-        Runs a task in a worker; called with the fields of an :class:`Order`, and then its sources.
+        Runs a task in a worker; called with its function, and the fields of its :class:`Order`, the
+        sources one by one.
+    functions : dict of str to ObjectRef
+        Function of each family. The crew has them from the start: references that come with orders
+        would take several times as long to send as the rest.
     needs : Resources
         Resources of each task.
     node : str, optional
         Ray's id of the node on which the tasks run; by default any.
     """
 
-    def __init__(self, run: Callable[..., Any], needs: Resources, node: str | None = None) -> None:
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        functions: dict[str, ray.ObjectRef],
+        needs: Resources,
+        node: str | None = None,
+    ) -> None:
+        self._functions = functions
         self._remote = ray.remote(
             num_cpus=needs.cpus,
             num_gpus=needs.gpus,
@@ -104,14 +113,20 @@ class Crew:
 
     def submit(self, orders: Sequence[Order]) -> None:
         """Submit some tasks."""
-        for key, function, hands_on, reads, sources in orders:
+        for key, hands_on, reads, sources in orders:
             if key[0] not in self._named:
                 self._named[key[0]] = self._remote.options(name=str(key[:1]))
-            ref = self._named[key[0]].remote(key, function, hands_on, reads, *sources)
+            function = self._functions[key[0]]
+            ref = self._named[key[0]].remote(function, key, hands_on, reads, *sources)
             self._running[key] = ref
             ref.future().add_done_callback(lambda future, key=key: self._ended.put((key, future)))
 
-    def ended(self, patience: float = _ANSWER_SECONDS, enough: int = 1) -> list[End]:
+    def work(self, orders: Sequence[Order], enough: int, moment: float) -> list[End]:
+        """Submit some tasks; wait for these or earlier ones to end, see :meth:`ended`."""
+        self.submit(orders)
+        return self.ended(_ANSWER_SECONDS, enough, moment)
+
+    def ended(self, patience: float, enough: int = 1, moment: float = 0.0) -> list[End]:
         """Wait for tasks to end; return the tasks that have ended since the last call.
 
         Parameters
@@ -119,16 +134,19 @@ class Crew:
         patience : float
             Seconds to wait for a first task.
         enough : int
-            Tasks to wait for, unless the others take more than a moment longer.
+            Tasks to wait for, unless one of them fails or no other task runs.
+        moment : float
+            Seconds to wait for them after the first.
         """
         found = []
         with suppress(queue.Empty):
             key, future = self._ended.get(timeout=patience)
-            until = time.monotonic() + _MOMENT
+            until = time.monotonic() + moment
             while True:
                 found.append(self._end(key, future))
-                left = until - time.monotonic() if len(found) < enough else 0.0
-                key, future = self._ended.get(left > 0.0, max(left, 0.0))
+                more = len(found) < enough and self._running and found[-1].error is None
+                left = max(until - time.monotonic(), 0.0) if more else 0.0
+                key, future = self._ended.get(left > 0.0, left)
         return found
 
     def _end(self, key: Key, future: Future[Any]) -> End:
@@ -156,10 +174,8 @@ class RemoteCrew:
 
     Parameters
     ----------
-    run, needs, node
+    run, functions, needs, node
         See :class:`Crew`.
-    enough : int
-        Tasks that an answer of the crew is about, if they end within a moment.
     on_ended : callable
         Called with the crew and a future of a list of ends; in another thread.
     """
@@ -167,36 +183,35 @@ class RemoteCrew:
     def __init__(
         self,
         run: Callable[..., Any],
+        functions: dict[str, ray.ObjectRef],
         needs: Resources,
         node: str,
-        enough: int,
         on_ended: Callable[[RemoteCrew, Future[list[End]]], None],
     ) -> None:
         self.node, self._on_ended, self._listening = node, on_ended, False
-        self._enough = enough
         self._actor = (
             ray.remote(Crew)
             .options(
                 num_cpus=0,
                 max_restarts=0,
-                # One call submits, one waits for ends, one finishes.
+                # One call waits for ends, one submits meanwhile, one finishes.
                 max_concurrency=3,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(run, needs, node)
+            .remote(run, functions, needs, node)
         )
 
-    def submit(self, orders: Sequence[Order]) -> None:
-        """Submit some tasks, and ask for those that have ended."""
-        self._actor.submit.remote(orders)
-        self.listen()
+    def work(self, orders: Sequence[Order], enough: int, moment: float) -> None:
+        """Submit some tasks, and ask for those that have ended, unless that has been asked.
 
-    def listen(self) -> None:
-        """Ask for the tasks that have ended, unless the crew has yet to answer."""
+        The answer is about ``enough`` tasks, if they end within a moment, see :meth:`Crew.ended`.
+        """
         if not self._listening:
             self._listening = True
-            answer = self._actor.ended.remote(enough=self._enough)
+            answer = self._actor.work.remote(orders, enough, moment)
             answer.future().add_done_callback(self._hear)
+        elif orders:
+            self._actor.submit.remote(orders)
 
     def _hear(self, future: Future[list[End]]) -> None:
         self._listening = False

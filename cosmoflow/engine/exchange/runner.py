@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
 from cosmoflow.engine.exchange.bucket import BucketScratch, HeldObjects
-from cosmoflow.engine.exchange.crews import RETRIES, Crew, End, Order, RemoteCrew
+from cosmoflow.engine.exchange.crews import MOMENT, RETRIES, Crew, End, Order, RemoteCrew
+from cosmoflow.engine.exchange.places import Place, hand_out
 from cosmoflow.engine.exchange.scratch import Held, Scratch
 from cosmoflow.engine.exchange.servers import (
     Directory,
@@ -30,39 +32,20 @@ from cosmoflow.engine.exchange.servers import (
     this_node,
 )
 from cosmoflow.engine.exchange.work import Work
-from cosmoflow.engine.graph import Column, Family, Key, TaskGraph
+from cosmoflow.engine.graph import Column, Key, TaskGraph
 from cosmoflow.engine.nodes import Node, nodes_for, worker_nodes
 from cosmoflow.engine.stopping import PATIENCE, Stop
 from cosmoflow.errors import IncompleteError
 from cosmoflow.units import format_bytes
 
-AHEAD: Final = 4
-"""A node with room for some tasks has a quarter as many more, at least one, so that no worker waits
-for the driver. More would wait there while other nodes are idle."""
+ANSWERS: Final = 100
+"""Answers of all crews together in a second: where there are many crews, each waits longer before
+it answers, unless it runs out of tasks. An answer takes about 1.5 ms of the driver's CPU
+time, however many tasks it is about."""
 _LOOK: Final = 2.0
 """Seconds between two looks at the nodes of a cluster."""
-
-
-@dataclass(slots=True)
-class _Place:
-    """A node and its tasks.
-
-    Parameters
-    ----------
-    crew : Crew or RemoteCrew
-        Submits the tasks.
-    room : int
-        Tasks that run side by side.
-    running : set of Key
-        Tasks that the crew has.
-    waiting : list of Order
-        Tasks that the crew gets with the next message.
-    """
-
-    crew: Any
-    room: int
-    running: set[Key] = field(default_factory=set)
-    waiting: list[Order] = field(default_factory=list)
+_LOOKING: Final = 0.02
+"""Largest share of the driver's time for finding the nodes."""
 
 
 class Runner:
@@ -116,10 +99,14 @@ class Runner:
         self._values: dict[Key, Any] = {}
         self._nodes: dict[Key, str] = {}
         """Nodes of parcels."""
-        self._places: dict[str, _Place] = {}
+        self._where = {
+            name: np.zeros(len(family.numbers), np.int32) for name, family in graph.families.items()
+        }
+        """Places of their servers in the roster: looked up for thousands of parcels at once."""
+        self._places: dict[str, Place] = {}
         self._heard: queue.SimpleQueue[tuple[RemoteCrew, Future[list[End]]]] = queue.SimpleQueue()
         self._losses: Counter[Key] = Counter()
-        self._looked = 0.0
+        self._next_look = 0.0
 
     def run(
         self,
@@ -130,6 +117,8 @@ class Runner:
         results: dict[Key, Any] = {}
         try:
             self._agenda = Agenda(self._graph, self._begin())
+            for name, family in self._graph.families.items():
+                self._functions[name] = ray.put(family.function)
             self._look()
             while not self._agenda.finished:
                 self._submit_some()
@@ -140,7 +129,7 @@ class Runner:
                             on_done(key, results[key])
                     if on_task is not None:
                         on_task(key)
-                if time.monotonic() - self._looked > _LOOK:
+                if time.monotonic() > self._next_look:
                     self._look()
             return results
         except BaseException as error:
@@ -178,7 +167,8 @@ class Runner:
             self._scratch = self._servers.scratch
         for name, values in found.items():
             for key, value in values.items():
-                self._values[key], self._nodes[key] = value, name
+                self._values[key] = value
+                self._note_node(key, name)
         if self._nodes:
             self._notify(f"going on with what {len(self._nodes)} tasks of a killed run handed on")
         return set(self._nodes)
@@ -194,11 +184,17 @@ class Runner:
 
     def _look(self) -> None:
         """Look how much room there is, and which nodes have joined or are lost."""
-        self._looked = time.monotonic()
+        begun = time.monotonic()
         nodes = worker_nodes()
+        found = time.monotonic()
+        self._next_look = found + max(_LOOK, (found - begun) / _LOOKING)
+        self._look_at(nodes)
+
+    def _look_at(self, nodes: list[Node]) -> None:
         self._start_crews(nodes)
         if self._servers is None:
             return
+        self._servers.clear()
         up = {node.name for node in nodes}
         for name in set(self._servers.actors) - up:
             self._servers.drop(name)
@@ -210,6 +206,9 @@ class Runner:
 
     def _lose(self, lost: dict[Key, str]) -> None:
         """Note that parcels are lost."""
+        if self._servers is not None:
+            # What is to be deleted may be made again, on the same node.
+            self._servers.clear()
         for key, reason in lost.items():
             self._nodes.pop(key, None)
             self._directories.pop(key[0], None)
@@ -236,15 +235,15 @@ class Runner:
         if not self._cluster:
             if not self._places:
                 room = max(1, sum(node.places(self._needs) for node in fitting))
-                self._places[this_node()] = _Place(Crew(self._work(), self._needs), room)
+                here = Crew(self._work(), self._functions, self._needs)
+                self._places[this_node()] = Place(here, room)
             return
         for node in fitting:
             if node.name not in self._places:
-                room = node.places(self._needs)
-                # The crew answers when half of the tasks that it has ahead have begun.
-                enough = max(1, room // AHEAD // 2)
-                crew = RemoteCrew(self._work(), self._needs, node.name, enough, self._on_ended)
-                self._places[node.name] = _Place(crew, room)
+                crew = RemoteCrew(
+                    self._work(), self._functions, self._needs, node.name, self._on_ended
+                )
+                self._places[node.name] = Place(crew, node.places(self._needs))
 
     def _work(self) -> Callable[..., Any]:
         """Return the function that workers run."""
@@ -260,40 +259,30 @@ class Runner:
         self._heard.put((crew, future))
 
     def _submit_some(self) -> None:
-        """Give tasks to the nodes in turn: first to those that have room, then some more to all."""
-        for more in (0, 1):
-            rooms = {
-                name: place.room + more * max(1, place.room // AHEAD) - len(place.running)
-                for name, place in self._places.items()
-            }
-            turns = deque(name for name, room in rooms.items() if room > 0)
-            while turns and (key := self._agenda.next()) is not None:
-                name = turns.popleft()
-                self._places[name].running.add(key)
-                self._places[name].waiting.append(self._order(key))
-                rooms[name] -= 1
-                if rooms[name]:
-                    turns.append(name)
+        """Send tasks to the nodes, and ask for those that have ended there."""
+        for place, key in hand_out(self._places.values(), self._agenda):
+            place.waiting.append(self._order(key))
         for place in self._places.values():
-            if place.waiting:
-                place.crew.submit(place.waiting)
-                place.waiting = []
+            if place.running:
+                self._send(place)
+
+    def _send(self, place: Place) -> None:
+        """Send a crew its tasks, and ask for those that have ended."""
+        orders, place.waiting = place.waiting, []
+        if self._cluster:
+            place.crew.work(orders, place.enough, max(MOMENT, len(self._places) / ANSWERS))
+        elif orders:
+            place.crew.submit(orders)
 
     def _order(self, key: Key) -> Order:
         family = self._graph.families[key[0]]
         columns = family.reads(key[1])
         return Order(
             key,
-            self._function(family),
             bool(family.parts),
             [(column.part, column.stream) for column in columns],
             [self._source(column) for column in columns],
         )
-
-    def _function(self, family: Family) -> ray.ObjectRef:
-        if family.name not in self._functions:
-            self._functions[family.name] = ray.put(family.function)
-        return self._functions[family.name]
 
     def _source(self, column: Column) -> Any:
         """Return the values of other tasks, or where their parcels are."""
@@ -306,13 +295,11 @@ class Runner:
             self._directories[name] = ray.put(self._directory(name, numbers))
         return self._directories[name]
 
-    def _directory(self, name: str, numbers: Sequence[int]) -> Directory:
-        nodes = [self._nodes[name, number] for number in numbers]
+    def _directory(self, name: str, numbers: Sequence[int] | NDArray[np.integer]) -> Directory:
         if self._servers is None:
-            return Directory(name, numbers, nodes, {})
-        # A node may have joined, and done a task, since the last look.
-        self._servers.start(sorted(set(nodes)))
-        return Directory(name, numbers, nodes, self._servers.actors)
+            return Directory(name, numbers)
+        where = self._where[name][self._graph.families[name].places(numbers)]
+        return Directory(name, numbers, where, self._servers.roster)
 
     def _wait(self) -> list[Key]:
         """Wait for tasks to end; return those that have succeeded."""
@@ -338,10 +325,7 @@ class Runner:
         except RayActorError as error:
             self._dismiss(crew.node, str(error).splitlines()[0])
             return []
-        done = self._take(place, ends)
-        if place.running:
-            crew.listen()
-        return done
+        return self._take(place, ends)
 
     def _dismiss(self, name: str, reason: str) -> None:
         """Put back the tasks of a crew that has died, alone or with its node."""
@@ -350,9 +334,9 @@ class Runner:
         for key in place.running:
             self._count_loss(key, reason)
             self._agenda.again(key)
-        self._looked = 0.0
+        self._next_look = 0.0
 
-    def _take(self, place: _Place, ends: Iterable[End]) -> list[Key]:
+    def _take(self, place: Place, ends: Iterable[End]) -> list[Key]:
         """Take the results of some tasks; return those that have succeeded."""
         done = []
         for end in ends:
@@ -368,10 +352,18 @@ class Runner:
                 raise end.error from (RuntimeError(end.traceback) if end.traceback else None)
         return done
 
+    def _note_node(self, key: Key, node: str) -> None:
+        """Note which node has the parcel of a task."""
+        self._nodes[key] = node
+        if self._servers is not None:
+            place = self._graph.families[key[0]].place(key[1])
+            self._where[key[0]][place] = self._servers.place(node)
+
     def _store(self, key: Key, value: Any) -> None:
         """Keep the result of a task; delete the parcels that no other task needs."""
         if self._graph.families[key[0]].parts:
-            self._nodes[key], value = value
+            node, value = value
+            self._note_node(key, node)
         self._values[key] = value
         unneeded = [other for other in self._agenda.finish(key) if other in self._nodes]
         nodes = [self._nodes.pop(other) for other in unneeded]

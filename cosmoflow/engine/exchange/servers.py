@@ -10,7 +10,7 @@ import itertools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -103,8 +103,17 @@ def _size(scratch: Scratch, key: Key, part: int) -> int | str:
         return str(error)
 
 
+@lru_cache(maxsize=1)
+def _get_servers(roster: ray.ObjectRef) -> list[tuple[str, Any]]:
+    """Return the nodes of a roster and their servers: once in a process, as it takes long."""
+    found: list[tuple[str, Any]] = ray.get(roster)
+    return found
+
+
 class Directory:
     """Where the parcels of some tasks of a family are.
+
+    It is as small as it can be, since most tasks get one of their own from the driver.
 
     Parameters
     ----------
@@ -112,20 +121,22 @@ class Directory:
         The family.
     numbers : sequence of int
         Numbers of its tasks.
-    nodes : sequence of str
-        Node of each parcel.
-    servers : dict of str to actor
-        Servers by node; empty if all parcels are on one node, or in a bucket.
+    where : array of int, optional
+        Place in the roster of the node of each parcel; by default all are on this node, or in a
+        bucket.
+    roster : ObjectRef, optional
+        Nodes and their servers, see :attr:`Servers.roster`.
     """
 
     def __init__(
-        self, family: str, numbers: Sequence[int], nodes: Sequence[str], servers: dict[str, Any]
+        self,
+        family: str,
+        numbers: Sequence[int] | NDArray[np.integer],
+        where: NDArray[np.int32] | None = None,
+        roster: ray.ObjectRef | None = None,
     ) -> None:
-        self._family = family
-        self._numbers = numbers if isinstance(numbers, range) else np.asarray(numbers, np.int64)
-        names, self._where = np.unique(np.asarray(nodes, str), return_inverse=True)
-        self._names = names.tolist()
-        self._servers = {name: servers[name] for name in self._names if name in servers}
+        self._family, self._where, self._roster = family, where, roster
+        self._numbers = numbers if isinstance(numbers, range) else np.asarray(numbers, np.int32)
 
     def read(self, scratch: Scratch | BucketScratch, part: int) -> list[Any]:
         """Return a part of each parcel in the order of the tasks, without those that are absent.
@@ -164,25 +175,31 @@ class Directory:
         """
         here: list[int] = []
         elsewhere: dict[str, list[int]] = {}
-        for index, name in enumerate(self._names):
-            places = np.flatnonzero(self._where == index).tolist()
-            if name == this_node() or name not in self._servers:
-                here += places
-            else:
-                elsewhere[name] = places
+        servers: dict[str, Any] = {}
+        if self._where is None or self._roster is None:
+            here += range(len(self._numbers))
+        else:
+            roster = _get_servers(self._roster)
+            for index in np.unique(self._where).tolist():
+                name, server = roster[index]
+                places = np.flatnonzero(self._where == index).tolist()
+                if name == this_node() or server is None:
+                    here += places
+                else:
+                    elsewhere[name], servers[name] = places, server
         keys = [self._key(place) for place in here]
         yield from zip(here, scratch.blocks(keys, part), strict=True)
-        yield from self._fetch(elsewhere, part)
+        yield from self._fetch(elsewhere, servers, part)
 
     def _fetch(
-        self, elsewhere: dict[str, list[int]], part: int
+        self, elsewhere: dict[str, list[int]], servers: dict[str, Any], part: int
     ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
         """Yield places and blocks from other nodes, with a few requests under way at a time."""
         requests: list[list[tuple[str, list[int]]]] = []
         asked: dict[Any, tuple[str, list[int]]] = {}
         for name, places in elsewhere.items():
             keys = [self._key(place) for place in places]
-            asked[self._servers[name].sizes.remote(keys, part)] = (name, places)
+            asked[servers[name].sizes.remote(keys, part)] = (name, places)
         for (name, places), sizes in self._answers(asked):
             if isinstance(sizes, str):
                 yield from ((place, sizes) for place in places)
@@ -200,17 +217,17 @@ class Directory:
             requests.append([(name, places) for places in own if places])
         # The nodes take turns.
         turns = itertools.chain.from_iterable(itertools.zip_longest(*requests))
-        yield from self._requested(deque(filter(None, turns)), part)
+        yield from self._requested(deque(filter(None, turns)), servers, part)
 
     def _requested(
-        self, waiting: deque[tuple[str, list[int]]], part: int
+        self, waiting: deque[tuple[str, list[int]]], servers: dict[str, Any], part: int
     ) -> Iterator[tuple[int, NDArray[np.uint8] | str | None]]:
         asked: dict[Any, tuple[str, list[int]]] = {}
         while waiting or asked:
             while waiting and len(asked) < REQUESTS:
                 name, places = waiting.popleft()
                 keys = [self._key(place) for place in places]
-                asked[self._servers[name].read.remote(keys, part)] = (name, places)
+                asked[servers[name].read.remote(keys, part)] = (name, places)
             (_, places), blocks = next(self._answers(asked))
             if isinstance(blocks, str):
                 yield from ((place, blocks) for place in places)
@@ -275,6 +292,10 @@ class Servers:
     def __init__(self, scratch: Scratch, keep: bool) -> None:
         self._scratch, self._keep = scratch, keep
         self.actors: dict[str, Any] = {}
+        self._places: dict[str, int] = {}
+        """Places of nodes in the roster. Nodes that are lost keep theirs."""
+        self._roster: ray.ObjectRef | None = None
+        self._unneeded: defaultdict[str, list[Key]] = defaultdict(list)
 
     @property
     def scratch(self) -> Scratch:
@@ -285,6 +306,8 @@ class Servers:
         """Start a server on each node that has none."""
         for name in nodes:
             if name not in self.actors:
+                self._roster = None
+                self._places.setdefault(name, len(self._places))
                 self.actors[name] = (
                     ray.remote(Server)
                     .options(
@@ -297,6 +320,23 @@ class Servers:
                     )
                     .remote(replace(self._scratch, node=name), self._keep)
                 )
+
+    def place(self, node: str) -> int:
+        """Return the place of a node in the roster."""
+        # The node may have joined, and done a task, since the driver last looked.
+        if node not in self._places:
+            self.start([node])
+        return self._places[node]
+
+    @property
+    def roster(self) -> ray.ObjectRef:
+        """List of nodes and their servers, None for a server that is dropped.
+
+        It is an object of its own since a list of a thousand servers takes 4 ms to pickle.
+        """
+        if self._roster is None:
+            self._roster = ray.put([(name, self.actors.get(name)) for name in self._places])
+        return self._roster
 
     def find(self) -> dict[str, tuple[dict[Key, Any], int]]:
         """Return what each node's server has found; nodes that do not answer are left out."""
@@ -312,17 +352,21 @@ class Servers:
                 continue
 
     def remove(self, keys: Sequence[Key], nodes: Sequence[str]) -> None:
-        """Delete parcels that no task will read."""
-        by_node = defaultdict(list)
+        """Note that no task will read some parcels."""
         for key, name in zip(keys, nodes, strict=True):
-            by_node[name].append(key)
-        for name, own in by_node.items():
+            self._unneeded[name].append(key)
+
+    def clear(self) -> None:
+        """Delete the parcels that no task will read, with one call for each node."""
+        for name, keys in self._unneeded.items():
             if name in self.actors:
-                self.actors[name].remove.remote(own)
+                self.actors[name].remove.remote(keys)
+        self._unneeded.clear()
 
     def drop(self, name: str) -> None:
         """Forget the server of a node that is lost, so that tasks do not wait for its answers."""
         if (server := self.actors.pop(name, None)) is not None:
+            self._roster = None
             ray.kill(server)
 
     def close(self) -> None:

@@ -37,8 +37,8 @@ class Work:
 
     def run(
         self,
-        key: Key,
         function: Callable[..., Any],
+        key: Key,
         hands_on: bool,
         reads: Sequence[tuple[int | None, bool]],
         *sources: Any,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from cosmoflow.config.base import digest as digest_of
 from cosmoflow.config.settings import PaintConfig
@@ -224,7 +225,7 @@ def _pieces_near(
     pieces: list[tuple[int, int]],
     config: PaintConfig,
     todo: list[int],
-) -> dict[int, list[int]] | None:
+) -> dict[int, NDArray[np.int32]] | None:
     """Return the pieces that may touch each shard; None if any piece may touch any shard."""
     if store.coverage(*pieces[0]) is None:
         return None
@@ -233,4 +234,4 @@ def _pieces_near(
         touched = np.flatnonzero(shards_near_piece(store, *piece, config)).tolist()
         for shard in near.keys() & touched:
             near[shard].append(index)
-    return near
+    return {shard: np.array(found, np.int32) for shard, found in near.items()}
