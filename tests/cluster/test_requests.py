@@ -56,7 +56,7 @@ def stores(proxy):
         ["infer", FIELDS, WITH_ERRORS, "--model=wiener"],
     ):
         assert run_app([*command, *SETTINGS]) == 0
-    create_variable(open_group_for_writing(WITH_ERRORS), "velocity_std", 128, 64, 32)
+    create_variable(open_group_for_writing(WITH_ERRORS), "velocity_std", 128, 64, 64)
     errors = np.random.default_rng(1).uniform(1.0, 9.0, (3, 128, 128, 128))
     write_whole(WITH_ERRORS, "velocity_std", errors.astype(np.float32))
 

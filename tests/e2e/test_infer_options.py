@@ -299,7 +299,9 @@ def test_arrays_in_memory_give_what_stores_give(chain, infer):
     stored = infer(*told, *(f"--field={name}" for name in options["fields"]))
     fields = open_fields(str(chain / "fields.zarr"))
     run = package.Run(load_settings(options={"infer": options}))
-    found = package.infer_array(fields["density"].values, 96.0, str(chain / "model"), run=run)
+    found = package.infer_array(
+        fields["density"].values, 96.0, str(chain / "model"), redshift=0.0, run=run
+    )
     assert set(found) == {"velocity", "velocity_spread", "momentum", "divergence"}
     for name in found:
         close(found[name], stored[name], part=2e-4 if name == "velocity_spread" else 2e-5)
@@ -315,10 +317,10 @@ def test_linear_theory_of_an_array_is_that_of_a_store(copy_of, tmp_path, cosmofl
     assert code == 0, err
     stored = xr.open_zarr(out, consolidated=False)
     density = open_fields(str(fields))["density"].values
-    found = package.infer_array(density, 96.0, "linear:4")
+    found = package.infer_array(density, 96.0, "linear:4", redshift=0.0)
     close(found["velocity"], stored["velocity"], part=2e-5)
     part = package.infer_array(
-        density, 96.0, "linear:4",
+        density, 96.0, "linear:4", redshift=0.0,
         run=package.Run(load_settings(options={"infer": {"region": "0:96,0:48,10:20"}})),
     )  # fmt: skip
     assert part["velocity"].shape == (3, 48, 24, 5)

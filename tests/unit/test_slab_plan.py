@@ -32,7 +32,9 @@ def cluster_run(memory, cores, allowed=None, *, nodes=1):
     engine = SimpleNamespace(
         name="ray", cpus=cores, memory=memory, memory_per_core=memory // cores, share=share
     )
-    session = SimpleNamespace(engine=lambda cpu_seconds, **needs: engine)
+    session = SimpleNamespace(
+        engine=lambda cpu_seconds, **needs: engine, wants_ray=lambda seconds, **needs: True
+    )
     address = EngineConfig(choice="ray", address="ray://head:10001", memory=allowed)
     settings = load_settings().model_copy(update={"engine": address})
     return Run(settings, session)

@@ -22,13 +22,14 @@ from cosmoflow.stages.evaluate.requests import count_cells_read, count_requests
 from cosmoflow.stages.evaluate.shipped import NOT_COMPARED, describe_shipped
 from cosmoflow.stages.flows.plan import plan_flow
 from cosmoflow.stages.flows.stored import LINEAR_BYTES, current_scales
-from cosmoflow.stages.infer import Shipped
+from cosmoflow.stages.infer import Shipped, count_scatter_check
 from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.requests import count_workers
 from cosmoflow.stages.run import Plan, Run, memory_here, memory_of_worker
 from cosmoflow.stages.slabs.plan import Grid, planned_cores
 from cosmoflow.stages.spectra import plan_measurement
 from cosmoflow.storage.fields import FieldStore
+from cosmoflow.storage.requests import Requests
 from cosmoflow.units import format_bytes
 
 BLOCK_CELLS = 512
@@ -191,7 +192,8 @@ def plan_work(inputs: Inputs, run: Run, shipped: Shipped = NOT_COMPARED) -> Eval
             power,
             count_workers(run),
             kept=bool(kept),
-        ),
+        )
+        + Requests(get=count_scatter_check(true) if shipped.sampled else 0),
         grid=true.grid,
         methods=[method.name for method in methods],
         predictions={name: store.url for name, store in inputs.found.items()},

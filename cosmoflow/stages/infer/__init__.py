@@ -6,6 +6,7 @@ from cosmoflow.stages.infer.ensemble import Member
 from cosmoflow.stages.infer.layout import choose_layout, count_workers
 from cosmoflow.stages.infer.plan import plan_work
 from cosmoflow.stages.infer.request import Device, check_work
+from cosmoflow.stages.infer.requests import count_scatter_check
 from cosmoflow.stages.infer.shipped import (
     Shipped,
     find_shipped,
@@ -20,6 +21,7 @@ __all__ = [
     "Shipped",
     "check_work",
     "choose_layout",
+    "count_scatter_check",
     "count_workers",
     "find_shipped",
     "infer",

@@ -123,14 +123,19 @@ def count_traffic(
         for name, lead in variables:
             source.read_block(name, region, lead=lead)
     reads = store.requests + _CHECKED * filtered * len(followed)
-    checked = CountedStore(stored)
-    if any(map(expects_scatter, models)):
-        for block in sample_blocks(box.grid):
-            checked.read_block("density", block)
+    checked = count_scatter_check(box) if any(map(expects_scatter, models)) else 0
     written = count_writes(len(work.variables)) * sum(map(len, tasks))
     share = len(tasks) / len(followed)
-    requests = Requests(get=checked.requests + round(reads * share)) + written + ONCE["infer"]
+    requests = Requests(get=checked + round(reads * share)) + written + ONCE["infer"]
     return Traffic(requests, round(store.numbers * share))
+
+
+def count_scatter_check(box: StoredBox) -> int:
+    """Return the requests of :func:`cosmoflow.stages.inputs.condition.check_scatter`."""
+    store = CountedStore(stored_shards(box))
+    for block in sample_blocks(box.grid):
+        store.read_block("density", block)
+    return store.requests
 
 
 def _tasks_of_one(

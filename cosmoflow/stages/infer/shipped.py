@@ -24,7 +24,7 @@ from cosmoflow.stages import costs
 from cosmoflow.stages.flows.stored import WIENER_BYTES
 from cosmoflow.stages.infer.arrays import BLOCK_CELLS, add_flows, predict_blocks
 from cosmoflow.stages.infer.ensemble import Floats, Member
-from cosmoflow.stages.inputs.condition import check_scatter
+from cosmoflow.stages.inputs.condition import check_scatter, expects_scatter
 from cosmoflow.stages.models import check_fits, open_model
 from cosmoflow.storage.fields import FieldStore
 
@@ -45,11 +45,14 @@ class Shipped:
         The model, made for the box; None if it does not fit.
     reason : str
         Why it does not fit; empty if it does.
+    sampled : bool
+        Whether the density was sampled to find that out.
     """
 
     name: str
     model: VelocityModel | None
     reason: str = ""
+    sampled: bool = False
 
     def memory(self, grid: int) -> int:
         """Return the bytes that this process needs to predict a box."""
@@ -96,6 +99,7 @@ def find_shipped(store: FieldStore, name: str = DEFAULT_MODEL) -> Shipped:
         Name of the model.
     """
     warned: list[str] = []
+    sampled = False
 
     def hear(event: Event) -> None:
         if isinstance(event, Message) and event.level == "warning":
@@ -104,11 +108,13 @@ def find_shipped(store: FieldStore, name: str = DEFAULT_MODEL) -> Shipped:
     try:
         model = open_model(name, store)
         check_fits(model, name, store, hear)
+        sampled = expects_scatter(model)
         check_scatter(store, store, [name], [model], hear)
     except (ConfigError, DataError) as error:
         warned.append(error.what if error.value is None else f"{error.what}: {error.value}")
     # The rest of a warning says what to do, or that the accuracy is unknown.
-    return Shipped(name, None, warned[0].partition(";")[0]) if warned else Shipped(name, model)
+    reason = warned[0].partition(";")[0] if warned else ""
+    return Shipped(name, None if warned else model, reason, sampled)
 
 
 def predict_shipped(
