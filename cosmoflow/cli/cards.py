@@ -61,7 +61,8 @@ def describe_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Return the particles per cell and the share of empty cells as text; None if not known."""
     share, each = sampling.get("empty_share"), sampling.get("particles_per_cell")
     fill = _FILLS.get(sampling.get("fill", ""), "unknown")
-    empty = f"{100 * share:.2g} %, velocity there: {fill}" if share else "none"
+    known = fill != "unknown"
+    empty = f"{100 * share:.2g} %" + f", velocity there: {fill}" * known if share else "none"
     return {
         "particles per cell": None if each is None else f"{each:.3g}",
         "empty cells": None if share is None else empty,

@@ -38,6 +38,7 @@ from cosmoflow.stages.inputs.condition import condition_of
 from cosmoflow.storage.metadata import Box
 from cosmoflow.storage.urls import absolute, exists, has_file, read_bytes, write_bytes
 from cosmoflow.tables import html_table, shorten, text_table
+from cosmoflow.units import LENGTH
 
 CELL_SIZE_TOLERANCE = 1e-3
 
@@ -303,10 +304,14 @@ def _check_range(
         caution(
             listener,
             f"{fields.url} does not state its number of particles per cell: {model_url} assumes "
-            f"{fit.assumed_particles:.3g}; --set infer.particles_per_cell=N states it",
+            f"{fit.assumed_particles:.3g}; --set infer.particles_per_cell=N (in Python "
+            "particles_per_cell=N) states it",
         )
     for one in fit.excess:
         limit = f"{one.low:g} to {one.high:g}"
+        unit = f" {LENGTH}" if one.name == "cell_size" else ""
+        far = unit and not 0.1 * one.low < one.value < 10.0 * one.high
+        hint = f"; is the side of the box, {fields.metadata.box_size:g}, in {LENGTH}?" * bool(far)
         if strict:
             raise DataError(
                 "the box is outside of the range that the model was trained on",
@@ -318,8 +323,8 @@ def _check_range(
             )
         caution(
             listener,
-            f"{one.name} of the box is {one.value:g}, and {model_url} was trained on {limit}; "
-            "its accuracy there is unknown",
+            f"{one.name} of the box is {one.value:g}{unit}, and {model_url} was trained on {limit}"
+            f"{unit}; its accuracy there is unknown{hint}",
         )
 
 

@@ -186,7 +186,7 @@ def check_box(box_size: float, redshift: float, where: str | None) -> None:
         require_number(number, place)
     if not 0.0 < box_size <= LARGEST_BOX:
         raise error(
-            "this is no side of a box in Mpc/h",
+            "the side of the box cannot be that in Mpc/h",
             where=places[0],
             value=f"{box_size:g}",
             limit=f"above 0 and at most {LARGEST_BOX:g} Mpc/h",

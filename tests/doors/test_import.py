@@ -14,6 +14,7 @@ import cosmoflow
 from cosmoflow.cli.app import run_app
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError
+from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.storage.fields import FieldStore
 from tests.cases import each
 from tests.conftest import refused
@@ -129,7 +130,9 @@ def test_what_the_cube_holds(tmp_path, array, options, note):
     truth = COUNTS / COUNTS.mean() if array is COUNTS else DENSITY
     notes = check(str(tmp_path / "a.zarr"), truth)
     assert note in " ".join(notes)
-    sampling = FieldStore(str(tmp_path / "a.zarr")).metadata.sampling
+    store = FieldStore(str(tmp_path / "a.zarr"))
+    sampling = store.metadata.sampling
+    assert painting_of(store).scheme == ("ngp" if array is COUNTS else None)
     if array is COUNTS:
         assert (sampling.particles_per_cell, sampling.equal_masses) == (COUNTS.mean(), True)
         assert "kept as the number of particles per cell" in " ".join(notes)

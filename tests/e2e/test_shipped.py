@@ -83,7 +83,7 @@ def test_models_are_compared_with_what_ships(
         ("y.zarr", 256, "residual-small is predicted in memory"),
         ("own.zarr", 0, "switched off"),
         ("own.zarr", GRID - 1, f"the box has {GRID}^3 cells"),
-        ("name=shipped.zarr", 256, "name is already its prediction"),
+        ("name=shipped.zarr", 256, "name is already among the predictions"),
     ):
         options = [f"--set=evaluate.shipped_grid={setting}", "--overwrite"]
         evaluate = ["evaluate", "second box.zarr", store, "--out=report", "--json", *options]

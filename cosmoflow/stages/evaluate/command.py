@@ -145,7 +145,8 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         check_contents(store, [*(one.variable for one in own), *errors], run)
     size, subbox = inputs.box_size, run.settings.evaluate.subbox
     if subbox > size:
-        run.listener(Message(f"sub-boxes are {size:g} Mpc/h: the box has no more"))
+        what = f"the box is smaller than evaluate.subbox, {subbox:g} Mpc/h"
+        run.listener(Message(f"{what}: one sub-box of {size:g} Mpc/h is measured"))
     provenance["notes"] += examine([inputs.true, *inputs.found.values()], run.listener)
     with _holding(out, run, provenance) as claim:
         comparison = measure(inputs, out, plan, engine, run, claim)

@@ -41,7 +41,7 @@ def choose_shipped(inputs: Inputs, run: Run) -> Shipped:
     for name, store in inputs.found.items():
         made_from = store.metadata.provenance.get("inputs")
         if isinstance(made_from, dict) and made_from.get("models") == model_digest(DEFAULT_MODEL):
-            return Shipped(DEFAULT_MODEL, None, f"{name} is already its prediction")
+            return Shipped(DEFAULT_MODEL, None, f"{name} is already among the predictions")
     if true.grid > most:
         reason = f"the box has {true.grid}^3 cells, and evaluate.shipped_grid is {most}"
         found = Shipped(DEFAULT_MODEL, None, reason)

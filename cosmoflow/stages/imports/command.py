@@ -30,6 +30,7 @@ from cosmoflow.stages.imports.request import (
 )
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, Summary, checksum_densities
 from cosmoflow.stages.inputs.notes import tell_assumed
+from cosmoflow.stages.inputs.paintings import Painting
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import IN_MEMORY, Cube, Order, cube_of, digest_array, store_array
@@ -241,6 +242,7 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
         request.digests,
         sources=request.sources,
         notes=notes,
+        facts=(Painting() if scaling.particles_per_cell is None else Painting("ngp")).as_facts(),
     )
     metadata = BoxMetadata(
         request.box_size, request.redshift, run.settings.cosmology, provenance=provenance

@@ -182,7 +182,8 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
         if not found.counts_particles:
             return Scaling(0.0, found.mean), notes
         notes.append(
-            "All values are integers: the mean was kept as the number of particles per cell."
+            "All values are integers: they are taken to be numbers of particles in their nearest "
+            "cells (NGP), and the mean was kept as the number of particles per cell."
         )
         return Scaling(0.0, found.mean, found.mean), notes
     try:

@@ -85,7 +85,8 @@ def check_scatter(
             f"the density does not scatter as its box should: ln(rho + {model.offset:g}) has a "
             f"standard deviation of {found:.3g}, and {name} expects {expected:.3g} of cells of "
             f"{box.cell_size:g} Mpc/h at z = {metadata.redshift:g} with sigma8 = "
-            f"{metadata.cosmology.sigma8:g}; check redshift, cosmology, box size and smoothing",
+            f"{metadata.cosmology.sigma8:g}; check redshift, cosmology, box size, smoothing, "
+            "and how particles were assigned to cells",
         )
 
 

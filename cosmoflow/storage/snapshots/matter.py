@@ -18,6 +18,8 @@ from cosmoflow.errors import CosmoflowError, DataError
 from cosmoflow.storage.snapshots.facts import SnapshotFacts
 from cosmoflow.storage.snapshots.source import Part
 
+_SMALLEST_SHARE: Final = 0.01
+"""Least share of the matter that particles may be: of less, a unit is wrong."""
 SLACK: Final = 0.05
 """Smooth neutrinos and rounded constants change the density by less than this fraction."""
 
@@ -251,7 +253,7 @@ def _unlike(
         )
     if hints.mass_share is not None:
         remedies.append(f"the hint mass_share is {hints.mass_share:g}: correct it")
-    elif share < 1.0:
+    elif _SMALLEST_SHARE < share < 1.0:
         remedies.append(
             "if these particles are only a part of the matter, give the hint mass_share: "
             f"--set snapshot.mass_share={share:.3g}"
