@@ -141,7 +141,7 @@ def revise_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     ConfigError
         A key is unknown or a value is out of range; the message names the key.
     """
-    # Values that nobody stated stay unstated: outputs note them as assumed.
+    # Defaults stay marked as defaults: outputs note them as assumed.
     stated = settings.model_dump(exclude_unset=True)
     return _validate(merge(stated, changes)) if changes else settings
 

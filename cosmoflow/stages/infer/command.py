@@ -159,13 +159,12 @@ def infer_store(fields: str, out: str, model: Models, run: Run) -> None:
         )
         done = int((finished & wanted).sum())
         progress = Progress(run.listener, "infer", int(wanted.sum()), "shards", done, claim=claim)
-        columns = count_workers(run) > 1
-        if tasks := work.tasks(store.grid, (~finished).tolist(), columns=columns):
+        if tasks := work.tasks(store.grid, (~finished).tolist()):
             engine.map(
                 partial(make_predictor, fields, work, out, provenance["digest"]),
                 tasks,
                 lambda task, result: progress.advance(len(task)),
-                run_of=partial(work.column_of, store.grid) if columns else None,
+                run_of=partial(work.column_of, store.grid) if work.layout.columns else None,
                 name="infer",
                 workers=run.settings.engine.workers,
                 memory=plan.worker_memory,

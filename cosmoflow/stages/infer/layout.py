@@ -110,8 +110,8 @@ def choose_layout(
         x, _, z = one.layout.block
         # Without room for a column, the halo along z is what takes requests.
         if z >= x or not cache or piece[2] > store.chunk:
-            return replace(one.layout, cache=cache, piece=piece)
-    return works[-1].layout
+            return replace(one.layout, cache=cache, piece=piece, columns=workers > 1)
+    return replace(works[-1].layout, columns=workers > 1)
 
 
 def _memory_beside(run: Run) -> int:

@@ -118,28 +118,28 @@ class Work:
         """Cells around a block that are also predicted, for derivatives."""
         return int(bool(differences(self.config.fields)))
 
-    def tasks(
-        self, grid: int, unfinished: Sequence[bool], *, columns: bool = False
-    ) -> list[tuple[int, ...]]:
+    def tasks(self, grid: int, unfinished: Sequence[bool]) -> list[tuple[int, ...]]:
         """Return the shards of each task: the unfinished ones of a block that meet the region.
+
+        Where workers each take a column of blocks along z, columns follow one another along x, so
+        that workers read and write at different x: in a bucket under different prefixes. Otherwise
+        z is the fastest axis.
 
         Parameters
         ----------
         grid : int
             Cells per axis of the box.
         unfinished : sequence of bool
-            Of each shard.
-        columns : bool
-            Whether columns of blocks along z follow one another along x, so that workers that
-            each take a column read and write at different x: in a bucket under different prefixes.
-            Otherwise z is the fastest axis.
+            Whether each shard has yet to be written.
         """
         shards = grid_blocks(grid, self.layout.shard)
         groups: dict[Sides, list[int]] = {}
         for index, block in enumerate(shards):
             if unfinished[index] and intersect(block, self.region) is not None:
                 groups.setdefault(self._place_of(index, grid), []).append(index)
-        places = sorted(groups, key=lambda at: (at[1], at[0], at[2])) if columns else groups
+        places = (
+            sorted(groups, key=lambda at: (at[1], at[0], at[2])) if self.layout.columns else groups
+        )
         return [tuple(groups[place]) for place in places]
 
     def column_of(self, grid: int, task: tuple[int, ...]) -> tuple[int, int]:

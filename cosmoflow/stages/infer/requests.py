@@ -103,7 +103,7 @@ def count_traffic(
     """Return what a run reads and writes whose global velocities are stored already."""
     stored = stored_shards(box)
     blocks = grid_blocks(box.grid, work.layout.shard)
-    tasks = work.tasks(box.grid, [True] * len(blocks), columns=workers > 1)
+    tasks = work.tasks(box.grid, [True] * len(blocks))
     store = CountedStore(stored)
     source: FieldSource = store
     if work.layout.cache:

@@ -36,6 +36,8 @@ class Layout:
         Bytes of decoded chunks that a worker keeps for the next block.
     piece : (int, int, int)
         Cells of what it reads and keeps together: one chunk, or those of a shard along z.
+    columns : bool
+        Whether there are several workers, each of which goes through columns of blocks along z.
     """
 
     shard: int
@@ -45,6 +47,7 @@ class Layout:
     overlap: int = 0
     cache: int = 0
     piece: Sides = (0, 0, 0)
+    columns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

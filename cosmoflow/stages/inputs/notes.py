@@ -37,7 +37,7 @@ def input_notes(stores: Mapping[str, FieldStore]) -> list[str]:
 
 
 def tell_assumed(values: Mapping[str, float], listener: Listener, *, warn: bool) -> list[str]:
-    """Tell a listener of values that nobody stated, in one line; return the notes on them."""
+    """Tell a listener in one line which values were assumed; return the notes on them."""
     if not values:
         return []
     listed = ", ".join(f"{name} {value:g}" for name, value in values.items())

@@ -167,7 +167,7 @@ def test_names_that_are_taken_are_refused(stores, serial_run, tmp_path):
 
 
 def test_default_names_are_those_of_the_models(stores, box, tmp_path):
-    """Equal names are told apart by the stores."""
+    """Predictions of equal names also get the names of their stores."""
     truth, _ = stores(20)
 
     def predict(place, model):
