@@ -88,8 +88,8 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
     predictions : str, sequence of str, or mapping of str to str
         URLs of fields stores with ``velocity`` or ``momentum``, each plain or as ``NAME=URL``; or
         a mapping of names to URLs. The default name is that of the model that made the prediction:
-        a shipped model's name, or the name of the model's folder. Equal names are told apart by
-        the names of the stores.
+        a shipped model's name, or the name of the model's folder. Predictions of equal
+        names also get the names of their stores.
     out : str
         Local folder for ``report.html``, ``metrics.json``, ``curves.zarr`` and ``figures/``.
     run : Run, optional
