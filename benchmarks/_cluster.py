@@ -3,8 +3,8 @@
 Every resource is a queue that serves one request after the other. Tasks are dispatched by the
 driver in their order, fetch what they need, hold a place of their node while they read, compute and
 write, and hand on parts. The driver hears of several ends at once, in an answer of their node: when
-enough tasks have ended there, or all, or a moment after the first. Nothing is random, so the same
-cluster always takes the same time.
+enough tasks have ended there, or all, or a moment after the first. How many are enough is the
+engine's own rule. Nothing is random, so the same cluster always takes the same time.
 
 Transfers between nodes are stored and forwarded whole, a task's inputs at a time: its node's
 interface receives them one task after the other. All tasks of a pass send to all of the next one,
@@ -19,6 +19,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+from cosmoflow.engine.exchange.places import enough_ended
 
 Handler = Callable[[float, int, int, int], None]
 """Takes the time, and the numbers of a pass, of a task of it, and of a node."""
@@ -57,8 +59,9 @@ class Rates:
     ----------
     task : float
         Seconds of the driver for a task.
-    answer : float
-        Seconds of the driver for an answer of a node, whatever it is about.
+    answer, next_answer : float
+        Seconds of the driver for an answer of a node, whatever it is about: if the driver waits for
+        it, and if it comes while the driver is at work.
     answers : float
         Answers of all nodes together in a second: there are fewer if each of them waits longer.
     moment : float
@@ -74,6 +77,7 @@ class Rates:
     gets: float
     connection: float
     answer: float = 0.0
+    next_answer: float = 0.0
     answers: float = math.inf
     moment: float = 0.0
 
@@ -103,6 +107,8 @@ class Pass:
     waits : tuple of tuple of range
         Of equal groups of its tasks, in their order: which tasks of the pass before they wait for.
         One group where all wait for all; none where nothing is waited for.
+    alone : bool
+        Whether the driver hears of each end by itself: of those of a pool of actors.
     """
 
     name: str
@@ -118,6 +124,7 @@ class Pass:
     handed: float = 0.0
     parts_out: float = 0.0
     waits: tuple[tuple[range, ...], ...] = ()
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -204,6 +211,8 @@ class Simulation:
         self._missing, self._waiters = self._find_waiters()
         self._released = [[False] * len(one.waits) for one in passes]
         self._next_node = 0
+        self._unbegun = 0
+        """Tasks that can run and have not begun."""
         self._last = 0.0
         """When the driver last heard of an end."""
 
@@ -263,6 +272,7 @@ class Simulation:
         self._next_node = (place + 1) % self._nodes
         one, machine = self._passes[number], self._machines[place]
         machine.given += 1
+        self._unbegun += 1
         remote = one.fetched * (1.0 - 1.0 / self._nodes)
         share = self._spilled / self._held if self._held > 0.0 else 0.0
         restored = machine.disk.serve(now, one.fetched * share)
@@ -282,6 +292,7 @@ class Simulation:
         machine = self._machines[place]
         while machine.free and machine.ready:
             machine.free -= 1
+            self._unbegun -= 1
             number, task = machine.ready.popleft()
             one = self._passes[number]
             requests = one.gets / self._rates.gets / one.prefixes
@@ -314,12 +325,19 @@ class Simulation:
         machine.free += 1
         machine.given -= 1
         machine.ended.append((number, task))
-        if not machine.given or len(machine.ended) >= max(1, self._node.places // 2):
+        if not machine.given or len(machine.ended) >= self._enough(number, machine):
             self._on_answer(now, machine.answers, -1, place)
         elif len(machine.ended) == 1:
             moment = max(self._rates.moment, self._nodes / self._rates.answers)
             self._push(now + moment, self._on_answer, machine.answers, -1, place)
         self._begin(now, place)
+
+    def _enough(self, number: int, machine: _Machine) -> int:
+        """Return how many tasks an answer is about that comes after the end of one of a pass."""
+        if self._passes[number].alone:
+            return 1
+        share = self._unbegun / self._nodes
+        return enough_ended(self._node.places, share, machine.given + len(machine.ended))
 
     def _on_answer(self, now: float, number: int, task: int, place: int) -> None:
         """Have the driver hear of what has ended on a node, unless that was in an earlier answer.
@@ -331,7 +349,9 @@ class Simulation:
             return
         ended, machine.ended = machine.ended, []
         machine.answers += 1
-        heard = self._driver.serve(now, self._rates.answer)
+        waited_for = now >= self._driver.free
+        answer = self._rates.answer if waited_for else self._rates.next_answer
+        heard = self._driver.serve(now, answer)
         for before, one in ended:
             self._push(heard, self._on_heard, before, one, place)
 

@@ -6,7 +6,9 @@ sleep in threads of their crew. To the driver they are the crews of as many node
 
 from __future__ import annotations
 
+import math
 import os
+import queue
 import random
 import resource
 import secrets
@@ -30,26 +32,23 @@ CREWS = 64
 PLACES = 64
 TASKS = 36
 """Tasks of each crew: 4096^3 cells on 1,024 nodes have as many in `paint`."""
-SECONDS = 25.0
-"""Longest sleep of a task; the shortest is a fifth of that."""
+RUNS = ((25.0, 0.5), (25.0, 4.0), (25.0, 10.0), (5.0, 0.1), (2.0, 0.04))
+"""Longest sleep of a task, s, and how long a crew waits; the shortest sleep is a fifth of that."""
 
 
 class SleepingCrew(crews.Crew):
     """A crew whose tasks run in its threads."""
 
     def __init__(
-        self,
-        run: Callable[..., Any],
-        functions: dict[str, ray.ObjectRef],
-        needs: Resources,
-        node: str | None = None,
+        self, run: Callable[..., Any], functions: dict[str, ray.ObjectRef], *needs: Any
     ) -> None:
-        super().__init__(run, functions, needs)
+        super().__init__(run, functions, *needs)
         self._known = {name: ray.get(function) for name, function in functions.items()}
         self._threads = ThreadPoolExecutor(PLACES)
         self.answers = 0
 
-    def submit(self, orders: Sequence[crews.Order]) -> None:
+    def submit(self, orders: Sequence[crews.Order], enough: int = 1) -> None:
+        super().submit([], enough)
         for order in orders:
             self._running[order.key] = None
             future = self._threads.submit(self._known[order.key[0]], order.key[1])
@@ -66,8 +65,8 @@ class SleepingCrew(crews.Crew):
         return self.answers
 
 
-def _sleep(number: int) -> None:
-    time.sleep(SECONDS * random.Random(number).uniform(0.2, 1.0))
+def _sleep(longest: float, number: int) -> None:
+    time.sleep(longest * random.Random(number).uniform(0.2, 1.0))
 
 
 @contextmanager
@@ -78,6 +77,7 @@ def _sleeping(nodes: Sequence[Node], moment: float) -> Iterator[None]:
         (crews, "NodeAffinitySchedulingStrategy"): lambda node, soft: "DEFAULT",
         (runner, "worker_nodes"): lambda: list(nodes),
         (runner, "MOMENT"): moment,
+        (runner, "ANSWERS"): math.inf,
     }
     before = {where: getattr(*where) for where in changed}
     for where, value in changed.items():
@@ -90,49 +90,87 @@ def _sleeping(nodes: Sequence[Node], moment: float) -> Iterator[None]:
 
 
 class _Runner(runner.Runner):
-    """Waits until all crews are up; counts the driver's CPU time from then to the last task."""
+    """Waits until all crews are up; counts from then to the last task.
 
-    began = used = 0.0
+    Attributes
+    ----------
+    used : float
+        CPU time of the driver, s.
+    seconds : float
+        Time, s.
+    answers : int
+        Answers of all crews.
+    """
+
+    used = seconds = 0.0
     ended = answers = 0
+    _began: tuple[float, float] | None = None
 
     def _look(self) -> None:
         super()._look()
-        if not self.began:
+        if self._began is None:
             self._count_answers()
-            self.began = _cpu_seconds()
+            self._began = _cpu_seconds(), time.monotonic()
 
     def note(self, key: Key) -> None:
         """Note that a task has ended."""
         self.ended += 1
-        if self.ended == CREWS * TASKS:
-            self.used = _cpu_seconds() - self.began
+        if self.ended == CREWS * TASKS and self._began is not None:
+            used, began = self._began
+            self.used, self.seconds = _cpu_seconds() - used, time.monotonic() - began
             self.answers = self._count_answers()
 
     def _count_answers(self) -> int:
-        asked = [place.crew._actor.count_answers.remote() for place in self._places.values()]
+        asked = [place.crew._actor.count_answers.remote() for place in self._places]
         return sum(ray.get(asked))
 
 
-def measure_crews(moments: Sequence[float] = (0.5, 4.0, 10.0)) -> None:
-    """Print what the driver takes for a task, with crews that wait for some moments."""
+def measure_crews() -> None:
+    """Print what the driver takes for an answer, and for an answer that follows another at once."""
     nodes = [Node(secrets.token_hex(28), "", PLACES, 0, 1 << 38, "") for _ in range(CREWS)]
-    graph, tasks = TaskGraph(), CREWS * TASKS
-    graph.add("sleep", _sleep, range(tasks), output=True)
+    tasks = CREWS * TASKS
     scratch = Scratch("crews", tempfile.gettempdir())
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        for moment in moments:
+        print(f"{CREWS} crews, {tasks} tasks\n")
+        print("| crews wait, s | answers | a second | driver, ms an answer | ms a task | load |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for longest, moment in RUNS:
+            graph = TaskGraph()
+            graph.add("sleep", partial(_sleep, longest), range(tasks), output=True)
             one = _Runner(graph, needs=Resources(), scratch=scratch, cluster=True)
             with _sleeping(nodes, moment):
                 one.run(None, one.note)
             print(
-                f"{CREWS} crews, {tasks} tasks, moment {moment:g} s: {one.answers} answers, the "
-                f"driver {one.used:.2f} s, {1e3 * one.used / tasks:.2f} ms a task; load "
-                f"{os.getloadavg()[0]:.1f}",
+                f"| {moment:g} | {one.answers:,} | {one.answers / one.seconds:.0f} | "
+                f"{1e3 * one.used / one.answers:.2f} | {1e3 * one.used / tasks:.2f} | "
+                f"{os.getloadavg()[0]:.1f} |",
                 flush=True,
             )
+        print(f"\none call right after another: {_milliseconds_of_calls():.2f} ms each")
     finally:
         ray.shutdown()
+
+
+class _Listener:
+    def work(self, orders: Sequence[crews.Order]) -> list[crews.End]:
+        """Return an end for each order."""
+        return [crews.End(order.key, None) for order in orders]
+
+
+def _milliseconds_of_calls(actors: int = 16, calls: int = 800) -> float:
+    """Return the driver's CPU time for a call of an actor with eight tasks, and for its answer."""
+    those = [ray.remote(_Listener).options(num_cpus=0).remote() for _ in range(actors)]
+    orders = [crews.Order(("sleep", number), False, [], []) for number in range(8)]
+    ray.get([one.work.remote(orders) for one in those])
+    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    used = _cpu_seconds()
+    for number in range(calls):
+        answer = those[number % actors].work.remote(orders)
+        answer.future().add_done_callback(heard.put)
+    for _ in range(calls):
+        heard.get().result()
+    return 1e3 * (_cpu_seconds() - used) / calls
 
 
 def _cpu_seconds() -> float:

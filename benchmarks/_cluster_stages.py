@@ -31,9 +31,10 @@ PARTICLES_PER_CELL = 2
 """Along an axis: eight in a cell of 2 Mpc/h, what the network that ships was trained at."""
 CELL = 2.0
 SHARD = 256
-TASK_SECONDS, ANSWER_SECONDS = 6.0e-5, 1.5e-3
-"""CPU time of the driver for a task, and for an answer of a crew about some: the rows of
-`cluster_scaling.py --driver` with many crews, within 12 %."""
+TASK_SECONDS, ANSWER_SECONDS, NEXT_ANSWER_SECONDS = 6.0e-5, 1.5e-3, 3.0e-4
+"""CPU time of the driver for a task, for an answer of a crew about some, which wakes the driver's
+threads, and for one that finds them at work: the rows of `cluster_scaling.py --driver` with many
+crews."""
 PIPELINE = 3
 """Blocks that an actor of `infer` has in hand: it reads one, predicts one and writes one."""
 
@@ -56,6 +57,7 @@ def rates() -> Rates:
         costs.STORE_GETS,
         costs.CONNECTIONS * costs.CONNECTION_BYTES,
         ANSWER_SECONDS,
+        NEXT_ANSWER_SECONDS,
         ANSWERS,
         MOMENT,
     )
@@ -223,7 +225,7 @@ def infer_passes(settings: Settings, node: NodeType, nodes: int = 1) -> tuple[li
     return [
         Pass("blocks", tasks, seconds / tasks, prefixes=folders(settings) * demand.prefixes,
              read=plan.read / costs.COMPRESSION["fields"] / tasks, gets=demand.gets / tasks,
-             written=demand.stored / tasks, puts=demand.puts / tasks)
+             written=demand.stored / tasks, puts=demand.puts / tasks, alone=True)
     ], demand  # fmt: skip
 
 

@@ -124,7 +124,12 @@ def print_what_if(given: argparse.Namespace, cells: int = 4096, nodes: int = 256
         parts = sum(one.tasks * one.parts_out for one in passes)
         print(f"| {stage} | {what} | {parts:,.0f} | {found.seconds:,.0f} | {found.limit} |")
 
-    fast = replace(usual, task=usual.task / 10.0, answer=usual.answer / 10.0)
+    fast = replace(
+        usual,
+        task=usual.task / 10.0,
+        answer=usual.answer / 10.0,
+        next_answer=usual.next_answer / 10.0,
+    )
     for stage in ("paint", "spectra", "flow"):
         passes, demand = STAGES[stage](settings, node, nodes)
         show(stage, "as it is", passes, demand, usual)

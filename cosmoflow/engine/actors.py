@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -73,6 +78,15 @@ class _Worker:
             return self._handle(task)
 
 
+@dataclass(slots=True, eq=False)
+class _Member:
+    """An actor of a pool, and the tasks that it has in hand, by the numbers of their calls."""
+
+    actor: Any
+    up: bool = False
+    tasks: dict[int, Any] = field(default_factory=dict)
+
+
 class ActorPool:
     """A pool of actors that work on tasks.
 
@@ -108,9 +122,13 @@ class ActorPool:
         self._needs = needs
         self._places = places
         self._patience = patience
-        self._starting: dict[Any, Any] = {}
-        self._running: dict[Any, tuple[Any, Any]] = {}
-        self._actors: list[Any] = []
+        self._members: dict[_Member, None] = {}
+        self._up = self._in_hand = 0
+        """Actors that are up, and tasks that they have in hand."""
+        self._heard: queue.SimpleQueue[tuple[_Member, int, Future[Any]]] = queue.SimpleQueue()
+        """Calls that have ended. Ray calls back for each: with a thousand actors, to look at all
+        calls for each that ends would take longer than the call."""
+        self._calls = itertools.count()
         self._fruitless = 0
         self._most = 0
 
@@ -133,37 +151,32 @@ class ActorPool:
         idle_since = looked = time.monotonic()
         self._grow(len(waiting))
         try:
-            while waiting or self._running:
-                if refs := [*self._running, *self._starting]:
-                    ready, _ = ray.wait(refs, num_returns=1, timeout=_LOOK)
-                    for ref in ready:
-                        self._hear(ref, waiting, on_done)
-                else:
-                    # No node has room. ray.wait does not accept an empty list.
-                    time.sleep(_LOOK)
+            while waiting or self._in_hand:
+                with suppress(queue.Empty):
+                    ended = self._heard.get(timeout=_LOOK)
+                    self._hear(*ended, waiting, on_done)
                 now = time.monotonic()
                 if now - looked > _LOOK:
-                    self._grow(len(waiting) + len(self._running))
+                    self._grow(len(waiting) + self._in_hand)
                     looked = now
-                if self._actors or not waiting:
+                if self._up or not waiting:
                     idle_since = now
                 elif now - idle_since > self._patience:
                     raise IncompleteError(
                         "no worker came up",
-                        value=f"{len(self._starting)} asked for, none up for {self._patience:g} s",
+                        value=f"{len(self._members)} asked for, none up for {self._patience:g} s",
                         limit=f"{self._needs.cpus} CPUs and {self._needs.gpus} GPUs on one node",
                         remedy="see `ray status`; then run again with --resume",
                     )
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from error
         finally:
-            for actor in (*self._actors, *self._starting.values()):
-                ray.kill(actor)
+            for member in self._members:
+                ray.kill(member.actor)
 
     def _grow(self, unfinished: int) -> None:
         """Start actors: as many as the cluster has room for, but no more than unfinished tasks."""
-        missing = min(self._places(), unfinished) - len(self._actors) - len(self._starting)
-        for _ in range(missing):
+        for _ in range(min(self._places(), unfinished) - len(self._members)):
             self._start()
 
     def _start(self) -> None:
@@ -173,42 +186,59 @@ class ActorPool:
             .options(max_restarts=0, max_concurrency=STEPS, **placement(self._needs))
             .remote(self._name, self._make, self._needs)
         )
-        self._starting[actor.ready.remote()] = actor
+        member = _Member(actor)
+        self._members[member] = None
+        self._listen(member, next(self._calls), actor.ready.remote())
 
-    def _hear(self, ref: Any, waiting: Runs[T], on_done: Callable[[T, Any], None]) -> None:
-        """Handle a finished reference: an actor that has come up, a result, or a death."""
-        actor, task = self._running.pop(ref, (self._starting.pop(ref, None), None))
-        up = actor not in self._actors
-        try:
-            result = ray.get(ref)
-        except RayActorError as error:
-            self._bury(actor, [] if task is None else [task], waiting, error)
+    def _listen(self, member: _Member, call: int, answer: ray.ObjectRef) -> None:
+        """Hear of the end of a call of an actor."""
+        answer.future().add_done_callback(lambda future: self._heard.put((member, call, future)))
+
+    def _hear(
+        self,
+        member: _Member,
+        call: int,
+        future: Future[Any],
+        waiting: Runs[T],
+        on_done: Callable[[T, Any], None],
+    ) -> None:
+        """Handle the end of a call: an actor has come up, has done a task, or has died."""
+        if member not in self._members:
+            # It has died, and others have its tasks.
             return
-        if up:
-            self._actors.append(actor)
-            self._most = max(self._most, len(self._actors))
+        try:
+            result = future.result()
+        except RayActorError as error:
+            self._bury(member, waiting, error)
+            return
+        if not member.up:
+            member.up = True
+            self._up += 1
+            self._most = max(self._most, self._up)
         else:
             self._fruitless = 0
-            on_done(task, result)
-        self._feed(actor, waiting)
+            self._in_hand -= 1
+            on_done(member.tasks.pop(call), result)
+        self._feed(member, waiting)
 
-    def _feed(self, actor: Any, waiting: Runs[T]) -> None:
+    def _feed(self, member: _Member, waiting: Runs[T]) -> None:
         """Give an actor enough tasks, but none that an idle actor could begin at once."""
-        in_hand = sum(1 for busy, _ in self._running.values() if busy is actor)
-        idle = len(self._actors) + len(self._starting)
-        while waiting and in_hand < STEPS and (in_hand == 0 or len(waiting) >= idle):
-            task = waiting.take(actor)
-            self._running[actor.handle.remote(task)] = (actor, task)
-            in_hand += 1
+        while waiting and len(member.tasks) < STEPS:
+            if member.tasks and len(waiting) < len(self._members):
+                return
+            call, task = next(self._calls), waiting.take(member)
+            member.tasks[call] = task
+            self._in_hand += 1
+            self._listen(member, call, member.actor.handle.remote(task))
 
-    def _bury(self, actor: Any, lost: Sequence[T], waiting: Runs[T], error: RayActorError) -> None:
+    def _bury(self, member: _Member, waiting: Runs[T], error: RayActorError) -> None:
         """Take back the tasks of a dead actor, start another one, and feed the others."""
-        others = [ref for ref, (busy, _) in self._running.items() if busy is actor]
-        waiting.give_back(actor, [*lost, *(self._running.pop(ref)[1] for ref in others)])
-        if actor in self._actors:
-            self._actors.remove(actor)
+        del self._members[member]
+        self._up -= member.up
+        self._in_hand -= len(member.tasks)
+        waiting.give_back(member, list(member.tasks.values()))
         # An actor that is only unreachable might go on writing.
-        ray.kill(actor)
+        ray.kill(member.actor)
         self._fruitless += 1
         limit = max(FRUITLESS_DEATHS, DEATHS_OF_EACH * self._most)
         if self._fruitless > limit:
@@ -218,6 +248,7 @@ class ActorPool:
                 limit=f"{limit} in a row, with no task finished between them",
                 remedy="look at the workers' memory and logs, then run again with --resume",
             ) from error
-        self._grow(len(waiting) + len(self._running))
-        for other in self._actors:
-            self._feed(other, waiting)
+        self._grow(len(waiting) + self._in_hand)
+        for other in self._members:
+            if other.up:
+                self._feed(other, waiting)

@@ -24,12 +24,13 @@ ANSWERS = {
 @each("ends, given, enough, moment", ANSWERS.values(), ids=ANSWERS)
 def test_a_crew_answers_when(ends, given, enough, moment):
     crew = Crew(lambda *order: None, {}, ONE_CORE)
+    crew.submit([], enough)
     crew._running.update(dict.fromkeys(("work", number) for number in range(given)))
     for number, error in enumerate(ends):
         future = Future()
         future.set_exception(error) if error else future.set_result(number)
         crew._ended.put((("work", number), future))
-    found = crew.ended(LONG, enough, moment)
+    found = crew.ended(LONG, moment)
     assert [end.key for end in found] == [("work", number) for number in range(len(ends))]
     assert [end.error is None for end in found] == [error is None for error in ends]
     assert len(crew._running) == given - len(ends)

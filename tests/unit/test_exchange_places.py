@@ -2,34 +2,81 @@
 
 from cosmoflow.engine import TaskGraph
 from cosmoflow.engine.exchange.agenda import Agenda
-from cosmoflow.engine.exchange.places import Place, hand_out
+from cosmoflow.engine.exchange.places import MOST_AHEAD, Place, Places
 from tests.cases import each
 
 HANDED_OUT = {
     "fewer tasks than room: in turn": ([48, 24, 2], 7, [3, 2, 2]),
     "a quarter more": ([8, 8], 22, [10, 10]),
-    "a quarter of the share of all": ([8, 8], 48, [14, 14]),
-    "at most as many more as there is room for": ([8, 16], 9999, [16, 32]),
+    "half of the share of what is left": ([8, 8], 36, [11, 11]),
+    "at most as many more as there is room for": ([32, 64], 9999, [64, 128]),
+    "or some more where there is little room": ([8, 2], 9999, [8 + MOST_AHEAD, 2 + MOST_AHEAD]),
     "at least one": ([1, 1], 5, [2, 2]),
 }
 
 
-@each("rooms, tasks, expected", HANDED_OUT.values(), ids=HANDED_OUT)
-def test_tasks_are_handed_out(rooms, tasks, expected):
+def places_with(*rooms):
+    places = Places()
+    for number, room in enumerate(rooms):
+        places.add(str(number), Place(None, room))
+    return places
+
+
+def agenda_of(tasks):
     graph = TaskGraph()
     graph.add("work", None, range(tasks), output=True)
-    places = [Place(None, room) for room in rooms]
-    agenda = Agenda(graph)
-    given = [key for _, key in hand_out(places, agenda)]
+    return Agenda(graph)
+
+
+@each("rooms, tasks, expected", HANDED_OUT.values(), ids=HANDED_OUT)
+def test_tasks_are_handed_out(rooms, tasks, expected):
+    places, agenda = places_with(*rooms), agenda_of(tasks)
+    given = [key for _, key in places.hand_out(agenda)]
     assert given == [("work", number) for number in range(sum(expected))]
     assert [len(place.running) for place in places] == expected
     assert agenda.ready == tasks - sum(expected)
-    assert not list(hand_out(places, agenda))
+    assert not list(places.hand_out(agenda))
+
+
+def test_a_node_answers_when_half_of_its_tasks_ahead_have_begun_or_all_ended_if_none_is_left():
+    places, agenda = places_with(8), agenda_of(100)
+    (place,) = places
+    list(places.hand_out(agenda))
+    assert len(place.running) == 8 + MOST_AHEAD
+    assert places.enough(place, agenda) == MOST_AHEAD // 2
+    while agenda.ready:
+        for key in list(place.running):
+            places.note_ended(place, key)
+        list(places.hand_out(agenda))
+    assert places.enough(place, agenda) == len(place.running)
 
 
 def test_a_node_with_less_to_do_gets_the_next_task():
-    graph = TaskGraph()
-    graph.add("work", None, range(3), output=True)
-    busy, idle = Place(None, 2, running={("old", 0), ("old", 1)}), Place(None, 2)
-    taken = [place for place, _ in hand_out([busy, idle], Agenda(graph))]
-    assert taken[:2] == [idle, idle]
+    places = places_with(2, 2)
+    busy, idle = places
+    assert len(list(places.hand_out(agenda_of(4)))) == 4
+    for key in list(idle.running):
+        places.note_ended(idle, key)
+    taken = [place for place, _ in places.hand_out(agenda_of(3))]
+    assert taken == [idle, idle, busy]
+
+
+def test_a_node_that_has_left_gets_no_tasks():
+    places = places_with(2, 2)
+    gone = places.remove("0")
+    assert gone not in dict(places.hand_out(agenda_of(9)))
+    assert "0" not in places
+
+
+def test_an_answer_leads_to_a_look_at_its_own_node_alone():
+    class Unseen(set):
+        def __len__(self):
+            raise AssertionError("a node was looked at that has not answered")
+
+    places, agenda = places_with(*[4] * 9), agenda_of(500)
+    list(places.hand_out(agenda))
+    answers, *others = places
+    for other in others:
+        other.running = Unseen(other.running)
+    places.note_ended(answers, *list(answers.running)[:1])
+    assert [place for place, _ in places.hand_out(agenda)] == [answers]

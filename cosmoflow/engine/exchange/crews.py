@@ -110,9 +110,11 @@ class Crew:
         """The remote function under the name of each family."""
         self._running: dict[Key, ray.ObjectRef] = {}
         self._ended: queue.SimpleQueue[tuple[Key, Future[Any]]] = queue.SimpleQueue()
+        self._enough = 1
 
-    def submit(self, orders: Sequence[Order]) -> None:
-        """Submit some tasks."""
+    def submit(self, orders: Sequence[Order], enough: int = 1) -> None:
+        """Submit some tasks; from now on :meth:`ended` waits for ``enough`` of all to end."""
+        self._enough = enough
         for key, hands_on, reads, sources in orders:
             if key[0] not in self._named:
                 self._named[key[0]] = self._remote.options(name=str(key[:1]))
@@ -123,20 +125,20 @@ class Crew:
 
     def work(self, orders: Sequence[Order], enough: int, moment: float) -> list[End]:
         """Submit some tasks; wait for these or earlier ones to end, see :meth:`ended`."""
-        self.submit(orders)
-        return self.ended(_ANSWER_SECONDS, enough, moment)
+        self.submit(orders, enough)
+        return self.ended(_ANSWER_SECONDS, moment)
 
-    def ended(self, patience: float, enough: int = 1, moment: float = 0.0) -> list[End]:
-        """Wait for tasks to end; return the tasks that have ended since the last call.
+    def ended(self, patience: float, moment: float = 0.0) -> list[End]:
+        """Wait for enough tasks to end; return the tasks that have ended since the last call.
+
+        It does not wait for more if one of them fails or no other task runs.
 
         Parameters
         ----------
         patience : float
             Seconds to wait for a first task.
-        enough : int
-            Tasks to wait for, unless one of them fails or no other task runs.
         moment : float
-            Seconds to wait for them after the first.
+            Seconds to wait for others after the first.
         """
         found = []
         with suppress(queue.Empty):
@@ -144,7 +146,7 @@ class Crew:
             until = time.monotonic() + moment
             while True:
                 found.append(self._end(key, future))
-                more = len(found) < enough and self._running and found[-1].error is None
+                more = len(found) < self._enough and self._running and found[-1].error is None
                 left = max(until - time.monotonic(), 0.0) if more else 0.0
                 key, future = self._ended.get(left > 0.0, left)
         return found
@@ -211,7 +213,7 @@ class RemoteCrew:
             answer = self._actor.work.remote(orders, enough, moment)
             answer.future().add_done_callback(self._hear)
         elif orders:
-            self._actor.submit.remote(orders)
+            self._actor.submit.remote(orders, enough)
 
     def _hear(self, future: Future[list[End]]) -> None:
         self._listening = False

@@ -23,7 +23,7 @@ from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
 from cosmoflow.engine.exchange.bucket import BucketScratch, HeldObjects
 from cosmoflow.engine.exchange.crews import MOMENT, RETRIES, Crew, End, Order, RemoteCrew
-from cosmoflow.engine.exchange.places import Place, hand_out
+from cosmoflow.engine.exchange.places import Place, Places
 from cosmoflow.engine.exchange.scratch import Held, Scratch
 from cosmoflow.engine.exchange.servers import (
     Directory,
@@ -103,7 +103,9 @@ class Runner:
             name: np.zeros(len(family.numbers), np.int32) for name, family in graph.families.items()
         }
         """Places of their servers in the roster: looked up for thousands of parcels at once."""
-        self._places: dict[str, Place] = {}
+        self._places = Places()
+        self._answered: dict[Place, None] = {}
+        """Nodes whose crew has answered since it was last asked."""
         self._heard: queue.SimpleQueue[tuple[RemoteCrew, Future[list[End]]]] = queue.SimpleQueue()
         self._losses: Counter[Key] = Counter()
         self._next_look = 0.0
@@ -140,13 +142,13 @@ class Runner:
                 raise error.cause from error
             raise
         finally:
-            for place in self._places.values():
+            for place in self._places:
                 place.crew.close()
             self._give_up()
 
     def _finish(self) -> None:
         """Wait a while for the tasks that run to end."""
-        answers = [place.crew.finish() for place in self._places.values() if place.running]
+        answers = [place.crew.finish() for place in self._places if place.running]
         if refs := [answer for answer in answers if answer is not None]:
             ray.wait(refs, num_returns=len(refs), timeout=PATIENCE, fetch_local=False)
 
@@ -198,7 +200,7 @@ class Runner:
         up = {node.name for node in nodes}
         for name in set(self._servers.actors) - up:
             self._servers.drop(name)
-        if self._nodes or any(place.running for place in self._places.values()):
+        if self._nodes or any(place.running for place in self._places):
             self._servers.start(sorted(up))
         if gone := {key: name for key, name in self._nodes.items() if name not in up}:
             self._lose(dict.fromkeys(gone, "its node has left"))
@@ -236,14 +238,14 @@ class Runner:
             if not self._places:
                 room = max(1, sum(node.places(self._needs) for node in fitting))
                 here = Crew(self._work(), self._functions, self._needs)
-                self._places[this_node()] = Place(here, room)
+                self._places.add(this_node(), Place(here, room))
             return
         for node in fitting:
             if node.name not in self._places:
                 crew = RemoteCrew(
                     self._work(), self._functions, self._needs, node.name, self._on_ended
                 )
-                self._places[node.name] = Place(crew, node.places(self._needs))
+                self._places.add(node.name, Place(crew, node.places(self._needs)))
 
     def _work(self) -> Callable[..., Any]:
         """Return the function that workers run."""
@@ -260,9 +262,11 @@ class Runner:
 
     def _submit_some(self) -> None:
         """Send tasks to the nodes, and ask for those that have ended there."""
-        for place, key in hand_out(self._places.values(), self._agenda):
+        asked, self._answered = self._answered, {}
+        for place, key in self._places.hand_out(self._agenda):
             place.waiting.append(self._order(key))
-        for place in self._places.values():
+            asked[place] = None
+        for place in asked:
             if place.running:
                 self._send(place)
 
@@ -270,7 +274,8 @@ class Runner:
         """Send a crew its tasks, and ask for those that have ended."""
         orders, place.waiting = place.waiting, []
         if self._cluster:
-            place.crew.work(orders, place.enough, max(MOMENT, len(self._places) / ANSWERS))
+            enough = self._places.enough(place, self._agenda)
+            place.crew.work(orders, enough, max(MOMENT, len(self._places) / ANSWERS))
         elif orders:
             place.crew.submit(orders)
 
@@ -305,7 +310,7 @@ class Runner:
         """Wait for tasks to end; return those that have succeeded."""
         # The timeouts keep the interpreter responsive to Ctrl-C.
         if not self._cluster:
-            (place,) = self._places.values()
+            (place,) = self._places
             return self._take(place, place.crew.ended(1.0))
         done = []
         with suppress(queue.Empty):
@@ -329,7 +334,8 @@ class Runner:
 
     def _dismiss(self, name: str, reason: str) -> None:
         """Put back the tasks of a crew that has died, alone or with its node."""
-        place = self._places.pop(name)
+        place = self._places.remove(name)
+        self._answered.pop(place, None)
         place.crew.close()
         for key in place.running:
             self._count_loss(key, reason)
@@ -339,8 +345,9 @@ class Runner:
     def _take(self, place: Place, ends: Iterable[End]) -> list[Key]:
         """Take the results of some tasks; return those that have succeeded."""
         done = []
+        self._answered[place] = None
         for end in ends:
-            place.running.discard(end.key)
+            self._places.note_ended(place, end.key)
             if end.error is None:
                 self._store(end.key, end.value)
                 done.append(end.key)
