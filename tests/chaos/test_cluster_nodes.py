@@ -196,10 +196,16 @@ def nearly_equal_boxes(out, expected):
 
 
 def same_training(out, expected):
+    """Two workers round the sums of gradients otherwise, and the difference grows with the steps.
+
+    The loss is that of a step's own crops: it tells steps that were left out or done twice.
+    """
     one, two = (chain.curve(str(path)) for path in (out, expected))
     assert len(one) == len(two) == 15
-    for row, wanted in zip(one, two, strict=True):
-        assert row == pytest.approx(wanted, rel=2e-3)
+    for (step, loss, residual, rate), wanted in zip(one, two, strict=True):
+        assert (step, rate) == pytest.approx((wanted[0], wanted[3]))
+        assert loss == pytest.approx(wanted[1], rel=2e-4 if step <= 12 else 1e-2)
+        assert residual == pytest.approx(wanted[2], rel=1e-3 if step <= 12 else 5e-3)
 
 
 COMPARISONS = {
