@@ -6,8 +6,9 @@ Usage: python -m benchmarks.bucket_rate FIELDS [--latency 0.02] [--model residua
 FIELDS is a fields store whose Wiener velocity is made; it is copied into a bucket of moto behind a
 proxy that delays every request. `cosmoflow infer` runs as a command of its own from store to store,
 first on the disk, then in the bucket, after a run of each that warms the caches of files. Server
-and proxy take some of the same cores. Run it in the root of the repository: the server and the
-proxy are those of the tests.
+and proxy take some of the same cores: their CPU time is printed, and the rate that the command
+would have beside them if it never waited for a request. Run it in the root of the repository: the
+server and the proxy are those of the tests.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 import obstore
+import psutil
 
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, checksum_densities
 from cosmoflow.storage.buckets import connect
@@ -41,15 +45,36 @@ def upload(folder: Path) -> None:
             obstore.put(bucket, str(path.relative_to(folder)), path.read_bytes())
 
 
-def run(fields: str, out: str, options: list[str], environment: dict[str, str]) -> float:
-    """Run the command; return its seconds."""
+@dataclass(frozen=True, order=True)
+class Taken:
+    """What a run took, s: time, CPU time of the command, CPU time of the server and the proxy."""
+
+    seconds: float
+    command: float
+    servers: float
+
+
+def run(fields: str, out: str, options: list[str], environment: dict[str, str]) -> Taken:
+    """Run the command; return what it took."""
     command = [sys.executable, "-m", "cosmoflow", "infer", fields, out, "--overwrite"]
-    begun = time.perf_counter()
+    begun, ours, theirs = time.perf_counter(), _cpu_seconds(RUSAGE_CHILDREN), _servers()
     subprocess.run(
         [*command, "--engine", "serial", "--json", *options],
         check=True, stdout=subprocess.DEVNULL, env=environment,
     )  # fmt: skip
-    return time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
+    return Taken(seconds, _cpu_seconds(RUSAGE_CHILDREN) - ours, _servers() - theirs)
+
+
+def _cpu_seconds(who: int) -> float:
+    used = getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
+def _servers() -> float:
+    """Return the CPU seconds of the server, which runs, and of the proxy, which is in here."""
+    times = [child.cpu_times() for child in psutil.Process().children()]
+    return sum(one.user + one.system for one in times) + _cpu_seconds(RUSAGE_SELF)
 
 
 def main() -> None:
@@ -73,16 +98,24 @@ def main() -> None:
             # As if it had been painted there: objects in a bucket have other checksums than files.
             open_group_for_writing(PLACE).attrs[DENSITY_CHECKSUMS] = checksum_densities(PLACE)
         environment = {**os.environ, **settings}
-        local: list[float] = []
-        remote: list[float] = []
+        local: list[Taken] = []
+        remote: list[Taken] = []
         for _ in range(2):
             local.append(run(given.fields, f"{folder}/out.zarr", options, dict(os.environ)))
             remote.append(run(PLACE, "s3://boxes/out.zarr", options, environment))
         count = len(proxy.log)
     shutil.rmtree(folder)
-    for name, seconds in (("disk", min(local)), ("bucket", min(remote))):
-        print(f"{name:7s} {seconds:7.2f} s {cells / seconds / 1e6:7.3f} Mcell/s")
-    print(f"{min(local) / min(remote):.2f} of the local rate; {count} requests in two runs")
+    for name, one in (("disk", min(local)), ("bucket", min(remote))):
+        print(
+            f"{name:7s} {one.seconds:7.2f} s {cells / one.seconds / 1e6:7.3f} Mcell/s; "
+            f"CPU: command {one.command:.1f} s, server and proxy {one.servers:.1f} s"
+        )
+    disk, bucket = min(local), min(remote)
+    print(f"{disk.seconds / bucket.seconds:.2f} of the local rate; {count} requests in two runs")
+    # As busy as on the disk, with the cores that the server and the proxy leave.
+    cores = len(os.sched_getaffinity(0))
+    free = disk.seconds * bucket.command / disk.command + bucket.servers / cores
+    print(f"{disk.seconds / free:.2f} if it never waited for a request, beside these servers")
 
 
 if __name__ == "__main__":
