@@ -2,9 +2,10 @@
 
 Every resource is a queue that serves one request after the other. Tasks are dispatched by the
 driver in their order, fetch what they need, hold a place of their node while they read, compute and
-write, and hand on parts. The driver hears of several ends at once, in an answer of their node: when
-enough tasks have ended there, or all, or a moment after the first. How many are enough is the
-engine's own rule. Nothing is random, so the same cluster always takes the same time.
+write, and hand on parts. The driver hears of several ends at once, in an answer of the crew of
+their node: when enough of its tasks have ended, or all, or a moment after the first. How many are
+enough, and how many crews there are, is the engine's own rule. Nothing is random, so the same
+cluster always takes the same time.
 
 Transfers between nodes are stored and forwarded whole, a task's inputs at a time: its node's
 interface receives them one task after the other. All tasks of a pass send to all of the next one,
@@ -15,12 +16,11 @@ task gets its inputs differs. Interfaces work both ways at once.
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cosmoflow.engine.exchange.places import enough_ended
+from cosmoflow.engine.exchange.places import MOST_CREWS, enough_ended
 
 Handler = Callable[[float, int, int, int], None]
 """Takes the time, and the numbers of a pass, of a task of it, and of a node."""
@@ -60,12 +60,12 @@ class Rates:
     task : float
         Seconds of the driver for a task.
     answer, next_answer : float
-        Seconds of the driver for an answer of a node, whatever it is about: if the driver waits for
+        Seconds of the driver for an answer of a crew, whatever it is about: if the driver waits for
         it, and if it comes while the driver is at work.
-    answers : float
-        Answers of all nodes together in a second: there are fewer if each of them waits longer.
     moment : float
-        Seconds that a node waits at least.
+        Seconds that a crew waits at most after the first end.
+    submitted : float
+        Seconds of a crew for a task.
     puts, gets : float
         Requests a second that the store of objects takes on a prefix.
     connection : float
@@ -78,8 +78,8 @@ class Rates:
     connection: float
     answer: float = 0.0
     next_answer: float = 0.0
-    answers: float = math.inf
     moment: float = 0.0
+    submitted: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,13 @@ class _Machine:
     free: int
     computing: float = 0.0
     ready: deque[tuple[int, int]] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Crew:
+    """What submits the tasks of a node, or of some, and answers about them."""
+
+    hands: Queue = field(default_factory=lambda: Queue(1.0))
     given: int = 0
     answers: int = 0
     ended: list[tuple[int, int]] = field(default_factory=list)
@@ -202,6 +209,7 @@ class Simulation:
             _Machine(Queue(node.network), Queue(node.network), Queue(node.disk), node.places)
             for _ in range(nodes)
         ]
+        self._crews = [_Crew() for _ in range(min(nodes, MOST_CREWS))]
         self._driver = Queue(1.0)
         self._requests = [Queue(1.0) for _ in passes]
         self._events: list[tuple[float, int, Handler, int, int, int]] = []
@@ -271,11 +279,13 @@ class Simulation:
         place = self._next_node
         self._next_node = (place + 1) % self._nodes
         one, machine = self._passes[number], self._machines[place]
-        machine.given += 1
+        crew = self._crew(place)
+        crew.given += 1
         self._unbegun += 1
+        submitted = crew.hands.serve(now, self._rates.submitted)
         remote = one.fetched * (1.0 - 1.0 / self._nodes)
         share = self._spilled / self._held if self._held > 0.0 else 0.0
-        restored = machine.disk.serve(now, one.fetched * share)
+        restored = machine.disk.serve(submitted, one.fetched * share)
         arrived = machine.inbound.serve(restored, remote)
         # Senders are loaded alike: this node stands for all of them.
         machine.outbound.serve(restored, remote)
@@ -320,35 +330,38 @@ class Simulation:
         alone = now + one.written / self._rates.connection
         self._push(max(kept, sent, alone), self._on_ended, number, task, place)
 
+    def _crew(self, place: int) -> _Crew:
+        return self._crews[place % len(self._crews)]
+
     def _on_ended(self, now: float, number: int, task: int, place: int) -> None:
-        machine = self._machines[place]
-        machine.free += 1
-        machine.given -= 1
-        machine.ended.append((number, task))
-        if not machine.given or len(machine.ended) >= self._enough(number, machine):
-            self._on_answer(now, machine.answers, -1, place)
-        elif len(machine.ended) == 1:
-            moment = max(self._rates.moment, self._nodes / self._rates.answers)
-            self._push(now + moment, self._on_answer, machine.answers, -1, place)
+        self._machines[place].free += 1
+        crew = self._crew(place)
+        crew.given -= 1
+        crew.ended.append((number, task))
+        if not crew.given or len(crew.ended) >= self._enough(number, crew):
+            self._on_answer(now, crew.answers, -1, place)
+        elif len(crew.ended) == 1:
+            self._push(now + self._rates.moment, self._on_answer, crew.answers, -1, place)
         self._begin(now, place)
 
-    def _enough(self, number: int, machine: _Machine) -> int:
+    def _enough(self, number: int, crew: _Crew) -> int:
         """Return how many tasks an answer is about that comes after the end of one of a pass."""
         if self._passes[number].alone:
             return 1
-        share = self._unbegun / self._nodes
-        return enough_ended(self._node.places, share, machine.given + len(machine.ended))
+        room = self._node.places * self._nodes // len(self._crews)
+        share = self._unbegun / len(self._crews)
+        return enough_ended(room, share, crew.given + len(crew.ended))
 
     def _on_answer(self, now: float, number: int, task: int, place: int) -> None:
-        """Have the driver hear of what has ended on a node, unless that was in an earlier answer.
+        """Have the driver hear of what has ended, unless that was in an earlier answer.
 
         Here the number is that of the answer.
         """
-        machine = self._machines[place]
-        if number != machine.answers:
+        crew = self._crew(place)
+        if number != crew.answers:
             return
-        ended, machine.ended = machine.ended, []
-        machine.answers += 1
+        ended, crew.ended = crew.ended, []
+        crew.answers += 1
         waited_for = now >= self._driver.free
         answer = self._rates.answer if waited_for else self._rates.next_answer
         heard = self._driver.serve(now, answer)

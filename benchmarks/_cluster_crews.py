@@ -6,7 +6,6 @@ sleep in threads of their crew. To the driver they are the crews of as many node
 
 from __future__ import annotations
 
-import math
 import os
 import queue
 import random
@@ -50,7 +49,7 @@ class SleepingCrew(crews.Crew):
     def submit(self, orders: Sequence[crews.Order], enough: int = 1) -> None:
         super().submit([], enough)
         for order in orders:
-            self._running[order.key] = None
+            self._running[order.key] = None, None
             future = self._threads.submit(self._known[order.key[0]], order.key[1])
             future.add_done_callback(partial(self._end_of, order.key))
 
@@ -75,9 +74,9 @@ def _sleeping(nodes: Sequence[Node], moment: float) -> Iterator[None]:
     changed = {
         (crews, "Crew"): SleepingCrew,
         (crews, "NodeAffinitySchedulingStrategy"): lambda node, soft: "DEFAULT",
+        (runner, "MOST_CREWS"): CREWS,
         (runner, "worker_nodes"): lambda: list(nodes),
         (runner, "MOMENT"): moment,
-        (runner, "ANSWERS"): math.inf,
     }
     before = {where: getattr(*where) for where in changed}
     for where, value in changed.items():

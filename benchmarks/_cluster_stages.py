@@ -10,7 +10,6 @@ from _cluster import Node, Pass, Rates
 
 from cosmoflow.config import Settings, load_settings
 from cosmoflow.engine.exchange.crews import MOMENT
-from cosmoflow.engine.exchange.runner import ANSWERS
 from cosmoflow.numerics.slabs import field_bytes
 from cosmoflow.numerics.wiener import SETS
 from cosmoflow.stages import costs
@@ -35,6 +34,8 @@ TASK_SECONDS, ANSWER_SECONDS, NEXT_ANSWER_SECONDS = 6.0e-5, 1.5e-3, 3.0e-4
 """CPU time of the driver for a task, for an answer of a crew about some, which wakes the driver's
 threads, and for one that finds them at work: the rows of `cluster_scaling.py --driver` with many
 crews."""
+SUBMITTED_SECONDS = 1.0e-3
+"""CPU time of a crew for a task: what the driver takes where it submits tasks itself."""
 PIPELINE = 3
 """Blocks that an actor of `infer` has in hand: it reads one, predicts one and writes one."""
 
@@ -58,8 +59,8 @@ def rates() -> Rates:
         costs.CONNECTIONS * costs.CONNECTION_BYTES,
         ANSWER_SECONDS,
         NEXT_ANSWER_SECONDS,
-        ANSWERS,
         MOMENT,
+        SUBMITTED_SECONDS,
     )
 
 

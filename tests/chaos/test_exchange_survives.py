@@ -8,10 +8,15 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
 from cosmoflow.cli.app import run_app
+from cosmoflow.config.settings import EngineConfig
+from cosmoflow.engine import Column, Session, TaskGraph
+from cosmoflow.engine.exchange import runner
+from cosmoflow.engine.exchange.crews import RemoteCrew
 from tests.chaos.commands import start
 from tests.chaos.ray_nodes import kill_process, ray_nodes
 
@@ -193,3 +198,47 @@ def test_lost_servers_drivers_and_nodes_change_nothing(particles, undisturbed, t
             # The files are still there when a server, or a crew, is started again.
             assert bool(AGAIN.findall(said)) == (what == "node")
             assert ("of a killed run" in said) == (what == "driver")
+
+
+def split_slowly(number):
+    time.sleep(0.5)
+    return [np.full(4, number + part) for part in range(6)]
+
+
+def add(number, pieces):
+    return int(sum(piece.sum() for piece in pieces))
+
+
+@pytest.mark.timeout(1200)
+def test_a_crew_of_all_nodes_loses_one_of_them(tmp_path, monkeypatch):
+    """As in a cluster of many nodes, where a crew has several."""
+    homes, said = [], []
+
+    class CrewOfAll(RemoteCrew):
+        def __init__(self, *what):
+            super().__init__(*what)
+            homes.append(self.node)
+
+    monkeypatch.setattr(runner, "MOST_CREWS", 1)
+    monkeypatch.setattr(runner, "RemoteCrew", CrewOfAll)
+    graph = TaskGraph()
+    graph.add("split", split_slowly, range(60), parts=6)
+    graph.add("add", add, range(6), reads=lambda part: [Column("split", part)], output=True)
+    with ray_nodes(3) as nodes:
+        ended = []
+
+        def kill_one(key):
+            ended.append(key)
+            if len(ended) == 20:
+                nodes.kill_node(spared=homes[0])
+
+        config = EngineConfig(choice="ray", address=nodes.address, scratch=str(tmp_path))
+        with Session(config) as session:
+            session.notify = said.append
+            found = session.engine(0.0).run(graph, on_task=kill_one)
+    assert found == {("add", part): 4 * sum(n + part for n in range(60)) for part in range(6)}
+    assert len(homes) == 1
+    lost = len(ended) - 60 - 6
+    assert 0 < lost < 20, "what the lost node had made is made again"
+    assert any("is lost" in text for text in said)
+    assert parcels(tmp_path) == []

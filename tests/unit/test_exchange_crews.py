@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future
 
-from ray.exceptions import WorkerCrashedError
+from ray.exceptions import TaskUnschedulableError, WorkerCrashedError
 
 from cosmoflow.engine.base import ONE_CORE
 from cosmoflow.engine.exchange.crews import Crew
@@ -25,7 +25,7 @@ ANSWERS = {
 def test_a_crew_answers_when(ends, given, enough, moment):
     crew = Crew(lambda *order: None, {}, ONE_CORE)
     crew.submit([], enough)
-    crew._running.update(dict.fromkeys(("work", number) for number in range(given)))
+    crew._running.update({("work", number): (None, None) for number in range(given)})
     for number, error in enumerate(ends):
         future = Future()
         future.set_exception(error) if error else future.set_result(number)
@@ -34,3 +34,23 @@ def test_a_crew_answers_when(ends, given, enough, moment):
     assert [end.key for end in found] == [("work", number) for number in range(len(ends))]
     assert [end.error is None for end in found] == [error is None for error in ends]
     assert len(crew._running) == given - len(ends)
+
+
+def test_a_crew_gives_tasks_to_the_node_with_the_most_room_and_none_to_one_that_has_left():
+    crew = Crew(lambda *order: None, {}, ONE_CORE, {"small": 2, "large": 4})
+    chosen = []
+    for number in range(6):
+        chosen.append(crew._choose_node())
+        crew._loads[chosen[-1]] += 1
+        crew._running["work", number] = None, chosen[-1]
+    assert chosen == ["large", "large", "small", "large", "small", "large"]
+
+    lost = Future()
+    lost.set_exception(TaskUnschedulableError("its node is not there"))
+    crew._ended.put((("work", 0), lost))
+    (end,) = crew.ended(LONG)
+    assert end.left
+    assert end.error is None
+    assert crew._choose_node() == "small"
+    crew.use({"new": 9})
+    assert crew._choose_node() == "new"

@@ -15,10 +15,19 @@ HANDED_OUT = {
 }
 
 
+class Recorder:
+    """A crew that notes which nodes it is told to use."""
+
+    rooms = None
+
+    def use(self, rooms):
+        self.rooms = rooms
+
+
 def places_with(*rooms):
     places = Places()
     for number, room in enumerate(rooms):
-        places.add(str(number), Place(None, room))
+        places.add(Place(Recorder(), {str(number): room}))
     return places
 
 
@@ -61,11 +70,31 @@ def test_a_node_with_less_to_do_gets_the_next_task():
     assert taken == [idle, idle, busy]
 
 
-def test_a_node_that_has_left_gets_no_tasks():
+def test_a_crew_that_has_died_gets_no_tasks():
     places = places_with(2, 2)
-    gone = places.remove("0")
+    gone, _ = places
+    places.remove(gone)
     assert gone not in dict(places.hand_out(agenda_of(9)))
     assert "0" not in places
+
+
+def test_crews_share_the_other_nodes_and_use_those_that_are_up():
+    places = places_with(2, 2)
+    one, two = places
+    for node in "abc":
+        places.add_node(node, 3)
+    assert one.crew.rooms == {"0": 2, "a": 3, "c": 3}
+    assert two.crew.rooms == {"1": 2, "b": 3}
+    list(places.hand_out(agenda_of(13)))
+    assert [len(place.running) for place in places] == [8, 5]
+
+    # The crew on node 1 ends by itself when its node has left.
+    places.keep_nodes({"0", "a", "b"})
+    assert one.crew.rooms == {"0": 2, "a": 3}
+    assert (one.room, two.room) == (5, 5)
+    assert ("c" in places, "b" in places, places.at("a"), places.at("1")) == (False, True, one, two)
+    places.remove(two)
+    assert "b" not in places
 
 
 def test_an_answer_leads_to_a_look_at_its_own_node_alone():

@@ -1,23 +1,24 @@
-"""Crews: they submit tasks to Ray and collect their results, a crew for each node.
+"""Crews: they submit tasks to Ray and collect their results, a crew for each node or some nodes.
 
 If the driver submitted every task by itself, it would ask Ray for a worker for each place in the
-cluster, and hear of the end of each task. An actor on every node does both for its node. One call
-of it hands in tasks and returns the tasks that have ended, as many of both as can wait for each
-other. A call takes about as much of the driver's time however many tasks it is about. On this
-machine the crew is an object of the driver.
+cluster, and hear of the end of each task. An actor on a node does both for its node. One call of it
+hands in tasks and returns the tasks that have ended, as many of both as can wait for each other. A
+call takes about as much of the driver's time however many tasks it is about. In a cluster of many
+nodes a crew also has some of the others. On this machine the crew is an object of the driver.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cosmoflow.engine.base import Resources
@@ -66,12 +67,15 @@ class End(NamedTuple):
         Its error instead.
     traceback : str
         Where the error was raised.
+    left : bool
+        Whether the node of the task has left, so that it must run on another.
     """
 
     key: Key
     value: Any
     error: Exception | None = None
     traceback: str = ""
+    left: bool = False
 
 
 class Crew:
@@ -87,8 +91,8 @@ class Crew:
         would take several times as long to send as the rest.
     needs : Resources
         Resources of each task.
-    node : str, optional
-        Ray's id of the node on which the tasks run; by default any.
+    rooms : mapping of str to int, optional
+        Ray's ids of the nodes on which the tasks run, and how many fit; by default any node.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class Crew:
         run: Callable[..., Any],
         functions: dict[str, ray.ObjectRef],
         needs: Resources,
-        node: str | None = None,
+        rooms: Mapping[str, int] | None = None,
     ) -> None:
         self._functions = functions
         self._remote = ray.remote(
@@ -104,11 +108,13 @@ class Crew:
             num_gpus=needs.gpus,
             memory=needs.memory or None,
             max_retries=RETRIES,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False) if node else None,
         )(run)
-        self._named: dict[str, Any] = {}
-        """The remote function under the name of each family."""
-        self._running: dict[Key, ray.ObjectRef] = {}
+        self._named: dict[tuple[str, str | None], Any] = {}
+        """The remote function under the name of each family, on each node."""
+        self._rooms: Mapping[str, int] = rooms or {}
+        self._loads: Counter[str | None] = Counter()
+        """Tasks that each node has."""
+        self._running: dict[Key, tuple[ray.ObjectRef, str | None]] = {}
         self._ended: queue.SimpleQueue[tuple[Key, Future[Any]]] = queue.SimpleQueue()
         self._enough = 1
 
@@ -116,12 +122,29 @@ class Crew:
         """Submit some tasks; from now on :meth:`ended` waits for ``enough`` of all to end."""
         self._enough = enough
         for key, hands_on, reads, sources in orders:
-            if key[0] not in self._named:
-                self._named[key[0]] = self._remote.options(name=str(key[:1]))
+            node = self._choose_node()
             function = self._functions[key[0]]
-            ref = self._named[key[0]].remote(function, key, hands_on, reads, *sources)
-            self._running[key] = ref
+            ref = self._remote_on(node, key[0]).remote(function, key, hands_on, reads, *sources)
+            self._loads[node] += 1
+            self._running[key] = ref, node
             ref.future().add_done_callback(lambda future, key=key: self._ended.put((key, future)))
+
+    def use(self, rooms: Mapping[str, int]) -> None:
+        """From now on submit tasks to these nodes."""
+        self._rooms = rooms
+
+    def _choose_node(self) -> str | None:
+        """Return the node with the most room left."""
+        rooms = self._rooms
+        return max(rooms, key=lambda node: rooms[node] - self._loads[node], default=None)
+
+    def _remote_on(self, node: str | None, family: str) -> Any:
+        if (family, node) not in self._named:
+            where = NodeAffinitySchedulingStrategy(node, soft=False) if node else None
+            self._named[family, node] = self._remote.options(
+                name=str((family,)), scheduling_strategy=where
+            )
+        return self._named[family, node]
 
     def work(self, orders: Sequence[Order], enough: int, moment: float) -> list[End]:
         """Submit some tasks; wait for these or earlier ones to end, see :meth:`ended`."""
@@ -152,9 +175,14 @@ class Crew:
         return found
 
     def _end(self, key: Key, future: Future[Any]) -> End:
-        self._running.pop(key, None)
+        _, node = self._running.pop(key, (None, None))
+        self._loads[node] -= 1
         try:
             return End(key, future.result())
+        except (NodeDiedError, TaskUnschedulableError):
+            # The driver may still think that the node is up.
+            self._rooms = {name: room for name, room in self._rooms.items() if name != node}
+            return End(key, None, left=True)
         except RayTaskError as error:
             cause = error.cause
             return End(key, None, cause if isinstance(cause, Exception) else error, str(error))
@@ -164,7 +192,7 @@ class Crew:
 
     def finish(self) -> None:
         """Wait a while for the tasks that run to end."""
-        if refs := list(self._running.values()):
+        if refs := [ref for ref, _ in self._running.values()]:
             ray.wait(refs, num_returns=len(refs), timeout=PATIENCE, fetch_local=False)
 
     def close(self) -> None:
@@ -176,8 +204,12 @@ class RemoteCrew:
 
     Parameters
     ----------
-    run, functions, needs, node
+    run, functions, needs
         See :class:`Crew`.
+    node : str
+        Ray's id of the node of the crew.
+    room : int
+        Tasks that fit there.
     on_ended : callable
         Called with the crew and a future of a list of ends; in another thread.
     """
@@ -188,6 +220,7 @@ class RemoteCrew:
         functions: dict[str, ray.ObjectRef],
         needs: Resources,
         node: str,
+        room: int,
         on_ended: Callable[[RemoteCrew, Future[list[End]]], None],
     ) -> None:
         self.node, self._on_ended, self._listening = node, on_ended, False
@@ -196,11 +229,11 @@ class RemoteCrew:
             .options(
                 num_cpus=0,
                 max_restarts=0,
-                # One call waits for ends, one submits meanwhile, one finishes.
-                max_concurrency=3,
+                # One call waits for ends; meanwhile others submit, name nodes, finish.
+                max_concurrency=4,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(run, functions, needs, node)
+            .remote(run, functions, needs, {node: room})
         )
 
     def work(self, orders: Sequence[Order], enough: int, moment: float) -> None:
@@ -214,6 +247,10 @@ class RemoteCrew:
             answer.future().add_done_callback(self._hear)
         elif orders:
             self._actor.submit.remote(orders, enough)
+
+    def use(self, rooms: Mapping[str, int]) -> None:
+        """From now on have tasks run on these nodes."""
+        self._actor.use.remote(rooms)
 
     def _hear(self, future: Future[list[End]]) -> None:
         self._listening = False

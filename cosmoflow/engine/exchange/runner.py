@@ -23,7 +23,7 @@ from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
 from cosmoflow.engine.exchange.bucket import BucketScratch, HeldObjects
 from cosmoflow.engine.exchange.crews import MOMENT, RETRIES, Crew, End, Order, RemoteCrew
-from cosmoflow.engine.exchange.places import Place, Places
+from cosmoflow.engine.exchange.places import MOST_CREWS, Place, Places
 from cosmoflow.engine.exchange.scratch import Held, Scratch
 from cosmoflow.engine.exchange.servers import (
     Directory,
@@ -38,10 +38,6 @@ from cosmoflow.engine.stopping import PATIENCE, Stop
 from cosmoflow.errors import IncompleteError
 from cosmoflow.units import format_bytes
 
-ANSWERS: Final = 100
-"""Answers of all crews together in a second: where there are many crews, each waits longer before
-it answers, unless it runs out of tasks. An answer takes about 1.5 ms of the driver's CPU
-time, however many tasks it is about."""
 _LOOK: Final = 2.0
 """Seconds between two looks at the nodes of a cluster."""
 _LOOKING: Final = 0.02
@@ -105,7 +101,7 @@ class Runner:
         """Places of their servers in the roster: looked up for thousands of parcels at once."""
         self._places = Places()
         self._answered: dict[Place, None] = {}
-        """Nodes whose crew has answered since it was last asked."""
+        """Crews that have answered since they were last asked."""
         self._heard: queue.SimpleQueue[tuple[RemoteCrew, Future[list[End]]]] = queue.SimpleQueue()
         self._losses: Counter[Key] = Counter()
         self._next_look = 0.0
@@ -232,20 +228,25 @@ class Runner:
             )
 
     def _start_crews(self, nodes: list[Node]) -> None:
-        """Start a crew on each node that has none and on which tasks may run."""
+        """Give each node on which tasks may run to a crew: one of its own, while they are few."""
         fitting = nodes_for(self._needs, nodes)
         if not self._cluster:
             if not self._places:
                 room = max(1, sum(node.places(self._needs) for node in fitting))
                 here = Crew(self._work(), self._functions, self._needs)
-                self._places.add(this_node(), Place(here, room))
+                self._places.add(Place(here, {this_node(): room}))
             return
-        for node in fitting:
-            if node.name not in self._places:
+        self._places.keep_nodes({node.name for node in nodes})
+        for name, room in ((node.name, node.places(self._needs)) for node in fitting):
+            if name in self._places:
+                continue
+            if len(self._places) < MOST_CREWS:
                 crew = RemoteCrew(
-                    self._work(), self._functions, self._needs, node.name, self._on_ended
+                    self._work(), self._functions, self._needs, name, room, self._on_ended
                 )
-                self._places.add(node.name, Place(crew, node.places(self._needs)))
+                self._places.add(Place(crew, {name: room}))
+            else:
+                self._places.add_node(name, room)
 
     def _work(self) -> Callable[..., Any]:
         """Return the function that workers run."""
@@ -261,7 +262,7 @@ class Runner:
         self._heard.put((crew, future))
 
     def _submit_some(self) -> None:
-        """Send tasks to the nodes, and ask for those that have ended there."""
+        """Send tasks to the crews, and ask for those that have ended."""
         asked, self._answered = self._answered, {}
         for place, key in self._places.hand_out(self._agenda):
             place.waiting.append(self._order(key))
@@ -275,7 +276,7 @@ class Runner:
         orders, place.waiting = place.waiting, []
         if self._cluster:
             enough = self._places.enough(place, self._agenda)
-            place.crew.work(orders, enough, max(MOMENT, len(self._places) / ANSWERS))
+            place.crew.work(orders, enough, MOMENT)
         elif orders:
             place.crew.submit(orders)
 
@@ -322,24 +323,28 @@ class Runner:
 
     def _hear(self, crew: RemoteCrew, future: Future[list[End]]) -> list[Key]:
         """Take the answer of a crew; return the tasks that have succeeded."""
-        place = self._places.get(crew.node)
+        place = self._places.at(crew.node)
         if place is None or place.crew is not crew:
             return []
         try:
             ends = future.result()
         except RayActorError as error:
-            self._dismiss(crew.node, str(error).splitlines()[0])
+            self._dismiss(place, str(error).splitlines()[0])
             return []
         return self._take(place, ends)
 
-    def _dismiss(self, name: str, reason: str) -> None:
+    def _dismiss(self, place: Place, reason: str) -> None:
         """Put back the tasks of a crew that has died, alone or with its node."""
-        place = self._places.remove(name)
+        self._places.remove(place)
         self._answered.pop(place, None)
         place.crew.close()
         for key in place.running:
-            self._count_loss(key, reason)
-            self._agenda.again(key)
+            self._put_back(key, reason)
+
+    def _put_back(self, key: Key, reason: str) -> None:
+        """Have a task run on another node."""
+        self._count_loss(key, reason)
+        self._agenda.again(key)
         self._next_look = 0.0
 
     def _take(self, place: Place, ends: Iterable[End]) -> list[Key]:
@@ -348,7 +353,9 @@ class Runner:
         self._answered[place] = None
         for end in ends:
             self._places.note_ended(place, end.key)
-            if end.error is None:
+            if end.left:
+                self._put_back(end.key, "its node has left")
+            elif end.error is None:
                 self._store(end.key, end.value)
                 done.append(end.key)
             elif isinstance(end.error, LostParcelsError):
