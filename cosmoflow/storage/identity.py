@@ -14,11 +14,10 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
@@ -28,14 +27,9 @@ from cosmoflow.config.base import digest
 from cosmoflow.errors import DataError
 from cosmoflow.storage.buckets import open_bucket
 from cosmoflow.storage.metadata import BoxMetadata, check_group
+from cosmoflow.storage.together import in_threads
 from cosmoflow.storage.urls import join, local_path, open_group, storage_errors
 
-T = TypeVar("T")
-
-THREADS: Final = 16
-"""Objects that are read at the same time; most of the time is spent waiting for storage."""
-_FEW: Final = 16
-"""Number of objects up to which starting threads is not worthwhile."""
 _METADATA: Final = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _ENTRY: Final = struct.Struct("<QQ")
 """Entry of one chunk in the index of a shard: its offset and its length in bytes."""
@@ -187,15 +181,6 @@ def changed_input(url: str, before: str, now: str) -> DataError:
         limit=f"identity {before}, as when the run began",
         remedy="let nothing else write to the input, and make the output again with --overwrite",
     )
-
-
-def in_threads(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-    """Return the results of a function for all items, in their order, called in threads."""
-    items = list(items)
-    if len(items) <= _FEW:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(function, items))
 
 
 def _plain(value: Any) -> Any:

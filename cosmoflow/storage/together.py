@@ -1,4 +1,4 @@
-"""Several accesses to a bucket at the same time: each mostly waits for an answer."""
+"""Several accesses at the same time: each mostly waits for an answer of storage."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ R = TypeVar("R")
 
 AT_ONCE: Final = 8
 """Accesses at the same time. Each may itself send several requests."""
+_FILES_AT_ONCE: Final = 16
+"""The same, where each is one request or reads one file."""
 
 
 def together(
@@ -31,9 +33,16 @@ def together(
     most : int
         Most calls at the same time.
     """
+    return in_threads(function, items, 1 if local_path(url) is not None else most)
+
+
+def in_threads(
+    function: Callable[[T], R], items: Iterable[T], most: int = _FILES_AT_ONCE
+) -> list[R]:
+    """Return the results of a function for all items, in their order, called in threads."""
     given = list(items)
     threads = min(most, len(given))
-    if threads < 2 or local_path(url) is not None:
+    if threads < 2:
         return [function(item) for item in given]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, given))

@@ -29,7 +29,7 @@ from cosmoflow.storage.chunks import Bytes, Part, Place, Range, ShardLayout, spa
 from cosmoflow.storage.finite import count_not_finite
 from cosmoflow.storage.shards import request_chunks
 
-MOST_THREADS: Final = 16
+MOST_CODING_THREADS: Final = 16
 """Most threads of a read or a write. Each holds a chunk as it is stored and decoded: some 32 MB in
 all for chunks of 64^3, within the overhead that plans allow a task."""
 
@@ -114,7 +114,7 @@ def own_threads() -> int:
     """Return how many threads this process should use: the cores that the engine gave it."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     cores = int(given) if given.isdecimal() and int(given) else len(os.sched_getaffinity(0))
-    return min(cores, MOST_THREADS)
+    return min(cores, MOST_CODING_THREADS)
 
 
 class _Reading:

@@ -109,4 +109,4 @@ def test_a_failed_write_leaves_the_shard_before(tmp_path, monkeypatch):
 def test_threads_are_those_that_the_engine_gave(said, monkeypatch):
     monkeypatch.setattr(transfer.os, "sched_getaffinity", lambda _: set(range(5)))
     monkeypatch.setenv("OMP_NUM_THREADS", said)
-    assert own_threads() == {"2": 2, "64": transfer.MOST_THREADS}.get(said, 5)
+    assert own_threads() == {"2": 2, "64": transfer.MOST_CODING_THREADS}.get(said, 5)

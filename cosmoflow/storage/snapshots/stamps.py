@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cosmoflow.errors import DataError
-from cosmoflow.storage.identity import in_threads
 from cosmoflow.storage.snapshots.files import open_file, stamp_file
+from cosmoflow.storage.together import in_threads
 
 if TYPE_CHECKING:
     from cosmoflow.storage.snapshots.source import Part, Reader
