@@ -4,7 +4,7 @@ Every resource is a queue that serves one request after the other. Tasks are dis
 driver in their order, fetch what they need, hold a place of their node while they read, compute and
 write, and hand on parts. The driver hears of several ends at once, in an answer of the crew of
 their node: when enough of its tasks have ended, or all, or a moment after the first. How many are
-enough, and how many crews there are, is the engine's own rule. Nothing is random, so the same
+enough, and how many crews there are, are rules of the engine. Nothing is random, so the same
 cluster always takes the same time.
 
 Transfers between nodes are stored and forwarded whole, a task's inputs at a time: its node's
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cosmoflow.engine.exchange.places import MOST_CREWS, enough_ended
+from cosmoflow.engine.exchange.teams import AHEAD, MOST_CREWS, enough_ended
 
 Handler = Callable[[float, int, int, int], None]
 """Takes the time, and the numbers of a pass, of a task of it, and of a node."""
@@ -282,7 +282,8 @@ class Simulation:
         crew = self._crew(place)
         crew.given += 1
         self._unbegun += 1
-        submitted = crew.hands.serve(now, self._rates.submitted)
+        # The driver itself sends tasks to actors.
+        submitted = now if one.alone else crew.hands.serve(now, self._rates.submitted)
         remote = one.fetched * (1.0 - 1.0 / self._nodes)
         share = self._spilled / self._held if self._held > 0.0 else 0.0
         restored = machine.disk.serve(submitted, one.fetched * share)
@@ -349,7 +350,8 @@ class Simulation:
         if self._passes[number].alone:
             return 1
         room = self._node.places * self._nodes // len(self._crews)
-        share = self._unbegun / len(self._crews)
+        # Of the tasks that have not begun, crews have at least so many.
+        share = max(0.0, self._unbegun / len(self._crews) - room // AHEAD)
         return enough_ended(room, share, crew.given + len(crew.ended))
 
     def _on_answer(self, now: float, number: int, task: int, place: int) -> None:

@@ -30,7 +30,7 @@ CREWS = 64
 """Crews: processes of some 70 MB each."""
 PLACES = 64
 TASKS = 36
-"""Tasks of each crew: 4096^3 cells on 1,024 nodes have as many in `paint`."""
+"""Tasks of each crew."""
 RUNS = ((25.0, 0.5), (25.0, 4.0), (25.0, 10.0), (5.0, 0.1), (2.0, 0.04))
 """Longest sleep of a task, s, and how long a crew waits; the shortest sleep is a fifth of that."""
 
@@ -46,8 +46,10 @@ class SleepingCrew(crews.Crew):
         self._threads = ThreadPoolExecutor(PLACES)
         self.answers = 0
 
-    def submit(self, orders: Sequence[crews.Order], enough: int = 1) -> None:
-        super().submit([], enough)
+    def submit(
+        self, orders: Sequence[crews.Order], enough: int = 1, rooms: crews.Rooms | None = None
+    ) -> None:
+        super().submit([], enough, rooms)
         for order in orders:
             self._running[order.key] = None, None
             future = self._threads.submit(self._known[order.key[0]], order.key[1])
@@ -56,9 +58,15 @@ class SleepingCrew(crews.Crew):
     def _end_of(self, key: Key, future: Any) -> None:
         self._ended.put((key, future))
 
-    def work(self, orders: Sequence[crews.Order], enough: int, moment: float) -> list[crews.End]:
+    def work(
+        self,
+        orders: Sequence[crews.Order],
+        enough: int,
+        moment: float,
+        rooms: crews.Rooms | None = None,
+    ) -> list[crews.End]:
         self.answers += 1
-        return super().work(orders, enough, moment)
+        return super().work(orders, enough, moment, rooms)
 
     def count_answers(self) -> int:
         return self.answers
@@ -120,7 +128,7 @@ class _Runner(runner.Runner):
             self.answers = self._count_answers()
 
     def _count_answers(self) -> int:
-        asked = [place.crew._actor.count_answers.remote() for place in self._places]
+        asked = [team.crew._actor.count_answers.remote() for team in self._teams]
         return sum(ray.get(asked))
 
 
@@ -132,7 +140,9 @@ def measure_crews() -> None:
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         print(f"{CREWS} crews, {tasks} tasks\n")
-        print("| crews wait, s | answers | a second | driver, ms an answer | ms a task | load |")
+        print(
+            "| longest task, s | crews wait, s | answers | a second | driver, ms an answer | load |"
+        )
         print("| --- | --- | --- | --- | --- | --- |")
         for longest, moment in RUNS:
             graph = TaskGraph()
@@ -141,8 +151,8 @@ def measure_crews() -> None:
             with _sleeping(nodes, moment):
                 one.run(None, one.note)
             print(
-                f"| {moment:g} | {one.answers:,} | {one.answers / one.seconds:.0f} | "
-                f"{1e3 * one.used / one.answers:.2f} | {1e3 * one.used / tasks:.2f} | "
+                f"| {longest:g} | {moment:g} | {one.answers:,} | "
+                f"{one.answers / one.seconds:.0f} | {1e3 * one.used / one.answers:.2f} | "
                 f"{os.getloadavg()[0]:.1f} |",
                 flush=True,
             )

@@ -126,8 +126,8 @@ class ActorPool:
         self._up = self._in_hand = 0
         """Actors that are up, and tasks that they have in hand."""
         self._heard: queue.SimpleQueue[tuple[_Member, int, Future[Any]]] = queue.SimpleQueue()
-        """Calls that have ended. Ray calls back for each: with a thousand actors, to look at all
-        calls for each that ends would take longer than the call."""
+        """Calls that have ended, as Ray tells of each. With a thousand actors, a look at all calls
+        whenever one ends would take the driver most of its time."""
         self._calls = itertools.count()
         self._fruitless = 0
         self._most = 0
@@ -152,8 +152,7 @@ class ActorPool:
         self._grow(len(waiting))
         try:
             while waiting or self._in_hand:
-                with suppress(queue.Empty):
-                    ended = self._heard.get(timeout=_LOOK)
+                if (ended := self._next()) is not None:
                     self._hear(*ended, waiting, on_done)
                 now = time.monotonic()
                 if now - looked > _LOOK:
@@ -189,6 +188,12 @@ class ActorPool:
         member = _Member(actor)
         self._members[member] = None
         self._listen(member, next(self._calls), actor.ready.remote())
+
+    def _next(self) -> tuple[_Member, int, Future[Any]] | None:
+        """Return a call that has ended, if one ends soon."""
+        with suppress(queue.Empty):
+            return self._heard.get(timeout=_LOOK)
+        return None
 
     def _listen(self, member: _Member, call: int, answer: ray.ObjectRef) -> None:
         """Hear of the end of a call of an actor."""

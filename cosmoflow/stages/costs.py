@@ -106,8 +106,7 @@ PART_SECONDS: Final = 3.0e-5
 (benchmarks/exchange.py parts)."""
 TASK_SECONDS: Final = 3.0e-4
 """CPU time of the driver for each task on nodes with 48 places, measured on a cluster of two of
-them on one machine, and with 64 crews that answer as seldom as those of 1,024 nodes
-(docs/benchmarks/clusters.md). A crew on each node submits the tasks."""
+them on one machine (docs/benchmarks/clusters.md). Crews on the nodes submit the tasks."""
 OBJECT_STORE_SHARE: Final = 0.3
 """Share of a node's memory, Ray's default. The rest is for workers, less :data:`SYSTEM_BYTES`."""
 SYSTEM_BYTES: Final = 4 << 30

@@ -32,9 +32,9 @@ class Nodes:
         """Add a node."""
         self._nodes.append(self._cluster.add_node(num_cpus=1, wait=False))
 
-    def kill_node(self, spared=None):
-        """Kill a node, not that of some id, with all that runs on it, and let another one join."""
-        node = next(node for node in self._nodes if node.node_id != spared)
+    def kill_node(self, chosen=lambda name: True):
+        """Kill the first node whose id is chosen, with all that runs on it; let another join."""
+        node = next(node for node in self._nodes if chosen(node.node_id))
         self._nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
         self.join()

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from ray.exceptions import TaskUnschedulableError, WorkerCrashedError
 
 from cosmoflow.engine.base import ONE_CORE
-from cosmoflow.engine.exchange.crews import Crew
+from cosmoflow.engine.exchange.crews import Crew, Order, Rooms
 from tests.cases import each
 
 ENDED, FAILED = None, WorkerCrashedError()
@@ -36,21 +36,47 @@ def test_a_crew_answers_when(ends, given, enough, moment):
     assert len(crew._running) == given - len(ends)
 
 
-def test_a_crew_gives_tasks_to_the_node_with_the_most_room_and_none_to_one_that_has_left():
-    crew = Crew(lambda *order: None, {}, ONE_CORE, {"small": 2, "large": 4})
-    chosen = []
-    for number in range(6):
-        chosen.append(crew._choose_node())
-        crew._loads[chosen[-1]] += 1
-        crew._running["work", number] = None, chosen[-1]
-    assert chosen == ["large", "large", "small", "large", "small", "large"]
+class Sent:
+    """A task that was sent to a node."""
 
-    lost = Future()
-    lost.set_exception(TaskUnschedulableError("its node is not there"))
-    crew._ended.put((("work", 0), lost))
+    def __init__(self):
+        self._future = Future()
+
+    def remote(self, *order):
+        return self
+
+    def future(self):
+        return self._future
+
+
+def test_a_crew_gives_tasks_to_the_node_with_the_most_room_and_none_to_one_that_has_left(
+    monkeypatch,
+):
+    sent = []
+
+    def remote_on(self, node, family):
+        sent.append((node, Sent()))
+        return sent[-1][1]
+
+    monkeypatch.setattr(Crew, "_remote_on", remote_on)
+    crew = Crew(lambda *order: None, {"work": None}, ONE_CORE, Rooms(3, {"small": 2, "large": 4}))
+    orders = [Order(("work", number), False, [], []) for number in range(20)]
+
+    def submit(count, *more):
+        before = len(sent)
+        crew.submit(orders[before : before + count], 1, *more)
+        return [node for node, _ in sent[before:]]
+
+    assert submit(6) == ["large", "large", "small", "large", "small", "large"]
+    sent[2][1].future().set_result(7)
+    sent[4][1].future().set_result(8)
+    assert [end.value for end in crew.ended(LONG)] == [7, 8]
+    assert submit(3) == ["small", "small", "small"]
+
+    sent[0][1].future().set_exception(TaskUnschedulableError("its node is not there"))
     (end,) = crew.ended(LONG)
-    assert end.left
-    assert end.error is None
-    assert crew._choose_node() == "small"
-    crew.use({"new": 9})
-    assert crew._choose_node() == "new"
+    assert (end.left, end.error) == (True, None)
+    assert submit(3) == ["small"] * 3
+    # Messages may overtake one another.
+    assert submit(2, Rooms(5, {"small": 2, "new": 9, "large": 4})) == ["new", "new"]
+    assert submit(1, Rooms(4, {"small": 20})) == ["new"]

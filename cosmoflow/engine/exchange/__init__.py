@@ -11,8 +11,8 @@ holds grows with the number of parts.
 - :mod:`.bucket`: the same in a bucket.
 - :mod:`.servers`: the actors that serve parcels to other nodes.
 - :mod:`.agenda`: which tasks can run, which parcels are needed again, which can go.
-- :mod:`.crews`: they submit tasks to Ray and collect their results, one on each node.
-- :mod:`.places`: which node gets which task, and how many more than it has room for.
+- :mod:`.crews`: they submit tasks to Ray and collect their results, for a node or for some.
+- :mod:`.teams`: which crew has which nodes, and gets how many tasks.
 - :mod:`.work`: what a worker does with a task.
 - :mod:`.runner`: the driver's loop on Ray.
 """

@@ -10,6 +10,7 @@ nodes a crew also has some of the others. On this machine the crew is an object 
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,26 @@ MOMENT: Final = 0.5
 """Seconds that a crew waits for more tasks to end, so that its answer is about several."""
 _ANSWER_SECONDS: Final = 30.0
 """Longest time that a crew waits for the end of a task before it answers the driver."""
+
+
+class Rooms(NamedTuple):
+    """The nodes of a crew.
+
+    Parameters
+    ----------
+    version : int
+        It grows with each change: messages to a crew may overtake one another.
+    nodes : mapping of str to int
+        Ray's ids of the nodes, and how many tasks run side by side on each.
+    """
+
+    version: int
+    nodes: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """How many tasks run side by side on all nodes."""
+        return sum(self.nodes.values())
 
 
 class Order(NamedTuple):
@@ -91,8 +112,8 @@ class Crew:
         would take several times as long to send as the rest.
     needs : Resources
         Resources of each task.
-    rooms : mapping of str to int, optional
-        Ray's ids of the nodes on which the tasks run, and how many fit; by default any node.
+    rooms : Rooms, optional
+        The nodes on which the tasks run; by default any.
     """
 
     def __init__(
@@ -100,7 +121,7 @@ class Crew:
         run: Callable[..., Any],
         functions: dict[str, ray.ObjectRef],
         needs: Resources,
-        rooms: Mapping[str, int] | None = None,
+        rooms: Rooms | None = None,
     ) -> None:
         self._functions = functions
         self._remote = ray.remote(
@@ -111,32 +132,51 @@ class Crew:
         )(run)
         self._named: dict[tuple[str, str | None], Any] = {}
         """The remote function under the name of each family, on each node."""
-        self._rooms: Mapping[str, int] = rooms or {}
+        self._lock = threading.Lock()
+        """Calls of the driver run in threads: some submit while one waits for ends."""
+        self._rooms = rooms
+        self._left: set[str | None] = set()
+        """Nodes that have left, though the driver may not know it yet."""
         self._loads: Counter[str | None] = Counter()
         """Tasks that each node has."""
         self._running: dict[Key, tuple[ray.ObjectRef, str | None]] = {}
         self._ended: queue.SimpleQueue[tuple[Key, Future[Any]]] = queue.SimpleQueue()
         self._enough = 1
 
-    def submit(self, orders: Sequence[Order], enough: int = 1) -> None:
-        """Submit some tasks; from now on :meth:`ended` waits for ``enough`` of all to end."""
-        self._enough = enough
-        for key, hands_on, reads, sources in orders:
-            node = self._choose_node()
-            function = self._functions[key[0]]
-            ref = self._remote_on(node, key[0]).remote(function, key, hands_on, reads, *sources)
-            self._loads[node] += 1
-            self._running[key] = ref, node
-            ref.future().add_done_callback(lambda future, key=key: self._ended.put((key, future)))
+    def submit(self, orders: Sequence[Order], enough: int = 1, rooms: Rooms | None = None) -> None:
+        """Submit some tasks; from now on :meth:`ended` waits for ``enough`` of all to end.
 
-    def use(self, rooms: Mapping[str, int]) -> None:
-        """From now on submit tasks to these nodes."""
-        self._rooms = rooms
+        Parameters
+        ----------
+        orders : sequence of Order
+            The tasks.
+        enough : int
+            Number of tasks.
+        rooms : Rooms, optional
+            The nodes, if they have changed.
+        """
+        self._enough = enough
+        with self._lock:
+            if rooms and self._rooms and rooms.version > self._rooms.version:
+                self._rooms = rooms
+            for key, hands_on, reads, sources in orders:
+                node = self._choose_node()
+                function = self._functions[key[0]]
+                ref = self._remote_on(node, key[0]).remote(function, key, hands_on, reads, *sources)
+                self._loads[node] += 1
+                self._running[key] = ref, node
+                ref.future().add_done_callback(
+                    lambda future, key=key: self._ended.put((key, future))
+                )
 
     def _choose_node(self) -> str | None:
-        """Return the node with the most room left."""
-        rooms = self._rooms
-        return max(rooms, key=lambda node: rooms[node] - self._loads[node], default=None)
+        """Return the node with the most room left; None for any."""
+        if self._rooms is None:
+            return None
+        nodes = self._rooms.nodes
+        # The node of the crew itself is there, whatever Ray says of it.
+        up = [node for node in nodes if node not in self._left] or list(nodes)[:1]
+        return max(up, key=lambda node: nodes[node] - self._loads[node])
 
     def _remote_on(self, node: str | None, family: str) -> Any:
         if (family, node) not in self._named:
@@ -146,9 +186,11 @@ class Crew:
             )
         return self._named[family, node]
 
-    def work(self, orders: Sequence[Order], enough: int, moment: float) -> list[End]:
+    def work(
+        self, orders: Sequence[Order], enough: int, moment: float, rooms: Rooms | None = None
+    ) -> list[End]:
         """Submit some tasks; wait for these or earlier ones to end, see :meth:`ended`."""
-        self.submit(orders, enough)
+        self.submit(orders, enough, rooms)
         return self.ended(_ANSWER_SECONDS, moment)
 
     def ended(self, patience: float, moment: float = 0.0) -> list[End]:
@@ -175,13 +217,14 @@ class Crew:
         return found
 
     def _end(self, key: Key, future: Future[Any]) -> End:
-        _, node = self._running.pop(key, (None, None))
-        self._loads[node] -= 1
+        with self._lock:
+            _, node = self._running.pop(key, (None, None))
+            self._loads[node] -= 1
         try:
             return End(key, future.result())
         except (NodeDiedError, TaskUnschedulableError):
-            # The driver may still think that the node is up.
-            self._rooms = {name: room for name, room in self._rooms.items() if name != node}
+            with self._lock:
+                self._left.add(node)
             return End(key, None, left=True)
         except RayTaskError as error:
             cause = error.cause
@@ -192,7 +235,9 @@ class Crew:
 
     def finish(self) -> None:
         """Wait a while for the tasks that run to end."""
-        if refs := [ref for ref, _ in self._running.values()]:
+        with self._lock:
+            refs = [ref for ref, _ in self._running.values()]
+        if refs:
             ray.wait(refs, num_returns=len(refs), timeout=PATIENCE, fetch_local=False)
 
     def close(self) -> None:
@@ -208,8 +253,8 @@ class RemoteCrew:
         See :class:`Crew`.
     node : str
         Ray's id of the node of the crew.
-    room : int
-        Tasks that fit there.
+    rooms : Rooms
+        The nodes on which the tasks run.
     on_ended : callable
         Called with the crew and a future of a list of ends; in another thread.
     """
@@ -220,7 +265,7 @@ class RemoteCrew:
         functions: dict[str, ray.ObjectRef],
         needs: Resources,
         node: str,
-        room: int,
+        rooms: Rooms,
         on_ended: Callable[[RemoteCrew, Future[list[End]]], None],
     ) -> None:
         self.node, self._on_ended, self._listening = node, on_ended, False
@@ -229,28 +274,26 @@ class RemoteCrew:
             .options(
                 num_cpus=0,
                 max_restarts=0,
-                # One call waits for ends; meanwhile others submit, name nodes, finish.
-                max_concurrency=4,
+                # One call waits for ends, one submits meanwhile, one finishes.
+                max_concurrency=3,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(run, functions, needs, {node: room})
+            .remote(run, functions, needs, rooms)
         )
 
-    def work(self, orders: Sequence[Order], enough: int, moment: float) -> None:
+    def work(
+        self, orders: Sequence[Order], enough: int, moment: float, rooms: Rooms | None = None
+    ) -> None:
         """Submit some tasks, and ask for those that have ended, unless that has been asked.
 
         The answer is about ``enough`` tasks, if they end within a moment, see :meth:`Crew.ended`.
         """
         if not self._listening:
             self._listening = True
-            answer = self._actor.work.remote(orders, enough, moment)
+            answer = self._actor.work.remote(orders, enough, moment, rooms)
             answer.future().add_done_callback(self._hear)
-        elif orders:
-            self._actor.submit.remote(orders, enough)
-
-    def use(self, rooms: Mapping[str, int]) -> None:
-        """From now on have tasks run on these nodes."""
-        self._actor.use.remote(rooms)
+        elif orders or rooms:
+            self._actor.submit.remote(orders, enough, rooms)
 
     def _hear(self, future: Future[list[End]]) -> None:
         self._listening = False

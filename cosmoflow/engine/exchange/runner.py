@@ -17,13 +17,20 @@ from typing import Any, Final
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 
 from cosmoflow.engine.base import Resources
 from cosmoflow.engine.exchange.agenda import Agenda
 from cosmoflow.engine.exchange.bucket import BucketScratch, HeldObjects
-from cosmoflow.engine.exchange.crews import MOMENT, RETRIES, Crew, End, Order, RemoteCrew
-from cosmoflow.engine.exchange.places import MOST_CREWS, Place, Places
+from cosmoflow.engine.exchange.crews import (
+    MOMENT,
+    RETRIES,
+    Crew,
+    End,
+    Order,
+    RemoteCrew,
+    Rooms,
+)
 from cosmoflow.engine.exchange.scratch import Held, Scratch
 from cosmoflow.engine.exchange.servers import (
     Directory,
@@ -31,6 +38,7 @@ from cosmoflow.engine.exchange.servers import (
     Servers,
     this_node,
 )
+from cosmoflow.engine.exchange.teams import MOST_CREWS, Team, Teams
 from cosmoflow.engine.exchange.work import Work
 from cosmoflow.engine.graph import Column, Key, TaskGraph
 from cosmoflow.engine.nodes import Node, nodes_for, worker_nodes
@@ -99,8 +107,8 @@ class Runner:
             name: np.zeros(len(family.numbers), np.int32) for name, family in graph.families.items()
         }
         """Places of their servers in the roster: looked up for thousands of parcels at once."""
-        self._places = Places()
-        self._answered: dict[Place, None] = {}
+        self._teams = Teams()
+        self._answered: dict[Team, None] = {}
         """Crews that have answered since they were last asked."""
         self._heard: queue.SimpleQueue[tuple[RemoteCrew, Future[list[End]]]] = queue.SimpleQueue()
         self._losses: Counter[Key] = Counter()
@@ -138,13 +146,13 @@ class Runner:
                 raise error.cause from error
             raise
         finally:
-            for place in self._places:
-                place.crew.close()
+            for team in self._teams:
+                team.crew.close()
             self._give_up()
 
     def _finish(self) -> None:
         """Wait a while for the tasks that run to end."""
-        answers = [place.crew.finish() for place in self._places if place.running]
+        answers = [team.crew.finish() for team in self._teams if team.running]
         if refs := [answer for answer in answers if answer is not None]:
             ray.wait(refs, num_returns=len(refs), timeout=PATIENCE, fetch_local=False)
 
@@ -196,7 +204,7 @@ class Runner:
         up = {node.name for node in nodes}
         for name in set(self._servers.actors) - up:
             self._servers.drop(name)
-        if self._nodes or any(place.running for place in self._places):
+        if self._nodes or any(team.running for team in self._teams):
             self._servers.start(sorted(up))
         if gone := {key: name for key, name in self._nodes.items() if name not in up}:
             self._lose(dict.fromkeys(gone, "its node has left"))
@@ -231,22 +239,25 @@ class Runner:
         """Give each node on which tasks may run to a crew: one of its own, while they are few."""
         fitting = nodes_for(self._needs, nodes)
         if not self._cluster:
-            if not self._places:
+            if not self._teams:
                 room = max(1, sum(node.places(self._needs) for node in fitting))
                 here = Crew(self._work(), self._functions, self._needs)
-                self._places.add(Place(here, {this_node(): room}))
+                self._teams.add(Team(here, Rooms(0, {this_node(): room})))
             return
-        self._places.keep_nodes({node.name for node in nodes})
-        for name, room in ((node.name, node.places(self._needs)) for node in fitting):
-            if name in self._places:
+        for team in self._teams.keep_nodes({node.name for node in nodes}):
+            self._dismiss(team, "its node has left")
+        for node in fitting:
+            room = node.places(self._needs)
+            if self._teams.of_node(node.name) is not None:
                 continue
-            if len(self._places) < MOST_CREWS:
-                crew = RemoteCrew(
-                    self._work(), self._functions, self._needs, name, room, self._on_ended
-                )
-                self._places.add(Place(crew, {name: room}))
+            if len(self._teams) < MOST_CREWS:
+                self._teams.add(self._team_on(node.name, Rooms(0, {node.name: room})))
             else:
-                self._places.add_node(name, room)
+                self._teams.add_node(node.name, room)
+
+    def _team_on(self, node: str, rooms: Rooms) -> Team:
+        crew = RemoteCrew(self._work(), self._functions, self._needs, node, rooms, self._on_ended)
+        return Team(crew, rooms)
 
     def _work(self) -> Callable[..., Any]:
         """Return the function that workers run."""
@@ -264,21 +275,21 @@ class Runner:
     def _submit_some(self) -> None:
         """Send tasks to the crews, and ask for those that have ended."""
         asked, self._answered = self._answered, {}
-        for place, key in self._places.hand_out(self._agenda):
-            place.waiting.append(self._order(key))
-            asked[place] = None
-        for place in asked:
-            if place.running:
-                self._send(place)
+        for team, key in self._teams.hand_out(self._agenda):
+            team.waiting.append(self._order(key))
+            asked[team] = None
+        for team in asked:
+            if team.running:
+                self._send(team)
 
-    def _send(self, place: Place) -> None:
+    def _send(self, team: Team) -> None:
         """Send a crew its tasks, and ask for those that have ended."""
-        orders, place.waiting = place.waiting, []
+        orders, team.waiting = team.waiting, []
         if self._cluster:
-            enough = self._places.enough(place, self._agenda)
-            place.crew.work(orders, enough, MOMENT)
+            enough = self._teams.enough(team, self._agenda)
+            team.crew.work(orders, enough, MOMENT, team.take_news())
         elif orders:
-            place.crew.submit(orders)
+            team.crew.submit(orders)
 
     def _order(self, key: Key) -> Order:
         family = self._graph.families[key[0]]
@@ -311,34 +322,34 @@ class Runner:
         """Wait for tasks to end; return those that have succeeded."""
         # The timeouts keep the interpreter responsive to Ctrl-C.
         if not self._cluster:
-            (place,) = self._places
-            return self._take(place, place.crew.ended(1.0))
-        done = []
-        with suppress(queue.Empty):
-            crew, future = self._heard.get(timeout=1.0)
-            while True:
-                done += self._hear(crew, future)
-                crew, future = self._heard.get_nowait()
-        return done
+            (team,) = self._teams
+            return self._take(team, team.crew.ended(1.0))
+        try:
+            heard = [self._heard.get(timeout=1.0)]
+        except queue.Empty:
+            return []
+        while not self._heard.empty():
+            heard.append(self._heard.get())
+        return [key for crew, future in heard for key in self._hear(crew, future)]
 
     def _hear(self, crew: RemoteCrew, future: Future[list[End]]) -> list[Key]:
         """Take the answer of a crew; return the tasks that have succeeded."""
-        place = self._places.at(crew.node)
-        if place is None or place.crew is not crew:
+        team = self._teams.of_node(crew.node)
+        if team is None or team.crew is not crew:
             return []
         try:
             ends = future.result()
-        except RayActorError as error:
-            self._dismiss(place, str(error).splitlines()[0])
+        except (RayActorError, ActorUnschedulableError) as error:
+            self._dismiss(team, str(error).splitlines()[0])
             return []
-        return self._take(place, ends)
+        return self._take(team, ends)
 
-    def _dismiss(self, place: Place, reason: str) -> None:
+    def _dismiss(self, team: Team, reason: str) -> None:
         """Put back the tasks of a crew that has died, alone or with its node."""
-        self._places.remove(place)
-        self._answered.pop(place, None)
-        place.crew.close()
-        for key in place.running:
+        self._teams.remove(team)
+        self._answered.pop(team, None)
+        team.crew.close()
+        for key in team.running:
             self._put_back(key, reason)
 
     def _put_back(self, key: Key, reason: str) -> None:
@@ -347,12 +358,12 @@ class Runner:
         self._agenda.again(key)
         self._next_look = 0.0
 
-    def _take(self, place: Place, ends: Iterable[End]) -> list[Key]:
+    def _take(self, team: Team, ends: Iterable[End]) -> list[Key]:
         """Take the results of some tasks; return those that have succeeded."""
         done = []
-        self._answered[place] = None
+        self._answered[team] = None
         for end in ends:
-            self._places.note_ended(place, end.key)
+            self._teams.note_ended(team, end.key)
             if end.left:
                 self._put_back(end.key, "its node has left")
             elif end.error is None:
