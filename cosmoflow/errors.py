@@ -6,6 +6,8 @@ Any exception that is not a :class:`CosmoflowError` is a bug and exits with 1.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -68,6 +70,22 @@ class CosmoflowError(Exception):
             if part is not None:
                 lines.append(f"  {label + ':':<10}{part}")
         return "\n".join(lines)
+
+
+def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> str | None:
+    """Return the remedy for an unknown name: the closest known one, if any is close.
+
+    Parameters
+    ----------
+    name : str
+        The unknown name.
+    known : iterable of str
+        Names to choose from.
+    otherwise : str, optional
+        Remedy if none is close.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def _rebuild(cls: type[CosmoflowError], what: str, details: dict[str, Any]) -> CosmoflowError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from cosmoflow.config.base import Section
 from cosmoflow.config.folders import expand_home
+from cosmoflow.config.reference import suggest_setting
 from cosmoflow.config.settings import Settings
 from cosmoflow.config.yaml_text import parse_yaml
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, suggest
 
 _PACKAGE = Path(__file__).parent
 
@@ -172,20 +173,20 @@ def _explain(error: ValidationError, config: str | None) -> ConfigError:
     path = [str(part) for part in first["loc"]]
     where = ".".join(path) + (f" in {config}" if config else "")
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
+        key, known = ".".join(path), ", ".join(_known_keys(path[:-1]))
         return ConfigError(
-            f"unknown configuration key {'.'.join(path)!r}",
+            f"unknown configuration key {key!r}",
             where=where,
-            remedy=f"did you mean {near[0]!r}?"
-            if near
-            else f"known keys here: {', '.join(_known_keys(path[:-1]))}",
+            remedy=suggest_setting(key) or f"known keys here: {known}",
         )
     message = first["msg"].removeprefix("Value error, ")
     value = first["input"]
+    choices = first["ctx"]["expected"] if first["type"] == "literal_error" else ""
     return ConfigError(
         f"invalid configuration: {message}",
         where=where,
         value=None if isinstance(value, dict) else value,
+        remedy=suggest(str(value), re.findall("'([^']*)'", choices)),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin
@@ -93,28 +92,31 @@ def find_settings(name: str | None = None) -> list[SettingRow]:
     rows = list_settings()
     found = [row for row in rows if name in (None, row.key, row.key.partition(".")[0])]
     if not found:
-        raise _unknown(str(name), [row.key for row in rows])
+        sections = dict.fromkeys(row.key.partition(".")[0] for row in rows)
+        raise ConfigError(
+            f"there is no section or setting {name!r}",
+            where="cosmoflow settings",
+            limit=f"a section ({', '.join(sections)}) or a key, such as paint.grid",
+            remedy=suggest_setting(str(name)) or "`cosmoflow settings` lists all settings",
+        )
     return found
 
 
-def _unknown(name: str, keys: Sequence[str]) -> ConfigError:
-    """Return the error for a name that is neither a section nor a key."""
-    sections = list(dict.fromkeys(key.partition(".")[0] for key in keys))
-    last = name.rpartition(".")[2]
-    near = [key for key in keys if key.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(name, [*sections, *keys], n=1)
+def suggest_setting(name: str) -> str | None:
+    """Return the remedy for a name that is neither a section nor a key; None if none is close.
+
+    A key without its section, or with that of another one, counts as close.
+    """
+    section, _, last = name.rpartition(".")
+    settings = [(row.key.rpartition(".")[2], row.key) for row in list_settings()]
+    near = [key for setting, key in settings if setting == last]
+    if not near and not section:
+        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
     if not near:
-        # The section is right or missing, and the setting itself is misspelt.
-        close = difflib.get_close_matches(last, [key.rpartition(".")[2] for key in keys], n=1)
-        near = [key for key in keys if key.rpartition(".")[2] in close]
-    return ConfigError(
-        f"there is no section or setting {name!r}",
-        where="cosmoflow settings",
-        limit=f"a section ({', '.join(sections)}) or a key, such as paint.grid",
-        remedy=f"did you mean {' or '.join(near)}?"
-        if near
-        else "`cosmoflow settings` lists all settings",
-    )
+        inside = [row for row in settings if row[1].startswith(f"{section}.")] or settings
+        close = difflib.get_close_matches(last, [setting for setting, _ in inside], n=1)
+        near = [key for setting, key in inside if setting in close]
+    return f"did you mean {' or '.join(near)}?" if near else None
 
 
 def _describe(key: str, field: FieldInfo, default: Any) -> SettingRow:

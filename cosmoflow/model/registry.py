@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, suggest
 from cosmoflow.model.geometry import Geometry, Sides
 from cosmoflow.model.names import LINEAR
 from cosmoflow.model.paper import PaperNetwork
@@ -141,11 +140,10 @@ def find_architecture(name: str) -> Architecture:
         return ARCHITECTURES[name]
     if name.startswith(f"{LINEAR}:"):
         return _linear(_radius(name))
-    near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
     raise ConfigError(
         f"unknown model {name!r}",
         where="model",
-        remedy=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(ARCHITECTURES)}",
+        remedy=suggest(name, ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
     )
 
 

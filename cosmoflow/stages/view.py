@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmoflow.errors import ConfigError, DataError, OutputExistsError
+from cosmoflow.errors import ConfigError, DataError, OutputExistsError, suggest
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.storage.fields import FieldStore
@@ -149,14 +148,13 @@ def _choose_field(store: FieldStore, field: str | None) -> str:
     if field is None:
         return next((name for name in _FIRST if name in store.variables), store.variables[0])
     if field not in store.variables:
-        near = difflib.get_close_matches(field, store.variables, n=1)
         raise ConfigError(
             f"the store has no field {field!r}",
             where=store.url,
             limit=f"one of {', '.join(store.variables)}",
-            remedy=f"did you mean {near[0]}?"
-            if near
-            else "cosmoflow derive makes other fields from these",
+            remedy=suggest(
+                field, store.variables, "cosmoflow derive makes other fields from these"
+            ),
         )
     return field
 

@@ -83,7 +83,7 @@ def test_a_slice_reads_only_its_chunks_and_stays_in_the_region(tmp_path, capsys)
 @each(
     ("how", "kind", "words"),
     [
-        ({"field": "densty"}, ConfigError, ["did you mean density?"]),
+        ({"field": "densty"}, ConfigError, ["did you mean 'density'?"]),
         ({"component": "x"}, ConfigError, ["the field is a scalar"]),
         ({"field": "velocity", "component": "1"}, ConfigError, ["x, y, z, norm"]),
         ({"out": "slice.pdf"}, ConfigError, ["slice.pdf.png"]),

@@ -309,6 +309,7 @@ def test_a_run_goes_on_where_it_stopped(box, one_shard, tmp_path, cosmoflow, met
     ("arguments", "expected", "words"),
     [
         (["--field=pressure"], 2, ["pressure", "divergence", "smoothed_density"]),
+        (["--field=divergance"], 2, ["did you mean 'divergence'?"]),
         (["--field=smoothed_linear_velocity", "--smoothing=4"], 2, ["no such field"]),
         (["--field=smoothed_displacement", "--smoothing=4"], 3, ["'displacement'", "velocity"]),
         (["--field=smoothed_density"], 2, ["--smoothing", "Mpc/h"]),

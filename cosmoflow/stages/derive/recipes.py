@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, suggest
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.blocks import Block, grow
 from cosmoflow.numerics.field_table import FIELDS, STORED, FieldRow
@@ -47,6 +47,7 @@ def recipe_of(name: str) -> FieldRow:
             where="--field",
             value=name,
             limit=", ".join([*PLAIN, *smoothed]),
+            remedy=suggest(name, [*PLAIN, *smoothed]),
         )
     # The table describes the velocity as an input; only here is it derived.
     row = FIELDS[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -23,7 +22,7 @@ from yaml import YAMLError
 from cosmoflow.config.base import Section
 from cosmoflow.config.folders import expand_home
 from cosmoflow.config.yaml_text import parse_yaml
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, suggest
 
 GIB: Final = 1 << 30
 GBIT: Final = 1e9 / 8
@@ -198,10 +197,9 @@ def find_node(name: str, where: str, types: Mapping[str, NodeType] = NODE_TYPES)
     """
     if name in types:
         return types[name]
-    near = difflib.get_close_matches(name, types, n=1)
     raise ConfigError(
         "no such type of node in the table",
         where=where,
         value=name,
-        remedy=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(types)}",
+        remedy=suggest(name, types, f"one of {', '.join(types)}"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, suggest
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.spectra import WINDOWS, Term
@@ -78,6 +78,7 @@ def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
             value=name,
             limit=f"stored: {', '.join(store.variables)}; computed from density and velocity: "
             f"{', '.join(MADE)}",
+            remedy=suggest(name, [*store.variables, *MADE]),
         )
     quantity = QUANTITIES[name]
     reads = QUANTITIES[quantity.field].reads
