@@ -128,13 +128,41 @@ def _model(content: Mapping[str, Any]) -> dict[str, Any]:
         "halo": f"{content['halo']} cells" if content["halo"] else "none",
         "cells": f"{_range(cell)} {LENGTH}" if cell != "any" else cell,
         "trained on": _training(content),
+        "started from": ((content.get("provenance") or {}).get("sources") or {}).get("start"),
         **(_box(content, made=False) if "limits" not in content else _family(content)),
         "errors": "known" if content.get("knows_errors") else "not known",
         "validation residual": None
         if validation is None
         else f"{validation['rms']:.1f} {VELOCITY} rms at step {validation['step']:,}",
         "in the same blocks": None if compared is None else _others(compared["rms"]),
+        "verdict": None if compared is None else judge_tuning(compared),
     }
+
+
+def judge_tuning(compared: Mapping[str, Any]) -> str | None:
+    """Return in one sentence whether tuning helped; None if the start was not compared.
+
+    Parameters
+    ----------
+    compared : mapping
+        The comparison in the folder of a model.
+    """
+    rms, start = compared["rms"], compared.get("start")
+    if start not in rms:
+        return None
+    own, before = (f"{rms[one]:.1f} {VELOCITY}" for one in (OWN, start))
+    if has_helped(compared):
+        return f"tuning helped: the model that it started from leaves {before}, this one {own}"
+    return (
+        f"tuning did not help: it leaves {own}, and the model that it started from {before}: keep "
+        "that one, or tune for more steps"
+    )
+
+
+def has_helped(compared: Mapping[str, Any]) -> bool:
+    """Return whether a new model is closer to the truth than the model that it started from."""
+    rms, start = compared["rms"], compared.get("start")
+    return start not in rms or rms[OWN] < rms[start]
 
 
 def _others(rms: Mapping[str, float]) -> str:
@@ -179,7 +207,7 @@ def _training(content: Mapping[str, Any]) -> str | None:
     steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
     text = describe_boxes(boxes)
     text += "" if steps is None else f", {steps:,} steps"
-    sources = _sources(provenance)
+    sources = _sources(provenance, but=("start",))
     return f"{text}: {sources}" if sources else text
 
 
@@ -252,9 +280,10 @@ def _origin(content: Mapping[str, Any]) -> str | None:
     return f"{stage} of {sources}" if stage and sources else stage
 
 
-def _sources(provenance: Mapping[str, Any]) -> str:
-    """Return the locations of the first inputs."""
-    urls = list(dict.fromkeys((provenance.get("sources") or {}).values()))
+def _sources(provenance: Mapping[str, Any], but: Sequence[str] = ()) -> str:
+    """Return the locations of the first inputs, without those of some roles."""
+    sources = provenance.get("sources") or {}
+    urls = list(dict.fromkeys(url for role, url in sources.items() if role not in but))
     left = len(urls) - _MOST_SOURCES
     return ", ".join([*map(str, urls[:_MOST_SOURCES]), *([f"{left} more"] if left > 0 else [])])
 

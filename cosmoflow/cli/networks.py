@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ def train(
 ) -> None:
     """Train a network that maps density to velocity or momentum."""
     from cosmoflow.stages import train as stage
+    from cosmoflow.stages.inputs.boxes import count_boxes
     from cosmoflow.stages.inspect import read_comparison
 
     own = {"model": model, "target": target, "start": start, "steps": steps, "workers": workers}
@@ -39,12 +40,15 @@ def train(
             call.reporter.plan(stage.plan_train(fields, run))
             return
         trained = stage.train(fields, out, run)
-    facts = {"out": out, "model": trained.spec.architecture, "target": trained.spec.target}
+    spec, begun = trained.spec, run.settings.train.start
+    facts: dict[str, Any] = {"out": out, "model": spec.architecture, "target": spec.target}
+    facts |= {} if begun is None else {"started from": begun}
+    facts["boxes"] = count_boxes(spec.provenance)
     compared = read_comparison(out)
-    further = suggest_next(fields, out, facts["target"], compared, run.settings.train.start)
+    further = suggest_next(fields, out, spec.target, compared, begun)
     call.reporter.result(
         {**facts, "validation": compared, "next": further},
-        lambda console: show_training(console, facts, compared, further),
+        lambda console: show_training(console, facts, fields, compared, further),
     )
 
 

@@ -11,11 +11,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cosmoflow.cli.cards import describe_boxes, has_helped, judge_tuning
 from cosmoflow.cli.show import show_facts
-from cosmoflow.model.names import DEFAULT_MODEL, OWN, SHIPPED
+from cosmoflow.model.names import DEFAULT_MODEL, OWN, SHIPPED, is_plain
 
 _MOST_FIELDS = 8
 """Most stores that a suggested command names."""
+
+_MOST_NAMED = 3
+"""Most validation boxes that are named."""
 
 
 def suggest_next(
@@ -43,11 +47,15 @@ def suggest_next(
     box = fields[-1]
     prediction = _unused(f"{PurePosixPath(box).stem}-{target}", ".zarr")
     report = _unused(f"{PurePosixPath(box).stem}-report", "")
-    commands = [["cosmoflow", "infer", box, prediction, "--model", out]]
+    if start is None or compared is None or has_helped(compared):
+        # Without ./ the name of a model that ships would mean that model.
+        model = f"./{out}" if is_plain(out) else out
+    else:
+        model = start
+    commands = [["cosmoflow", "infer", box, prediction, "--model", model]]
     # A lone box trained the model, but for a slab: a report on it would flatter.
     if len(fields) > 1:
-        named = f"{PurePosixPath(out).name}={prediction}"
-        commands.append(["cosmoflow", "evaluate", box, named, "--out", report])
+        commands.append(["cosmoflow", "evaluate", box, prediction, "--out", report])
     # A training that began with the shipped model had too few steps, or gains nothing.
     if is_behind(compared) and len(fields) <= _MOST_FIELDS and start is None:
         tuned = _unused(f"{out.rstrip('/')}-tuned", "")
@@ -72,11 +80,33 @@ def _unused(stem: str, ending: str) -> str:
 def show_training(
     console: Console,
     facts: Mapping[str, Any],
+    fields: Sequence[str],
     compared: Mapping[str, Any] | None,
     further: Sequence[str],
 ) -> None:
-    """Print a trained model, its residual beside those of others, and what to do next."""
-    show_facts(console, "trained", facts)
+    """Print a trained model, its residual beside those of others, and what to do next.
+
+    Parameters
+    ----------
+    console : Console
+        Where to print.
+    facts : mapping
+        Facts of the model; ``boxes`` has the numbers of boxes that trained and validated it.
+    fields : sequence of str
+        The stores trained on, as they were given.
+    compared : mapping or None
+        The comparison with other models.
+    further : sequence of str
+        Commands to type next.
+    """
+
+    def write(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    boxes = facts["boxes"]
+    shown = {name: one for name, one in facts.items() if name != "boxes"}
+    show_facts(console, "trained", {**shown, "trained on": describe_boxes(boxes)})
+    held_out = boxes["validation"]
     if compared is not None:
         blocks = compared["blocks"]
         table = Table(
@@ -90,11 +120,17 @@ def show_training(
         for name, rms in sorted(compared["rms"].items(), key=lambda row: row[1]):
             table.add_row(name, f"{rms:.1f}")
         console.print(table)
+        place = ", ".join(fields[-held_out:]) if held_out else f"a slab of {fields[0]}"
+        if held_out > _MOST_NAMED:
+            place = f"the last {held_out} boxes"
+        write(f"validation blocks: cells of {place}, which the model did not learn from")
         for name, reason in compared["skipped"].items():
-            console.print(f"{name} is not compared: {reason}", markup=False, soft_wrap=True)
-    label = "next:"
+            write(f"{name} is not compared: {reason}")
+        if (verdict := judge_tuning(compared)) is not None:
+            write(verdict)
+    role = "validated" if held_out else "trained"
+    write(f"next, with a box of yours in place of {fields[-1]}, which {role} this model:")
     for command in further:
-        tunes = f" --from {DEFAULT_MODEL} " in command
-        label = f"{DEFAULT_MODEL} is closer; to train it on these boxes:" if tunes else label
-        console.print(f"{label} {command}", markup=False, soft_wrap=True)
-        label = "then:"
+        if f" --from {DEFAULT_MODEL} " in command:
+            write(f"{DEFAULT_MODEL} is closer; to train it on these boxes:")
+        write(f"  {command}")

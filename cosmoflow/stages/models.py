@@ -95,6 +95,15 @@ def find_model(name: str) -> str:
     return absolute(name)
 
 
+def warn_of_namesake(name: str, listener: Listener) -> None:
+    """Warn if a shipped model is used while a trained one is in a folder of the same name here."""
+    if is_named(name) and has_file(absolute(name), DESCRIPTION):
+        caution(
+            listener,
+            f"{name} is the model that ships with cosmoflow; the folder of that name is ./{name}",
+        )
+
+
 def near_model(name: str) -> str | None:
     """Return the model or architecture whose name is closest to an unknown name."""
     names = {known.casefold(): known for known in (*ARCHITECTURES, *pretrained_models())}

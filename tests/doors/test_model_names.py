@@ -10,7 +10,7 @@ import cosmoflow
 from cosmoflow.cli.app import run_app
 from cosmoflow.errors import ConfigError, StorageError
 from cosmoflow.model.names import pretrained_models
-from cosmoflow.stages.models import find_model
+from cosmoflow.stages.models import find_model, warn_of_namesake
 from tests.cases import each
 from tests.conftest import refused
 
@@ -105,6 +105,12 @@ def test_a_folder_of_the_name_of_a_model_is_meant_by_its_path(call, tmp_path, mo
     assert cosmoflow.inspect("wiener")["ships"]
     assert call("info", "./wiener").code == 5
     assert find_model("./wiener") == str(tmp_path / "wiener")
+    # A trained model there is not taken for the one that ships without a warning.
+    warn_of_namesake("wiener", pytest.fail)
+    (tmp_path / "wiener" / "model.json").write_text("{}")
+    heard = []
+    warn_of_namesake("wiener", heard.append)
+    assert heard[0].text.endswith("is ./wiener")
     # A folder of another name is found without a path.
     (tmp_path / "residual-smal").mkdir()
     (tmp_path / "residual-smal" / "run.json").write_text("abc\n")

@@ -1,11 +1,15 @@
 """One model for boxes of different cells: training, prediction, fine-tuning, what is refused."""
 
+from pathlib import PurePosixPath
+
 import numpy as np
 import pytest
 
+from cosmoflow.cli.cards import make_card
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.model.family import ModelFamily
 from cosmoflow.stages.infer import infer
+from cosmoflow.stages.inspect import inspect, read_comparison
 from cosmoflow.stages.models import describe_model, load_model
 from cosmoflow.stages.train import train
 from tests.conftest import narrow_networks
@@ -79,6 +83,10 @@ def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):
     for name, value in start.network.state_dict().items():
         if "errors." not in name:
             np.testing.assert_allclose(tuned.network.state_dict()[name], value, atol=1e-5)
+    compared = read_comparison(str(tmp_path / "tuned"))
+    assert compared["start"] == f"its start ({PurePosixPath(url).name})"
+    assert compared["rms"][compared["start"]] == pytest.approx(compared["rms"]["this model"])
+    assert make_card(inspect(str(tmp_path / "tuned")))["started from"] == url
     unset = {key: OPTIONS[key] for key in ("steps", "batch", "crop", "precision")}
     train(boxes[:1], str(tmp_path / "default"), serial_run(train={**unset, "start": url}))
     said = load_model(str(tmp_path / "default")).spec.provenance["config"]["train"]

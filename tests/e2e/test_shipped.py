@@ -12,6 +12,7 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.model.registry import find_architecture, geometry_of
 from cosmoflow.model.samples import validation_blocks
 from cosmoflow.stages.infer import find_shipped
+from cosmoflow.stages.inspect import read_comparison
 from cosmoflow.storage.fields import FieldStore
 from tests.e2e.conftest import SMALL
 
@@ -68,7 +69,14 @@ def test_models_are_compared_with_what_ships(
     small = [option for option in SMALL if "train.model" not in option]
     for command in commands:
         assert run_app([*shlex.split(command)[1:], "-q", *small]) == 0
-        capsys.readouterr()
+        said = capsys.readouterr().out
+    # That model is compared with its start, here what ships, and the better one is suggested.
+    tuned = read_comparison("own-tuned")
+    assert tuned["start"] == "residual-small (ships)"
+    helped = tuned["rms"]["this model"] < tuned["rms"][tuned["start"]]
+    assert f"tuning {'helped' if helped else 'did not help'}: " in said
+    assert f"--model {'./own-tuned' if helped else 'residual-small'}\n" in said
+    assert "cells of second box.zarr, which" in said
 
     # A comparison has the shipped model too, and leaves the flow of the truth as it was.
     assert run_app(["infer", "second box.zarr", "x.zarr", "--model=own", "-q", *SMALL]) == 0

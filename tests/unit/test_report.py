@@ -96,7 +96,7 @@ def report(tmp_path_factory):
     drawn = figures.make_figures(found, folder / "figures")
     models = {"name": "mine", "architecture": "residual-tiny", "parameters": 198923}
     training = {"cell_size": [1.0, 4.0], "redshift": 0.5, "boxes": 2}
-    training |= {"validation_boxes": 1, "steps": 1500}
+    training |= {"validation_boxes": 1, "steps": 1500, "start": "/models/older"}
     context = {
         "redshift": 0.5,
         "particles_per_cell": 2.0,
@@ -231,7 +231,8 @@ def test_the_page_says_what_was_found_and_published(report):
     assert verdict.sentence in text
     for fact in (
         "1 June 2021, cosmoflow", "128 Mpc/h, z = 0.5", "32³ of 4 Mpc/h", "65,536, 2 a cell, CIC",
-        "mine, residual-tiny, 198,923 parameters", "2 boxes (and 1 for validation), 1,500 steps",
+        "mine, residual-tiny, 198,923 parameters",
+        "older, trained further on 2 boxes (and 1 for validation), 1,500 steps",
         "cells of 1 to 4 Mpc/h, z = 0.5",
     ):  # fmt: skip
         assert fact in text

@@ -15,7 +15,8 @@ def describe_models(store: FieldStore) -> list[dict[str, Any]]:
 
     Each is a dict with ``name`` and, if the model is still where the prediction found it and is
     still the same, ``architecture``, ``parameters``, ``cell_size`` and ``redshift`` (a number, a
-    range, or "any"), and for trained ones ``boxes``, ``validation_boxes`` and ``steps``.
+    range, or "any"), and for trained ones ``boxes``, ``validation_boxes``, ``steps`` and ``start``,
+    the model that the training started from, or None.
     """
     return [_describe(name, digest) for name, digest in models_of(store.metadata.provenance)]
 
@@ -48,9 +49,10 @@ def _describe(name: str, digest: str) -> dict[str, Any]:
         return {"name": name}
     provenance = said["provenance"]
     steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
+    start = (provenance.get("sources") or {}).get("start")
     kept = ("architecture", "parameters", "cell_size", "redshift")
     facts = {"name": said["name"]} | {key: said[key] for key in kept}
     if (boxes := said.get("boxes")) is None:
         return facts
     numbers = {"boxes": boxes["training"], "validation_boxes": boxes["validation"]}
-    return facts | numbers | {"steps": steps}
+    return facts | numbers | {"steps": steps, "start": start}

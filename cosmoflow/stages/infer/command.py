@@ -28,7 +28,7 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.lineage import descent_of
 from cosmoflow.stages.inputs.notes import input_notes
 from cosmoflow.stages.inputs.paintings import check_painting, painting_of
-from cosmoflow.stages.models import find_model, model_digest, open_model
+from cosmoflow.stages.models import find_model, model_digest, open_model, warn_of_namesake
 from cosmoflow.stages.run import (
     Plan,
     Progress,
@@ -202,6 +202,8 @@ def listed(model: Models) -> tuple[str, ...]:
 def _prepare(store: FieldStore, names: Sequence[str], run: Run) -> tuple[Work, list[VelocityModel]]:
     """Open the models, check the request, and cut the box."""
     particles = run.settings.infer.particles_per_cell
+    for name in names:
+        warn_of_namesake(name, run.listener)
     models = [open_model(name, store, particles_per_cell=particles) for name in names]
     store.require("density")
     work = check_work(store, names, models, run)

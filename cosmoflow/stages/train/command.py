@@ -24,7 +24,7 @@ from cosmoflow.model.starting import make_model
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
-from cosmoflow.stages.models import load_model, save_model
+from cosmoflow.stages.models import load_model, save_model, warn_of_namesake
 from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
 from cosmoflow.stages.train.basis import (
     FILTER,
@@ -114,6 +114,8 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     config = settle(run.settings.train, loaded)
     settings = run.settings.model_copy(update={"train": config})
     run = replace(run, settings=settings, listener=noting(run.listener, warned))
+    if start is not None:
+        warn_of_namesake(start.name, run.listener)
     if not fields:
         raise ConfigError("there is nothing to train on", remedy="name fields stores")
     fields, out = _urls(fields), absolute(out)
@@ -132,7 +134,8 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
         {"seed": settings.seed, "train": config.model_dump(mode="json", exclude=_NO_MATTER)},
         {f"fields {index}": store.digest for index, store in enumerate(stores)}
         | ({} if start is None else {"start": start.digest}),
-        sources={f"fields {index}": store.url for index, store in enumerate(stores)},
+        sources={f"fields {index}": store.url for index, store in enumerate(stores)}
+        | ({} if start is None else {"start": start.name}),
         # Empty cells matter to velocities only: the momentum of such a cell is zero.
         notes=[*examine(stores if config.target == "velocity" else (), run.listener), *warned],
         facts=painting.as_facts(),
@@ -167,7 +170,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
         partial(make_job, basis.split, settings, crop),
         checkpoints,
         partial(_write_history, out),
-        partial(_finish, out, basis.split),
+        partial(_finish, out, basis, start),
     )
     engine.train(loop, workers=config.workers, on_report=on_report)
     # Flows of fields in memory were checked when they were read; measuring gains reads them again.
@@ -294,16 +297,16 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
     run.listener(Message(f"{text} in {checkpoints.url}"))
 
 
-def _finish(out: str, split: Split, model: Model, job: TrainingJob) -> None:
+def _finish(out: str, basis: Basis, start: Start | None, model: Model, job: TrainingJob) -> None:
     """Save the model with its errors, compare it, add its gains; runs in the worker of rank 0."""
     if job.config.error_steps:
         model = fit_errors(model, job, best_device())
     save_model(out, model)
     symmetries = job.config.measure_gain
     if job.config.compare:
-        keep_comparison(out, model, job, split)
-    measured = symmetries and split.validation and model.target == "velocity"
-    if measured and add_gain(model, split, symmetries):
+        keep_comparison(out, model, job, basis, start)
+    measured = symmetries and basis.split.validation and model.target == "velocity"
+    if measured and add_gain(model, basis.split, symmetries):
         save_model(out, model)
 
 
@@ -311,7 +314,7 @@ def _finish_baseline(out: str, basis: Basis, settings: Settings, crop: int) -> N
     """Save a filter, which has no network to train, and compare it."""
     save_model(out, model := make_model(basis.spec))
     if settings.train.compare:
-        keep_comparison(out, model, make_job(basis.split, settings, crop), basis.split)
+        keep_comparison(out, model, make_job(basis.split, settings, crop), basis)
 
 
 def _write_history(out: str, history: list[Metrics]) -> None:

@@ -1,10 +1,11 @@
-"""A new model beside the Wiener filter and the shipped model, in its validation blocks."""
+"""A new model beside its start, its Wiener filter and the shipped model, in validation blocks."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from cosmoflow.model.registry import find_architecture
 from cosmoflow.model.samples import TrainingBox, read_sample, stack
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.infer import find_shipped, predict_shipped, prediction_seconds
+from cosmoflow.stages.train.basis import Basis, Start, begin_training
 from cosmoflow.stages.train.data import VALIDATION_BLOCKS, Split
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.urls import write_bytes
@@ -35,7 +37,9 @@ Squares = tuple[float, int]
 """Sum of the squared residuals, and the number of cells."""
 
 
-def compare(model: Model, job: TrainingJob, split: Split) -> dict[str, Any]:
+def compare(
+    model: Model, job: TrainingJob, basis: Basis, start: Start | None = None
+) -> dict[str, Any]:
     """Return the residuals of a new model and of others in the validation blocks.
 
     Parameters
@@ -44,14 +48,17 @@ def compare(model: Model, job: TrainingJob, split: Split) -> dict[str, Any]:
         The model, in evaluation mode.
     job : TrainingJob
         The training, with the validation blocks.
-    split : Split
-        The boxes of the training.
+    basis : Basis
+        What the model was trained on.
+    start : Start, optional
+        Model that the training started from.
 
     Returns
     -------
     dict
         ``blocks`` and ``cells`` compared; ``rms``, the 3-D residual of each method, km/s;
-        ``skipped``, why a method is not compared.
+        ``skipped``, why a method is not compared; ``start``, the method that the training started
+        from, or None.
     """
     squares, cells = sum_squares(model, job.validation, job.config.precision, best_device())
     rms, skipped = {OWN: math.sqrt(squares / cells)}, dict[str, str]()
@@ -62,19 +69,55 @@ def compare(model: Model, job: TrainingJob, split: Split) -> dict[str, Any]:
     else:
         rivals.insert(0, (f"{_FILTER} (ships)", _FILTER))
     for label, name in rivals:
-        found = _compare_shipped(name, model.target, job, split)
+        found = _compare_shipped(name, model.target, job, basis.split)
         if isinstance(found, str):
             skipped[label] = found
         else:
             rms[label] = found
+    began = None
+    if start is not None:
+        began = SHIPPED if start.name == DEFAULT_MODEL else f"its start ({_last(start.name)})"
+        # A shipped model that a box does not fit is no rival, but it may still be the start.
+        if began not in rms:
+            found = _compare_start(job, basis, start)
+            if isinstance(found, str):
+                skipped[began] = found
+            else:
+                skipped.pop(began, None)
+                rms[began] = found
     blocks = len(job.validation)
-    return {"blocks": blocks, "cells": int(cells), "rms": rms, "skipped": skipped}
+    return {
+        "blocks": blocks,
+        "cells": int(cells),
+        "rms": rms,
+        "skipped": skipped,
+        "start": began,
+    }
 
 
-def keep_comparison(out: str, model: Model, job: TrainingJob, split: Split) -> None:
+def keep_comparison(
+    out: str, model: Model, job: TrainingJob, basis: Basis, start: Start | None = None
+) -> None:
     """Compare a new model and keep the result in its folder."""
-    content = json.dumps(compare(model, job, split), indent=1)
+    content = json.dumps(compare(model, job, basis, start), indent=1)
     write_bytes(out, COMPARISON, f"{content}\n".encode())
+
+
+def _last(name: str) -> str:
+    """Return the name of a model, or the last part of its location."""
+    return PurePosixPath(name).name
+
+
+def _compare_start(job: TrainingJob, basis: Basis, start: Start) -> float | str:
+    """Return the residual of the model that a training started from, or why it is not compared."""
+    device = best_device()
+    # The new model is whole: a start that was moved meanwhile must not fail it.
+    try:
+        model = begin_training(basis, start, "all").to(device).eval()
+    except CosmoflowError as error:
+        return error.what
+    squares, cells = sum_squares(model, job.validation, job.config.precision, device)
+    return math.sqrt(squares / cells)
 
 
 def comparison_seconds(grids: Sequence[int], crop: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from cosmoflow import __version__
@@ -72,7 +73,8 @@ def _training(said: Mapping[str, Any]) -> str:
     boxes = f"{training:,} box{'es' if training > 1 else ''}"
     boxes += f" (and {validation:,} for validation)" if validation else ""
     cell, redshift = (_span(said[key]) for key in ("cell_size", "redshift"))
-    return f"{boxes}{steps}; cells of {cell} Mpc/h, z = {redshift}"
+    begun = f"{PurePosixPath(said['start']).name}, trained further on " if said.get("start") else ""
+    return f"{begun}{boxes}{steps}; cells of {cell} Mpc/h, z = {redshift}"
 
 
 def _span(found: Any) -> str:
