@@ -149,7 +149,7 @@ def _as_urls(value: Any) -> Any:
 _OPTION = re.compile(
     r"--set[ =](?P<section>\w+)\.(?P<setting>\w+)=(?P<value>[^\s,;()]*[^\s,;().])"
     r"|--(?P<flag>resume|overwrite)\b"
-    r"|--(?P<name>engine|grid|workers|steps)[ =](?P<given>\w+)"
+    r"|--(?P<name>engine|grid|workers|steps|quantity)[ =](?P<given>\w+)"
 )
 """A command-line option in the text of a remedy."""
 

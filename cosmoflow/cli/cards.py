@@ -8,7 +8,7 @@ from typing import Any
 from cosmoflow.model.names import OWN
 from cosmoflow.units import COMPONENTS, LENGTH, MASS, VELOCITY, format_bytes
 
-MOST_NOTES = 3
+MOST_NOTES = 4
 """Notes on the card of a store."""
 
 _MOST_SOURCES = 3
@@ -18,6 +18,11 @@ _FILLS = {
     "model": "predicted",
 }
 """Velocity of cells without mass, by the fill of a store."""
+_FLOWS = {
+    "linear_velocity": "by linear theory",
+    "wiener_velocity": "by a Wiener filter of the density",
+}
+"""Velocities that `infer` and `train` keep in the store that they read, and how they are made."""
 _OWN = ("x", "y", "z", "component", "eigenvalue", "smoothing")
 """Arrays of coordinates."""
 
@@ -47,24 +52,34 @@ def make_card(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
     grid, cell = content.get("grid"), content.get("cell_size")
+    names = [name for name in content["arrays"] if name not in _OWN]
+    flows = [name for name in names if name in _FLOWS]
     return {
         **_store(content),
         "grid": None if grid is None else f"{grid}^3 cells of {cell:g} {LENGTH}",
         "region": _region(content),
-        "fields": ", ".join(name for name in content["arrays"] if name not in _OWN),
-        **describe_sampling(content.get("sampling") or {}),
+        "fields": ", ".join(name for name in names if name not in _FLOWS),
+        "kept flows": "; ".join(f"{name}, {_FLOWS[name]}, for networks" for name in flows),
+        **describe_sampling(content.get("sampling") or {}, has_density="density" in names),
         **_box(content),
     }
 
 
-def describe_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the particles per cell and the share of empty cells as text; None if not known."""
+def describe_sampling(sampling: Mapping[str, Any], *, has_density: bool = False) -> dict[str, Any]:
+    """Return the particles per cell and the share of empty cells as text; None if not known.
+
+    An unknown number of particles matters to networks that read the density: if there is one, the
+    text says how to state the number.
+    """
+    unknown_number = (
+        "not known; `infer --set infer.particles_per_cell=N` states it" if has_density else None
+    )
     share, each = sampling.get("empty_share"), sampling.get("particles_per_cell")
     fill = _FILLS.get(sampling.get("fill", ""), "unknown")
     known = fill != "unknown"
     empty = f"{100 * share:.2g} %" + f", velocity there: {fill}" * known if share else "none"
     return {
-        "particles per cell": None if each is None else f"{each:.3g}",
+        "particles per cell": unknown_number if each is None else f"{each:.3g}",
         "empty cells": None if share is None else empty,
     }
 

@@ -209,7 +209,7 @@ def show_store(call: Invocation, what: str, out: str) -> None:
     facts["open"] = f"xarray.open_zarr({out!r}, consolidated=False)"
     found = store.metadata.sampling
     sampling = {} if found is None else found.to_attribute()
-    shown = facts | describe_sampling(sampling)
+    shown = facts | describe_sampling(sampling, has_density="density" in store.variables)
     shown = {name: value for name, value in shown.items() if value is not None}
     if "region" in shown:
         shown["region"] = f"{' x '.join(map(str, facts['region']))} cells"

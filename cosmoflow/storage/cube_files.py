@@ -46,6 +46,9 @@ class Stored:
         Unit of the numbers; None if the file has none.
     coordinates : dict
         Values and unit of the coordinates along named axes.
+    others : tuple of str or None
+        Other arrays of as many dimensions in the file; None if the user named this one, or if it is
+        the only such array and has a usual name.
     """
 
     shape: tuple[int, ...]
@@ -54,6 +57,7 @@ class Stored:
     names: tuple[str, ...] = ()
     unit: str | None = None
     coordinates: dict[str, tuple[NDArray[Any], str | None]] = field(default_factory=dict)
+    others: tuple[str, ...] | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -74,8 +78,22 @@ def reading(where: str) -> Iterator[None]:
         ) from error
 
 
-def _choose(names: dict[str, tuple[int, ...]], wanted: str, path: str, *, vector: bool) -> str:
-    """Return the name of the array that is meant, given the names and shapes in a file."""
+def _choose(
+    names: dict[str, tuple[int, ...]], wanted: str, path: str, *, vector: bool
+) -> tuple[str, tuple[str, ...] | None]:
+    """Return the name of the array that is meant, and :attr:`Stored.others`.
+
+    Parameters
+    ----------
+    names : dict
+        Shapes of the arrays in the file by name.
+    wanted : str
+        Name that the user gave; empty if none.
+    path : str
+        The file.
+    vector : bool
+        Whether the array has three components.
+    """
     listing = ", ".join(f"{name} {shape}" for name, shape in names.items()) or "nothing"
     if wanted:
         match = [name for name in names if name.strip("/") == wanted.strip("/")]
@@ -93,7 +111,9 @@ def _choose(names: dict[str, tuple[int, ...]], wanted: str, path: str, *, vector
             value=listing,
             remedy=f"name one: {path}{WITHIN}NAME",
         )
-    return match[0]
+    if wanted or len(names) == 1 or called == fitting:
+        return match[0], None
+    return match[0], tuple(f"{name} {names[name]}" for name in fitting if name != match[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +141,10 @@ def _open_npy(path: str, name: str, vector: bool) -> tuple[str, Stored]:
 def _open_npz(path: str, name: str, vector: bool) -> tuple[str, Stored]:
     # A compressed member cannot be read in parts, so all of it is read once.
     with np.load(path, allow_pickle=False) as file:
-        name = _choose({one: file[one].shape for one in file.files}, name, path, vector=vector)
+        shapes = {one: file[one].shape for one in file.files}
+        name, others = _choose(shapes, name, path, vector=vector)
         values = file[name]
-    return name, Stored(values.shape, str(values.dtype), values.__getitem__)
+    return name, Stored(values.shape, str(values.dtype), values.__getitem__, others=others)
 
 
 def _read_hdf5(path: str, name: str, index: Index) -> NDArray[Any]:
@@ -148,7 +169,7 @@ def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:
 
     with h5py.File(path, "r", locking=False) as file:
         file.visititems(visit)
-        name = _choose(shapes, name, path, vector=vector)
+        name, others = _choose(shapes, name, path, vector=vector)
         array = file[name]
         check_whole(array, path)
         names: list[str] = []
@@ -164,7 +185,7 @@ def _open_hdf5(path: str, name: str, vector: bool) -> tuple[str, Stored]:
         unit = _text(array.attrs)
         part = _Part(_read_hdf5, path, name)
         named = tuple(names) if any(names) else ()
-        return name, Stored(array.shape, str(array.dtype), part, named, unit, coordinates)
+        return name, Stored(array.shape, str(array.dtype), part, named, unit, coordinates, others)
 
 
 def _text(attributes: Any) -> str | None:
@@ -188,7 +209,7 @@ def _netcdf(path: str) -> xr.Dataset:
 def _open_netcdf(path: str, name: str, vector: bool) -> tuple[str, Stored]:
     with _netcdf(path) as dataset:
         shapes = {str(one): dataset[one].shape for one in dataset.data_vars}
-        name = _choose(shapes, name, path, vector=vector)
+        name, others = _choose(shapes, name, path, vector=vector)
         array = dataset[name]
         coordinates = {
             str(one).lower(): (np.asarray(array[one].values), array[one].attrs.get("units"))
@@ -197,7 +218,7 @@ def _open_netcdf(path: str, name: str, vector: bool) -> tuple[str, Stored]:
         }
         part, axes, unit = _Part(_read_netcdf, path, name), array.dims, array.attrs.get("units")
         dims = tuple(map(str, axes))
-        return name, Stored(array.shape, str(array.dtype), part, dims, unit, coordinates)
+        return name, Stored(array.shape, str(array.dtype), part, dims, unit, coordinates, others)
 
 
 def _astropy() -> Any:
@@ -225,11 +246,15 @@ def _open_fits(path: str, name: str, vector: bool) -> tuple[str, Stored]:
             if unit.is_image and unit.shape
         }
         labels = {unit.name: str(number) for number, unit in enumerate(file)}
-        name = _choose(shapes, labels.get(name.upper(), name), path, vector=vector)
+        name, others = _choose(shapes, labels.get(name.upper(), name), path, vector=vector)
         part = _Part(_read_fits, path, name)
         sample = part((slice(0, 1),) * len(shapes[name]))
         return name, Stored(
-            shapes[name], str(sample.dtype), part, (), _text(file[int(name)].header)
+            shapes[name],
+            str(sample.dtype),
+            part,
+            unit=_text(file[int(name)].header),
+            others=others,
         )
 
 

@@ -165,7 +165,9 @@ class StoredBox(Box, Protocol):
         """Cells per axis of a chunk."""
 
 
-def check_box(box_size: float, redshift: float, where: str | None) -> None:
+def check_box(
+    box_size: float, redshift: float, where: str | None, *, remedy: str | None = None
+) -> None:
     """Refuse an impossible box size or redshift.
 
     Parameters
@@ -174,6 +176,8 @@ def check_box(box_size: float, redshift: float, where: str | None) -> None:
         Side of the box, Mpc/h.
     where : str or None
         Where the values are, for messages; None for the options ``--box`` and ``--redshift``.
+    remedy : str, optional
+        What to do about a side in another unit; by default to give it in Mpc/h.
 
     Raises
     ------
@@ -185,12 +189,13 @@ def check_box(box_size: float, redshift: float, where: str | None) -> None:
     for place, number in zip(places, (box_size, redshift), strict=True):
         require_number(number, place)
     if not 0.0 < box_size <= LARGEST_BOX:
+        converted = f": {box_size / 1e3:g}, if {box_size:g} is in kpc/h" * (box_size > 0.0)
         raise error(
             "the side of the box cannot be that in Mpc/h",
             where=places[0],
             value=f"{box_size:g}",
             limit=f"above 0 and at most {LARGEST_BOX:g} Mpc/h",
-            remedy=f"in kpc/h it would be {box_size / 1e3:g} Mpc/h: correct the unit",
+            remedy=remedy or f"give it in Mpc/h{converted}",
         )
     if not -1.0 < redshift < math.inf:
         raise error(

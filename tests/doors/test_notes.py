@@ -110,7 +110,8 @@ def test_notes_go_on_to_predictions(tmp_path, snapshot, fields_store, serial_run
         "  note: the density does not scatter as it should",
         f"  note: fields: {ASSUMED}",
         "  note: fields: one",
-        "  more notes: 2, with -v",
+        "  note: fields: two",
+        "  more notes: 1, with -v",
     ]
 
 

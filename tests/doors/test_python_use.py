@@ -244,7 +244,10 @@ def test_calls_that_make_no_sense(call, words):
 def test_values_that_make_no_sense():
     refused(ConfigError, 2, lambda: cosmoflow.paint("p", "f", grid=1), "paint.grid", "1")
     refused(
-        ConfigError, 2, lambda: cosmoflow.simulate("p", cosmology={"omega_m": 0.3}), "'Omega_m'"
+        ConfigError,
+        2,
+        lambda: cosmoflow.simulate("p", cosmology={"omega_m": 0.3}),
+        "cosmology.Omega_m?",
     )
 
 

@@ -225,10 +225,7 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
     notes += assumed_of(request)
     for note in notes:
         run.listener(Message(note))
-    cosmology = run.settings.cosmology
-    # A cosmology that is stated in part is more likely an oversight than one that is not stated.
-    half = bool(cosmology.model_fields_set)
-    notes += tell_assumed(cosmology.assumed, run.listener, warn=half)
+    notes += tell_assumed(run.settings.cosmology.assumed, run.listener)
     provenance = make_provenance(
         "import",
         {

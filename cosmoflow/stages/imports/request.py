@@ -21,6 +21,13 @@ Quantity = Literal["density", "delta", "counts"]
 
 VECTORS: Final = ("velocity", "momentum")
 
+_DOES: Final = {
+    "density": "takes the values as they are",
+    "delta": "adds 1",
+    "counts": "divides by the mean",
+}
+"""What ``--quantity`` does with the values."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -156,8 +163,8 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
         )
     quantity = said or _recognise(found)
     heard = "was said to be" if said else "was recognised as"
-    if quantity == "density":
-        require_density(found, where)
+    if quantity in (None, "density"):
+        _require_density(found, where)
         return Scaling(0.0, 1.0), [f"The cube {heard} 1 + delta: its mean is {found.mean:.6g}."]
     if quantity == "delta":
         if not found.is_delta:
@@ -166,36 +173,41 @@ def settle(request: Request, found: Summary) -> tuple[Scaling, list[str]]:
                 where=where,
                 value=f"a mean of {found.mean:g} and a lowest value of {found.lowest:g}",
                 limit=f"a mean of 0 to within {MEAN_TOLERANCE:g}, no value below -1",
-                remedy="say what it is: --quantity density or counts",
+                remedy=_advise(found) or "give the density contrast, or another cube",
             )
         return Scaling(1.0, 1.0), [f"The cube {heard} delta: 1 was added."]
-    if quantity == "counts":
-        if found.lowest < 0.0:
-            raise DataError(
-                "counts and masses are never below 0",
-                where=where,
-                value=f"a lowest value of {found.lowest:g}",
-                limit=0,
-                remedy="say what it is: --quantity delta, or give another cube",
-            )
-        notes = [f"The cube {heard} counts: it was divided by its mean, {found.mean:.9g}."]
-        if not found.counts_particles:
-            return Scaling(0.0, found.mean), notes
-        notes.append(
-            "All values are integers: they are taken to be numbers of particles in their nearest "
-            "cells (NGP), and the mean was kept as the number of particles per cell."
+    if found.lowest < 0.0:
+        raise DataError(
+            "counts and masses are never below 0",
+            where=where,
+            value=f"a lowest value of {found.lowest:g}",
+            limit=0,
+            remedy=_advise(found) or "give another cube",
         )
-        return Scaling(0.0, found.mean, found.mean), notes
+    notes = [f"The cube {heard} counts: it was divided by its mean, {found.mean:.9g}."]
+    if not found.counts_particles:
+        return Scaling(0.0, found.mean), notes
+    notes.append(
+        "All values are integers: they are taken to be numbers of particles in their nearest "
+        "cells (NGP), and the mean was kept as the number of particles per cell."
+    )
+    return Scaling(0.0, found.mean, found.mean), notes
+
+
+def _require_density(found: Summary, where: str) -> None:
+    """Refuse values that are not 1 + delta; the remedy names the quantity that they can be."""
     try:
         require_density(found, where)
     except DataError as error:
-        error.remedy = (
-            "--quantity counts divides by the mean"
-            if found.lowest >= 0.0
-            else f"say what it is: --quantity density, delta or counts; or {error.remedy}"
-        )
+        error.remedy = _advise(found) or error.remedy
         raise
-    raise AssertionError("a density is recognised")
+
+
+def _advise(found: Summary) -> str | None:
+    """Return the remedy for values of another quantity; None if they fit none."""
+    counted = "counts" if found.lowest >= 0.0 and found.mean > 0.0 else None
+    quantity = _recognise(found) or counted
+    return None if quantity is None else f"--quantity {quantity}, which {_DOES[quantity]}"
 
 
 def _recognise(found: Summary) -> Quantity | None:
@@ -207,8 +219,12 @@ def _recognise(found: Summary) -> Quantity | None:
 
 
 def assumed_of(request: Request) -> list[str]:
-    """Return one sentence per assumption about the cube."""
+    """Return one sentence per assumption about the cubes."""
     notes = []
+    for name, cube in request.cubes.items():
+        if (others := cube.stored.others) is not None:
+            left = f"; the file also holds {', '.join(others)}" if others else ""
+            notes.append(f"The {name} is the array {cube.where}{left}.")
     if not request.cubes["density"].named and request.order is None:
         notes.append("The axes of the cube were taken to be x, y, z, as NumPy reads them.")
     return notes

@@ -169,8 +169,7 @@ def _describe_box(
     """Return the metadata of a box, and the notes on what was assumed."""
     given = cosmology or CosmologyConfig()
     assumed = {} if redshift is not None else {"redshift": 0.0}
-    warn = redshift is None or cosmology is not None
-    notes = tell_assumed(assumed | given.assumed, run.listener, warn=warn)
+    notes = tell_assumed(assumed | given.assumed, run.listener, warn=redshift is None)
     return BoxMetadata(box_size, redshift or 0.0, given), notes
 
 

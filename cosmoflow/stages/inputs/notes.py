@@ -36,8 +36,20 @@ def input_notes(stores: Mapping[str, FieldStore]) -> list[str]:
     ]
 
 
-def tell_assumed(values: Mapping[str, float], listener: Listener, *, warn: bool) -> list[str]:
-    """Tell a listener in one line which values were assumed; return the notes on them."""
+def tell_assumed(
+    values: Mapping[str, float], listener: Listener, *, warn: bool = False
+) -> list[str]:
+    """Tell a listener in one line which values were assumed; return the notes on them.
+
+    Parameters
+    ----------
+    values : mapping of str to float
+        The assumed values by name.
+    listener : callable
+        Receives the line.
+    warn : bool
+        Whether it is a warning.
+    """
     if not values:
         return []
     listed = ", ".join(f"{name} {value:g}" for name, value in values.items())

@@ -15,7 +15,7 @@ from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.storage.metadata import BoxMetadata, check_box, make_provenance
 from cosmoflow.storage.snapshots.expansion import Said, complete_expansion, find_doubt
 from cosmoflow.storage.snapshots.facts import SnapshotFacts
-from cosmoflow.storage.snapshots.matter import check_matter
+from cosmoflow.storage.snapshots.matter import check_matter, state_length
 from cosmoflow.storage.snapshots.source import Part, Snapshot
 
 _EXAMPLES = {"h": "0.7", "Omega_m": "0.3"}
@@ -53,7 +53,7 @@ def build_snapshot(facts: SnapshotFacts, hints: SnapshotHints) -> Snapshot:
             "mean density of matter"
         )
     # Checked after the masses, whose error says more about a wrong unit of length.
-    check_box(facts.box_size, facts.redshift, url)
+    check_box(facts.box_size, facts.redshift, url, remedy=state_length(hints))
     settings = {
         "hints": hints.model_dump(mode="json"),
         "format": facts.format,

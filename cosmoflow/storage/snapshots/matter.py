@@ -236,6 +236,16 @@ def _left_behind(
     )
 
 
+def state_length(hints: SnapshotHints) -> str:
+    """Return the remedy for a wrong unit of length."""
+    if hints.length_unit is not None:
+        return f"the hint length_unit is {hints.length_unit}: correct it"
+    return (
+        "give the unit of length with the hint length_unit: "
+        "--set snapshot.length_unit=kpc/h (or Mpc/h, kpc, Mpc, a number of Mpc/h)"
+    )
+
+
 def _unlike(
     facts: SnapshotFacts, share: float, shares: Sequence[float], hints: SnapshotHints
 ) -> DataError:
@@ -243,14 +253,7 @@ def _unlike(
     limits = " or ".join(
         f"{one * (1.0 - SLACK):.3g} to {one * (1.0 + SLACK):.3g}" for one in sorted(set(shares))
     )
-    remedies = ["the unit of length or of mass, the box or Omega_m is wrong"]
-    if hints.length_unit is not None:
-        remedies.append(f"the hint length_unit is {hints.length_unit}: correct it")
-    else:
-        remedies.append(
-            "give the unit of length with the hint length_unit: "
-            "--set snapshot.length_unit=kpc/h (or Mpc/h, kpc, Mpc, a number of Mpc/h)"
-        )
+    remedies = ["the unit of length or of mass, the box or Omega_m is wrong", state_length(hints)]
     if hints.mass_share is not None:
         remedies.append(f"the hint mass_share is {hints.mass_share:g}: correct it")
     elif _SMALLEST_SHARE < share < 1.0:
