@@ -10,7 +10,7 @@ from cosmoflow.cli.options import Fields, Invocation, Out, Particles, common_opt
 from cosmoflow.cli.show import show_facts, show_store
 
 
-@common_options("simulate.start_redshift=19")
+@common_options("simulate.start_redshift=19", "seed", "cosmology", "simulate")
 def simulate(
     call: Invocation,
     out: Out,
@@ -57,7 +57,7 @@ def simulate(
     )
 
 
-@common_options("snapshot.length_unit=kpc/h")
+@common_options("snapshot.length_unit=kpc/h", "snapshot")
 def convert(
     call: Invocation,
     snapshot: Annotated[
@@ -77,7 +77,7 @@ def convert(
     call.reporter.result(facts, lambda console: show_facts(console, "converted", facts))
 
 
-@common_options("paint.fill=nearest")
+@common_options("paint.fill=nearest", "paint", "snapshot")
 def paint(
     call: Invocation,
     particles: Particles,
@@ -98,7 +98,7 @@ def paint(
     show_store(call, "painted", out)
 
 
-@common_options("cosmology.h=0.7")
+@common_options("cosmology.h=0.7", "cosmology", "paint.shard", "paint.chunk")
 def import_(
     call: Invocation,
     cube: Annotated[
@@ -145,7 +145,7 @@ def import_(
     show_store(call, "imported", out)
 
 
-@common_options("derive.smoothing=4")
+@common_options("derive.smoothing=4", "derive")
 def derive(
     call: Invocation,
     fields: Fields,

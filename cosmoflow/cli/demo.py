@@ -23,7 +23,9 @@ LONGER = 300
 """Steps of a longer training, to suggest."""
 
 
-@common_options("train.crop=32")
+@common_options(
+    "train.crop=32", "seed", "cosmology", "simulate", "paint", "train", "infer", "evaluate"
+)
 def demo(
     call: Invocation,
     out: Annotated[str, typer.Option("--out", help="Folder for all outputs.")] = "demo-output",

@@ -13,7 +13,7 @@ from cosmoflow.cli.show import show_models, show_store
 from cosmoflow.cli.training import show_training, suggest_next
 
 
-@common_options("train.batch=4")
+@common_options("train.batch=4", "train", "seed")
 def train(
     call: Invocation,
     fields: Annotated[list[str], typer.Argument(metavar="FIELDS...", help="Fields stores.")],
@@ -52,7 +52,7 @@ def train(
     )
 
 
-@common_options("infer.symmetries=8")
+@common_options("infer.symmetries=8", "infer")
 def infer(
     call: Invocation,
     fields: Fields,

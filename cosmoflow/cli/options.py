@@ -15,6 +15,7 @@ from cosmoflow.cli.console import Reporter
 from cosmoflow.config import load_settings
 from cosmoflow.config.folders import expand_home
 from cosmoflow.errors import ConfigError
+from cosmoflow.events import caution
 
 # The stages and their libraries take seconds to import; `cosmoflow --help` avoids that.
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ QuietOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """The common options of one call, and its reporter."""
+    """The common options of one call, its reporter, and what its command reads."""
 
     config: str | None
     overrides: tuple[str, ...]
@@ -80,6 +81,8 @@ class Invocation:
     existing: Existing
     dry_run: bool
     reporter: Reporter
+    command: str
+    reads: tuple[str, ...]
 
     @contextmanager
     def run(
@@ -96,9 +99,29 @@ class Invocation:
         wake_collector()
         options = {**options, "engine": {**self.engine, "workers": workers}}
         settings = load_settings(self.config or preset, self.overrides, options)
+        self._warn_of_unread()
         return_freed_buffers()
         with Session(settings.engine) as session:
             yield Run(settings, session, self.existing, self.reporter.listen)
+
+    def _warn_of_unread(self) -> None:
+        """Warn of ``--set`` that the command does not read. Files and presets serve many commands.
+
+        It is no error: scripts give several commands the same settings.
+        """
+        keys = [text.partition("=")[0].strip() for text in self.overrides]
+        unread = [key for key in keys if not any(_concerns(key, one) for one in self.reads)]
+        if unread:
+            caution(
+                self.reporter.listen,
+                f"{self.command} does not read {', '.join(dict.fromkeys(unread))}, given by --set; "
+                f"it reads {', '.join(self.reads)}",
+            )
+
+
+def _concerns(key: str, read: str) -> bool:
+    """Return whether a key and what a command reads, sections or settings, have anything common."""
+    return f"{key}.".startswith(f"{read}.") or f"{read}.".startswith(f"{key}.")
 
 
 Command = Callable[..., None]
@@ -131,7 +154,7 @@ def set_example(example: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def common_options(example: str) -> Callable[[Command], Command]:
+def common_options(example: str, *reads: str) -> Callable[[Command], Command]:
     """Return a decorator that adds the common options to a command.
 
     The command receives them as its first argument. typer reads a command's options from its
@@ -142,11 +165,15 @@ def common_options(example: str) -> Callable[[Command], Command]:
     ----------
     example : str
         A setting that the command uses, for the help of ``--set``.
+    *reads : str
+        Sections and settings that the command reads, besides the section ``engine``.
     """
-    return lambda function: set_example(example)(_with_common_options(function))
+    return lambda function: set_example(example)(_with_common_options(function, reads))
 
 
-def _with_common_options(function: Command) -> Command:
+def _with_common_options(function: Command, reads: tuple[str, ...]) -> Command:
+    name = function.__name__.rstrip("_")
+
     def command(
         *,
         config: ConfigOption = None,
@@ -169,7 +196,16 @@ def _with_common_options(function: Command) -> Command:
             )
         existing: Existing = "resume" if resume else "overwrite" if overwrite else "error"
         chosen = {"choice": engine, "address": address, "memory": memory}
-        invocation = Invocation(config, tuple(overrides or ()), chosen, existing, dry_run, reporter)
+        invocation = Invocation(
+            config,
+            tuple(overrides or ()),
+            chosen,
+            existing,
+            dry_run,
+            reporter,
+            command=name,
+            reads=(*reads, "engine"),
+        )
         if isinstance(out := own.get("out"), str):
             # Results contain this path, and programs that read them may not expand ~.
             own["out"] = expand_home(out)

@@ -10,7 +10,7 @@ from cosmoflow.cli.options import Fields, Invocation, common_options
 from cosmoflow.cli.show import show_comparison, show_facts
 
 
-@common_options("evaluate.subbox=64")
+@common_options("evaluate.subbox=64", "evaluate")
 def evaluate(
     call: Invocation,
     truth: Annotated[
@@ -39,7 +39,7 @@ def evaluate(
     )
 
 
-@common_options("spectra.per_decade=10")
+@common_options("spectra.per_decade=10", "spectra")
 def spectra(
     call: Invocation,
     fields: Fields,

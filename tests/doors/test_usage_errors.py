@@ -1,7 +1,10 @@
 """Usage errors: text for people, one line of JSON for programs."""
 
 import json
+import re
+from pathlib import Path
 
+import cosmoflow
 from cosmoflow.cli.app import run_app
 from tests.cases import each
 
@@ -56,3 +59,39 @@ def test_help_is_no_error_and_contradictions_are(capsys):
     assert run_app(["paint", "a", "b", "--resume", "--overwrite", "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert (found["event"], found["kind"], found["exit_code"]) == ("error", "config", 2)
+
+
+SECTIONS = {
+    "seed": "seed=1", "cosmology": "cosmology.h=0.7", "simulate": "simulate.steps=3",
+    "snapshot": "snapshot.h=0.7", "paint": "paint={shard: 8}", "derive": "derive.smoothing=4",
+    "train": "train.steps=3", "infer": "infer.tile=8", "evaluate": "evaluate.subbox=64",
+    "spectra": "spectra.per_decade=9", "engine": "engine.choice=serial",
+}  # fmt: skip
+"""A setting of each section."""
+
+
+@each(
+    ("command", "arguments"),
+    [
+        ("simulate", ["o.zarr", "--dry-run"]),
+        ("convert", ["none", "o.zarr"]),
+        ("import", ["none.npy", "o.zarr", "--box=64", "--redshift=0"]),
+        ("paint", ["none", "o.zarr"]),
+        ("derive", ["none", "o.zarr", "--field=divergence"]),
+        ("train", ["none", "--out=o"]),
+        ("infer", ["none", "o.zarr"]),
+        ("evaluate", ["none", "none", "--out=o"]),
+        ("spectra", ["none", "--field=density", "--out=o.zarr"]),
+    ],
+)
+def test_settings_that_a_command_does_not_read_are_announced(command, arguments, capsys):
+    run_app([command, *arguments, *(f"--set={one}" for one in SECTIONS.values())])
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if "does not read" in line)
+    unread = said.partition("does not read ")[2].partition(", given by")[0].split(", ")
+    place = Path(cosmoflow.__file__).parent / "stages" / {"import": "imports"}.get(command, command)
+    files = [place.with_suffix(".py")] if not place.is_dir() else list(place.glob("*.py"))
+    read = {one for file in files for one in re.findall(r"settings\.(\w+)", file.read_text())}
+    assert {key.partition(".")[0] for key in unread} == set(SECTIONS) - read - {"engine"}
+    # Some settings of a section, and those of a file, which may serve other commands.
+    run_app([command, *arguments, "--config=paper", "--set=paint.scheme=ngp"])
+    assert ("does not read paint.scheme, given" in capsys.readouterr().err) is (command != "paint")
