@@ -254,7 +254,9 @@ def draw_slice(found: xr.DataArray) -> bytes:
 
     values = found.to_numpy()
     scale = ColourScale.of(str(found.name), values)
-    norm = (LogNorm if scale.kind == "log" else Normalize)(scale.low, scale.high, clip=True)
+    norm = (LogNorm if scale.kind == "log" else Normalize)(scale.low, scale.high)
+    beyond = (bool(values.min() < scale.low), bool(values.max() > scale.high))
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -273,7 +275,10 @@ def draw_slice(found: xr.DataArray) -> bytes:
     )
     axes.set(xlabel=f"{horizontal}, {LENGTH}", ylabel=f"{vertical}, {LENGTH}")
     axes.set_title(title_of(found), fontsize="medium")
-    figure.colorbar(image, ax=axes)
+    unit = found.attrs["units"]
+    label = found.attrs["long_name"] + ("" if unit == DIMENSIONLESS else f", {unit}")
+    # The ends of the bar are arrows where values lie beyond its colours.
+    figure.colorbar(image, ax=axes, extend=extend.get(beyond, "neither"), label=label)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -349,7 +349,11 @@ def test_a_report_of_linear_theory_alone_in_a_small_box_at_rest(tmp_path):
     assert (found.metrics["errors"], found.metrics["by_particles"]) == ({}, None)
     text = " ".join(read(page.write_report(found, drawn, {}, tmp_path)).text)
     assert page.verdict(found).sentence in text
-    assert "expected standard deviation" not in text
+    assert "expects an error of some size" not in text
+    # Its first bin of modes is at 0.24 h/Mpc.
+    columns = page.sampled_columns(found.metrics["spectra"]["full"]["quantities"])
+    assert list(columns.values()) == ["0.6", "1", "1.4"]
+    assert "of the density, smoothed by a Gaussian of the radius in the name" in text
     assert "particles" not in text
 
 

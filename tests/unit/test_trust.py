@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cosmoflow.numerics.comparison import compare
+from cosmoflow.stages.evaluate.report import page
 from tests.cases import each
 
 BOX, CELLS = 64.0, 32
@@ -97,3 +98,18 @@ def test_residuals_are_split_by_the_number_of_particles(box, mean):
         assert own["residual"][place] == pytest.approx(np.sqrt(residual[inside].mean()), rel=1e-12)
         assert own["share"][place] == pytest.approx(residual[inside].sum() / residual.sum())
     assert sum(own["share"]) == pytest.approx(1.0, abs=1e-12)
+
+
+@each(
+    ("components", "sizes", "found"),
+    [
+        ([0, 990, 10], (10.0, 1000.0), {"share": 0.01, "rms": 12.0, "expected_rms": 10.0}),
+        ([0, 980, 20], (10.0, 1000.0), None),
+        ([0, 990, 10], (10.0, 20.0), None),
+    ],
+)
+def test_few_large_expected_errors_are_told_apart(components, sizes, found):
+    curve = {"components": components, "expected": [None, *sizes], "rms": [None, 12.0, 100.0]}
+    mean = np.average(np.square(sizes), weights=components[1:])
+    errors = {"reliability": curve, "expected_rms": mean**0.5}
+    assert page.without_largest(errors) == (found and pytest.approx(found))

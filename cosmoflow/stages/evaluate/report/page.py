@@ -17,6 +17,7 @@ from cosmoflow.stages.evaluate.report import formats, head, paper_tables
 from cosmoflow.stages.evaluate.report.figures import Figure
 from cosmoflow.stages.evaluate.report.figures.drawing import magnitude, numbers
 from cosmoflow.stages.evaluate.report.methods import (
+    PAPER_BASELINE,
     best_baseline,
     best_network,
     leading,
@@ -27,6 +28,14 @@ from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY
 
 RIGHT_COVERAGE: Final = 2.0
 """Percentage points by which a coverage may miss the expected one and be called right."""
+
+
+LARGEST_SIZES: Final = 0.01
+"""Share of the components, those of the largest expected sizes, that may rule an rms."""
+
+
+RULED: Final = 0.8
+"""Share of an rms that is left without the components that rule it, at most."""
 
 
 class Verdict(NamedTuple):
@@ -91,6 +100,25 @@ def worst_quarter(found: Mapping[str, Any]) -> float:
         if share is not None
     ]
     return max(off)
+
+
+def without_largest(found: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return residual and expected size, rms, without the components of the largest sizes.
+
+    Whole bins of the reliability curve are left out, of 1 % of the components at most; ``share`` is
+    their share. None is returned if they do not rule the rms of the sizes.
+    """
+    curve = found["reliability"]
+    counts = np.array(curve["components"])
+    kept = np.cumsum(counts[::-1])[::-1] > LARGEST_SIZES * counts.sum()
+    total, left = int(counts.sum()), int(counts[kept].sum())
+    squares = {
+        name: np.nansum((counts * numbers(curve[key]) ** 2)[kept])
+        for name, key in (("rms", "rms"), ("expected_rms", "expected"))
+    }
+    rms = {name: float(np.sqrt(one / left)) for name, one in squares.items()}
+    ruled = rms["expected_rms"] < RULED * found["expected_rms"]
+    return {"share": 1.0 - left / total, **rms} if ruled else None
 
 
 def tabulate_coverage(errors: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,11 +275,13 @@ def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[s
             for quantity in paper_tables.TABLE_NUMBER
         },
         paper_columns=[f"{key}({k:g})" for key in "Tr" for k in paper_tables.TABLE_K],
-        sampled_columns=[f"{k:g}" for k in SAMPLED_AT],
+        sampled_columns=sampled_columns(spectra["full"]["quantities"]),
+        linear=any(name.startswith(PAPER_BASELINE) for name in comparison.methods),
         has_empty_cells=has_empty_cells,
         empty_cells=context.get("empty_cells"),
         judge_errors=judge_errors,
         worst_quarter=worst_quarter,
+        without_largest=without_largest,
         coverage=tabulate_coverage(metrics["errors"]),
         particles=tabulate_particles(comparison, best),
         notes=head.gather_notes(
@@ -263,6 +293,12 @@ def render(comparison: Comparison, figures: Sequence[Figure], context: Mapping[s
         head=head.list_facts(comparison, context),
         facts=facts,
     )
+
+
+def sampled_columns(quantities: Mapping[str, Any]) -> dict[int, str]:
+    """Return the places in :data:`SAMPLED_AT` that a box has modes for, and their headings."""
+    k = numbers(next(iter(quantities.values()))["k"])
+    return {place: f"{at:g}" for place, at in enumerate(SAMPLED_AT) if k[0] <= at <= k[-1]}
 
 
 def _flat(predictions: Mapping[str, str]) -> list[str]:

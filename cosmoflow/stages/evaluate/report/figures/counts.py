@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 _ONE_POINT: Final = {
-    "speed": "|v| [km/s]",
-    "residual": "|residual| [km/s]",
-    "ratio": "|residual| / |true v|",
-    "cosine": "cos(angle to true v)",
-    "momentum": "|p| [km/s]",
+    "speed": ("speed", "|v| [km/s]"),
+    "residual": ("residual", "|residual| [km/s]"),
+    "ratio": ("residual over speed", "|residual| / |true v|"),
+    "cosine": ("angle", "cos(angle to true v)"),
+    "momentum": ("momentum", "|p| [km/s]"),
 }
+"""Titles and labels of the distributions."""
 
 _JOINT: Final = {
     "density_divergence": ("divergence", "θ / (f a H)"),
@@ -64,10 +65,10 @@ def distributions(comparison: Comparison, folder: Path) -> list[Figure]:
     """Draw how many of all cells have which speed, residual, angle and momentum."""
     names, look = shown_in_slices(comparison), styles(comparison.methods)
     path = folder / "distributions.png"
-    with drawing(path, 3, 2, aspect=0.75, gap=0.85, between=0.34, foot=0.6) as sheet:
+    with drawing(path, 3, 2, aspect=0.75, gap=0.85, between=0.55, foot=0.6) as sheet:
         grid = sheet.grid
         words = grid[-1, -1]
-        for axes, (name, label) in zip(grid.flat, _ONE_POINT.items(), strict=False):
+        for axes, (name, (title, label)) in zip(grid.flat, _ONE_POINT.items(), strict=False):
             edges = _edges(comparison, name)
             shown = {method: _counts(comparison, name, method) for method in ("truth", *names)}
             if name in {"residual", "ratio", "cosine"}:
@@ -75,8 +76,7 @@ def distributions(comparison: Comparison, folder: Path) -> list[Figure]:
                 del shown["truth"]
             for method, counts in shown.items():
                 draw_counts(axes, counts / max(counts.sum(), 1.0), edges, method, look)
-            axes.set_xlabel(label)
-            axes.set_ylabel("share of cells")
+            axes.set(title=title, xlabel=label, ylabel="share of cells")
             axes.set_xlim(edges[0], edges[-1])
             _zoom(axes, name, shown, edges)
         fill_with_legend(words, grid[0, 0])

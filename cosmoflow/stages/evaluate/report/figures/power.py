@@ -23,16 +23,16 @@ from cosmoflow.stages.evaluate.report.methods import TRUTH_COLOUR, Style, best_n
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FOUR: Final = {
-    "speed": "|v|",
-    "divergence": "θ = ∇·v",
-    "momentum": "p = |v| δ",
-    "theta_p": "Θₚ = |∇×(ρv)|",
-}
+_SPEEDS: Final = "(km/s)² (Mpc/h)³"
+_SLOPES: Final = "(km/s)² Mpc/h"
 
-_POWER_UNITS: Final = (
-    "Units of P(k): (km/s)² (Mpc/h)³ for |v| and p, (km/s)² (Mpc/h) for the two derivatives."
-)
+_FOUR: Final = {
+    "speed": ("|v|", _SPEEDS),
+    "divergence": ("θ = ∇·v", _SLOPES),
+    "momentum": ("p = |v| δ", _SPEEDS),
+    "theta_p": ("Θₚ = |∇×(ρv)|", _SLOPES),
+}
+"""The quantities of a figure, and the units of their power."""
 
 _DECADES: Final = (0.01, 0.1, 1.0, 10.0, 100.0)
 _BETWEEN: Final = (0.03, 0.3, 3.0, 30.0)
@@ -61,7 +61,7 @@ def spectra(comparison: Comparison, folder: Path) -> list[Figure]:
         path = folder / "spectra_subbox.png"
         _draw_spectra(comparison, box["quantities"], path)
         bands = (
-            "Bands: the error of the mean, by leaving out one sub-box at a time. "
+            " Bands: the error of the mean, by leaving out one sub-box at a time."
             if box["boxes"] > 1
             else ""
         )
@@ -70,8 +70,7 @@ def spectra(comparison: Comparison, folder: Path) -> list[Figure]:
             f"({box['side']:.0f} Mpc/h)³, plain transforms and finite differences, as in the "
             "paper's Figure 6. Below each power: T(k) = P_predicted / P_true, with the "
             "paper's U-net (Tables 1 to 4) as open circles, and the cross-correlation r(k), "
-            f"which a field that is merely as lively as the truth cannot fake. {bands}"
-            f"{_POWER_UNITS}"
+            f"which a field that is merely as lively as the truth cannot fake.{bands}"
         )
         title = "Power, ratio and correlation in the sub-boxes"
         alt = _seen(comparison, box["quantities"], "the sub-boxes")
@@ -81,7 +80,7 @@ def spectra(comparison: Comparison, folder: Path) -> list[Figure]:
     _draw_spectra(comparison, quantities, path)
     caption = (
         "The same quantities in the whole periodic box, without the leakage that the faces of a "
-        f"sub-box cause; divergence by spectral derivatives. {_POWER_UNITS}"
+        "sub-box cause; divergence by spectral derivatives."
     )
     alt = _seen(comparison, quantities, "the whole box")
     title = "Power, ratio and correlation in the box"
@@ -108,7 +107,7 @@ def _draw_spectra(comparison: Comparison, quantities: dict[str, Any], path: Path
     foot = 0.6 + legend_height(len(comparison.methods) + 2)
     frame: dict[str, Any] = {"aspect": 1.65, "gap": 0.6, "between": 0.52, "foot": foot}
     with drawing(path, 2, 2, **frame, parts=_PARTS) as sheet:
-        for place, (quantity, label) in zip(np.ndindex(2, 2), _FOUR.items(), strict=True):
+        for place, (quantity, (label, unit)) in zip(np.ndindex(2, 2), _FOUR.items(), strict=True):
             power, ratio, match = sheet.grid[place]
             found = quantities[quantity]
             k = numbers(found["k"])
@@ -128,6 +127,8 @@ def _draw_spectra(comparison: Comparison, quantities: dict[str, Any], path: Path
                 **_PAPER_MARK,
             )
             power.set_title(label)
+            # Along the axis there is no room for it.
+            power.text(0.04, 0.05, f"P in {unit}", transform=power.transAxes, fontsize="small")
             _frame_spectrum(power, ratio, match)
             if place[1] == 0:
                 for part, name in ((power, "P(k)"), (ratio, "T(k)"), (match, "r(k)")):

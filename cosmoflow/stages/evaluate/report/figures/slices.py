@@ -110,7 +110,7 @@ def histograms(comparison: Comparison, folder: Path) -> list[Figure]:
     speed = magnitude(truth)
     bins = np.linspace(0.0, max(1.6 * float(np.percentile(speed, 99.0)), 1e-3), 33)
     path = folder / "histograms.png"
-    with drawing(path, 2, 2, aspect=0.85, gap=0.75, between=0.3, foot=0.55) as sheet:
+    with drawing(path, 2, 2, aspect=0.85, gap=0.85, between=0.52, foot=0.55) as sheet:
         fast, ratio, angle, words = sheet.grid.flat
 
         def draw(axes: Axes, values: NDArray[Any], edges: NDArray[Any], method: str) -> None:
@@ -133,8 +133,8 @@ def histograms(comparison: Comparison, folder: Path) -> list[Figure]:
         ratio.set_xlabel("|residual| / |true v|")
         angle.set_xlabel("cos(angle to true v)")
         angle.set_ylim(bottom=0.7)
-        for axes in (fast, angle):
-            axes.set_ylabel("cells")
+        for axes, title in ((fast, "speed"), (ratio, "residual over speed"), (angle, "angle")):
+            axes.set(title=title, ylabel="number of cells")
         fill_with_legend(words, fast)
     caption = (
         "Cells of the same slice: speed, residual over true speed, and cosine of the angle "
@@ -206,7 +206,7 @@ def _derived(comparison: Comparison, folder: Path, quantity: str) -> Figure:
     path = folder / f"slice_{quantity}.png"
     # In the middle column of three, a legend of several names has a line for each.
     space = legend_height(1 + len(names), 1)
-    frame: dict[str, Any] = {"gap": 0.42, "between": 0.24, "foot": 1.25 + space}
+    frame: dict[str, Any] = {"gap": 0.42, "between": 0.42, "foot": 1.25 + space}
     with drawing(path, 1 + len(names), 2, paper=NARROW, **frame) as sheet:
         grid = sheet.grid
         image = grid[0, 0].imshow(_lifted(truth, floor, how.vector).T, **plane)
@@ -262,4 +262,5 @@ def _derived_histogram(comparison: Comparison, axes: Axes, quantity: str, top: f
         draw_counts(axes, counts, bins, name, look)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
-    axes.set_title("cells")
+    axes.set_title("number of cells")
+    axes.set_xlabel(how.label)
