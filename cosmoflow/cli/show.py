@@ -154,7 +154,9 @@ def _show_spectra(console: Console, comparison: Comparison) -> None:
 
     measured = comparison.metrics["spectra"]
     box = measured["subbox"]
-    where = "the box" if box is None else f"{box['boxes']} sub-boxes of {box['side']:g} Mpc/h"
+    count = 0 if box is None else box["boxes"]
+    boxes = f"{count} sub-boxes" if count > 1 else "one sub-box"
+    where = "the box" if box is None else f"{boxes} of {box['side']:g} Mpc/h"
     console.print(
         f"\npredicted over true power, T(k), and correlation, r(k), of {where}; k in h/Mpc"
     )
