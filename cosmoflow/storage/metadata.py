@@ -189,13 +189,13 @@ def check_box(
     for place, number in zip(places, (box_size, redshift), strict=True):
         require_number(number, place)
     if not 0.0 < box_size <= LARGEST_BOX:
-        converted = f": {box_size / 1e3:g}, if {box_size:g} is in kpc/h" * (box_size > 0.0)
+        converted = f"{box_size:g} kpc/h are {box_size / 1e3:g} Mpc/h: " * (box_size > 0.0)
         raise error(
             "the side of the box cannot be that in Mpc/h",
             where=places[0],
             value=f"{box_size:g}",
             limit=f"above 0 and at most {LARGEST_BOX:g} Mpc/h",
-            remedy=remedy or f"give it in Mpc/h{converted}",
+            remedy=f"{converted}{remedy or 'give the side in Mpc/h'}",
         )
     if not -1.0 < redshift < math.inf:
         raise error(

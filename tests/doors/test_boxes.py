@@ -80,7 +80,8 @@ def test_a_box_in_kpc_is_no_box_in_mpc(tmp_path, serial_run, fields_store):
         redshift=1.0, h=0.67, Omega_m=0.32,
     )  # fmt: skip
     paint = lambda: cosmoflow.paint(url, str(tmp_path / "f.zarr"), serial_run(**PAINT))  # noqa: E731
-    refused(DataError, 3, paint, "500 Mpc/h", "500000")
+    refused(DataError, 3, paint, "500 Mpc/h", "500000", "--set snapshot.length_unit=kpc/h")
+    assert cosmoflow.info(url, length_unit="kpc/h")["box_size"] == BOX.size
     made = fields_store(8)
     zarr.open_group(made.url).attrs["box_size"] = 32_000.0
     refused(DataError, 3, lambda: cosmoflow.open_fields(made.url), "32 Mpc/h")

@@ -261,8 +261,8 @@ def test_vectors_that_make_no_sense_are_refused(tmp_path):
     refused(DataError, 3, store(fast), "speed of light")
     refused(DataError, 3, store(VELOCITY[:2]), "not a vector", "(2, 12, 12, 12)")
     refused(DataError, 3, store(VELOCITY[:, :8, :8, :8]), "another grid", "12")
-    refused(ConfigError, 2, store(VELOCITY, box_size=-1.0), "--box", "give it in Mpc/h")
-    refused(ConfigError, 2, store(VELOCITY, box_size=64e3), "give it in Mpc/h: 64, if 64000 is in")
+    refused(ConfigError, 2, store(VELOCITY, box_size=-1.0), "--box", "give the side in Mpc/h")
+    refused(ConfigError, 2, store(VELOCITY, box_size=64e3), "64000 kpc/h are 64 Mpc/h")
     refused(ConfigError, 2, store(VELOCITY, redshift=-1.0), "--redshift")
     assert not (tmp_path / "a.zarr").exists()
     with h5py.File(tmp_path / "v.h5", "w") as file:

@@ -280,11 +280,6 @@ def test_length_unit_that_nobody_knows(tmp_path, box):
     source = open_particles(url, SnapshotHints(length_unit="kpc/h"))
     assert source.metadata.box_size == 500.0
     assert any("same" in note for note in source.metadata.provenance["notes"])
-    arrays = files.npz_arrays(box, box_size=1e3 * box.size, position=1e3 * box.position)
-    np.savez(path := tmp_path / "kpc.npz", **arrays)
-    refused(DataError, 3, lambda: read(path), "length_unit: --set snapshot.length_unit=kpc/h")
-    source = open_particles(str(path), SnapshotHints(length_unit="kpc/h"))
-    assert source.metadata.box_size == box.size
 
 
 def test_box_in_another_unit_than_the_positions(tmp_path, box):

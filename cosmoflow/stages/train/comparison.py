@@ -76,7 +76,8 @@ def compare(
             rms[label] = found
     began = None
     if start is not None:
-        began = SHIPPED if start.name == DEFAULT_MODEL else f"its start ({_last(start.name)})"
+        last = PurePosixPath(start.name).name
+        began = SHIPPED if start.name == DEFAULT_MODEL else f"its start ({last})"
         # A shipped model that a box does not fit is no rival, but it may still be the start.
         if began not in rms:
             found = _compare_start(job, basis, start)
@@ -101,11 +102,6 @@ def keep_comparison(
     """Compare a new model and keep the result in its folder."""
     content = json.dumps(compare(model, job, basis, start), indent=1)
     write_bytes(out, COMPARISON, f"{content}\n".encode())
-
-
-def _last(name: str) -> str:
-    """Return the name of a model, or the last part of its location."""
-    return PurePosixPath(name).name
 
 
 def _compare_start(job: TrainingJob, basis: Basis, start: Start) -> float | str:
