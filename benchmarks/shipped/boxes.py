@@ -6,9 +6,11 @@ COLA with 30 steps on a mesh twice as fine as the particles. ``design.csv`` has 
 scrambled Sobol sequence (Omega_m 0.18 to 0.42, sigma8 0.66 to 0.99, h 0.60 to 0.76, n_s 0.92 to 1)
 with two redshifts each and boxes of 128, 256 or 512 Mpc/h with 128^3 particles; ``fiducial.csv``
 eight boxes near the fiducial cosmology; ``large.csv`` one of 256 Mpc/h with 256^3 particles;
-``held_out.csv`` the conditions that no training, validation or choice may see. Every box is painted
+``calibration.csv`` boxes of which only the sizes of errors are learned; ``held_out.csv`` the
+conditions that no training, validation or choice may see. Every box is painted
 on one or two grids, so that cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour.
-The fields are written to FOLDER/fields and FOLDER/held_out.
+The fields are written to FOLDER/fields, FOLDER/calibration and FOLDER/held_out; ``--only`` makes
+one of the tables.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ GRIDS = {
     "design": {128: (64, 128, 96, 32, 48), 256: (128, 64, 96), 512: (128,)},
     "fiducial": {128: (64,)},
     "large": {256: (128, 64)},
+    "calibration": {128: (64, 128, 96, 48), 256: (128, 64, 96), 512: (128,)},
     "held_out": {128: (64,), 192: (128, 64), 256: (64, 128)},
 }
 """Grids by the size of the box, Mpc/h."""
@@ -34,18 +37,17 @@ GRIDS = {
 CROP = 48
 """Cells per axis of a training crop: smaller grids are of no use."""
 
-SEEDS = {"design": 5001, "fiducial": 6001, "large": 7001, "held_out": 9001}
-PARTICLES = {"design": 128, "fiducial": 128, "large": 256, "held_out": 128}
+SEEDS = {"design": 5001, "fiducial": 6001, "large": 7001, "calibration": 8001, "held_out": 9001}
+PARTICLES = {name: 256 if name == "large" else 128 for name in SEEDS}
 
-
-PLACES = {"fiducial": "a", "large": "b", "design": "c", "held_out": "h"}
+PLACES = {"fiducial": "a", "large": "b", "design": "c", "calibration": "d", "held_out": "h"}
 """Beginnings of the names of fields: the last of them, which validate, are of the design."""
 
 
 def pick_grids(name: str, row: int, snapshot: int, box: int) -> list[int]:
     """Return the grids of a snapshot: two in turn of a design, so that all occur as often."""
     grids = GRIDS[name][box]
-    if name != "design":
+    if name not in ("design", "calibration"):
         # Two of the fiducial boxes, and the first held-out one, also have cells of 1 Mpc/h.
         fine = {"fiducial": (1, 5), "held_out": (0,)}.get(name, ())
         return [*grids, 128] if box == 128 and row in fine else [*grids]
@@ -60,9 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--only", choices=SEEDS, help="the boxes of one table")
     given = parser.parse_args()
     existing = "resume" if given.resume else "error"
-    for name, seed in SEEDS.items():
+    for name in [given.only] if given.only else SEEDS:
+        seed = SEEDS[name]
         table = HERE / f"{name}.csv"
         simulate = {
             "particles": PARTICLES[name], "steps": 30, "mesh_factor": 2, "design": str(table),
@@ -70,7 +74,7 @@ def main() -> None:
         settings = load_settings(options={"seed": seed, "simulate": simulate})
         boxes = given.folder / "boxes" / name
         cosmoflow.simulate(str(boxes), Run(settings, existing=existing))
-        out = given.folder / ("held_out" if name == "held_out" else "fields")
+        out = given.folder / (name if name in ("calibration", "held_out") else "fields")
         out.mkdir(exist_ok=True)
         with table.open() as lines:
             rows = list(csv.DictReader(lines))

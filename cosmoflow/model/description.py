@@ -9,7 +9,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from cosmoflow.cosmology.conditions import COORDINATES
 from cosmoflow.errors import DataError
@@ -207,10 +215,17 @@ class ErrorsPart(_Part):
 
     log_factors: Annotated[list[Row], Field(min_length=KNOTS, max_length=KNOTS)]
     interval_95: Scale
+    largest: Scale | None = None
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what models of before do not have: their digests stay as they are."""
+        found: dict[str, Any] = dump(self)
+        return {name: value for name, value in found.items() if value is not None}
 
     def build(self) -> ErrorScale:
         """Return what it describes."""
-        return ErrorScale(tuple(map(tuple, self.log_factors)), self.interval_95)
+        return ErrorScale(tuple(map(tuple, self.log_factors)), self.interval_95, self.largest)
 
 
 class Description(_Part):

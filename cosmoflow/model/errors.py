@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,9 @@ KNOTS: Final = 10
 
 INSIDE_68: Final = 0.6827
 INSIDE_95: Final = 0.95
+
+_BELIEVED: Final = 0.99
+"""Share of the sizes that are believed."""
 
 _RIDGE: Final = 0.1
 """Weight, in blocks, that holds the coefficients of the condition small."""
@@ -39,15 +42,34 @@ class ErrorScale:
         coordinate of the condition.
     interval_95 : float
         Half the width of the interval that holds 95 % of the errors, in sizes.
+    largest : float, optional
+        Largest size of a network that is believed, in units of the target's rms; larger ones count
+        as this. In the densest cells networks expect sizes of many times the errors there.
     """
 
     log_factors: tuple[tuple[float, ...], ...]
     interval_95: float
+    largest: float | None = None
 
     def at(self, coordinates: Sequence[float]) -> ErrorScale:
         """Return the calibration at the standardised coordinates of a condition."""
         found = np.array(self.log_factors) @ [1.0, *coordinates]
-        return ErrorScale(tuple((one,) for one in found.tolist()), self.interval_95)
+        return replace(self, log_factors=tuple((one,) for one in found.tolist()))
+
+    def size(self, log_size: Tensor, log_density: Tensor) -> Tensor:
+        """Return calibrated sizes in units of the target's rms.
+
+        Parameters
+        ----------
+        log_size : Tensor
+            Logarithms of a network's sizes, shape ``(..., 3, n, n, n)``.
+        log_density : Tensor
+            Standardised logarithms of the density, shape ``(..., 1, n, n, n)``.
+        """
+        size = log_size.exp()
+        if self.largest is not None:
+            size = size.clamp(max=self.largest)
+        return size * self.factor(log_density)
 
     def factor(self, log_density: Tensor) -> Tensor:
         """Return the factors of one condition at standardised logarithms of the density.
@@ -96,7 +118,11 @@ def calibrate(
     coordinates : sequence of sequence of float
         Standardised coordinates of the conditions of the blocks; empty ones for one condition.
     """
-    ratios = [np.abs(r / s).reshape(3, -1) for r, s in zip(residuals, sizes, strict=True)]
+    largest = float(np.mean([np.quantile(size, _BELIEVED) for size in sizes]))
+    ratios = [
+        np.abs(r / np.minimum(s, largest)).reshape(3, -1)
+        for r, s in zip(residuals, sizes, strict=True)
+    ]
     points = [torch.from_numpy(one.ravel()) for one in log_densities]
     design = np.array([[1.0, *where] for where in coordinates])
     wanted = np.full((KNOTS, len(ratios)), np.nan)
@@ -112,12 +138,12 @@ def calibrate(
     rows = [
         _fit_knot(design, one, number, whole) for one, number in zip(wanted, counts, strict=True)
     ]
-    scale = ErrorScale(tuple(rows), 0.0)
+    scale = ErrorScale(tuple(rows), 0.0, largest)
     scaled = [
         ratio / scale.at(where).factor(point).numpy()
         for ratio, point, where in zip(ratios, points, coordinates, strict=True)
     ]
-    return ErrorScale(scale.log_factors, float(np.quantile(np.concatenate(scaled, 1), INSIDE_95)))
+    return replace(scale, interval_95=float(np.quantile(np.concatenate(scaled, 1), INSIDE_95)))
 
 
 def _fit_knot(

@@ -368,8 +368,7 @@ class VelocityModel(Reconstruction):
         output = self.network(channels, errors=True).float()
         scale = self.spec.normalisation.target_scale
         mean, baseline = output[:, :3] * scale, self.baseline(density, flows)
-        factor = self.spec.errors.factor(self.inner(channels[:, :1]))
-        size = torch.exp(output[:, 3:]) * factor * scale
+        size = self.spec.errors.size(output[:, 3:], self.inner(channels[:, :1])) * scale
         return Estimate(mean if baseline is None else mean + baseline, size)
 
     def members(

@@ -1,0 +1,91 @@
+"""Calibrate the sizes of errors that a family of models expects, on boxes that it has not seen.
+
+Usage: python benchmarks/shipped/errors.py MODEL OUT FIELDS...
+
+FIELDS are the stores that ``boxes.py --only calibration`` makes. Every box is predicted; the
+calibration is fitted to the errors and the sizes of its cells, and OUT is MODEL with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cosmoflow.config.networks import InferConfig
+from cosmoflow.cosmology.conditions import COORDINATES
+from cosmoflow.model.errors import KNOTS, ErrorScale, calibrate
+from cosmoflow.model.family import CONSTANTS, ModelFamily
+from cosmoflow.model.folder import load_model
+from cosmoflow.model.precision import has_fast_bfloat16
+from cosmoflow.stages.flows import ensure_flows
+from cosmoflow.stages.infer import Member, predict_box
+from cosmoflow.stages.inputs.condition import condition_of
+from cosmoflow.stages.models import model_folder, save_model
+from cosmoflow.stages.run import Run
+from cosmoflow.storage.fields import FieldStore
+
+Floats = NDArray[np.float32]
+CPU = torch.device("cpu")
+MOST = 1 << 18
+"""Cells of a box that are used, drawn at random."""
+
+
+def judge(family: ModelFamily, name: str, url: str) -> tuple[Floats, Floats, Floats, list[float]]:
+    """Predict a box with sizes that are not calibrated.
+
+    Returns
+    -------
+    residual, size : ndarray
+        Errors and expected sizes in units of the target's rms, shape ``(3, cells)``.
+    log_density : ndarray
+        Standardised logarithm of the density, shape ``(cells,)``.
+    coordinates : list of float
+        Standardised coordinates of the condition.
+    """
+    store = FieldStore(url)
+    condition = condition_of(store, None)
+    model = family.at(condition)
+    flows = ensure_flows(url, model.smoothing, model.spec.filter, Run(), model=name)
+    precision = "bfloat16" if has_fast_bfloat16(CPU) else "float32"
+    config = InferConfig(precision=precision, errors=True)
+    found = predict_box([Member(model, flows)], FieldStore(url), config, CPU)
+    assert found.size is not None
+    one = model.spec.normalisation
+    density = store.read("density")
+    log_density = (np.log(density + model.offset) - one.density_mean) / one.density_std
+    chosen = np.random.default_rng(0).permutation(density.size)[:MOST]
+    residual, size = (
+        (field / one.target_scale).reshape(3, -1)[:, chosen]
+        for field in (found.mean - store.read("velocity"), found.size)
+    )
+    coordinates = family.spec.family.frame(condition)[CONSTANTS:]
+    return residual, size, log_density.ravel()[chosen], list(coordinates)
+
+
+def main() -> None:
+    """Calibrate a model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("out")
+    parser.add_argument("fields", nargs="+")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    before = load_model(model_folder(given.model))
+    if not isinstance(before, ModelFamily):
+        raise SystemExit(f"{given.model} is not a family of models")
+    one = (0.0,) * (1 + len(COORDINATES))
+    raw = before.blank(ErrorScale((one,) * KNOTS, 1.96))
+    raw.network.load_state_dict(before.network.state_dict())
+    boxes = [judge(raw, given.model, url) for url in given.fields]
+    residuals, sizes, densities, coordinates = map(list, zip(*boxes, strict=True))
+    model = before.blank(calibrate(residuals, sizes, densities, coordinates))
+    model.network.load_state_dict(before.network.state_dict())
+    save_model(given.out, model)
+
+
+if __name__ == "__main__":
+    main()
