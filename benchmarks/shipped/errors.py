@@ -1,15 +1,18 @@
 """Calibrate the sizes of errors that a family of models expects, on boxes that it has not seen.
 
-Usage: python benchmarks/shipped/errors.py MODEL OUT FIELDS...
+Usage: python benchmarks/shipped/errors.py MODEL OUT FIELDS... [--growth-only]
 
-FIELDS are the stores that ``boxes.py --only calibration`` makes. Every box is predicted; the
-calibration is fitted to the errors and the sizes of its cells, and OUT is MODEL with it.
+FIELDS are stores that ``boxes.py --only calibration`` makes. Every box is predicted; the
+calibration is fitted to the errors and the sizes of its cells, and OUT is MODEL with it. With
+--growth-only the rest of the calibration stays: a few conditions are enough for how the largest
+sizes grow, and too few for how the factors depend on the condition.
 """
 
 from __future__ import annotations
 
 import argparse
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,14 +20,13 @@ from numpy.typing import NDArray
 
 from cosmoflow.config.networks import InferConfig
 from cosmoflow.cosmology.conditions import COORDINATES
-from cosmoflow.model.errors import KNOTS, ErrorScale, calibrate
+from cosmoflow.model.errors import KNOTS, ErrorScale, calibrate, fit_growth
 from cosmoflow.model.family import CONSTANTS, ModelFamily
-from cosmoflow.model.folder import load_model
 from cosmoflow.model.precision import has_fast_bfloat16
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.infer import Member, predict_box
 from cosmoflow.stages.inputs.condition import condition_of
-from cosmoflow.stages.models import model_folder, save_model
+from cosmoflow.stages.models import load_model, model_folder, save_model
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore
 
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("out")
     parser.add_argument("fields", nargs="+")
+    parser.add_argument("--growth-only", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     before = load_model(model_folder(given.model))
@@ -82,7 +85,14 @@ def main() -> None:
     raw.network.load_state_dict(before.network.state_dict())
     boxes = [judge(raw, given.model, url) for url in given.fields]
     residuals, sizes, densities, coordinates = map(list, zip(*boxes, strict=True))
-    model = before.blank(calibrate(residuals, sizes, densities, coordinates))
+    if given.growth_only:
+        assert before.spec.errors is not None
+        found = fit_growth(residuals, sizes)
+        errors = replace(before.spec.errors, bend=found.bend, growth=found.growth)
+    else:
+        errors = calibrate(residuals, sizes, densities, coordinates)
+    print(f"bend {errors.bend:.3f}, growth {errors.growth:.3f}")
+    model = before.blank(errors)
     model.network.load_state_dict(before.network.state_dict())
     save_model(given.out, model)
 

@@ -215,17 +215,19 @@ class ErrorsPart(_Part):
 
     log_factors: Annotated[list[Row], Field(min_length=KNOTS, max_length=KNOTS)]
     interval_95: Scale
-    largest: Scale | None = None
+    bend: Scale = 1.0
+    growth: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what models of before do not have: their digests stay as they are."""
         found: dict[str, Any] = dump(self)
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in found.items() if name in self.model_fields_set}
 
     def build(self) -> ErrorScale:
         """Return what it describes."""
-        return ErrorScale(tuple(map(tuple, self.log_factors)), self.interval_95, self.largest)
+        factors = tuple(map(tuple, self.log_factors))
+        return ErrorScale(factors, self.interval_95, self.bend, self.growth)
 
 
 class Description(_Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,8 +20,10 @@ KNOTS: Final = 10
 INSIDE_68: Final = 0.6827
 INSIDE_95: Final = 0.95
 
-_BELIEVED: Final = 0.99
-"""Share of the sizes that are believed."""
+_BEND: Final = 0.99
+"""Share of the sizes that are believed as they are."""
+_BIN: Final = 0.25
+"""Width of bins in the logarithm of the sizes above."""
 
 _RIDGE: Final = 0.1
 """Weight, in blocks, that holds the coefficients of the condition small."""
@@ -42,14 +45,15 @@ class ErrorScale:
         coordinate of the condition.
     interval_95 : float
         Half the width of the interval that holds 95 % of the errors, in sizes.
-    largest : float, optional
-        Largest size of a network that is believed, in units of the target's rms; larger ones count
-        as this. In the densest cells networks expect sizes of many times the errors there.
+    bend, growth : float
+        A network's sizes above ``bend``, in units of the target's rms, count as growing with this
+        power of them. In the densest cells networks expect sizes of many times the errors there.
     """
 
     log_factors: tuple[tuple[float, ...], ...]
     interval_95: float
-    largest: float | None = None
+    bend: float = 1.0
+    growth: float = 1.0
 
     def at(self, coordinates: Sequence[float]) -> ErrorScale:
         """Return the calibration at the standardised coordinates of a condition."""
@@ -66,10 +70,12 @@ class ErrorScale:
         log_density : Tensor
             Standardised logarithms of the density, shape ``(..., 1, n, n, n)``.
         """
-        size = log_size.exp()
-        if self.largest is not None:
-            size = size.clamp(max=self.largest)
-        return size * self.factor(log_density)
+        return self.bent(log_size.exp()) * self.factor(log_density)
+
+    def bent(self, size: Tensor) -> Tensor:
+        """Return a network's sizes, with those above the bend growing more slowly."""
+        above = (size / self.bend).clamp(min=1.0)
+        return torch.minimum(size, size.new_tensor(self.bend)) * above**self.growth
 
     def factor(self, log_density: Tensor) -> Tensor:
         """Return the factors of one condition at standardised logarithms of the density.
@@ -118,9 +124,9 @@ def calibrate(
     coordinates : sequence of sequence of float
         Standardised coordinates of the conditions of the blocks; empty ones for one condition.
     """
-    largest = float(np.mean([np.quantile(size, _BELIEVED) for size in sizes]))
+    scale = fit_growth(residuals, sizes)
     ratios = [
-        np.abs(r / np.minimum(s, largest)).reshape(3, -1)
+        np.abs(r / scale.bent(torch.from_numpy(s)).numpy()).reshape(3, -1)
         for r, s in zip(residuals, sizes, strict=True)
     ]
     points = [torch.from_numpy(one.ravel()) for one in log_densities]
@@ -138,12 +144,44 @@ def calibrate(
     rows = [
         _fit_knot(design, one, number, whole) for one, number in zip(wanted, counts, strict=True)
     ]
-    scale = ErrorScale(tuple(rows), 0.0, largest)
+    scale = replace(scale, log_factors=tuple(rows))
     scaled = [
         ratio / scale.at(where).factor(point).numpy()
         for ratio, point, where in zip(ratios, points, coordinates, strict=True)
     ]
     return replace(scale, interval_95=float(np.quantile(np.concatenate(scaled, 1), INSIDE_95)))
+
+
+def fit_growth(
+    residuals: Sequence[NDArray[np.float32]], sizes: Sequence[NDArray[np.float32]]
+) -> ErrorScale:
+    """Return a calibration that only tells how the largest sizes grow.
+
+    Above the size that 99 % of the cells have at most, the size that holds 68.27 % of the errors is
+    fitted by a power of the network's size.
+
+    Parameters
+    ----------
+    residuals, sizes : sequence of ndarray
+        Errors and expected sizes of blocks, of the same shapes.
+    """
+    size = np.concatenate([one.ravel() for one in sizes])
+    error = np.abs(np.concatenate([one.ravel() for one in residuals]))
+    bend = float(np.quantile(size, _BEND))
+    above = size > bend
+    points, error = np.log(size[above] / bend), error[above]
+    bins = np.floor(points / _BIN).astype(int)
+    rows = []
+    for number in range(int(bins.max(initial=-1)) + 1):
+        inside = bins == number
+        if (count := int(inside.sum())) >= _FEWEST:
+            wanted = np.log(np.quantile(error[inside], INSIDE_68))
+            rows.append((float(np.median(points[inside])), wanted, math.sqrt(count)))
+    growth = 1.0
+    if len(rows) > 1:
+        where, wanted, weights = np.array(rows).T
+        growth = float(np.clip(np.polyfit(where, wanted, 1, w=weights)[0], 0.0, 1.0))
+    return replace(UNCALIBRATED, bend=bend, growth=growth)
 
 
 def _fit_knot(

@@ -144,12 +144,8 @@ def test_calibrated_sizes_hold_the_shares_that_they_promise():
     size = np.exp(0.3 * log_density)[:, None].repeat(3, axis=1).astype(np.float32)
     truth = size * np.where(log_density > 0.25, 2.0, 1.0)[:, None]
     residual = (truth * rng.standard_normal(size.shape)).astype(np.float32)
-    # Of one cell in 200 the network expects much too large errors.
-    size[rng.random(size.shape) < 0.005] *= 100.0
     scale = calibrate(list(residual), list(size), list(log_density), [()] * 4)
-    log_size, standardised = torch.from_numpy(np.log(size)), torch.from_numpy(log_density)[:, None]
-    scaled = scale.size(log_size, standardised).numpy()
-    assert scaled.max() < 20.0
+    scaled = size * scale.factor(torch.from_numpy(log_density)).numpy()[:, None]
     assert scale.interval_95 == pytest.approx(1.96, rel=0.05)
     for low, high in ((-9.0, -0.5), (-0.5, 0.0), (0.6, 9.0)):
         inside = (log_density > low) & (log_density < high)
@@ -162,6 +158,21 @@ def test_calibrated_sizes_hold_the_shares_that_they_promise():
     best = float(residual.abs().mean().log())
     losses = [float(size_loss(residual, torch.full((1,), best + d))) for d in (-0.1, 0.0, 0.1)]
     assert min(losses) == losses[1]
+
+
+def test_sizes_that_a_network_exaggerates_are_bent():
+    """The true size grows with the root of a network's size above that of 99 % of the cells."""
+    rng = np.random.default_rng(3)
+    shape = (3, 48, 48, 48)
+    size = np.exp(0.8 * rng.standard_normal(shape)).astype(np.float32)
+    bend = np.quantile(size, 0.99)
+    true = np.minimum(size, bend) * np.sqrt(np.maximum(size / bend, 1.0))
+    residual = (true * rng.standard_normal(shape)).astype(np.float32)
+    log_density = np.zeros(shape[1:], np.float32)
+    scale = calibrate([residual] * 3, [size] * 3, [log_density] * 3, [()] * 3)
+    assert scale.growth == pytest.approx(0.5, abs=0.1)
+    found = scale.size(torch.from_numpy(np.log(size)), torch.from_numpy(log_density)).numpy()
+    np.testing.assert_allclose(found, true, rtol=0.15)
 
 
 def test_sizes_are_calibrated_by_condition():
