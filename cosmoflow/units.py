@@ -49,3 +49,20 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024.0
     return f"{count:.1f} TiB"
+
+
+SAME: Final = 0.01
+"""Relative difference of two residuals up to which a box or two do not tell which is smaller."""
+
+
+def is_less(value: float, other: float) -> bool:
+    """Return whether a residual is smaller than another by more than :data:`SAME`."""
+    return value < (1.0 - SAME) * other
+
+
+def format_difference(value: float, other: float) -> str:
+    """Return how much more or less than another a residual is, in words that end in "than"."""
+    change = 100.0 * (value / other - 1.0) if other else 0.0
+    if f"{abs(change):.1f}" == "0.0":
+        return "no less than"
+    return f"{abs(change):.1f} % {'less' if change < 0.0 else 'more'} than"

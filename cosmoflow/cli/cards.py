@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cosmoflow.cli.verdicts import judge_tuning
 from cosmoflow.model.names import OWN
 from cosmoflow.units import COMPONENTS, LENGTH, MASS, VELOCITY, format_bytes
 
@@ -150,34 +151,10 @@ def _model(content: Mapping[str, Any]) -> dict[str, Any]:
         if validation is None
         else f"{validation['rms']:.1f} {VELOCITY} rms at step {validation['step']:,}",
         "in the same blocks": None if compared is None else _others(compared["rms"]),
-        "verdict": None if compared is None else judge_tuning(compared),
+        "verdict": None
+        if compared is None
+        else judge_tuning(compared, validation, content.get("provenance")),
     }
-
-
-def judge_tuning(compared: Mapping[str, Any]) -> str | None:
-    """Return in one sentence whether tuning helped; None if the start was not compared.
-
-    Parameters
-    ----------
-    compared : mapping
-        The comparison in the folder of a model.
-    """
-    rms, start = compared["rms"], compared.get("start")
-    if start not in rms:
-        return None
-    own, before = (f"{rms[one]:.1f} {VELOCITY}" for one in (OWN, start))
-    if has_helped(compared):
-        return f"tuning helped: the model that it started from leaves {before}, this one {own}"
-    return (
-        f"tuning did not help: it leaves {own}, and the model that it started from {before}: keep "
-        "that one, or tune for more steps"
-    )
-
-
-def has_helped(compared: Mapping[str, Any]) -> bool:
-    """Return whether a new model is closer to the truth than the model that it started from."""
-    rms, start = compared["rms"], compared.get("start")
-    return start not in rms or rms[OWN] < rms[start]
 
 
 def _others(rms: Mapping[str, float]) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from cosmoflow.cli.options import Fields, Invocation, JsonDocumentOption, Out, common_options
 from cosmoflow.cli.show import show_models, show_store
 from cosmoflow.cli.training import show_training, suggest_next
+from cosmoflow.cli.verdicts import judge_tuning
 
 
 @common_options("train.batch=4", "train", "seed")
@@ -32,12 +33,12 @@ def train(
     """Train a network that maps density to velocity or momentum."""
     from cosmoflow.stages import train as stage
     from cosmoflow.stages.inputs.boxes import count_boxes
-    from cosmoflow.stages.inspect import read_comparison
+    from cosmoflow.stages.inspect import read_comparison, read_validation
 
     own = {"model": model, "target": target, "start": start, "steps": steps, "workers": workers}
     with call.run({"train": own}) as run:
         if call.dry_run:
-            call.reporter.plan(stage.plan_train(fields, run))
+            call.reporter.plan(stage.plan_train(fields, run, out))
             return
         trained = stage.train(fields, out, run)
     spec, begun = trained.spec, run.settings.train.start
@@ -45,10 +46,12 @@ def train(
     facts |= {} if begun is None else {"started from": begun}
     facts["boxes"] = count_boxes(spec.provenance)
     compared = read_comparison(out)
+    kept = read_validation(out, spec.provenance)
+    verdict = None if compared is None else judge_tuning(compared, kept, spec.provenance)
     further = suggest_next(fields, out, spec.target, compared, begun)
     call.reporter.result(
-        {**facts, "validation": compared, "next": further},
-        lambda console: show_training(console, facts, fields, compared, further),
+        {**facts, "validation": compared, "kept": kept, "verdict": verdict, "next": further},
+        lambda console: show_training(console, facts, fields, compared, verdict, further),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cosmoflow.cli.cards import describe_boxes, has_helped, judge_tuning
+from cosmoflow.cli.cards import describe_boxes
 from cosmoflow.cli.show import show_facts
 from cosmoflow.model.names import DEFAULT_MODEL, OWN, SHIPPED, is_plain
 
@@ -45,17 +45,24 @@ def suggest_next(
         Model that the training went on from.
     """
     box = fields[-1]
-    prediction = _unused(f"{PurePosixPath(box).stem}-{target}", ".zarr")
-    report = _unused(f"{PurePosixPath(box).stem}-report", "")
-    if start is None or compared is None or has_helped(compared):
-        # Without ./ the name of a model that ships would mean that model.
-        model = f"./{out}" if is_plain(out) else out
-    else:
-        model = start
-    commands = [["cosmoflow", "infer", box, prediction, "--model", model]]
+    stem = PurePosixPath(box).stem
+    # Without ./ the name of a model that ships would mean that model.
+    models = {"": f"./{out}" if is_plain(out) else out}
     # A lone box trained the model, but for a slab: a report on it would flatter.
-    if len(fields) > 1:
-        commands.append(["cosmoflow", "evaluate", box, prediction, "--out", report])
+    reported = len(fields) > 1
+    # `evaluate` adds the shipped model by itself, but not another start.
+    if reported and start not in (None, DEFAULT_MODEL):
+        models["-start"] = start
+    predictions = {
+        _unused(f"{stem}-{target}{end}", ".zarr"): model for end, model in models.items()
+    }
+    commands = [
+        ["cosmoflow", "infer", box, prediction, "--model", model]
+        for prediction, model in predictions.items()
+    ]
+    if reported:
+        report = _unused(f"{stem}-report", "")
+        commands.append(["cosmoflow", "evaluate", box, *predictions, "--out", report])
     # A training that began with the shipped model had too few steps, or gains nothing.
     if is_behind(compared) and len(fields) <= _MOST_FIELDS and start is None:
         tuned = _unused(f"{out.rstrip('/')}-tuned", "")
@@ -82,6 +89,7 @@ def show_training(
     facts: Mapping[str, Any],
     fields: Sequence[str],
     compared: Mapping[str, Any] | None,
+    verdict: str | None,
     further: Sequence[str],
 ) -> None:
     """Print a trained model, its residual beside those of others, and what to do next.
@@ -96,6 +104,8 @@ def show_training(
         The stores trained on, as they were given.
     compared : mapping or None
         The comparison with other models.
+    verdict : str or None
+        Whether tuning helped.
     further : sequence of str
         Commands to type next.
     """
@@ -126,10 +136,12 @@ def show_training(
         write(f"validation blocks: cells of {place}, which the model did not learn from")
         for name, reason in compared["skipped"].items():
             write(f"{name} is not compared: {reason}")
-        if (verdict := judge_tuning(compared)) is not None:
+        if verdict is not None:
             write(verdict)
     role = "validated" if held_out else "trained"
-    write(f"next, with a box of yours in place of {fields[-1]}, which {role} this model:")
+    write(
+        f"next, with a box that this model has not seen in place of {fields[-1]}, which {role} it:"
+    )
     for command in further:
         if f" --from {DEFAULT_MODEL} " in command:
             write(f"{DEFAULT_MODEL} is closer; to train it on these boxes:")

@@ -221,6 +221,14 @@ class Fitting:
         return buffer.getvalue()
 
     @property
+    def keeps_best(self) -> bool:
+        """Whether the weights that validated best are kept, and not the last ones.
+
+        A model to start from is good already: steps may make it worse.
+        """
+        return self.job.config.start is not None or self.job.config.patience is not None
+
+    @property
     def finished(self) -> bool:
         """Whether the last step is done, or validation stopped improving for too long."""
         config = self.job.config
@@ -242,6 +250,8 @@ class Fitting:
         parallel: nn.Module = self.workers.wrap(self.network)
         if config.compile:
             parallel = torch.compile(parallel)  # type: ignore[assignment]
+        if config.start is not None and not self.step:
+            self._publish({"step": 0.0, "validation_rms": self._validate_and_keep()})
         clock = _Clock(self.step)
         with Prefetcher(self._draw, self.step, config.steps, config.prefetch) as batches:
             while not self.finished:
@@ -276,7 +286,7 @@ class Fitting:
         config, total = self.job.config, self.workers.total
         rate = config.learning_rate * self.optimiser.schedule(self.step - 1)
         speed, waited = clock.read(self.step)
-        rms = self.validate()
+        rms = self._validate_and_keep()
         metrics = {
             "step": float(self.step),
             "loss": total(sum(self.losses)) / total(float(len(self.losses))),
@@ -286,17 +296,26 @@ class Fitting:
             "waiting": waited,
         }
         self.losses = []
-        if config.patience is not None:
+        self._publish(metrics)
+        clock.restart(self.step)
+
+    def _validate_and_keep(self) -> float:
+        """Return the validation residual, and keep the weights if it is the smallest so far."""
+        rms = self.validate()
+        if self.keeps_best:
             if self.best is None or rms < self.best.rms:
                 kept = {name: value.clone() for name, value in self.average.items()}
                 self.best = Best(rms, kept)
             else:
                 self.best.stale += 1
+        return rms
+
+    def _publish(self, metrics: Metrics) -> None:
+        """Add metrics to the history and report them."""
         self.history.append(metrics)
         if self.workers.rank == 0:
             self._on_history(self.history)
         self.workers.report(metrics)
-        clock.restart(self.step)
 
     def _draw(self, step: int) -> Sample:
         """Draw this worker's share of a batch."""
@@ -348,7 +367,7 @@ class Fitting:
         return model.eval()
 
     def best_model(self) -> Reconstruction:
-        """Return the averaged model; with a patience, the one with the best validation."""
+        """Return the averaged model: the last one, or the best if that is kept."""
         model = self.averaged_model()
         if self.best is not None:
             model.network.load_state_dict(self.best.average)

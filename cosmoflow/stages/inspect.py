@@ -32,7 +32,6 @@ from cosmoflow.storage.urls import (
     find_bytes,
     has_file,
     open_group,
-    read_bytes,
 )
 from cosmoflow.tables import shorten
 
@@ -172,15 +171,42 @@ def _with_training(card: dict[str, Any]) -> dict[str, Any]:
     if "folder" in card:
         card["bytes"] = count_bytes(card["folder"])
     if HISTORY in card["files"]:
-        history = read_bytes(card["folder"], HISTORY).decode("utf-8", "replace")
-        *_, last = [{}, *csv.DictReader(history.splitlines())]
-        # The file is a log for people: a model is as good without it.
-        with suppress(KeyError, TypeError, ValueError):
-            step, rms = (float(last[name]) for name in ("step", "validation_rms"))
-            card["validation"] = {"step": int(step), "rms": rms}
+        kept = read_validation(card["folder"], card.get("provenance"))
+        card |= {} if kept is None else {"validation": kept}
     if "folder" in card and (compared := read_comparison(card["folder"])) is not None:
         card["comparison"] = compared
     return card
+
+
+def read_validation(folder: str, provenance: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the validation of the weights that a training kept; None if it is not known.
+
+    Parameters
+    ----------
+    folder : str
+        URL of the model's folder.
+    provenance : mapping or None
+        Provenance of the model, whose settings say whether the best weights were kept.
+
+    Returns
+    -------
+    dict or None
+        ``step`` and ``rms``, km/s. If the last validation was worse, ``later`` has those of it.
+    """
+    history = (find_bytes(folder, HISTORY) or b"").decode("utf-8", "replace")
+    # The file is a log for people: a model is as good without it.
+    with suppress(IndexError, KeyError, TypeError, ValueError):
+        found = [
+            {"step": int(float(row["step"])), "rms": float(row["validation_rms"])}
+            for row in csv.DictReader(history.splitlines())
+        ]
+        train = ((provenance or {}).get("config") or {}).get("train") or {}
+        last = kept = found[-1]
+        # Tunings have kept the best weights since they measure their start.
+        if found[0]["step"] == 0 or train.get("patience") is not None:
+            kept = min(found, key=lambda one: one["rms"])
+        return kept if kept is last else {**kept, "later": last}
+    return None
 
 
 def read_comparison(out: str) -> dict[str, Any] | None:

@@ -97,6 +97,9 @@ def test_a_finished_run_resumes_to_itself(cosmoflow, chain, copy_of):
     arguments = ("train", chain / "fields.zarr", "--out", model, "--resume", *SMALL)
     code, _, err = cosmoflow(*arguments)
     assert code == 0, err
+    # Other settings are refused, by the plan too.
+    for further in ((), ("--dry-run",)):
+        refused(cosmoflow(*arguments, "--steps=7", *further), 2, "other settings")
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -398,17 +398,24 @@ def test_training_stops_when_validation_gets_no_better(synthetic_box):
     assert again == history
 
 
-def test_patience_keeps_the_weights_that_validated_best(synthetic_box):
+@each("kept", [{"patience": 3}, {"start": "another model"}])
+def test_patience_and_a_start_keep_the_weights_that_validated_best(synthetic_box, kept):
     """Rates that are far too large: what comes later is worse than what came first."""
     spec = make_spec(synthetic_box)
     wild = {"learning_rate": 1.0, "muon_rate": 3.0, "average": 0.0, "warmup": 0.0}
-    options = {"steps": 12, "validate_every": 1, "patience": 3, **wild}
+    options = {"steps": 12, "validate_every": 1, **kept, **wild}
     job = make_job(synthetic_box, **options)
-    model, history = fit(job, spec)
+    checkpoints = Kept()
+    model, history = fit(job, spec, checkpoints)
     best = min(row["validation_rms"] for row in history)
     assert history[-1]["validation_rms"] > best
     fitting = Fitting(model, job, ALONE)
     assert fitting.validate() == pytest.approx(best, rel=1e-6)
+    # A start is measured once, before the first step, and a checkpoint has it.
+    assert [row["step"] for row in history][:2] == ([0, 1] if "start" in kept else [1, 2])
+    again, same = fit(job, spec, Kept(checkpoints.saved[min(checkpoints.saved)]))
+    assert [row["step"] for row in same] == [row["step"] for row in history]
+    assert torch.equal(again.network.output.weight, model.network.output.weight)
 
 
 def test_the_stage_writes_its_history_as_it_goes(fields_store, serial_run, tmp_path):

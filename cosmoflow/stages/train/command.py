@@ -64,12 +64,15 @@ _NO_MATTER = {
 """Settings that do not affect the model: a run may be resumed with other values."""
 
 
-def plan_train(fields: str | Sequence[str], run: Run) -> TrainPlan:
-    """Plan :func:`train`."""
+def plan_train(fields: str | Sequence[str], run: Run, out: str | None = None) -> TrainPlan:
+    """Plan :func:`train`; with ``out``, refuse to resume the training of other settings."""
     start = Start.find(run.settings.train)
     config = settle(run.settings.train, None if start is None else start.load())
     run = replace(run, settings=run.settings.model_copy(update={"train": config}))
-    return plan_training([_open(url, config.target).grid for url in _urls(fields)], run)
+    stores = [_open(url, config.target) for url in _urls(fields)]
+    if out is not None:
+        _can_resume(absolute(out), _identify(stores, start, run.settings), run)
+    return plan_training([store.grid for store in stores], run)
 
 
 def _urls(fields: str | Sequence[str]) -> list[str]:
@@ -129,13 +132,10 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     plan = plan_training([store.grid for store in stores], run)
     crop = plan.crop
     split = choose_split(fields, stores[0].grid, config.validation_fraction, crop, geometry)
-    provenance = make_provenance(
-        "train",
-        {"seed": settings.seed, "train": config.model_dump(mode="json", exclude=_NO_MATTER)},
-        {f"fields {index}": store.digest for index, store in enumerate(stores)}
-        | ({} if start is None else {"start": start.digest}),
-        sources={f"fields {index}": store.url for index, store in enumerate(stores)}
-        | ({} if start is None else {"start": start.name}),
+    provenance = _identify(
+        stores,
+        start,
+        settings,
         # Empty cells matter to velocities only: the momentum of such a cell is zero.
         notes=[*examine(stores if config.target == "velocity" else (), run.listener), *warned],
         facts=painting.as_facts(),
@@ -180,6 +180,24 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     return load_model(out)
 
 
+def _identify(
+    stores: Sequence[FieldStore], start: Start | None, settings: Settings, **said: Any
+) -> dict[str, Any]:
+    """Return the provenance of a training, with the notes and facts that are given."""
+    config = settings.train.model_dump(mode="json", exclude=_NO_MATTER)
+    inputs = {f"fields {index}": store for index, store in enumerate(stores)}
+    begun = {} if start is None else {"start": start}
+    return make_provenance(
+        "train",
+        {"seed": settings.seed, "train": config},
+        {role: store.digest for role, store in inputs.items()}
+        | {role: one.digest for role, one in begun.items()},
+        sources={role: store.url for role, store in inputs.items()}
+        | {role: one.name for role, one in begun.items()},
+        **said,
+    )
+
+
 class _Steps:
     """Shows the step of a training, and the residual of the last validation.
 
@@ -193,7 +211,8 @@ class _Steps:
 
     def __call__(self, metrics: Metrics) -> None:
         if "validation_rms" in metrics:
-            self._residual = f"validation residual {metrics['validation_rms']:.1f} km/s"
+            rms, step = metrics["validation_rms"], int(metrics["step"])
+            self._residual = f"validation residual {rms:.1f} km/s at step {step:,}"
             self._board(metrics)
         self._step = max(self._step, int(metrics["step"]))
         self._progress.reach(self._step, self._residual)
@@ -320,7 +339,8 @@ def _finish_baseline(out: str, basis: Basis, settings: Settings, crop: int) -> N
 def _write_history(out: str, history: list[Metrics]) -> None:
     """Write the history so far; runs in the worker of rank 0."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(history[0]), lineterminator="\n")
+    # Step 0 of a tuning has a validation, but no loss.
+    writer = csv.DictWriter(buffer, fieldnames=list(history[-1]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_bytes(out, HISTORY, buffer.getvalue().encode())
