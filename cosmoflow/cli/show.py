@@ -106,7 +106,7 @@ def _name(text: str) -> str:
 def show_comparison(
     console: Console, comparison: Comparison, facts: Mapping[str, Any], *, verbose: bool = False
 ) -> None:
-    """Print the residuals of every method, best first, and the report's location.
+    """Print the residuals of every method, best first, the verdict, and the report's location.
 
     Parameters
     ----------
@@ -115,6 +115,7 @@ def show_comparison(
     verbose : bool
         Also print the residuals without empty cells, the spectra, and all outputs.
     """
+    from cosmoflow.stages.evaluate import judge_beside_shipped
     from cosmoflow.stages.inputs.empty_cells import MOST_EMPTY, format_share
 
     true = comparison.metrics["truth"]["rms"]
@@ -124,6 +125,8 @@ def show_comparison(
     for name, rms, cosine, relative in comparison.residual_rows():
         table.add_row(_name(name), _number(rms, 1), _number(relative, 3), _number(cosine, 3))
     console.print(table)
+    if (beside := judge_beside_shipped(comparison)) is not None:
+        console.print(beside.sentence, markup=False, soft_wrap=True)
     if not verbose:
         console.print(f"report: {facts['report']}", markup=False, soft_wrap=True)
         return

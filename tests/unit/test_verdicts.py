@@ -1,6 +1,7 @@
-"""Verdicts in words: of a tuning."""
+"""Verdicts in words: of a tuning, and of expected errors."""
 
 from cosmoflow.cli.verdicts import judge_tuning
+from cosmoflow.stages.evaluate.report import page
 from tests.cases import each
 
 
@@ -23,3 +24,17 @@ def test_a_tuning_is_judged_in_words(own, kept, words):
     lower = "(--set train.learning_rate=0.00013 --set train.muon_rate=0.0025)"
     assert ("more steps make it worse" in said) == (lower in said) == ("later" in kept)
     assert judge_tuning(compared | {"start": None}, kept, None) is None
+
+
+@each(
+    ("inner", "outer", "words"),
+    [
+        (0.69, 0.94, "right within 2 points"),
+        (0.5, 0.95, "larger than"),
+        (0.68, 0.99, "smaller than"),
+        (0.75, 0.9, "another distribution"),
+    ],
+)
+def test_coverage_is_judged_in_words(inner, outer, words):
+    found = {"coverage_68": inner, "coverage_95": outer, "expected": [0.6827, 0.95]}
+    assert words in page.judge_errors(found)

@@ -57,11 +57,11 @@ def compare(
     block : int
         Cells per axis summed at once; no result depends on it.
     errors : mapping of str to ndarray, optional
-        Expected standard deviation of the error of each component, fields like ``truth``, by
+        Expected size of the error of each component, fields like ``truth``, by
         method; methods may lack it.
     intervals : (float, float)
         Half-widths of the intervals that should hold 68.27 % and 95 % of the errors, in units of
-        their standard deviation.
+        that size.
     particles_per_cell : float, optional
         Number of particles in a cell of mean density, to split the residual by that number.
 

@@ -70,7 +70,7 @@ class ArrayReader:
     box_size : float
         Box size, Mpc/h.
     velocity_std : ndarray, optional
-        Expected standard deviation of the error of each component, shaped like ``velocity``.
+        Expected size of the error of each component, shaped like ``velocity``.
     intervals : (float, float), optional
         See :class:`FieldReader`.
     particles_per_cell : float, optional

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from cosmoflow.model.names import SHIPPED
+from cosmoflow.model.names import DEFAULT_MODEL, SHIPPED
 from cosmoflow.numerics.comparison import Comparison
+from cosmoflow.units import VELOCITY, format_difference, is_less
 
 PAPER_BASELINE: Final = "linear theory"
 """The paper's baseline, of the unsmoothed density; names of smoothed ones start with it too."""
 
 _BASELINES: Final = ("linear", "wiener")
 """Prefixes of the names of linear theory and of Wiener filters."""
+
+_SHIPPED: Final = (SHIPPED, DEFAULT_MODEL)
+"""Names of the shipped model: where `evaluate` adds it, and where `infer` predicted with it."""
 
 TRUTH_COLOUR: Final = "#6b6b6b"
 # Okabe and Ito's palette, which readers with any colour vision can distinguish.
@@ -70,10 +74,41 @@ def ranked(comparison: Comparison) -> list[str]:
 def best_network(comparison: Comparison) -> str | None:
     """Return the network with the smallest residual, if there is any.
 
-    `evaluate` adds the shipped model by itself. It counts only if there is no other network.
+    The shipped model counts only if there is no other network.
     """
     networks = [name for name in comparison.methods if not is_baseline(name)]
-    return _best(comparison, [name for name in networks if name != SHIPPED] or networks)
+    return _best(comparison, [name for name in networks if name not in _SHIPPED] or networks)
+
+
+class BesideShipped(NamedTuple):
+    """How the best of the other networks does beside the shipped model.
+
+    Attributes
+    ----------
+    outcome : {'better', 'worse', 'same'}
+        ``same`` if the residuals differ by no more than :data:`cosmoflow.units.SAME`.
+    sentence : str
+        The same with numbers.
+    """
+
+    outcome: str
+    sentence: str
+
+
+def judge_beside_shipped(comparison: Comparison) -> BesideShipped | None:
+    """Compare the best network with the shipped model; None if there are not both."""
+    name = best_network(comparison)
+    shipped = next((one for one in _SHIPPED if one in comparison.methods), None)
+    if name is None or shipped is None or name in _SHIPPED:
+        return None
+    residual = comparison.metrics["residual"]
+    mine, other = (float(residual[one]["rms"]) for one in (name, shipped))
+    text = f"{name} leaves {mine:.1f} {VELOCITY}, {format_difference(mine, other)} {shipped}"
+    if is_less(mine, other):
+        return BesideShipped("better", f"{text}: it is better in this box.")
+    if is_less(other, mine):
+        return BesideShipped("worse", f"{text}: no gain.")
+    return BesideShipped("same", f"{text}: no clear difference.")
 
 
 def best_baseline(comparison: Comparison) -> str | None:

@@ -20,6 +20,7 @@ from cosmoflow.stages.evaluate.report.methods import (
     PAPER_BASELINE,
     best_baseline,
     best_network,
+    judge_beside_shipped,
     leading,
     ranked,
     styles,
@@ -38,13 +39,22 @@ RULED: Final = 0.8
 """Share of an rms that is left without the components that rule it, at most."""
 
 
+BESIDE_SHIPPED: Final = {
+    "better": "better than the shipped model",
+    "same": "as good as the shipped model",
+    "worse": "worse than the shipped model",
+}
+"""What a headline adds about the shipped model."""
+
+
 class Verdict(NamedTuple):
     """How well the best network does.
 
     Attributes
     ----------
     grade : {'good', 'bad', 'plain'}
-        Whether it beats the best baseline; plain where there is no such pair.
+        Whether it beats the best baseline; plain where there is no such pair, or if it beats the
+        baseline but not the shipped model.
     headline, sentence : str
         In a few words, and in numbers.
     """
@@ -55,7 +65,20 @@ class Verdict(NamedTuple):
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """Return the one sentence that says how well the best network does."""
+    """Return what says how well the best network does, beside the shipped model too."""
+    found, beside = _judge(comparison), judge_beside_shipped(comparison)
+    if beside is None:
+        return found
+    plain = found.grade == "good" and beside.outcome != "better"
+    return Verdict(
+        "plain" if plain else found.grade,
+        f"{found.headline}, {BESIDE_SHIPPED[beside.outcome]}",
+        f"{found.sentence} {beside.sentence}",
+    )
+
+
+def _judge(comparison: Comparison) -> Verdict:
+    """Return the sentence that compares the best network with the best baseline."""
     residual, truth = comparison.metrics["residual"], comparison.metrics["truth"]["rms"]
     network, baseline = best_network(comparison), best_baseline(comparison)
     where = f"In this box of {comparison.box_size:g} Mpc/h, whose velocity is {truth:.0f} km/s rms"
