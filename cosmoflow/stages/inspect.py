@@ -34,6 +34,7 @@ from cosmoflow.storage.urls import (
     open_group,
 )
 from cosmoflow.tables import shorten
+from cosmoflow.units import is_less
 
 LINES_SHOWN = 40
 """Lines of a description that Python shows."""
@@ -191,7 +192,7 @@ def read_validation(folder: str, provenance: Mapping[str, Any] | None) -> dict[s
     Returns
     -------
     dict or None
-        ``step`` and ``rms``, km/s. If the last validation was worse, ``later`` has those of it.
+        ``step`` and ``rms``, km/s. If more steps made it worse, ``later`` has those of the last.
     """
     history = (find_bytes(folder, HISTORY) or b"").decode("utf-8", "replace")
     # The file is a log for people: a model is as good without it.
@@ -205,7 +206,9 @@ def read_validation(folder: str, provenance: Mapping[str, Any] | None) -> dict[s
         # Tunings have kept the best weights since they measure their start.
         if found[0]["step"] == 0 or train.get("patience") is not None:
             kept = min(found, key=lambda one: one["rms"])
-        return kept if kept is last else {**kept, "later": last}
+        # A residual that still falls, close to the smallest one, says nothing against more steps.
+        rises = kept is not last and last["rms"] > found[-2]["rms"]
+        return {**kept, "later": last} if rises or is_less(kept["rms"], last["rms"]) else kept
     return None
 
 

@@ -1,7 +1,8 @@
-"""Verdicts in words: of a tuning, and of expected errors."""
+"""Verdicts in words: of a tuning and its history, and of expected errors."""
 
 from cosmoflow.cli.verdicts import judge_tuning
 from cosmoflow.stages.evaluate.report import page
+from cosmoflow.stages.inspect import read_validation
 from tests.cases import each
 
 
@@ -38,3 +39,23 @@ def test_a_tuning_is_judged_in_words(own, kept, words):
 def test_coverage_is_judged_in_words(inner, outer, words):
     found = {"coverage_68": inner, "coverage_95": outer, "expected": [0.6827, 0.95]}
     assert words in page.judge_errors(found)
+
+
+@each(
+    ("residuals", "kept", "worse"),
+    [
+        ((36.0, 36.1, 36.4, 36.6), 0, True),
+        ((36.0, 35.0, 34.0, 34.1), 2, True),
+        ((36.0, 36.9, 36.8, 36.7), 0, True),
+        ((36.0, 36.3, 36.2, 36.1), 0, False),
+        ((36.0, 35.0, 34.0, 33.0), 3, False),
+    ],
+)
+def test_a_history_says_what_was_kept_and_whether_steps_made_it_worse(
+    tmp_path, residuals, kept, worse
+):
+    rows = [f"{100.0 * place},,{rms}" for place, rms in enumerate(residuals)]
+    (tmp_path / "history.csv").write_text("\n".join(["step,loss,validation_rms", *rows]))
+    found = read_validation(str(tmp_path), None)
+    assert (found["step"], found["rms"]) == (100 * kept, residuals[kept])
+    assert found.get("later") == ({"step": 300, "rms": residuals[3]} if worse else None)
