@@ -229,7 +229,7 @@ def _errors(
             "expected_error",
             np.sqrt(edges[1:] * edges[:-1]),
             VELOCITY,
-            "expected standard deviation of a component's error, middle of the bin",
+            "size that 68.27 % of a component's errors should stay below, middle of the bin",
         )
     }
 
