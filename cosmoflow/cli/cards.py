@@ -97,7 +97,7 @@ def _particles(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _snapshot(content: Mapping[str, Any]) -> dict[str, Any]:
     conventions, counts = content["conventions"], content.get("counts") or {}
-    size = content.get("bytes")
+    size, refused = content.get("bytes"), content.get("refused")
     return {
         "kind": f"snapshot, {content['format']}",
         "stored": None if size is None else format_bytes(size),
@@ -109,6 +109,9 @@ def _snapshot(content: Mapping[str, Any]) -> dict[str, Any]:
             f"{name.replace('_', ' ')} {one}" for name, one in conventions.items()
         ),
         "digest": content["digest"],
+        "warning": None
+        if refused is None
+        else f"paint and convert refuse it: {refused}".replace("\n", "\n  "),
     }
 
 

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from cosmoflow.cli.cards import make_card
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import CosmoflowWarning, Message
 from cosmoflow.stages.convert import convert
@@ -85,7 +86,11 @@ def test_dark_matter_beside_gas_and_stars(tmp_path, box, shares):
 def test_less_dark_matter_than_the_baryons_leave_is_refused(tmp_path, box):
     # 45 % passed, whatever the cosmology.
     url = write(tmp_path / "hydro.hdf5", box, {0: 0.1, 1: 0.5})
-    refused(DataError, 3, lambda: open_particles(url), "mean density", "0.5 of the", "mass_share")
+    refused(
+        DataError, 3, lambda: open_particles(url),
+        "mean density", "0.5 of the", "mass_share=0.5", "Omega_m=0.209",
+    )  # fmt: skip
+    assert open_particles(url, SnapshotHints(Omega_m=0.209)).matter_shares
     source = open_particles(url, SnapshotHints(mass_share=0.5))
     assert "by hint" in notes(source)
     # With half of the matter in baryons, as CAMELS has it, half is right.
@@ -102,9 +107,36 @@ def test_a_hint_sets_a_unit_and_nothing_else(tmp_path, box, column):
         files.write_gadget_hdf5(url, box)
     # A box of 500,000 Mpc/h.
     hints = SnapshotHints(length_unit="Mpc/h")
-    refused(DataError, 3, lambda: open_particles(url, hints), "mean density", "length_unit")
+    remedy = "in kpc/h the particles would fit: --set snapshot.length_unit=kpc/h"
+    refused(DataError, 3, lambda: open_particles(url, hints), "mean density", remedy)
     source = open_particles(url, SnapshotHints(length_unit="kpc/h"))
     assert source.metadata.box_size == pytest.approx(500.0)
+
+
+@each("factor, remedies", [
+    (0.93, {"Omega_m": 0.2976, "mass_share": 0.93}),
+    (1.1, {"Omega_m": 0.352}),
+    (1.0 / files.H, {"Omega_m": 0.4776}),
+])  # fmt: skip
+def test_masses_near_the_mean_density_have_remedies_that_work(tmp_path, box, factor, remedies):
+    """A wrong unit of length gives a factor of 1e9, never 0.93; `info` shows the header."""
+    mass = factor * box.mass
+    url = files.write_gadget_hdf5(tmp_path / "s.hdf5", box, mass=mass, UnitLength_in_cm=files.KPC)
+    with pytest.raises(DataError) as caught:
+        open_particles(url)
+    said = str(caught.value)
+    assert f"{1e10 * mass:.4g} M_sun/h, where {1e10 * box.mass:.4g} M_sun/h are needed" in said
+    assert "length_unit" not in said
+    assert ("by a factor of h" in said) == (factor * files.H == 1.0)
+    assert ("mass_share" in said) == ("mass_share" in remedies)
+    for name, value in remedies.items():
+        assert f"--set snapshot.{name}={value}" in said
+        assert open_particles(url, SnapshotHints(**{name: value})).count == box.count
+    content = inspect(url)
+    assert content["refused"] == said
+    card = make_card(content)
+    assert card["box"] == "500 Mpc/h"
+    assert card["warning"].startswith("paint and convert refuse it: the particles do not make up")
 
 
 def swift(path, box, *, factor=1.0, mass=1.0, **header):

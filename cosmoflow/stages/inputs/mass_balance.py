@@ -8,7 +8,7 @@ from cosmoflow.storage.outputs import add_notes
 from cosmoflow.storage.particles import ParticleStore
 from cosmoflow.storage.snapshots import ParticleSource
 from cosmoflow.storage.snapshots.conventions import mean_density
-from cosmoflow.storage.snapshots.matter import SLACK, fits
+from cosmoflow.storage.snapshots.matter import fits, limits_of, masses_found, state_matter
 from cosmoflow.units import MASS
 
 
@@ -35,9 +35,7 @@ def check_mass(source: ParticleSource, total: float, out: str, listener: Listene
     share = mean_density(total, metadata.box_size, metadata.cosmology.Omega_m)
     if fits(share, shares):
         return
-    limit = " or ".join(
-        f"{one * (1.0 - SLACK):.3g} to {one * (1.0 + SLACK):.3g}" for one in sorted(set(shares))
-    )
+    limit = limits_of(shares)
     if isinstance(source, ParticleStore):
         text = (
             f"the particles make up {share:.3g} of the mean density of matter, not {limit}: "
@@ -47,12 +45,12 @@ def check_mass(source: ParticleSource, total: float, out: str, listener: Listene
         caution(listener, text)
         add_notes(out, [text])
         return
+    found = masses_found(total, source.count, total / share, shares)
     raise DataError(
         "the particles do not make up the mean density of matter",
         where=source.url,
-        value=f"{share:.4g} of it, summed over all {source.count} particles",
+        value=f"{share:.4g} of it, summed over all {source.count} particles: {found}",
         limit=limit,
-        remedy="the unit of length or of mass, the box or Omega_m is wrong, or other particle "
-        "types hold matter (--set snapshot.particle_types=all); if these are meant to be a part of "
-        f"the matter, say so: --set snapshot.mass_share={share:.3g}",
+        remedy="other particle types may hold matter: --set snapshot.particle_types=all; "
+        + "; ".join(state_matter(share, shares, metadata.cosmology)),
     )

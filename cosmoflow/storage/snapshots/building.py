@@ -24,10 +24,13 @@ _EXAMPLES = {"h": "0.7", "Omega_m": "0.3"}
 def build_snapshot(facts: SnapshotFacts, hints: SnapshotHints) -> Snapshot:
     """Check the facts and build the snapshot.
 
+    Masses that contradict box and cosmology are the snapshot's ``refusal``: its header can still be
+    shown.
+
     Raises
     ------
     DataError
-        No particle has a chosen type, or masses, box and cosmology contradict each other.
+        No particle has a chosen type, or the box is impossible.
     """
     url, parts = facts.url, tuple(part for part in facts.parts if part.count > 0)
     if not parts:
@@ -45,15 +48,20 @@ def build_snapshot(facts: SnapshotFacts, hints: SnapshotHints) -> Snapshot:
     equal = masses.pop() if len(masses) == 1 and not any(p.masses for p in parts) else None
     doubt = find_doubt(facts.said, facts.cosmology, facts.redshift, hints, notes)
     shares: tuple[float, ...] = ()
+    refusal: DataError | None = None
     if facts.mass_unit is not None or not any(part.masses for part in parts):
-        shares = check_matter(replace(facts, parts=parts), hints, cautions)
+        try:
+            shares = check_matter(replace(facts, parts=parts), hints, cautions)
+        except DataError as error:
+            refusal = error
     else:
         cautions.append(
             "the file does not say the unit of the masses: their sum was not compared with the "
             "mean density of matter"
         )
-    # Checked after the masses, whose error says more about a wrong unit of length.
-    check_box(facts.box_size, facts.redshift, url, remedy=state_length(hints))
+    # The error of the masses says more about a wrong unit of length.
+    if refusal is None:
+        check_box(facts.box_size, facts.redshift, url, remedy=state_length(hints))
     settings = {
         "hints": hints.model_dump(mode="json"),
         "format": facts.format,
@@ -88,6 +96,7 @@ def build_snapshot(facts: SnapshotFacts, hints: SnapshotHints) -> Snapshot:
         cautions=tuple(cautions),
         matter_shares=shares,
         mass_unit=facts.mass_unit,
+        refusal=refusal,
     )
 
 

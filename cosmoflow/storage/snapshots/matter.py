@@ -13,13 +13,17 @@ from typing import Final
 
 import numpy as np
 
+from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.config.snapshot import SnapshotHints
 from cosmoflow.errors import CosmoflowError, DataError
 from cosmoflow.storage.snapshots.facts import SnapshotFacts
 from cosmoflow.storage.snapshots.source import Part
+from cosmoflow.units import MASS
 
 _SMALLEST_SHARE: Final = 0.01
 """Least share of the matter that particles may be: of less, a unit is wrong."""
+_NEAR: Final = 2.0
+"""A sum that is wrong by less than this factor may come from another Omega_m."""
 SLACK: Final = 0.05
 """Smooth neutrinos and rounded constants change the density by less than this fraction."""
 
@@ -84,7 +88,7 @@ def check_matter(
     share, notes = facts.share_of(mass.value), facts.notes
     if hints.mass_share is not None:
         if not fits(share, (hints.mass_share,), mass.slack):
-            raise _unlike(facts, share, (hints.mass_share,), hints)
+            raise _unlike(facts, share, (hints.mass_share,), mass, hints)
         notes.append(f"the particles represent {hints.mass_share:g} of the matter, by hint")
         return (hints.mass_share,)
     gas, dark = _left_out(facts)
@@ -101,7 +105,9 @@ def check_matter(
         shares = [one * facts.fraction for one in shares] + shares
         notes.append(f"a random sample: {facts.fraction:g} of all particles")
     if not fits(share, shares, mass.slack):
-        raise _left_behind(facts, share, mass, dark, hints) or _unlike(facts, share, shares, hints)
+        raise _left_behind(facts, share, mass, dark, hints) or _unlike(
+            facts, share, shares, mass, hints
+        )
     held = _known(facts, dark)
     if dark and (held is None or held > _NOTEWORTHY):
         much = "an unknown share" if held is None else f"{held:.2g}"
@@ -126,7 +132,7 @@ def _check_other_types(
         return ()
     whole = share / facts.fraction
     if not fits(whole + others, (1.0,), mass.slack):
-        raise _unlike(facts, share, (max(1.0 - others, 0.0) * facts.fraction,), hints)
+        raise _unlike(facts, share, (max(1.0 - others, 0.0) * facts.fraction,), mass, hints)
     facts.notes.append(
         f"the particles hold {whole:.3g} of the matter: dark matter of type 1 is left out"
     )
@@ -246,26 +252,105 @@ def state_length(hints: SnapshotHints) -> str:
     )
 
 
-def _unlike(
-    facts: SnapshotFacts, share: float, shares: Sequence[float], hints: SnapshotHints
-) -> DataError:
-    """Return the error for particles that do not hold the expected share of matter."""
-    limits = " or ".join(
+def limits_of(shares: Sequence[float]) -> str:
+    """Return the accepted ranges of a share as text."""
+    return " or ".join(
         f"{one * (1.0 - SLACK):.3g} to {one * (1.0 + SLACK):.3g}" for one in sorted(set(shares))
     )
-    remedies = ["the unit of length or of mass, the box or Omega_m is wrong", state_length(hints)]
+
+
+def masses_found(mass: float, count: int, matter: float, shares: Sequence[float]) -> str:
+    """Return the mean mass of a particle, and the mass that the cosmology needs, as text.
+
+    Parameters
+    ----------
+    mass, matter : float
+        Mass of all particles, and of all matter in the box, M_sun/h.
+    """
+    needed = _nearest(mass / matter, shares) * matter / count
+    return f"particles of {mass / count:.4g} {MASS}, where {needed:.4g} {MASS} are needed"
+
+
+def state_matter(share: float, shares: Sequence[float], cosmology: CosmologyConfig) -> list[str]:
+    """Return the remedies for masses that units do not explain: Omega_m, and mass_share.
+
+    Parameters
+    ----------
+    share : float
+        Mass of the particles over that of matter.
+    shares : sequence of float
+        Expected shares.
+    """
+    target, remedies = _nearest(share, shares), []
+    without_gas = math.isclose(target, 1.0 - cosmology.Omega_b / cosmology.Omega_m)
+    fitting = cosmology.Omega_m * share / target
+    if without_gas:
+        fitting = cosmology.Omega_m * share + cosmology.Omega_b
+    if 1.0 / _NEAR < share / target < _NEAR and fitting <= 1.0:
+        remedies.append(
+            f"Omega_m {fitting:.4g} would fit: if the simulation had it, --set "
+            f"snapshot.Omega_m={fitting:.4g}, which also sets the growth of the velocities"
+        )
+    if _SMALLEST_SHARE < share < 1.0:
+        remedies.append(
+            "if Omega_m is right, and these particles are only a part of the matter (a sample, or "
+            f"gas is elsewhere), --set snapshot.mass_share={share:.3g}, which leaves the growth as "
+            "it is"
+        )
+    if len(remedies) > 1:
+        remedies.append("the parameter file of the simulation tells which")
+    return remedies
+
+
+def _nearest(share: float, shares: Sequence[float]) -> float:
+    """Return the expected share whose ratio to ``share`` is nearest to 1."""
+    known = [one for one in shares if one > 0.0] or [1.0]
+    return min(known, key=lambda one: abs(math.log(share / one)) if share > 0.0 else one)
+
+
+def _explain_units(
+    facts: SnapshotFacts, share: float, shares: Sequence[float], hints: SnapshotHints
+) -> list[str]:
+    """Return the remedies for a factor that a wrong unit gives; empty if no unit does."""
+    h, remedies = facts.cosmology.h, []
+    if hints.box_size is None:
+        units = {"kpc/h": 1e-3, "Mpc/h": 1.0, "kpc": 1e-3 * h, "Mpc": h}
+        remedies = [
+            f"in {name} the particles would fit: --set snapshot.length_unit={name}"
+            for name, length in units.items()
+            if fits(share * (facts.conversion.length / length) ** 3, shares)
+        ]
+    if any(fits(share * factor, shares) for factor in (h, 1.0 / h)):
+        remedies.append(
+            f"the masses are wrong by a factor of h ({h:g}): correct their unit in the file"
+        )
+    if any(fits(share * 10.0**power, shares) for power in (-10, 10)):
+        remedies.append("the unit of mass is wrong by 1e10: correct it in the file")
+    return remedies
+
+
+def _unlike(
+    facts: SnapshotFacts, share: float, shares: Sequence[float], mass: Mass, hints: SnapshotHints
+) -> DataError:
+    """Return the error for particles that do not hold the expected share of matter."""
+    remedies = _explain_units(facts, share, shares, hints)
+    ratio = share / _nearest(share, shares)
+    if not remedies and not 1.0 / _NEAR < ratio < _NEAR:
+        remedies = [
+            "the unit of length or of mass, the box or Omega_m is wrong",
+            state_length(hints),
+        ]
     if hints.mass_share is not None:
         remedies.append(f"the hint mass_share is {hints.mass_share:g}: correct it")
-    elif _SMALLEST_SHARE < share < 1.0:
-        remedies.append(
-            "if these particles are only a part of the matter, give the hint mass_share: "
-            f"--set snapshot.mass_share={share:.3g}"
-        )
+    remedies += state_matter(share, shares, facts.cosmology)
+    remedies = remedies or ["the unit of mass, the box or Omega_m is wrong"]
+    count, matter = sum(part.count for part in facts.parts), 1.0 / facts.share_of(1.0)
+    found = masses_found(mass.value, count, matter, shares)
     return DataError(
         "the particles do not make up the mean density of matter",
         where=facts.url,
         value=f"{share:.4g} of the mean density, in a box of {facts.box_size:g} Mpc/h "
-        f"with Omega_m {facts.cosmology.Omega_m:g}",
-        limit=limits,
+        f"with Omega_m {facts.cosmology.Omega_m:g}: {found}",
+        limit=limits_of(shares),
         remedy="; ".join(remedies),
     )

@@ -63,6 +63,16 @@ def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSour
     ConfigError
         A hint or an optional library is needed.
     """
+    source = _open(url, hints)
+    if isinstance(source, ParticleStore):
+        return source if source.own else _probed(source)
+    if source.refusal is not None:
+        raise source.refusal
+    return _probed(source)
+
+
+def _open(url: str, hints: SnapshotHints | None) -> ParticleSource:
+    """Open particles from their headers; see :func:`open_particles`."""
     # Workers have other working folders, and the parts' URLs are derived from this one.
     url = absolute(url)
     if has_file(url, _ZARR_GROUP):
@@ -70,21 +80,20 @@ def open_particles(url: str, hints: SnapshotHints | None = None) -> ParticleSour
             raise ConfigError(
                 "hints are for snapshots of other codes, and this is a zarr store", where=url
             )
-        store = ParticleStore(url)
-        return store if store.own else _probed(store)
+        return ParticleStore(url)
     if has_file(url, ".zgroup"):
         check_zarr_format(open_group(url), url)
     hints = hints or SnapshotHints()
     if is_bigfile(url):
-        return _probed(open_bigfile(url, hints))
+        return open_bigfile(url, hints)
     files = find_files(url)
     inside = [
         file.url.removesuffix(BIGFILE_MARK) for file in files if file.url.endswith(BIGFILE_MARK)
     ]
     if inside:
-        return _probed(open_bigfile(_only_bigfile(url, inside), hints))
+        return open_bigfile(_only_bigfile(url, inside), hints)
     opener, chosen = _choose(url, files)
-    return _probed(opener(url, chosen, hints))
+    return opener(url, chosen, hints)
 
 
 def describe_snapshot(url: str, hints: SnapshotHints | None = None) -> dict[str, Any]:
@@ -95,17 +104,19 @@ def describe_snapshot(url: str, hints: SnapshotHints | None = None) -> dict[str,
     dict
         ``kind``, ``format``, ``files``, ``bytes``, ``counts`` of each particle type, ``particles``
         that would be read, ``box_size`` (Mpc/h), ``redshift``, ``cosmology``, ``particle_mass``
-        (M_sun/h), ``conventions`` of the units and velocities, ``notes`` on assumptions.
+        (M_sun/h), ``conventions`` of the units and velocities, ``notes`` on assumptions; and
+        ``refused``, the error of :func:`open_particles`, if the masses contradict box and
+        cosmology.
 
     Raises
     ------
     DataError, StorageError, ConfigError
-        As :func:`open_particles`.
+        As :func:`open_particles`, except for the masses.
     """
-    source = open_particles(url, hints)
+    source = _open(url, hints)
     if not isinstance(source, Snapshot):
         raise DataError("this is a particle store, not a snapshot of another code", where=url)
-    return source.describe()
+    return (source if source.refusal is not None else _probed(source)).describe()
 
 
 def _only_bigfile(url: str, found: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmoflow.config.base import digest
+from cosmoflow.errors import DataError
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import Particles, ParticleStore, refuse_unreal
@@ -95,6 +96,8 @@ class Snapshot:
         their masses is unknown.
     mass_unit : str or None
         Unit of the masses that are read; None when unknown.
+    refusal : DataError or None
+        Error of masses that contradict box and cosmology; such a snapshot can only be described.
     """
 
     url: str
@@ -108,6 +111,7 @@ class Snapshot:
     cautions: tuple[str, ...] = ()
     matter_shares: tuple[float, ...] = ()
     mass_unit: str | None = MASS
+    refusal: DataError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Omit the state for ``digest``, which only the driver computes."""
@@ -246,6 +250,7 @@ class Snapshot:
             "digest": self.digest,
             "conventions": provenance["config"]["conventions"],
             "notes": provenance["notes"],
+            **({} if self.refusal is None else {"refused": str(self.refusal)}),
             **self.details,
         }
 
