@@ -14,6 +14,7 @@ import importlib
 import inspect
 import os
 import re
+import reprlib
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,11 +109,11 @@ def open_door(name: str, door: Door) -> Callable[..., Any]:
             given[argument] = given.pop(word)
         chosen = {key: given.pop(key) for key in list(given) if key not in own and key in known}
         if unknown := [key for key in given if key not in own]:
-            raise _unknown(name, unknown[0], known)
+            raise _unknown(name, unknown[0], known, given[unknown[0]])
         try:
             bound = signature.bind(*args, **given)
         except TypeError as error:
-            raise UsageError(f"{name}(): {error}", remedy=f"help(cosmoflow.{name})") from None
+            raise UsageError(f"{name}(): {error}", remedy=_meant(name, door, given)) from None
         for argument, value in bound.arguments.items():
             bound.arguments[argument] = _as_urls(value)
         changes = _changes(chosen, paths)
@@ -287,7 +288,14 @@ def _meaning(name: str, paths: Mapping[str, str]) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent="    ", subsequent_indent="    ")
 
 
-def _unknown(name: str, keyword: str, known: Sequence[str]) -> UsageError:
+def _meant(name: str, door: Door, given: Mapping[str, Any]) -> str:
+    """Return the remedy for arguments that do not fit, such as ``fields`` in place of ``field``."""
+    words = (*door.aliases, *door.synonyms)
+    near = [word for word in words for one in given if one != word and one.startswith(word)]
+    return f"did you mean {near[0]!r}?" if near else f"help(cosmoflow.{name})"
+
+
+def _unknown(name: str, keyword: str, known: Sequence[str], value: Any) -> UsageError:
     """Return the error for an unknown keyword."""
     near = [one for one in known if one.startswith(keyword) or keyword.startswith(one)]
     near = near or difflib.get_close_matches(keyword, known, n=1)
@@ -300,6 +308,10 @@ def _unknown(name: str, keyword: str, known: Sequence[str]) -> UsageError:
     ]
     if near:
         remedy = f"did you mean {near[0]!r}?"
+    elif taken := [section for section in others if section in known]:
+        section = taken[0]
+        stated = f"{{{keyword!r}: {reprlib.repr(value)}}}"
+        remedy = f"{keyword} is a setting of {section}: give {section}={stated}"
     elif others:
         remedy = f"{keyword} is a setting of {' and '.join(others)}"
     else:

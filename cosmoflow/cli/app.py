@@ -21,6 +21,7 @@ from cosmoflow.cli.collector import dismiss_collector, rest_collector
 from cosmoflow.cli.console import Reporter
 from cosmoflow.cli.streams import has_gone, open_descriptors, steady_streams
 from cosmoflow.config.folders import require_working_directory
+from cosmoflow.config.reference import list_settings
 from cosmoflow.errors import CosmoflowError, StorageError, UsageError
 
 try:
@@ -160,6 +161,11 @@ def _call(arguments: list[str]) -> int:
 def _refuse(error: TyperException, reporter: Reporter) -> int:
     """Show typer's error on stderr, also as JSON if requested, and return the exit code."""
     context = getattr(error, "ctx", None)
+    if (option := getattr(error, "option_name", None)) and context is not None:
+        settings = [row.key for row in list_settings()]
+        key = f"{context.info_name}.{option.lstrip('-').replace('-', '_')}"
+        if key in settings:
+            error.message += f"; it is a setting: --set {key}=VALUE"
     command = context.command_path if context is not None else "cosmoflow"
     if reporter.as_json:
         # If no command is given, the message is the whole help text.

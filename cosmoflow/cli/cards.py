@@ -57,7 +57,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
     flows = [name for name in names if name in _FLOWS]
     return {
         **_store(content),
-        "grid": None if grid is None else f"{grid}^3 cells of {cell:g} {LENGTH}",
+        "grid": None if grid is None else f"{grid}^3 cells of {cell:.4g} {LENGTH}",
         "region": _region(content),
         "fields": ", ".join(name for name in names if name not in _FLOWS),
         "kept flows": "; ".join(f"{name}, {_FLOWS[name]}, for networks" for name in flows),
@@ -80,7 +80,9 @@ def describe_sampling(sampling: Mapping[str, Any], *, has_density: bool = False)
     known = fill != "unknown"
     empty = f"{100 * share:.2g} %" + f", velocity there: {fill}" * known if share else "none"
     return {
-        "particles per cell": unknown_number if each is None else f"{each:.3g}",
+        "particles per cell": unknown_number
+        if each is None
+        else f"{each:.3g}{', as stated' * bool(sampling.get('stated'))}",
         "empty cells": None if share is None else empty,
     }
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from cosmoflow.cli.cards import describe_sampling
 from cosmoflow.model.names import DEFAULT_MODEL
 from cosmoflow.tables import WIDTH, shorten
+from cosmoflow.units import LENGTH
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -211,11 +212,12 @@ def show_store(call: Invocation, what: str, out: str) -> None:
     }
     if store.region is not None:
         facts["region"] = list(store.region.shape)
+    cells = f"{store.grid}^3 cells of {store.cell_size:.4g} {LENGTH}"
     facts["open"] = f"xarray.open_zarr({out!r}, consolidated=False)"
     found = store.metadata.sampling
     sampling = {} if found is None else found.to_attribute()
     shown = facts | describe_sampling(sampling, has_density="density" in store.variables)
-    shown = {name: value for name, value in shown.items() if value is not None}
+    shown = {name: value for name, value in shown.items() if value is not None} | {"grid": cells}
     if "region" in shown:
         shown["region"] = f"{' x '.join(map(str, facts['region']))} cells"
     if sampling:

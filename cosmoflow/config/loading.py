@@ -19,6 +19,13 @@ from cosmoflow.errors import ConfigError, suggest
 
 _PACKAGE = Path(__file__).parent
 
+_ADVICE = {
+    ("infer.fields", "velocity"): "the velocity is always written: leave it out",
+    ("infer.fields", "velocity_std"): "--set infer.errors=true writes it",
+    ("infer.fields", "velocity_spread"): "--set infer.spread=true writes it",
+}
+"""Remedies for values whose nearest valid value is not what was meant."""
+
 
 def preset_folder() -> Path:
     """Return the folder of the presets: in the package if installed, ``configs/`` in a clone."""
@@ -180,14 +187,27 @@ def _explain(error: ValidationError, config: str | None) -> ConfigError:
             remedy=suggest_setting(key) or f"known keys here: {known}",
         )
     message = first["msg"].removeprefix("Value error, ")
-    value = first["input"]
+    value, key = first["input"], _key_of(path)
     choices = first["ctx"]["expected"] if first["type"] == "literal_error" else ""
     return ConfigError(
         f"invalid configuration: {message}",
-        where=where,
+        where=key + (f" in {config}" if config else ""),
         value=None if isinstance(value, dict) else value,
-        remedy=suggest(str(value), re.findall("'([^']*)'", choices)),
+        remedy=_ADVICE.get((key, str(value)))
+        or suggest(str(value), re.findall("'([^']*)'", choices)),
     )
+
+
+def _key_of(path: list[str]) -> str:
+    """Return the key in a path of pydantic, which goes on with positions and types of the value."""
+    section, kept = Settings.model_fields, list[str]()
+    for part in path:
+        if part not in section:
+            break
+        kept.append(part)
+        kind = section[part].annotation
+        section = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else {}
+    return ".".join(kept or path)
 
 
 def _known_keys(path: list[str]) -> list[str]:

@@ -7,8 +7,9 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cosmoflow.config.cosmology import EXTENSIONS
@@ -73,7 +74,7 @@ def load_model(url: str) -> Model:
             "there is no such model: the folder has no model.json",
             where=url,
             limit=_known_models(pretrained_models()),
-            remedy="check the path",
+            remedy=_suggest_folder(url) or "check the path",
         )
     return from_files({name: read_bytes(url, name) for name in (DESCRIPTION, WEIGHTS)}, url)
 
@@ -111,12 +112,24 @@ def near_model(name: str) -> str | None:
     return names[near[0]] if near else None
 
 
+def _suggest_folder(path: str) -> str | None:
+    """Return the remedy for a model's folder that does not exist; None if none nearby is close."""
+    if "://" in path:
+        return None
+    place = Path(path)
+    with suppress(OSError):
+        trained = [one.name for one in place.parent.iterdir() if (one / DESCRIPTION).is_file()]
+        if near := difflib.get_close_matches(place.name, trained, n=1):
+            return f"did you mean {str(place.with_name(near[0]))!r}?"
+    return None
+
+
 def unknown_model(name: str) -> ConfigError:
     """Return the error for a name without a trained model; it names alternatives."""
     ships = pretrained_models()
     near = near_model(name)
     if near is None:
-        remedy = "`cosmoflow models` lists all models"
+        remedy = _suggest_folder(name) or "`cosmoflow models` lists all models"
     elif is_named(near):
         remedy = f"did you mean {near!r}?"
     else:

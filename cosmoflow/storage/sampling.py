@@ -36,6 +36,8 @@ class Sampling:
     equal_masses : bool or None
         Whether the particles were painted with one mass, so that the density times
         ``particles_per_cell`` is their number; None if it is not known.
+    stated : bool
+        Whether a user stated ``particles_per_cell``, of a density that does not tell it.
     """
 
     particles_per_cell: float | None
@@ -43,15 +45,18 @@ class Sampling:
     fill: str
     unfilled_share: float = 0.0
     equal_masses: bool | None = None
+    stated: bool = False
 
     def to_attribute(self) -> dict[str, Any]:
         """Return the group attribute ``sampling``."""
         said = asdict(self)
-        # Written only if it is not 0, and only if it is known.
+        # Written only if it is not 0, if it is known, and if it is true.
         if not self.unfilled_share:
             del said["unfilled_share"]
         if self.equal_masses is None:
             del said["equal_masses"]
+        if not self.stated:
+            del said["stated"]
         return said
 
     @classmethod
@@ -74,4 +79,5 @@ class Sampling:
         equal = found.get("equal_masses")
         if equal not in (None, True, False):
             raise ValueError(f"equal_masses {equal!r} is neither true nor false")
-        return cls(count, share, str(found.get("fill", UNKNOWN)), unfilled, equal)
+        fill, stated = str(found.get("fill", UNKNOWN)), bool(found.get("stated", False))
+        return cls(count, share, fill, unfilled, equal, stated)

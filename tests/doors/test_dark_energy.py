@@ -376,7 +376,8 @@ def test_simulations_grow_as_their_dark_energy_says(tmp_path, serial_run):
 def test_cosmologies_that_differ_in_dark_energy_are_told_apart(tmp_path, serial_run):
     lcdm = wave_store(str(tmp_path / "a.zarr"), CosmologyConfig())
     other = wave_store(str(tmp_path / "b.zarr"), CosmologyConfig(w0=-0.7))
-    refused(DataError, 3, lambda: check_same_box(FieldStore(lcdm), FieldStore(other)), "w0")
+    stores = FieldStore(lcdm), FieldStore(other)
+    refused(DataError, 3, lambda: check_same_box(*stores), "w0", "--set cosmology.w0=...")
     heard = []
     run = serial_run(listener=heard.append)
     result = cosmoflow.infer(other, str(tmp_path / "v.zarr"), "wiener", run)

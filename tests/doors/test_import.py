@@ -121,6 +121,12 @@ def test_the_answer_is_that_of_the_array(tmp_path):
     card = make_card(cosmoflow.info(fields_url))
     assert (card["fields"], card["kept flows"].partition(",")[0]) == ("density", "wiener_velocity")
     assert "infer.particles_per_cell=N" in card["particles per cell"]
+    # What the remedy states is kept, for whatever is made of the output.
+    cosmoflow.infer(fields_url, out, "wiener", particles_per_cell=8, overwrite=True)
+    cosmoflow.derive(out, str(tmp_path / "w.zarr"), field="divergence")
+    for url in (out, str(tmp_path / "w.zarr")):
+        assert make_card(cosmoflow.info(url))["particles per cell"] == "8, as stated"
+        assert cosmoflow.info(url)["sampling"]["stated"] is True
 
 
 @each(

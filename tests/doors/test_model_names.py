@@ -10,7 +10,7 @@ import cosmoflow
 from cosmoflow.cli.app import run_app
 from cosmoflow.errors import ConfigError, StorageError
 from cosmoflow.model.names import pretrained_models
-from cosmoflow.stages.models import find_model, warn_of_namesake
+from cosmoflow.stages.models import find_model, load_model, warn_of_namesake
 from tests.cases import each
 from tests.conftest import refused
 
@@ -40,11 +40,16 @@ def call(capsys):
         ("residual-larg", "did you mean 'residual-large'? No trained model of it ships"),
         ("paper", "--model paper)"),
         ("my-model", "cosmoflow models"),
+        ("tunned", "did you mean 'tuned'?"),
     ],
 )
 def test_a_name_of_no_model_lists_what_ships(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "model.json").touch()
     refused(ConfigError, 2, lambda: find_model(name), *SHIPPED, "linear:R", words)
+    path = str(tmp_path / "tunned")
+    refused(StorageError, 4, lambda: load_model(path), f"did you mean '{tmp_path / 'tuned'}'?")
 
 
 def test_the_command_and_python_answer_alike(call, fields_store, tmp_path, monkeypatch):

@@ -227,6 +227,14 @@ def test_remedies_name_keywords(name, remedy, keyword, monkeypatch):
         (lambda: cosmoflow.paint("p", "f", gird=8), ["'gird'", "did you mean 'grid'", "scheme"]),
         (lambda: cosmoflow.simulate("p", box=8), ["did you mean 'box_size'"]),
         (lambda: cosmoflow.simulate("p", grid=8), ["grid is a setting of paint"]),
+        (
+            lambda: cosmoflow.infer_array(np.ones((4, 4, 4)), 8.0, sigma8=0.8),
+            ["give cosmology={'sigma8': 0.8}"],
+        ),
+        (
+            lambda: cosmoflow.infer("f", "v", fields=["divergence"]),
+            ["values for argument 'fields'", "did you mean 'field'?"],
+        ),
         (lambda: cosmoflow.models(8), ["models()"]),
         (lambda: cosmoflow.paint("p"), ["'out'"]),
         (lambda: cosmoflow.paint("p", "f", Settings()), ["settings="]),

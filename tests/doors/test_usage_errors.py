@@ -13,6 +13,7 @@ REFUSED = {
     "no output": (["paint", "a.zarr"], "OUT", "paint"),
     "no option": (["train", "a.zarr"], "--out", "train"),
     "unknown option": (["paint", "a", "b", "--gird", "8"], "--gird", "paint"),
+    "a setting": (["infer", "a", "b", "--symmetries", "8"], "--set infer.symmetries=", "infer"),
     "no number": (["paint", "a", "b", "--grid", "x"], "--grid", "paint"),
     "no choice": (["paint", "a", "b", "--scheme", "tcs"], "--scheme", "paint"),
     "no value": (["plan", "gigabox", "--hours"], "--hours", ""),

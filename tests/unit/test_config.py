@@ -38,6 +38,9 @@ def test_unknown_key_is_refused_with_a_suggestion(key, suggestion):
     assert error.where == unknown
     assert error.remedy == f"did you mean{suggestion}"
     assert refused(overrides=["paint.scheme=cci"]).remedy == "did you mean 'cic'?"
+    # Its nearest name is velocity_shear, which is another field.
+    error = refused(overrides=["infer.fields=[velocity]"])
+    assert error.remedy == "the velocity is always written: leave it out"
 
 
 def test_unknown_key_lists_the_known_ones_and_names_the_file(tmp_path):
@@ -64,6 +67,8 @@ def test_unknown_key_lists_the_known_ones_and_names_the_file(tmp_path):
         ("cosmology.Omega_m=1.5", "cosmology.Omega_m", 1.5),
         ("seed=-1", "seed", -1),
         ("train=5", "train", 5),
+        ("snapshot.length_unit=parsec", "snapshot.length_unit", "parsec"),
+        ("infer.fields=[divergence, shear]", "infer.fields", "shear"),
     ],
 )
 def test_bad_value_names_its_key_and_value(override, key, value):

@@ -147,7 +147,7 @@ def infer_store(fields: str, out: str, model: Models, run: Run) -> None:
                 store.metadata,
                 provenance=provenance,
                 redshift_space=painting_of(store).redshift_space,
-                sampling=_sampling(store),
+                sampling=_sampling(store, work.config.particles_per_cell),
             ),
             store.grid,
             (*work.variables, RESTORED) if work.config.restore_power else work.variables,
@@ -259,10 +259,17 @@ def _check_models(work: Work, provenance: dict[str, Any]) -> None:
         raise changed_input(" ".join(work.models), before, now)
 
 
-def _sampling(store: FieldStore) -> Sampling | None:
-    """Return the sampling of the density, with the model as the fill of empty cells."""
+def _sampling(store: FieldStore, stated: float | None) -> Sampling | None:
+    """Return the sampling of the density, with the model as the fill of empty cells.
+
+    The stated number of particles counts where the density does not tell it, as for the models.
+    """
     found = store.metadata.sampling
-    return None if found is None else replace(found, fill=MODEL)
+    if found is None:
+        return None
+    if found.particles_per_cell is None and stated is not None:
+        found = replace(found, particles_per_cell=stated, stated=True)
+    return replace(found, fill=MODEL)
 
 
 def _check_restorable(

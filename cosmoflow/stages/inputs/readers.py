@@ -213,7 +213,11 @@ def check_same_box(first: FieldStore, second: FieldStore) -> None:
                 where=second.url,
                 value=value,
                 limit=f"{wanted} as in {first.url}",
-                remedy="name stores of one box, on one grid, at one redshift",
+                remedy="name stores of one box, on one grid, at one redshift"
+                if name in ("grid", "box_size", "redshift")
+                else "name stores of one cosmology; if one of them states another than its box "
+                f"has, make it again with --set cosmology.{name}=... (`import`, `simulate`), or "
+                f"--set snapshot.{name}=... (`paint`, `convert` of a snapshot)",
             )
 
 
