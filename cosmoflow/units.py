@@ -61,8 +61,8 @@ def is_less(value: float, other: float) -> bool:
 
 
 def format_difference(value: float, other: float) -> str:
-    """Return how much more or less than another a residual is, in words that end in "than"."""
+    """Return how much more or less than another a residual is, in words before the other."""
     change = 100.0 * (value / other - 1.0) if other else 0.0
     if f"{abs(change):.1f}" == "0.0":
-        return "no less than"
+        return "as much as"
     return f"{abs(change):.1f} % {'less' if change < 0.0 else 'more'} than"

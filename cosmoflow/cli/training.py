@@ -139,9 +139,7 @@ def show_training(
         if verdict is not None:
             write(verdict)
     role = "validated" if held_out else "trained"
-    write(
-        f"next, with a box that this model has not seen in place of {fields[-1]}, which {role} it:"
-    )
+    write(f"next ({fields[-1]} {role} this model: replace it by a box that it has not seen):")
     for command in further:
         if f" --from {DEFAULT_MODEL} " in command:
             write(f"{DEFAULT_MODEL} is closer; to train it on these boxes:")

@@ -54,9 +54,10 @@ def judge_tuning(
         text += f"; more steps make it worse ({worse})"
     if helped:
         return text
+    rest = "tune for more steps"
     if later is not None:
-        return f"{text}: keep that model, or try more boxes, or a lower rate{_lower(provenance)}"
-    return f"{text}: keep that model, or tune for more steps"
+        rest = f"try more boxes, or a lower rate{_lower(provenance)}"
+    return f"{text}: keep the model that it started from, or {rest}"
 
 
 def _lower(provenance: Mapping[str, Any] | None) -> str:

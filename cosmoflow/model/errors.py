@@ -46,8 +46,8 @@ class ErrorScale:
     interval_95 : float
         Half the width of the interval that holds 95 % of the errors, in sizes.
     bend, growth : float
-        A network's sizes above ``bend``, in units of the target's rms, count as growing with this
-        power of them. In the densest cells networks expect sizes of many times the errors there.
+        A network's size ``s`` above ``bend``, in units of the target's rms, counts as ``bend * (s /
+        bend)**growth``: in the densest cells networks expect many times the errors there.
     """
 
     log_factors: tuple[tuple[float, ...], ...]

@@ -36,6 +36,8 @@ from cosmoflow.storage.urls import (
 from cosmoflow.tables import shorten
 from cosmoflow.units import is_less
 
+_RISE = 1e-3
+"""Least relative rise of the validation residual that speaks against more steps."""
 LINES_SHOWN = 40
 """Lines of a description that Python shows."""
 
@@ -206,8 +208,8 @@ def read_validation(folder: str, provenance: Mapping[str, Any] | None) -> dict[s
         # Tunings have kept the best weights since they measure their start.
         if found[0]["step"] == 0 or train.get("patience") is not None:
             kept = min(found, key=lambda one: one["rms"])
-        # A residual that still falls, close to the smallest one, says nothing against more steps.
-        rises = kept is not last and last["rms"] > found[-2]["rms"]
+        # A residual that still falls, or hardly rises, says nothing against more steps.
+        rises = kept is not last and last["rms"] > (1.0 + _RISE) * found[-2]["rms"]
         return {**kept, "later": last} if rises or is_less(kept["rms"], last["rms"]) else kept
     return None
 

@@ -153,10 +153,12 @@ def test_a_disk_that_fills_is_resumed(particles, undisturbed, small_disk, tmp_pa
     out, scratch = tmp_path / "fields.zarr", small_disk
     process = start_paint(particles, out, scratch)
     wait_for_parcels(process, scratch, 1)
-    with (scratch / "filler").open("wb") as filler, contextlib.suppress(OSError):
-        while True:
-            filler.write(bytes(1 << 16))
-            filler.flush()
+    # At once: other tasks may hand on the rest within half a second.
+    with (scratch / "filler").open("wb", buffering=0) as filler:
+        for size in (1 << 20, 1 << 10):
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(size)) == size:
+                    pass
     _, said = process.communicate(timeout=240)
     assert process.returncode == 4, said.decode()
     assert b"the disk for what tasks hand on is full" in said

@@ -11,8 +11,16 @@ from tests.cases import each
     [
         (30.0, {"step": 600}, "helped: it leaves 30.0 km/s, 16.7 % less than the model that it"),
         (35.8, {"step": 600}, "made no clear difference: it leaves 35.8 km/s, 0.6 % less than"),
-        (36.4, {"step": 600}, "(36.0 km/s): keep that model, or tune for more steps"),
-        (36.4, {"step": 200}, "(37.6 km/s at step 600): keep that model, or try more boxes"),
+        (
+            36.4,
+            {"step": 600},
+            "(36.0 km/s): keep the model that it started from, or tune for",
+        ),
+        (
+            36.4,
+            {"step": 200},
+            "(37.6 km/s at step 600): keep the model that it started from, or try",
+        ),
         (36.0, {"step": 0}, "(36.0 km/s), whose weights are kept; more steps make it worse"),
     ],
 )

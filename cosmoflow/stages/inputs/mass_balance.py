@@ -46,11 +46,14 @@ def check_mass(source: ParticleSource, total: float, out: str, listener: Listene
         add_notes(out, [text])
         return
     found = masses_found(total, source.count, total / share, shares)
+    remedies = state_matter(share, shares, metadata.cosmology)
+    if share < min(shares):
+        types = "other particle types may hold matter: --set snapshot.particle_types=all"
+        remedies.insert(0, types)
     raise DataError(
         "the particles do not make up the mean density of matter",
         where=source.url,
         value=f"{share:.4g} of it, summed over all {source.count} particles: {found}",
         limit=limit,
-        remedy="other particle types may hold matter: --set snapshot.particle_types=all; "
-        + "; ".join(state_matter(share, shares, metadata.cosmology)),
+        remedy="; ".join(remedies or ["the unit of mass, the box or Omega_m is wrong"]),
     )

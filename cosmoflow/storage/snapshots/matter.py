@@ -281,12 +281,11 @@ def state_matter(share: float, shares: Sequence[float], cosmology: CosmologyConf
     shares : sequence of float
         Expected shares.
     """
-    target, remedies = _nearest(share, shares), []
-    without_gas = math.isclose(target, 1.0 - cosmology.Omega_b / cosmology.Omega_m)
-    fitting = cosmology.Omega_m * share / target
-    if without_gas:
-        fitting = cosmology.Omega_m * share + cosmology.Omega_b
-    if 1.0 / _NEAR < share / target < _NEAR and fitting <= 1.0:
+    remedies = []
+    # With matter left out, the expected share depends on Omega_m, too.
+    complete = all(math.isclose(one, 1.0) for one in shares)
+    fitting = cosmology.Omega_m * share
+    if complete and 1.0 / _NEAR < share < _NEAR and fitting <= 1.0:
         remedies.append(
             f"Omega_m {fitting:.4g} would fit: if the simulation had it, --set "
             f"snapshot.Omega_m={fitting:.4g}, which also sets the growth of the velocities"
@@ -344,13 +343,14 @@ def _unlike(
         remedies.append(f"the hint mass_share is {hints.mass_share:g}: correct it")
     remedies += state_matter(share, shares, facts.cosmology)
     remedies = remedies or ["the unit of mass, the box or Omega_m is wrong"]
-    count, matter = sum(part.count for part in facts.parts), 1.0 / facts.share_of(1.0)
-    found = masses_found(mass.value, count, matter, shares)
+    count, unit = sum(part.count for part in facts.parts), facts.share_of(1.0)
+    # A box without end holds no share.
+    found = f": {masses_found(mass.value, count, 1.0 / unit, shares)}" if unit > 0.0 else ""
     return DataError(
         "the particles do not make up the mean density of matter",
         where=facts.url,
         value=f"{share:.4g} of the mean density, in a box of {facts.box_size:g} Mpc/h "
-        f"with Omega_m {facts.cosmology.Omega_m:g}: {found}",
+        f"with Omega_m {facts.cosmology.Omega_m:g}{found}",
         limit=limits_of(shares),
         remedy="; ".join(remedies),
     )
