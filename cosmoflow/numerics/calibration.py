@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 Intervals = tuple[float, float]
 """Half-widths of the intervals that should hold :data:`EXPECTED` of the errors of one component,
-in units of the expected standard deviation."""
+in units of the expected size."""
 
 NORMAL: Final[Intervals] = (1.0, 1.96)
 """The intervals of normal errors."""
@@ -35,7 +35,7 @@ EXPECTED: Final = (0.6827, 0.95)
 QUARTERS: Final = (0.25, 0.5, 0.75)
 
 STD_AXIS: Final = Axis(-1.0, 1 / 8, 40, "log10", "km/s")
-"""Bins of the expected standard deviation, 0.1 to 10,000 km/s; the outermost are open."""
+"""Bins of the expected size, 0.1 to 10,000 km/s; the outermost are open."""
 _DENSITY_AXIS: Final = AXES["density"]
 _MERGED: Final = 4
 """Bins of density that make one bin of the residual by density."""
@@ -51,14 +51,14 @@ class CalibrationSum:
     Attributes
     ----------
     intervals : (float, float)
-        Half-widths of the intervals in units of the expected standard deviation.
+        Half-widths of the intervals in units of the expected size.
     inside : ndarray
         Shape ``(3, 80)``, int64, in bins of log10 density, 16 a decade: all components, and those
         whose residual is in the first and in the second interval.
     components : ndarray
         Shape ``(40,)``, int64: components in each bin of :data:`STD_AXIS`.
     squares : ndarray of ExactSum
-        Shape ``(2, 40)``: squared residual and squared expected standard deviation, km/s squared.
+        Shape ``(2, 40)``: squared residual and squared expected size, km/s squared.
     """
 
     intervals: Intervals
@@ -143,7 +143,7 @@ def sum_calibration(
     density : Tensor
         Shape ``(mx, my, mz)``, float32, density over its mean.
     truth, prediction, std : Tensor
-        Shape ``(3, mx, my, mz)``, float32, km/s: velocities, and the expected standard deviation of
+        Shape ``(3, mx, my, mz)``, float32, km/s: velocities, and the expected size of
         each component of the prediction.
     intervals : (float, float)
         Half-widths of the intervals in units of ``std``.

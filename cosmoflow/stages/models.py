@@ -332,8 +332,9 @@ def _check_range(
     for one in fit.excess:
         limit = f"{one.low:g} to {one.high:g}"
         unit = f" {LENGTH}" if one.name == "cell_size" else ""
-        far = unit and not 0.1 * one.low < one.value < 10.0 * one.high
-        hint = f"; is the side of the box, {fields.metadata.box_size:g}, in {LENGTH}?" * bool(far)
+        hint = ""
+        if unit and not 0.1 * one.low < one.value < 10.0 * one.high:
+            hint = f"; is the side of the box, {fields.metadata.box_size:g}, in {LENGTH}?"
         if strict:
             raise DataError(
                 "the box is outside of the range that the model was trained on",

@@ -46,10 +46,8 @@ def enough_ended(room: int, share: float, running: int) -> int:
 
     Parameters
     ----------
-    room : int
-        Tasks that run side by side.
-    share : float
-        Its share of the tasks that can run and that no crew has.
+    room, share
+        See :func:`tasks_ahead`.
     running : int
         Tasks that the crew has.
     """
