@@ -57,9 +57,10 @@ def namespaces(count, private):
             for index, address in enumerate(hosts[1:]):
                 space, outer = f"{name}-{index}", f"{name}.{index}"
                 _ip("netns", "add", space)
-                # The pair of interfaces goes with the namespace that one of them is in.
                 made.append(("netns", "delete", space))
                 _ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", space)
+                # A namespace whose last process is slow to end would keep the pair, and its name.
+                made.append(("link", "delete", outer))
                 _ip("link", "set", outer, "master", name, "up")
                 inside = ("-n", space)
                 _ip(*inside, "addr", "add", f"{address}/{net.prefixlen}", "dev", "eth0")
