@@ -72,6 +72,26 @@ class CosmoflowError(Exception):
         return "\n".join(lines)
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is closest to an unknown one, whatever the case of the letters.
+
+    Parameters
+    ----------
+    name : str
+        The unknown name.
+    known : iterable of str
+        Names to choose from.
+
+    Returns
+    -------
+    str or None
+        None if no name is close.
+    """
+    folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
+
+
 def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> str | None:
     """Return the remedy for an unknown name: the closest known one, if any is close.
 
@@ -84,8 +104,8 @@ def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
     otherwise : str, optional
         Remedy if none is close.
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else otherwise
+    near = closest(name, known)
+    return f"did you mean {near!r}?" if near else otherwise
 
 
 def _rebuild(cls: type[CosmoflowError], what: str, details: dict[str, Any]) -> CosmoflowError:

@@ -8,7 +8,6 @@ stage with the settings of its section, so that ``help()`` and completion list t
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -26,7 +25,7 @@ from cosmoflow.config import Settings, load_settings
 from cosmoflow.config.base import Section
 from cosmoflow.config.loading import merge, revise_settings
 from cosmoflow.config.yaml_text import parse_yaml
-from cosmoflow.errors import CosmoflowError, UsageError
+from cosmoflow.errors import CosmoflowError, UsageError, closest
 
 if TYPE_CHECKING:
     from cosmoflow.stages.run import Run
@@ -297,8 +296,8 @@ def _meant(name: str, door: Door, given: Mapping[str, Any]) -> str:
 
 def _unknown(name: str, keyword: str, known: Sequence[str], value: Any) -> UsageError:
     """Return the error for an unknown keyword."""
-    near = [one for one in known if one.startswith(keyword) or keyword.startswith(one)]
-    near = near or difflib.get_close_matches(keyword, known, n=1)
+    alike = (one for one in known if one.startswith(keyword) or keyword.startswith(one))
+    near = next(alike, None) or closest(keyword, known)
     others = [
         section
         for section, one in Settings.model_fields.items()
@@ -307,7 +306,7 @@ def _unknown(name: str, keyword: str, known: Sequence[str], value: Any) -> Usage
         and keyword in one.annotation.model_fields
     ]
     if near:
-        remedy = f"did you mean {near[0]!r}?"
+        remedy = f"did you mean {near!r}?"
     elif taken := [section for section in others if section in known]:
         section = taken[0]
         stated = f"{{{keyword!r}: {reprlib.repr(value)}}}"

@@ -22,11 +22,12 @@ from cosmoflow.config.networks import InferConfig
 from cosmoflow.cosmology.conditions import COORDINATES
 from cosmoflow.model.errors import KNOTS, ErrorScale, calibrate, fit_growth
 from cosmoflow.model.family import CONSTANTS, ModelFamily
+from cosmoflow.model.names import model_folder
 from cosmoflow.model.precision import has_fast_bfloat16
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.infer import Member, predict_box
 from cosmoflow.stages.inputs.condition import condition_of
-from cosmoflow.stages.models import load_model, model_folder, save_model
+from cosmoflow.stages.models import load_model, save_model
 from cosmoflow.stages.run import Run
 from cosmoflow.storage.fields import FieldStore
 

@@ -42,7 +42,11 @@ def info(
 def view(
     url: Annotated[str, typer.Argument(metavar="URL", help="A fields store.")],
     field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A variable; by default the density.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A variable; by default the density, or the velocity where there is none.",
+        ),
     ] = None,
     axis: Annotated[
         Literal["x", "y", "z"], typer.Option(help="Axis perpendicular to the slice.")

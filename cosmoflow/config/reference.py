@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from cosmoflow.config.base import Section
 from cosmoflow.config.settings import Settings
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, closest
 from cosmoflow.units import LENGTH, VELOCITY
 
 _UNIT: Final = re.compile(rf", ({re.escape(LENGTH)}|{re.escape(VELOCITY)}|eV|seconds)(?=$|[,;])")
@@ -110,12 +109,12 @@ def suggest_setting(name: str) -> str | None:
     section, _, last = name.rpartition(".")
     settings = [(row.key.rpartition(".")[2], row.key) for row in list_settings()]
     near = [key for setting, key in settings if setting == last]
-    if not near and not section:
-        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    if not near and not section and (meant := closest(name, Settings.model_fields)):
+        near = [meant]
     if not near:
         inside = [row for row in settings if row[1].startswith(f"{section}.")] or settings
-        close = difflib.get_close_matches(last, [setting for setting, _ in inside], n=1)
-        near = [key for setting, key in inside if setting in close]
+        close = closest(last, (setting for setting, _ in inside))
+        near = [key for setting, key in inside if setting == close]
     return f"did you mean {' or '.join(near)}?" if near else None
 
 

@@ -192,7 +192,7 @@ def test_densities_unlike_the_models_are_warned_of(painted, tmp_path, options, w
     heard = []
     run = make_run(listener=heard.append, infer={"tile": 8})
     # The shipped filter is for cells of 2 Mpc/h, these are of 4.
-    monkeypatch.setattr("cosmoflow.stages.models.CELL_SIZE_TOLERANCE", 2.0)
+    monkeypatch.setattr("cosmoflow.stages.models.fits.CELL_SIZE_TOLERANCE", 2.0)
     out = str(tmp_path / "predicted.zarr")
     result = cosmoflow.infer(painted(0, **options), out, "wiener", run)
     (text,) = warnings_of(heard)
@@ -206,7 +206,7 @@ def test_densities_unlike_the_models_are_warned_of(painted, tmp_path, options, w
 
 def test_a_density_like_the_models_is_not_warned_of(painted, monkeypatch, tmp_path):
     heard = []
-    monkeypatch.setattr("cosmoflow.stages.models.CELL_SIZE_TOLERANCE", 2.0)
+    monkeypatch.setattr("cosmoflow.stages.models.fits.CELL_SIZE_TOLERANCE", 2.0)
     run = make_run(listener=heard.append)
     result = cosmoflow.infer(painted(0), str(tmp_path / "out.zarr"), "wiener", run)
     assert not warnings_of(heard)

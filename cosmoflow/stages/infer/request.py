@@ -13,6 +13,7 @@ import torch
 from cosmoflow.config.networks import InferConfig
 from cosmoflow.engine import Resources, TaskGraph
 from cosmoflow.errors import ConfigError
+from cosmoflow.model.names import DEFAULT_MODEL
 from cosmoflow.model.precision import best_device, has_fast_bfloat16
 from cosmoflow.model.sources import Flow
 from cosmoflow.model.velocity import VelocityModel
@@ -245,8 +246,13 @@ def _interval_95(names: Sequence[str], models: Sequence[VelocityModel]) -> float
                 "the model does not know the size of its errors",
                 where="infer.errors",
                 value=name,
-                remedy="leave it out, or train the model on: cosmoflow train BOXES "
-                f"--from {name} --out MODEL --set train.error_steps=500",
+                remedy="leave it out, or "
+                + (
+                    f"train the model on: cosmoflow train BOXES --from {name} --out MODEL "
+                    "--set train.error_steps=500"
+                    if model.learns and model.flows
+                    else f"--model {DEFAULT_MODEL}, which knows them"
+                ),
             )
         found.append(model.spec.errors.interval_95)
     return float(np.mean(found))

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmoflow.engine import Column, TaskGraph
+from cosmoflow.engine import Column, TaskGraph, keeping_freed_buffers
 from cosmoflow.numerics import slabs
 from cosmoflow.numerics.blocks import Block, axis_blocks
 from cosmoflow.numerics.slabs import LineBlock, Modes
@@ -189,6 +189,7 @@ class SlabGraph:
         self.graph.add("write", join, sorted(wanted), reads=reads_bars, output=True)
 
 
+@keeping_freed_buffers()
 def bar_task(read: ReadFields, cut: Cut, bar: int, *products: Sequence[Modes]) -> list[Modes]:
     """Return the parts of each field of a bar, one for every slab."""
     own, parts = cut.bar(bar), list[Modes]()
@@ -197,11 +198,13 @@ def bar_task(read: ReadFields, cut: Cut, bar: int, *products: Sequence[Modes]) -
     return parts
 
 
+@keeping_freed_buffers()
 def sum_task(sum_planes: SumPlanes, cut: Cut, z: int, *fields: Sequence[Modes]) -> Any:
     """Return the sums over the modes of a slab."""
     return sum_planes(fields, cut, cut.slabs[z])
 
 
+@keeping_freed_buffers()
 def product_task(
     multiply: Multiply, count: int, cut: Cut, z: int, *fields: Sequence[Modes]
 ) -> list[Modes]:
@@ -210,6 +213,7 @@ def product_task(
     return slabs.filter_planes(fields, waves, cut.bars, count, multiply)
 
 
+@keeping_freed_buffers()
 def finish_task(
     finish: Finish, count: int, cut: Cut, bar: int, products: Sequence[Modes]
 ) -> list[NDArray[np.float32]]:
