@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import ray
 import xarray as xr
 import zarr
 
 from cosmoflow.config import load_settings
 from cosmoflow.engine import Column, Handout, Resources, Session, TaskGraph, nodes
 from cosmoflow.engine.dask_on_ray import get
+from cosmoflow.engine.exchange.servers import wait_aside
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError, IncompleteError
 from cosmoflow.events import ignore
@@ -200,6 +203,24 @@ def test_tasks_share_the_nodes(ray_engine):
     graph = TaskGraph()
     graph.add("task", abs, output=True)
     assert ray_engine.run(graph, needs=ray_engine.share(1, most=8, memory=memory // 2))
+
+
+def wait_for_another(wait, number):
+    """Wait for a task that takes no core; return when that began and ended."""
+    began = time.monotonic()
+    wait(ray.remote(num_cpus=0)(lambda: time.sleep(6.0)).remote())
+    return began, time.monotonic()
+
+
+@pytest.mark.cluster
+def test_a_task_that_waits_for_parts_lends_its_core_to_no_other(ray_engine):
+    cores = ray_engine.cpus
+    graph = TaskGraph()
+    graph.add("wait", partial(wait_for_another, partial(wait_aside, ray.get)), range(cores + 1),
+              output=True)  # fmt: skip
+    began, ended = zip(*ray_engine.run(graph).values(), strict=True)
+    # Ray would have lent the cores, and begun the last task, by the time the first one ends.
+    assert max(began) >= min(ended)
 
 
 def node(resources, *, alive=True):

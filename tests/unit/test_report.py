@@ -296,16 +296,16 @@ def test_the_verdict_compares_with_the_best_smoothed_baseline(report):
         ({"network": 0.0, "wiener": 25.0}, "good", "it is exact."),
         ({"wiener": 25.0}, "plain", "wiener is off by 25.0 km/s rms in three dimensions."),
         ({"network": 25.0}, "plain", "network is off by 25.0 km/s rms in three dimensions."),
-        # Beside the shipped model, added by `evaluate` or predicted by the user.
+        # Beside the shipped model: added by `evaluate`, or predicted by the user.
         (
             {"a": 37.6, "b": 39.0, SHIPPED: 37.4, "wiener": 50.0},
             "plain",
             "a leaves 37.6 km/s, 0.5 % more than residual-small (ships): no clear difference.",
         ),
         (
-            {"a": 30.0, "residual-small": 40.0, "wiener": 50.0},
+            {"a": 30.0, "theirs": 40.0, "wiener": 50.0},
             "good",
-            "a leaves 30.0 km/s, 25.0 % less than residual-small: it is better in this box.",
+            "a leaves 30.0 km/s, 25.0 % less than theirs: it is better in this box.",
         ),
         (
             {"a": 60.0, SHIPPED: 40.0, "wiener": 50.0},
@@ -316,7 +316,9 @@ def test_the_verdict_compares_with_the_best_smoothed_baseline(report):
 )
 def test_the_verdict_of_other_outcomes(report, residual, grade, end):
     found = report[0]
+    row = next((name for name in (SHIPPED, "theirs") if name in residual), None)
     metrics = found.metrics | {"residual": {n: {"rms": rms} for n, rms in residual.items()}}
+    metrics["shipped"] = {"row": row}
     velocity = dict.fromkeys(["truth", *residual], found.velocity["truth"])
     verdict = page.verdict(replace(found, metrics=metrics, velocity=velocity))
     assert verdict.grade == grade

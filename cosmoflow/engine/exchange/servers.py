@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import ray
@@ -36,6 +37,8 @@ HANDOVER_SECONDS: Final = 30.0
 """Seconds to wait for the server of another run of the same name."""
 _THREADS: Final = 8
 
+T = TypeVar("T")
+
 
 class LostParcelsError(Exception):
     """Parcels that a task reads are missing or damaged.
@@ -49,6 +52,20 @@ class LostParcelsError(Exception):
     def __init__(self, lost: dict[Key, str]) -> None:
         super().__init__(lost)
         self.lost = lost
+
+
+@cache
+def _waiter() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "waits for Ray")
+
+
+def wait_aside(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Call a function of Ray that waits, in a thread.
+
+    While the main thread of a task waits for Ray, Ray lends the task's cores to another one. Then
+    more tasks run than there are cores, and Ray starts worker processes for them.
+    """
+    return _waiter().submit(call, *arguments, **options).result()
 
 
 @cache
@@ -106,7 +123,7 @@ def _size(scratch: Scratch, key: Key, part: int) -> int | str:
 @lru_cache(maxsize=1)
 def _get_servers(roster: ray.ObjectRef) -> list[tuple[str, Any]]:
     """Return the nodes of a roster and their servers: once in a process, as it takes long."""
-    found: list[tuple[str, Any]] = ray.get(roster)
+    found: list[tuple[str, Any]] = wait_aside(ray.get, roster)
     return found
 
 
@@ -239,11 +256,11 @@ class Directory:
     ) -> Iterator[tuple[tuple[str, list[int]], Any]]:
         """Yield what was asked, and the answer or why there is none, as answers come."""
         while asked:
-            ready, _ = ray.wait(list(asked), num_returns=1, timeout=ANSWER_SECONDS)
+            ready, _ = wait_aside(ray.wait, list(asked), num_returns=1, timeout=ANSWER_SECONDS)
             ref = ready[0] if ready else next(iter(asked))
             request = asked.pop(ref)
             try:
-                answer = ray.get(ref, timeout=ANSWER_SECONDS if ready else 0)
+                answer = wait_aside(ray.get, ref, timeout=ANSWER_SECONDS if ready else 0)
             except RayError as error:
                 answer = f"its node does not answer: {type(error).__name__}"
             yield request, answer

@@ -154,7 +154,7 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *origins.notes, *warned]))
         for store in (inputs.true, *inputs.found.values()):
             store.check_unchanged()
-        comparison.metrics["shipped"] = to_json(shipped)
+        comparison.metrics["shipped"] = to_json(shipped, inputs)
         _write(comparison, inputs, out, provenance)
     page = folder / REPORT
     run.listener(StageFinished("evaluate", {"out": str(folder), "report": str(page)}))

@@ -38,10 +38,8 @@ def choose_shipped(inputs: Inputs, run: Run) -> Shipped:
     true, most = inputs.true, run.settings.evaluate.shipped_grid
     if most == 0:
         return Shipped(DEFAULT_MODEL, None, "switched off by evaluate.shipped_grid=0")
-    for name, store in inputs.found.items():
-        made_from = store.metadata.provenance.get("inputs")
-        if isinstance(made_from, dict) and made_from.get("models") == model_digest(DEFAULT_MODEL):
-            return Shipped(DEFAULT_MODEL, None, f"{name} is already among the predictions")
+    if (name := find_row(inputs)) is not None:
+        return Shipped(DEFAULT_MODEL, None, f"{name} is already among the predictions")
     if true.grid > most:
         reason = f"the box has {true.grid}^3 cells, and evaluate.shipped_grid is {most}"
         found = Shipped(DEFAULT_MODEL, None, reason)
@@ -54,11 +52,23 @@ def choose_shipped(inputs: Inputs, run: Run) -> Shipped:
     return found
 
 
-def to_json(shipped: Shipped) -> dict[str, Any]:
-    """Return what a report notes about the shipped model."""
+def find_row(inputs: Inputs) -> str | None:
+    """Return the name of the prediction that the shipped model made, if one is compared."""
+    digest = model_digest(DEFAULT_MODEL)
+    for name, store in inputs.found.items():
+        made_from = store.metadata.provenance.get("inputs")
+        if isinstance(made_from, dict) and made_from.get("models") == digest:
+            return name
+    return None
+
+
+def to_json(shipped: Shipped, inputs: Inputs) -> dict[str, Any]:
+    """Return what a report notes about the shipped model; ``row`` is its row, or None."""
     if shipped.model is None:
-        return {"name": shipped.name, "compared": False, "reason": shipped.reason}
-    return {"name": SHIPPED, "compared": True, "digest": model_digest(shipped.name)}
+        row, reason = find_row(inputs), shipped.reason
+        return {"name": shipped.name, "compared": False, "reason": reason, "row": row}
+    digest = model_digest(shipped.name)
+    return {"name": SHIPPED, "compared": True, "digest": digest, "row": SHIPPED}
 
 
 def describe_shipped(shipped: Shipped) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from cosmoflow.model.names import DEFAULT_MODEL, SHIPPED
 from cosmoflow.numerics.comparison import Comparison
 from cosmoflow.units import VELOCITY, format_difference, is_less
 
@@ -15,9 +14,6 @@ PAPER_BASELINE: Final = "linear theory"
 
 _BASELINES: Final = ("linear", "wiener")
 """Prefixes of the names of linear theory and of Wiener filters."""
-
-_SHIPPED: Final = (SHIPPED, DEFAULT_MODEL)
-"""Names of the shipped model: where `evaluate` adds it, and where `infer` predicted with it."""
 
 TRUTH_COLOUR: Final = "#6b6b6b"
 # Okabe and Ito's palette, which readers with any colour vision can distinguish.
@@ -77,7 +73,15 @@ def best_network(comparison: Comparison) -> str | None:
     The shipped model counts only if there is no other network.
     """
     networks = [name for name in comparison.methods if not is_baseline(name)]
-    return _best(comparison, [name for name in networks if name not in _SHIPPED] or networks)
+    shipped = shipped_row(comparison)
+    return _best(comparison, [name for name in networks if name != shipped] or networks)
+
+
+def shipped_row(comparison: Comparison) -> str | None:
+    """Return the method that is the shipped model's prediction, whatever its name, if any is."""
+    noted = comparison.metrics.get("shipped") or {}
+    row: str | None = noted.get("row")
+    return row
 
 
 class BesideShipped(NamedTuple):
@@ -97,9 +101,8 @@ class BesideShipped(NamedTuple):
 
 def judge_beside_shipped(comparison: Comparison) -> BesideShipped | None:
     """Compare the best network with the shipped model; None if there are not both."""
-    name = best_network(comparison)
-    shipped = next((one for one in _SHIPPED if one in comparison.methods), None)
-    if name is None or shipped is None or name in _SHIPPED:
+    name, shipped = best_network(comparison), shipped_row(comparison)
+    if name is None or shipped is None or name == shipped:
         return None
     residual = comparison.metrics["residual"]
     mine, other = (float(residual[one]["rms"]) for one in (name, shipped))
