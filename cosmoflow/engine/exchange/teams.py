@@ -13,9 +13,8 @@ from cosmoflow.engine.graph import Key
 
 MOST_CREWS: Final = 32
 """Most crews. With more nodes each has several: what the driver takes depends on the crews."""
-AHEAD: Final = 4
-"""A crew has a quarter more tasks than its nodes have room for, at least one, so that no worker
-waits for the driver."""
+ANSWERS: Final = 8
+"""Most answers of a crew about as many tasks as its nodes have room for."""
 MOST_AHEAD: Final = 16
 """Most tasks that a crew has ahead because many can run, if its nodes have room for fewer. They are
 lost with the node of the crew."""
@@ -25,7 +24,8 @@ def tasks_ahead(room: int, share: float) -> int:
     """Return how many more tasks a crew has than its nodes have room for.
 
     While many tasks can run it has half of its share, so that messages are few. Towards the end it
-    has fewer: more would wait there while others are idle.
+    has fewer, and none once all nodes together have room for the tasks that are left: they would
+    wait there while others are idle.
 
     Parameters
     ----------
@@ -34,15 +34,16 @@ def tasks_ahead(room: int, share: float) -> int:
     share : float
         Its share of the tasks that can run and that no crew has.
     """
-    return max(1, room // AHEAD, min(max(room, MOST_AHEAD), int(share) // 2))
+    return min(max(room, MOST_AHEAD), int(share) // 2, max(0, int(share) - room))
 
 
 def enough_ended(room: int, share: float, running: int) -> int:
     """Return how many tasks must end before a crew answers.
 
-    While tasks are left that no crew has, the answer comes when half of the tasks ahead have begun.
-    When none is left, it comes when all have ended: the driver has nothing to send, and tasks that
-    need the results of many wait for the last of them.
+    While tasks are left that no crew has, the answer comes when half of the tasks ahead have begun,
+    or, if that are few, when an eighth of the tasks side by side have ended. When none is left, it
+    comes when all have ended: the driver has nothing to send, and tasks that need the results of
+    many wait for the last of them.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def enough_ended(room: int, share: float, running: int) -> int:
     running : int
         Tasks that the crew has.
     """
-    return max(1, tasks_ahead(room, share) // 2) if share else running
+    return max(1, room // ANSWERS, tasks_ahead(room, share) // 2) if share else running
 
 
 @dataclass(slots=True, eq=False)
