@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cosmoflow.engine.exchange.teams import MOST_CREWS, enough_ended
+from cosmoflow.engine.exchange.teams import MOST_AHEAD, MOST_CREWS, enough_ended
 
 Handler = Callable[[float, int, int, int], None]
 """Takes the time, and the numbers of a pass, of a task of it, and of a node."""
@@ -350,8 +350,9 @@ class Simulation:
         if self._passes[number].alone:
             return 1
         room = self._node.places * self._nodes // len(self._crews)
-        # All but few of the tasks that have not begun are with no crew.
-        share = self._unbegun / len(self._crews)
+        # Of the tasks that have not begun a crew has some ahead, as the engine would give it.
+        unbegun = self._unbegun / len(self._crews)
+        share = max(unbegun / 2, unbegun - max(room, MOST_AHEAD)) if unbegun > room else unbegun
         return enough_ended(room, share, crew.given + len(crew.ended))
 
     def _on_answer(self, now: float, number: int, task: int, place: int) -> None:

@@ -167,7 +167,7 @@ def main() -> None:
     rows = []
     for cells in options.cells:
         particles, fields, scratch = (
-            str(options.folder / f"{name}-{cells}.zarr")
+            str(options.folder / f"{name}-{cells}{'-rounded' * options.rounded}.zarr")
             for name in ("particles", "fields", "scratch")
         )
         if not Path(particles).exists():

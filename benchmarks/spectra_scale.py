@@ -101,14 +101,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--memory", default="1GB")
     parser.add_argument("--times", type=int, default=8)
-    parser.add_argument("--bits", type=int)
+    parser.add_argument("--bits", type=int, choices=range(1, 24), metavar="1..23")
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
     source = FieldStore(given.fields)
     if given.bits is not None:
         source = round_density(source, str(given.folder / "rounded.zarr"), given.bits)
     grid = source.grid * given.times
-    box = str(given.folder / f"density-{grid}.zarr")
+    kept = "" if given.bits is None else f"-{given.bits}-bits"
+    box = str(given.folder / f"density-{grid}{kept}.zarr")
     if not Path(box).exists():
         repeat_density(source, box, given.times)
     written, read = disk_rates(given.folder)

@@ -87,7 +87,9 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     str or None
         None if no name is close.
     """
-    folded = {one.casefold(): one for one in known}
+    folded = dict[str, str]()
+    for one in known:
+        folded.setdefault(one.casefold(), one)
     near = difflib.get_close_matches(name.casefold(), folded, n=1)
     return folded[near[0]] if near else None
 

@@ -10,6 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from cosmoflow.engine.waiting import wait_aside
+
 POLL_SECONDS = 0.5
 
 
@@ -36,7 +38,7 @@ class _Sender:
     def __call__(self, message: Any) -> None:
         # If the mailbox has died with its node, messages are lost but the task goes on.
         with suppress(RayError):
-            ray.get(self._mailbox.put.remote(message))
+            wait_aside(ray.get, self._mailbox.put.remote(message))
 
 
 def beside_driver(kind: type) -> Any:

@@ -15,6 +15,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX."""
 _DEFAULT_TRIM, _DEFAULT_MMAPS = 128 << 10, 65536
+_USUAL_MMAP = 4 << 20
+"""Bytes from which a buffer is memory of its own: what glibc's threshold becomes in practice."""
 _ALL = (1 << 31) - 1
 
 
@@ -65,16 +67,28 @@ def keep_freed_buffers() -> None:
 
 @contextmanager
 def keeping_freed_buffers() -> Iterator[None]:
-    """Keep freed buffers while the ``with`` block runs, then return them to the system."""
+    """Keep freed buffers while the ``with`` block runs, then return them to the system.
+
+    What the block has made and is still in use stays: once it is free, :func:`trim` returns it.
+    """
     keep_freed_buffers()
     try:
         yield
     finally:
         _tune(_MMAP_MAX, _DEFAULT_MMAPS)
         _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        # A threshold that is set is not raised: without this one the defaults would stay as low as
+        # they were, and every larger array would be new memory.
+        if not return_freed_buffers.cache_info().currsize:
+            _tune(_MMAP_THRESHOLD, _USUAL_MMAP)
+        trim()
+
+
+def trim() -> None:
+    """Return freed buffers to the system, if libc can do that."""
+    found = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if found is not None:
+        found(0)
 
 
 def _tune(parameter: int, value: int) -> None:

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import statistics
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -17,8 +19,8 @@ import zarr
 from cosmoflow.config import load_settings
 from cosmoflow.engine import Column, Handout, Resources, Session, TaskGraph, nodes
 from cosmoflow.engine.dask_on_ray import get
-from cosmoflow.engine.exchange.servers import wait_aside
 from cosmoflow.engine.serial import SerialEngine
+from cosmoflow.engine.waiting import wait_aside
 from cosmoflow.errors import CosmoflowError, DataError, IncompleteError
 from cosmoflow.events import ignore
 from cosmoflow.stages.paint import paint
@@ -205,22 +207,30 @@ def test_tasks_share_the_nodes(ray_engine):
     assert ray_engine.run(graph, needs=ray_engine.share(1, most=8, memory=memory // 2))
 
 
-def wait_for_another(wait, number):
-    """Wait for a task that takes no core; return when that began and ended."""
-    began = time.monotonic()
-    wait(ray.remote(num_cpus=0)(lambda: time.sleep(6.0)).remote())
-    return began, time.monotonic()
+def wait_for_another(begun, ended, number):
+    """Wait for a task that takes no core."""
+    nap = ray.remote(num_cpus=0)(lambda: time.sleep(6.0))
+    begun.touch()
+    wait_aside(ray.get, nap.remote())
+    ended.touch()
 
 
 @pytest.mark.cluster
-def test_a_task_that_waits_for_parts_lends_its_core_to_no_other(ray_engine):
-    cores = ray_engine.cpus
+def test_a_task_that_waits_for_parts_lends_its_cores_to_no_other(ray_engine, tmp_path):
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
     graph = TaskGraph()
-    graph.add("wait", partial(wait_for_another, partial(wait_aside, ray.get)), range(cores + 1),
-              output=True)  # fmt: skip
-    began, ended = zip(*ray_engine.run(graph).values(), strict=True)
-    # Ray would have lent the cores, and begun the last task, by the time the first one ends.
-    assert max(began) >= min(ended)
+    graph.add("wait", partial(wait_for_another, begun, ended), output=True)
+    needs = Resources(cpus=ray_engine.cpus)
+    running = threading.Thread(target=ray_engine.run, args=(graph,), kwargs={"needs": needs})
+    running.start()
+    free = []
+    while not ended.exists() and running.is_alive():
+        time.sleep(0.5)
+        if begun.exists():
+            free.append(ray.available_resources().get("CPU", 0.0))
+    running.join()
+    # Before and after, cores are free for moments.
+    assert statistics.median(free) == 0.0
 
 
 def node(resources, *, alive=True):

@@ -106,3 +106,20 @@ def test_a_parcel_made_after_its_reader_began_is_not_lost_again():
     agenda.finish(("hand", 0))
     assert agenda.again(second, [("hand", 0)]) == []
     assert {agenda.next(), agenda.next()} == {first, second}
+
+
+def test_tasks_that_will_run_are_counted_from_the_first_of_their_family_on():
+    graph = TaskGraph()
+    graph.add("hand", None, range(4), parts=4)
+    graph.add("add", None, range(4), reads=lambda n: [Column("hand", n, [n])], parts=1)
+    graph.add("end", None, range(3), reads=lambda n: [Column("add", 0)], output=True)
+    agenda = Agenda(graph)
+    assert (agenda.ready, agenda.coming) == (4, 0)
+    agenda.finish(agenda.next())
+    assert (agenda.ready, agenda.coming) == (4, 3)
+    # Put back, it can run at once.
+    agenda.again(agenda.next())
+    assert (agenda.ready, agenda.coming) == (4, 3)
+    while not agenda.finished:
+        agenda.finish(agenda.next())
+    assert (agenda.ready, agenda.coming) == (0, 0)

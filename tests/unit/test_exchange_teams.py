@@ -3,7 +3,7 @@
 from cosmoflow.engine import TaskGraph
 from cosmoflow.engine.exchange.agenda import Agenda
 from cosmoflow.engine.exchange.crews import Rooms
-from cosmoflow.engine.exchange.teams import MOST_AHEAD, Team, Teams
+from cosmoflow.engine.exchange.teams import MOST_AHEAD, Team, Teams, tasks_ahead
 from tests.cases import each
 
 HANDED_OUT = {
@@ -37,6 +37,10 @@ def test_tasks_are_handed_out(rooms, tasks, expected):
     assert [len(team.running) for team in teams] == expected
     assert agenda.ready == tasks - sum(expected)
     assert not list(teams.hand_out(agenda))
+
+
+def test_a_quarter_is_ahead_while_more_of_the_same_will_come():
+    assert [tasks_ahead(8, 1, coming) for coming in (0, 7, 8, 9, 99)] == [0, 0, 1, 2, 2]
 
 
 def test_a_node_answers_when_half_of_its_tasks_ahead_have_begun_or_all_ended_if_none_is_left():

@@ -308,6 +308,11 @@ def test_the_verdict_compares_with_the_best_smoothed_baseline(report):
             "a leaves 30.0 km/s, 25.0 % less than theirs: it is better in this box.",
         ),
         (
+            {"theirs": 30.0, "theirs, power restored": 36.0, "wiener": 60.0},
+            "good",
+            "2.00 times closer to the truth.",
+        ),
+        (
             {"a": 60.0, SHIPPED: 40.0, "wiener": 50.0},
             "bad",
             "50.0 % more than residual-small (ships): no gain.",
@@ -315,10 +320,9 @@ def test_the_verdict_compares_with_the_best_smoothed_baseline(report):
     ],
 )
 def test_the_verdict_of_other_outcomes(report, residual, grade, end):
-    found = report[0]
-    row = next((name for name in (SHIPPED, "theirs") if name in residual), None)
+    found, rows = report[0], (SHIPPED, "theirs", "theirs, power restored")
     metrics = found.metrics | {"residual": {n: {"rms": rms} for n, rms in residual.items()}}
-    metrics["shipped"] = {"row": row}
+    metrics["shipped"] = {"rows": [name for name in residual if name in rows]}
     velocity = dict.fromkeys(["truth", *residual], found.velocity["truth"])
     verdict = page.verdict(replace(found, metrics=metrics, velocity=velocity))
     assert verdict.grade == grade

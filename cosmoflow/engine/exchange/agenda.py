@@ -52,7 +52,9 @@ class _Tasks:
         self.begun = np.zeros(count, np.int64)
         self.made = np.zeros(count, np.int64)
         """When each task last began, and when its result was last made."""
-        self.done = 0
+        self.done = self.waiting = 0
+        self.begins = False
+        """Whether any task could ever run."""
         self.readers_of_all = 0
         """Unfinished tasks that read from all tasks."""
         self.watchers: defaultdict[int | None, list[Key]] = defaultdict(list)
@@ -61,6 +63,11 @@ class _Tasks:
     @property
     def complete(self) -> bool:
         return self.done == len(self.state)
+
+    def set(self, place: int, state: int) -> None:
+        """Change the state of a task."""
+        self.waiting += (state == _WAITING) - int(self.state[place] == _WAITING)
+        self.state[place] = state
 
     def place(self, number: int) -> int:
         return self.family.place(number)
@@ -111,6 +118,11 @@ class Agenda:
         """Number of tasks that can run now, apart from a few that have to wait again."""
         return len(self._ready)
 
+    @property
+    def coming(self) -> int:
+        """Number of tasks that wait for others, in families of which some tasks could run."""
+        return sum(tasks.waiting for tasks in self._tasks.values() if tasks.begins)
+
     def next(self) -> Key | None:
         """Return a task that can run now, which then counts as running."""
         while self._ready:
@@ -119,7 +131,7 @@ class Agenda:
             place = tasks.place(number)
             # A parcel that it reads may have been lost since.
             if tasks.state[place] == _READY and not self._wait((name, number)):
-                tasks.state[place] = _RUNNING
+                tasks.set(place, _RUNNING)
                 tasks.begun[place] = self._tick()
                 return name, number
         return None
@@ -192,7 +204,7 @@ class Agenda:
             if key in kept and tasks.family.parts:
                 self._note_done(key)
                 continue
-            tasks.state[place] = _WAITING
+            tasks.set(place, _WAITING)
             added.append(key)
             for source, places in self._sources(key):
                 self._count(source, places, 1)
@@ -229,19 +241,20 @@ class Agenda:
                 place = int(missing.max())
             tasks.watchers[place].append(key)
             own = self._tasks[key[0]]
-            own.state[own.place(key[1])] = _WAITING
+            own.set(own.place(key[1]), _WAITING)
             return True
         return False
 
     def _make_ready(self, key: Key) -> None:
         tasks = self._tasks[key[0]]
-        tasks.state[tasks.place(key[1])] = _READY
+        tasks.set(tasks.place(key[1]), _READY)
+        tasks.begins = True
         heapq.heappush(self._ready, (tasks.rank, key[1], key[0]))
 
     def _note_done(self, key: Key) -> None:
         tasks = self._tasks[key[0]]
         place = tasks.place(key[1])
-        tasks.state[place] = _DONE
+        tasks.set(place, _DONE)
         tasks.made[place] = self._tick()
         tasks.done += 1
         self._unfinished.discard(key)

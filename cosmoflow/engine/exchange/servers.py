@@ -9,10 +9,9 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import ray
@@ -24,6 +23,7 @@ from cosmoflow.engine.exchange.bucket import BucketScratch
 from cosmoflow.engine.exchange.parcels import DamagedParcelError, decode
 from cosmoflow.engine.exchange.scratch import Scratch
 from cosmoflow.engine.graph import Key
+from cosmoflow.engine.waiting import wait_aside
 
 REQUEST_BYTES: Final = 32 << 20
 """Bytes of parts that a server is asked for at once, unless a single part has more."""
@@ -36,8 +36,6 @@ RESTARTS: Final = 5
 HANDOVER_SECONDS: Final = 30.0
 """Seconds to wait for the server of another run of the same name."""
 _THREADS: Final = 8
-
-T = TypeVar("T")
 
 
 class LostParcelsError(Exception):
@@ -52,20 +50,6 @@ class LostParcelsError(Exception):
     def __init__(self, lost: dict[Key, str]) -> None:
         super().__init__(lost)
         self.lost = lost
-
-
-@cache
-def _waiter() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "waits for Ray")
-
-
-def wait_aside(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Call a function of Ray that waits, in a thread.
-
-    While the main thread of a task waits for Ray, Ray lends the task's cores to another one. Then
-    more tasks run than there are cores, and Ray starts worker processes for them.
-    """
-    return _waiter().submit(call, *arguments, **options).result()
 
 
 @cache

@@ -11,6 +11,8 @@ from cosmoflow.engine.exchange.agenda import Agenda
 from cosmoflow.engine.exchange.crews import Order, Rooms
 from cosmoflow.engine.graph import Key
 
+AHEAD: Final = 4
+"""A crew has a quarter more tasks than its nodes have room for, at least one."""
 MOST_CREWS: Final = 32
 """Most crews. With more nodes each has several: what the driver takes depends on the crews."""
 ANSWERS: Final = 8
@@ -20,12 +22,12 @@ MOST_AHEAD: Final = 16
 lost with the node of the crew."""
 
 
-def tasks_ahead(room: int, share: float) -> int:
+def tasks_ahead(room: int, share: float, coming: float = 0.0) -> int:
     """Return how many more tasks a crew has than its nodes have room for.
 
-    While many tasks can run it has half of its share, so that messages are few. Towards the end it
-    has fewer, and none once all nodes together have room for the tasks that are left: they would
-    wait there while others are idle.
+    While many tasks can run it has half of its share, so that messages are few; else a quarter of
+    its room, so that no worker waits for the driver. Towards the end it has fewer, and none once
+    all nodes together have room for what is left: tasks would wait there while others are idle.
 
     Parameters
     ----------
@@ -33,11 +35,14 @@ def tasks_ahead(room: int, share: float) -> int:
         Tasks that run side by side.
     share : float
         Its share of the tasks that can run and that no crew has.
+    coming : float
+        Its share of the tasks like these that will be able to run.
     """
-    return min(max(room, MOST_AHEAD), int(share) // 2, max(0, int(share) - room))
+    wanted = max(1, room // AHEAD, int(share) // 2)
+    return min(max(room, MOST_AHEAD), wanted, max(0, int(share + coming) - room))
 
 
-def enough_ended(room: int, share: float, running: int) -> int:
+def enough_ended(room: int, share: float, running: int, coming: float = 0.0) -> int:
     """Return how many tasks must end before a crew answers.
 
     While tasks are left that no crew has, the answer comes when half of the tasks ahead have begun,
@@ -47,12 +52,13 @@ def enough_ended(room: int, share: float, running: int) -> int:
 
     Parameters
     ----------
-    room, share
+    room, share, coming
         See :func:`tasks_ahead`.
     running : int
         Tasks that the crew has.
     """
-    return max(1, room // ANSWERS, tasks_ahead(room, share) // 2) if share else running
+    ahead = tasks_ahead(room, share, coming)
+    return max(1, room // ANSWERS, ahead // 2) if share else running
 
 
 @dataclass(slots=True, eq=False)
@@ -180,7 +186,7 @@ class Teams:
             turns, full = deque(self._open), []
             while turns and agenda.ready:
                 team = turns.popleft()
-                ahead = tasks_ahead(team.room, self._share(team, agenda)) if more else 0
+                ahead = tasks_ahead(team.room, *self._share(team, agenda)) if more else 0
                 free = team.room + ahead - len(team.running)
                 for _ in range(min(free, len(team.rooms.nodes))):
                     if (key := agenda.next()) is not None:
@@ -195,7 +201,10 @@ class Teams:
 
     def enough(self, team: Team, agenda: Agenda) -> int:
         """Return how many tasks of a team must end before its crew answers."""
-        return enough_ended(team.room, self._share(team, agenda), len(team.running))
+        share, coming = self._share(team, agenda)
+        return enough_ended(team.room, share, len(team.running), coming)
 
-    def _share(self, team: Team, agenda: Agenda) -> float:
-        return team.room * agenda.ready / self._room
+    def _share(self, team: Team, agenda: Agenda) -> tuple[float, float]:
+        """Return the shares of a team in the tasks that can run, and in those that will."""
+        part = team.room / self._room
+        return part * agenda.ready, part * agenda.coming

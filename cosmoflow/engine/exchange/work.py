@@ -11,7 +11,7 @@ from cosmoflow.engine.exchange.bucket import BucketScratch
 from cosmoflow.engine.exchange.scratch import Scratch
 from cosmoflow.engine.exchange.servers import on_this_node, this_node
 from cosmoflow.engine.graph import Handout, Key
-from cosmoflow.engine.memory import return_freed_buffers
+from cosmoflow.engine.memory import return_freed_buffers, trim
 from cosmoflow.engine.stopping import Stop
 from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_share
@@ -60,7 +60,11 @@ class Work:
             # The folder is deleted once the driver has given up, and nothing may be left in it.
             self.stop.check()
             scratch.write(key, handout.parts, handout.value)
-            return this_node(), handout.value
+            value = handout.value
+            # A task that kept freed buffers has left the parts among them.
+            del result, handout, columns
+            trim()
+            return this_node(), value
 
 
 def _column(source: Any, scratch: Scratch | BucketScratch, part: int | None, stream: bool) -> Any:

@@ -38,8 +38,8 @@ def choose_shipped(inputs: Inputs, run: Run) -> Shipped:
     true, most = inputs.true, run.settings.evaluate.shipped_grid
     if most == 0:
         return Shipped(DEFAULT_MODEL, None, "switched off by evaluate.shipped_grid=0")
-    if (name := find_row(inputs)) is not None:
-        return Shipped(DEFAULT_MODEL, None, f"{name} is already among the predictions")
+    if rows := find_rows(inputs):
+        return Shipped(DEFAULT_MODEL, None, f"{rows[0]} is already among the predictions")
     if true.grid > most:
         reason = f"the box has {true.grid}^3 cells, and evaluate.shipped_grid is {most}"
         found = Shipped(DEFAULT_MODEL, None, reason)
@@ -52,23 +52,23 @@ def choose_shipped(inputs: Inputs, run: Run) -> Shipped:
     return found
 
 
-def find_row(inputs: Inputs) -> str | None:
-    """Return the name of the prediction that the shipped model made, if one is compared."""
-    digest = model_digest(DEFAULT_MODEL)
-    for name, store in inputs.found.items():
+def find_rows(inputs: Inputs) -> list[str]:
+    """Return the names of the methods that the shipped model made, restored power among them."""
+    digest, urls = model_digest(DEFAULT_MODEL), set[str]()
+    for store in inputs.found.values():
         made_from = store.metadata.provenance.get("inputs")
         if isinstance(made_from, dict) and made_from.get("models") == digest:
-            return name
-    return None
+            urls.add(store.url)
+    return [method.name for method in inputs.methods if method.url in urls]
 
 
 def to_json(shipped: Shipped, inputs: Inputs) -> dict[str, Any]:
-    """Return what a report notes about the shipped model; ``row`` is its row, or None."""
+    """Return what a report notes about the shipped model; ``rows`` are its rows, if it has any."""
     if shipped.model is None:
-        row, reason = find_row(inputs), shipped.reason
-        return {"name": shipped.name, "compared": False, "reason": reason, "row": row}
+        rows, reason = find_rows(inputs), shipped.reason
+        return {"name": shipped.name, "compared": False, "reason": reason, "rows": rows}
     digest = model_digest(shipped.name)
-    return {"name": SHIPPED, "compared": True, "digest": digest, "row": SHIPPED}
+    return {"name": SHIPPED, "compared": True, "digest": digest, "rows": [SHIPPED]}
 
 
 def describe_shipped(shipped: Shipped) -> str:

@@ -7,10 +7,7 @@ import math
 from cosmoflow.config.cosmology import EXTENSIONS
 from cosmoflow.errors import DataError
 from cosmoflow.events import Listener, caution, warn_only
-from cosmoflow.model.names import (
-    DEFAULT_MODEL,
-    LINEAR,
-)
+from cosmoflow.model.names import DEFAULT_MODEL, LINEAR
 from cosmoflow.model.velocity import Fit, VelocityModel
 from cosmoflow.storage.metadata import Box
 from cosmoflow.units import LENGTH

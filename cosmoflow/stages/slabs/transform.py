@@ -204,7 +204,6 @@ def sum_task(sum_planes: SumPlanes, cut: Cut, z: int, *fields: Sequence[Modes]) 
     return sum_planes(fields, cut, cut.slabs[z])
 
 
-@keeping_freed_buffers()
 def product_task(
     multiply: Multiply, count: int, cut: Cut, z: int, *fields: Sequence[Modes]
 ) -> list[Modes]:
@@ -213,7 +212,6 @@ def product_task(
     return slabs.filter_planes(fields, waves, cut.bars, count, multiply)
 
 
-@keeping_freed_buffers()
 def finish_task(
     finish: Finish, count: int, cut: Cut, bar: int, products: Sequence[Modes]
 ) -> list[NDArray[np.float32]]:

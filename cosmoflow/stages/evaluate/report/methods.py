@@ -73,15 +73,14 @@ def best_network(comparison: Comparison) -> str | None:
     The shipped model counts only if there is no other network.
     """
     networks = [name for name in comparison.methods if not is_baseline(name)]
-    shipped = shipped_row(comparison)
-    return _best(comparison, [name for name in networks if name != shipped] or networks)
+    shipped = shipped_rows(comparison)
+    return _best(comparison, [name for name in networks if name not in shipped] or networks)
 
 
-def shipped_row(comparison: Comparison) -> str | None:
-    """Return the method that is the shipped model's prediction, whatever its name, if any is."""
+def shipped_rows(comparison: Comparison) -> list[str]:
+    """Return the methods that are predictions of the shipped model, whatever their names."""
     noted = comparison.metrics.get("shipped") or {}
-    row: str | None = noted.get("row")
-    return row
+    return list(noted.get("rows", ()))
 
 
 class BesideShipped(NamedTuple):
@@ -101,8 +100,9 @@ class BesideShipped(NamedTuple):
 
 def judge_beside_shipped(comparison: Comparison) -> BesideShipped | None:
     """Compare the best network with the shipped model; None if there are not both."""
-    name, shipped = best_network(comparison), shipped_row(comparison)
-    if name is None or shipped is None or name == shipped:
+    name, rows = best_network(comparison), shipped_rows(comparison)
+    shipped = _best(comparison, rows)
+    if name is None or shipped is None or name in rows:
         return None
     residual = comparison.metrics["residual"]
     mine, other = (float(residual[one]["rms"]) for one in (name, shipped))
