@@ -203,7 +203,8 @@ def _training(content: Mapping[str, Any]) -> str | None:
         return None
     steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
     text = describe_boxes(boxes)
-    text += "" if steps is None else f", {steps:,} steps"
+    # A filter is fitted, and takes no steps.
+    text += "" if steps is None or not content.get("parameters") else f", {steps:,} steps"
     sources = _sources(provenance, but=("start",))
     return f"{text}: {sources}" if sources else text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -115,8 +115,21 @@ class Invocation:
             caution(
                 self.reporter.listen,
                 f"{self.command} does not read {', '.join(dict.fromkeys(unread))}, given by --set; "
-                f"it reads {', '.join(self.reads)}",
+                f"it reads {', '.join(self.reads)}{_meant(unread, self.reads)}",
             )
+
+
+def _meant(unread: Sequence[str], reads: Sequence[str]) -> str:
+    """Return in words the settings that are read and have the names of those that are not."""
+    from cosmoflow.config.reference import list_settings
+
+    names = {key.rpartition(".")[2] for key in unread}
+    meant = [
+        row.key
+        for row in list_settings()
+        if row.key.rpartition(".")[2] in names and any(_concerns(row.key, one) for one in reads)
+    ]
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _concerns(key: str, read: str) -> bool:

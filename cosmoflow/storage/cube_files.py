@@ -102,6 +102,13 @@ def _choose(
         known = _VECTOR_NAMES if vector else _SCALAR_NAMES
         called = [name for name in fitting if name.rsplit("/", 1)[-1].lower() in known]
         match = called if len(fitting) != 1 and called else fitting
+    if not match and any(name.strip("/").startswith("PartType") for name in names):
+        raise DataError(
+            "the file holds particles of a snapshot, not a cube",
+            where=path,
+            value=listing,
+            remedy=f"paint them: cosmoflow paint {path} FIELDS",
+        )
     if len(match) != 1:
         raise DataError(
             f"the file has no array {wanted!r}"

@@ -171,6 +171,13 @@ def open_cube(place: str, order: Order | None, *, vector: bool) -> Cube:
     path = local_path(url)
     if path is None:
         raise ConfigError("a cube is read from a local file", where=url, remedy="copy it here")
+    if path.is_dir():
+        raise DataError(
+            "this is a folder, not a file with a cube",
+            where=url,
+            remedy=f"name a file in it; particles are painted (cosmoflow paint {url} FIELDS), and "
+            "a store of fields needs no import",
+        )
     if not path.is_file():
         raise StorageError("no such file", where=url, remedy="check the path")
     with reading(url), path.open("rb") as stream:

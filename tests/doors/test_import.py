@@ -253,6 +253,17 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, capsys):
         assert not out.exists()
     assert run_import(f"{cube}::b", out) == 0
     check(str(out))
+    # Particles are painted, and not imported.
+    with h5py.File(tmp_path / "snap.hdf5", "w") as file:
+        file["PartType1/Coordinates"] = np.zeros((8, 3))
+    for place, word in (
+        (tmp_path, "this is a folder"),
+        (tmp_path / "snap.hdf5", "holds particles"),
+    ):
+        assert run_import(place, tmp_path / "b.zarr") == 3
+        message = capsys.readouterr().err
+        assert word in message
+        assert f"cosmoflow paint {place}" in message
 
 
 def test_vectors_that_make_no_sense_are_refused(tmp_path):

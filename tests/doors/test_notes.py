@@ -26,7 +26,7 @@ def snapshot(tmp_path, box):
     return files.write_gadget_hdf5(tmp_path / "snap.hdf5", box)
 
 
-ASSUMED = "sigma8 is not in the header; 0.83 is assumed"
+ASSUMED = "sigma8 is not in the header; 0.83 is assumed; --set snapshot.sigma8=VALUE states it"
 SETTINGS = {"paint": {"grid": 8}, "snapshot": {"Omega_b": 0.04, "length_unit": "kpc/h"}}
 
 

@@ -173,10 +173,12 @@ def test_settings_that_are_not_given_follow_from_the_model_to_start_from(runs):
     given = {"start": "residual-small", "steps": 3000}
     train(["f"], "m", **given)
     train(["f"], "m", **given, learning_rate=2e-3, error_steps=0)
+    train(["f"], "m", start="residual-small", steps=300)
     start = load_model(model_folder("residual-small"))
-    one, two = (settle(run.settings.train, start) for *_, run in noted)
+    one, two, short = (settle(run.settings.train, start) for *_, run in noted)
     assert (one.model, one.learning_rate, one.error_steps) == ("residual-small", 5e-4, 300)
     assert (two.learning_rate, two.muon_rate, two.error_steps) == (2e-3, one.muon_rate, 0)
+    assert (one.validate_every, short.validate_every) == (200, 30)
 
 
 def test_existing_outputs(box, tmp_path):

@@ -18,7 +18,7 @@ from cosmoflow.model.names import SHIPPED
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
 from cosmoflow.stages.evaluate.report import figures, formats, head, methods, page, paper_tables
-from cosmoflow.stages.evaluate.report.figures import scales
+from cosmoflow.stages.evaluate.report.figures import counts, scales
 from cosmoflow.stages.evaluate.report.figures.box import residual_by_density
 from tests.cases import each
 
@@ -435,3 +435,13 @@ def test_errors_are_drawn_and_written_only_where_there_are_several_boxes(report)
     sampled = np.interp(0.6, found.metrics["spectra"]["subbox"]["quantities"]["speed"]["k"],
                         errors["T_error"])  # fmt: skip
     assert f"± {formats.ratio(float(sampled))}" in text
+
+
+def test_half_of_the_cells_are_below_the_median():
+    # Four cells between 0 and 1, two between 1 and 3.
+    edges, cells = np.array([0.0, 1.0, 3.0]), np.array([4.0, 2.0])
+    assert [counts._quantile(cells, edges, share) for share in (0.5, 5 / 6, 1.0)] == [
+        0.75,
+        2.0,
+        3.0,
+    ]

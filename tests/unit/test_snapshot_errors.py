@@ -227,6 +227,11 @@ def test_several_snapshots_in_a_folder(tmp_path, box):
     for name in ("a_0.5.hdf5", "a_0.6.hdf5"):
         files.write_gadget_hdf5(tmp_path / name, box)
     refused(DataError, 3, lambda: read(tmp_path / "a_*.hdf5"), "several snapshots", "a_0.6")
+    for folder in ("one", "two"):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+        files.write_gadget_hdf5(tmp_path / "runs" / folder / "snap.hdf5", box)
+    both = "one/snap.hdf5, two/snap.hdf5"
+    refused(DataError, 3, lambda: read(tmp_path / "runs"), "several snapshots", both)
     np.savez(tmp_path / "box.npz", **files.npz_arrays(box))
     refused(DataError, 3, lambda: read(tmp_path), "several formats")
 

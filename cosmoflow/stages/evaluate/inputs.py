@@ -222,6 +222,8 @@ def check_origins(inputs: Inputs, listener: Listener, *, force: bool) -> Origins
             "redshifts put the particles",
         )
     for name, store in inputs.found.items():
+        if absolute(store.url) == absolute(inputs.true.url):
+            caution(listener, f"{name} ({store.url}) is the truth itself, so nothing is compared")
         relation = relate(inputs.true, store)
         if relation == "other":
             if not force:

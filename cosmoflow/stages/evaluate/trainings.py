@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cosmoflow.errors import CosmoflowError
+from cosmoflow.stages.inspect import read_validation
 from cosmoflow.stages.models import describe_model, model_digest
 from cosmoflow.storage.fields import FieldStore
 
@@ -15,8 +16,9 @@ def describe_models(store: FieldStore) -> list[dict[str, Any]]:
 
     Each is a dict with ``name`` and, if the model is still where the prediction found it and is
     still the same, ``architecture``, ``parameters``, ``cell_size`` and ``redshift`` (a number, a
-    range, or "any"), and for trained ones ``boxes``, ``validation_boxes``, ``steps`` and ``start``,
-    the model that the training started from, or None.
+    range, or "any"), and for trained ones ``boxes``, ``validation_boxes``, ``steps``, ``kept_step``
+    (the step whose weights are kept, if it is known) and ``start``, the model that the training
+    started from, or None.
     """
     return [_describe(name, digest) for name, digest in models_of(store.metadata.provenance)]
 
@@ -54,5 +56,10 @@ def _describe(name: str, digest: str) -> dict[str, Any]:
     facts = {"name": said["name"]} | {key: said[key] for key in kept}
     if (boxes := said.get("boxes")) is None:
         return facts
+    if not said["parameters"]:
+        # A filter is fitted, and takes no steps.
+        steps = None
+    validation = read_validation(said["folder"], provenance)
     numbers = {"boxes": boxes["training"], "validation_boxes": boxes["validation"]}
-    return facts | numbers | {"steps": steps, "start": start}
+    best = None if validation is None else validation["step"]
+    return facts | numbers | {"steps": steps, "kept_step": best, "start": start}

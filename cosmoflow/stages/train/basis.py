@@ -36,6 +36,9 @@ FILTER = "filter.json"
 _FEWEST_ERROR_STEPS = 100
 """Default steps for the errors of a model that starts from one that knows its errors, at least."""
 
+_OFTEN, _VALIDATIONS = 10, 10
+"""Fewest steps between the validations of a tuning by default, and their number in a short one."""
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -123,6 +126,8 @@ def _follow(config: TrainConfig, start: Model) -> TrainConfig:
         "target": start.spec.target,
     }
     found |= {name: START_RATE * getattr(config, name) for name in ("learning_rate", "muon_rate")}
+    # Few steps are best early, so that a tuning looks more often.
+    found["validate_every"] = min(config.validate_every, max(_OFTEN, config.steps // _VALIDATIONS))
     if start.spec.errors is not None:
         found["error_steps"] = max(_FEWEST_ERROR_STEPS, config.steps // 10)
     unset = {name: value for name, value in found.items() if name not in config.model_fields_set}

@@ -154,7 +154,10 @@ def resolve_cosmology(
             )
         elif name not in EXTENSIONS:
             default = CosmologyConfig.model_fields[name].default
-            notes.append(f"{name} is not in the header; {default:g} is assumed")
+            notes.append(
+                f"{name} is not in the header; {default:g} is assumed; --set snapshot.{name}=VALUE "
+                "states it"
+            )
     complete_expansion(values, header, hints, notes)
     try:
         return CosmologyConfig(**values)

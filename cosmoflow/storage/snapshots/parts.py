@@ -27,6 +27,14 @@ MassOf = Callable[[FileFacts, int], float | None]
 """Function of a file and a particle type: the mass in the header, M_sun/h, or None."""
 
 
+def _listed(url: str, found: Sequence[str], most: int = 8) -> str:
+    """Return names of files, as seen from a folder that all are in."""
+    folder = f"{url.rstrip('/')}/"
+    inside = all(name.startswith(folder) for name in found)
+    names = sorted(name.removeprefix(folder) if inside else name for name in found)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+
+
 def gather_files(
     url: str, found: Sequence[SourceFile], inspect: Callable[[SourceFile], FileFacts]
 ) -> list[FileFacts]:
@@ -59,7 +67,7 @@ def gather_files(
         raise DataError(
             "there are several snapshots",
             where=url,
-            value=", ".join(sorted(name.rsplit("/", 1)[-1] for name in [found[0].url, *strangers])),
+            value=_listed(url, [found[0].url, *strangers]),
             remedy="name one of them",
         )
     seen = {one.file.url: one for one in [first, *(behind or [])]}

@@ -68,7 +68,14 @@ def _model(said: Mapping[str, Any]) -> str:
 def _training(said: Mapping[str, Any]) -> str:
     if "boxes" not in said:
         return ""
-    steps = "" if said["steps"] is None else f", {said['steps']:,} steps"
+    steps, kept = (
+        "" if said["steps"] is None else f", {said['steps']:,} steps",
+        said.get("kept_step"),
+    )
+    if steps and kept == 0:
+        steps += " (the weights of its start are kept)"
+    elif steps and kept not in (None, said["steps"]):
+        steps += f" (the weights of step {kept:,} are kept)"
     training, validation = said["boxes"], said.get("validation_boxes", 0)
     boxes = f"{training:,} box{'es' if training > 1 else ''}"
     boxes += f" (and {validation:,} for validation)" if validation else ""

@@ -56,9 +56,8 @@ def _counts(comparison: Comparison, name: str, method: str) -> Floats:
 
 
 def _quantile(counts: Floats, edges: Floats, share: float) -> float:
-    """Return the edge below which ``share`` of the cells are."""
-    total = np.cumsum(counts)
-    return float(edges[1 + min(int(np.searchsorted(total, share * total[-1])), len(counts) - 1)])
+    """Return the value below which ``share`` of the cells are; cells fill their bin evenly."""
+    return float(np.interp(share * counts.sum(), np.append(0.0, np.cumsum(counts)), edges))
 
 
 def distributions(comparison: Comparison, folder: Path) -> list[Figure]:

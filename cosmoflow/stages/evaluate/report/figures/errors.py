@@ -66,7 +66,7 @@ def expected_errors(comparison: Comparison, folder: Path) -> list[Figure]:
     caption = (
         "Left: share of the components of the residual in the intervals that should hold 68.27 % "
         "(circles) and 95 % of them (squares), by the density of the cell. Right: rms of the "
-        "components of the residual by the standard deviation that the model expects of them; "
+        "components of the residual by the error that the model expects of them; "
         "above the dotted line the true errors are larger. Bins of a quarter and an eighth of a "
         f"decade with at least {_FEWEST} components."
     )
