@@ -74,7 +74,7 @@ def to_json(shipped: Shipped, inputs: Inputs) -> dict[str, Any]:
 def describe_shipped(shipped: Shipped) -> str:
     """Return in words whether the shipped model is compared."""
     if shipped.model is None:
-        return f"{shipped.name} is not compared: {shipped.reason}"
+        return f"{shipped.name} is not added: {shipped.reason}"
     return f"{shipped.name} is predicted in memory"
 
 
