@@ -260,7 +260,7 @@ def test_the_page_says_what_was_found_and_published(report):
     assert formats.percent(errors["coverage_68"]) in text
     assert all(formats.percent(share) in text for share in errors["quartiles"]["coverage_95"])
     worst = max(abs(68.27 - 100.0 * share) for share in errors["quartiles"]["coverage_68"])
-    assert f"off by {worst:.1f} points at most" in text
+    assert f"it is off by {worst:.1f} points" in text
     counted = found.metrics["by_particles"]
     few = sum(counted["methods"]["network"]["share"][:2])
     assert f"they hold {formats.percent(few)} of the squared residual of network" in text
