@@ -46,7 +46,7 @@ def enough_ended(room: int, share: float, running: int, coming: float = 0.0) -> 
     """Return how many tasks must end before a crew answers.
 
     While tasks are left that no crew has, the answer comes when half of the tasks ahead have begun,
-    or, if that are few, when an eighth of the tasks side by side have ended. When none is left, it
+    or, where few are ahead, when an eighth of those side by side have ended. When none is left, it
     comes when all have ended: the driver has nothing to send, and tasks that need the results of
     many wait for the last of them.
 

@@ -68,10 +68,8 @@ def _model(said: Mapping[str, Any]) -> str:
 def _training(said: Mapping[str, Any]) -> str:
     if "boxes" not in said:
         return ""
-    steps, kept = (
-        "" if said["steps"] is None else f", {said['steps']:,} steps",
-        said.get("kept_step"),
-    )
+    steps = "" if said["steps"] is None else f", {said['steps']:,} steps"
+    kept = said.get("kept_step")
     if steps and kept == 0:
         steps += " (the weights of its start are kept)"
     elif steps and kept not in (None, said["steps"]):
