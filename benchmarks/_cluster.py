@@ -350,10 +350,11 @@ class Simulation:
         if self._passes[number].alone:
             return 1
         room = self._node.places * self._nodes // len(self._crews)
-        # Of the tasks that have not begun a crew has some ahead, as the engine would give it.
+        # Of the tasks that have not begun a crew has some ahead: as many as the engine would give
+        # it (`tasks_ahead`) of a share that is the rest.
         unbegun = self._unbegun / len(self._crews)
-        share = max(unbegun / 2, unbegun - max(room, MOST_AHEAD)) if unbegun > room else unbegun
-        return enough_ended(room, share, crew.given + len(crew.ended))
+        ahead = min(max(room, MOST_AHEAD), unbegun / 3, max(0.0, unbegun - room) / 2)
+        return enough_ended(room, unbegun - ahead, crew.given + len(crew.ended))
 
     def _on_answer(self, now: float, number: int, task: int, place: int) -> None:
         """Have the driver hear of what has ended, unless that was in an earlier answer.

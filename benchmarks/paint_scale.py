@@ -4,9 +4,9 @@ Usage: python benchmarks/paint_scale.py FOLDER [--memory SIZE] [--rounded] [--pl
 
 N^3 particles on N^3 cells of 2 Mpc/h. The particles repeat one 2LPT box of 128^3 in all directions
 and are written chunk by chunk, so that N is bounded by the disk alone: 1024^3 needs 82 GB. Rounded
-to 1/128 Mpc/h and 1/16 km/s, particles and the parts that tasks hand on take half as much. For each
-N the whole command is timed, interpreter and Ray included, and beside it its parts bare: reading
-and writing the stores with two processes, and the kernel on two threads (up to 512^3, in memory).
+to 1/128 Mpc/h and 1/16 km/s, the particles take 7 GB of it in place of 26. For each N the whole
+command is timed, interpreter and Ray included, and beside it its parts bare: reading and writing
+the stores with two processes, and the kernel on two threads (up to 512^3, in memory).
 """
 
 from __future__ import annotations

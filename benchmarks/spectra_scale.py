@@ -30,6 +30,7 @@ import torch
 import xarray as xr
 from _boxes import wrap_block
 from _memory import watch
+from numcodecs import BitRound
 
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import grid_blocks
@@ -45,14 +46,14 @@ IDLE = "import cosmoflow.stages.spectra; from cosmoflow.engine.on_ray import Ray
 
 def round_density(source: FieldStore, out: str, bits: int) -> FieldStore:
     """Write a box with the densities of another, of whose fractions only some bits are kept."""
-    density, dropped = source.read("density").view(np.uint32), 23 - bits
-    density = (density + (1 << dropped >> 1)) >> dropped << dropped
+    codec = BitRound(bits)
+    density = codec.decode(codec.encode(source.read("density")))
     create_fields(
         out, source.metadata, source.grid, ("density",), shard=SHARD, chunk=CHUNK,
         existing="overwrite",
     )  # fmt: skip
     (block,) = grid_blocks(source.grid, SHARD)
-    write_block(out, block, 0, {"density": density.view(np.float32)})
+    write_block(out, block, 0, {"density": density})
     finish_group(open_group_for_writing(out))
     return FieldStore(out)
 

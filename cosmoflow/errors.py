@@ -99,10 +99,8 @@ def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
 
     Parameters
     ----------
-    name : str
-        The unknown name.
-    known : iterable of str
-        Names to choose from.
+    name, known
+        See :func:`closest`.
     otherwise : str, optional
         Remedy if none is close.
     """

@@ -201,10 +201,9 @@ def _training(content: Mapping[str, Any]) -> str | None:
     provenance, boxes = content.get("provenance") or {}, content.get("boxes")
     if not boxes:
         return None
-    steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
+    steps = content.get("steps")
     text = describe_boxes(boxes)
-    # A filter is fitted, and takes no steps.
-    text += "" if steps is None or not content.get("parameters") else f", {steps:,} steps"
+    text += "" if steps is None else f", {steps:,} steps"
     sources = _sources(provenance, but=("start",))
     return f"{text}: {sources}" if sources else text
 

@@ -115,19 +115,21 @@ class Invocation:
             caution(
                 self.reporter.listen,
                 f"{self.command} does not read {', '.join(dict.fromkeys(unread))}, given by --set; "
-                f"it reads {', '.join(self.reads)}{_meant(unread, self.reads)}",
+                f"it reads {', '.join(self.reads)}{_meant(unread, keys, self.reads)}",
             )
 
 
-def _meant(unread: Sequence[str], reads: Sequence[str]) -> str:
-    """Return in words the settings that are read and have the names of those that are not."""
+def _meant(unread: Sequence[str], given: Sequence[str], reads: Sequence[str]) -> str:
+    """Return in words what is read, has the name of a setting that is not, and was not given."""
     from cosmoflow.config.reference import list_settings
 
     names = {key.rpartition(".")[2] for key in unread}
     meant = [
         row.key
         for row in list_settings()
-        if row.key.rpartition(".")[2] in names and any(_concerns(row.key, one) for one in reads)
+        if row.key.rpartition(".")[2] in names
+        and row.key not in given
+        and any(_concerns(row.key, one) for one in reads)
     ]
     return f"; did you mean {' or '.join(meant)}?" if meant else ""
 

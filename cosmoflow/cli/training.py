@@ -133,9 +133,7 @@ def show_training(
         place = ", ".join(fields[-held_out:]) if held_out else f"a slab of {fields[0]}"
         if held_out > _MOST_NAMED:
             place = f"the last {held_out} boxes"
-        split = len(fields) - held_out
-        apart = not held_out or set(fields[split:]).isdisjoint(fields[:split])
-        unseen = ", which the model did not learn from" if apart else ""
+        unseen = "" if compared.get("learned_from") else ", which the model did not learn from"
         write(f"validation blocks: cells of {place}{unseen}")
         for name, reason in compared["skipped"].items():
             write(f"{name} is not compared: {reason}")

@@ -15,8 +15,6 @@ _CGROUP = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX."""
 _DEFAULT_TRIM, _DEFAULT_MMAPS = 128 << 10, 65536
-_USUAL_MMAP = 4 << 20
-"""Bytes from which a buffer is memory of its own: what glibc's threshold becomes in practice."""
 _ALL = (1 << 31) - 1
 
 
@@ -77,10 +75,8 @@ def keeping_freed_buffers() -> Iterator[None]:
     finally:
         _tune(_MMAP_MAX, _DEFAULT_MMAPS)
         _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
-        # A threshold that is set is not raised: without this one the defaults would stay as low as
-        # they were, and every larger array would be new memory.
-        if not return_freed_buffers.cache_info().currsize:
-            _tune(_MMAP_THRESHOLD, _USUAL_MMAP)
+        # glibc raises its threshold of 128 KiB no more once the others are set.
+        return_freed_buffers()
         trim()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -248,6 +248,11 @@ def normalised_channels(
     return channels
 
 
+def may_expect_errors(network: nn.Module) -> TypeGuard[ResidualUNet]:
+    """Return whether a network can have a head for the size of its errors: residual ones can."""
+    return isinstance(network, ResidualUNet)
+
+
 def build_network(architecture: Architecture, *, errors: bool) -> nn.Module:
     """Return a new network, with a head for errors if wanted.
 
@@ -258,7 +263,7 @@ def build_network(architecture: Architecture, *, errors: bool) -> nn.Module:
     """
     network = architecture.build()
     if errors:
-        if not isinstance(network, ResidualUNet):
+        if not may_expect_errors(network):
             raise ConfigError(
                 "only residual networks expect errors",
                 where="train.error_steps",

@@ -2,9 +2,6 @@
 
 import itertools
 import os
-import statistics
-import threading
-import time
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +9,6 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-import ray
 import xarray as xr
 import zarr
 
@@ -20,7 +16,6 @@ from cosmoflow.config import load_settings
 from cosmoflow.engine import Column, Handout, Resources, Session, TaskGraph, nodes
 from cosmoflow.engine.dask_on_ray import get
 from cosmoflow.engine.serial import SerialEngine
-from cosmoflow.engine.waiting import wait_aside
 from cosmoflow.errors import CosmoflowError, DataError, IncompleteError
 from cosmoflow.events import ignore
 from cosmoflow.stages.paint import paint
@@ -205,32 +200,6 @@ def test_tasks_share_the_nodes(ray_engine):
     graph = TaskGraph()
     graph.add("task", abs, output=True)
     assert ray_engine.run(graph, needs=ray_engine.share(1, most=8, memory=memory // 2))
-
-
-def wait_for_another(begun, ended, number):
-    """Wait for a task that takes no core."""
-    nap = ray.remote(num_cpus=0)(lambda: time.sleep(6.0))
-    begun.touch()
-    wait_aside(ray.get, nap.remote())
-    ended.touch()
-
-
-@pytest.mark.cluster
-def test_a_task_that_waits_for_parts_lends_its_cores_to_no_other(ray_engine, tmp_path):
-    begun, ended = tmp_path / "begun", tmp_path / "ended"
-    graph = TaskGraph()
-    graph.add("wait", partial(wait_for_another, begun, ended), output=True)
-    needs = Resources(cpus=ray_engine.cpus)
-    running = threading.Thread(target=ray_engine.run, args=(graph,), kwargs={"needs": needs})
-    running.start()
-    free = []
-    while not ended.exists() and running.is_alive():
-        time.sleep(0.5)
-        if begun.exists():
-            free.append(ray.available_resources().get("CPU", 0.0))
-    running.join()
-    # Before and after, cores are free for moments.
-    assert statistics.median(free) == 0.0
 
 
 def node(resources, *, alive=True):

@@ -48,6 +48,7 @@ def test_models_are_compared_with_what_ships(
     assert {one["done"] for one in events if one["event"] == "advanced"} >= set(range(1, 7))
     found, commands = events[-1]["validation"], events[-1]["next"]
     assert (found["blocks"], found["cells"], found["skipped"]) == (8, 8 * CROP**3, {})
+    assert found["learned_from"], "the second box is a copy of the first"
 
     # Against the whole box, predicted by the command.
     geometry = geometry_of(find_architecture("residual-tiny").build())
@@ -79,7 +80,8 @@ def test_models_are_compared_with_what_ships(
     assert judge_tuning(tuned, verdict["validation"], verdict["provenance"]) in said
     assert (tmp_path / "own-tuned" / "history.csv").read_text().splitlines()[1].startswith("0.0,,")
     assert "-velocity-3.zarr' --model ./own-tuned\n" in said
-    assert "cells of second box.zarr, which" in said
+    assert "cells of second box.zarr" in said
+    assert "which the model did not learn from" not in said, "it is a copy"
 
     # A comparison has the shipped model too, and leaves the flow of the truth as it was.
     assert run_app(["infer", "second box.zarr", "x.zarr", "--model=own", "-q", *SMALL]) == 0

@@ -1,6 +1,12 @@
 """Verdicts in words: of a tuning and its history, and of expected errors."""
 
+import io
+
+from rich.console import Console
+
+from cosmoflow.cli.training import show_training
 from cosmoflow.cli.verdicts import judge_tuning
+from cosmoflow.model.names import OWN
 from cosmoflow.stages.evaluate.report import page
 from cosmoflow.stages.inspect import read_validation
 from tests.cases import each
@@ -67,3 +73,13 @@ def test_a_history_says_what_was_kept_and_whether_steps_made_it_worse(
     found = read_validation(str(tmp_path), None)
     assert (found["step"], found["rms"]) == (100 * kept, residuals[kept])
     assert found.get("later") == ({"step": 300, "rms": residuals[3]} if worse else None)
+
+
+def test_validation_blocks_are_unseen_unless_their_box_is_a_copy():
+    for copied in (False, True):
+        console = Console(file=io.StringIO(), width=200)
+        facts = {"boxes": {"training": 1, "validation": 1}}
+        compared = {"blocks": 1, "rms": {OWN: 1.0}, "skipped": {}, "learned_from": copied}
+        show_training(console, facts, ["a.zarr", "b.zarr"], compared, None, [])
+        said = console.file.getvalue()
+        assert ("cells of b.zarr, which the model did not learn from" in said) is not copied

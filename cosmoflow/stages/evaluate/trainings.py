@@ -50,16 +50,12 @@ def _describe(name: str, digest: str) -> dict[str, Any]:
     except (CosmoflowError, OSError):
         return {"name": name}
     provenance = said["provenance"]
-    steps = ((provenance.get("config") or {}).get("train") or {}).get("steps")
     start = (provenance.get("sources") or {}).get("start")
     kept = ("architecture", "parameters", "cell_size", "redshift")
     facts = {"name": said["name"]} | {key: said[key] for key in kept}
     if (boxes := said.get("boxes")) is None:
         return facts
-    if not said["parameters"]:
-        # A filter is fitted, and takes no steps.
-        steps = None
     validation = read_validation(said["folder"], provenance)
     numbers = {"boxes": boxes["training"], "validation_boxes": boxes["validation"]}
     best = None if validation is None else validation["step"]
-    return facts | numbers | {"steps": steps, "kept_step": best, "start": start}
+    return facts | numbers | {"steps": said["steps"], "kept_step": best, "start": start}

@@ -16,7 +16,7 @@ from cosmoflow.errors import ConfigError
 from cosmoflow.model.names import DEFAULT_MODEL
 from cosmoflow.model.precision import best_device, has_fast_bfloat16
 from cosmoflow.model.sources import Flow
-from cosmoflow.model.velocity import VelocityModel
+from cosmoflow.model.velocity import VelocityModel, may_expect_errors
 from cosmoflow.numerics.blocks import Block, bounding_block, grid_blocks, grow, intersect
 from cosmoflow.numerics.field_table import ERROR, SPREAD, STORED
 from cosmoflow.numerics.rounding import rounding_step
@@ -250,7 +250,7 @@ def _interval_95(names: Sequence[str], models: Sequence[VelocityModel]) -> float
                 + (
                     f"train the model on: cosmoflow train BOXES --from {name} --out MODEL "
                     "--set train.error_steps=500"
-                    if model.learns and model.flows
+                    if may_expect_errors(model.network)
                     else f"--model {DEFAULT_MODEL}, which knows them"
                 ),
             )

@@ -1,4 +1,4 @@
-"""Models by name: folders, whether they fit a box, and what users are told of them."""
+"""Finds models by name, checks that they fit a box, and describes them."""
 
 from cosmoflow.stages.models.fits import check_fits, fitting_grid, has_cells
 from cosmoflow.stages.models.folders import (

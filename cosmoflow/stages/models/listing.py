@@ -1,4 +1,4 @@
-"""What users are told of models: the list of architectures, and the description of one."""
+"""Lists the architectures, and describes models for `info` and reports."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def describe_model(name: str) -> dict[str, Any]:
         }
     folder = model_folder(name)
     model = load_model(folder)
-    spec = model.spec
+    spec, parameters = model.spec, count_parameters(model.network)[0]
+    trained = (spec.provenance.get("config") or {}).get("train") or {}
     return {
         "kind": "model",
         "name": PurePosixPath(name).name,
@@ -104,7 +105,9 @@ def describe_model(name: str) -> dict[str, Any]:
         "target": spec.target,
         **_describe_training(model),
         "boxes": count_boxes(spec.provenance),
-        "parameters": count_parameters(model.network)[0],
+        # A filter is fitted, and takes no steps.
+        "steps": trained.get("steps") if parameters else None,
+        "parameters": parameters,
         "network_parameters": summarise(spec.architecture).parameters,
         "halo": model.geometry.halo,
         "stride": model.geometry.stride,

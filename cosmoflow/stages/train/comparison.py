@@ -58,7 +58,7 @@ def compare(
     dict
         ``blocks`` and ``cells`` compared; ``rms``, the 3-D residual of each method, km/s;
         ``skipped``, why a method is not compared; ``start``, the method that the training started
-        from, or None.
+        from, or None; ``learned_from``, whether a validation box is a copy of a training box.
     """
     squares, cells = sum_squares(model, job.validation, job.config.precision, best_device())
     rms, skipped = {OWN: math.sqrt(squares / cells)}, dict[str, str]()
@@ -93,7 +93,16 @@ def compare(
         "rms": rms,
         "skipped": skipped,
         "start": began,
+        "learned_from": _learned_from(basis.split),
     }
+
+
+def _learned_from(split: Split) -> bool:
+    """Return whether a validation box is a copy of one that the model learns from."""
+    digests = [FieldStore(url).digest for url in split.fields]
+    return bool(split.validation) and not set(digests[split.training :]).isdisjoint(
+        digests[: split.training]
+    )
 
 
 def keep_comparison(

@@ -24,7 +24,7 @@ from cosmoflow.storage.snapshots.catalogues import check_no_table
 from cosmoflow.storage.snapshots.files import SourceFile, base_name, find_files, open_file
 from cosmoflow.storage.snapshots.gadget import open_gadget
 from cosmoflow.storage.snapshots.gadget_binary import byte_order, open_gadget_binary
-from cosmoflow.storage.snapshots.parts import gather_files
+from cosmoflow.storage.snapshots.parts import gather_files, several_snapshots
 from cosmoflow.storage.snapshots.source import ParticleSource, Snapshot
 from cosmoflow.storage.urls import absolute, has_file, open_group
 
@@ -123,13 +123,7 @@ def _only_bigfile(url: str, found: Sequence[str]) -> str:
     """Return the only bigfile snapshot in a folder; halo catalogues beside it are ignored."""
     snapshots = [one for one in found if not is_catalogue(one)] or list(found)
     if len(snapshots) > 1:
-        names = [one.removeprefix(url).strip("/") for one in snapshots]
-        raise DataError(
-            "there are several snapshots",
-            where=url,
-            value=", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else ""),
-            remedy=f"name one of them, for example {snapshots[0]}",
-        )
+        raise several_snapshots(url, snapshots)
     return snapshots[0]
 
 

@@ -27,12 +27,20 @@ MassOf = Callable[[FileFacts, int], float | None]
 """Function of a file and a particle type: the mass in the header, M_sun/h, or None."""
 
 
-def _listed(url: str, found: Sequence[str], most: int = 8) -> str:
-    """Return names of files, as seen from a folder that all are in."""
-    folder = f"{url.rstrip('/')}/"
-    inside = all(name.startswith(folder) for name in found)
-    names = sorted(name.removeprefix(folder) if inside else name for name in found)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+_MOST_LISTED = 8
+"""Most snapshots that an error names."""
+
+
+def several_snapshots(url: str, found: Sequence[str]) -> DataError:
+    """Return the error for a place that holds several snapshots, named as seen from there."""
+    names = sorted(name.removeprefix(url).strip("/") for name in found)
+    more = len(names) - _MOST_LISTED
+    return DataError(
+        "there are several snapshots",
+        where=url,
+        value=", ".join(names[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else ""),
+        remedy=f"name one of them, for example {min(found)}",
+    )
 
 
 def gather_files(
@@ -64,12 +72,7 @@ def gather_files(
     strangers = {file.url for file in found} - {file.url for file in files} - {first.file.url}
     strangers -= {_pointer(file.url) for file in files}
     if strangers:
-        raise DataError(
-            "there are several snapshots",
-            where=url,
-            value=_listed(url, [found[0].url, *strangers]),
-            remedy="name one of them",
-        )
+        raise several_snapshots(url, [found[0].url, *strangers])
     seen = {one.file.url: one for one in [first, *(behind or [])]}
     facts = [seen[file.url] if file.url in seen else inspect(file) for file in files]
     for other in facts[1:]:

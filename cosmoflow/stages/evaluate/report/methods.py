@@ -12,7 +12,7 @@ from cosmoflow.units import VELOCITY, format_difference, is_less
 PAPER_BASELINE: Final = "linear theory"
 """The paper's baseline, of the unsmoothed density; names of smoothed ones start with it too."""
 
-_BASELINES: Final = ("linear", "wiener")
+_LINEAR, _FILTER = "linear", "wiener"
 """Prefixes of the names of linear theory and of Wiener filters."""
 
 TRUTH_COLOUR: Final = "#6b6b6b"
@@ -37,7 +37,12 @@ class Style:
 
 def is_baseline(name: str) -> bool:
     """Return whether a method is linear theory or a Wiener filter rather than a network."""
-    return name.startswith(_BASELINES)
+    return name.startswith((_LINEAR, _FILTER))
+
+
+def has_filter(comparison: Comparison) -> bool:
+    """Return whether a Wiener filter is among the methods."""
+    return any(name.startswith(_FILTER) for name in comparison.methods)
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:

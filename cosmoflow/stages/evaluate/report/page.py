@@ -20,6 +20,7 @@ from cosmoflow.stages.evaluate.report.methods import (
     PAPER_BASELINE,
     best_baseline,
     best_network,
+    has_filter,
     judge_beside_shipped,
     leading,
     ranked,
@@ -91,9 +92,9 @@ def _judge(comparison: Comparison) -> Verdict:
         f"{where}, {network} is off by {mine:.1f} km/s rms in three dimensions against "
         f"{other:.1f} km/s for {baseline}"
     )
-    # Without a Wiener filter among the methods linear theory is the only other one.
-    filtered = any(name.startswith("wiener") for name in comparison.methods)
-    every, best = ("every baseline", "the best baseline") if filtered else ("linear theory",) * 2
+    every, best = "every baseline", "the best baseline"
+    if not has_filter(comparison):
+        every = best = "linear theory"
     if mine == 0.0:
         return Verdict("good", "Exact", f"{start}: it is exact.")
     if mine <= other:
