@@ -7,11 +7,14 @@ y have ``n`` frequencies, axis z has ``n // 2 + 1``. The forward transform is un
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from cosmoflow.numerics.threads import map_ahead
 
 AXES = (-3, -2, -1)
 
@@ -46,7 +49,21 @@ def forward(field: Tensor) -> Tensor:
 
 def inverse(modes: Tensor, cells: int) -> Tensor:
     """Transform modes ``(..., n, n, n // 2 + 1)`` back to a real field of ``cells`` per axis."""
-    field: Tensor = torch.fft.irfftn(modes, s=(cells, cells, cells), dim=AXES)
+    if modes.device.type != "cpu":
+        whole: Tensor = torch.fft.irfftn(modes, s=(cells, cells, cells), dim=AXES)
+        return whole
+    # By blocks that stay in the cache: irfftn takes twice as long in a large box.
+    field = torch.empty((*modes.shape[:-3], cells, cells, cells), dtype=modes.real.dtype)
+    work = torch.empty_like(modes)
+
+    def along_x(y: slice) -> None:
+        work[..., y, :] = torch.fft.ifft(modes[..., y, :], dim=-3)
+
+    def across(x: slice) -> None:
+        field[..., x, :, :] = torch.fft.irfft2(work[..., x, :, :], s=(cells, cells))
+
+    for_blocks(modes, along_x)
+    for_blocks(modes, across)
     return field
 
 
@@ -117,8 +134,16 @@ def smooth_gaussian(modes: Tensor, box_size: float, radius: float) -> Tensor:
     """
     if radius == 0.0:
         return modes
-    k2 = squared_wavenumber(modes.shape[-3], box_size, dtype=modes.real.dtype, device=modes.device)
-    return modes * torch.exp(-0.5 * radius**2 * k2)
+    cells = modes.shape[-3]
+    kx, ky, kz = wavenumbers(cells, box_size, dtype=modes.real.dtype, device=modes.device)
+    smooth = torch.empty_like(modes)
+
+    def multiply(x: slice) -> None:
+        window = torch.exp(-0.5 * radius**2 * (kx[x] ** 2 + ky**2 + kz**2))
+        torch.mul(modes[..., x, :, :], window, out=smooth[..., x, :, :])
+
+    for_blocks(smooth, multiply)
+    return smooth
 
 
 def linear_velocity(
@@ -145,13 +170,33 @@ def linear_velocity(
     Tensor
         Shape ``(3, n, n, n)``, km/s, of the density's dtype.
     """
-    cells = density.shape[-1]
-    # delta / k^2 with the sign of -inverse_laplacian: v = -f a H grad (inverse Laplacian of delta).
-    potential = inverse_laplacian(smooth_gaussian(forward(density), box_size, smoothing), box_size)
-    velocity = torch.empty((3, cells, cells, cells), dtype=density.dtype, device=density.device)
-    ks = wavenumbers(cells, box_size, odd=True, dtype=density.dtype, device=density.device)
-    for axis, k in enumerate(ks):
-        velocity[axis] = inverse(potential * (-1j * growth_rate_hubble) * k, cells)
+    modes = smooth_gaussian(forward(density), box_size, smoothing)
+    return flow(modes, box_size, growth_rate_hubble)
+
+
+def flow(source: Tensor, box_size: float, growth_rate_hubble: float) -> Tensor:
+    """Return the flow ``v(k) = i f a H s(k) k / k^2`` of a source.
+
+    Parameters
+    ----------
+    source : Tensor
+        Modes of s, shape ``(n, n, n // 2 + 1)``, complex. **Overwritten**.
+    box_size : float
+        Box size, Mpc/h.
+    growth_rate_hubble : float
+        ``f a H`` in km/s per Mpc/h.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(3, n, n, n)``, km/s.
+    """
+    shape = (source.shape[0],) * 3
+    kind, device = source.real.dtype, source.device
+    velocity = torch.empty((3, *shape), dtype=kind, device=device)
+    # The last component that is made serves as the buffer of all.
+    for axis, component in inverse_gradient(source, box_size, work=velocity[0]):
+        torch.mul(component, growth_rate_hubble, out=velocity[axis])
     return velocity
 
 
@@ -211,13 +256,13 @@ def inverse_gradient(
             shape = (cells, cells, cells // 2 + 1)
             work = empty(shape, complex_modes=True, device=source.device)
         modes = work
-        for x in _plane_blocks(modes):
-            modes[x] = torch.fft.rfft2(field[x])
+        for_blocks(modes, lambda x: modes[x].copy_(torch.fft.rfft2(field[x])))
     spectrum_given = source.is_complex()
     ks = wavenumbers(cells, box_size, device=modes.device)
     kx, ky, kz = ks
     sx, sy, sz = (torch.sinc(k * (box_size / cells / (2.0 * math.pi))) ** window for k in ks)
-    for y in _plane_blocks(modes):
+
+    def solve(y: slice) -> None:
         block = modes[:, y] if spectrum_given else torch.fft.fft(modes[:, y], dim=0)
         k2 = kx**2 + ky[:, y] ** 2 + kz**2
         if y.start == 0:
@@ -225,20 +270,27 @@ def inverse_gradient(
         if window:
             k2 *= sx * (sy[:, y] * sz)
         modes[:, y] = torch.fft.ifft(block * k2.reciprocal_(), dim=0)
+
+    for_blocks(modes, solve)
     odd = wavenumbers(cells, box_size, odd=True, device=modes.device)
     h = box_size / cells
     ikx, iky, ikz = (
         1j * ((8.0 * torch.sin(k * h) - torch.sin(2.0 * k * h)) / (6.0 * h) if differences else k)
         for k in odd
     )
-    for axis, ik in ((1, iky), (2, ikz)):
-        for x in _plane_blocks(modes):
-            field[x] = torch.fft.irfft2(modes[x] * ik, s=(cells, cells))
-        yield axis, field
-    for y in _plane_blocks(modes):
+
+    def differentiate(y: slice) -> None:
         modes[:, y] = torch.fft.ifft(torch.fft.fft(modes[:, y], dim=0) * ikx, dim=0)
-    for x in _plane_blocks(modes):
-        field[x] = torch.fft.irfft2(modes[x], s=(cells, cells))
+
+    def transform(x: slice, factor: Tensor | None = None) -> None:
+        block = modes[x] if factor is None else modes[x] * factor
+        field[x] = torch.fft.irfft2(block, s=(cells, cells))
+
+    for axis, ik in ((1, iky), (2, ikz)):
+        for_blocks(modes, partial(transform, factor=ik))
+        yield axis, field
+    for_blocks(modes, differentiate)
+    for_blocks(modes, transform)
     yield 0, field
 
 
@@ -275,21 +327,32 @@ def tidal_components(modes: Tensor, box_size: float) -> Iterator[tuple[tuple[int
     )
     for power, factors in enumerate(families):
         # All components with the same power of kx share their transform along x.
-        for y in _plane_blocks(modes):
+        def along_x(y: slice, power: int = power) -> None:
             k2 = kx**2 + ky[:, y] ** 2 + kz**2
             if y.start == 0:
                 k2[0, 0, 0] = torch.inf
             work[:, y] = torch.fft.ifft(modes[:, y] * (dx**power / k2), dim=0)
+
+        def across(x: slice, factor: Tensor) -> None:
+            out[x] = torch.fft.irfft2(work[x] * factor, s=(cells, cells))
+
+        for_blocks(modes, along_x)
         for axes, factor in factors.items():
-            for x in _plane_blocks(modes):
-                out[x] = torch.fft.irfft2(work[x] * factor, s=(cells, cells))
+            for_blocks(modes, partial(across, factor=factor))
             yield axes, out
+
+
+def for_blocks(modes: Tensor, work: Callable[[slice], object]) -> None:
+    """Call a function with every block of :func:`_plane_blocks`, in threads on a CPU."""
+    blocks = _plane_blocks(modes)
+    for _ in map_ahead(work, blocks) if modes.device.type == "cpu" else map(work, blocks):
+        pass
 
 
 def _plane_blocks(modes: Tensor) -> Iterator[slice]:
     """Cut the first (or the equally long second) axis into blocks of planes of a suitable size."""
-    cells = modes.shape[0]
+    cells = modes.shape[-3]
     target = BLOCK_BYTES_CPU if modes.device.type == "cpu" else BLOCK_BYTES_GPU
-    step = max(1, target // (modes[0].numel() * modes.element_size()))
+    step = max(1, target // (modes.shape[-2] * modes.shape[-1] * modes.element_size()))
     for start in range(0, cells, step):
         yield slice(start, min(start + step, cells))

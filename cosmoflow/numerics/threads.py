@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,15 @@ _lock = threading.Lock()
 _shared: list[int] = []
 """Number of torch threads before each running call began."""
 
+
+class _Thread(threading.local):
+    """Whether the thread is one of a running call."""
+
+    works_alone = False
+
+
+_thread = _Thread()
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -24,7 +34,8 @@ R = TypeVar("R")
 def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
     """Call a function that releases the GIL with every job, in threads, while more jobs are made.
 
-    The number of threads is that of numba, at most :data:`MOST_THREADS`. One more job than threads
+    The number of threads is that of torch, or of numba if it is loaded, at most
+    :data:`MOST_THREADS`. One more job than threads
     is pending, so that only a few are in memory at a time. Results come in the order of the jobs.
     In the threads torch and numba use one core per call: calls on blocks that fit the cache are too
     short to be shared, and on busy cores each call would wait for a thread that is not running. A
@@ -37,11 +48,10 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
     jobs : iterable
         Jobs, made in the calling thread.
     """
-    # Imported here: those who only ask for MOST_THREADS do without numba, which takes long to load.
-    import numba
-
-    threads = min(numba.get_num_threads(), MOST_THREADS)
-    if threads == 1:
+    numba = sys.modules.get("numba")
+    given = torch.get_num_threads() if numba is None else numba.get_num_threads()
+    threads = min(given, MOST_THREADS)
+    if threads == 1 or _thread.works_alone:
         yield from map(function, jobs)
         return
     waiting: deque[Future[R]] = deque()
@@ -66,7 +76,8 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
 
 def _use_one_core() -> None:
     """Make torch and numba use one core in the calling thread."""
-    import numba
-
+    _thread.works_alone = True
     torch.set_num_threads(1)
-    numba.set_num_threads(1)
+    # numba takes long to load, and some of those who transform do without it.
+    if (numba := sys.modules.get("numba")) is not None:
+        numba.set_num_threads(1)

@@ -43,26 +43,15 @@ _ROUNDING: Final = 1e-7
 a share of 1e-14 of rounding, which at this limit is a thousandth of the bin's waves."""
 
 
-def _contrast(density: Tensor, box_size: float) -> Tensor:
-    return density - 1.0
+def _squared_contrast(smooth: Tensor, cells: int, box_size: float) -> Tensor:
+    """Return the square of the contrast whose modes are given."""
+    return fourier.inverse(smooth, cells).square_()
 
 
-def _log_density(density: Tensor, box_size: float) -> Tensor:
-    return torch.log(density + LOG_OFFSET)
-
-
-def _smoothed_modes(density: Tensor, box_size: float) -> Tensor:
-    return fourier.smooth_gaussian(fourier.forward(density - 1.0), box_size, SQUARE_RADIUS)
-
-
-def _squared_contrast(density: Tensor, box_size: float) -> Tensor:
-    return fourier.inverse(_smoothed_modes(density, box_size), density.shape[-1]).square_()
-
-
-def _squared_tide(density: Tensor, box_size: float) -> Tensor:
+def _squared_tide(smooth: Tensor, cells: int, box_size: float) -> Tensor:
     """Return ``sum_ij K_ij^2`` of the tide ``K_ij = d_i d_j (inverse Laplacian of delta)``."""
-    tides = fourier.tidal_components(_smoothed_modes(density, box_size), box_size)
-    return add_squares(torch.zeros_like(density), tides)
+    total = torch.zeros((cells,) * 3, dtype=smooth.real.dtype, device=smooth.device)
+    return add_squares(total, fourier.tidal_components(smooth, box_size))
 
 
 def add_squares(total: Tensor, components: Iterable[tuple[tuple[int, int], Tensor]]) -> Tensor:
@@ -79,17 +68,22 @@ SETS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Named sets of fields for a filter."""
 
-FIELDS: Final[dict[str, Callable[[Tensor, float], Tensor]]] = {
-    "contrast": _contrast,
-    "log_density": _log_density,
+POINTWISE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "contrast": lambda density: density - 1.0,
+    "log_density": lambda density: (density + LOG_OFFSET).log_(),
+}
+"""Fields whose value in a cell depends on the density of that cell alone: functions of the density
+over its mean."""
+
+SQUARES: Final[dict[str, Callable[[Tensor, int, float], Tensor]]] = {
     "squared_contrast": _squared_contrast,
     "squared_tide": _squared_tide,
 }
-"""Scalar fields by name: functions of the density over its mean and the box size in Mpc/h."""
+"""Fields made of the smoothed contrast: functions of its modes, the cells per axis and the box size
+in Mpc/h."""
 
-
-POINTWISE: Final = ("contrast", "log_density")
-"""Fields whose value in a cell depends on the density of that cell alone."""
+FIELDS: Final = (*POINTWISE, *SQUARES)
+"""Names of the fields, all scalars."""
 
 
 def field_modes(density: Tensor, box_size: float, names: Sequence[str]) -> Iterator[Tensor]:
@@ -104,8 +98,15 @@ def field_modes(density: Tensor, box_size: float, names: Sequence[str]) -> Itera
     names : sequence of str
         Names in :data:`FIELDS`.
     """
+    contrast = fourier.forward(POINTWISE["contrast"](density))
     for name in names:
-        yield fourier.forward(FIELDS[name](density, box_size))
+        if name == "contrast":
+            yield contrast
+        elif name in POINTWISE:
+            yield fourier.forward(POINTWISE[name](density))
+        else:
+            smooth = fourier.smooth_gaussian(contrast, box_size, SQUARE_RADIUS)
+            yield fourier.forward(SQUARES[name](smooth, density.shape[-1], box_size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +199,16 @@ class WienerFilter:
         Tensor
             Shape ``(3, n, n, n)``, float32, km/s.
         """
-        cells = density.shape[-1]
-        squared = fourier.squared_wavenumber(cells, box_size)
-        source = self.combine(field_modes(density, box_size, self.fields), squared)
-        return fourier.linear_velocity(fourier.inverse(source, cells), box_size, growth_rate_hubble)
+        fields = list(field_modes(density, box_size, self.fields))
+        source = fields[0]
+        waves = WaveBlock.box(density.shape[-1], box_size)
+
+        def combine(x: slice) -> None:
+            source[x] = self.combine([field[x] for field in fields], waves.part(x).squared())
+
+        fourier.for_blocks(source, combine)
+        fields.clear()
+        return fourier.flow(source, box_size, growth_rate_hubble)
 
     def combine(self, modes: Iterable[Tensor], squared: Tensor) -> Tensor:
         """Return ``sum_a W_a phi_a``.

@@ -54,10 +54,10 @@ FLOW_NUMBER: Final = 1.6e-8
 """A number that tasks of a global flow hand on."""
 DERIVE_NUMBER: Final = 4e-8
 """A number that tasks of spectral derivatives hand on."""
-FLOW_CELL: Final = 3.0e-7
+FLOW_CELL: Final = 1.8e-7
 """A cell of a Wiener-filtered flow that is made in memory."""
 
-LINEAR_CELL: Final = 1.0e-7
+LINEAR_CELL: Final = 6.0e-8
 """A cell of a linear velocity that is made in memory and written."""
 EVALUATE_CELL: Final = 1.0e-7
 """A cell of the truth or of a method that is compared in blocks, and read once for that."""

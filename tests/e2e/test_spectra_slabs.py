@@ -1,5 +1,6 @@
 """Spectra through slabs: those of the whole box in NumPy, whatever the shards and the engine."""
 
+import gc
 import itertools
 import shutil
 from dataclasses import replace
@@ -17,7 +18,7 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.slabs import GROUP, plane_blocks
 from cosmoflow.numerics.spectra import Products, Term, WaveBins, join_interlaced, sum_products
-from cosmoflow.stages.inputs.readers import StoreReader
+from cosmoflow.stages.inputs.readers import Method, StoreReader
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Derived, Variable
 from cosmoflow.stages.spectra import command as stage
@@ -139,6 +140,25 @@ def test_interlaced_pairs_are_joined_plane_by_plane(fields_store, serial_run, th
     joined = join_interlaced(first, second)
     expected = sum_products([joined], [(0, 0)], WaveBins.linear(GRID, SIZE), windows=[2])
     assert_power(found.power(), expected.power())
+
+
+def test_nothing_of_a_measurement_waits_for_a_garbage_collection(store, serial_run):
+    """Cycles would hold the parts, which are as large as the boxes, until then."""
+    truth = StoreReader.of(store, "truth")
+    linear = replace(truth, method=Method("linear theory", store.url, radius=4.0))
+    readers = {"truth": truth, "linear theory": linear}
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        measure_power(readers, ["divergence"], Grid.of(store), serial_run())
+        gc.collect()
+        held = [
+            one for one in gc.garbage if getattr(one, "__module__", "") == measure_power.__module__
+        ]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not held
 
 
 @pytest.mark.cluster

@@ -178,6 +178,18 @@ def test_sums_of_blocks_add_up_to_the_sum_of_the_box(windows, axis):
     np.testing.assert_array_equal(total.modes, whole.modes)
 
 
+@each("axis", [None, 2])
+def test_pairs_that_share_a_field_are_the_same_alone(axis):
+    cells, pairs = 9, ((1, 1), (0, 2), (0, 0), (0, 1), (2, 2), (1, 2))
+    fields = [fourier.forward(noise((3, cells, cells, cells), seed)) for seed in (1, 2, 3)]
+    how = {"windows": (2, 0, 3), "axis": axis}
+    bins = WaveBins.linear(cells, BOX)
+    together = spectra.sum_products(fields, pairs, bins, **how)
+    for pair, products in zip(pairs, together.products, strict=True):
+        alone = spectra.sum_products(fields, [pair], bins, **how)
+        np.testing.assert_allclose(products, alone.products[0], rtol=1e-13)
+
+
 def test_large_transforms_are_summed_in_blocks_by_threads(monkeypatch):
     a = fourier.forward(noise((12,) * 3))
     whole = spectra.sum_modes(a, cells=12, box_size=BOX)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cosmoflow.numerics.blocks import Block, central_block
 from cosmoflow.numerics.spectra import PowerSum, WaveBins
-from cosmoflow.numerics.spectra.sums import Pair
+from cosmoflow.numerics.spectra.totals import Pair
 
 Floats = NDArray[np.float64]
 

@@ -8,9 +8,7 @@
 from cosmoflow.numerics.spectra.bins import WaveBins
 from cosmoflow.numerics.spectra.curves import Spectrum
 from cosmoflow.numerics.spectra.sums import (
-    POLES,
     WINDOWS,
-    PowerSum,
     auto_power,
     cross_power,
     jackknife,
@@ -19,6 +17,7 @@ from cosmoflow.numerics.spectra.sums import (
     sum_products,
 )
 from cosmoflow.numerics.spectra.terms import Products, Term, sum_terms
+from cosmoflow.numerics.spectra.totals import POLES, PowerSum
 
 __all__ = [
     "POLES",

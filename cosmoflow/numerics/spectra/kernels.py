@@ -16,6 +16,7 @@ from cosmoflow.numerics.compiled import compiled
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Complex = NDArray[Any]
+Components = tuple[Complex, ...]
 Factors = tuple[Floats, Floats, Floats]
 
 
@@ -72,60 +73,83 @@ def count_modes(
 
 @compiled()
 def add_products(
-    a: Complex,
-    b: Complex,
+    a: Components,
+    b: Components,
     mx: Integers,
     my: Integers,
     mz: Integers,
-    factors: Factors,
+    cross: Factors,
+    auto: Factors,
     limits: Integers,
+    both: bool,
 ) -> Floats:
-    """Return the sums of ``Re a b*`` over the modes of each bin.
+    """Return the sums of ``Re a b*``, and of ``|b|^2``, over the modes of each bin.
+
+    Both share a reading of ``b`` and the search for the bins. The products of a row are computed
+    first, in vector instructions.
 
     Parameters
     ----------
-    a, b : ndarray
-        Shape ``(mx, my, mz)``, complex: a block of modes.
+    a, b : tuple of ndarray
+        Components of two fields, shape ``(mx, my, mz)`` each, complex: a block of modes.
     mx, my, mz : ndarray
         Integer wavevectors along its axes.
-    factors : (ndarray, ndarray, ndarray)
-        Factors of the products along each axis.
+    cross, auto : (ndarray, ndarray, ndarray)
+        Factors of the products ``Re a b*`` and ``|b|^2`` along each axis.
     limits : ndarray
         Limits of :class:`WaveBins`.
+    both : bool
+        Whether ``|b|^2`` is summed too; else its sums are zero.
 
     Returns
     -------
-    (1, bins) float64
+    (2, bins) float64
     """
     bins = limits.size - 1
-    fx, fy, fz = factors
-    sums: Floats = np.zeros((1, bins))
+    fx, fy, fz = cross
+    gx, gy, gz = auto
+    sums: Floats = np.zeros((2, bins))
+    products, squares = np.empty(mz.size), np.empty(mz.size)
     for x in range(mx.size):
         for y in range(my.size):
             base = mx[x] * mx[x] + my[y] * my[y]
             bin = np.searchsorted(limits, base) - 1
             if bin >= bins:
                 continue
-            row = fx[x] * fy[y]
-            total = 0.0
+            products[:] = 0.0
+            squares[:] = 0.0
+            for part in range(len(a)):
+                first, second = a[part][x, y], b[part][x, y]
+                for z in range(mz.size):
+                    one, two = first[z], second[z]
+                    products[z] += fz[z] * (
+                        np.float64(one.real) * np.float64(two.real)
+                        + np.float64(one.imag) * np.float64(two.imag)
+                    )
+                if both:
+                    for z in range(mz.size):
+                        two = second[z]
+                        squares[z] += gz[z] * (
+                            np.float64(two.real) * np.float64(two.real)
+                            + np.float64(two.imag) * np.float64(two.imag)
+                        )
+            product, square = 0.0, 0.0
             low, high = 1, 0  # no bin
             for z in range(mz.size):
                 squared = base + mz[z] * mz[z]
                 if squared <= low or squared > high:
                     if 0 <= bin < bins:
-                        sums[0, bin] += row * total
-                    total = 0.0
+                        sums[0, bin] += fx[x] * fy[y] * product
+                        sums[1, bin] += gx[x] * gy[y] * square
+                    product, square = 0.0, 0.0
                     bin = find_bin(bin, squared, limits)
                     low = limits[bin] if bin >= 0 else -1
                     high = limits[bin + 1] if bin < bins else squared
-                if 0 <= bin < bins:
-                    one, two = a[x, y, z], b[x, y, z]
-                    total += fz[z] * (
-                        np.float64(one.real) * np.float64(two.real)
-                        + np.float64(one.imag) * np.float64(two.imag)
-                    )
+                product += products[z]
+                square += squares[z]
             if 0 <= bin < bins:
-                sums[0, bin] += row * total
+                sums[0, bin] += fx[x] * fy[y] * product
+                sums[1, bin] += gx[x] * gy[y] * square
     return sums
 
 
@@ -144,8 +168,12 @@ def add_multipoles(
 
     Parameters
     ----------
-    a, b, mx, my, mz, factors, limits
+    a, b : ndarray
+        Components of two fields, shape ``(mx, my, mz)``, complex.
+    mx, my, mz, limits
         See :func:`add_products`.
+    factors : (ndarray, ndarray, ndarray)
+        Factors of the products along each axis.
     axis : int
         0, 1 or 2: mu is the cosine of the angle between k and this axis of the arrays.
 

@@ -1,134 +1,28 @@
-"""Sums of products of modes in bins of wavenumber."""
+"""Spectra of fields and of blocks of their modes, in memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmoflow.numerics import fourier
-from cosmoflow.numerics.spectra import kernels
 from cosmoflow.numerics.spectra.bins import WaveBins
-from cosmoflow.numerics.spectra.curves import Spectrum, divide
+from cosmoflow.numerics.spectra.curves import Spectrum
+from cosmoflow.numerics.spectra.mode_blocks import ModeBlock, pair_steps
+from cosmoflow.numerics.spectra.totals import POLES, Floats, Pair, PowerSum
 from cosmoflow.numerics.threads import map_ahead
 from cosmoflow.numerics.waves import WaveBlock
-
-Floats = NDArray[np.float64]
-Pair = tuple[int, int]
 
 WINDOWS: Final[dict[str, int]] = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
 """Power of ``sinc(k_i h / 2)`` per axis by which a mass-assignment scheme damps a mode."""
 
-POLES: Final = (0, 2, 4)
-"""Multipoles measured if an axis is given; otherwise only the monopole is measured."""
-
 _BLOCK_MODES: Final = 1 << 19
 """Modes that a thread processes at once."""
-
-
-@dataclass(frozen=True, eq=False)
-class PowerSum:
-    """Sums over the modes of each bin.
-
-    Attributes
-    ----------
-    bins : WaveBins
-        Bins of the box.
-    pairs : tuple of (int, int)
-        Pairs of fields of which the products are summed.
-    products : ndarray
-        Shape ``(pairs, poles, bins)``, float64: sums of ``(2 l + 1) L_l(mu) Re a b*`` of the
-        unnormalised transforms, over components too.
-    k : ndarray
-        Shape ``(bins,)``, float64: sum of the wavenumbers, h/Mpc.
-    modes : ndarray
-        Shape ``(bins,)``, float64: number of wavevectors.
-    """
-
-    bins: WaveBins
-    pairs: tuple[Pair, ...]
-    products: Floats
-    k: Floats
-    modes: Floats
-
-    @classmethod
-    def zero(cls, bins: WaveBins, pairs: Sequence[Pair] = ((0, 0),), poles: int = 1) -> Self:
-        """Return the sum over no modes, the neutral element of ``+``."""
-        count = bins.count
-        products = np.zeros((len(pairs), poles, count))
-        return cls(bins, tuple(pairs), products, np.zeros(count), np.zeros(count))
-
-    def __add__(self, other: PowerSum) -> PowerSum:
-        return self._joined(other, np.add)
-
-    def __sub__(self, other: PowerSum) -> PowerSum:
-        """Subtract a sum that was added, such as one box for a jackknife."""
-        return self._joined(other, np.subtract)
-
-    def _joined(self, other: PowerSum, join: Callable[[Floats, Floats], Floats]) -> PowerSum:
-        mine = (self.bins, self.pairs, self.products.shape)
-        theirs = (other.bins, other.pairs, other.products.shape)
-        if mine != theirs:
-            raise ValueError(
-                "cannot combine power sums with different boxes, bins or pairs: "
-                f"{self._kind} and {other._kind}"
-            )
-        return replace(
-            self,
-            products=join(self.products, other.products),
-            k=join(self.k, other.k),
-            modes=join(self.modes, other.modes),
-        )
-
-    @property
-    def _kind(self) -> str:
-        bins = self.bins
-        return (
-            f"{bins.cells} cells, {bins.box_size:g} Mpc/h, {bins.count} bins, pairs {self.pairs}, "
-            f"{self.products.shape[1]} multipoles"
-        )
-
-    @property
-    def mean_k(self) -> Floats:
-        """Shape ``(bins,)``, float64: mean wavenumber of each bin's modes, h/Mpc."""
-        return divide(self.k, self.modes)
-
-    def power(self, a: int = 0, b: int | None = None, pole: int = 0) -> Floats:
-        """Return the auto or cross power of fields, a mean over modes.
-
-        Parameters
-        ----------
-        a, b : int
-            Indices of the fields; ``b`` is ``a`` by default.
-        pole : int
-            Multipole: 0, 2 or 4.
-
-        Returns
-        -------
-        (bins,) float64
-            Field unit squared times (Mpc/h)^3; NaN in bins without modes.
-        """
-        index = self.pairs.index((a, a if b is None else b))
-        norm = self.bins.box_size**3 / float(self.bins.cells) ** 6
-        return norm * divide(self.products[index, POLES.index(pole)], self.modes)
-
-    def spectrum(self, a: int = 0, b: int | None = None) -> Spectrum:
-        """Return the spectra of two fields, by default of the first two or of the only one."""
-        if b is None:
-            b = 1 if (a, 1) in self.pairs else a
-        return Spectrum(
-            k=self.mean_k,
-            modes=self.modes.copy(),
-            auto_a=self.power(a),
-            auto_b=self.power(b),
-            cross=self.power(a, b),
-        )
 
 
 def sum_products(
@@ -190,78 +84,12 @@ def sum_block(
     nx, ny, nz = fields[0].shape[-3:]
     block = ModeBlock(WaveBlock(bins.cells, bins.box_size, start, (nx, ny, nz)), bins, axis)
     total = block.zero(pairs)
-    for products, (first, second) in zip(total.products, pairs, strict=True):
-        power = 0 if windows is None else windows[first] + windows[second]
-        block.add(products, fields[first], fields[second], power)
+    windows = windows or [0] * len(fields)
+    for step in pair_steps(pairs):
+        first, second = pairs[step[0]]
+        powers = windows[first], windows[second]
+        block.add([total.products[row] for row in step], fields[first], fields[second], powers)
     return total
-
-
-class ModeBlock:
-    """A block of the half-complex transform, whose modes are binned.
-
-    Parameters
-    ----------
-    waves : WaveBlock
-        Wavenumbers of the block.
-    bins, axis
-        See :func:`sum_products`.
-    """
-
-    def __init__(self, waves: WaveBlock, bins: WaveBins, axis: int | None = None) -> None:
-        self._bins, self._m = bins, waves.integers()
-        # Axes of the arrays: that of the multipoles, and kz.
-        self._axis = None if axis is None else waves.axes.index(axis)
-        self._halved = waves.axes.index(2)
-        self._limits = np.array(bins.limits, np.int64)
-        # A real field's half-complex transform leaves out the conjugates of all planes but two.
-        kz = self._m[self._halved]
-        weight = np.where((kz == 0) | (2 * kz == bins.cells), 1.0, 2.0)
-        self._weights = [
-            weight if one == self._halved else np.ones(m.size) for one, m in enumerate(self._m)
-        ]
-
-    def zero(self, pairs: Sequence[Pair]) -> PowerSum:
-        """Return the modes of each bin, with products that are zero."""
-        modes, lengths = kernels.count_modes(*self._m, tuple(self._weights), self._limits)
-        total = PowerSum.zero(self._bins, pairs, 1 if self._axis is None else len(POLES))
-        return replace(total, k=lengths * (2.0 * math.pi / self._bins.box_size), modes=modes)
-
-    def add(self, products: Floats, a: Tensor, b: Tensor, power: int) -> None:
-        """Add the products of two fields to ``products``, shape ``(poles, bins)``.
-
-        Parameters
-        ----------
-        a, b : Tensor
-            Modes of the block, with any leading dimensions.
-        power : int
-            Power of ``sinc(k_i h / 2)`` per axis by which the products are divided.
-
-        Raises
-        ------
-        ValueError
-            The fields have different shapes.
-        """
-        if a.shape != b.shape:
-            raise ValueError(f"modes of different shapes {tuple(a.shape)} and {tuple(b.shape)}")
-        factors = tuple(
-            np.sinc(m / self._bins.cells) ** -float(power) * weight
-            for m, weight in zip(self._m, self._weights, strict=True)
-        )
-        given = (*self._m, factors, self._limits)
-        for one, two in zip(_components(a), _components(b), strict=True):
-            if self._axis is None:
-                products += kernels.add_products(one, two, *given)
-            else:
-                products += kernels.add_multipoles(one, two, *given, self._axis)
-
-
-def _components(modes: Tensor) -> list[NDArray[Any]]:
-    """Return the components of a field as contiguous arrays of three dimensions.
-
-    Loops are compiled for this layout alone: compiling takes seconds for every layout.
-    """
-    parts = modes.reshape(-1, *modes.shape[-3:]).cpu().numpy()
-    return [np.ascontiguousarray(part) for part in parts]
 
 
 def sum_modes(

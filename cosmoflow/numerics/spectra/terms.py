@@ -9,13 +9,9 @@ from torch import Tensor
 
 from cosmoflow.numerics.quantities import ModeRule
 from cosmoflow.numerics.spectra.bins import WaveBins
-from cosmoflow.numerics.spectra.sums import (
-    POLES,
-    ModeBlock,
-    Pair,
-    PowerSum,
-    join_interlaced,
-)
+from cosmoflow.numerics.spectra.mode_blocks import ModeBlock, pair_steps
+from cosmoflow.numerics.spectra.sums import join_interlaced
+from cosmoflow.numerics.spectra.totals import POLES, Pair, PowerSum
 from cosmoflow.numerics.waves import WaveBlock
 
 
@@ -99,24 +95,25 @@ def sum_terms(
     blocks = [ModeBlock(waves, products.bins, products.axis) for products in wanted]
     sums = [block.zero(one.pairs) for block, one in zip(blocks, wanted, strict=True)]
 
-    def last_transform(step: tuple[int, int]) -> int:
-        terms = wanted[step[0]].terms
-        return max(max(terms[term].transforms) for term in wanted[step[0]].pairs[step[1]])
+    def last_transform(step: tuple[int, tuple[int, ...]]) -> int:
+        own, rows = step
+        terms = wanted[own].terms
+        return max(max(terms[term].transforms) for term in wanted[own].pairs[rows[0]])
 
-    steps = [(own, pair) for own, one in enumerate(wanted) for pair in range(len(one.pairs))]
+    steps = [(own, rows) for own, one in enumerate(wanted) for rows in pair_steps(one.pairs)]
     steps.sort(key=last_transform)
     # The step after which a term, or the modes of a transform, are not needed any more.
     last_term: dict[tuple[int, int], int] = {}
     last_modes: dict[int, int] = {}
-    for step, (own, pair) in enumerate(steps):
-        for term in wanted[own].pairs[pair]:
+    for step, (own, rows) in enumerate(steps):
+        for term in wanted[own].pairs[rows[0]]:
             if (own, term) not in last_term:
                 last_modes |= dict.fromkeys(wanted[own].terms[term].transforms, step)
             last_term[own, term] = step
     modes: dict[int, Tensor] = {}
     made: dict[tuple[int, int], Tensor] = {}
-    for step, (own, pair) in enumerate(steps):
-        products, (first, second) = wanted[own], wanted[own].pairs[pair]
+    for step, (own, rows) in enumerate(steps):
+        products, (first, second) = wanted[own], wanted[own].pairs[rows[0]]
         for term in {first, second}:
             if (own, term) not in made:
                 for index in products.terms[term].transforms:
@@ -126,7 +123,8 @@ def sum_terms(
                 field = products.terms[term].make(modes, waves)
                 made[own, term] = field.reshape(-1, *field.shape[-3:])
         modes = {index: kept for index, kept in modes.items() if last_modes[index] > step}
-        power = products.terms[first].window + products.terms[second].window
-        blocks[own].add(sums[own].products[pair], made[own, first], made[own, second], power)
+        windows = products.terms[first].window, products.terms[second].window
+        total = [sums[own].products[row] for row in rows]
+        blocks[own].add(total, made[own, first], made[own, second], windows)
         made = {key: kept for key, kept in made.items() if last_term[key] > step}
     return sums

@@ -22,7 +22,7 @@ from cosmoflow.numerics import slabs
 from cosmoflow.numerics.slabs import Bar, Modes
 from cosmoflow.numerics.waves import WaveBlock
 from cosmoflow.numerics.wiener import (
-    FIELDS,
+    POINTWISE,
     SQUARE_RADIUS,
     FlowSource,
     add_squares,
@@ -196,7 +196,7 @@ class Flow:
         density = torch.from_numpy(store.read_block("density", bar.block(store.grid)))
         for name in names:
             blocks = slabs.line_blocks(bar.shape, store.grid)
-            yield (), ((own, partial(FIELDS[name], density[own], self.box_size)) for own in blocks)
+            yield (), ((own, partial(POINTWISE[name], density[own])) for own in blocks)
 
     def multiply(self, modes: list[Tensor], waves: WaveBlock) -> Iterator[Tensor]:
         """Sum the modes of the fields to the source; return the products for the velocity."""

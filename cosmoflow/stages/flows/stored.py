@@ -26,7 +26,7 @@ from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.origins import WIENER, describe_origin, is_same_origin, noted_origin
 from cosmoflow.storage.urls import join
 
-LINEAR_BYTES, WIENER_BYTES = 40, 68
+LINEAR_BYTES, WIENER_BYTES = 24, 36
 """Peak bytes per cell of linear theory and of a Wiener filter in memory (measured)."""
 
 

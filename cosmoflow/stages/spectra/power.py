@@ -44,11 +44,16 @@ def sum_planes(
     def sum_block(block: slice) -> list[PowerSum]:
         waves = slab.part(block)
 
+        # Neither calls itself: a function in its own closure would hold the parts until the next
+        # garbage collection.
+        def join(index: int) -> Tensor:
+            return slabs.transform_planes(fields[index], bars, block)
+
         def transform(index: int) -> Tensor:
             if index < len(fields):
-                return slabs.transform_planes(fields[index], bars, block)
+                return join(index)
             made = linear[index - len(fields)]
-            return made.make(transform(made.contrast), waves)
+            return made.make(join(made.contrast), waves)
 
         return spectra.sum_terms(wanted, transform, waves)
 
