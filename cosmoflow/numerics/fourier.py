@@ -48,7 +48,15 @@ def forward(field: Tensor) -> Tensor:
 
 
 def inverse(modes: Tensor, cells: int) -> Tensor:
-    """Transform modes ``(..., n, n, n // 2 + 1)`` back to a real field of ``cells`` per axis."""
+    """Transform modes ``(..., n, n, n // 2 + 1)`` back to a real field of ``cells`` per axis.
+
+    Raises
+    ------
+    ValueError
+        The modes are not those of a field of so many cells.
+    """
+    if modes.shape[-3:] != (cells, cells, cells // 2 + 1):
+        raise ValueError(f"modes {tuple(modes.shape)} of a field of {cells} cells per axis")
     if modes.device.type != "cpu":
         whole: Tensor = torch.fft.irfftn(modes, s=(cells, cells, cells), dim=AXES)
         return whole
@@ -194,7 +202,7 @@ def flow(source: Tensor, box_size: float, growth_rate_hubble: float) -> Tensor:
     shape = (source.shape[0],) * 3
     kind, device = source.real.dtype, source.device
     velocity = torch.empty((3, *shape), dtype=kind, device=device)
-    # The last component that is made serves as the buffer of all.
+    # velocity[0] is the buffer that all components share: component 0 comes last.
     for axis, component in inverse_gradient(source, box_size, work=velocity[0]):
         torch.mul(component, growth_rate_hubble, out=velocity[axis])
     return velocity
@@ -258,7 +266,8 @@ def inverse_gradient(
         modes = work
         for_blocks(modes, lambda x: modes[x].copy_(torch.fft.rfft2(field[x])))
     spectrum_given = source.is_complex()
-    ks = wavenumbers(cells, box_size, device=modes.device)
+    kind = modes.real.dtype
+    ks = wavenumbers(cells, box_size, dtype=kind, device=modes.device)
     kx, ky, kz = ks
     sx, sy, sz = (torch.sinc(k * (box_size / cells / (2.0 * math.pi))) ** window for k in ks)
 
@@ -272,7 +281,7 @@ def inverse_gradient(
         modes[:, y] = torch.fft.ifft(block * k2.reciprocal_(), dim=0)
 
     for_blocks(modes, solve)
-    odd = wavenumbers(cells, box_size, odd=True, device=modes.device)
+    odd = wavenumbers(cells, box_size, odd=True, dtype=kind, device=modes.device)
     h = box_size / cells
     ikx, iky, ikz = (
         1j * ((8.0 * torch.sin(k * h) - torch.sin(2.0 * k * h)) / (6.0 * h) if differences else k)
@@ -344,8 +353,16 @@ def tidal_components(modes: Tensor, box_size: float) -> Iterator[tuple[tuple[int
 
 def for_blocks(modes: Tensor, work: Callable[[slice], object]) -> None:
     """Call a function with every block of :func:`_plane_blocks`, in threads on a CPU."""
+    inference = torch.is_inference_mode_enabled()
+
+    def work_alike(block: slice) -> None:
+        # Torch has this mode for each thread on its own.
+        with torch.inference_mode(inference):
+            work(block)
+
     blocks = _plane_blocks(modes)
-    for _ in map_ahead(work, blocks) if modes.device.type == "cpu" else map(work, blocks):
+    on_cpu = modes.device.type == "cpu"
+    for _ in map_ahead(work_alike, blocks) if on_cpu else map(work, blocks):
         pass
 
 

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -34,9 +34,10 @@ R = TypeVar("R")
 def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
     """Call a function that releases the GIL with every job, in threads, while more jobs are made.
 
-    The number of threads is that of torch, or of numba if it is loaded, at most
-    :data:`MOST_THREADS`. One more job than threads
-    is pending, so that only a few are in memory at a time. Results come in the order of the jobs.
+    There are as many threads as numba uses, or torch where numba is not loaded, at most
+    :data:`MOST_THREADS`. One more job than threads is pending, so that only a few are in memory at
+    a time. Results come in the order of the jobs.
+
     In the threads torch and numba use one core per call: calls on blocks that fit the cache are too
     short to be shared, and on busy cores each call would wait for a thread that is not running. A
     call of this function inside a job processes its own jobs one after the other.
@@ -48,15 +49,17 @@ def map_ahead(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
     jobs : iterable
         Jobs, made in the calling thread.
     """
-    numba = sys.modules.get("numba")
-    given = torch.get_num_threads() if numba is None else numba.get_num_threads()
+    numba = _loaded_numba()
+    with _lock:
+        torch_threads = _shared[0] if _shared else torch.get_num_threads()
+    given = torch_threads if numba is None else numba.get_num_threads()
     threads = min(given, MOST_THREADS)
     if threads == 1 or _thread.works_alone:
         yield from map(function, jobs)
         return
     waiting: deque[Future[R]] = deque()
     with _lock:
-        _shared.append(_shared[0] if _shared else torch.get_num_threads())
+        _shared.append(torch_threads)
     try:
         with ThreadPoolExecutor(threads, initializer=_use_one_core) as pool:
             for job in jobs:
@@ -78,6 +81,15 @@ def _use_one_core() -> None:
     """Make torch and numba use one core in the calling thread."""
     _thread.works_alone = True
     torch.set_num_threads(1)
-    # numba takes long to load, and some of those who transform do without it.
-    if (numba := sys.modules.get("numba")) is not None:
+    if (numba := _loaded_numba()) is not None:
         numba.set_num_threads(1)
+
+
+def _loaded_numba() -> Any:
+    """Return numba if it is loaded, which takes long, and which some transforms do without."""
+    if "numba" not in sys.modules:
+        return None
+    # It may be half loaded by another thread: an import statement waits for that.
+    import numba
+
+    return numba

@@ -97,6 +97,11 @@ def field_modes(density: Tensor, box_size: float, names: Sequence[str]) -> Itera
         Box size, Mpc/h.
     names : sequence of str
         Names in :data:`FIELDS`.
+
+    Notes
+    -----
+    The modes of the contrast are those of which others are made: they must not be changed before
+    the last has come.
     """
     contrast = fourier.forward(POINTWISE["contrast"](density))
     for name in names:

@@ -19,24 +19,27 @@ from cosmoflow.numerics.waves import WaveBlock
 
 
 def pair_steps(pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
-    """Join the numbers of pairs whose products are summed together.
+    """Group the indices of pairs whose products are summed together.
 
-    The pair ``(b, b)`` is summed together with the first pair ``(a, b)`` of other fields.
+    A pair ``(b, b)`` is summed together with the first pair ``(a, b)`` of different fields.
     """
-    own = {second: row for row, (first, second) in enumerate(pairs) if first == second}
+    own: dict[int, list[int]] = {}
+    for row, (first, second) in enumerate(pairs):
+        if first == second:
+            own.setdefault(second, []).append(row)
     steps = []
     for row, (first, second) in enumerate(pairs):
         if first != second:
-            auto = own.pop(second, None)
-            steps.append((row,) if auto is None else (row, auto))
-    return sorted([*steps, *((row,) for row in own.values())], key=min)
+            steps.append((row, *own.get(second, [])[:1]))
+            own[second] = own.get(second, [])[1:]
+    return sorted([*steps, *((row,) for rows in own.values() for row in rows)], key=min)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=512)
 def _count_modes(waves: WaveBlock, bins: WaveBins) -> tuple[Floats, Floats]:
     """Return the number of modes of each bin in a block, and the sum of their wavenumbers, h/Mpc.
 
-    Fields of one grid share them.
+    Fields of one grid share them: the arrays are read-only.
     """
     limits = np.array(bins.limits, np.int64)
     modes, lengths = kernels.count_modes(*waves.integers(), _weights(waves), limits)
@@ -134,7 +137,7 @@ class ModeBlock:
 def _components(modes: Tensor) -> tuple[NDArray[Any], ...]:
     """Return the components of a field as contiguous arrays of three dimensions.
 
-    Loops are compiled for this layout alone: compiling takes seconds for every layout.
+    Loops are compiled for this layout, and for each number of components: compiling takes seconds.
     """
     parts = modes.reshape(-1, *modes.shape[-3:]).cpu().numpy()
     return tuple(np.ascontiguousarray(part) for part in parts)

@@ -229,6 +229,7 @@ def _make_flow(
     # Computed before anything is written, so that a failure leaves the store unchanged.
     flow = source.velocity(density, size, rate)
     if not is_physical(flow):
+        del flow
         check_modes(density, size, source.fields, url)
         raise refuse_flow(source, rate, url, size, model)
     _check_origin(url, origin)

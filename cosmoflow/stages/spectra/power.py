@@ -46,14 +46,14 @@ def sum_planes(
 
         # Neither calls itself: a function in its own closure would hold the parts until the next
         # garbage collection.
-        def join(index: int) -> Tensor:
+        def read(index: int) -> Tensor:
             return slabs.transform_planes(fields[index], bars, block)
 
         def transform(index: int) -> Tensor:
             if index < len(fields):
-                return join(index)
+                return read(index)
             made = linear[index - len(fields)]
-            return made.make(join(made.contrast), waves)
+            return made.make(read(made.contrast), waves)
 
         return spectra.sum_terms(wanted, transform, waves)
 
