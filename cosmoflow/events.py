@@ -20,12 +20,16 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageAdvanced:
-    """``done`` of ``total`` steps are finished; ``note`` describes the newest one."""
+    """``done`` of ``total`` steps are finished; ``note`` describes the newest one.
+
+    ``values`` holds what is measured at every step, such as the loss of a training.
+    """
 
     stage: str
     done: int
     total: int
     note: str = ""
+    values: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

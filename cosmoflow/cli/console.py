@@ -15,12 +15,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from cosmoflow.errors import CosmoflowError
 from cosmoflow.events import DETAIL, Event, Message, StageAdvanced, StageFinished, StageStarted
@@ -30,8 +31,49 @@ from cosmoflow.units import format_bytes
 if TYPE_CHECKING:
     from cosmoflow.stages.run import Plan
 
+_LONGEST = 90
+"""Largest number of a time that is said in a unit; more is said in the next larger one."""
+
 SPARSE_SECONDS = 10.0
 """Shortest time between progress lines of a stage if stderr is not a terminal, seconds."""
+
+
+class Pace:
+    """Estimates the time that a stage needs for its other steps, from those done so far.
+
+    Steps before the first event, which a resumed run did earlier, do not count.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[int, float]] = {}
+
+    def left(self, event: Event) -> str:
+        """Return the time left in words; empty if it is not known or below a second."""
+        now = time.monotonic()
+        if isinstance(event, StageStarted):
+            self._first.pop(event.stage, None)
+        if not isinstance(event, StageAdvanced):
+            return ""
+        done, since = self._first.setdefault(event.stage, (event.done, now))
+        if not done < event.done < event.total:
+            return ""
+        left = (now - since) * (event.total - event.done) / (event.done - done)
+        for unit in ("s", "min"):
+            if left < _LONGEST:
+                return f"{left:.0f} {unit} left" if left > 1 else ""
+            left /= 60
+        return f"{left:.1f} h left"
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time left, and the time taken when a stage is done."""
+
+    def __init__(self) -> None:
+        super().__init__(elapsed_when_finished=True, table_column=Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        """Return the time with what it means."""
+        return super().render(task) + (" taken" if task.finished else " left")
 
 
 class Reporter:
@@ -55,6 +97,7 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
         self._last_note: dict[str, str] = {}
+        self._pace = Pace()
 
     def listen(self, event: Event) -> None:
         """Show one event."""
@@ -112,11 +155,10 @@ class Reporter:
     def _draw(self, event: Event) -> None:
         if self._bars is None:
             self._bars = Progress(
-                TextColumn("{task.description:>10}"),
+                TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                _TimeLeft(),
                 TextColumn("{task.fields[note]}"),
                 console=self.stderr,
             )
@@ -127,7 +169,7 @@ class Reporter:
             )
         elif isinstance(event, StageAdvanced):
             self._bars.update(
-                self._tasks[event.stage], completed=event.done, note=escape(event.note)
+                self._tasks[event.stage], completed=event.done, note=escape(describe(event))
             )
         elif isinstance(event, Message):
             style = "yellow" if event.level == "warning" else ""
@@ -136,6 +178,7 @@ class Reporter:
             self._bars.refresh()
 
     def _print_sparsely(self, event: Event) -> None:
+        left = self._pace.left(event)
         if isinstance(event, StageStarted):
             self._last_line[event.stage] = time.monotonic()
             self._line(f"{event.stage}: {event.total} {event.unit}")
@@ -147,8 +190,8 @@ class Reporter:
             if due or event.done == event.total or new:
                 self._last_line[event.stage] = now
                 self._last_note[event.stage] = event.note
-                note = f"  {event.note}" if event.note else ""
-                self._line(f"{event.stage}: {event.done}/{event.total}{note}")
+                note = ", ".join(filter(None, (describe(event), left)))
+                self._line(f"{event.stage}: {event.done}/{event.total}  {note}".rstrip())
         elif isinstance(event, Message):
             self._line(_sentence(event))
 
@@ -183,6 +226,12 @@ def _detail(value: Any) -> str:
     if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
         return "\n".join(value)
     return str(value)
+
+
+def describe(event: StageAdvanced) -> str:
+    """Return what a stage measured at its newest step, and its note."""
+    values = (f"{name} {value:#.3g}" for name, value in event.values.items())
+    return ", ".join(filter(None, (*values, event.note)))
 
 
 def _event_name(event: Event) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cosmoflow.cli.console import Reporter
+from cosmoflow.cli.console import Pace, Reporter, describe
 from cosmoflow.events import (
     Event,
     Listener,
@@ -80,19 +80,20 @@ class NotebookProgress:
     def __init__(self) -> None:
         self._bars: dict[str, dict[str, Any]] = {}
         self._note = ""
+        self._pace = Pace()
         self._drawn = 0.0
         self._handle: Any = None
 
     def show(self, event: Event) -> None:
         """Show one event."""
-        due = True
+        due, left = True, self._pace.left(event)
         if isinstance(event, StageStarted):
             self._bars[event.stage] = {"done": 0, "total": event.total, "unit": event.unit}
         elif isinstance(event, StageAdvanced):
             self._bars.setdefault(event.stage, {"unit": ""}).update(
                 done=event.done, total=event.total
             )
-            self._note = event.note
+            self._note = ", ".join(filter(None, (describe(event), left)))
             due = event.done == event.total
         elif isinstance(event, StageFinished):
             self._note = ""

@@ -60,6 +60,8 @@ class Session:
         if self._ray is None:
             from cosmoflow.engine.on_ray import RayEngine
 
+            if self.config.address is None:
+                self.notify("starting Ray")
             self._ray = RayEngine(self.config, self._notify, self.explain)
         return self._ray
 

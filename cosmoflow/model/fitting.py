@@ -6,6 +6,7 @@ import io
 import math
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,14 @@ from cosmoflow.numerics.blocks import Block
 
 Metrics = dict[str, float]
 
+FINISHED = "finished"
+"""Key that only the note of the last metrics has, which tells that the steps are done."""
+
 NOTE_SECONDS = 1.0
 """Shortest time between notes of the step to the driver."""
+
+SMOOTHED = 20
+"""Newest steps whose mean loss a note tells."""
 
 _UNREADABLE = (
     *(AttributeError, EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError),
@@ -56,7 +63,7 @@ class Workers(Protocol):
         """Report metrics to the driver; every worker must call it."""
 
     def note(self, metrics: Metrics) -> None:
-        """Tell the driver how far rank 0 is; other workers say nothing."""
+        """Tell the driver the step and the loss of rank 0; other workers say nothing."""
 
 
 class Checkpoints(Protocol):
@@ -174,6 +181,7 @@ class Fitting:
         # the same values as an uninterrupted one.
         self.losses: list[float] = []
         self.best: Best | None = None
+        self._recent = deque[float](maxlen=SMOOTHED)
         self._noted = time.monotonic()
 
     def restore(self, content: bytes) -> None:
@@ -258,21 +266,24 @@ class Fitting:
                 with clock.waiting():
                     batch = next(batches)
                 self.losses.append(self._advance(parallel, batch))
+                self._recent.append(self.losses[-1])
                 self.step += 1
-                self._note()
                 last = self.step == config.steps
                 if self.step % config.validate_every == 0 or last:
                     self._report(clock)
+                else:
+                    self._note()
                 if self.step % config.checkpoint_every == 0 or self.finished:
                     self._share_losses()
                     if self.workers.rank == 0:
                         checkpoints.save(self.step, self.checkpoint())
 
     def _note(self) -> None:
-        """Tell the driver the step, once in a while."""
+        """Tell the driver the step and the smoothed loss, once in a while."""
         if time.monotonic() - self._noted >= NOTE_SECONDS:
             self._noted = time.monotonic()
-            self.workers.note({"step": float(self.step)})
+            loss = sum(self._recent) / len(self._recent)
+            self.workers.note({"step": float(self.step), "loss": loss})
 
     def _share_losses(self) -> None:
         """Replace the losses by their mean over workers, as only one worker writes checkpoints."""
@@ -436,6 +447,7 @@ def make_loop(
         fitting.run(checkpoints)
         if workers.rank == 0:
             on_history(fitting.history)
+            workers.note({**fitting.history[-1], FINISHED: 1.0})
             on_finished(fitting.best_model(), job)
 
     return loop

@@ -302,11 +302,11 @@ class Progress:
         if self._claim is not None:
             self._claim.check()
 
-    def reach(self, done: int, note: str = "") -> None:
-        """Note that ``done`` steps in all are done."""
+    def reach(self, done: int, note: str = "", **values: float) -> None:
+        """Note that ``done`` steps in all are done, and what was measured."""
         with self._lock:
             self._done = done
-            self._listener(StageAdvanced(self._stage, done, self._total, note))
+            self._listener(StageAdvanced(self._stage, done, self._total, note, values))
 
 
 def run_graph(

@@ -372,7 +372,8 @@ def test_a_flow_that_is_replaced_while_a_model_learns(
         if data == "stream":
             write_bytes(out, "model.json", b"{}")
 
-    monkeypatch.setattr(training, "start_engine", lambda *a, **k: SimpleNamespace(train=learn))
+    engine = SimpleNamespace(name="serial", train=learn)
+    monkeypatch.setattr(training, "start_engine", lambda *a, **k: engine)
     settings = {"model": "residual-tiny", "crop": 8, "data": data, "measure_gain": 0}
     with pytest.raises(IncompleteError, match=words):
         train(boxes, out, serial_run(train=settings))

@@ -1,8 +1,11 @@
 """Warnings reach the caller: through a listener, or through Python's ``warnings``."""
 
+import io
 import warnings
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from cosmoflow.cli.console import Reporter
 from cosmoflow.events import (
@@ -52,3 +55,40 @@ def test_steps_of_a_stage_are_said_once(capsys, verbosity, shown):
         reporter.listen(StageAdvanced("spectra", done, 4, note))
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["spectra: 4 tasks", *(f"spectra: {line}" for line in shown)]
+
+
+@each(
+    ("seconds", "total", "left"),
+    [
+        (5, 2000, ", 85 s left"),
+        (10, 2000, ", 3 min left"),
+        (400, 2000, ", 1.9 h left"),
+        (9, 300, ""),
+    ],
+)
+def test_a_stage_tells_what_it_measures_and_the_time_left(
+    capsys, monkeypatch, seconds, total, left
+):
+    """Steps before the first event are those of an earlier run: they took no time of this one."""
+    clock = SimpleNamespace(now=100.0)
+    time = SimpleNamespace(monotonic=lambda: clock.now)
+    monkeypatch.setattr("cosmoflow.cli.console.time", time)
+    monkeypatch.setattr("cosmoflow.cli.console.SPARSE_SECONDS", 1.0)
+    lines, bars = (Reporter(as_json=False, verbosity=0) for _ in range(2))
+    bars.stderr = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
+    said = "loss 0.412, residual 34.5 km/s at step 300"
+    for reporter in (lines, bars):
+        for event in (
+            StageStarted("train", total, "steps"),
+            StageAdvanced("train", 200, total),
+            StageAdvanced("train", 300, total, said.partition(", ")[2], {"loss": 0.4123}),
+        ):
+            clock.now += seconds
+            reporter.listen(event)
+        reporter.close()
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[1:] == [f"train: 200/{total}", f"train: 300/{total}  {said}{left}"]
+    # On a terminal of 80 columns nothing is cut off.
+    drawn = bars.stderr.file.getvalue()
+    assert said in drawn
+    assert (" left " if left else " taken ") in drawn

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cosmoflow.config.networks import TrainConfig
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError
-from cosmoflow.model.fitting import Fitting, TrainingJob, make_loop
+from cosmoflow.events import Message, StageAdvanced
+from cosmoflow.model.fitting import FINISHED, Fitting, TrainingJob, make_loop
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.loss import mean_square
 from cosmoflow.model.samples import (
@@ -133,8 +134,10 @@ def test_the_loss_falls_and_the_model_beats_linear_theory():
     job = TrainingJob(config, 1, CROP, [box], [(box, Block((0, 0, 0), (8, 8, 8)))])
     reports = []
     model, history = fit(job, spec, on_report=reports.append)
-    # Between them, steps are noted once in a while.
-    assert [report for report in reports if "loss" in report] == history
+    # Between them, steps are noted once in a while; a note repeats the last one.
+    *reports, last = (report for report in reports if "validation_rms" in report)
+    assert reports == history
+    assert last == {**history[-1], FINISHED: 1.0}
     assert [row["step"] for row in history] == [20, 40, 60]
     # An untrained network leaves a mean square of 1 by the choice of units.
     assert history[0]["loss"] < 1.0
@@ -418,19 +421,37 @@ def test_patience_and_a_start_keep_the_weights_that_validated_best(synthetic_box
     assert torch.equal(again.network.output.weight, model.network.output.weight)
 
 
-def test_the_stage_writes_its_history_as_it_goes(fields_store, serial_run, tmp_path):
+def test_the_stage_tells_its_loss_and_history_as_it_goes(
+    fields_store, serial_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cosmoflow.model.fitting.NOTE_SECONDS", 0.0)
     store = fields_store(16, shard=16)
     options = {**BASE, "steps": 4, "validate_every": 2, "crop": CROP, "tensorboard": True}
-    seen = []
+    seen, told, words = [], [], []
 
     def listen(event):
         path = tmp_path / "model" / "history.csv"
-        if type(event).__name__ == "StageAdvanced" and path.exists():
-            seen.append(len(path.read_text().splitlines()) - 1)
+        if isinstance(event, Message):
+            words.append(event.text)
+        if isinstance(event, StageAdvanced):
+            told.append(event)
+            if path.exists():
+                seen.append(len(path.read_text().splitlines()) - 1)
 
     train([store.url], str(tmp_path / "model"), serial_run(train=options, listener=listen))
     assert seen[0] == 1
     assert seen[-1] == 2
+    with (tmp_path / "model" / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    residual = f"residual {float(rows[0]['validation_rms']):.1f} km/s at step 2"
+    assert [event.done for event in told] == [1, 2, 3, 4]
+    assert [event.note for event in told[:3]] == ["", residual, residual]
+    losses = [event.values["loss"] for event in told]
+    assert [losses[1], losses[3]] == [float(row["loss"]) for row in rows]
+    # The mean of all three steps so far.
+    assert 2 * losses[1] < 3 * losses[2] < 2 * (losses[1] + losses[3])
+    assert "fitting the Wiener filter" in words
+    assert words[-1] == "the steps are done; next: comparing it with other models"
     assert list((tmp_path / "model" / "tensorboard").glob("events*"))
 
 

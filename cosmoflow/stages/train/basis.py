@@ -261,6 +261,7 @@ def _find_family(
     elif resumed and has_file(out, FILTER):
         family = read_family(read_bytes(out, FILTER), out, FILTER)
     else:
+        run.listener(Message("fitting the Wiener filter to the boxes"))
         family = fit_family(split, conditions, SETS[architecture.filter], run)
     filters = [family.filter(condition) for condition in conditions]
     split = _add_flows(split, filters, architecture, run, out)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from cosmoflow.config.networks import TrainConfig
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.error_fitting import fit_errors
-from cosmoflow.model.fitting import Metrics, TrainingJob, make_loop
+from cosmoflow.model.fitting import FINISHED, Metrics, TrainingJob, make_loop
 from cosmoflow.model.folder import Model
 from cosmoflow.model.names import COMPARISON, DESCRIPTION, HISTORY, RUN, WEIGHTS
 from cosmoflow.model.precision import best_device
@@ -160,8 +161,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
         _finish_baseline(out, basis, settings, crop)
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
-    progress = Progress(run.listener, "train", config.steps, "steps")
-    on_report = _Steps(progress, open_board(out, config.tensorboard))
+    on_report = _Steps(out, config, _describe_finish(config, basis), run)
     checkpoints = CheckpointFolder(join(out, "checkpoints"), config.keep_checkpoints)
     if resumed:
         _announce_checkpoint(checkpoints, run)
@@ -172,6 +172,9 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
         partial(_write_history, out),
         partial(_finish, out, basis, start),
     )
+    if engine.name == "ray":
+        crew = f"{config.workers} training worker{'s' * (config.workers > 1)}"
+        run.listener(Message(f"starting {crew} on Ray"))
     engine.train(loop, workers=config.workers, on_report=on_report)
     # Flows of fields in memory were checked when they were read; measuring gains reads them again.
     reads_on = plan.data == "streamed" or (config.measure_gain and basis.split.validation)
@@ -199,23 +202,35 @@ def _identify(
 
 
 class _Steps:
-    """Shows the step of a training, and the residual of the last validation.
+    """Shows the step of a training, its loss, and the residual of the last validation.
 
     Notes of steps come from a worker, and validations on Ray from its controller: an older step may
-    come later.
+    come later. The last metrics come in a note too, so that they are shown before what follows.
     """
 
-    def __init__(self, progress: Progress, board: Callable[[Metrics], None]) -> None:
-        self._progress, self._board = progress, board
-        self._step, self._residual = 0, ""
+    def __init__(self, out: str, config: TrainConfig, following: str, run: Run) -> None:
+        self._following, self._listener = following, run.listener
+        self._progress = Progress(run.listener, "train", config.steps, "steps")
+        self._board = open_board(out, config.tensorboard)
+        self._step, self._residual, self._finished = 0, "", False
+        self._values = dict[str, float]()
 
     def __call__(self, metrics: Metrics) -> None:
-        if "validation_rms" in metrics:
-            rms, step = metrics["validation_rms"], int(metrics["step"])
-            self._residual = f"validation residual {rms:.1f} km/s at step {step:,}"
+        step, finished = int(metrics["step"]), FINISHED in metrics
+        if "validation_rms" in metrics and not finished:
             self._board(metrics)
-        self._step = max(self._step, int(metrics["step"]))
-        self._progress.reach(self._step, self._residual)
+        if self._finished:
+            return
+        self._finished, before = finished, (self._step, self._residual)
+        if "validation_rms" in metrics:
+            self._residual = f"residual {metrics['validation_rms']:.1f} km/s at step {step:,}"
+        if "loss" in metrics and step >= self._step:
+            self._values = {"loss": metrics["loss"]}
+        self._step = max(self._step, step)
+        if not finished or before != (self._step, self._residual):
+            self._progress.reach(self._step, self._residual, **self._values)
+        if finished and self._following:
+            self._listener(Message(f"the steps are done; next: {self._following}"))
 
 
 def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
@@ -314,6 +329,17 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
         caution(run.listener, f"skipping a damaged checkpoint: {name}")
     text = "starting again: no valid checkpoint" if found is None else "continuing a checkpoint"
     run.listener(Message(f"{text} in {checkpoints.url}"))
+
+
+def _describe_finish(config: TrainConfig, basis: Basis) -> str:
+    """Return in words what :func:`_finish` does besides saving the model."""
+    gains = config.measure_gain and basis.split.validation and config.target == "velocity"
+    parts = {
+        f"{config.error_steps:,} steps that teach the size of its errors": config.error_steps,
+        "comparing it with other models": config.compare,
+        "measuring its gain": gains,
+    }
+    return ", ".join(part for part, due in parts.items() if due)
 
 
 def _finish(out: str, basis: Basis, start: Start | None, model: Model, job: TrainingJob) -> None:
