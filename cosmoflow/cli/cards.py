@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cosmoflow.cli.verdicts import judge_tuning
+from cosmoflow.cli.verdicts import judge_training
 from cosmoflow.model.names import OWN
 from cosmoflow.units import COMPONENTS, LENGTH, MASS, VELOCITY, format_bytes
 
@@ -158,7 +158,7 @@ def _model(content: Mapping[str, Any]) -> dict[str, Any]:
         "in the same blocks": None if compared is None else _others(compared["rms"]),
         "verdict": None
         if compared is None
-        else judge_tuning(compared, validation, content.get("provenance")),
+        else judge_training(compared, validation, content.get("provenance")),
     }
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from cosmoflow.cli.options import Fields, Invocation, JsonDocumentOption, Out, common_options
 from cosmoflow.cli.show import show_models, show_store
 from cosmoflow.cli.training import show_training, suggest_next
-from cosmoflow.cli.verdicts import judge_tuning
+from cosmoflow.cli.verdicts import judge_training
 
 
 @common_options("train.batch=4", "train", "seed")
@@ -47,7 +47,7 @@ def train(
     facts["boxes"] = count_boxes(spec.provenance)
     compared = read_comparison(out)
     kept = read_validation(out, spec.provenance)
-    verdict = None if compared is None else judge_tuning(compared, kept, spec.provenance)
+    verdict = None if compared is None else judge_training(compared, kept, spec.provenance)
     further = suggest_next(fields, out, spec.target, compared, begun)
     call.reporter.result(
         {**facts, "validation": compared, "kept": kept, "verdict": verdict, "next": further},

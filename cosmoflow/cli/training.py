@@ -51,7 +51,9 @@ def suggest_next(
     # A lone box trained the model, but for a slab: a report on it would flatter.
     reported = len(fields) > 1
     # `evaluate` adds the shipped model by itself, but not another start.
-    if reported and start not in (None, DEFAULT_MODEL):
+    # A filter is the one that it started from.
+    tuned = compared is None or compared.get("learns", True)
+    if reported and tuned and start not in (None, DEFAULT_MODEL):
         models["-start"] = start
     predictions = {
         _unused(f"{stem}-{target}{end}", ".zarr"): model for end, model in models.items()
@@ -64,9 +66,10 @@ def suggest_next(
         report = _unused(f"{stem}-report", "")
         commands.append(["cosmoflow", "evaluate", box, *predictions, "--out", report])
     # A training that began with the shipped model had too few steps, or gains nothing.
-    if is_behind(compared) and len(fields) <= _MOST_FIELDS and start is None:
-        tuned = _unused(f"{out.rstrip('/')}-tuned", "")
-        commands.append(["cosmoflow", "train", *fields, "--from", DEFAULT_MODEL, "--out", tuned])
+    fresh = start is None or not tuned
+    if is_behind(compared) and len(fields) <= _MOST_FIELDS and fresh:
+        better = _unused(f"{out.rstrip('/')}-tuned", "")
+        commands.append(["cosmoflow", "train", *fields, "--from", DEFAULT_MODEL, "--out", better])
     return [shlex.join(command) for command in commands]
 
 
@@ -105,7 +108,7 @@ def show_training(
     compared : mapping or None
         The comparison with other models.
     verdict : str or None
-        Whether tuning helped.
+        Which model is best, and whether tuning helped.
     further : sequence of str
         Commands to type next.
     """

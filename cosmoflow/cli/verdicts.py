@@ -1,4 +1,4 @@
-"""What a tuning achieved, and what to try next, in words."""
+"""What a training achieved, and what to try next, in words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SLOWER = 4.0
 """Factor of the rates in the advice to lower them."""
 
 
-def judge_tuning(
+def judge_training(
     compared: Mapping[str, Any],
     validation: Mapping[str, Any] | None,
     provenance: Mapping[str, Any] | None,
 ) -> str | None:
-    """Return in a few sentences whether tuning helped; None if the start was not compared.
+    """Return in a few sentences which model is best, and whether tuning helped.
 
     Parameters
     ----------
@@ -27,16 +27,66 @@ def judge_tuning(
         The validation of the weights that were kept, of
         :func:`cosmoflow.stages.inspect.read_validation`.
     provenance : mapping or None
-        Provenance of the model, which has the rates of the training.
+        Provenance of the model, which has the settings of the training.
+
+    Returns
+    -------
+    str or None
+        None if the model was compared with no other.
     """
-    rms, start = compared["rms"], compared.get("start")
-    if start not in rms:
+    rms, start = dict(compared["rms"]), compared.get("start")
+    train = ((provenance or {}).get("config") or {}).get("train") or {}
+    tuning = None
+    if start in rms and not compared.get("learns", True):
+        name = train.get("model", "its architecture")
+        del rms[start]
+        tuning = (
+            f"nothing was tuned: {name} has no network, and this model is the one that it started "
+            f"from; to fit it to these boxes, train --model {name} without --from"
+        )
+    elif start in rms:
+        tuning = _judge_tuning(rms[OWN], rms[start], validation or {}, train)
+    best = _name_best(rms, tuned=None if tuning is None else start)
+    return "; ".join(filter(None, (tuning, best))) or None
+
+
+def _name_best(rms: Mapping[str, float], tuned: str | None) -> str | None:
+    """Return which model is best; None if there is one, or if that of a tuning has been said.
+
+    Parameters
+    ----------
+    rms : mapping
+        Residual of each model, km/s.
+    tuned : str or None
+        Name of the model that a tuning, on which there is a verdict, started from.
+    """
+    best, *others = sorted(rms, key=lambda name: rms[name])
+    if not others or (tuned in rms and best in (OWN, tuned)):
         return None
-    validation = validation or {}
-    own, before = (f"{rms[one]:.1f} {VELOCITY}" for one in (OWN, start))
-    difference = format_difference(rms[OWN], rms[start])
-    helped = is_less(rms[OWN], rms[start])
-    no_worse = rms[OWN] < rms[start]
+    other = others[0] if best == OWN else OWN
+    one, two = (f"{rms[name]:.1f} {VELOCITY}" for name in (best, other))
+    if not is_less(rms[best], rms[other]):
+        return f"{best} ({one}) and {other} ({two}) differ by 1 % or less: neither is clearly best"
+    difference = format_difference(rms[best], rms[other])
+    return f"{best} is the best of these: it leaves {one}, {difference} {other} ({two})"
+
+
+def _judge_tuning(
+    rms: float, begun: float, validation: Mapping[str, Any], train: Mapping[str, Any]
+) -> str:
+    """Return whether tuning helped.
+
+    Parameters
+    ----------
+    rms, begun : float
+        Residuals of the model and of the one that it started from, km/s.
+    validation, train : mapping
+        The validation of the weights that were kept, and the settings of the training.
+    """
+    own, before = (f"{one:.1f} {VELOCITY}" for one in (rms, begun))
+    difference = format_difference(rms, begun)
+    helped = is_less(rms, begun)
+    no_worse = rms < begun
     outcome = "helped" if helped else "made no clear difference" if no_worse else "did not help"
     if not helped and validation.get("step") == 0:
         text = (
@@ -56,13 +106,12 @@ def judge_tuning(
         return text
     rest = "tune for more steps"
     if later is not None:
-        rest = f"try more boxes, or a lower rate{_lower(provenance)}"
+        rest = f"try more boxes, or a lower rate{_lower(train)}"
     return f"{text}: keep the model that it started from, or {rest}"
 
 
-def _lower(provenance: Mapping[str, Any] | None) -> str:
+def _lower(train: Mapping[str, Any]) -> str:
     """Return the settings of lower rates, in brackets."""
-    config = ((provenance or {}).get("config") or {}).get("train") or {}
-    names = ["learning_rate"] + ["muon_rate"] * (config.get("optimiser") == "muon")
-    rates = [f"--set train.{name}={config[name] / _SLOWER:.2g}" for name in names if name in config]
+    names = ["learning_rate"] + ["muon_rate"] * (train.get("optimiser") == "muon")
+    rates = [f"--set train.{name}={train[name] / _SLOWER:.2g}" for name in names if name in train]
     return f" ({' '.join(rates)})" if rates else ""

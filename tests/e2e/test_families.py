@@ -87,6 +87,17 @@ def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):
     assert compared["start"] == f"its start ({PurePosixPath(url).name})"
     assert compared["rms"][compared["start"]] == pytest.approx(compared["rms"]["this model"])
     assert make_card(inspect(str(tmp_path / "tuned")))["started from"] == url
+    # A filter has nothing to tune: it is taken over, or fitted anew for a family.
+    made, settings = str(tmp_path / "filter"), {"model": "wiener", "crop": 8}
+    train(boxes[:1], made, serial_run(train=settings))
+    for few, same in ((boxes[:1], True), (boxes, False)):
+        out = f"{made}-{len(few)}"
+        train(few, out, serial_run(train={**settings, "start": made}))
+        compared = read_comparison(out)
+        assert (compared["start"], compared["learns"]) == ("its start (filter)", False)
+        rms = compared["rms"]
+        assert (rms.get("its start (filter)") == rms["this model"]) is same
+        assert ("fitted anew" in compared["skipped"].get("its start (filter)", "")) is not same
     unset = {key: OPTIONS[key] for key in ("steps", "batch", "crop", "precision")}
     train(boxes[:1], str(tmp_path / "default"), serial_run(train={**unset, "start": url}))
     said = load_model(str(tmp_path / "default")).spec.provenance["config"]["train"]

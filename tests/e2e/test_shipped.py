@@ -9,7 +9,7 @@ import xarray as xr
 import zarr
 
 from cosmoflow.cli.app import run_app
-from cosmoflow.cli.verdicts import judge_tuning
+from cosmoflow.cli.verdicts import judge_training
 from cosmoflow.model.registry import find_architecture, geometry_of
 from cosmoflow.model.samples import validation_blocks
 from cosmoflow.stages.infer import find_shipped
@@ -77,7 +77,7 @@ def test_models_are_compared_with_what_ships(
     assert tuned["start"] == "residual-small (ships)"
     assert tuned["rms"]["this model"] <= 1.01 * tuned["rms"][tuned["start"]]
     verdict = inspect("own-tuned")
-    assert judge_tuning(tuned, verdict["validation"], verdict["provenance"]) in said
+    assert judge_training(tuned, verdict["validation"], verdict["provenance"]) in said
     assert (tmp_path / "own-tuned" / "history.csv").read_text().splitlines()[1].startswith("0.0,,")
     assert "-velocity-3.zarr' --model ./own-tuned\n" in said
     assert "cells of second box.zarr" in said

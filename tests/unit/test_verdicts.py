@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from cosmoflow.cli.training import show_training
-from cosmoflow.cli.verdicts import judge_tuning
+from cosmoflow.cli.verdicts import judge_training
 from cosmoflow.model.names import OWN
 from cosmoflow.stages.evaluate.report import page
 from cosmoflow.stages.inspect import read_validation
@@ -34,11 +34,47 @@ def test_a_tuning_is_judged_in_words(own, kept, words):
     kept |= {} if kept["step"] == 600 else {"later": {"step": 600, "rms": 37.6}}
     compared = {"rms": {"this model": own, "its start": 36.0}, "start": "its start"}
     rates = {"optimiser": "muon", "learning_rate": 5e-4, "muon_rate": 0.01}
-    said = judge_tuning(compared, kept, {"config": {"train": rates}})
+    said = judge_training(compared, kept, {"config": {"train": rates}})
     assert words in said
     lower = "(--set train.learning_rate=0.00013 --set train.muon_rate=0.0025)"
     assert ("more steps make it worse" in said) == (lower in said) == ("later" in kept)
-    assert judge_tuning(compared | {"start": None}, kept, None) is None
+    assert "best of these" not in said
+    assert judge_training({"rms": {OWN: own}, "start": None}, kept, None) is None
+
+
+@each(
+    ("rms", "start", "words"),
+    [
+        (
+            {OWN: 81.0, "its Wiener filter": 84.5, "residual-small (ships)": 90.0},
+            None,
+            "this model is the best of these: it leaves 81.0 km/s, 4.1 % less than its Wiener "
+            "filter (84.5 km/s)",
+        ),
+        (
+            {OWN: 81.0, "its Wiener filter": 84.5, "residual-small (ships)": 75.9},
+            None,
+            "residual-small (ships) is the best of these: it leaves 75.9 km/s, 6.3 % less than "
+            "this model (81.0 km/s)",
+        ),
+        ({OWN: 81.0, "residual-small (ships)": 80.5}, None, "neither is clearly best"),
+        ({OWN: 81.0, "its start": 90.0, "its Wiener filter": 70.0}, "its start", "tuning helped: "),
+        (
+            {OWN: 81.0, "its start": 90.0, "its Wiener filter": 70.0},
+            "its start",
+            "; its Wiener filter is the best of these: it leaves 70.0",
+        ),
+        (
+            {OWN: 122.0, "wiener (ships)": 122.0, "residual-small (ships)": 110.2},
+            "wiener (ships)",
+            "it to these boxes, train --model wiener without --from; residual-small (ships) is the "
+            "best of these: it leaves 110.2",
+        ),
+    ],
+)
+def test_the_best_of_the_models_compared_is_named(rms, start, words):
+    compared = {"rms": rms, "start": start, "learns": start != "wiener (ships)"}
+    assert words in judge_training(compared, None, {"config": {"train": {"model": "wiener"}}})
 
 
 @each(

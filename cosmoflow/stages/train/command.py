@@ -158,7 +158,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     if not architecture.learns:
         for store in stores:
             store.check_unchanged()
-        _finish_baseline(out, basis, settings, crop)
+        _finish_baseline(out, basis, start, settings, crop)
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
     on_report = _Steps(out, config, _describe_finish(config, basis), run)
@@ -355,11 +355,13 @@ def _finish(out: str, basis: Basis, start: Start | None, model: Model, job: Trai
         save_model(out, model)
 
 
-def _finish_baseline(out: str, basis: Basis, settings: Settings, crop: int) -> None:
+def _finish_baseline(
+    out: str, basis: Basis, start: Start | None, settings: Settings, crop: int
+) -> None:
     """Save a filter, which has no network to train, and compare it."""
     save_model(out, model := make_model(basis.spec))
     if settings.train.compare:
-        keep_comparison(out, model, make_job(basis.split, settings, crop), basis)
+        keep_comparison(out, model, make_job(basis.split, settings, crop), basis, start)
 
 
 def _write_history(out: str, history: list[Metrics]) -> None:

@@ -58,7 +58,8 @@ def compare(
     dict
         ``blocks`` and ``cells`` compared; ``rms``, the 3-D residual of each method, km/s;
         ``skipped``, why a method is not compared; ``start``, the method that the training started
-        from, or None; ``learned_from``, whether a validation box is a copy of a training box.
+        from, or None; ``learns``, whether the model has a network to train; ``learned_from``,
+        whether a validation box is a copy of a training box.
     """
     squares, cells = sum_squares(model, job.validation, job.config.precision, best_device())
     rms, skipped = {OWN: math.sqrt(squares / cells)}, dict[str, str]()
@@ -77,10 +78,11 @@ def compare(
     began = None
     if start is not None:
         last = PurePosixPath(start.name).name
-        began = SHIPPED if start.name == DEFAULT_MODEL else f"its start ({last})"
+        labels = {name: label for label, name in rivals}
+        began = labels.get(start.name, f"its start ({last})")
         # A shipped model that a box does not fit is no rival, but it may still be the start.
         if began not in rms:
-            found = _compare_start(job, basis, start)
+            found = _compare_start(model, rms[OWN], job, basis, start)
             if isinstance(found, str):
                 skipped[began] = found
             else:
@@ -93,6 +95,7 @@ def compare(
         "rms": rms,
         "skipped": skipped,
         "start": began,
+        "learns": architecture.learns,
         "learned_from": _learned_from(basis.split),
     }
 
@@ -113,15 +116,28 @@ def keep_comparison(
     write_bytes(out, COMPARISON, f"{content}\n".encode())
 
 
-def _compare_start(job: TrainingJob, basis: Basis, start: Start) -> float | str:
-    """Return the residual of the model that a training started from, or why it is not compared."""
+def _compare_start(
+    model: Model, rms: float, job: TrainingJob, basis: Basis, start: Start
+) -> float | str:
+    """Return the residual of the model that a training started from, or why it is not compared.
+
+    Parameters
+    ----------
+    model : VelocityModel or ModelFamily
+        The new model. If it has no network, it is its start, unless it is a family and that is not.
+    rms : float
+        Residual of the new model, km/s.
+    """
     device = best_device()
     # The new model is whole: a start that was moved meanwhile must not fail it.
     try:
-        model = begin_training(basis, start, "all").to(device).eval()
+        if not find_architecture(model.spec.architecture).learns:
+            same = isinstance(start.load(), type(model))
+            return rms if same else "its filter was fitted anew, to boxes of several conditions"
+        begun = begin_training(basis, start, "all").to(device).eval()
     except CosmoflowError as error:
         return error.what
-    squares, cells = sum_squares(model, job.validation, job.config.precision, device)
+    squares, cells = sum_squares(begun, job.validation, job.config.precision, device)
     return math.sqrt(squares / cells)
 
 
