@@ -25,6 +25,7 @@ from cosmoflow.storage.urls import (
     damage,
     exists,
     find_bytes,
+    has_file,
     holds_only_partial_files,
     local_path,
     open_group,
@@ -70,17 +71,20 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
             )
     if (path := local_path(url)) is not None:
         _check_place(path)
-    if existing == "overwrite" and exists(url) and not is_ours(url):
+    if existing == "resume" or not exists(url):
+        return
+    if not is_ours(url):
         raise OutputExistsError(
             "the output exists and was not made by cosmoflow, so --overwrite does not replace it",
             where=url,
             remedy="delete it yourself, or give the output another name",
         )
-    if existing == "error" and exists(url):
+    if existing == "error":
+        finish = "--resume to finish it with the settings that it was begun with, "
         raise OutputExistsError(
             "the output exists already",
             where=url,
-            remedy="--overwrite to replace it, --resume to finish it, or another name",
+            remedy=f"{'' if _is_whole(url) else finish}--overwrite to replace it, or another name",
         )
 
 
@@ -117,6 +121,25 @@ def is_ours(url: str) -> bool:
     except (DataError, StorageError):
         return holds_only_partial_files(url)
     return str(attributes.get("format", "")).startswith("cosmoflow/")
+
+
+def _is_whole(url: str) -> bool:
+    """Return whether nothing is left to finish in what cosmoflow made at a URL."""
+    path = local_path(url)
+    if path is not None and path.is_file():
+        return True
+    mark, *_, model = OUTPUT_MARKS
+    if (content := find_bytes(url, mark)) is not None:
+        try:
+            return bool(json.loads(content).get(STATUS) == COMPLETE)
+        except (ValueError, AttributeError):
+            return False
+    if any(_is_mark(url, name) for name in OUTPUT_MARKS):
+        return has_file(url, model)
+    try:
+        return bool(attributes_of(open_group(url)).get(STATUS, COMPLETE) == COMPLETE)
+    except (DataError, StorageError):
+        return False
 
 
 def _is_spectrum(path: Path) -> bool:
@@ -188,10 +211,11 @@ def _is_resumable(url: str, attributes: dict[str, Any]) -> bool:
     except DataError:
         if holds_only_partial_files(url):
             return False
+        replace = "--overwrite to replace it, or another name"
         raise OutputExistsError(
             "the output exists and cannot be resumed",
             where=url,
-            remedy="--overwrite to replace it, or another name",
+            remedy=replace if is_ours(url) else "delete it yourself, or another name",
         ) from None
     if found.attrs.get("format") != attributes["format"]:
         raise ConfigError(
@@ -283,10 +307,17 @@ def begun_config(url: str) -> dict[str, Any]:
     return dict(config)
 
 
-def mark_folder(url: str, stage: str) -> None:
-    """Mark a folder as an output of a stage, which ``--overwrite`` may replace."""
-    content = json.dumps({"format": f"cosmoflow/{stage}", "format_version": FORMAT_VERSION})
-    write_bytes(url, OUTPUT_MARKS[0], f"{content}\n".encode())
+def mark_folder(url: str, stage: str, status: str | None = None) -> None:
+    """Mark a folder as an output of a stage, which ``--overwrite`` may replace.
+
+    Parameters
+    ----------
+    status : str, optional
+        :data:`INCOMPLETE` or :data:`COMPLETE`, if the stage keeps it up to date.
+    """
+    content = {"format": f"cosmoflow/{stage}", "format_version": FORMAT_VERSION}
+    content |= {} if status is None else {STATUS: status}
+    write_bytes(url, OUTPUT_MARKS[0], f"{json.dumps(content)}\n".encode())
 
 
 def is_barely_begun(url: str) -> bool:

@@ -184,11 +184,14 @@ def test_settings_that_are_not_given_follow_from_the_model_to_start_from(runs):
 def test_existing_outputs(box, tmp_path):
     out = str(tmp_path / "a")
     cosmoflow.paint(box.url, out, grid=8)
-    # The remedy is one of Python's.
-    refused(
-        OutputExistsError, 2, lambda: cosmoflow.paint(box.url, out, grid=8), "overwrite=True",
-        "resume=True",
-    )  # fmt: skip
+    # The remedies are those of Python.
+    remedies = {"complete": "; in Python overwrite=True", "incomplete": "; in Python resume=True, "}
+    for status, remedy in remedies.items():
+        zarr.open_group(out).attrs["status"] = status
+        refused(
+            OutputExistsError, 2, lambda: cosmoflow.paint(box.url, out, grid=8), "overwrite=True",
+            remedy,
+        )  # fmt: skip
     assert cosmoflow.paint(box.url, out, grid=8, resume=True).sizes["x"] == 8
     assert cosmoflow.paint(box.url, out, grid=6, overwrite=True).sizes["x"] == 6
 

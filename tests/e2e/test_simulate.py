@@ -38,10 +38,8 @@ def test_snapshots_pairs_and_initial_fields(tmp_path, cosmoflow):
     """At an early time particles are where the stored linear displacement puts them."""
     out = tmp_path / "boxes"
     options = ["--redshift=0,20", "--count=2", "--method=2lpt", "--set=simulate.initial_fields=1"]
-    options += ["--set=simulate.paired=true"]
-    code, events, err = cosmoflow(
-        "simulate", out, *TINY, *options, "--json", "--set=simulate.start_redshift=40"
-    )
+    options += ["--set=simulate.paired=true", "--set=simulate.start_redshift=40"]
+    code, events, err = cosmoflow("simulate", out, *TINY, *options, "--json")
     assert code == 0, err
     names = {path.name for path in out.glob("*.zarr")}
     assert names == {
@@ -50,6 +48,11 @@ def test_snapshots_pairs_and_initial_fields(tmp_path, cosmoflow):
     assert [store.rsplit("/", 1)[1] for store in events[-1]["stores"]] == [
         "box-0000-z20.zarr", "box-0000-z0.zarr", "box-0001-z20.zarr", "box-0001-z0.zarr",
     ]  # fmt: skip
+    # All are there, so that there is nothing to resume.
+    code, _, err = cosmoflow("simulate", out, *TINY, *options)
+    assert code == 2
+    assert "--overwrite to replace it" in err
+    assert "--resume" not in err
     background = Background(CosmologyConfig())
     growth = background.growth(1.0 / 21.0)
     rate = background.growth_rate_hubble(1.0 / 21.0)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 from cosmoflow.errors import (
@@ -20,7 +21,7 @@ from cosmoflow.storage.fields import (
     finished_shards,
     write_block,
 )
-from cosmoflow.storage.outputs import check_output
+from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
 from tests.cases import each
 from tests.conftest import cut, make_metadata, refused, rows_of
@@ -32,18 +33,44 @@ NEW = {"shard": 8, "chunk": 4}
 # Beginning, resuming, finishing
 
 
-def test_an_existing_output_is_refused_without_flags(fields_store, tmp_path):
-    made = fields_store(12)
+def test_an_existing_output_is_refused_with_remedies_that_help(fields_store, tmp_path):
+    """What is whole is not to be resumed; what others made is not to be replaced."""
+    made, begun, foreign = fields_store(12), fields_store(12, finish=False), tmp_path / "notes"
+    trained, training, boxes, simulating, demo, curve = (
+        tmp_path / name for name in ("a", "b", "c", "d", "e", "f.nc")
+    )
+    for model in (trained, training):
+        model.mkdir()
+        (model / "run.json").write_text('{"digest": "0"}')
+    (trained / "model.json").write_text('{"weights_sha256": "0"}')
+    mark_folder(str(boxes), "boxes", "complete")
+    mark_folder(str(simulating), "boxes", "incomplete")
+    # A demo may go on with other settings.
+    mark_folder(str(demo), "demo")
+    xr.Dataset(attrs={"format": "cosmoflow/spectra"}).to_netcdf(curve, engine="scipy")
+    foreign.mkdir()
+    check_output(str(foreign), "error")
+    (foreign / "a.txt").write_text("mine")
+    finish, replace = "--resume to finish it", "--overwrite to replace it"
+    for remedies, outputs in {
+        (replace,): (made.url, trained, boxes, curve),
+        (finish, replace): (begun.url, training, simulating, demo),
+        ("delete it yourself",): (foreign,),
+    }.items():
+        for out in outputs:
+            with pytest.raises(OutputExistsError) as caught:
+                check_output(str(out), "error")
+            said = caught.value.remedy
+            assert [words in said for words in (finish, replace, "delete it yourself")] == [
+                words in remedies for words in (finish, replace, "delete it yourself")
+            ], out
+    # Creating a store asks the same.
     refused(
         OutputExistsError, 2,
         lambda: create_fields(made.url, made.metadata, 12, ("density",), **NEW),
-        made.url, "--overwrite", "--resume",
+        made.url, replace,
     )  # fmt: skip
     np.testing.assert_array_equal(FieldStore(made.url).read("density"), made.density)
-    (tmp_path / "notes").mkdir()
-    check_output(str(tmp_path / "notes"), "error")
-    (tmp_path / "notes" / "a.txt").write_text("mine")
-    refused(OutputExistsError, 2, lambda: check_output(str(tmp_path / "notes"), "error"))
 
 
 def test_places_that_take_no_output(fields_store, tmp_path, monkeypatch):
@@ -121,6 +148,7 @@ def test_a_folder_of_something_else_is_never_resumed_into(tmp_path):
         lambda: create_fields(
             str(tmp_path), make_metadata(), 12, ("density",), existing="resume", **NEW
         ),
+        "delete it yourself",
     )  # fmt: skip
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -188,8 +188,9 @@ def _provenance(inputs: Inputs, run: Run) -> dict[str, Any]:
 
 def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]) -> None:
     """Refuse an existing folder that may not be replaced."""
-    stores = [inputs.true, *inputs.found.values()]
-    check_output(out, run.existing, [store.url for store in stores])
+    stores = [store.url for store in (inputs.true, *inputs.found.values())]
+    # Of outputs of other kinds the error is the one below: --overwrite would not help.
+    check_output(out, "overwrite" if run.existing == "error" else run.existing, stores)
     # A run that was killed before its first mark leaves an empty folder.
     if not exists(out) or (Path(out).is_dir() and holds_only_partial_files(out)):
         return
@@ -203,6 +204,7 @@ def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]
             limit=f"format: {_FORMAT}",
             remedy="give the report another name",
         )
+    check_output(out, run.existing, stores)
     if run.existing == "resume":
         check_same_run(found.get("provenance", {}), provenance, out, "report")
 

@@ -21,6 +21,7 @@ from cosmoflow.stages.simulate.boxes import (
     simulate_box,
 )
 from cosmoflow.storage.claims import Claim
+from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE
 from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.particles import ParticleStore, shard_rows
 from cosmoflow.storage.requests import Requests, count_writes
@@ -174,6 +175,9 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
                 todo[index] = box, given
         if todo:
             _run_boxes(engine, todo, plan.worker_memory, progress, claim)
+        if is_folder(settings):
+            claim.check()
+            mark_folder(out, "boxes", COMPLETE)
     run.listener(StageFinished("simulate", {"out": out, **plan.details}))
     return [ParticleStore(url) for box in boxes for url in box.snapshots.values()]
 
@@ -240,4 +244,4 @@ def _begin_folder(out: str, run: Run) -> None:
         )
     if run.existing == "overwrite" and exists(out):
         remove(out)
-    mark_folder(out, "boxes")
+    mark_folder(out, "boxes", INCOMPLETE)

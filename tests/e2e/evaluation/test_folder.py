@@ -268,7 +268,7 @@ def test_another_report_is_not_resumed(stores, box, serial_run, tmp_path):
     assert contents(out) == before
 
 
-@each("existing", ["resume", "overwrite"])
+@each("existing", ["error", "resume", "overwrite"])
 def test_other_outputs_are_no_reports(stores, box, serial_run, tmp_path, existing):
     """A report would be written into them."""
     truth, predictions = stores(20)
