@@ -60,10 +60,16 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
         "grid": None if grid is None else f"{grid}^3 cells of {cell:.4g} {LENGTH}",
         "region": _region(content),
         "fields": ", ".join(name for name in names if name not in _FLOWS),
+        "rms velocity": describe_rms(content.get("velocity_rms")),
         "kept flows": "; ".join(f"{name}, {_FLOWS[name]}, for networks" for name in flows),
         **describe_sampling(content.get("sampling") or {}, has_density="density" in names),
         **_box(content),
     }
+
+
+def describe_rms(found: float | None) -> str | None:
+    """Return the rms velocity of a box as text; None if it is not known."""
+    return None if found is None else f"{found:.1f} {VELOCITY} (3-D, over all cells)"
 
 
 def describe_sampling(sampling: Mapping[str, Any], *, has_density: bool = False) -> dict[str, Any]:

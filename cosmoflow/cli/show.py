@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cosmoflow.cli.cards import describe_sampling
+from cosmoflow.cli.cards import describe_rms, describe_sampling
 from cosmoflow.model.names import DEFAULT_MODEL
 from cosmoflow.tables import WIDTH, shorten
 from cosmoflow.units import LENGTH
@@ -217,9 +217,12 @@ def show_store(call: Invocation, what: str, out: str) -> None:
     found = store.metadata.sampling
     sampling = {} if found is None else found.to_attribute()
     shown = facts | describe_sampling(sampling, has_density="density" in store.variables)
+    shown["rms velocity"] = describe_rms(store.velocity_rms)
     shown = {name: value for name, value in shown.items() if value is not None} | {"grid": cells}
     if "region" in shown:
         shown["region"] = f"{' x '.join(map(str, facts['region']))} cells"
+    if store.velocity_rms is not None:
+        facts["velocity_rms"] = store.velocity_rms
     if sampling:
         facts["sampling"] = json.dumps(sampling)
     call.reporter.result(facts, lambda console: show_facts(console, what, shown))

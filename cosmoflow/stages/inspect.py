@@ -20,6 +20,7 @@ from cosmoflow.storage.metadata import (
     COMPLETE,
     SAMPLING,
     STATUS,
+    VELOCITY_RMS,
     attributes_of,
     check_zarr_format,
 )
@@ -127,7 +128,7 @@ def _describe_store(url: str) -> dict[str, Any]:
     }
     for key in (
         "box_size", "redshift", "cosmology", "unknown_expansion", "redshift_space",
-        "particle_mass", SAMPLING, REGION, "provenance",
+        "particle_mass", SAMPLING, VELOCITY_RMS, REGION, "provenance",
     ):  # fmt: skip
         if key in attributes:
             content[key] = attributes[key]

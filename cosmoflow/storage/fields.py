@@ -23,7 +23,12 @@ from cosmoflow.storage.layout import (
     shard_cells,
 )
 from cosmoflow.storage.ledger import LEDGER_GROUP, Ledger, writing_shard
-from cosmoflow.storage.metadata import BoxMetadata, attributes_of, flat_attributes
+from cosmoflow.storage.metadata import (
+    VELOCITY_RMS,
+    BoxMetadata,
+    attributes_of,
+    flat_attributes,
+)
 from cosmoflow.storage.outputs import Existing, begin_group
 from cosmoflow.storage.piecewise import read_in_pieces
 from cosmoflow.storage.together import together
@@ -132,6 +137,12 @@ class FieldStore(Store):
         """The cells that the store holds; None if it holds the whole grid."""
         found = attributes_of(self.group).get(finite.REGION)
         return None if found is None else finite.region_block(found)
+
+    @property
+    def velocity_rms(self) -> float | None:
+        """The 3-D rms velocity over cells, km/s; None if what made the store did not note it."""
+        found = attributes_of(self.group).get(VELOCITY_RMS)
+        return float(found) if isinstance(found, int | float) else None
 
     @property
     def cell_size(self) -> float:

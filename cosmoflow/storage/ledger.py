@@ -137,22 +137,35 @@ def begin_counts(url: str, shards: int) -> None:
     group = open_group_for_writing(url)
     with storage_errors(url):
         found = group.get(EMPTY_CELLS)
-        if isinstance(found, zarr.Array) and found.shape == (shards, 2):
+        # Outputs that an older cosmoflow began have no squares.
+        if isinstance(found, zarr.Array) and found.shape in ((shards, 2), (shards, 3)):
             return
         # Two dimensions distinguish it from the ledgers of finished shards, which have one.
         group.create_array(
-            EMPTY_CELLS, shape=(shards, 2), chunks=(1, 2), dtype="int64", fill_value=_NOT_COUNTED,
+            EMPTY_CELLS, shape=(shards, 3), chunks=(1, 3), dtype="int64", fill_value=_NOT_COUNTED,
             compressors=None, dimension_names=("shard", "count"), overwrite=True,
         )  # fmt: skip
 
 
-def write_count(url: str, shard: int, empty: int, unfilled: int = 0, *, digest: str) -> None:
-    """Write the number of empty cells of a shard. Call it before the shard is marked as finished.
+def write_count(
+    url: str,
+    shard: int,
+    empty: int,
+    unfilled: int = 0,
+    *,
+    velocity: NDArray[np.float32] | None = None,
+    digest: str,
+) -> None:
+    """Write the number of empty cells of a shard, and the sum of the squares of its velocity.
+
+    Call it before the shard is marked as finished.
 
     Parameters
     ----------
     empty, unfilled : int
         Number of cells whose density is zero, and of those that the fill ``nearest`` did not reach.
+    velocity : (3, x, y, z) float32 array, optional
+        Velocity in the shard, km/s, if the output has one.
     digest : str
         Digest of the run that the shard belongs to.
 
@@ -165,11 +178,25 @@ def write_count(url: str, shard: int, empty: int, unfilled: int = 0, *, digest: 
     check_run(group, digest, url)
     with storage_errors(url):
         counts: Any = group[EMPTY_CELLS]
-        counts[shard] = (empty, unfilled)
+        found = (empty, unfilled, 0 if velocity is None else _sum_squares(velocity))
+        counts[shard] = found[: counts.shape[1]]
 
 
-def sum_counts(url: str) -> tuple[int, int]:
-    """Return how many cells of an output are empty, and how many of those the fill did not reach.
+def _sum_squares(velocity: NDArray[np.float32]) -> int:
+    """Return the sum of the squares of a velocity, rounded: whole numbers add up in any order."""
+    planes = (plane for component in velocity for plane in component)
+    return round(sum(float(np.square(plane, dtype=np.float64).sum()) for plane in planes))
+
+
+def sum_counts(url: str) -> tuple[int, int, int | None]:
+    """Return the sums over all shards of what :func:`write_count` wrote.
+
+    Returns
+    -------
+    empty, unfilled : int
+        Number of empty cells, and of those that the fill did not reach.
+    squares : int or None
+        Sum of the squared velocities, (km/s)^2; None if an older cosmoflow began the output.
 
     Raises
     ------
@@ -181,5 +208,5 @@ def sum_counts(url: str) -> tuple[int, int]:
         found: NDArray[np.int64] = np.asarray(counts[:], np.int64)
     if (found == _NOT_COUNTED).any():
         raise RuntimeError(f"{url}: the empty cells of a finished shard were not counted")
-    empty, unfilled = found.sum(axis=0).tolist()
-    return empty, unfilled
+    empty, unfilled, *squares = found.sum(axis=0).tolist()
+    return empty, unfilled, squares[0] if squares else None

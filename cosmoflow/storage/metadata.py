@@ -27,6 +27,8 @@ IDENTITY = "identity_version"
 """Key in a provenance; its presence says that the digests of the inputs depend on their data."""
 _IDENTITY_VERSION = 1
 SAMPLING = "sampling"
+VELOCITY_RMS = "velocity_rms"
+"""Attribute of fields whose velocities were summed: the 3-D rms velocity over cells, km/s."""
 INCOMPLETE = "incomplete"
 COMPLETE = "complete"
 
@@ -229,6 +231,23 @@ def _check_cosmology(said: Any, where: str) -> None:
             value=said,
             remedy="set it on the group: cosmology with h, Omega_m, Omega_b, sigma8, n_s",
         )
+
+
+def note_rms(squares: int | None, grid: int, variables: Iterable[str]) -> dict[str, float]:
+    """Return the attribute with the rms velocity; empty if no velocity was summed.
+
+    Parameters
+    ----------
+    squares : int or None
+        Sum of the squared velocities over all cells, (km/s)^2.
+    grid : int
+        Cells per axis.
+    variables : iterable of str
+        Fields of the store.
+    """
+    if squares is None or "velocity" not in variables:
+        return {}
+    return {VELOCITY_RMS: math.sqrt(squares / grid**3)}
 
 
 def attributes_of(group: zarr.Group) -> dict[str, Any]:

@@ -210,8 +210,13 @@ def test_the_empty_cells_are_counted_to_the_last(fields, sparse, serial_run, tmp
     assert 0.2 < expected["empty_share"] < 0.8
     assert inspect(out)["sampling"] == expected
     assert inspect(out)["shards"] == {"fields": "27 of 27"}
+    # The squares are summed by shards, in whole (km/s)^2.
+    true = FieldStore(out).read("velocity").astype(np.float64)
+    rms = float(np.sqrt(np.square(true).sum(axis=0).mean()))
+    assert inspect(out)["velocity_rms"] == pytest.approx(rms, rel=1e-4)
     assert run_app(["info", out]) == 0
     printed = capsys.readouterr().out
+    assert f"  rms velocity: {rms:.1f} km/s (3-D, over all cells)\n" in printed
     share = f"{100 * expected['empty_share']:.2g} %"
     assert f"  empty cells: {share}, velocity there: the mean flow of the box\n" in printed
     assert "  particles per cell: 0.125\n" in printed
@@ -236,6 +241,7 @@ def test_a_resumed_run_counts_the_shards_that_were_finished_before(sparse, seria
     paint(sparse, parts, serial_run(paint=options, existing="resume"))
     found = FieldStore(parts).metadata.sampling
     assert found == FieldStore(whole).metadata.sampling
+    assert FieldStore(parts).velocity_rms == FieldStore(whole).velocity_rms > 0.0
     assert found.empty_share == (FieldStore(parts).read("density") == 0.0).mean()
 
 

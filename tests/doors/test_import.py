@@ -309,6 +309,8 @@ def test_arrays_in_memory(tmp_path, serial_run):
     run = serial_run(existing="overwrite")
     cosmoflow.store_density(DENSITY, url, run, **given)
     assert FieldStore(url).variables == ["density"]
+    assert store.velocity_rms == pytest.approx(np.sqrt(3.0 * np.square(VELOCITY).mean()), rel=1e-3)
+    assert FieldStore(url).velocity_rms is None
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path, capsys):

@@ -36,7 +36,7 @@ from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import IN_MEMORY, Cube, Order, cube_of, digest_array, store_array
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields, write_block
 from cosmoflow.storage.ledger import begin_counts, sum_counts, write_count
-from cosmoflow.storage.metadata import SAMPLING, BoxMetadata, make_provenance
+from cosmoflow.storage.metadata import SAMPLING, BoxMetadata, make_provenance, note_rms
 from cosmoflow.storage.outputs import check_output, finish_group
 from cosmoflow.storage.sampling import UNKNOWN, Sampling
 from cosmoflow.storage.urls import absolute, open_group_for_writing
@@ -261,12 +261,14 @@ def import_request(request: Request, out: str, run: Run) -> xr.Dataset:
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         request.check_unchanged()
-        empty, particles = sum_counts(out)[0] / request.grid**3, scaling.particles_per_cell
+        found, _, squares = sum_counts(out)
+        empty, particles = found / request.grid**3, scaling.particles_per_cell
         equal = None if particles is None else True
         sampling = Sampling(particles, empty, UNKNOWN, equal_masses=equal)
         facts = {
             SAMPLING: sampling.to_attribute(),
             DENSITY_CHECKSUMS: checksum_densities(out),
+            **note_rms(squares, request.grid, names),
         }
         claim.check()
         finish_group(open_group_for_writing(out), facts)
@@ -305,7 +307,8 @@ def import_task(
         if name == "density":
             values = np.maximum(values.astype(np.float64) / scaling.unit + scaling.offset, 0.0)
         fields[name] = np.ascontiguousarray(values, np.float32)
-    write_count(out, shard, int((fields["density"] == 0.0).sum()), digest=digest)
+    empty, velocity = int((fields["density"] == 0.0).sum()), fields.get("velocity")
+    write_count(out, shard, empty, velocity=velocity, digest=digest)
     write_block(out, block, shard, fields, digest=digest)
     return shard
 

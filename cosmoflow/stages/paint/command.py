@@ -33,7 +33,7 @@ from cosmoflow.stages.run import Progress, Run, claiming, make_exchange, start_e
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
 from cosmoflow.storage.ledger import begin_counts, sum_counts
-from cosmoflow.storage.metadata import SAMPLING, make_provenance
+from cosmoflow.storage.metadata import SAMPLING, make_provenance, note_rms
 from cosmoflow.storage.outputs import add_notes, check_output, finish_group
 from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.snapshots import ParticleSource, open_particles
@@ -121,7 +121,8 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         if not finished_shards(out).all():
             raise RuntimeError(f"{out}: the graph ended with unfinished shards")
         store.check_unchanged()
-        empty, unfilled = (number / config.grid**3 for number in sum_counts(out))
+        *counts, squares = sum_counts(out)
+        empty, unfilled = (number / config.grid**3 for number in counts)
         sampling = Sampling(
             store.count / config.grid**3, empty, config.fill, unfilled, not store.has_mass
         )
@@ -130,7 +131,11 @@ def paint(particles: str, out: str, run: Run | None = None) -> xr.Dataset:
         claim.check()
         if text:
             add_notes(out, [text])
-        facts = {SAMPLING: sampling.to_attribute(), DENSITY_CHECKSUMS: checksums}
+        facts = {
+            SAMPLING: sampling.to_attribute(),
+            DENSITY_CHECKSUMS: checksums,
+            **note_rms(squares, config.grid, config.fields),
+        }
         finish_group(open_group_for_writing(out), facts)
     if text:
         caution(run.listener, text)

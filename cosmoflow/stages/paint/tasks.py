@@ -223,7 +223,8 @@ def paint_task(
             velocity, density, again, block, config.grid, box_size, count=count
         )
     particles.clear()
-    write_count(out, shard, int((density == 0.0).sum()), unfilled, digest=digest)
+    empty, summed = int((density == 0.0).sum()), fields[0].get("velocity")
+    write_count(out, shard, empty, unfilled, velocity=summed, digest=digest)
     written: dict[str, NDArray[np.float32]] = {name: fields[0][name] for name in config.fields}
     if config.interlaced:
         written |= {INTERLACED + name: values for name, values in fields[1].items()}
