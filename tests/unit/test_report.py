@@ -230,7 +230,11 @@ def test_the_page_says_what_was_found_and_published(report):
     assert verdict.grade == "good"
     assert verdict.headline in text
     assert verdict.sentence in text
+    # What is there twice says which is which, and why.
     for fact in (
+        "Sub-boxes: spectra beside the paper's Figure 6", "Sub-boxes: power, ratio",
+        "These quantities are on this page twice.", "Speed |v|, in sub-boxes, beside the paper's",
+        "Whole box: spectra to judge", "Whole box: power, ratio", "Speed |v|, whole box: T(k)",
         "1 June 2021, cosmoflow", "128 Mpc/h, z = 0.5", "32³ of 4 Mpc/h", "65,536, 2 a cell, CIC",
         "mine, residual-tiny, 198,923 parameters",
         "older, trained further on 2 boxes (and 1 for validation), 1,500 steps",
@@ -371,6 +375,10 @@ def test_a_report_of_linear_theory_alone_in_a_small_box_at_rest(tmp_path):
     assert list(columns.values()) == ["0.6", "1", "1.4"]
     assert "of the density, smoothed by a Gaussian of the radius in the name" in text
     assert "particles" not in text
+    assert "in the whole box, beside the paper's Table" in text
+    assert "The box is smaller than a sub-box of the paper" in text
+    assert "page twice" not in text
+    assert "sub-boxes" not in text
 
 
 def test_a_method_keeps_its_colour_whatever_else_is_shown():

@@ -72,7 +72,7 @@ def spectra(comparison: Comparison, folder: Path) -> list[Figure]:
             "paper's U-net (Tables 1 to 4) as open circles, and the cross-correlation r(k), "
             f"which a field that is merely as lively as the truth cannot fake.{bands}"
         )
-        title = "Power, ratio and correlation in the sub-boxes"
+        title = "Sub-boxes: power, ratio and correlation"
         alt = _seen(comparison, box["quantities"], "the sub-boxes")
         drawn.append(Figure("spectra", title, caption, alt, path, lines=True))
     path = folder / "spectra_full.png"
@@ -83,7 +83,7 @@ def spectra(comparison: Comparison, folder: Path) -> list[Figure]:
         "sub-box cause; divergence by spectral derivatives."
     )
     alt = _seen(comparison, quantities, "the whole box")
-    title = "Power, ratio and correlation in the box"
+    title = "Whole box: power, ratio and correlation"
     return [*drawn, Figure("full", title, caption, alt, path, lines=True)]
 
 
