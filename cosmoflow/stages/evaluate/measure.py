@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cosmoflow.config.settings import choose_chunk
-from cosmoflow.engine import Engine
+from cosmoflow.engine import Engine, keeping_freed_buffers
 from cosmoflow.errors import StorageError
 from cosmoflow.events import Message
 from cosmoflow.numerics.blocks import Block, grid_blocks, grow, place
@@ -305,6 +305,6 @@ def _make(true: FieldStore, plan: EvaluatePlan, scratch: str, run: Run, claim: C
         return
     density = torch.from_numpy(true.read("density"))
     for radius in plan.missing:
-        with adding_linear_velocity(scratch, radius) as array:
+        with keeping_freed_buffers(), adding_linear_velocity(scratch, radius) as array:
             array.write(LinearTheory(radius).velocity(density, size, rate).numpy())
         claim.check()

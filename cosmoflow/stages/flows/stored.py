@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cosmoflow.engine import keeping_freed_buffers
 from cosmoflow.errors import DataError, StorageError
 from cosmoflow.events import Message, caution
 from cosmoflow.model.sources import Flow
@@ -227,7 +228,8 @@ def _make_flow(
     store.require("density")
     density, size = torch.from_numpy(store.read("density")), store.metadata.box_size
     # Computed before anything is written, so that a failure leaves the store unchanged.
-    flow = source.velocity(density, size, rate)
+    with keeping_freed_buffers():
+        flow = source.velocity(density, size, rate)
     if not is_physical(flow):
         del flow
         check_modes(density, size, source.fields, url)

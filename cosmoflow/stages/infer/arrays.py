@@ -153,10 +153,10 @@ def infer_array(
     work = check_work(box, names, models, run)
     check_scatter(MemoryFields({"density": field}), box, names, models, run.listener)
     work = replace(work, layout=choose_layout(work, box, models, run))
-    source, flows = add_flows(field, box, models, names)
-    work = replace(work, flows=tuple(flows))
-    ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
     with keeping_freed_buffers():
+        source, flows = add_flows(field, box, models, names)
+        work = replace(work, flows=tuple(flows))
+        ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
         fields = _predict_region(ensemble, source, work, box)
     origin = make_origin(work, models, (IN_MEMORY, digest_array(field)), notes=[*assumed, *warned])
     metadata = replace(metadata, provenance=origin)
