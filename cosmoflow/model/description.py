@@ -21,7 +21,7 @@ from pydantic import (
 
 from cosmoflow.cosmology.conditions import COORDINATES
 from cosmoflow.errors import DataError
-from cosmoflow.model.errors import KNOTS, ErrorScale
+from cosmoflow.model.errors import KNOTS, ErrorScale, lengths
 from cosmoflow.model.family import LIMITED, Family
 from cosmoflow.model.velocity import Normalisation
 from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace
@@ -217,6 +217,7 @@ class ErrorsPart(_Part):
     interval_95: Scale
     bend: Scale = 1.0
     growth: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    reach: list[tuple[float, float]] = []
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -224,10 +225,19 @@ class ErrorsPart(_Part):
         found: dict[str, Any] = dump(self)
         return {name: value for name, value in found.items() if name in self.model_fields_set}
 
+    def check(self, coordinates: int) -> None:
+        """Refuse a calibration that is not one of so many coordinates."""
+        possible = sorted({*lengths(coordinates)})
+        if len(self.log_factors[0]) not in possible or len({*map(len, self.log_factors)}) > 1:
+            counts = " or ".join(map(str, possible))
+            raise ValueError(f"{counts} coefficients in each row of errors.log_factors")
+        if len(self.reach) not in {0, coordinates}:
+            raise ValueError(f"limits of {coordinates} coordinates in errors.reach")
+
     def build(self) -> ErrorScale:
         """Return what it describes."""
         factors = tuple(map(tuple, self.log_factors))
-        return ErrorScale(factors, self.interval_95, self.bend, self.growth)
+        return ErrorScale(factors, self.interval_95, self.bend, self.growth, tuple(self.reach))
 
 
 class Description(_Part):
@@ -262,9 +272,7 @@ class Description(_Part):
                 if getattr(self, name) is None:
                     raise ValueError(f"{name}, or a family")
         if self.errors is not None:
-            columns = 1 if self.family is None else 1 + len(COORDINATES)
-            if any(len(row) != columns for row in self.errors.log_factors):
-                raise ValueError(f"{columns} coefficients in each row of errors.log_factors")
+            self.errors.check(0 if self.family is None else len(COORDINATES))
         for name in ("h", "Omega_m", "sigma8"):
             value = (self.cosmology or {}).get(name)
             if value is not None and value <= 0.0:

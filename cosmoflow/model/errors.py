@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,23 +42,30 @@ class ErrorScale:
     log_factors : tuple of tuple of float
         Logarithms of the factors of the network's sizes at :data:`KNOTS` values of the standardised
         logarithm of the density, so that 68.27 % of the errors of a component are smaller than the
-        size. Each has a constant and, of a family of models, a coefficient for each standardised
-        coordinate of the condition.
+        size. Each has the coefficients of :func:`features`, or of as many as it is long.
     interval_95 : float
         Half the width of the interval that holds 95 % of the errors, in sizes.
     bend, growth : float
         A network's size ``s`` above ``bend``, in units of the target's rms, counts as ``bend * (s /
         bend)**growth``: in the densest cells networks expect many times the errors there.
+    reach : tuple of (float, float)
+        Least and greatest value of each coordinate in the calibration, beyond which the factors are
+        those at its edge; empty if there are no coordinates, or if it is not known.
     """
 
     log_factors: tuple[tuple[float, ...], ...]
     interval_95: float
     bend: float = 1.0
     growth: float = 1.0
+    reach: tuple[tuple[float, float], ...] = ()
 
     def at(self, coordinates: Sequence[float]) -> ErrorScale:
         """Return the calibration at the standardised coordinates of a condition."""
-        found = np.array(self.log_factors) @ [1.0, *coordinates]
+        if self.reach:
+            pairs = zip(coordinates, self.reach, strict=True)
+            coordinates = [min(max(one, low), high) for one, (low, high) in pairs]
+        table = np.array(self.log_factors)
+        found = table @ features(coordinates)[: table.shape[1]]
         return replace(self, log_factors=tuple((one,) for one in found.tolist()))
 
     def size(self, log_size: Tensor, log_density: Tensor) -> Tensor:
@@ -92,6 +100,18 @@ class ErrorScale:
 UNCALIBRATED: Final = ErrorScale(((0.0,),) * KNOTS, 1.96)
 
 
+def features(coordinates: Sequence[float]) -> list[float]:
+    """Return 1, the standardised coordinates of a condition, and the products of all pairs."""
+    pairs = itertools.combinations_with_replacement(coordinates, 2)
+    return [1.0, *coordinates, *(one * two for one, two in pairs)]
+
+
+def lengths(coordinates: int) -> tuple[int, int, int]:
+    """Return how many :func:`features` may be used: the constant, those that are linear, all."""
+    linear = 1 + coordinates
+    return 1, linear, linear + coordinates * linear // 2
+
+
 def size_loss(residual: Tensor, log_size: Tensor) -> Tensor:
     """Return the loss of expected sizes: the negative log-likelihood of Laplace's distribution.
 
@@ -123,6 +143,7 @@ def calibrate(
         Standardised logarithms of the density, shape ``(n, n, n)``.
     coordinates : sequence of sequence of float
         Standardised coordinates of the conditions of the blocks; empty ones for one condition.
+        Factors depend on them as far as there are conditions enough: twice as many as coefficients.
     """
     scale = fit_growth(residuals, sizes)
     ratios = [
@@ -130,7 +151,7 @@ def calibrate(
         for r, s in zip(residuals, sizes, strict=True)
     ]
     points = [torch.from_numpy(one.ravel()) for one in log_densities]
-    design = np.array([[1.0, *where] for where in coordinates])
+    design = np.array([features(where) for where in coordinates])
     wanted = np.full((KNOTS, len(ratios)), np.nan)
     counts = np.zeros((KNOTS, len(ratios)))
     for block, (ratio, point) in enumerate(zip(ratios, points, strict=True)):
@@ -142,9 +163,11 @@ def calibrate(
                 wanted[knot, block] = np.log(np.quantile(ratio[:, inside], INSIDE_68))
     whole = np.log([np.quantile(ratio, INSIDE_68) for ratio in ratios])
     rows = [
-        _fit_knot(design, one, number, whole) for one, number in zip(wanted, counts, strict=True)
+        _fit_knot(design, one, number, whole, lengths(len(coordinates[0])))
+        for one, number in zip(wanted, counts, strict=True)
     ]
-    scale = replace(scale, log_factors=tuple(rows))
+    reach = tuple((min(values), max(values)) for values in zip(*coordinates, strict=True))
+    scale = replace(scale, log_factors=tuple(rows), reach=reach)
     scaled = [
         ratio / scale.at(where).factor(point).numpy()
         for ratio, point, where in zip(ratios, points, coordinates, strict=True)
@@ -189,19 +212,21 @@ def _fit_knot(
     wanted: NDArray[np.float64],
     counts: NDArray[np.float64],
     whole: NDArray[np.float64],
+    used_lengths: Sequence[int],
 ) -> tuple[float, ...]:
     """Return the coefficients at a knot, from the blocks that have cells enough there.
 
-    The coefficients of the condition are held small, and are 0 if there are few conditions. A knot
-    without such blocks has the factor of all cells.
+    The coefficients of the condition are held small, and those that the conditions are too few for
+    are 0. A knot without such blocks has the factor of all cells.
     """
     known = np.isfinite(wanted)
     if not known.any():
         return (float(np.median(whole)), *(0.0,) * (design.shape[1] - 1))
     rows, values = design[known], wanted[known]
     weight = np.sqrt(counts[known] / counts[known].mean())
-    if len(np.unique(rows, axis=0)) < 2 * rows.shape[1]:
-        rows = rows * ([1.0] + [0.0] * (rows.shape[1] - 1))
+    conditions = len(np.unique(rows, axis=0))
+    used = max([one for one in used_lengths if conditions >= 2 * one], default=1)
+    rows = rows * (np.arange(rows.shape[1]) < used)
     ridge = np.sqrt(_RIDGE) * np.eye(rows.shape[1])
     ridge[0, 0] = 0.0
     found, *_ = np.linalg.lstsq(

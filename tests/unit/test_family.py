@@ -6,7 +6,7 @@ import torch
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.cosmology.conditions import COORDINATES, find_condition
-from cosmoflow.model.errors import calibrate, size_loss
+from cosmoflow.model.errors import ErrorScale, calibrate, size_loss
 from cosmoflow.model.family import Family, FamilySpec, ModelFamily
 from cosmoflow.model.folder import from_files, to_files
 from cosmoflow.model.modulation import ModulatedNetwork
@@ -14,6 +14,7 @@ from cosmoflow.model.residual import ResidualUNet
 from cosmoflow.model.starting import begin_model, choose_layers
 from cosmoflow.model.velocity import Fit, ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace
+from tests.cases import each
 from tests.conftest import UNIT_FILTER, narrow_networks
 
 CONDITIONS = [
@@ -158,6 +159,37 @@ def test_calibrated_sizes_hold_the_shares_that_they_promise():
     best = float(residual.abs().mean().log())
     losses = [float(size_loss(residual, torch.full((1,), best + d))) for d in (-0.1, 0.0, 0.1)]
     assert min(losses) == losses[1]
+
+
+@each(("conditions", "told"), [(1, "constant"), (8, "linear"), (40, "quadratic")])
+def test_factors_depend_on_conditions_as_far_as_there_are_enough(conditions, told):
+    """Sizes are too small by a factor that is quadratic in two coordinates."""
+    rng = np.random.default_rng(5)
+    where = rng.uniform(-1.0, 1.0, (conditions, 2))
+    blocks = [where[number % conditions] for number in range(max(conditions, 8))]
+    log_factors = [0.3 + 0.2 * x - 0.1 * y + 0.2 * x * y - 0.1 * y * y for x, y in blocks]
+    size = np.ones((3, 24, 24, 24), np.float32)
+    residuals = [
+        (np.exp(one) * rng.standard_normal(size.shape)).astype(np.float32) for one in log_factors
+    ]
+    log_density = np.zeros(size.shape[1:], np.float32)
+    scale = calibrate(residuals, [size] * len(blocks), [log_density] * len(blocks), blocks)
+    found = np.array(scale.log_factors[4])
+    assert len(found) == 6
+    assert (found[1:3] != 0.0).all() == (told != "constant")
+    assert (found[3:] != 0.0).all() == (told == "quadratic")
+    errors = [
+        scale.at(one).log_factors[4][0] - true
+        for one, true in zip(blocks, log_factors, strict=True)
+    ]
+    assert np.abs(errors).max() < {"constant": 0.03, "linear": 0.2, "quadratic": 0.04}[told]
+    # Beyond the blocks the factors are those at their edge.
+    edge = blocks[np.argmax([x for x, _ in blocks])][0], 0.0
+    assert scale.at((9.0, 0.0)).log_factors == scale.at(edge).log_factors
+    # Calibrations of models of before have no products.
+    linear = ErrorScale(tuple(row[:3] for row in scale.log_factors), scale.interval_95)
+    x, y = blocks[0]
+    assert linear.at((x, y)).log_factors[4][0] == pytest.approx(found[:3] @ [1.0, x, y])
 
 
 def test_sizes_that_a_network_exaggerates_are_bent():
