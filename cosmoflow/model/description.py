@@ -217,7 +217,7 @@ class ErrorsPart(_Part):
     interval_95: Scale
     bend: Scale = 1.0
     growth: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    reach: list[tuple[float, float]] = []
+    reach: list[Annotated[list[Single], Field(min_length=2, max_length=2)]] = []
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -237,7 +237,8 @@ class ErrorsPart(_Part):
     def build(self) -> ErrorScale:
         """Return what it describes."""
         factors = tuple(map(tuple, self.log_factors))
-        return ErrorScale(factors, self.interval_95, self.bend, self.growth, tuple(self.reach))
+        reach = tuple((low, high) for low, high in self.reach)
+        return ErrorScale(factors, self.interval_95, self.bend, self.growth, reach)
 
 
 class Description(_Part):

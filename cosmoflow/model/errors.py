@@ -166,8 +166,10 @@ def calibrate(
         _fit_knot(design, one, number, whole, lengths(len(coordinates[0])))
         for one, number in zip(wanted, counts, strict=True)
     ]
-    reach = tuple((min(values), max(values)) for values in zip(*coordinates, strict=True))
-    scale = replace(scale, log_factors=tuple(rows), reach=reach)
+    reach = tuple(
+        (float(min(values)), float(max(values))) for values in zip(*coordinates, strict=True)
+    )
+    scale = replace(scale, log_factors=tuple(rows), reach=tuple(reach))
     scaled = [
         ratio / scale.at(where).factor(point).numpy()
         for ratio, point, where in zip(ratios, points, coordinates, strict=True)

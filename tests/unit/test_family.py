@@ -6,7 +6,7 @@ import torch
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.cosmology.conditions import COORDINATES, find_condition
-from cosmoflow.model.errors import ErrorScale, calibrate, size_loss
+from cosmoflow.model.errors import KNOTS, ErrorScale, calibrate, size_loss
 from cosmoflow.model.family import Family, FamilySpec, ModelFamily
 from cosmoflow.model.folder import from_files, to_files
 from cosmoflow.model.modulation import ModulatedNetwork
@@ -119,8 +119,10 @@ def test_frozen_layers_do_not_learn():
     }  # fmt: skip
 
 
-def test_a_stored_family_is_the_same():
-    family = shaken(ModelFamily(make_family()))
+@each("terms", [6, 21])
+def test_a_stored_family_is_the_same(terms):
+    errors = ErrorScale(((0.1,) * terms,) * KNOTS, 2.2, 1.5, 0.4, ((-1.0, 0.5),) * (terms > 6) * 5)
+    family = shaken(ModelFamily(make_family(errors)))
     files = to_files(family)
     again = from_files(files, "m")
     assert again.spec == family.spec
