@@ -21,7 +21,7 @@ from pydantic import (
 
 from cosmoflow.cosmology.conditions import COORDINATES
 from cosmoflow.errors import DataError
-from cosmoflow.model.errors import KNOTS, ErrorScale, lengths
+from cosmoflow.model.errors import KNOTS, ErrorScale, feature_counts
 from cosmoflow.model.family import LIMITED, Family
 from cosmoflow.model.velocity import Normalisation
 from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace
@@ -227,7 +227,7 @@ class ErrorsPart(_Part):
 
     def check(self, coordinates: int) -> None:
         """Refuse a calibration that is not one of so many coordinates."""
-        possible = sorted({*lengths(coordinates)})
+        possible = sorted({*feature_counts(coordinates)})
         if len(self.log_factors[0]) not in possible or len({*map(len, self.log_factors)}) > 1:
             counts = " or ".join(map(str, possible))
             raise ValueError(f"{counts} coefficients in each row of errors.log_factors")

@@ -66,7 +66,7 @@ class ErrorScale:
             coordinates = [min(max(one, low), high) for one, (low, high) in pairs]
         table = np.array(self.log_factors)
         found = table @ features(coordinates)[: table.shape[1]]
-        return replace(self, log_factors=tuple((one,) for one in found.tolist()))
+        return replace(self, log_factors=tuple((one,) for one in found.tolist()), reach=())
 
     def size(self, log_size: Tensor, log_density: Tensor) -> Tensor:
         """Return calibrated sizes in units of the target's rms.
@@ -106,7 +106,7 @@ def features(coordinates: Sequence[float]) -> list[float]:
     return [1.0, *coordinates, *(one * two for one, two in pairs)]
 
 
-def lengths(coordinates: int) -> tuple[int, int, int]:
+def feature_counts(coordinates: int) -> tuple[int, int, int]:
     """Return how many :func:`features` may be used: the constant, those that are linear, all."""
     linear = 1 + coordinates
     return 1, linear, linear + coordinates * linear // 2
@@ -163,7 +163,7 @@ def calibrate(
                 wanted[knot, block] = np.log(np.quantile(ratio[:, inside], INSIDE_68))
     whole = np.log([np.quantile(ratio, INSIDE_68) for ratio in ratios])
     rows = [
-        _fit_knot(design, one, number, whole, lengths(len(coordinates[0])))
+        _fit_knot(design, one, number, whole, feature_counts(len(coordinates[0])))
         for one, number in zip(wanted, counts, strict=True)
     ]
     reach = tuple(
@@ -214,7 +214,7 @@ def _fit_knot(
     wanted: NDArray[np.float64],
     counts: NDArray[np.float64],
     whole: NDArray[np.float64],
-    used_lengths: Sequence[int],
+    counts_allowed: Sequence[int],
 ) -> tuple[float, ...]:
     """Return the coefficients at a knot, from the blocks that have cells enough there.
 
@@ -227,7 +227,7 @@ def _fit_knot(
     rows, values = design[known], wanted[known]
     weight = np.sqrt(counts[known] / counts[known].mean())
     conditions = len(np.unique(rows, axis=0))
-    used = max([one for one in used_lengths if conditions >= 2 * one], default=1)
+    used = max([one for one in counts_allowed if conditions >= 2 * one], default=1)
     rows = rows * (np.arange(rows.shape[1]) < used)
     ridge = np.sqrt(_RIDGE) * np.eye(rows.shape[1])
     ridge[0, 0] = 0.0

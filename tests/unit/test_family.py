@@ -128,6 +128,9 @@ def test_a_stored_family_is_the_same(terms):
     assert again.spec == family.spec
     for name, value in family.network.state_dict().items():
         torch.testing.assert_close(again.network.state_dict()[name], value, rtol=0, atol=0)
+    # So is the model of one condition that it gives.
+    one = family.at(CONDITIONS[1])
+    assert from_files(to_files(one), "m").spec.errors == one.spec.errors
     # The range of training is kept, too.
     family = again.spec.family
     assert family.fit(CONDITIONS[1]) == Fit((), None)

@@ -155,8 +155,9 @@ def infer_array(
     work = replace(work, layout=choose_layout(work, box, models, run))
     with keeping_freed_buffers():
         source, flows = add_flows(field, box, models, names)
-        work = replace(work, flows=tuple(flows))
-        ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
+    work = replace(work, flows=tuple(flows))
+    ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
+    with keeping_freed_buffers():
         fields = _predict_region(ensemble, source, work, box)
     origin = make_origin(work, models, (IN_MEMORY, digest_array(field)), notes=[*assumed, *warned])
     metadata = replace(metadata, provenance=origin)
