@@ -61,7 +61,7 @@ LINEAR_CELL: Final = 6.0e-8
 """A cell of a linear velocity that is made in memory and written."""
 EVALUATE_CELL: Final = 1.0e-7
 """A cell of the truth or of a method that is compared in blocks, and read once for that."""
-KEPT_CELL: Final = 3.5e-7
+KEPT_CELL: Final = 2.7e-7
 """The same with sub-boxes and spectra, where a process keeps all fields in memory."""
 ERROR_CELL: Final = 1.0e-7
 """A cell of the expected errors of a method, reading included."""
