@@ -80,7 +80,8 @@ def check_output(url: str, existing: Existing, inputs: Iterable[str] = ()) -> No
             remedy="delete it yourself, or give the output another name",
         )
     if existing == "error":
-        finish = "--resume to finish it with the settings that it was begun with, "
+        # Most stages resume with the same settings only, and say so; a demo may take more steps.
+        finish = "--resume to finish it, "
         raise OutputExistsError(
             "the output exists already",
             where=url,

@@ -48,6 +48,8 @@ def test_snapshots_pairs_and_initial_fields(tmp_path, cosmoflow):
     assert [store.rsplit("/", 1)[1] for store in events[-1]["stores"]] == [
         "box-0000-z20.zarr", "box-0000-z0.zarr", "box-0001-z20.zarr", "box-0001-z0.zarr",
     ]  # fmt: skip
+    code, _, err = cosmoflow("simulate", out, *TINY, *options, "--seed=6", "--resume")
+    assert (code, "begun with other settings" in err) == (2, True)
     # All are there, so that there is nothing to resume.
     code, _, err = cosmoflow("simulate", out, *TINY, *options)
     assert code == 2

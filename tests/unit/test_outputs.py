@@ -64,6 +64,8 @@ def test_an_existing_output_is_refused_with_remedies_that_help(fields_store, tmp
             assert [words in said for words in (finish, replace, "delete it yourself")] == [
                 words in remedies for words in (finish, replace, "delete it yourself")
             ], out
+            # A demo is resumed with more steps.
+            assert "settings" not in said
     # Creating a store asks the same.
     refused(
         OutputExistsError, 2,

@@ -191,11 +191,10 @@ def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]
     stores = [store.url for store in (inputs.true, *inputs.found.values())]
     # Of outputs of other kinds the error is the one below: --overwrite would not help.
     check_output(out, "overwrite" if run.existing == "error" else run.existing, stores)
-    # A run that was killed before its first mark leaves an empty folder.
-    if not exists(out) or (Path(out).is_dir() and holds_only_partial_files(out)):
-        return
-    found = _read_mark(out)
-    if found.get("format") != _FORMAT:
+    # A run that was killed before its first mark leaves an empty folder, or a partial file.
+    begun = exists(out) and not (Path(out).is_dir() and holds_only_partial_files(out))
+    found = _read_mark(out) if begun else {}
+    if begun and found.get("format") != _FORMAT:
         # A report is written into its folder: another output would be left half replaced.
         raise OutputExistsError(
             "what is there is no report, so it is neither resumed nor replaced",
@@ -205,7 +204,7 @@ def _check_folder(out: str, inputs: Inputs, run: Run, provenance: dict[str, Any]
             remedy="give the report another name",
         )
     check_output(out, run.existing, stores)
-    if run.existing == "resume":
+    if begun and run.existing == "resume":
         check_same_run(found.get("provenance", {}), provenance, out, "report")
 
 

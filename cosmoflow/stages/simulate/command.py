@@ -22,7 +22,7 @@ from cosmoflow.stages.simulate.boxes import (
 )
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE
-from cosmoflow.storage.outputs import check_output, mark_folder
+from cosmoflow.storage.outputs import OUTPUT_MARKS, check_output, mark_folder
 from cosmoflow.storage.particles import ParticleStore, shard_rows
 from cosmoflow.storage.requests import Requests, count_writes
 from cosmoflow.storage.urls import absolute, exists, has_file, remove
@@ -174,6 +174,9 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
             else:
                 todo[index] = box, given
         if todo:
+            # Only now, so that a refused run leaves the mark of a complete folder unchanged.
+            if is_folder(settings):
+                mark_folder(out, "boxes", INCOMPLETE)
             _run_boxes(engine, todo, plan.worker_memory, progress, claim)
         if is_folder(settings):
             claim.check()
@@ -244,4 +247,6 @@ def _begin_folder(out: str, run: Run) -> None:
         )
     if run.existing == "overwrite" and exists(out):
         remove(out)
-    mark_folder(out, "boxes", INCOMPLETE)
+    # Before the first store, so that --overwrite may replace what a killed run leaves.
+    if not has_file(out, OUTPUT_MARKS[0]):
+        mark_folder(out, "boxes", INCOMPLETE)

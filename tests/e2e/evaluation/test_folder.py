@@ -233,6 +233,15 @@ def test_what_a_killed_run_left_is_replaced(stores, serial_run, tmp_path):
     out = tmp_path / "report"
     begun = open_inputs(truth, predictions, RADII)
     provenance = stage._provenance(begun, serial_run(**SETTINGS))
+    # What is left if the run is killed while it writes the mark is refused like other outputs.
+    out.mkdir()
+    (out / ".cosmoflow.json.partial").write_text("{")
+    with pytest.raises(OutputExistsError) as caught:
+        evaluate(truth, predictions, str(out), serial_run(**SETTINGS))
+    assert "--resume to finish it, --overwrite" in caught.value.remedy
+    for existing in ("resume", "overwrite"):
+        run = serial_run(**SETTINGS, existing=existing)
+        stage._check_folder(str(out), begun, run, provenance)
     stage._mark(str(out), "incomplete", provenance)
     (out / "linear.zarr").mkdir()
     (out / "linear.zarr" / "zarr.json").write_text("{")
