@@ -18,7 +18,7 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
+    TimeElapsedColumn,
 )
 from rich.table import Column, Table
 from rich.text import Text
@@ -65,15 +65,20 @@ class Pace:
         return f"{left:.1f} h left"
 
 
-class _TimeLeft(TimeRemainingColumn):
-    """The time left, and the time taken when a stage is done."""
+class _TimeLeft(TimeElapsedColumn):
+    """The time left, and the time taken when a stage is done.
+
+    Rich's own estimate looks at the last 30 s, in which a stage of slow steps does none.
+    """
 
     def __init__(self) -> None:
-        super().__init__(elapsed_when_finished=True, table_column=Column(no_wrap=True))
+        super().__init__(table_column=Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
-        """Return the time with what it means."""
-        return super().render(task) + (" taken" if task.finished else " left")
+        """Return the time with what it means; empty if the time left is not known."""
+        if task.finished:
+            return super().render(task) + " taken"
+        return Text(task.fields["left"], style="progress.remaining")
 
 
 class Reporter:
@@ -163,13 +168,17 @@ class Reporter:
                 console=self.stderr,
             )
             self._bars.start()
+        left = self._pace.left(event)
         if isinstance(event, StageStarted):
             self._tasks[event.stage] = self._bars.add_task(
-                event.stage, total=event.total, note=event.unit
+                event.stage, total=event.total, note=event.unit, left=left
             )
         elif isinstance(event, StageAdvanced):
             self._bars.update(
-                self._tasks[event.stage], completed=event.done, note=escape(describe(event))
+                self._tasks[event.stage],
+                completed=event.done,
+                note=escape(describe(event)),
+                left=left,
             )
         elif isinstance(event, Message):
             style = "yellow" if event.level == "warning" else ""

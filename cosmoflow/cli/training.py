@@ -51,9 +51,10 @@ def suggest_next(
     # A lone box trained the model, but for a slab: a report on it would flatter.
     reported = len(fields) > 1
     # `evaluate` adds the shipped model by itself, but not another start.
-    # A filter is the one that it started from.
-    tuned = compared is None or compared.get("learns", True)
-    if reported and tuned and start not in (None, DEFAULT_MODEL):
+    learns = compared is None or compared.get("learns", True)
+    # A filter is the one that it started from, unless it was fitted anew and so is not compared.
+    copied = not learns and compared is not None and compared["start"] in compared["rms"]
+    if reported and not copied and start not in (None, DEFAULT_MODEL):
         models["-start"] = start
     predictions = {
         _unused(f"{stem}-{target}{end}", ".zarr"): model for end, model in models.items()
@@ -66,7 +67,7 @@ def suggest_next(
         report = _unused(f"{stem}-report", "")
         commands.append(["cosmoflow", "evaluate", box, *predictions, "--out", report])
     # A training that began with the shipped model had too few steps, or gains nothing.
-    fresh = start is None or not tuned
+    fresh = start is None or not learns
     if is_behind(compared) and len(fields) <= _MOST_FIELDS and fresh:
         better = _unused(f"{out.rstrip('/')}-tuned", "")
         commands.append(["cosmoflow", "train", *fields, "--from", DEFAULT_MODEL, "--out", better])

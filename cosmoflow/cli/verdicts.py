@@ -34,7 +34,8 @@ def judge_training(
     str or None
         None if the model was compared with no other.
     """
-    rms, start = dict(compared["rms"]), compared.get("start")
+    rms = dict(compared["rms"])
+    start: Any = compared.get("start")
     train = ((provenance or {}).get("config") or {}).get("train") or {}
     tuning = None
     if start in rms and not compared.get("learns", True):
@@ -45,7 +46,7 @@ def judge_training(
             f"from; to fit it to these boxes, train --model {name} without --from"
         )
     elif start in rms:
-        tuning = _judge_tuning(rms[OWN], rms[start], validation or {}, train)
+        tuning = _judge_tuning(rms, start, validation or {}, train)
     best = _name_best(rms, tuned=None if tuning is None else start)
     return "; ".join(filter(None, (tuning, best))) or None
 
@@ -63,30 +64,38 @@ def _name_best(rms: Mapping[str, float], tuned: str | None) -> str | None:
     best, *others = sorted(rms, key=lambda name: rms[name])
     if not others or (tuned in rms and best in (OWN, tuned)):
         return None
+    said = {name: f"{one:.1f} {VELOCITY}" for name, one in rms.items()}
+    tied = [name for name in others if not is_less(rms[best], rms[name])]
     other = others[0] if best == OWN else OWN
-    one, two = (f"{rms[name]:.1f} {VELOCITY}" for name in (best, other))
-    if not is_less(rms[best], rms[other]):
-        return f"{best} ({one}) and {other} ({two}) differ by 1 % or less: neither is clearly best"
-    difference = format_difference(rms[best], rms[other])
-    return f"{best} is the best of these: it leaves {one}, {difference} {other} ({two})"
+    difference = f"{format_difference(rms[best], rms[other])} {other} ({said[other]})"
+    if not tied:
+        return f"{best} is the best of these: it leaves {said[best]}, {difference}"
+    *first, last = (f"{name} ({said[name]})" for name in (best, *tied))
+    text = (
+        f"{', '.join(first)} and {last} differ by 1 % or less: "
+        f"{'neither' if len(tied) == 1 else 'none of them'} is clearly best"
+    )
+    return text if OWN in (best, *tied) else f"{text}; {best} leaves {difference}"
 
 
 def _judge_tuning(
-    rms: float, begun: float, validation: Mapping[str, Any], train: Mapping[str, Any]
+    rms: Mapping[str, float], start: str, validation: Mapping[str, Any], train: Mapping[str, Any]
 ) -> str:
     """Return whether tuning helped.
 
     Parameters
     ----------
-    rms, begun : float
-        Residuals of the model and of the one that it started from, km/s.
+    rms : mapping
+        Residual of each model, km/s.
+    start : str
+        Name of the model that this one started from.
     validation, train : mapping
         The validation of the weights that were kept, and the settings of the training.
     """
-    own, before = (f"{one:.1f} {VELOCITY}" for one in (rms, begun))
-    difference = format_difference(rms, begun)
-    helped = is_less(rms, begun)
-    no_worse = rms < begun
+    own, before = (f"{rms[name]:.1f} {VELOCITY}" for name in (OWN, start))
+    difference = format_difference(rms[OWN], rms[start])
+    helped = is_less(rms[OWN], rms[start])
+    no_worse = rms[OWN] < rms[start]
     outcome = "helped" if helped else "made no clear difference" if no_worse else "did not help"
     if not helped and validation.get("step") == 0:
         text = (
@@ -107,7 +116,9 @@ def _judge_tuning(
     rest = "tune for more steps"
     if later is not None:
         rest = f"try more boxes, or a lower rate{_lower(train)}"
-    return f"{text}: keep the model that it started from, or {rest}"
+    # To one decimal, as they are shown: weights that were kept have the residual of the start.
+    best = round(min(rms.values()), 1) == round(rms[start], 1)
+    return f"{text}: {'keep the model that it started from, or ' * best}{rest}"
 
 
 def _lower(train: Mapping[str, Any]) -> str:

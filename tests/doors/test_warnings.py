@@ -91,4 +91,4 @@ def test_a_stage_tells_what_it_measures_and_the_time_left(
     # On a terminal of 80 columns nothing is cut off.
     drawn = bars.stderr.file.getvalue()
     assert said in drawn
-    assert (" left " if left else " taken ") in drawn
+    assert (f" {left.removeprefix(', ')} " if left else " taken ") in drawn

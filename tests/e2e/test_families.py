@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from cosmoflow.cli.cards import make_card
+from cosmoflow.cli.training import suggest_next
+from cosmoflow.cli.verdicts import judge_training
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.model.family import ModelFamily
 from cosmoflow.stages.infer import infer
@@ -95,6 +97,9 @@ def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):
         train(few, out, serial_run(train={**settings, "start": made}))
         compared = read_comparison(out)
         assert (compared["start"], compared["learns"]) == ("its start (filter)", False)
+        assert ("nothing was tuned" in (judge_training(compared, None, None) or "")) is same
+        further = suggest_next(boxes, out, "velocity", compared, made)
+        assert any(command.endswith(f" --model {made}") for command in further) is not same
         rms = compared["rms"]
         assert (rms.get("its start (filter)") == rms["this model"]) is same
         assert ("fitted anew" in compared["skipped"].get("its start (filter)", "")) is not same

@@ -447,6 +447,7 @@ def test_the_stage_tells_its_loss_and_history_as_it_goes(
     assert [event.done for event in told] == [1, 2, 3, 4]
     assert [event.note for event in told[:3]] == ["", residual, residual]
     losses = [event.values["loss"] for event in told]
+    # At validations the mean since the one before, as documented; otherwise of the last 20 steps.
     assert [losses[1], losses[3]] == [float(row["loss"]) for row in rows]
     # The mean of all three steps so far.
     assert 2 * losses[1] < 3 * losses[2] < 2 * (losses[1] + losses[3])

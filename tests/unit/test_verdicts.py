@@ -58,6 +58,20 @@ def test_a_tuning_is_judged_in_words(own, kept, words):
             "this model (81.0 km/s)",
         ),
         ({OWN: 81.0, "residual-small (ships)": 80.5}, None, "neither is clearly best"),
+        (
+            {OWN: 81.0, "its Wiener filter": 76.0, "residual-small (ships)": 75.9},
+            None,
+            "residual-small (ships) (75.9 km/s) and its Wiener filter (76.0 km/s) differ by 1 % or "
+            "less: neither is clearly best; residual-small (ships) leaves 6.3 % less than this "
+            "model (81.0 km/s)",
+        ),
+        (
+            {OWN: 81.0, "its start": 81.5, "its Wiener filter": 80.9},
+            "its start",
+            "the model that it started from (81.5 km/s): tune for more steps; its Wiener filter "
+            "(80.9 km/s), this model (81.0 km/s) and its start (81.5 km/s) differ by 1 % or less: "
+            "none of them is clearly best",
+        ),
         ({OWN: 81.0, "its start": 90.0, "its Wiener filter": 70.0}, "its start", "tuning helped: "),
         (
             {OWN: 81.0, "its start": 90.0, "its Wiener filter": 70.0},
