@@ -179,6 +179,15 @@ def test_a_design_makes_the_boxes_of_its_rows(tmp_path, cosmoflow, reference):
         assert code == status, err
         assert all(word in err for word in words), err
         assert not (tmp_path / "bad").exists()
+    # What others made is never marked as boxes, which --overwrite may delete.
+    table.write_text("redshift\n0\n1\n")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "notes.txt").write_text("mine")
+    for how in ("--resume", "--overwrite"):
+        code, _, err = cosmoflow("simulate", tmp_path / "theirs", *design, how)
+        assert code == 2, err
+        assert "not made by cosmoflow" in err
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["notes.txt"]
 
 
 @each("kind", ["npy", "zarr"])

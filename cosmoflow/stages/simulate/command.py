@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from cosmoflow.engine import USEFUL_CORES, Engine, TaskGraph
-from cosmoflow.errors import ConfigError
+from cosmoflow.errors import ConfigError, OutputExistsError
 from cosmoflow.events import StageFinished
 from cosmoflow.numerics import cola
 from cosmoflow.stages import costs
@@ -22,7 +22,7 @@ from cosmoflow.stages.simulate.boxes import (
 )
 from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE
-from cosmoflow.storage.outputs import OUTPUT_MARKS, check_output, mark_folder
+from cosmoflow.storage.outputs import OUTPUT_MARKS, check_output, is_ours, mark_folder
 from cosmoflow.storage.particles import ParticleStore, shard_rows
 from cosmoflow.storage.requests import Requests, count_writes
 from cosmoflow.storage.urls import absolute, exists, has_file, remove
@@ -244,6 +244,13 @@ def _begin_folder(out: str, run: Run) -> None:
             "there is a single box where a folder of boxes should go",
             where=out,
             remedy="another name, or --overwrite",
+        )
+    if run.existing == "resume" and exists(out) and not is_ours(out):
+        # Marked as a folder of boxes, it could be deleted by --overwrite.
+        raise OutputExistsError(
+            "what is there was not made by cosmoflow, so it is not resumed",
+            where=out,
+            remedy="give the boxes another name",
         )
     if run.existing == "overwrite" and exists(out):
         remove(out)
