@@ -11,7 +11,8 @@ codecs     decoding and encoding the same chunks in memory, with as many threads
 disk       copying as many bytes between files
 
 Each line has seconds of wall time, and nanoseconds of CPU a cell of all threads. With the
-environment variable PYTHONPATH set to another checkout, the command is that of the other.
+environment variable PYTHONPATH set to another checkout, everything is that of the other, which must
+have cosmoflow/storage/chunks.py.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def report(name: str, cells: int, who: int, job: Callable[[], None]) -> None:
 
 def infer(fields: str, out: str) -> Callable[[], None]:
     """Return a job that runs the command."""
-    command = [sys.executable, "-m", "cosmoflow", "infer", fields, out, "--model", "wiener"]
+    # -P: the checkout in which this runs would otherwise come before PYTHONPATH.
+    command = [sys.executable, "-P", "-m", "cosmoflow", "infer", fields, out, "--model", "wiener"]
     command += ["--engine", "serial", "--json"]
 
     def run() -> None:

@@ -52,7 +52,7 @@ def suggest_next(
     reported = len(fields) > 1
     # `evaluate` adds the shipped model by itself, but not another start.
     learns = compared is None or compared.get("learns", True)
-    # A filter is the one that it started from, unless it was fitted anew and so is not compared.
+    # A filter that was copied equals its start: to compare the two would tell nothing.
     copied = not learns and compared is not None and compared["start"] in compared["rms"]
     if reported and not copied and start not in (None, DEFAULT_MODEL):
         models["-start"] = start

@@ -89,7 +89,7 @@ def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):
     assert compared["start"] == f"its start ({PurePosixPath(url).name})"
     assert compared["rms"][compared["start"]] == pytest.approx(compared["rms"]["this model"])
     assert make_card(inspect(str(tmp_path / "tuned")))["started from"] == url
-    # A filter has nothing to tune: it is taken over, or fitted anew for a family.
+    # A filter cannot be tuned: it is copied, or a family fits a new one.
     made, settings = str(tmp_path / "filter"), {"model": "wiener", "crop": 8}
     train(boxes[:1], made, serial_run(train=settings))
     for few, same in ((boxes[:1], True), (boxes, False)):
@@ -102,7 +102,7 @@ def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):
         assert any(command.endswith(f" --model {made}") for command in further) is not same
         rms = compared["rms"]
         assert (rms.get("its start (filter)") == rms["this model"]) is same
-        assert ("fitted anew" in compared["skipped"].get("its start (filter)", "")) is not same
+        assert ("new filter" in compared["skipped"].get("its start (filter)", "")) is not same
     unset = {key: OPTIONS[key] for key in ("steps", "batch", "crop", "precision")}
     train(boxes[:1], str(tmp_path / "default"), serial_run(train={**unset, "start": url}))
     said = load_model(str(tmp_path / "default")).spec.provenance["config"]["train"]

@@ -54,12 +54,10 @@ def _weights(waves: WaveBlock) -> tuple[Floats, Floats, Floats]:
 
     A real field's half-complex transform leaves out the conjugates of all planes but two.
     """
-    kx, ky, kz = (np.ones(m.size) for m in waves.integers())
-    weights = [kx, ky, kz]
-    halved = waves.axes.index(2)
-    m = waves.integers()[halved]
-    weights[halved][(m != 0) & (2 * m != waves.cells)] = 2.0
-    first, second, third = weights
+    first, second, third = (
+        np.where((axis == 2) & (m != 0) & (2 * m != waves.cells), 2.0, 1.0)
+        for axis, m in zip(waves.axes, waves.integers(), strict=True)
+    )
     return first, second, third
 
 

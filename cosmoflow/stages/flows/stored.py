@@ -231,7 +231,7 @@ def _make_flow(
     with keeping_freed_buffers():
         flow = source.velocity(density, size, rate)
     if not is_physical(flow):
-        del flow
+        del flow  # the check needs its memory
         check_modes(density, size, source.fields, url)
         raise refuse_flow(source, rate, url, size, model)
     _check_origin(url, origin)

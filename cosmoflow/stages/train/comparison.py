@@ -133,7 +133,7 @@ def _compare_start(
     try:
         if not find_architecture(model.spec.architecture).learns:
             same = isinstance(start.load(), type(model))
-            return rms if same else "its filter was fitted anew, to boxes of several conditions"
+            return rms if same else "a new filter was fitted, to boxes of several conditions"
         begun = begin_training(basis, start, "all").to(device).eval()
     except CosmoflowError as error:
         return error.what
