@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import psutil
 
@@ -15,8 +16,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX."""
 _DEFAULT_TRIM, _DEFAULT_MMAPS = 128 << 10, 65536
-_ALL = (1 << 31) - 1
-
+_NEVER = -1
 
 FREE_SHARE: Final = 0.5
 """Share of the free memory that a process takes unless ``--memory`` says how much it may."""
@@ -25,9 +25,11 @@ FREE_SHARE: Final = 0.5
 def available_memory() -> int:
     """Return the bytes that this process can still have: the machine's, or its container's.
 
-    Memory that the kernel would free under pressure counts as available.
+    Memory that the kernel would free under pressure counts as available, and so do freed buffers
+    that this process keeps.
     """
-    free: int = psutil.virtual_memory().available
+    kept = _keepers.held()
+    free: int = psutil.virtual_memory().available + kept
     for limit, used in (
         (_CGROUP / "memory.max", _CGROUP / "memory.current"),
         (
@@ -37,7 +39,7 @@ def available_memory() -> int:
     ):
         # Without a limit, the file holds "max", or a number beyond any machine.
         if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
-            free = min(free, int(text) - int(used.read_text()) + _page_cache(limit.parent))
+            free = min(free, int(text) - int(used.read_text()) + _page_cache(limit.parent) + kept)
     return max(free, 0)
 
 
@@ -52,32 +54,83 @@ def return_freed_buffers() -> None:
     _tune(_MMAP_THRESHOLD, 1 << 20)
 
 
+class _Keepers:
+    """How many now want this process to keep its freed buffers; the last to go restores libc."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def enter(self) -> None:
+        with self._lock:
+            self._count += 1
+            _tune(_MMAP_MAX, 0)
+            _tune(_TRIM_THRESHOLD, _NEVER)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count:
+                return
+            _tune(_MMAP_MAX, _DEFAULT_MMAPS)
+            _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
+        # glibc raises its threshold of 128 KiB no more once the others are set.
+        return_freed_buffers()
+        trim()
+
+    def held(self) -> int:
+        """Return the bytes of freed buffers that are kept now."""
+        with self._lock:
+            return _freed_and_resident() if self._count else 0
+
+
+_keepers = _Keepers()
+
+
 def keep_freed_buffers() -> None:
-    """Keep freed buffers in this process, if libc can do that.
+    """Keep freed buffers in this process until it ends, if libc can do that.
 
     A network needs the same large buffers in every step. If they are returned and allocated again,
     the kernel clears each page, which took a third of a training step, and far more beside another
     busy process.
     """
-    _tune(_MMAP_MAX, 0)
-    _tune(_TRIM_THRESHOLD, _ALL)
+    _keepers.enter()
 
 
 @contextmanager
 def keeping_freed_buffers() -> Iterator[None]:
     """Keep freed buffers while the ``with`` block runs, then return them to the system.
 
-    What the block has made and is still in use stays: once it is free, :func:`trim` returns it.
+    Of blocks within each other the outermost returns them. What a block has made and is still in
+    use stays: once it is free, :func:`trim` returns it.
     """
-    keep_freed_buffers()
+    _keepers.enter()
     try:
         yield
     finally:
-        _tune(_MMAP_MAX, _DEFAULT_MMAPS)
-        _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
-        # glibc raises its threshold of 128 KiB no more once the others are set.
-        return_freed_buffers()
-        trim()
+        _keepers.leave()
+
+
+class _Mallinfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``, from 2.33 on."""
+
+    _fields_: ClassVar = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks")),
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def _freed_and_resident() -> int:
+    """Return the bytes of the heap that are free, less those that the system has back already."""
+    found = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if found is None:
+        return 0
+    found.restype = _Mallinfo
+    heap, process = found(), psutil.Process().memory_info()
+    resident: int = process.rss - process.shared - heap.uordblks - heap.hblkhd
+    freed: int = heap.fordblks
+    return max(0, min(freed, resident))
 
 
 def trim() -> None:

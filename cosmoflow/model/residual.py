@@ -27,6 +27,23 @@ def _stack(inputs: int, outputs: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def _apply(layers: nn.Sequential, features: Tensor) -> Tensor:
+    """Apply layers; features that only the caller's call holds are freed after the first of them.
+
+    A call of ``nn.Sequential`` would hold them until its end.
+    """
+    for layer in layers:
+        features = layer(features)
+    return features
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Join features, and empty the list, so that parts that nothing else holds are freed."""
+    joined = torch.cat(parts, dim=1)
+    parts.clear()
+    return joined
+
+
 class ResidualUNet(nn.Module):
     """Three levels of unpadded convolutions; total stride 4.
 
@@ -104,13 +121,15 @@ class ResidualUNet(nn.Module):
         With ``errors`` the result has three more channels, the logarithms of the sizes of the
         errors that the head for them expects.
         """
-        fine = self.encode_fine(inputs)
-        middle = self.encode_middle(self.reduce_fine(fine))
-        coarse = self.encode_coarse(self.reduce_middle(middle))
-        up = self.expand_middle(coarse)
-        middle = self.decode_middle(torch.cat([up, _crop(middle, self._crop_middle)], dim=1))
-        up = self.expand_fine(middle)
-        fine = self.decode_fine(torch.cat([up, _crop(fine, self._crop_fine)], dim=1))
+        fine = _apply(self.encode_fine, inputs)
+        middle = _apply(self.encode_middle, self.reduce_fine(fine))
+        coarse = _apply(self.encode_coarse, self.reduce_middle(middle))
+        parts = [self.expand_middle(coarse), _crop(middle, self._crop_middle)]
+        del coarse, middle
+        middle = _apply(self.decode_middle, _join(parts))
+        parts = [self.expand_fine(middle), _crop(fine, self._crop_fine)]
+        del middle, fine
+        fine = _apply(self.decode_fine, _join(parts))
         result: Tensor = self.output(fine)
         if not errors:
             return result

@@ -23,17 +23,40 @@ with keeping_freed_buffers():
     # The heap may take two rounds to grow to its size.
     faults()
     faults()
-    inside = faults()
-print(outside, inside, faults())
+    with keeping_freed_buffers():
+        inner = faults()
+    between = faults()
+print(outside, inner, between, faults())
 """
 
 
 def test_pages_of_kept_buffers_are_not_asked_for_again():
     """Four times 64 MiB: each page anew, or none of them."""
     run = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True)
-    outside, inside, after = (int(word) for word in run.stdout.split())
+    outside, inner, between, after = (int(word) for word in run.stdout.split())
     pages = 4 * (1 << 26) // resource.getpagesize()
     # Where the system gives out huge pages a fault is for many of them.
     assert outside > pages // 1024
-    assert inside < 0.1 * outside
-    assert after > 10 * max(inside, 1)
+    assert inner < 0.1 * outside
+    # The end of the inner block returns nothing.
+    assert between < 0.1 * outside
+    assert after > 10 * max(between, 1)
+
+
+KEPT = """
+import numpy as np
+from cosmoflow.engine.memory import available_memory, keeping_freed_buffers
+
+with keeping_freed_buffers():
+    held = np.ones(1 << 28, np.uint8)
+    before = available_memory()
+    del held
+    print(available_memory() - before)
+"""
+
+
+def test_freed_buffers_that_are_kept_count_as_available():
+    """256 MiB are freed and stay in the process: a plan made then may use them."""
+    run = subprocess.run([sys.executable, "-c", KEPT], check=True, capture_output=True, text=True)
+    # Other processes take and return memory meanwhile.
+    assert int(run.stdout) > 1 << 27

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -74,6 +74,8 @@ def measure(
     scheme = painted_scheme(true)
     size = inputs.box_size
     with (
+        # All parts of the work need buffers as large. On Ray this process only adds up.
+        keeping_freed_buffers() if engine.name == "serial" else nullcontext(),
         shipped_methods(true, plan.shipped_model, out, run, claim) as shipped,
         linear_methods(true, plan, out, run, claim) as linear,
         closing(Subboxes(true.grid, cut.subbox, str(local_path(out)))) as subboxes,
@@ -303,8 +305,13 @@ def _make(true: FieldStore, plan: EvaluatePlan, scratch: str, run: Run, claim: C
             adding = adding_linear_velocity(scratch, radius)
             add_flow(true, LinearTheory(radius), rate, adding, run, claim=claim)
         return
-    density = torch.from_numpy(true.read("density"))
-    for radius in plan.missing:
-        with keeping_freed_buffers(), adding_linear_velocity(scratch, radius) as array:
-            array.write(LinearTheory(radius).velocity(density, size, rate).numpy())
-        claim.check()
+
+    @keeping_freed_buffers()
+    def make_in_memory() -> None:
+        density = torch.from_numpy(true.read("density"))
+        for radius in plan.missing:
+            with adding_linear_velocity(scratch, radius) as array:
+                array.write(LinearTheory(radius).velocity(density, size, rate).numpy())
+            claim.check()
+
+    make_in_memory()
