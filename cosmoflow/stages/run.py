@@ -80,6 +80,12 @@ class Run:
         self.session.notify = lambda text: self.listener(Message(text))
         self.session.explain = lambda text: self.listener(Message(text, DETAIL))
 
+    def here(self) -> Run:
+        """Return the run with all of its work in this process."""
+        engine = self.settings.engine.model_copy(update={"choice": "serial"})
+        settings = self.settings.model_copy(update={"engine": engine})
+        return replace(self, settings=settings, session=_OF_THE_SETTINGS)
+
 
 @contextmanager
 def claiming(out: str, run: Run) -> Iterator[Claim]:

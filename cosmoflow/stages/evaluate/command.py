@@ -21,7 +21,7 @@ from cosmoflow.stages.evaluate.inputs import (
     open_inputs,
 )
 from cosmoflow.stages.evaluate.measure import SCRATCH, measure
-from cosmoflow.stages.evaluate.plan import EvaluatePlan, plan_work
+from cosmoflow.stages.evaluate.plan import EvaluatePlan, plan_work, seconds_for_ray
 from cosmoflow.stages.evaluate.report.figures import make_figures
 from cosmoflow.stages.evaluate.report.page import write_metrics, write_report
 from cosmoflow.stages.evaluate.shipped import PREDICTED, choose_shipped, to_json
@@ -136,8 +136,11 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         run.listener(Message(plan.shipped))
     # Before any output: a run that is refused must leave an older report as it is. The shipped
     # model is applied in this process, also where the tasks run on Ray.
-    seconds = plan.cpu_seconds - shipped.seconds(inputs.true.grid)
+    seconds = seconds_for_ray(plan.cpu_seconds - shipped.seconds(inputs.true.grid), run)
     engine = start_engine(run, plan, remedy=_REMEDY, cpu_seconds=seconds)
+    if engine.name == "serial":
+        # Its parts, each of which may be much work, do not choose again.
+        run = run.here()
     check_contents(inputs.true, ["density", "velocity"], run)
     for store in inputs.found.values():
         own = [one for one in inputs.methods if one.url == store.url]

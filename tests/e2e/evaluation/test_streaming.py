@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from cosmoflow.config import load_settings
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import ConfigError
+from cosmoflow.events import Message
 from cosmoflow.numerics import fourier
 from cosmoflow.numerics.comparison import compare
 from cosmoflow.stages.evaluate import command as stage
@@ -18,6 +20,7 @@ from cosmoflow.stages.evaluate import plan as evaluate_plan
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
+from cosmoflow.stages.run import Run
 from tests.cases import each
 from tests.conftest import make_metadata, refused
 from tests.e2e.evaluation.conftest import (
@@ -134,6 +137,19 @@ def test_ray_gives_the_same(stores, serial_run, ray_session, tmp_path):
     for quantity, fields in expected.patch_fields.items():
         for name, field in fields.items():
             np.testing.assert_array_equal(found.patch_fields[quantity][name], field)
+
+
+def test_few_cores_do_much_work_in_this_process(stores, tmp_path, monkeypatch):
+    """Threads keep them busy: Ray is not started, neither for the whole nor for its spectra."""
+    truth, predictions = stores(12)
+    monkeypatch.setattr("cosmoflow.engine.session.SERIAL_SECONDS", 0.0)
+    monkeypatch.setattr(evaluate_plan, "_FEW_CORES", 1 << 20)
+    said = []
+    run = Run(load_settings(options=SETTINGS), listener=said.append)
+    evaluate(truth, predictions, str(tmp_path / "report"), run)
+    texts = [event.text for event in said if isinstance(event, Message)]
+    assert texts
+    assert "starting Ray" not in texts
 
 
 def with_memory(run, memory):
