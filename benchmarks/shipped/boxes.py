@@ -7,10 +7,11 @@ scrambled Sobol sequence (Omega_m 0.18 to 0.42, sigma8 0.66 to 0.99, h 0.60 to 0
 with two redshifts each and boxes of 128, 256 or 512 Mpc/h with 128^3 particles; ``fiducial.csv``
 eight boxes near the fiducial cosmology; ``large.csv`` one of 256 Mpc/h with 256^3 particles;
 ``calibration.csv`` boxes of which only the sizes of errors are learned; ``held_out.csv`` the
-conditions that no training, validation or choice may see. Every box is painted
+conditions that no training, validation or choice may see; ``specialists.csv`` three other boxes of
+each of them, for models of that condition alone. Every box is painted
 on one or two grids, so that cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour.
-The fields are written to FOLDER/fields, FOLDER/calibration and FOLDER/held_out; ``--only`` makes
-one of the tables.
+The fields are written to FOLDER/fields, FOLDER/calibration, FOLDER/held_out and FOLDER/specialists;
+``--only`` makes one of the tables.
 """
 
 from __future__ import annotations
@@ -31,16 +32,26 @@ GRIDS = {
     "large": {256: (128, 64)},
     "calibration": {128: (64, 128, 96, 48), 256: (128, 64, 96), 512: (128,)},
     "held_out": {128: (64,), 192: (128, 64), 256: (64, 128)},
+    "specialists": {128: (64,), 192: (128, 64), 256: (64, 128)},
 }
 """Grids by the size of the box, Mpc/h."""
 
 CROP = 48
 """Cells per axis of a training crop: smaller grids are of no use."""
 
-SEEDS = {"design": 5001, "fiducial": 6001, "large": 7001, "calibration": 8001, "held_out": 9001}
+SEEDS = {
+    "design": 5001, "fiducial": 6001, "large": 7001, "calibration": 8001, "held_out": 9001,
+    "specialists": 11001,
+}  # fmt: skip
 PARTICLES = {name: 256 if name == "large" else 128 for name in SEEDS}
 
-PLACES = {"fiducial": "a", "large": "b", "design": "c", "calibration": "d", "held_out": "h"}
+PLACES = {
+    "fiducial": "a", "large": "b", "design": "c", "calibration": "d", "held_out": "h",
+    "specialists": "s",
+}  # fmt: skip
+APART = ("calibration", "held_out", "specialists")
+"""Tables whose fields no training of the shipped models sees."""
+
 """Beginnings of the names of fields: the last of them, which validate, are of the design."""
 
 
@@ -48,8 +59,8 @@ def pick_grids(name: str, row: int, snapshot: int, box: int) -> list[int]:
     """Return the grids of a snapshot: two in turn of a design, so that all occur as often."""
     grids = GRIDS[name][box]
     if name not in ("design", "calibration"):
-        # Two of the fiducial boxes, and the first held-out one, also have cells of 1 Mpc/h.
-        fine = {"fiducial": (1, 5), "held_out": (0,)}.get(name, ())
+        # Two of the fiducial boxes, the first held-out one and its like also have cells of 1 Mpc/h.
+        fine = {"fiducial": (1, 5), "held_out": (0,), "specialists": (0, 1, 2)}.get(name, ())
         return [*grids, 128] if box == 128 and row in fine else [*grids]
     count = len(grids)
     second = (row // count + 2 * snapshot + row + 1) % count
@@ -74,7 +85,7 @@ def main() -> None:
         settings = load_settings(options={"seed": seed, "simulate": simulate})
         boxes = given.folder / "boxes" / name
         cosmoflow.simulate(str(boxes), Run(settings, existing=existing))
-        out = given.folder / (name if name in ("calibration", "held_out") else "fields")
+        out = given.folder / (name if name in APART else "fields")
         out.mkdir(exist_ok=True)
         with table.open() as lines:
             rows = list(csv.DictReader(lines))
