@@ -36,7 +36,7 @@ _BATCH_CELLS = 64**3
 _LARGEST_BATCH = 8
 
 _LARGEST_PASS = {"float32": 192**3, "bfloat16": 2 * 192**3}
-"""Output cells beyond which memory access costs a CPU more than the smaller halo share saves."""
+"""Output cells beyond which new memory costs a CPU more than the smaller halo share saves."""
 
 _ACTIVATIONS = 1.55
 """Memory of a forward pass over that of its tensors: the largest ratio measured on a CPU, where
