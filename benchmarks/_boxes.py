@@ -14,7 +14,8 @@ from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.models import open_model
 from cosmoflow.stages.run import Run
-from cosmoflow.storage.fields import FieldStore, create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import FILTER, WIENER
 from cosmoflow.storage.origins import MADE_FROM, describe_origin
 from cosmoflow.storage.outputs import finish_group

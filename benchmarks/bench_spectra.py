@@ -34,7 +34,8 @@ from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.spectra import plan_power
 from cosmoflow.stages.spectra.power import sum_power
-from cosmoflow.storage.fields import FieldStore, create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing

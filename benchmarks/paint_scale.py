@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.numerics.painting import paint_block
-from cosmoflow.storage.fields import create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles

@@ -36,7 +36,8 @@ from cosmoflow.numerics import fourier
 from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.spectra import WaveBins, sum_products
 from cosmoflow.stages.inputs.density import DENSITY_CHECKSUMS, checksum_densities
-from cosmoflow.storage.fields import FieldStore, create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
 

@@ -37,7 +37,7 @@ from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.numerics.fourier import linear_velocity
 from cosmoflow.numerics.wiener import WienerFilter
 from cosmoflow.stages.run import Run
-from cosmoflow.storage.fields import create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
 from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group

@@ -12,7 +12,7 @@ import zarr
 
 from cosmoflow.cli.app import run_app
 from cosmoflow.numerics.blocks import Block
-from cosmoflow.storage.fields import create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
 from tests.cluster import chain

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from cosmoflow.storage.fields import create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import open_group_for_writing
 from tests.chaos.ray_nodes import kill_process, ray_nodes

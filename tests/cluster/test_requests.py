@@ -11,7 +11,7 @@ import zarr
 from cosmoflow.cli.app import run_app
 from cosmoflow.numerics.blocks import Block, grid_blocks, place
 from cosmoflow.storage import shards
-from cosmoflow.storage.fields import write_whole
+from cosmoflow.storage.field_writing import write_whole
 from cosmoflow.storage.piecewise import read_in_pieces
 from cosmoflow.storage.urls import open_group, open_group_for_writing, zarr_store
 from cosmoflow.storage.variables import create_variable, write_cells

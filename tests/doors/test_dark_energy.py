@@ -15,7 +15,8 @@ from cosmoflow.cosmology.background import Background
 from cosmoflow.cosmology.linear_power import LinearPower
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.stages.inputs.readers import check_same_box
-from cosmoflow.storage.fields import FieldStore, create_fields, write_whole
+from cosmoflow.storage.field_writing import create_fields, write_whole
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.metadata import BoxMetadata, plain_attributes
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.snapshots import open_particles

@@ -24,7 +24,7 @@ from cosmoflow.model.names import DESCRIPTION, WEIGHTS
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.restoration import PowerGain
-from cosmoflow.storage.fields import create_fields, finished_shards, write_block, write_whole
+from cosmoflow.storage.field_writing import create_fields, finished_shards, write_block, write_whole
 from tests.cases import each
 from tests.conftest import UNIT_FILTER, make_metadata, narrow_networks, refused
 

@@ -14,7 +14,8 @@ from cosmoflow.numerics.blocks import grid_blocks
 from cosmoflow.stages.derive import derive
 from cosmoflow.stages.derive import slabs as derive_slabs
 from cosmoflow.stages.paint import paint
-from cosmoflow.storage.fields import FieldStore, create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.urls import open_group_for_writing

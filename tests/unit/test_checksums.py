@@ -10,7 +10,8 @@ from zarr.codecs import Crc32cCodec, ShardingCodec
 
 from cosmoflow.errors import DataError
 from cosmoflow.numerics.blocks import Block
-from cosmoflow.storage.fields import FieldStore, create_fields, open_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
+from cosmoflow.storage.fields import FieldStore, open_fields
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import COVERAGE, ParticleStore
 from cosmoflow.storage.urls import open_group_for_writing

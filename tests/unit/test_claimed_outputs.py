@@ -20,7 +20,8 @@ from cosmoflow.stages.run import Run, claiming
 from cosmoflow.stages.simulate import simulate
 from cosmoflow.storage import ledger, urls
 from cosmoflow.storage.claims import claim
-from cosmoflow.storage.fields import FieldStore, create_fields, finished_shards, write_block
+from cosmoflow.storage.field_writing import create_fields, finished_shards, write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.outputs import check_output, is_ours
 from cosmoflow.storage.particles import (
     ParticleStore,

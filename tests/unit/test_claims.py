@@ -14,7 +14,8 @@ from cosmoflow.stages.run import Run, claiming
 from cosmoflow.storage import urls
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.claims import Claim, claim
-from cosmoflow.storage.fields import FieldStore, create_fields
+from cosmoflow.storage.field_writing import create_fields
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.files import create_bytes
 from cosmoflow.storage.holders import Holder
 from cosmoflow.storage.urls import CLAIMS, exists, find_bytes, remove

@@ -15,12 +15,8 @@ from cosmoflow.errors import (
 )
 from cosmoflow.numerics.blocks import Block, grid_blocks
 from cosmoflow.storage.checkpoints import CheckpointFolder
-from cosmoflow.storage.fields import (
-    FieldStore,
-    create_fields,
-    finished_shards,
-    write_block,
-)
+from cosmoflow.storage.field_writing import create_fields, finished_shards, write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.outputs import check_output, mark_folder
 from cosmoflow.storage.particles import ParticleStore, create_particles, write_particles
 from tests.cases import each

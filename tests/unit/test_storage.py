@@ -17,10 +17,7 @@ from cosmoflow.errors import (
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.paint import paint
 from cosmoflow.storage import urls
-from cosmoflow.storage.fields import (
-    FieldStore,
-    open_fields,
-)
+from cosmoflow.storage.fields import FieldStore, open_fields
 from cosmoflow.storage.particles import ParticleStore, create_particles
 from tests.cases import each
 from tests.conftest import keep_linear_velocity, make_metadata, refused

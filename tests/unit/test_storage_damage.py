@@ -11,12 +11,8 @@ import zarr
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError
 from cosmoflow.numerics.blocks import Block, grid_blocks
-from cosmoflow.storage.fields import (
-    FieldStore,
-    create_fields,
-    finished_shards,
-    write_block,
-)
+from cosmoflow.storage.field_writing import create_fields, finished_shards, write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.ledger import Ledger
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import begin_group, finish_group

@@ -10,12 +10,8 @@ import xarray as xr
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import DataError, StorageError
 from cosmoflow.numerics.blocks import Block
-from cosmoflow.storage.fields import (
-    FieldStore,
-    create_fields,
-    open_fields,
-    write_block,
-)
+from cosmoflow.storage.field_writing import create_fields, write_block
+from cosmoflow.storage.fields import FieldStore, open_fields
 from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group

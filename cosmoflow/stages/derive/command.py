@@ -37,13 +37,8 @@ from cosmoflow.stages.run import (
     start_engine,
 )
 from cosmoflow.storage.claims import Claim
-from cosmoflow.storage.fields import (
-    FieldStore,
-    create_fields,
-    finished_shards,
-    open_fields,
-    write_block,
-)
+from cosmoflow.storage.field_writing import create_fields, finished_shards, write_block
+from cosmoflow.storage.fields import FieldStore, open_fields
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import begun_config, check_output, finish_group
 from cosmoflow.storage.reopening import reopen_fields

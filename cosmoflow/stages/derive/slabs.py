@@ -29,7 +29,8 @@ from cosmoflow.stages.run import Run
 from cosmoflow.stages.slabs.plan import Cut, Grid, Holding, exchanged_bytes, plan_cut
 from cosmoflow.stages.slabs.sources import Variable
 from cosmoflow.stages.slabs.transform import SlabGraph
-from cosmoflow.storage.fields import FieldStore, write_block
+from cosmoflow.storage.field_writing import write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.reopening import reopen_fields
 from cosmoflow.storage.requests import Requests, count_reads, count_writes
 from cosmoflow.storage.variables import count_parts

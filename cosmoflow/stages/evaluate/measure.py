@@ -38,7 +38,8 @@ from cosmoflow.stages.run import Progress, Run
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.spectra import measure_power
 from cosmoflow.storage.claims import Claim
-from cosmoflow.storage.fields import FieldStore, create_fields
+from cosmoflow.storage.field_writing import create_fields
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import adding_linear_velocity
 from cosmoflow.storage.origins import LINEAR
 from cosmoflow.storage.outputs import finish_group

@@ -16,7 +16,8 @@ from cosmoflow.stages.inputs.readers import Method
 from cosmoflow.stages.models import model_digest
 from cosmoflow.stages.run import Run, memory_here
 from cosmoflow.storage.claims import Claim
-from cosmoflow.storage.fields import FieldStore, create_fields, write_whole
+from cosmoflow.storage.field_writing import create_fields, write_whole
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.urls import exists, join, open_group_for_writing, remove
 from cosmoflow.units import format_bytes

@@ -34,7 +34,8 @@ from cosmoflow.stages.inputs.paintings import Painting
 from cosmoflow.stages.run import Plan, Progress, Run, claiming, start_engine
 from cosmoflow.storage.cube_files import WITHIN
 from cosmoflow.storage.cubes import IN_MEMORY, Cube, Order, cube_of, digest_array, store_array
-from cosmoflow.storage.fields import create_fields, finished_shards, open_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, finished_shards, write_block
+from cosmoflow.storage.fields import open_fields
 from cosmoflow.storage.ledger import begin_counts, sum_counts, write_count
 from cosmoflow.storage.metadata import SAMPLING, BoxMetadata, make_provenance, note_rms
 from cosmoflow.storage.outputs import check_output, finish_group

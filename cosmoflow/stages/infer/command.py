@@ -37,14 +37,8 @@ from cosmoflow.stages.run import (
     require_memory,
     start_engine,
 )
-from cosmoflow.storage.fields import (
-    RESTORED,
-    FieldStore,
-    create_fields,
-    finished_shards,
-    open_fields,
-    write_whole,
-)
+from cosmoflow.storage.field_writing import create_fields, finished_shards, write_whole
+from cosmoflow.storage.fields import RESTORED, FieldStore, open_fields
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.origins import noted_origin

@@ -20,7 +20,8 @@ from cosmoflow.stages.infer.ensemble import Ensemble, Floats, Found, Inputs
 from cosmoflow.stages.infer.layout import shards_at_once
 from cosmoflow.stages.infer.request import Work, is_velocity, wanted_block
 from cosmoflow.stages.models import open_model
-from cosmoflow.storage.fields import FieldStore, write_block
+from cosmoflow.storage.field_writing import write_block
+from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.flows import check_filter
 from cosmoflow.storage.places import local_path
 from cosmoflow.storage.together import AT_ONCE, together

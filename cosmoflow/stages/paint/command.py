@@ -31,7 +31,8 @@ from cosmoflow.stages.paint.tasks import (
 )
 from cosmoflow.stages.run import Progress, Run, claiming, make_exchange, start_engine
 from cosmoflow.storage.claims import Claim
-from cosmoflow.storage.fields import create_fields, finished_shards, open_fields
+from cosmoflow.storage.field_writing import create_fields, finished_shards
+from cosmoflow.storage.fields import open_fields
 from cosmoflow.storage.ledger import begin_counts, sum_counts
 from cosmoflow.storage.metadata import SAMPLING, make_provenance, note_rms
 from cosmoflow.storage.outputs import add_notes, check_output, finish_group

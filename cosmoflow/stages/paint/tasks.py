@@ -26,7 +26,7 @@ from cosmoflow.numerics.painting import (
     fill_velocity,
 )
 from cosmoflow.stages.inputs.expansion import hubble_rate
-from cosmoflow.storage.fields import write_block
+from cosmoflow.storage.field_writing import write_block
 from cosmoflow.storage.ledger import write_count
 from cosmoflow.storage.metadata import BoxMetadata
 from cosmoflow.storage.particles import Particles

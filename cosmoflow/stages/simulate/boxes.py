@@ -18,7 +18,7 @@ from cosmoflow.model.precision import best_device
 from cosmoflow.numerics import cola, fourier, initial, lpt
 from cosmoflow.numerics.blocks import Block, place, split_block
 from cosmoflow.stages.simulate.design import expand_design
-from cosmoflow.storage.fields import create_fields, finished_shards, write_block
+from cosmoflow.storage.field_writing import create_fields, finished_shards, write_block
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.initial import read_power_table, read_white_noise, white_noise_digest
 from cosmoflow.storage.metadata import COMPLETE, STATUS, BoxMetadata, make_provenance

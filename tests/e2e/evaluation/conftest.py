@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cosmoflow.numerics.blocks import grid_blocks
-from cosmoflow.storage.fields import create_fields, write_block
+from cosmoflow.storage.field_writing import create_fields, write_block
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.sampling import Sampling
 from cosmoflow.storage.urls import open_group_for_writing
