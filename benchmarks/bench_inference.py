@@ -162,8 +162,6 @@ def main(fields: str, folder: str, name: str = "residual-small", times: int = 2)
         taken = clock.read()
         report("engine, store to store", cells, taken, errors(found["velocity"].values))
         source = MemoryFields({n: FieldStore(box).read(n) for n in ("density", WIENER)})
-        # The engine has handed its buffers back.
-        keep_freed_buffers()
         clock = Clock()
         config = InferConfig(precision=precision)
         memory = predict_box([Member(model, flows)], source, config, DEVICE).mean

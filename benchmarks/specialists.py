@@ -78,8 +78,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for url in sorted((given.folder / "held_out").glob(f"*{given.only}*.zarr")):
         fields = like(url, given.folder / "specialists")
-        if not all(Path(one).exists() for one in fields):
-            continue
+        if missing := [one for one in fields if not Path(one).exists()]:
+            parser.error(f"there is no {missing[0]}: run boxes.py --only specialists first")
         out = given.folder / f"specialist-{url.stem}"
         taken = specialise(fields, out, given.model, given.steps)
         store = FieldStore(str(url))

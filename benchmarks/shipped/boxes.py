@@ -8,10 +8,10 @@ with two redshifts each and boxes of 128, 256 or 512 Mpc/h with 128^3 particles;
 eight boxes near the fiducial cosmology; ``large.csv`` one of 256 Mpc/h with 256^3 particles;
 ``calibration.csv`` boxes of which only the sizes of errors are learned; ``held_out.csv`` the
 conditions that no training, validation or choice may see; ``specialists.csv`` three other boxes of
-each of them, for models of that condition alone. Every box is painted
-on one or two grids, so that cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour.
-The fields are written to FOLDER/fields, FOLDER/calibration, FOLDER/held_out and FOLDER/specialists;
-``--only`` makes one of the tables.
+each of them, for models of that condition alone. Every box is painted on one or two grids, so that
+cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour and a half. The fields are
+written to FOLDER/fields, and those of the last three tables to folders of their names; ``--only``
+makes one of the tables.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ PLACES = {
     "fiducial": "a", "large": "b", "design": "c", "calibration": "d", "held_out": "h",
     "specialists": "s",
 }  # fmt: skip
-APART = ("calibration", "held_out", "specialists")
-"""Tables whose fields no training of the shipped models sees."""
-
 """Beginnings of the names of fields: the last of them, which validate, are of the design."""
+
+APART = ("calibration", "held_out", "specialists")
+"""Tables whose fields are not put into ``fields``, from which the shipped models learn."""
 
 
 def pick_grids(name: str, row: int, snapshot: int, box: int) -> list[int]:

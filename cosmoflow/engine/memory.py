@@ -60,9 +60,18 @@ class _Keepers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
+        self._other = 0
+
+    @property
+    def count(self) -> int:
+        """How many want it now."""
+        return self._count
 
     def enter(self) -> None:
         with self._lock:
+            if not self._count:
+                # What is not of the heap, such as the libraries' own memory, is never freed.
+                self._other = max(0, _resident())
             self._count += 1
             _tune(_MMAP_MAX, 0)
             _tune(_TRIM_THRESHOLD, _NEVER)
@@ -70,18 +79,20 @@ class _Keepers:
     def leave(self) -> None:
         with self._lock:
             self._count -= 1
-            if self._count:
+            if self._count and _heap() is not None:
                 return
-            _tune(_MMAP_MAX, _DEFAULT_MMAPS)
-            _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
+            if not self._count:
+                _tune(_MMAP_MAX, _DEFAULT_MMAPS)
+                _tune(_TRIM_THRESHOLD, _DEFAULT_TRIM)
         # glibc raises its threshold of 128 KiB no more once the others are set.
         return_freed_buffers()
-        trim()
+        # Where libc does not say how much is kept, plans would take it for memory in use.
+        _trim()
 
     def held(self) -> int:
-        """Return the bytes of freed buffers that are kept now."""
+        """Return the bytes of freed buffers that are kept now; rather too few than too many."""
         with self._lock:
-            return _freed_and_resident() if self._count else 0
+            return max(0, min(_freed(), _resident() - self._other)) if self._count else 0
 
 
 _keepers = _Keepers()
@@ -101,8 +112,8 @@ def keep_freed_buffers() -> None:
 def keeping_freed_buffers() -> Iterator[None]:
     """Keep freed buffers while the ``with`` block runs, then return them to the system.
 
-    Of blocks within each other the outermost returns them. What a block has made and is still in
-    use stays: once it is free, :func:`trim` returns it.
+    With nested blocks, the outermost returns them. What a block has made and is still in use stays:
+    once it is free, :func:`trim` returns it.
     """
     _keepers.enter()
     try:
@@ -121,20 +132,37 @@ class _Mallinfo(ctypes.Structure):
     ]
 
 
-def _freed_and_resident() -> int:
-    """Return the bytes of the heap that are free, less those that the system has back already."""
+def _heap() -> _Mallinfo | None:
+    """Return what libc says of its heap, or None."""
     found = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if found is None:
-        return 0
+        return None
     found.restype = _Mallinfo
-    heap, process = found(), psutil.Process().memory_info()
-    resident: int = process.rss - process.shared - heap.uordblks - heap.hblkhd
-    freed: int = heap.fordblks
-    return max(0, min(freed, resident))
+    heap: _Mallinfo = found()
+    return heap
+
+
+def _freed() -> int:
+    """Return the bytes of the heap that are free, also those that the system has back already."""
+    heap = _heap()
+    return 0 if heap is None else heap.fordblks
+
+
+def _resident() -> int:
+    """Return the bytes of this process's own memory, less those of the heap that are in use."""
+    heap, process = _heap(), psutil.Process().memory_info()
+    used: int = 0 if heap is None else heap.uordblks + heap.hblkhd
+    found: int = process.rss - process.shared - used
+    return found
 
 
 def trim() -> None:
-    """Return freed buffers to the system, if libc can do that."""
+    """Return freed buffers to the system, if libc can do that and nothing wants to keep them."""
+    if not _keepers.count:
+        _trim()
+
+
+def _trim() -> None:
     found = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if found is not None:
         found(0)

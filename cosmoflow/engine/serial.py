@@ -15,7 +15,7 @@ from cosmoflow.engine.base import (
     TrainingContext,
 )
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.memory import available_memory, keeping_freed_buffers
+from cosmoflow.engine.memory import available_memory, keeping_freed_buffers, trim
 from cosmoflow.engine.pipeline import Pipeline, run_pipeline
 from cosmoflow.errors import ConfigError
 
@@ -83,8 +83,10 @@ class SerialEngine:
         from dask.callbacks import Callback
         from dask.local import get_sync
 
-        with keeping_freed_buffers(), Callback(posttask=finished):
+        with Callback(posttask=finished):
             results = get_sync(graph.to_dask(), outputs)
+        # A task that kept freed buffers has left its parts among them.
+        trim()
         return dict(zip(outputs, results, strict=True))
 
     def map(

@@ -28,9 +28,9 @@ def _stack(inputs: int, outputs: int, depth: int) -> nn.Sequential:
 
 
 def _apply(layers: nn.Sequential, features: Tensor) -> Tensor:
-    """Apply layers; features that only the caller's call holds are freed after the first of them.
+    """Apply layers; ``features`` is freed after the first of them if the caller keeps no reference.
 
-    A call of ``nn.Sequential`` would hold them until its end.
+    A call of ``nn.Sequential`` would hold it until its end.
     """
     for layer in layers:
         features = layer(features)

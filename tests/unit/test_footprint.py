@@ -37,6 +37,14 @@ def test_a_chain_holds_what_can_be_counted_by_hand(chain, precision, size):
     assert count_activation_bytes(chain, 8, precision) == size * 8**3 * (5 + 3)
 
 
+def test_a_residual_network_frees_what_it_has_used():
+    # The most is there when features are joined: those of the way down with 156 cells per axis,
+    # those of the way up with 132, and both of them side by side. All levels have been freed.
+    assert count_activation_bytes("residual-small", 128, "bfloat16") == 2 * 16 * (
+        156**3 + (1 + 2) * 132**3
+    )
+
+
 @each("name", ["residual-tiny", "residual-small", "paper"])
 def test_larger_tiles_and_float32_take_more(name):
     if name == "paper":

@@ -23,6 +23,19 @@ def test_a_run_has_the_engine_of_its_settings_and_keeps_and_hears_its_session():
     assert [message.text for message in heard] == ["a node joins"]
 
 
+def test_a_run_that_stays_here_is_else_the_same():
+    heard = []
+    settings = load_settings(options={"seed": 5, "engine": {"memory": "3GiB"}})
+    run = Run(settings, existing="resume", listener=heard.append)
+    here = run.here()
+    assert isinstance(here.session.engine(1e9, memory=1 << 60), SerialEngine)
+    assert (here.settings.seed, here.settings.engine.memory) == (5, 3 << 30)
+    assert (here.existing, here.settings.engine.choice) == ("resume", "serial")
+    here.session.notify("a node joins")
+    assert [message.text for message in heard] == ["a node joins"]
+    assert (run.settings.engine.choice, run.session.config.choice) == ("auto", "auto")
+
+
 @each("engine", [{"choice": "auto"}, {"choice": "ray"}, {"choice": "ray", "address": "auto"}])
 def test_too_much_memory_is_refused_before_ray_is_started(engine, monkeypatch):
     def start(*_, **__):

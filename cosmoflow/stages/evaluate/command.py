@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cosmoflow.engine import keeping_freed_buffers
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError, StorageError
 from cosmoflow.events import Message, StageFinished, noting
 from cosmoflow.numerics.comparison import Comparison
@@ -152,7 +153,9 @@ def evaluate(truth: str, predictions: Predictions, out: str, run: Run | None = N
         run.listener(Message(f"{what}: one sub-box of {size:g} Mpc/h is measured"))
     provenance["notes"] += examine([inputs.true, *inputs.found.values()], run.listener)
     with _holding(out, run, provenance) as claim:
-        comparison = measure(inputs, out, plan, engine, run, claim)
+        # All parts of the work need buffers as large. On Ray this process only adds up.
+        with keeping_freed_buffers() if engine.name == "serial" else nullcontext():
+            comparison = measure(inputs, out, plan, engine, run, claim)
         check_agreement(comparison.metrics["residual"], origins, run.listener)
         provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *origins.notes, *warned]))
         for store in (inputs.true, *inputs.found.values()):

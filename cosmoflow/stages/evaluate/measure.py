@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -75,8 +75,6 @@ def measure(
     scheme = painted_scheme(true)
     size = inputs.box_size
     with (
-        # All parts of the work need buffers as large. On Ray this process only adds up.
-        keeping_freed_buffers() if engine.name == "serial" else nullcontext(),
         shipped_methods(true, plan.shipped_model, out, run, claim) as shipped,
         linear_methods(true, plan, out, run, claim) as linear,
         closing(Subboxes(true.grid, cut.subbox, str(local_path(out)))) as subboxes,

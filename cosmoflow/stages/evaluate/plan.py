@@ -40,9 +40,9 @@ PIECE_CELLS = 256
 BLOCK_CORES = 4
 """Most cores that a task for a block has, whose memory it has then too."""
 
-_FEW_CORES = 4
-"""Cores that threads of one process keep busy. With 512^3 cells on two cores, which did 1.7 seconds
-of work a second, the comparison took 120 s so, and 200 s on Ray."""
+_FEW_CORES = 2
+"""Cores that threads of one process keep busy: in a box of 512^3 cells they did 1.7 seconds of work
+a second. More cores have not been measured."""
 
 _BLOCK_BYTES, _MOMENTUM_BYTES, _ERROR_BYTES = 52, 24, 12
 """Bytes per cell of a block with its halo, and further bytes where a momentum is divided, or where

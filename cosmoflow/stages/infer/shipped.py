@@ -28,9 +28,8 @@ from cosmoflow.stages.inputs.condition import check_scatter, expects_scatter
 from cosmoflow.stages.models import check_fits, open_model
 from cosmoflow.storage.fields import FieldStore
 
-_PASS: Final = 1.5
-"""Memory of a forward pass over that of its activations (measured: 960 MiB for 128^3 cells, 1,857
-for 256^3, flow included)."""
+_PASS: Final = 2.0
+"""Memory of a forward pass over that of its activations."""
 
 
 @dataclass(frozen=True)
