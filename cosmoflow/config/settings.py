@@ -231,7 +231,7 @@ class EngineConfig(Section):
     """
 
     choice: Literal["auto", "serial", "ray"] = Field(
-        "auto", description="auto runs small jobs serially, others on Ray"
+        "auto", description="auto runs small jobs in this process, others on Ray"
     )
     address: str | None = Field(
         None, description="address of a Ray cluster; by default this machine"

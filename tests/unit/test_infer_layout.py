@@ -100,7 +100,7 @@ def test_a_small_region_needs_little_memory_and_few_tasks():
     assert len(whole.tasks(1024, [True] * 8**3)) >= 8
 
 
-@each(("free", "tile"), [(0.5, (64, 64, 64)), (4, (128, 128, 256))])
+@each(("free", "tile"), [(0.5, (64, 64, 64)), (2.5, (128, 128, 256)), (4, (128, 256, 256))])
 def test_a_gpu_limits_the_tile(monkeypatch, free, tile):
     device = Device("bfloat16", int(free * GIB))
     monkeypatch.setattr(Device, "here", classmethod(lambda cls: device))
