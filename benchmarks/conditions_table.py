@@ -74,6 +74,11 @@ def coverage(true: Floats, found: Floats, size: Floats, interval: float, density
     return " ".join(said)
 
 
+def rms_residual(true: Floats, found: Floats) -> float:
+    """Return the 3-D rms difference of two velocities, km/s."""
+    return float(np.sqrt(np.square(true - found, dtype=np.float64).sum(axis=0).mean()))
+
+
 def predict(model: VelocityModel, store: FieldStore, name: str) -> tuple[Floats, Floats | None]:
     """Return the prediction of a box, and the size of its errors if the model knows it."""
     flows = ensure_flows(store.url, model.smoothing, model.spec.filter, Run(), model=name)
@@ -121,8 +126,7 @@ def main() -> None:
         if given.best:
             found["wiener of the box"] = (best_filter(store), None, 0.0)
         for name, (mean, size, interval) in found.items():
-            difference = np.square(true - mean, dtype=np.float64).sum(axis=0).mean()
-            rms = float(np.sqrt(difference))
+            rms = rms_residual(true, mean)
             inside = "" if size is None else coverage(true, mean, size, interval, density)
             cells = (Path(url).stem, Path(name).name, f"{rms:.1f}", f"{rms / norm:.4f}")
             text = compare(true, mean, store.metadata.box_size, given.k)

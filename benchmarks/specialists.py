@@ -13,20 +13,14 @@ cost the family in this one, as far as the steps go.
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 import warnings
 from pathlib import Path
 
-import numpy as np
-from conditions_table import predict
+from conditions_table import predict, rms_residual
+from fine_tuning import fit
 
-from cosmoflow.config import load_settings
-from cosmoflow.engine import Session
-from cosmoflow.events import ignore
 from cosmoflow.stages.models import find_model, open_model
-from cosmoflow.stages.run import Run
-from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
 
 EACH = 3
@@ -40,29 +34,10 @@ def like(url: Path, folder: Path) -> list[str]:
     return [str(folder / f"s{place:02d}-{rest}") for place in places]
 
 
-def specialise(fields: list[str], out: Path, model: str, steps: int) -> float:
-    """Train a specialist; return the seconds."""
-    shutil.rmtree(out, ignore_errors=True)
-    settings = load_settings(
-        options={
-            "engine": {"choice": "serial"},
-            "train": {
-                "start": model, "steps": steps, "batch": 4, "error_steps": 0, "measure_gain": 0,
-                "compare": False,
-            },
-        }
-    )  # fmt: skip
-    begun = time.perf_counter()
-    with Session(settings.engine) as session:
-        train(fields, str(out), Run(settings, session, "error", ignore))
-    return time.perf_counter() - begun
-
-
 def residual(name: str, store: FieldStore) -> float:
     """Return the 3-D rms residual of a model in a box, km/s."""
     mean, _ = predict(open_model(find_model(name), store), store, name)
-    difference = np.square(store.read("velocity") - mean, dtype=np.float64)
-    return float(np.sqrt(difference.sum(axis=0).mean()))
+    return rms_residual(store.read("velocity"), mean)
 
 
 def main() -> None:
@@ -81,7 +56,9 @@ def main() -> None:
         if missing := [one for one in fields if not Path(one).exists()]:
             parser.error(f"there is no {missing[0]}: run boxes.py --only specialists first")
         out = given.folder / f"specialist-{url.stem}"
-        taken = specialise(fields, out, given.model, given.steps)
+        begun = time.perf_counter()
+        fit(fields, out, start=given.model, steps=given.steps, error_steps=0, compare=False)
+        taken = time.perf_counter() - begun
         store = FieldStore(str(url))
         family, own = (residual(name, store) for name in (given.model, str(out)))
         ratio = family / own

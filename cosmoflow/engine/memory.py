@@ -125,11 +125,11 @@ def keeping_freed_buffers() -> Iterator[None]:
 class _Mallinfo(ctypes.Structure):
     """glibc's ``struct mallinfo2``, from 2.33 on."""
 
-    _fields_: ClassVar = [
-        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
-        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks")),
-        ("keepcost", ctypes.c_size_t),
-    ]
+    _names: ClassVar = (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd",
+        "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+    )  # fmt: skip
+    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in _names]
 
 
 def _heap() -> _Mallinfo | None:

@@ -297,20 +297,21 @@ def _make(true: FieldStore, plan: EvaluatePlan, scratch: str, run: Run, claim: C
     # The density is never written, but a fields store must have a variable from the start.
     create_fields(scratch, true.metadata, true.grid, ("density",), shard=shard, chunk=chunk)
     finish_group(open_group_for_writing(scratch))
-    size, rate = true.metadata.box_size, growth_rate_hubble(true.metadata)
-    if not plan.in_memory:
-        for radius in plan.missing:
-            run.listener(Message(f"linear velocity, smoothed at {radius:g} Mpc/h"))
-            adding = adding_linear_velocity(scratch, radius)
-            add_flow(true, LinearTheory(radius), rate, adding, run, claim=claim)
+    if plan.in_memory:
+        _make_in_memory(true, plan.missing, scratch, claim)
         return
+    rate = growth_rate_hubble(true.metadata)
+    for radius in plan.missing:
+        run.listener(Message(f"linear velocity, smoothed at {radius:g} Mpc/h"))
+        adding = adding_linear_velocity(scratch, radius)
+        add_flow(true, LinearTheory(radius), rate, adding, run, claim=claim)
 
-    @keeping_freed_buffers()
-    def make_in_memory() -> None:
-        density = torch.from_numpy(true.read("density"))
-        for radius in plan.missing:
-            with adding_linear_velocity(scratch, radius) as array:
-                array.write(LinearTheory(radius).velocity(density, size, rate).numpy())
-            claim.check()
 
-    make_in_memory()
+@keeping_freed_buffers()
+def _make_in_memory(true: FieldStore, radii: Sequence[float], scratch: str, claim: Claim) -> None:
+    size, rate = true.metadata.box_size, growth_rate_hubble(true.metadata)
+    density = torch.from_numpy(true.read("density"))
+    for radius in radii:
+        with adding_linear_velocity(scratch, radius) as array:
+            array.write(LinearTheory(radius).velocity(density, size, rate).numpy())
+        claim.check()

@@ -39,15 +39,15 @@ _LARGEST_PASS = {"float32": 192**3, "bfloat16": 2 * 192**3}
 """Output cells beyond which new memory costs a CPU more than the smaller halo share saves."""
 
 _ACTIVATIONS = 1.3
-"""Memory of a forward pass over that of its tensors: 1.27 was measured on a CPU, for passes of 64
-to 256 cells per axis, beside :data:`_PASS_OVERHEAD`."""
+"""Memory of a forward pass over that of its tensors, beside :data:`_PASS_OVERHEAD`: 1.27 was
+measured on a CPU, for tiles of 64 by 128 by 128 and of 128^3 cells."""
 
 _PASS_OVERHEAD = 64 << 20
 """Further bytes of a forward pass, of any size."""
 
 _FLOAT32_ON_GPU = 2.5
-"""The same ratio in float32 on a GPU, where cuDNN copies layers to another layout. 1.6 was measured
-when a pass held 1.5 times the tensors, so 2.4 is expected."""
+"""The ratio :data:`_ACTIVATIONS` in float32 on a GPU, where cuDNN copies layers to another layout.
+1.6 was measured when a pass held 1.5 times the tensors, so 2.4 is expected."""
 
 _WRITTEN_AT_ONCE = 1 << 24
 """Numbers of small shards that a worker may write side by side."""
@@ -228,8 +228,8 @@ def pass_memory(work: Work, models: Sequence[VelocityModel]) -> int:
         )
         cells = math.prod(side + 2 * model.geometry.halo for side in tiles.shape)
         batch = min(work.layout.batch, len(tiles))
-        tiles_need = batch * int(factor * activations + 4 * fields * cells)
-        need = max(need, tiles_need + _PASS_OVERHEAD * (activations > 0))
+        overhead = _PASS_OVERHEAD if activations else 0
+        need = max(need, batch * int(factor * activations + 4 * fields * cells) + overhead)
     return need
 
 
