@@ -32,7 +32,7 @@ from torch import Tensor
 
 from cosmoflow.config import load_settings
 from cosmoflow.config.networks import InferConfig
-from cosmoflow.engine.memory import keep_freed_buffers
+from cosmoflow.engine.buffers import keep_freed_buffers
 from cosmoflow.engine.threads import use_threads
 from cosmoflow.model.precision import autocast, best_device, prepare_device
 from cosmoflow.model.registry import count_flops

@@ -15,13 +15,9 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from cosmoflow.engine.base import USEFUL_CORES, Engine, Exchange, Resources, TrainingContext
+from cosmoflow.engine.buffers import keeping_freed_buffers, return_freed_buffers
 from cosmoflow.engine.graph import Column, Handout, Key, TaskGraph
-from cosmoflow.engine.memory import (
-    FREE_SHARE,
-    available_memory,
-    keeping_freed_buffers,
-    return_freed_buffers,
-)
+from cosmoflow.engine.memory import FREE_SHARE, available_memory
 from cosmoflow.engine.pipeline import Pipeline
 from cosmoflow.engine.session import Session
 

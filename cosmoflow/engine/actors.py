@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cosmoflow.engine import telemetry
 from cosmoflow.engine.base import Resources
-from cosmoflow.engine.memory import keep_freed_buffers
+from cosmoflow.engine.buffers import keep_freed_buffers
 from cosmoflow.engine.nodes import placement
 from cosmoflow.engine.pipeline import STEPS, Pipeline, PipelineThreads
 from cosmoflow.engine.runs import Runs

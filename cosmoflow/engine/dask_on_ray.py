@@ -16,7 +16,7 @@ from dask.core import flatten, toposort
 from ray.exceptions import RayTaskError
 
 from cosmoflow.engine.base import ONE_CORE
-from cosmoflow.engine.memory import return_freed_buffers
+from cosmoflow.engine.buffers import return_freed_buffers
 from cosmoflow.engine.nodes import placement
 from cosmoflow.engine.stopping import Stop
 from cosmoflow.engine.telemetry import watched

@@ -14,8 +14,9 @@ from cosmoflow.engine.base import (
     Resources,
     TrainingContext,
 )
+from cosmoflow.engine.buffers import keeping_freed_buffers, trim
 from cosmoflow.engine.graph import Key, TaskGraph
-from cosmoflow.engine.memory import available_memory, keeping_freed_buffers, trim
+from cosmoflow.engine.memory import available_memory
 from cosmoflow.engine.pipeline import Pipeline, run_pipeline
 from cosmoflow.errors import ConfigError
 

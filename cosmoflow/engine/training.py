@@ -21,8 +21,8 @@ from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cosmoflow.engine.base import Resources, TrainingContext
+from cosmoflow.engine.buffers import keeping_freed_buffers
 from cosmoflow.engine.channel import beside_driver, open_channel
-from cosmoflow.engine.memory import keeping_freed_buffers
 from cosmoflow.engine.threads import use_share
 from cosmoflow.errors import CosmoflowError, IncompleteError
 

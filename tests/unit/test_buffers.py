@@ -7,7 +7,7 @@ import sys
 SCRIPT = """
 import resource
 import torch
-from cosmoflow.engine.memory import keeping_freed_buffers, return_freed_buffers
+from cosmoflow.engine.buffers import keeping_freed_buffers, return_freed_buffers
 
 return_freed_buffers()
 
@@ -46,7 +46,8 @@ def test_pages_of_kept_buffers_are_not_asked_for_again():
 KEPT = """
 import numpy as np
 import psutil
-from cosmoflow.engine.memory import available_memory, keeping_freed_buffers
+from cosmoflow.engine.buffers import keeping_freed_buffers
+from cosmoflow.engine.memory import available_memory
 
 class Still:
     available = 1 << 33

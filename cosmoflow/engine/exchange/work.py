@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cosmoflow.engine.base import Resources
+from cosmoflow.engine.buffers import return_freed_buffers, trim
 from cosmoflow.engine.exchange.bucket import BucketScratch
 from cosmoflow.engine.exchange.scratch import Scratch
 from cosmoflow.engine.exchange.servers import on_this_node, this_node
 from cosmoflow.engine.graph import Handout, Key
-from cosmoflow.engine.memory import return_freed_buffers, trim
 from cosmoflow.engine.stopping import Stop
 from cosmoflow.engine.telemetry import watched
 from cosmoflow.engine.threads import use_share
