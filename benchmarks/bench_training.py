@@ -27,11 +27,12 @@ from torch import nn
 
 from cosmoflow.config.networks import TrainConfig
 from cosmoflow.engine.serial import SerialEngine
-from cosmoflow.model.fitting import Metrics, TrainingJob, make_loop
+from cosmoflow.model.fitting import make_loop
 from cosmoflow.model.precision import best_device, has_fast_bfloat16, prepare_device
 from cosmoflow.model.registry import count_flops, find_architecture
 from cosmoflow.model.samples import TrainingBox, draw_batch, measure_normalisation
 from cosmoflow.model.sources import DeviceFields, MemoryFields
+from cosmoflow.model.training_job import Metrics, TrainingJob
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.wiener import SETS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch.optim import AdamW
@@ -9,13 +11,18 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from cosmoflow.model.errors import UNCALIBRATED, calibrate, freeze_all_but_errors, size_loss
 from cosmoflow.model.family import CONSTANTS
-from cosmoflow.model.fitting import TrainingJob
 from cosmoflow.model.folder import Model
 from cosmoflow.model.precision import autocast
 from cosmoflow.model.samples import Sample, read_sample, stack
+from cosmoflow.model.training_job import TrainingJob
 
 
-def fit_errors(model: Model, job: TrainingJob, device: torch.device) -> Model:
+def fit_errors(
+    model: Model,
+    job: TrainingJob,
+    device: torch.device,
+    on_step: Callable[[int], None] = lambda done: None,
+) -> Model:
     """Return a model with a head for errors, trained and calibrated.
 
     Parameters
@@ -27,6 +34,8 @@ def fit_errors(model: Model, job: TrainingJob, device: torch.device) -> Model:
         of the model did not draw. The validation blocks calibrate the sizes.
     device : torch.device
         Device to train on.
+    on_step : callable
+        Told after each step how many are done.
     """
     config = job.config
     torch.manual_seed(job.seed)
@@ -45,6 +54,7 @@ def fit_errors(model: Model, job: TrainingJob, device: torch.device) -> Model:
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
+        on_step(step - config.steps + 1)
     return _calibrated(found, job, device)
 
 

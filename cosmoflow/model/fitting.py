@@ -11,28 +11,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pickle import UnpicklingError
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from cosmoflow.config.networks import TrainConfig
 from cosmoflow.errors import DataError
 from cosmoflow.model.folder import check_weights
-from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.loss import mean_square
 from cosmoflow.model.optimiser import Optimiser
 from cosmoflow.model.precision import autocast, best_device, prepare_device
 from cosmoflow.model.prefetch import Prefetcher
-from cosmoflow.model.samples import Sample, TrainingBox, draw_batch, read_sample, stack
-from cosmoflow.model.streams import StreamedBoxes
+from cosmoflow.model.samples import Sample, TrainingBox, read_sample, stack
+from cosmoflow.model.training_job import (
+    FINISHED,
+    Checkpoints,
+    Metrics,
+    TrainingJob,
+    Workers,
+)
 from cosmoflow.model.velocity import Reconstruction
 from cosmoflow.numerics.blocks import Block
-
-Metrics = dict[str, float]
-
-FINISHED = "finished"
-"""Key that only the note of the last metrics has, which tells that the steps are done."""
 
 NOTE_SECONDS = 1.0
 """Shortest time between notes of the step to the driver."""
@@ -45,72 +43,6 @@ _UNREADABLE = (
     *(UnpicklingError, struct.error),
 )
 """Exceptions raised on restoring a checkpoint of another kind."""
-
-
-class Workers(Protocol):
-    """Interface to the data-parallel workers, provided by the engine."""
-
-    rank: int
-    world_size: int
-
-    def wrap(self, module: Any) -> Any:
-        """Return the module with gradients averaged over the workers."""
-
-    def total(self, value: float) -> float:
-        """Return the sum of a value over the workers; every worker must call it."""
-
-    def report(self, metrics: Metrics) -> None:
-        """Report metrics to the driver; every worker must call it."""
-
-    def note(self, metrics: Metrics) -> None:
-        """Tell the driver the step and the loss of rank 0; other workers say nothing."""
-
-
-class Checkpoints(Protocol):
-    """Storage of the checkpoints that a loop resumes from."""
-
-    def save(self, step: int, content: bytes) -> None:
-        """Store a checkpoint."""
-
-    def newest(self) -> bytes | None:
-        """Return the newest complete checkpoint, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingJob:
-    """Hyperparameters and data of a training run.
-
-    Parameters
-    ----------
-    config : TrainConfig
-        Hyperparameters.
-    seed : int
-        Seed of the initial weights and the batches.
-    crop : int
-        Output cells per axis of a training crop.
-    training : sequence of TrainingBox, or StreamedBoxes
-        Boxes to train on, in memory or read block by block.
-    validation : sequence of (TrainingBox, Block)
-        Blocks excluded from training.
-    """
-
-    config: TrainConfig
-    seed: int
-    crop: int
-    training: Sequence[TrainingBox] | StreamedBoxes
-    validation: Sequence[tuple[TrainingBox, Block]]
-
-    def draw(self, step: int, crops: Sequence[int], geometry: Geometry) -> Sample:
-        """Draw crops of the batch of a step; see :func:`cosmoflow.model.samples.draw_batch`."""
-        return draw_batch(
-            self.training.at(step) if isinstance(self.training, StreamedBoxes) else self.training,
-            self.config.target,
-            geometry,
-            crop=self.crop,
-            crops=crops,
-            augment=self.config.augment,
-            key=(self.seed, step),
-        )
 
 
 @dataclass
@@ -424,7 +356,7 @@ def make_loop(
     make_job: Callable[[], TrainingJob],
     checkpoints: Checkpoints,
     on_history: Callable[[list[Metrics]], None],
-    on_finished: Callable[[Reconstruction, TrainingJob], None],
+    on_finished: Callable[[Reconstruction, TrainingJob, Callable[[Metrics], None]], None],
 ) -> Callable[[Workers], None]:
     """Return the function that every worker runs.
 
@@ -437,7 +369,8 @@ def make_loop(
     on_history : callable
         Called by rank 0 with all metrics so far, after each validation and at the end.
     on_finished : callable
-        Called by rank 0 with the best averaged model and the job.
+        Called by rank 0 with the best averaged model, the job, and a function that tells the
+        driver how far the work after the steps is.
     """
 
     def loop(workers: Workers) -> None:
@@ -448,6 +381,6 @@ def make_loop(
         if workers.rank == 0:
             on_history(fitting.history)
             workers.note({**fitting.history[-1], FINISHED: 1.0})
-            on_finished(fitting.best_model(), job)
+            on_finished(fitting.best_model(), job, workers.note)
 
     return loop

@@ -9,6 +9,7 @@ from cosmoflow.cli.cards import make_card
 from cosmoflow.cli.training import suggest_next
 from cosmoflow.cli.verdicts import judge_training
 from cosmoflow.errors import ConfigError, DataError
+from cosmoflow.events import StageAdvanced, StageStarted
 from cosmoflow.model.family import ModelFamily
 from cosmoflow.stages.infer import infer
 from cosmoflow.stages.inspect import inspect, read_comparison
@@ -38,10 +39,27 @@ def boxes(fields_store):
 
 
 @pytest.fixture
-def family(boxes, serial_run, tmp_path):
+def events():
+    """What the training of the family told."""
+    return []
+
+
+@pytest.fixture
+def family(boxes, serial_run, tmp_path, events):
     """A family of models trained on the boxes, and its folder."""
     url = str(tmp_path / "family")
-    return train(boxes, url, serial_run(train=OPTIONS)), url
+    return train(boxes, url, serial_run(train=OPTIONS, listener=events.append)), url
+
+
+def test_the_work_after_the_steps_is_shown(family, events):
+    work = ("errors", "gains")
+    begun = [event for event in events if isinstance(event, StageStarted) and event.stage in work]
+    assert begun == [StageStarted("errors", 3, "steps"), StageStarted("gains", 1, "boxes")]
+    done = [event for event in events if isinstance(event, StageAdvanced) and event.stage in work]
+    assert [(one.stage, one.done) for one in done] == [
+        *(("errors", step) for step in (1, 2, 3)),
+        ("gains", 1),
+    ]
 
 
 def test_boxes_that_differ_make_one_model_that_fits_all_of_them(

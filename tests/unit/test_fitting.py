@@ -16,7 +16,7 @@ from cosmoflow.config.networks import TrainConfig
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import CosmoflowError, DataError
 from cosmoflow.events import Message, StageAdvanced
-from cosmoflow.model.fitting import FINISHED, Fitting, TrainingJob, make_loop
+from cosmoflow.model.fitting import Fitting, make_loop
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.loss import mean_square
 from cosmoflow.model.samples import (
@@ -29,6 +29,7 @@ from cosmoflow.model.samples import (
 from cosmoflow.model.sources import (
     MemoryFields,
 )
+from cosmoflow.model.training_job import FINISHED, TrainingJob
 from cosmoflow.model.velocity import ModelSpec, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.train import train
@@ -109,7 +110,7 @@ def fit(job, spec, checkpoints=None, on_report=None):
         lambda: job,
         checkpoints or Kept(),
         lambda history: histories.append(list(history)),
-        lambda model, job: models.append(model),
+        lambda model, job, note: models.append(model),
     )
     SerialEngine().train(loop, workers=1, on_report=on_report or (lambda metrics: None))
     (model,) = models

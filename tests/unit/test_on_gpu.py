@@ -7,10 +7,11 @@ import torch
 from cosmoflow.config.networks import InferConfig, TrainConfig
 from cosmoflow.engine.serial import SerialEngine
 from cosmoflow.errors import ConfigError
-from cosmoflow.model.fitting import Fitting, TrainingJob, make_loop
+from cosmoflow.model.fitting import Fitting, make_loop
 from cosmoflow.model.precision import prepare_device
 from cosmoflow.model.samples import TrainingBox, draw_batch
 from cosmoflow.model.sources import DeviceFields, MemoryFields
+from cosmoflow.model.training_job import TrainingJob
 from cosmoflow.model.velocity import ModelSpec, Normalisation, VelocityModel
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.infer import predict_box
@@ -125,7 +126,7 @@ def fit(fields, steps, checkpoints, stop_at=None, **options):
             raise KeyboardInterrupt
 
     loop = make_loop(make_model, lambda: job, checkpoints, lambda rows: None,
-                     lambda model, job: models.append(model))  # fmt: skip
+                     lambda model, job, note: models.append(model))  # fmt: skip
 
     try:
         SerialEngine().train(loop, workers=1, on_report=on_report)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from cosmoflow.config.networks import TrainConfig
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.error_fitting import fit_errors
-from cosmoflow.model.fitting import FINISHED, Metrics, TrainingJob, make_loop
+from cosmoflow.model.fitting import make_loop
 from cosmoflow.model.folder import Model
 from cosmoflow.model.names import COMPARISON, DESCRIPTION, HISTORY, RUN, WEIGHTS
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.registry import find_architecture, geometry_of
 from cosmoflow.model.starting import make_model
+from cosmoflow.model.training_job import Metrics, TrainingJob
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
 from cosmoflow.stages.models import load_model, save_model, warn_of_namesake
-from cosmoflow.stages.run import Plan, Progress, Run, require_memory, start_engine
+from cosmoflow.stages.run import Plan, Run, require_memory, start_engine
 from cosmoflow.stages.train.basis import (
     FILTER,
     Basis,
@@ -42,7 +42,7 @@ from cosmoflow.stages.train.comparison import keep_comparison
 from cosmoflow.stages.train.data import Split, choose_split, make_job
 from cosmoflow.stages.train.gains import add_gain
 from cosmoflow.stages.train.plan import TrainPlan, plan_training
-from cosmoflow.stages.train.tensorboard import open_board
+from cosmoflow.stages.train.progress import ERRORS, GAINS, Steps, noting_work
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.files import remove_file
@@ -161,7 +161,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
         _finish_baseline(out, basis, start, settings, crop)
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
-    on_report = _Steps(out, config, _describe_finish(config, basis), run)
+    on_report = Steps(out, config, basis.split.validation, run)
     checkpoints = CheckpointFolder(join(out, "checkpoints"), config.keep_checkpoints)
     if resumed:
         _announce_checkpoint(checkpoints, run)
@@ -199,38 +199,6 @@ def _identify(
         | {role: one.name for role, one in begun.items()},
         **said,
     )
-
-
-class _Steps:
-    """Shows the step of a training, its loss, and the residual of the last validation.
-
-    Notes of steps come from a worker, and validations on Ray from its controller: an older step may
-    come later. The last metrics come in a note too, so that they are shown before what follows.
-    """
-
-    def __init__(self, out: str, config: TrainConfig, following: str, run: Run) -> None:
-        self._following, self._listener = following, run.listener
-        self._progress = Progress(run.listener, "train", config.steps, "steps")
-        self._board = open_board(out, config.tensorboard)
-        self._step, self._residual, self._finished = 0, "", False
-        self._values = dict[str, float]()
-
-    def __call__(self, metrics: Metrics) -> None:
-        step, finished = int(metrics["step"]), FINISHED in metrics
-        if "validation_rms" in metrics and not finished:
-            self._board(metrics)
-        if self._finished:
-            return
-        self._finished, before = finished, (self._step, self._residual)
-        if "validation_rms" in metrics:
-            self._residual = f"residual {metrics['validation_rms']:.1f} km/s at step {step:,}"
-        if "loss" in metrics and step >= self._step:
-            self._values = {"loss": metrics["loss"]}
-        self._step = max(self._step, step)
-        if not finished or before != (self._step, self._residual):
-            self._progress.reach(self._step, self._residual, **self._values)
-        if finished and self._following:
-            self._listener(Message(f"the steps are done; next: {self._following}"))
 
 
 def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
@@ -331,27 +299,25 @@ def _announce_checkpoint(checkpoints: CheckpointFolder, run: Run) -> None:
     run.listener(Message(f"{text} in {checkpoints.url}"))
 
 
-def _describe_finish(config: TrainConfig, basis: Basis) -> str:
-    """Return in words what :func:`_finish` does besides saving the model."""
-    gains = config.measure_gain and basis.split.validation and config.target == "velocity"
-    parts = {
-        f"{config.error_steps:,} steps that teach the size of its errors": config.error_steps,
-        "comparing it with other models": config.compare,
-        "measuring its gain": gains,
-    }
-    return ", ".join(part for part, due in parts.items() if due)
-
-
-def _finish(out: str, basis: Basis, start: Start | None, model: Model, job: TrainingJob) -> None:
+def _finish(
+    out: str,
+    basis: Basis,
+    start: Start | None,
+    model: Model,
+    job: TrainingJob,
+    note: Callable[[Metrics], None],
+) -> None:
     """Save the model with its errors, compare it, add its gains; runs in the worker of rank 0."""
-    if job.config.error_steps:
-        model = fit_errors(model, job, best_device())
+    if steps := job.config.error_steps:
+        model = fit_errors(model, job, best_device(), noting_work(ERRORS, steps, note))
     save_model(out, model)
     symmetries = job.config.measure_gain
     if job.config.compare:
         keep_comparison(out, model, job, basis, start)
-    measured = symmetries and basis.split.validation and model.target == "velocity"
-    if measured and add_gain(model, basis.split, symmetries):
+    boxes = basis.split.validation
+    if not (symmetries and boxes and model.target == "velocity"):
+        return
+    if add_gain(model, basis.split, symmetries, noting_work(GAINS, boxes, note)):
         save_model(out, model)
 
 

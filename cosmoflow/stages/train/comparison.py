@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import CosmoflowError
-from cosmoflow.model.fitting import TrainingJob, sum_squares
+from cosmoflow.model.fitting import sum_squares
 from cosmoflow.model.folder import Model
 from cosmoflow.model.names import COMPARISON, DEFAULT_MODEL, OWN, SHIPPED
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.registry import find_architecture
 from cosmoflow.model.samples import TrainingBox, read_sample, stack
+from cosmoflow.model.training_job import TrainingJob
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.infer import find_shipped, predict_shipped, prediction_seconds
 from cosmoflow.stages.train.basis import Basis, Start, begin_training

@@ -13,7 +13,6 @@ from cosmoflow.config.networks import TrainConfig
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError
-from cosmoflow.model.fitting import TrainingJob
 from cosmoflow.model.geometry import Geometry
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.registry import find_architecture, geometry_of
@@ -25,6 +24,7 @@ from cosmoflow.model.samples import (
 )
 from cosmoflow.model.sources import DeviceFields, FieldSource, Flow, MemoryFields
 from cosmoflow.model.streams import StreamedBoxes
+from cosmoflow.model.training_job import TrainingJob
 from cosmoflow.model.velocity import Normalisation, Target
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.fourier import linear_velocity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from cosmoflow.engine import available_memory
 from cosmoflow.model.family import ModelFamily
 from cosmoflow.model.folder import Model
 from cosmoflow.model.precision import best_device
+from cosmoflow.model.sources import Flow
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, fit_gains, sum_powers
 from cosmoflow.stages.infer import Member, predict_box
@@ -27,7 +29,12 @@ _BOXES_PER_TERM = 2
 """Fewest validation boxes for each term of gains that vary with the condition."""
 
 
-def add_gain(model: Model, split: Split, symmetries: int) -> bool:
+def add_gain(
+    model: Model,
+    split: Split,
+    symmetries: int,
+    on_box: Callable[[int], None] = lambda done: None,
+) -> bool:
     """Measure the gains of a velocity model in its validation boxes and add them to its spec.
 
     Parameters
@@ -38,6 +45,8 @@ def add_gain(model: Model, split: Split, symmetries: int) -> bool:
         The split, with at least one validation store.
     symmetries : int
         Number of turned frames to average predictions over.
+    on_box : callable
+        Told after each box how many are done.
 
     Returns
     -------
@@ -48,32 +57,38 @@ def add_gain(model: Model, split: Split, symmetries: int) -> bool:
     stores = [FieldStore(url) for url in split.fields[split.training :]]
     if any(_BYTES_PER_CELL * store.grid**3 > available_memory() for store in stores):
         return False
+    boxes = list(zip(stores, split.flows[split.training :], strict=True))
     if isinstance(model, ModelFamily):
-        _add_to_family(model, split, stores, symmetries)
+        _add_to_family(model, boxes, symmetries, on_box)
         return True
     bins = RadialBins.covering(stores[0].grid, stores[0].metadata.box_size)
     total = GainSum.zero(bins)
-    for store, flows in zip(stores, split.flows[split.training :], strict=True):
+    for done, (store, flows) in enumerate(boxes, 1):
         total = total + _measure(Member(model, flows), store, bins, symmetries)
+        on_box(done)
     model.spec = replace(model.spec, gain=replace(total.solve(), symmetries=symmetries))
     return True
 
 
 def _add_to_family(
-    model: ModelFamily, split: Split, stores: list[FieldStore], symmetries: int
+    model: ModelFamily,
+    boxes: Sequence[tuple[FieldStore, tuple[Flow, ...]]],
+    symmetries: int,
+    on_box: Callable[[int], None],
 ) -> None:
     """Fit gains that vary with the condition, if there are boxes enough, to a family."""
     sums, conditions = [], list[Condition]()
-    for store, flows in zip(stores, split.flows[split.training :], strict=True):
+    for done, (store, flows) in enumerate(boxes, 1):
         bins = RadialBins.covering(store.grid, store.metadata.box_size)
         conditions.append(condition_of(store))
         member = Member(model.at(conditions[-1]), flows)
         sums.append(_measure(member, store, bins, symmetries))
+        on_box(done)
     family = model.spec.family
     design = np.stack([family.terms(condition) for condition in conditions])
     cells = [condition.cell_size for condition in conditions]
     linear = family.space.linear
-    design[:, linear if len(stores) >= _BOXES_PER_TERM * linear else 1 :] = 0.0
+    design[:, linear if len(boxes) >= _BOXES_PER_TERM * linear else 1 :] = 0.0
     model.spec = replace(
         model.spec,
         family=replace(family, gain=fit_gains(sums, cells, design), gain_symmetries=symmetries),
