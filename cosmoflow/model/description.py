@@ -218,6 +218,7 @@ class ErrorsPart(_Part):
     bend: Scale = 1.0
     growth: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     reach: list[Annotated[list[Single], Field(min_length=2, max_length=2)]] = []
+    log_interval_95: list[Single] = []
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -233,12 +234,17 @@ class ErrorsPart(_Part):
             raise ValueError(f"{counts} coefficients in each row of errors.log_factors")
         if len(self.reach) not in {0, coordinates}:
             raise ValueError(f"limits of {coordinates} coordinates in errors.reach")
+        if len(self.log_interval_95) not in {0, len(self.log_factors[0])}:
+            count = len(self.log_factors[0])
+            raise ValueError(f"{count} coefficients or none in errors.log_interval_95")
 
     def build(self) -> ErrorScale:
         """Return what it describes."""
         factors = tuple(map(tuple, self.log_factors))
         reach = tuple((low, high) for low, high in self.reach)
-        return ErrorScale(factors, self.interval_95, self.bend, self.growth, reach)
+        return ErrorScale(
+            factors, self.interval_95, self.bend, self.growth, reach, tuple(self.log_interval_95)
+        )
 
 
 class Description(_Part):

@@ -44,13 +44,16 @@ class ErrorScale:
         logarithm of the density, so that 68.27 % of the errors of a component are smaller than the
         size. Each has the coefficients of :func:`features`, or of as many as it is long.
     interval_95 : float
-        Half the width of the interval that holds 95 % of the errors, in sizes.
+        Half the width of the interval that holds 95 % of the errors of all conditions, in sizes.
     bend, growth : float
         A network's size ``s`` above ``bend``, in units of the target's rms, counts as ``bend * (s /
         bend)**growth``: in the densest cells networks expect many times the errors there.
     reach : tuple of (float, float)
         Least and greatest value of each coordinate in the calibration, beyond which the factors are
         those at its edge; empty if there are no coordinates, or if it is not known.
+    log_interval_95 : tuple of float
+        Coefficients, as of a row of ``log_factors``, of the logarithm of ``interval_95`` in one
+        condition; empty if it is the same in all.
     """
 
     log_factors: tuple[tuple[float, ...], ...]
@@ -58,6 +61,7 @@ class ErrorScale:
     bend: float = 1.0
     growth: float = 1.0
     reach: tuple[tuple[float, float], ...] = ()
+    log_interval_95: tuple[float, ...] = ()
 
     def at(self, coordinates: Sequence[float]) -> ErrorScale:
         """Return the calibration at the standardised coordinates of a condition."""
@@ -65,8 +69,14 @@ class ErrorScale:
             pairs = zip(coordinates, self.reach, strict=True)
             coordinates = [min(max(one, low), high) for one, (low, high) in pairs]
         table = np.array(self.log_factors)
-        found = table @ features(coordinates)[: table.shape[1]]
-        return replace(self, log_factors=tuple((one,) for one in found.tolist()), reach=())
+        known = features(coordinates)[: table.shape[1]]
+        found, interval = table @ known, self.interval_95
+        if self.log_interval_95:
+            interval = math.exp(np.dot(self.log_interval_95, known))
+        factors = tuple((one,) for one in found.tolist())
+        return replace(
+            self, log_factors=factors, interval_95=interval, reach=(), log_interval_95=()
+        )
 
     def size(self, log_size: Tensor, log_density: Tensor) -> Tensor:
         """Return calibrated sizes in units of the target's rms.
@@ -162,8 +172,12 @@ def calibrate(
             if counts[knot, block] >= _FEWEST:
                 wanted[knot, block] = np.log(np.quantile(ratio[:, inside], INSIDE_68))
     whole = np.log([np.quantile(ratio, INSIDE_68) for ratio in ratios])
+    allowed = feature_counts(len(coordinates[0]))
     rows = [
-        _fit_knot(design, one, number, whole, feature_counts(len(coordinates[0])))
+        _fit_conditions(design, one, number, allowed)
+        if np.isfinite(one).any()
+        # No block has cells enough at this knot: it has the factor of all cells.
+        else (float(np.median(whole)), *(0.0,) * (design.shape[1] - 1))
         for one, number in zip(wanted, counts, strict=True)
     ]
     reach = tuple(
@@ -174,7 +188,13 @@ def calibrate(
         ratio / scale.at(where).factor(point).numpy()
         for ratio, point, where in zip(ratios, points, coordinates, strict=True)
     ]
-    return replace(scale, interval_95=float(np.quantile(np.concatenate(scaled, 1), INSIDE_95)))
+    intervals = np.log([np.quantile(ratio, INSIDE_95) for ratio in scaled])
+    row = _fit_conditions(design, intervals, np.ones(len(scaled)), allowed)
+    return replace(
+        scale,
+        interval_95=float(np.quantile(np.concatenate(scaled, 1), INSIDE_95)),
+        log_interval_95=row if reach else (),
+    )
 
 
 def fit_growth(
@@ -209,25 +229,21 @@ def fit_growth(
     return replace(UNCALIBRATED, bend=bend, growth=growth)
 
 
-def _fit_knot(
+def _fit_conditions(
     design: NDArray[np.float64],
     wanted: NDArray[np.float64],
     counts: NDArray[np.float64],
-    whole: NDArray[np.float64],
-    counts_allowed: Sequence[int],
+    allowed: Sequence[int],
 ) -> tuple[float, ...]:
-    """Return the coefficients at a knot, from the blocks that have cells enough there.
+    """Return the coefficients of a number, from the blocks where it is known.
 
-    The coefficients of the condition are held small, and those that the conditions are too few for
-    are 0. A knot without such blocks has the factor of all cells.
+    Those of the condition are held small, and those that the conditions are too few for are 0.
     """
     known = np.isfinite(wanted)
-    if not known.any():
-        return (float(np.median(whole)), *(0.0,) * (design.shape[1] - 1))
     rows, values = design[known], wanted[known]
     weight = np.sqrt(counts[known] / counts[known].mean())
     conditions = len(np.unique(rows, axis=0))
-    used = max([one for one in counts_allowed if conditions >= 2 * one], default=1)
+    used = max([one for one in allowed if conditions >= 2 * one], default=1)
     rows = rows * (np.arange(rows.shape[1]) < used)
     ridge = np.sqrt(_RIDGE) * np.eye(rows.shape[1])
     ridge[0, 0] = 0.0

@@ -122,7 +122,8 @@ def test_frozen_layers_do_not_learn():
 @each("terms", [6, 21])
 def test_a_stored_family_is_the_same(terms):
     reach = ((-1.0, 0.5),) * len(COORDINATES) if terms > 6 else ()  # earlier versions had none
-    errors = ErrorScale(((0.1,) * terms,) * KNOTS, 2.2, 1.5, 0.4, reach)
+    interval = (0.8, *(0.01,) * (terms - 1)) if terms > 6 else ()  # nor these
+    errors = ErrorScale(((0.1,) * terms,) * KNOTS, 2.2, 1.5, 0.4, reach, interval)
     family = shaken(ModelFamily(make_family(errors)))
     files = to_files(family)
     again = from_files(files, "m")
@@ -165,6 +166,27 @@ def test_calibrated_sizes_hold_the_shares_that_they_promise():
     best = float(residual.abs().mean().log())
     losses = [float(size_loss(residual, torch.full((1,), best + d))) for d in (-0.1, 0.0, 0.1)]
     assert min(losses) == losses[1]
+
+
+def test_the_interval_of_95_percent_depends_on_the_condition():
+    """Errors are powers of Gaussian ones: the larger the power, the longer the tails."""
+    rng = np.random.default_rng(6)
+    places = np.linspace(-1.0, 1.0, 6)
+    size = np.ones((3, 24, 24, 24), np.float32)
+    residuals = [
+        (np.abs(rng.standard_normal(size.shape)) ** (1.0 + 0.5 * x)).astype(np.float32)
+        for x in places
+    ]
+    log_density = np.zeros(size.shape[1:], np.float32)
+    blocks = [(x,) for x in places]
+    scale = calibrate(residuals, [size] * len(blocks), [log_density] * len(blocks), blocks)
+    for x, residual in zip(places, residuals, strict=True):
+        one = scale.at((x,))
+        assert one.interval_95 == pytest.approx(1.96 ** (1.0 + 0.5 * x), rel=0.04)
+        inside = residual < one.interval_95 * np.exp(one.log_factors[4][0])
+        assert inside.mean() == pytest.approx(0.95, abs=0.01)
+    assert scale.at((5.0,)).interval_95 == scale.at((1.0,)).interval_95
+    assert scale.at((1.0,)).at(()) == scale.at((1.0,))
 
 
 @each(("conditions", "told"), [(1, "constant"), (8, "linear"), (40, "quadratic")])
