@@ -29,6 +29,9 @@ _BIN: Final = 0.25
 _RIDGE: Final = 0.1
 """Weight, in blocks, that holds the coefficients of the condition small."""
 
+_LARGEST_LOG_INTERVAL: Final = 5.0
+"""Logarithm of an interval that no errors reach."""
+
 _FEWEST: Final = 300
 """Fewest cells of a block at a knot for the block to count there."""
 
@@ -44,13 +47,14 @@ class ErrorScale:
         logarithm of the density, so that 68.27 % of the errors of a component are smaller than the
         size. Each has the coefficients of :func:`features`, or of as many as it is long.
     interval_95 : float
-        Half the width of the interval that holds 95 % of the errors of all conditions, in sizes.
+        Half the width of the interval that holds 95 % of the errors, in sizes. With
+        ``log_interval_95`` that of all conditions together, which :meth:`at` replaces.
     bend, growth : float
         A network's size ``s`` above ``bend``, in units of the target's rms, counts as ``bend * (s /
         bend)**growth``: in the densest cells networks expect many times the errors there.
     reach : tuple of (float, float)
-        Least and greatest value of each coordinate in the calibration, beyond which the factors are
-        those at its edge; empty if there are no coordinates, or if it is not known.
+        Least and greatest value of each coordinate in the calibration, beyond which factors and
+        interval are those at its edge; empty if there are no coordinates, or if it is not known.
     log_interval_95 : tuple of float
         Coefficients, as of a row of ``log_factors``, of the logarithm of ``interval_95`` in one
         condition; empty if it is the same in all.
@@ -72,7 +76,9 @@ class ErrorScale:
         known = features(coordinates)[: table.shape[1]]
         found, interval = table @ known, self.interval_95
         if self.log_interval_95:
-            interval = math.exp(np.dot(self.log_interval_95, known))
+            # 95 % of the errors need a larger interval than 68 %.
+            log_interval = float(np.dot(self.log_interval_95, known))
+            interval = math.exp(min(max(log_interval, 0.0), _LARGEST_LOG_INTERVAL))
         factors = tuple((one,) for one in found.tolist())
         return replace(
             self, log_factors=factors, interval_95=interval, reach=(), log_interval_95=()
@@ -153,7 +159,8 @@ def calibrate(
         Standardised logarithms of the density, shape ``(n, n, n)``.
     coordinates : sequence of sequence of float
         Standardised coordinates of the conditions of the blocks; empty ones for one condition.
-        Factors depend on them as far as there are conditions enough: twice as many as coefficients.
+        Factors and interval depend on them as far as there are conditions enough: twice as many as
+        coefficients.
     """
     scale = fit_growth(residuals, sizes)
     ratios = [
@@ -173,11 +180,11 @@ def calibrate(
                 wanted[knot, block] = np.log(np.quantile(ratio[:, inside], INSIDE_68))
     whole = np.log([np.quantile(ratio, INSIDE_68) for ratio in ratios])
     allowed = feature_counts(len(coordinates[0]))
+    # A knot at which no block has cells enough has the factor of all cells.
+    empty = ~np.isfinite(wanted).any(axis=1)
+    wanted[empty], counts[empty] = np.median(whole), 1.0
     rows = [
         _fit_conditions(design, one, number, allowed)
-        if np.isfinite(one).any()
-        # No block has cells enough at this knot: it has the factor of all cells.
-        else (float(np.median(whole)), *(0.0,) * (design.shape[1] - 1))
         for one, number in zip(wanted, counts, strict=True)
     ]
     reach = tuple(
@@ -190,10 +197,12 @@ def calibrate(
     ]
     intervals = np.log([np.quantile(ratio, INSIDE_95) for ratio in scaled])
     row = _fit_conditions(design, intervals, np.ones(len(scaled)), allowed)
+    # With too few conditions the interval is that of all errors.
+    depends = any(row[1:])
     return replace(
         scale,
         interval_95=float(np.quantile(np.concatenate(scaled, 1), INSIDE_95)),
-        log_interval_95=row if reach else (),
+        log_interval_95=row if depends else (),
     )
 
 
@@ -231,17 +240,27 @@ def fit_growth(
 
 def _fit_conditions(
     design: NDArray[np.float64],
-    wanted: NDArray[np.float64],
-    counts: NDArray[np.float64],
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64],
     allowed: Sequence[int],
 ) -> tuple[float, ...]:
-    """Return the coefficients of a number, from the blocks where it is known.
+    """Fit a number that is known in some blocks as a function of their conditions.
 
-    Those of the condition are held small, and those that the conditions are too few for are 0.
+    Coefficients other than the constant are pulled towards 0. Those for which there are too few
+    conditions are 0.
+
+    Parameters
+    ----------
+    design : ndarray
+        The :func:`features` of the blocks, shape ``(blocks, coefficients)``.
+    values, weights : ndarray
+        The number in each block, NaN where it is not known, and what the block counts.
+    allowed : sequence of int
+        Numbers of coefficients that may be fitted, see :func:`feature_counts`.
     """
-    known = np.isfinite(wanted)
-    rows, values = design[known], wanted[known]
-    weight = np.sqrt(counts[known] / counts[known].mean())
+    known = np.isfinite(values)
+    rows, values, weights = design[known], values[known], weights[known]
+    weight = np.sqrt(weights / weights.mean())
     conditions = len(np.unique(rows, axis=0))
     used = max([one for one in allowed if conditions >= 2 * one], default=1)
     rows = rows * (np.arange(rows.shape[1]) < used)

@@ -24,6 +24,7 @@ from cosmoflow.model.prefetch import Prefetcher
 from cosmoflow.model.samples import Sample, TrainingBox, read_sample, stack
 from cosmoflow.model.training_job import (
     FINISHED,
+    NOTE_SECONDS,
     Checkpoints,
     Metrics,
     TrainingJob,
@@ -31,9 +32,6 @@ from cosmoflow.model.training_job import (
 )
 from cosmoflow.model.velocity import Reconstruction
 from cosmoflow.numerics.blocks import Block
-
-NOTE_SECONDS = 1.0
-"""Shortest time between notes of the step to the driver."""
 
 SMOOTHED = 20
 """Newest steps whose mean loss a note tells."""

@@ -71,6 +71,9 @@ def _describe(model: Model) -> dict[str, Any]:
     """Return the description of a model, without what only a model made for a box has."""
     content = asdict(model.spec)
     content.pop("fit", None)
+    if (errors := content.get("errors")) and not errors["log_interval_95"]:
+        # Models of before do not have it, and their digests stay as they are.
+        del errors["log_interval_95"]
     return content
 
 

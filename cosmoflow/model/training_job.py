@@ -17,6 +17,9 @@ Metrics = dict[str, float]
 FINISHED: Final = "finished"
 """Key that only the note of the last metrics has, which tells that the steps are done."""
 
+NOTE_SECONDS: Final = 1.0
+"""Shortest time between notes of the step to the driver."""
+
 
 class Workers(Protocol):
     """Interface to the data-parallel workers, provided by the engine."""
@@ -34,7 +37,7 @@ class Workers(Protocol):
         """Report metrics to the driver; every worker must call it."""
 
     def note(self, metrics: Metrics) -> None:
-        """Tell the driver the step and the loss of rank 0; other workers say nothing."""
+        """Send metrics of rank 0 to the driver at once; other workers say nothing."""
 
 
 class Checkpoints(Protocol):

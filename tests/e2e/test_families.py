@@ -19,7 +19,7 @@ from tests.conftest import narrow_networks
 
 OPTIONS = {
     "model": "residual-tiny", "steps": 3, "batch": 2, "crop": 8, "precision": "float32",
-    "validate_every": 2, "error_steps": 3,
+    "validate_every": 2, "error_steps": 2,
 }  # fmt: skip
 
 
@@ -51,14 +51,16 @@ def family(boxes, serial_run, tmp_path, events):
     return train(boxes, url, serial_run(train=OPTIONS, listener=events.append)), url
 
 
-def test_the_work_after_the_steps_is_shown(family, events):
-    work = ("errors", "gains")
+def test_the_work_after_the_steps_is_shown(monkeypatch, events, request):
+    monkeypatch.setattr("cosmoflow.stages.train.progress.NOTE_SECONDS", 0.0)
+    request.getfixturevalue("family")
+    work = ("error sizes", "gain")
     begun = [event for event in events if isinstance(event, StageStarted) and event.stage in work]
-    assert begun == [StageStarted("errors", 3, "steps"), StageStarted("gains", 1, "boxes")]
+    assert begun == [StageStarted("error sizes", 2, "steps"), StageStarted("gain", 1, "boxes")]
     done = [event for event in events if isinstance(event, StageAdvanced) and event.stage in work]
     assert [(one.stage, one.done) for one in done] == [
-        *(("errors", step) for step in (1, 2, 3)),
-        ("gains", 1),
+        *(("error sizes", step) for step in (0, 1, 2)),
+        *(("gain", box) for box in (0, 1)),
     ]
 
 

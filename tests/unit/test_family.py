@@ -1,15 +1,19 @@
 """Families of models: one network for many conditions, folded into a plain one for each."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from cosmoflow.config.cosmology import CosmologyConfig
 from cosmoflow.cosmology.conditions import COORDINATES, find_condition
+from cosmoflow.errors import DataError
 from cosmoflow.model.errors import KNOTS, ErrorScale, calibrate, size_loss
 from cosmoflow.model.family import Family, FamilySpec, ModelFamily
 from cosmoflow.model.folder import from_files, to_files
 from cosmoflow.model.modulation import ModulatedNetwork
+from cosmoflow.model.names import DESCRIPTION
 from cosmoflow.model.residual import ResidualUNet
 from cosmoflow.model.starting import begin_model, choose_layers
 from cosmoflow.model.velocity import Fit, ModelSpec, Normalisation, VelocityModel
@@ -145,6 +149,21 @@ def test_a_stored_family_is_the_same(terms):
     }  # fmt: skip
 
 
+def test_an_interval_that_does_not_fit_the_factors_is_refused():
+    family = ModelFamily(make_family(ErrorScale(((0.1,) * 6,) * KNOTS, 2.2)))
+    files = to_files(family)
+    description = json.loads(files[DESCRIPTION])
+    # What only some models have is left out of others.
+    assert "log_interval_95" not in description["errors"]
+    description["errors"]["log_interval_95"] = [0.8] * 5
+    with pytest.raises(DataError, match="6 coefficients in errors"):
+        from_files({**files, DESCRIPTION: json.dumps(description).encode()}, "m")
+    # A damaged number gives a wide interval, and never one below that of 68 %.
+    for value, expected in ((1e4, np.exp(5.0)), (-1e4, 1.0)):
+        scale = ErrorScale(((0.1,) * 6,) * KNOTS, 2.2, log_interval_95=(value, *(0.0,) * 5))
+        assert scale.at((0.0,) * 5).interval_95 == pytest.approx(expected)
+
+
 def test_calibrated_sizes_hold_the_shares_that_they_promise():
     """Errors whose true size is known, of a network that misjudges dense cells by a factor of 2."""
     rng = np.random.default_rng(1)
@@ -206,6 +225,7 @@ def test_factors_depend_on_conditions_as_far_as_there_are_enough(conditions, tol
     assert len(found) == 6
     assert (found[1:3] != 0.0).all() == (told != "constant")
     assert (found[3:] != 0.0).all() == (told == "quadratic")
+    assert len(scale.log_interval_95) == (0 if told == "constant" else 6)
     errors = [
         scale.at(one).log_factors[4][0] - true
         for one, true in zip(blocks, log_factors, strict=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cosmoflow.events import StageAdvanced, StageStarted
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
@@ -109,13 +110,17 @@ def test_training_measures_gains_in_boxes_that_validate(fields_store, serial_run
         "model": "residual-tiny", "steps": 2, "batch": 1, "crop": 8, "precision": "float32",
         "measure_gain": 2,
     }  # fmt: skip
+    events = []
     with narrow_networks():
         one = train(urls[:1], str(tmp_path / "one"), serial_run(train=options))
-        two = train(urls, str(tmp_path / "two"), serial_run(train=options))
+        run = serial_run(train=options, listener=events.append)
+        two = train(urls, str(tmp_path / "two"), run)
     assert one.spec.gain is None
     assert two.spec.gain is not None
     assert two.spec.gain.symmetries == 2
     assert min(two.spec.gain.potential) > 0.0
+    assert StageStarted("gain", 1, "boxes") in events
+    assert StageAdvanced("gain", 1, 1) in events
 
 
 def test_gains_are_left_out_for_lack_of_memory(fields_store, monkeypatch):

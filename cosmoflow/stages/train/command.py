@@ -40,9 +40,9 @@ from cosmoflow.stages.train.basis import (
 )
 from cosmoflow.stages.train.comparison import keep_comparison
 from cosmoflow.stages.train.data import Split, choose_split, make_job
-from cosmoflow.stages.train.gains import add_gain
+from cosmoflow.stages.train.gains import add_gain, measures_gain
 from cosmoflow.stages.train.plan import TrainPlan, plan_training
-from cosmoflow.stages.train.progress import ERRORS, GAINS, Steps, noting_work
+from cosmoflow.stages.train.progress import ERROR_SIZES, GAIN, TrainingProgress, WorkNotes
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.files import remove_file
@@ -161,7 +161,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
         _finish_baseline(out, basis, start, settings, crop)
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
-    on_report = Steps(out, config, basis.split.validation, run)
+    on_report = TrainingProgress(out, config, basis.split.validation, run)
     checkpoints = CheckpointFolder(join(out, "checkpoints"), config.keep_checkpoints)
     if resumed:
         _announce_checkpoint(checkpoints, run)
@@ -309,15 +309,14 @@ def _finish(
 ) -> None:
     """Save the model with its errors, compare it, add its gains; runs in the worker of rank 0."""
     if steps := job.config.error_steps:
-        model = fit_errors(model, job, best_device(), noting_work(ERRORS, steps, note))
+        model = fit_errors(model, job, best_device(), WorkNotes(ERROR_SIZES, steps, note))
     save_model(out, model)
-    symmetries = job.config.measure_gain
     if job.config.compare:
         keep_comparison(out, model, job, basis, start)
     boxes = basis.split.validation
-    if not (symmetries and boxes and model.target == "velocity"):
-        return
-    if add_gain(model, basis.split, symmetries, noting_work(GAINS, boxes, note)):
+    if measures_gain(job.config, boxes) and add_gain(
+        model, basis.split, job.config.measure_gain, WorkNotes(GAIN, boxes, note)
+    ):
         save_model(out, model)
 
 

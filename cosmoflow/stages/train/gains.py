@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cosmoflow.config.networks import InferConfig
+from cosmoflow.config.networks import InferConfig, TrainConfig
 from cosmoflow.cosmology.conditions import Condition
 from cosmoflow.engine import available_memory
 from cosmoflow.model.family import ModelFamily
@@ -27,6 +27,11 @@ _BYTES_PER_CELL = 72
 
 _BOXES_PER_TERM = 2
 """Fewest validation boxes for each term of gains that vary with the condition."""
+
+
+def measures_gain(config: TrainConfig, boxes: int) -> bool:
+    """Return whether a training with so many validation boxes ends with :func:`add_gain`."""
+    return config.measure_gain > 0 and boxes > 0 and config.target == "velocity"
 
 
 def add_gain(

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Final
 
 from cosmoflow.config.networks import TrainConfig
 from cosmoflow.events import Message
-from cosmoflow.model.training_job import FINISHED, Metrics
+from cosmoflow.model.training_job import FINISHED, NOTE_SECONDS, Metrics
 from cosmoflow.stages.run import Progress, Run
+from cosmoflow.stages.train.gains import measures_gain
 from cosmoflow.stages.train.tensorboard import open_board
 
-ERRORS: Final = "errors"
-GAINS: Final = "gains"
+ERROR_SIZES: Final = "error sizes"
+GAIN: Final = "gain"
+"""Names of work that may follow the steps."""
 
-_UNITS: Final = {ERRORS: "steps", GAINS: "boxes"}
-"""Work that may follow the steps, and what it consists of."""
+_UNITS: Final = {ERROR_SIZES: "steps", GAIN: "boxes"}
 
 _TOTAL: Final = "total"
 
 
-class Steps:
+class TrainingProgress:
     """Shows the step of a training, its loss, the last validation, and the work that follows.
 
     Notes of steps come from a worker, and validations on Ray from its controller: an older step may
@@ -68,33 +71,44 @@ class Steps:
             self._listener(Message(f"the steps are done; next: {self._following}"))
 
     def _show_work(self, metrics: Metrics) -> None:
-        ((name, unit),) = ((name, unit) for name, unit in _UNITS.items() if name in metrics)
+        name = next(one for one in _UNITS if one in metrics)
         if name not in self._work:
             total = int(metrics[_TOTAL])
-            self._work[name] = Progress(self._listener, name, total, unit)
+            self._work[name] = Progress(self._listener, name, total, _UNITS[name])
         self._work[name].reach(int(metrics[name]))
 
 
-def noting_work(name: str, total: int, note: Callable[[Metrics], None]) -> Callable[[int], None]:
-    """Return a function that tells :class:`Steps` how much of a work is done.
+class WorkNotes:
+    """Tells :class:`TrainingProgress` how much of a work is done: its begin, its end, in between.
 
     Parameters
     ----------
-    name : {"errors", "gains"}
+    name : {"error sizes", "gain"}
         The work.
     total : int
         How many steps or boxes it has.
     note : callable
-        Sends metrics to the driver.
+        Sends metrics from the worker to the driver.
     """
-    return lambda done: note({name: float(done), _TOTAL: float(total)})
+
+    def __init__(self, name: str, total: int, note: Callable[[Metrics], None]) -> None:
+        self._name, self._total, self._note = name, total, note
+        self._noted = -math.inf
+        self(0)
+
+    def __call__(self, done: int) -> None:
+        """Tell how much is done, once in a while."""
+        now = time.monotonic()
+        if done == self._total or now - self._noted >= NOTE_SECONDS:
+            self._noted = now
+            self._note({self._name: float(done), _TOTAL: float(self._total)})
 
 
 def _describe_work(config: TrainConfig, boxes: int) -> str:
-    """Return in words what follows the steps, besides saving the model."""
+    """Return in words what ``command._finish`` does besides saving, in its order."""
     parts = {
         f"{config.error_steps:,} steps that teach the size of its errors": config.error_steps,
         "comparing it with other models": config.compare,
-        "measuring its gain": config.measure_gain and boxes and config.target == "velocity",
+        "measuring its gain": measures_gain(config, boxes),
     }
     return ", ".join(part for part, due in parts.items() if due)
