@@ -81,21 +81,20 @@ def test_what_ships_is_small_and_whole(name):
     assert {path.name for path in folder.iterdir()} == {"model.json", "model.safetensors"}
     spec = load_model(str(folder)).spec
     assert (spec.architecture, spec.target) == (name, "velocity")
-    if name == "residual-medium":
-        assert spec.cell_size == 2.0
-    else:
-        limits = spec.family.limits
-        assert (limits["cell_size"], limits["redshift"]) == ((1.0, 4.0), (0.0, 2.0))
+    limits = spec.family.limits
+    assert (limits["cell_size"], limits["redshift"]) == ((1.0, 4.0), (0.0, 2.0))
     text = (folder / "model.json").read_text()
     # Nothing of the machine that made it.
     assert not any(f"/{word}/" in text for word in ("work", "tmp", "home", "root"))
     assert json.loads(text)["provenance"]["stage"] == "train"
 
 
-def test_what_ships_is_refused_for_other_cells(fields_store, cosmoflow, tmp_path):
+def test_a_model_of_one_condition_is_refused_for_other_cells(
+    chain, fields_store, cosmoflow, tmp_path
+):
     store = fields_store(12, cell=1.0)
     code, _, err = cosmoflow(
-        "infer", store.url, tmp_path / "out.zarr", "--model=residual-medium", "--engine=serial"
+        "infer", store.url, tmp_path / "out.zarr", "--model", chain / "model", "--engine=serial"
     )
     assert code == 3
     assert "cells of 2 Mpc/h" in err
