@@ -10,7 +10,7 @@ from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
 from cosmoflow.stages.train import train
 from cosmoflow.stages.train.data import Split
-from cosmoflow.stages.train.gains import add_gain
+from cosmoflow.stages.train.gains import gain_fits
 from tests.conftest import BOX, narrow_networks
 
 GRID = 24
@@ -126,4 +126,4 @@ def test_training_measures_gains_in_boxes_that_validate(fields_store, serial_run
 def test_gains_are_left_out_for_lack_of_memory(fields_store, monkeypatch):
     monkeypatch.setattr("cosmoflow.stages.train.gains.available_memory", lambda: 1000)
     urls = (fields_store(12).url, fields_store(12).url)
-    assert not add_gain(object(), Split(urls, ((), ()), 1, 0), 1)
+    assert not gain_fits(Split(urls, ((), ()), 1, 0))

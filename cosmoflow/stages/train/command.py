@@ -40,7 +40,7 @@ from cosmoflow.stages.train.basis import (
 )
 from cosmoflow.stages.train.comparison import keep_comparison
 from cosmoflow.stages.train.data import Split, choose_split, make_job
-from cosmoflow.stages.train.gains import add_gain, measures_gain
+from cosmoflow.stages.train.gains import add_gain, gain_fits, measures_gain
 from cosmoflow.stages.train.plan import TrainPlan, plan_training
 from cosmoflow.stages.train.progress import ERROR_SIZES, GAIN, TrainingProgress, WorkNotes
 from cosmoflow.storage.checkpoints import CheckpointFolder
@@ -314,9 +314,9 @@ def _finish(
     if job.config.compare:
         keep_comparison(out, model, job, basis, start)
     boxes = basis.split.validation
-    if measures_gain(job.config, boxes) and add_gain(
-        model, basis.split, job.config.measure_gain, WorkNotes(GAIN, boxes, note)
-    ):
+    if measures_gain(job.config, boxes) and gain_fits(basis.split):
+        notes = WorkNotes(GAIN, boxes, note)
+        add_gain(model, basis.split, job.config.measure_gain, notes)
         save_model(out, model)
 
 

@@ -34,12 +34,20 @@ def measures_gain(config: TrainConfig, boxes: int) -> bool:
     return config.measure_gain > 0 and boxes > 0 and config.target == "velocity"
 
 
+def gain_fits(split: Split) -> bool:
+    """Return whether each validation box and its transforms fit into memory.
+
+    If one does not, a training does without the gain rather than fail at its very end.
+    """
+    return all(_BYTES_PER_CELL * one.grid**3 <= available_memory() for one in _validating(split))
+
+
 def add_gain(
     model: Model,
     split: Split,
     symmetries: int,
     on_box: Callable[[int], None] = lambda done: None,
-) -> bool:
+) -> None:
     """Measure the gains of a velocity model in its validation boxes and add them to its spec.
 
     Parameters
@@ -52,27 +60,22 @@ def add_gain(
         Number of turned frames to average predictions over.
     on_box : callable
         Told after each box how many are done.
-
-    Returns
-    -------
-    bool
-        False if a box and its transforms do not fit into memory, so that a training does not fail
-        at its very end.
     """
-    stores = [FieldStore(url) for url in split.fields[split.training :]]
-    if any(_BYTES_PER_CELL * store.grid**3 > available_memory() for store in stores):
-        return False
+    stores = _validating(split)
     boxes = list(zip(stores, split.flows[split.training :], strict=True))
     if isinstance(model, ModelFamily):
         _add_to_family(model, boxes, symmetries, on_box)
-        return True
+        return
     bins = RadialBins.covering(stores[0].grid, stores[0].metadata.box_size)
     total = GainSum.zero(bins)
     for done, (store, flows) in enumerate(boxes, 1):
         total = total + _measure(Member(model, flows), store, bins, symmetries)
         on_box(done)
     model.spec = replace(model.spec, gain=replace(total.solve(), symmetries=symmetries))
-    return True
+
+
+def _validating(split: Split) -> list[FieldStore]:
+    return [FieldStore(url) for url in split.fields[split.training :]]
 
 
 def _add_to_family(
