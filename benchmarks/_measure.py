@@ -25,6 +25,11 @@ VELOCITY = 53.0
 """km/s per Mpc/h of displacement at z = 0, for particles that are only to be painted."""
 
 
+def rms(vectors: NDArray[np.float32]) -> float:
+    """Return the 3-D rms of a vector field, shape ``(3, n, n, n)``."""
+    return float(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=0).mean()))
+
+
 def make_particles(
     per_axis: int, box_size: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _measure import rms
 from numpy.typing import NDArray
 
 from cosmoflow.config.networks import InferConfig
@@ -74,11 +75,6 @@ def coverage(true: Floats, found: Floats, size: Floats, interval: float, density
     return " ".join(said)
 
 
-def rms_residual(true: Floats, found: Floats) -> float:
-    """Return the 3-D rms difference of two velocities, km/s."""
-    return float(np.sqrt(np.square(true - found, dtype=np.float64).sum(axis=0).mean()))
-
-
 def predict(model: VelocityModel, store: FieldStore, name: str) -> tuple[Floats, Floats | None]:
     """Return the prediction of a box, and the size of its errors if the model knows it."""
     flows = ensure_flows(store.url, model.smoothing, model.spec.filter, Run(), model=name)
@@ -113,7 +109,7 @@ def main() -> None:
     for url in given.fields:
         store = FieldStore(url)
         true, density = store.read("velocity"), store.read("density")
-        norm = float(np.sqrt(np.square(true, dtype=np.float64).sum(axis=0).mean()))
+        norm = rms(true)
         found: dict[str, tuple[Floats, Floats | None, float]] = {}
         for name in given.model:
             try:
@@ -126,9 +122,9 @@ def main() -> None:
         if given.best:
             found["wiener of the box"] = (best_filter(store), None, 0.0)
         for name, (mean, size, interval) in found.items():
-            rms = rms_residual(true, mean)
+            residual = rms(true - mean)
             inside = "" if size is None else coverage(true, mean, size, interval, density)
-            cells = (Path(url).stem, Path(name).name, f"{rms:.1f}", f"{rms / norm:.4f}")
+            cells = (Path(url).stem, Path(name).name, f"{residual:.1f}", f"{residual / norm:.4f}")
             text = compare(true, mean, store.metadata.box_size, given.k)
             print(f"| {' | '.join(cells)} | {text} | {inside} |", flush=True)
 

@@ -16,6 +16,7 @@ import argparse
 import time
 
 import numpy as np
+from _measure import rms
 from numpy.typing import NDArray
 
 from cosmoflow.numerics.blocks import Block
@@ -64,11 +65,6 @@ def thinned(per_axis: int, step: int, kind: str) -> NDArray[np.int64]:
     if kind == "random":
         return np.sort(np.random.default_rng(1).permutation(rows)[: (per_axis // step) ** 3])
     return rows.reshape((per_axis,) * 3)[::step, ::step, ::step].reshape(-1)
-
-
-def rms(difference: Floats) -> float:
-    """Return the rms of vectors, in three dimensions."""
-    return float(np.sqrt((difference.astype(np.float64) ** 2).sum(axis=0).mean()))
 
 
 def transfers(velocity: Floats, truth: Floats, size: float) -> list[float]:

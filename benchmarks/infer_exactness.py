@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _boxes import make_flows, open_shipped
+from _measure import rms
 from numpy.typing import NDArray
 
 from cosmoflow.config import load_settings
@@ -63,11 +64,6 @@ def turn(fields: Fields, symmetry: Symmetry) -> Fields:
         name: symmetry.apply(torch.from_numpy(field), vector=field.ndim == 4).contiguous().numpy()
         for name, field in fields.items()
     }
-
-
-def rms(difference: NDArray[np.float32]) -> float:
-    """Return the 3-D rms of a vector field."""
-    return float(np.sqrt((difference.astype(np.float64) ** 2).sum(axis=0).mean()))
 
 
 def show_tilings(model: VelocityModel, fields: Fields, precision: str) -> None:

@@ -17,7 +17,8 @@ import time
 import warnings
 from pathlib import Path
 
-from conditions_table import predict, rms_residual
+from _measure import rms
+from conditions_table import predict
 from fine_tuning import fit
 
 from cosmoflow.stages.models import find_model, open_model
@@ -37,7 +38,7 @@ def like(url: Path, folder: Path) -> list[str]:
 def residual(name: str, store: FieldStore) -> float:
     """Return the 3-D rms residual of a model in a box, km/s."""
     mean, _ = predict(open_model(find_model(name), store), store, name)
-    return rms_residual(store.read("velocity"), mean)
+    return rms(store.read("velocity") - mean)
 
 
 def main() -> None:

@@ -8,12 +8,12 @@ with two redshifts each and boxes of 128, 256 or 512 Mpc/h with 128^3 particles;
 eight boxes near the fiducial cosmology; ``large.csv`` one of 256 Mpc/h with 256^3 particles;
 ``calibration.csv`` boxes of which only the sizes of errors are learned, and ``corners.csv`` such
 boxes near the corners of the range of Omega_m and sigma8; ``held_out.csv`` the conditions that no
-training or validation may see; ``drawn.csv`` eight cosmologies drawn at random after
-``corners.csv`` was made, to judge the calibration; ``specialists.csv`` three other boxes of each
-held-out condition, for models of that condition alone. Every box is painted on one or two grids, so
-that cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour and a half. The fields
-are written to FOLDER/fields, and those of the last five tables to folders of their names.
-``--only`` makes one of the tables.
+training or validation may see; ``drawn.csv`` eight cosmologies drawn after ``corners.csv`` was
+made, uniformly from most of the range, to judge the calibration; ``specialists.csv`` three other
+boxes of each held-out condition, for models of that condition alone. Every box is painted on one or
+two grids, so that cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour and a half.
+The fields are written to FOLDER/fields, and those of the last five tables to folders of their
+names. ``--only`` makes one of the tables.
 """
 
 from __future__ import annotations

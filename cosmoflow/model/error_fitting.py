@@ -46,15 +46,15 @@ def fit_errors(
     head = freeze_all_but_errors(found.network)
     optimiser = AdamW(head, lr=config.learning_rate)
     schedule = CosineAnnealingLR(optimiser, config.error_steps)
-    for step in range(config.steps, config.steps + config.error_steps):
-        sample = job.draw(step, range(config.batch), found.geometry)
+    for done in range(config.error_steps):
+        sample = job.draw(config.steps + done, range(config.batch), found.geometry)
         residual, log_size, _ = _errors(found, sample, config.precision, device)
         loss = size_loss(residual.detach(), log_size)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        on_step(step - config.steps + 1)
+        on_step(done + 1)
     return _calibrated(found, job, device)
 
 

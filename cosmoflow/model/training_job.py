@@ -18,7 +18,7 @@ FINISHED: Final = "finished"
 """Key that only the note of the last metrics has, which tells that the steps are done."""
 
 NOTE_SECONDS: Final = 1.0
-"""Shortest time between notes of the step to the driver."""
+"""Shortest time between notes to the driver, in seconds."""
 
 
 class Workers(Protocol):

@@ -40,7 +40,7 @@ def boxes(fields_store):
 
 @pytest.fixture
 def events():
-    """What the training of the family told."""
+    """Events of the training of the family."""
     return []
 
 
