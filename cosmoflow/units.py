@@ -55,6 +55,11 @@ SAME: Final = 0.01
 """Relative difference of two residuals up to which a box or two do not tell which is smaller."""
 
 
+def format_count(count: int, noun: str) -> str:
+    """Return a number of things whose plural ends in s: 1 node, 1,200 nodes."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def is_less(value: float, other: float) -> bool:
     """Return whether a residual is smaller than another by more than :data:`SAME`."""
     return value < (1.0 - SAME) * other

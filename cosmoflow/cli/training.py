@@ -14,6 +14,7 @@ from rich.table import Table
 from cosmoflow.cli.cards import describe_boxes
 from cosmoflow.cli.show import show_facts
 from cosmoflow.model.names import DEFAULT_MODEL, OWN, SHIPPED, is_plain
+from cosmoflow.units import format_count
 
 _MOST_FIELDS = 8
 """Most stores that a suggested command names."""
@@ -122,9 +123,8 @@ def show_training(
     show_facts(console, "trained", {**shown, "trained on": describe_boxes(boxes)})
     held_out = boxes["validation"]
     if compared is not None:
-        blocks = compared["blocks"]
         table = Table(
-            title=f"residual in {blocks} validation block{'s' * (blocks != 1)}",
+            title=f"residual in {format_count(compared['blocks'], 'validation block')}",
             title_justify="left",
             box=None,
             pad_edge=False,

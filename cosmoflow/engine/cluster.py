@@ -27,7 +27,7 @@ from cosmoflow.engine.surroundings import (
     keeping_sigterm,
 )
 from cosmoflow.errors import ConfigError, StorageError
-from cosmoflow.units import format_bytes
+from cosmoflow.units import format_bytes, format_count
 
 LEAST_STORE = 80 << 20
 """Bytes below which Ray starts no object store."""
@@ -134,7 +134,7 @@ def describe() -> str:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     have = ray.cluster_resources()
     line = (
-        f"Ray cluster at {context.gcs_address}: {len(nodes)} node{'s' * (len(nodes) != 1)}, "
+        f"Ray cluster at {context.gcs_address}: {format_count(len(nodes), 'node')}, "
         f"{have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs"
     )
     worker = ray._private.worker.global_worker

@@ -234,8 +234,9 @@ class ErrorsPart(_Part):
             raise ValueError(f"{counts} coefficients in each row of errors.log_factors")
         if len(self.reach) not in {0, coordinates}:
             raise ValueError(f"limits of {coordinates} coordinates in errors.reach")
-        count = len(self.log_factors[0]) if coordinates else 0
-        if len(self.log_interval_95) not in {0, count}:
+        if self.log_interval_95 and not coordinates:
+            raise ValueError("no errors.log_interval_95 in a model of one condition")
+        if len(self.log_interval_95) not in {0, count := len(self.log_factors[0])}:
             raise ValueError(f"{count} coefficients in errors.log_interval_95, or none")
 
     def build(self) -> ErrorScale:

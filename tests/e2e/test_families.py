@@ -54,12 +54,18 @@ def family(boxes, serial_run, tmp_path, events):
 def test_the_work_after_the_steps_is_shown(monkeypatch, events, request):
     monkeypatch.setattr("cosmoflow.stages.train.progress.NOTE_SECONDS", 0.0)
     request.getfixturevalue("family")
-    work = ("error sizes", "gain")
+    work = ("error sizes", "comparison", "gain")
     begun = [event for event in events if isinstance(event, StageStarted) and event.stage in work]
-    assert begun == [StageStarted("error sizes", 2, "steps"), StageStarted("gain", 1, "boxes")]
+    # The new model, its filter and the one that ships are compared.
+    assert begun == [
+        StageStarted("error sizes", 2, "steps"),
+        StageStarted("comparison", 3, "models"),
+        StageStarted("gain", 1, "boxes"),
+    ]
     done = [event for event in events if isinstance(event, StageAdvanced) and event.stage in work]
     assert [(one.stage, one.done) for one in done] == [
         *(("error sizes", step) for step in (0, 1, 2)),
+        *(("comparison", model) for model in (0, 1, 2, 3)),
         *(("gain", box) for box in (0, 1)),
     ]
 
@@ -102,6 +108,9 @@ def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):
     tuned = train(boxes[:1], str(tmp_path / "tuned"), serial_run(train=options))
     # Its filter, constants and, at a vanishing rate, its weights are those of the start.
     assert tuned.spec.family.weights == start.spec.family.weights
+    # Its gain is not, and one box leaves none to measure another one in.
+    assert start.spec.family.gain is not None
+    assert tuned.spec.family.gain is None
     for name, value in start.network.state_dict().items():
         if "errors." not in name:
             np.testing.assert_allclose(tuned.network.state_dict()[name], value, atol=1e-5)

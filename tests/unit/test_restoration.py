@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from cosmoflow.events import StageAdvanced, StageStarted
+from cosmoflow.events import Message, StageAdvanced, StageStarted
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
 from cosmoflow.stages.train import train
-from cosmoflow.stages.train.data import Split
-from cosmoflow.stages.train.gains import gain_fits
 from tests.conftest import BOX, narrow_networks
 
 GRID = 24
@@ -104,16 +102,18 @@ def test_sums_of_boxes_add_up(fields):
         one + GainSum.zero(RadialBins(1.0, 3))
 
 
+OPTIONS = {
+    "model": "residual-tiny", "steps": 2, "batch": 1, "crop": 8, "precision": "float32",
+    "measure_gain": 2,
+}  # fmt: skip
+
+
 def test_training_measures_gains_in_boxes_that_validate(fields_store, serial_run, tmp_path):
     urls = [fields_store(16, shard=16, seed=seed).url for seed in (1, 2)]
-    options = {
-        "model": "residual-tiny", "steps": 2, "batch": 1, "crop": 8, "precision": "float32",
-        "measure_gain": 2,
-    }  # fmt: skip
     events = []
     with narrow_networks():
-        one = train(urls[:1], str(tmp_path / "one"), serial_run(train=options))
-        run = serial_run(train=options, listener=events.append)
+        one = train(urls[:1], str(tmp_path / "one"), serial_run(train=OPTIONS))
+        run = serial_run(train=OPTIONS, listener=events.append)
         two = train(urls, str(tmp_path / "two"), run)
     assert one.spec.gain is None
     assert two.spec.gain is not None
@@ -121,9 +121,22 @@ def test_training_measures_gains_in_boxes_that_validate(fields_store, serial_run
     assert min(two.spec.gain.potential) > 0.0
     assert StageStarted("gain", 1, "boxes") in events
     assert StageAdvanced("gain", 1, 1) in events
+    assert not warnings(events)
 
 
-def test_gains_are_left_out_for_lack_of_memory(fields_store, monkeypatch):
+def test_gains_are_left_out_for_lack_of_memory(fields_store, serial_run, tmp_path, monkeypatch):
     monkeypatch.setattr("cosmoflow.stages.train.gains.available_memory", lambda: 1000)
-    urls = (fields_store(12).url, fields_store(12).url)
-    assert not gain_fits(Split(urls, ((), ()), 1, 0))
+    urls = [fields_store(16, shard=16, seed=seed).url for seed in (1, 2)]
+    events = []
+    with narrow_networks():
+        run = serial_run(train=OPTIONS, listener=events.append)
+        model = train(urls, str(tmp_path / "model"), run)
+    assert model.spec.gain is None
+    (said,) = warnings(events)
+    assert "did not fit" in said
+
+
+def warnings(events):
+    """Return the warnings about gains."""
+    messages = [one for one in events if isinstance(one, Message) and one.level == "warning"]
+    return [one.text for one in messages if "gain" in one.text]

@@ -257,7 +257,8 @@ def _find_family(
     target = run.settings.train.target
     conditions = [condition_of(store) for store in stores]
     if isinstance(start, ModelFamily):
-        family = start.spec.family
+        # Its gain is that of its own predictions.
+        family = replace(start.spec.family, gain=None, gain_symmetries=1)
     elif resumed and has_file(out, FILTER):
         family = read_family(read_bytes(out, FILTER), out, FILTER)
     else:

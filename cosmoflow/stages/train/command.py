@@ -40,15 +40,22 @@ from cosmoflow.stages.train.basis import (
 )
 from cosmoflow.stages.train.comparison import keep_comparison
 from cosmoflow.stages.train.data import Split, choose_split, make_job
-from cosmoflow.stages.train.gains import add_gain, gain_fits, measures_gain
+from cosmoflow.stages.train.gains import add_gain, gain_fits, measures_gain, warn_without_gain
 from cosmoflow.stages.train.plan import TrainPlan, plan_training
-from cosmoflow.stages.train.progress import ERROR_SIZES, GAIN, TrainingProgress, WorkNotes
+from cosmoflow.stages.train.progress import (
+    ERROR_SIZES,
+    GAIN,
+    TrainingProgress,
+    WorkNotes,
+    WorkProgress,
+)
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.files import remove_file
 from cosmoflow.storage.metadata import make_provenance
 from cosmoflow.storage.outputs import check_output, check_same_run
 from cosmoflow.storage.urls import absolute, exists, has_file, join, read_bytes, remove, write_bytes
+from cosmoflow.units import format_count
 
 FILTER_BYTES = 72
 """Bytes per cell in memory while a filter is fitted: density, velocity and its modes, modes of four
@@ -158,7 +165,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     if not architecture.learns:
         for store in stores:
             store.check_unchanged()
-        _finish_baseline(out, basis, start, settings, crop)
+        _finish_baseline(out, basis, start, run, crop)
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
     on_report = TrainingProgress(out, config, basis.split.validation, run)
@@ -173,14 +180,15 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
         partial(_finish, out, basis, start),
     )
     if engine.name == "ray":
-        crew = f"{config.workers} training worker{'s' * (config.workers > 1)}"
-        run.listener(Message(f"starting {crew} on Ray"))
+        workers = format_count(config.workers, "training worker")
+        run.listener(Message(f"starting {workers} on Ray"))
     engine.train(loop, workers=config.workers, on_report=on_report)
     # Flows of fields in memory were checked when they were read; measuring gains reads them again.
     reads_on = plan.data == "streamed" or (config.measure_gain and basis.split.validation)
     _check_fields(stores, basis.split if reads_on else None, out)
+    warn_without_gain(model := load_model(out), config, basis.split.validation, run.listener)
     run.listener(StageFinished("train", {"out": out, **plan.details}))
-    return load_model(out)
+    return model
 
 
 def _identify(
@@ -312,7 +320,7 @@ def _finish(
         model = fit_errors(model, job, best_device(), WorkNotes(ERROR_SIZES, steps, note))
     save_model(out, model)
     if job.config.compare:
-        keep_comparison(out, model, job, basis, start)
+        keep_comparison(out, model, job, basis, start, note)
     boxes = basis.split.validation
     if measures_gain(job.config, boxes) and gain_fits(basis.split):
         notes = WorkNotes(GAIN, boxes, note)
@@ -320,13 +328,12 @@ def _finish(
         save_model(out, model)
 
 
-def _finish_baseline(
-    out: str, basis: Basis, start: Start | None, settings: Settings, crop: int
-) -> None:
+def _finish_baseline(out: str, basis: Basis, start: Start | None, run: Run, crop: int) -> None:
     """Save a filter, which has no network to train, and compare it."""
     save_model(out, model := make_model(basis.spec))
-    if settings.train.compare:
-        keep_comparison(out, model, make_job(basis.split, settings, crop), basis, start)
+    if run.settings.train.compare:
+        job = make_job(basis.split, run.settings, crop)
+        keep_comparison(out, model, job, basis, start, WorkProgress(run.listener))
 
 
 def _write_history(out: str, history: list[Metrics]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -15,15 +16,18 @@ from cosmoflow.engine import available_memory
 from cosmoflow.errors import CosmoflowError
 from cosmoflow.model.fitting import sum_squares
 from cosmoflow.model.folder import Model
-from cosmoflow.model.names import COMPARISON, DEFAULT_MODEL, OWN, SHIPPED
+from cosmoflow.model.names import COMPARISON as COMPARISON_FILE
+from cosmoflow.model.names import DEFAULT_MODEL, OWN, SHIPPED
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.registry import find_architecture
 from cosmoflow.model.samples import TrainingBox, read_sample, stack
-from cosmoflow.model.training_job import TrainingJob
+from cosmoflow.model.training_job import Metrics, TrainingJob
+from cosmoflow.model.velocity import Reconstruction
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.infer import find_shipped, predict_shipped, prediction_seconds
 from cosmoflow.stages.train.basis import Basis, Start, begin_training
 from cosmoflow.stages.train.data import VALIDATION_BLOCKS, Split
+from cosmoflow.stages.train.progress import COMPARISON, WorkNotes
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.urls import write_bytes
 from cosmoflow.units import format_bytes
@@ -37,9 +41,16 @@ _FILTER: Final = "wiener"
 Squares = tuple[float, int]
 """Sum of the squared residuals, and the number of cells."""
 
+Residual = float | str
+"""Residual of a method in the validation blocks, km/s, or why it is not compared."""
+
 
 def compare(
-    model: Model, job: TrainingJob, basis: Basis, start: Start | None = None
+    model: Model,
+    job: TrainingJob,
+    basis: Basis,
+    start: Start | None,
+    note: Callable[[Metrics], None],
 ) -> dict[str, Any]:
     """Return the residuals of a new model and of others in the validation blocks.
 
@@ -51,8 +62,10 @@ def compare(
         The training, with the validation blocks.
     basis : Basis
         What the model was trained on.
-    start : Start, optional
+    start : Start or None
         Model that the training started from.
+    note : callable
+        Told how many methods are done.
 
     Returns
     -------
@@ -62,43 +75,53 @@ def compare(
         from, or None; ``learns``, whether the model has a network to train; ``learned_from``,
         whether a validation box is a copy of a training box.
     """
-    squares, cells = sum_squares(model, job.validation, job.config.precision, best_device())
-    rms, skipped = {OWN: math.sqrt(squares / cells)}, dict[str, str]()
-    rivals = [(SHIPPED, DEFAULT_MODEL)]
-    architecture = find_architecture(model.spec.architecture)
-    if architecture.learns and architecture.filter is not None:
-        rms[FILTERED] = _rms(map(_filter_squares(model), job.validation))
-    else:
-        rivals.insert(0, (f"{_FILTER} (ships)", _FILTER))
-    for label, name in rivals:
-        found = _compare_shipped(name, model.target, job, basis.split)
+    methods, began = _choose_methods(model, job, basis, start)
+    notes = WorkNotes(COMPARISON, len(methods), note)
+    rms, skipped = dict[str, float](), dict[str, str]()
+    for done, (label, measure) in enumerate(methods.items(), 1):
+        found = measure()
         if isinstance(found, str):
             skipped[label] = found
         else:
             rms[label] = found
-    began = None
-    if start is not None:
-        last = PurePosixPath(start.name).name
-        labels = {name: label for label, name in rivals}
-        began = labels.get(start.name, f"its start ({last})")
-        # A shipped model that a box does not fit is no rival, but it may still be the start.
-        if began not in rms:
-            found = _compare_start(model, rms[OWN], job, basis, start)
-            if isinstance(found, str):
-                skipped[began] = found
-            else:
-                skipped.pop(began, None)
-                rms[began] = found
-    blocks = len(job.validation)
+        notes(done)
     return {
-        "blocks": blocks,
-        "cells": int(cells),
+        "blocks": len(job.validation),
+        "cells": sum(math.prod(block.shape) for _, block in job.validation),
         "rms": rms,
         "skipped": skipped,
         "start": began,
-        "learns": architecture.learns,
+        "learns": find_architecture(model.spec.architecture).learns,
         "learned_from": _learned_from(basis.split),
     }
+
+
+def _choose_methods(
+    model: Model, job: TrainingJob, basis: Basis, start: Start | None
+) -> tuple[dict[str, Callable[[], Residual]], str | None]:
+    """Return what measures each method, the new model first, and the name of its start."""
+    methods: dict[str, Callable[[], Residual]] = {OWN: partial(_measure, model, job)}
+    rivals = {SHIPPED: DEFAULT_MODEL}
+    architecture = find_architecture(model.spec.architecture)
+    if architecture.learns and architecture.filter is not None:
+        methods[FILTERED] = lambda: _rms(map(_filter_squares(model), job.validation))
+    else:
+        rivals = {f"{_FILTER} (ships)": _FILTER, **rivals}
+    for label, name in rivals.items():
+        methods[label] = partial(_measure_shipped, name, model.target, job, basis.split)
+    if start is None:
+        return methods, None
+    labels = {name: label for label, name in rivals.items()}
+    began = labels.get(start.name, f"its start ({PurePosixPath(start.name).name})")
+    as_start = partial(_measure_start, model, job, basis, start)
+    methods[began] = partial(_either, methods[began], as_start) if began in methods else as_start
+    return methods, began
+
+
+def _either(rival: Callable[[], Residual], as_start: Callable[[], Residual]) -> Residual:
+    """Return the residual of a shipped model: one that a box does not fit may be the start."""
+    found = rival()
+    return as_start() if isinstance(found, str) else found
 
 
 def _learned_from(split: Split) -> bool:
@@ -110,36 +133,38 @@ def _learned_from(split: Split) -> bool:
 
 
 def keep_comparison(
-    out: str, model: Model, job: TrainingJob, basis: Basis, start: Start | None = None
+    out: str,
+    model: Model,
+    job: TrainingJob,
+    basis: Basis,
+    start: Start | None,
+    note: Callable[[Metrics], None],
 ) -> None:
-    """Compare a new model and keep the result in its folder."""
-    content = json.dumps(compare(model, job, basis, start), indent=1)
-    write_bytes(out, COMPARISON, f"{content}\n".encode())
+    """Compare a new model and keep the result in its folder; see :func:`compare`."""
+    content = json.dumps(compare(model, job, basis, start, note), indent=1)
+    write_bytes(out, COMPARISON_FILE, f"{content}\n".encode())
 
 
-def _compare_start(
-    model: Model, rms: float, job: TrainingJob, basis: Basis, start: Start
-) -> float | str:
-    """Return the residual of the model that a training started from, or why it is not compared.
+def _measure(model: Reconstruction, job: TrainingJob) -> float:
+    """Return the residual of a model, km/s."""
+    squares, cells = sum_squares(model, job.validation, job.config.precision, best_device())
+    return math.sqrt(squares / cells)
 
-    Parameters
-    ----------
-    model : VelocityModel or ModelFamily
-        The new model. If it has no network, it is its start, unless it is a family and that is not.
-    rms : float
-        Residual of the new model, km/s.
-    """
-    device = best_device()
+
+def _measure_start(model: Model, job: TrainingJob, basis: Basis, start: Start) -> Residual:
+    """Return the residual of the model that the training of ``model`` started from."""
     # The new model is whole: a start that was moved meanwhile must not fail it.
     try:
-        if not find_architecture(model.spec.architecture).learns:
-            same = isinstance(start.load(), type(model))
-            return rms if same else "a new filter was fitted, to boxes of several conditions"
-        begun = begin_training(basis, start, "all").to(device).eval()
+        if find_architecture(model.spec.architecture).learns:
+            begun = begin_training(basis, start, "all")
+            return _measure(begun.to(best_device()).eval(), job)
+        # Without a network it is its start, unless only one of the two is a family.
+        same = isinstance(start.load(), type(model))
     except CosmoflowError as error:
         return error.what
-    squares, cells = sum_squares(begun, job.validation, job.config.precision, device)
-    return math.sqrt(squares / cells)
+    return (
+        _measure(model, job) if same else "a new filter was fitted, to boxes of several conditions"
+    )
 
 
 def comparison_seconds(grids: Sequence[int], crop: int) -> float:
@@ -161,7 +186,7 @@ def _filter_squares(model: Model) -> Callable[[tuple[TrainingBox, Block]], Squar
     return add
 
 
-def _compare_shipped(name: str, target: str, job: TrainingJob, split: Split) -> float | str:
+def _measure_shipped(name: str, target: str, job: TrainingJob, split: Split) -> Residual:
     """Return the residual of a shipped model, or why it is not compared."""
     if target != "velocity":
         return f"{name} predicts velocity, and this model {target}"

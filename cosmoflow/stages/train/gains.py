@@ -11,6 +11,7 @@ import torch
 from cosmoflow.config.networks import InferConfig, TrainConfig
 from cosmoflow.cosmology.conditions import Condition
 from cosmoflow.engine import available_memory
+from cosmoflow.events import Listener, caution
 from cosmoflow.model.family import ModelFamily
 from cosmoflow.model.folder import Model
 from cosmoflow.model.precision import best_device
@@ -40,6 +41,18 @@ def gain_fits(split: Split) -> bool:
     If one does not, a training does without the gain rather than fail at its very end.
     """
     return all(_BYTES_PER_CELL * one.grid**3 <= available_memory() for one in _validating(split))
+
+
+def warn_without_gain(model: Model, config: TrainConfig, boxes: int, listener: Listener) -> None:
+    """Warn if a trained model lacks gains, since they did not fit into memory at its end."""
+    holder = model.spec.family if isinstance(model, ModelFamily) else model.spec
+    if measures_gain(config, boxes) and holder.gain is None:
+        caution(
+            listener,
+            "the gain was not measured, since a validation box and its transforms did not fit into "
+            "the memory of the training: infer.restore_power is not possible with this model; "
+            "smaller validation boxes or more memory allow it",
+        )
 
 
 def add_gain(

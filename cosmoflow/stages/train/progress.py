@@ -8,17 +8,18 @@ from collections.abc import Callable
 from typing import Final
 
 from cosmoflow.config.networks import TrainConfig
-from cosmoflow.events import Message
+from cosmoflow.events import Listener, Message
 from cosmoflow.model.training_job import FINISHED, NOTE_SECONDS, Metrics
 from cosmoflow.stages.run import Progress, Run
 from cosmoflow.stages.train.gains import measures_gain
 from cosmoflow.stages.train.tensorboard import open_board
 
 ERROR_SIZES: Final = "error sizes"
+COMPARISON: Final = "comparison"
 GAIN: Final = "gain"
 """Names of work that may follow the steps."""
 
-_UNITS: Final = {ERROR_SIZES: "steps", GAIN: "boxes"}
+_UNITS: Final = {ERROR_SIZES: "steps", COMPARISON: "models", GAIN: "boxes"}
 
 _TOTAL: Final = "total"
 
@@ -47,12 +48,12 @@ class TrainingProgress:
         self._board = open_board(out, config.tensorboard)
         self._step, self._residual, self._finished = 0, "", False
         self._values = dict[str, float]()
-        self._work = dict[str, Progress]()
+        self._work = WorkProgress(run.listener)
 
     def __call__(self, metrics: Metrics) -> None:
         """Show the metrics of a step, or how far the work after the steps is."""
         if _TOTAL in metrics:
-            self._show_work(metrics)
+            self._work(metrics)
             return
         step, finished = int(metrics["step"]), FINISHED in metrics
         if "validation_rms" in metrics and not finished:
@@ -70,23 +71,31 @@ class TrainingProgress:
         if finished and self._following:
             self._listener(Message(f"the steps are done; next: {self._following}"))
 
-    def _show_work(self, metrics: Metrics) -> None:
+
+class WorkProgress:
+    """Shows how far the work after the steps is, as :class:`WorkNotes` tells it."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener, self._shown = listener, dict[str, Progress]()
+
+    def __call__(self, metrics: Metrics) -> None:
+        """Show how much of a work is done."""
         name = next(one for one in _UNITS if one in metrics)
-        if name not in self._work:
+        if name not in self._shown:
             total = int(metrics[_TOTAL])
-            self._work[name] = Progress(self._listener, name, total, _UNITS[name])
-        self._work[name].reach(int(metrics[name]))
+            self._shown[name] = Progress(self._listener, name, total, _UNITS[name])
+        self._shown[name].reach(int(metrics[name]))
 
 
 class WorkNotes:
-    """Tells :class:`TrainingProgress` how much of a work is done: its begin, its end, in between.
+    """Tells :class:`WorkProgress` how much of a work is done: its begin, its end, in between.
 
     Parameters
     ----------
-    name : {"error sizes", "gain"}
+    name : {"error sizes", "comparison", "gain"}
         The work.
     total : int
-        How many steps or boxes it has.
+        How many steps, models or boxes it has.
     note : callable
         Sends metrics from the worker to the driver.
     """
