@@ -156,12 +156,15 @@ def test_a_design_makes_the_boxes_of_its_rows(tmp_path, cosmoflow, reference):
     alone = ["--seed=6", "--box=128", "--set=cosmology={Omega_m: 0.25, sigma8: 0.9}"]
     assert cosmoflow("simulate", tmp_path / "alone.zarr", *TINY, *alone)[0] == 0
     assert opened(tmp_path / "alone.zarr").identical(second)
-    # Progress counts the steps of each row; spreadsheets begin a table with a mark.
+    # Initial conditions are counted, then steps. Spreadsheets begin a table with a mark.
     table.write_text("redshift\n0\n1 0\n", encoding="utf-8-sig")
     code, events, err = cosmoflow("simulate", tmp_path / "lpt", *design, "--method=2lpt", "--json")
     assert code == 0, err
-    total = next(event["total"] for event in events if event["event"] == "started")
-    assert total == [event["done"] for event in events if event["event"] == "advanced"][-1] == 5
+    for stage, expected in (("initial conditions", 2), ("simulate", 5)):
+        of_stage = [event for event in events if event.get("stage") == stage]
+        total = next(event["total"] for event in of_stage if event["event"] == "started")
+        done = [event["done"] for event in of_stage if event["event"] == "advanced"]
+        assert total == done[-1] == expected
     code, _, err = cosmoflow("plan", "paper", f"--set=simulate.design={table}")
     assert code == 2
     assert "simulate.design" in err

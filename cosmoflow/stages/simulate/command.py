@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -151,9 +151,7 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
     check_output(out, run.existing)
     boxes = plan_boxes(out, settings)
     plan = plan_simulate(run, boxes)
-    # All are read first, once for each row of a design: errors come before the first box.
-    read = cache(read_initial)
-    initial = [read(box.settings) for box in boxes]
+    initial = _read_all(boxes, run)
     engine = start_engine(
         run,
         plan,
@@ -183,6 +181,22 @@ def simulate(out: str, run: Run | None = None) -> list[ParticleStore]:
             mark_folder(out, "boxes", COMPLETE)
     run.listener(StageFinished("simulate", {"out": out, **plan.details}))
     return [ParticleStore(url) for box in boxes for url in box.snapshots.values()]
+
+
+def _read_all(boxes: Sequence[Box], run: Run) -> list[Initial]:
+    """Return the initial conditions of all boxes, so that errors come before the first box.
+
+    Each row of a design is read once: its power spectrum takes seconds where CAMB makes it.
+    """
+    read = cache(read_initial)
+    if run.settings.simulate.design is None:
+        return [read(box.settings) for box in boxes]
+    progress = Progress(run.listener, "initial conditions", len(boxes), "boxes")
+    initial: list[Initial] = []
+    for done, box in enumerate(boxes, 1):
+        initial.append(read(box.settings))
+        progress.reach(done, box.name)
+    return initial
 
 
 def _run_boxes(
