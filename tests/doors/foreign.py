@@ -1,7 +1,10 @@
-"""A box as users of xarray write it, for the tests of what is made of such stores."""
+"""A box as users of xarray write it, plain or packed, for the tests of what is made of it."""
 
 import numpy as np
+import pytest
 import xarray as xr
+
+from cosmoflow.errors import CosmoflowError
 
 GRID, BOX = 12, 24.0
 ATTRIBUTES = {
@@ -41,3 +44,24 @@ def write(data, url, **options):
     """Write a dataset as a zarr store and return its URL."""
     data.to_zarr(url, **{"zarr_format": 3, "consolidated": False, **options})
     return str(url)
+
+
+DENSITY, VELOCITY = fields()
+VECTOR = xr.DataArray(
+    VELOCITY, dims=("component", "x", "y", "z"), coords={"component": list("xyz")}
+)
+LOWEST = float(VELOCITY.min())
+STEP = float(np.ptp(VELOCITY)) / 65000.0
+UNSIGNED = np.round((VELOCITY - LOWEST) / STEP).astype("uint16").view("int16")
+"""Packed as netCDF 3, which has no unsigned integers, wants it."""
+PACKING = {"scale_factor": STEP, "add_offset": LOWEST, "_Unsigned": "true"}
+
+
+def refused(call, *words):
+    """Assert that a call is refused with these words, and not by a traceback."""
+    with pytest.raises(CosmoflowError) as caught:
+        call()
+    assert caught.value.exit_code in (2, 3)
+    for word in words:
+        assert word in str(caught.value)
+    return str(caught.value)

@@ -14,7 +14,7 @@ from cosmoflow.model.streams import StreamedBoxes
 from cosmoflow.numerics.blocks import Block, grow
 from tests.cases import each
 from tests.conftest import synthetic_fields
-from tests.unit.test_fitting import CROP, GEOMETRY
+from tests.unit.crops import CROP, GEOMETRY
 
 FLOWS = ("wiener_velocity", 1)
 
