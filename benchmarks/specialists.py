@@ -52,7 +52,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     print(f"| box | {given.model}, km/s | specialist | ratio | seconds |")
     print("| --- | --- | --- | --- | --- |")
-    for url in sorted((given.folder / "held_out").glob(f"*{given.only}*.zarr")):
+    for url in sorted((given.folder / "held_out").glob("*.zarr")):
+        if given.only not in url.name:
+            continue
         fields = like(url, given.folder / "specialists")
         if missing := [one for one in fields if not Path(one).exists()]:
             parser.error(f"there is no {missing[0]}: run boxes.py --only specialists first")
