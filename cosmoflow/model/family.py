@@ -42,6 +42,16 @@ _BINS: Final = 128
 _ROUNDING: Final = 1e-3
 """Share by which a quantity may lie outside of its range without being outside."""
 
+SLOPE: Final = "slope"
+"""Quantity whose range is that of the space of conditions, unless a tuning has widened it."""
+
+_SLOPE_MARGIN: Final = 0.1
+"""The same for the slope, of the width of its range: cosmologies within all limits are up to 0.08
+outside."""
+
+_FLAT_SLOPE: Final = 0.02
+"""Least margin of the slope: boxes of one cosmology and cell size have a single slope."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -52,7 +62,8 @@ class Family:
     space : ConditionSpace
         Conditions that the functions were fitted to.
     limits : mapping of str to (float, float)
-        Smallest and largest value in training of each quantity of :data:`LIMITED`.
+        Smallest and largest value in training of each quantity of :data:`LIMITED`, and of
+        :data:`SLOPE` if a tuning has widened it.
     particles_per_cell : float
         Number that is assumed where a box does not state its own.
     fields : tuple of str
@@ -123,6 +134,12 @@ class Family:
         ).T.tolist()
         return PowerGain(width, tuple(potential), tuple(rotational), self.gain_symmetries)
 
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """Range of ``dln sigma / dln R`` in training."""
+        index = COORDINATES.index(SLOPE)
+        return self.limits.get(SLOPE, (self.space.low[index], self.space.high[index]))
+
     def fit(self, condition: Condition) -> Fit:
         """Return how a box of a condition fits the range of training."""
         found = list[Excess]()
@@ -131,6 +148,11 @@ class Family:
             margin = _ROUNDING * max(1.0, abs(high))
             if value is not None and not low - margin <= value <= high + margin:
                 found.append(Excess(name, float(value), low, high))
+        low, high = self.slopes
+        margin = max(_SLOPE_MARGIN * (high - low), _FLAT_SLOPE)
+        # Other limits imply it, but for h and n_s.
+        if not found and not low - margin <= condition.slope <= high + margin:
+            found.append(Excess(SLOPE, condition.slope, low, high))
         unknown = condition.particles_per_cell is None
         return Fit(tuple(found), self.particles_per_cell if unknown else None)
 

@@ -88,7 +88,7 @@ def test_boxes_that_differ_make_one_model_that_fits_all_of_them(
     assert again.spec == trained.spec
 
 
-def test_a_box_outside_of_the_range_is_announced_or_refused(
+def test_a_box_outside_of_the_range_is_announced_or_refused_until_it_is_learned(
     family, fields_store, serial_run, tmp_path
 ):
     _, url = family
@@ -100,6 +100,11 @@ def test_a_box_outside_of_the_range_is_announced_or_refused(
     with pytest.raises(DataError, match="outside of the range") as caught:
         infer(far, str(tmp_path / "strict"), url, serial_run(infer={"strict": True}))
     assert "--from" in caught.value.remedy
+    # That remedy works.
+    tuned = str(tmp_path / "tuned")
+    train([far], tuned, serial_run(train={**OPTIONS, "start": url}))
+    assert describe_model(tuned)["cell_size"] == [1.5, 4.0]
+    infer(far, str(tmp_path / "known"), tuned, serial_run(infer={"strict": True}))
 
 
 def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):

@@ -147,6 +147,10 @@ def test_a_stored_family_is_the_same(terms):
     assert found == {
         "redshift": (2.0, 0.0, 1.0), "sigma8": (0.9, 0.83, 0.83), "cell_size": (4.0, 1.0, 3.0),
     }  # fmt: skip
+    # h and n_s have no limits of their own.
+    steep = find_condition(CosmologyConfig(n_s=1.4), 0.0, 3.0, 8.0)
+    (slope,) = family.fit(steep).excess
+    assert (slope.name, slope.value, slope.low) == ("slope", steep.slope, family.slopes[0])
 
 
 def test_an_interval_that_does_not_fit_the_factors_is_refused():

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from cosmoflow.cosmology.conditions import COORDINATES
-from cosmoflow.model.family import ModelFamily
+from cosmoflow.model.family import LIMITED, ModelFamily
 from cosmoflow.model.folder import Model
 from cosmoflow.model.names import (
     DEFAULT_MODEL,
@@ -23,8 +22,6 @@ from cosmoflow.stages.inputs.boxes import count_boxes
 from cosmoflow.stages.models.folders import load_model
 from cosmoflow.storage.urls import has_file
 from cosmoflow.tables import html_table, shorten, text_table
-
-_SLOPE = COORDINATES.index("slope")
 
 _HEADINGS = ("model", "ships", "parameters", "output", "halo", "summary")
 
@@ -121,14 +118,14 @@ def _describe_training(model: Model) -> dict[str, Any]:
     """Return what a model was trained on: the range of a family, or one condition."""
     if isinstance(model, ModelFamily):
         family = model.spec.family
-        limits = {name: list(ends) for name, ends in family.limits.items()}
+        limits = {name: list(family.limits[name]) for name in LIMITED}
         return {
             "cell_size": limits["cell_size"],
             "redshift": limits["redshift"],
             "cosmology": "many",
             "limits": limits,
             # h and n_s enter a condition by this slope, and by the fluctuations.
-            "slope": [family.space.low[_SLOPE], family.space.high[_SLOPE]],
+            "slope": list(family.slopes),
             "knows_errors": model.spec.errors is not None,
             "filter": list(family.fields),
             "gains_for_symmetries": None if family.gain is None else family.gain_symmetries,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cosmoflow.cosmology.conditions import Condition
-from cosmoflow.model.family import LIMITED, Family
+from cosmoflow.model.family import LIMITED, SLOPE, Family
 from cosmoflow.model.samples import TrainingBox, measure_normalisation
 from cosmoflow.model.velocity import Target
 from cosmoflow.numerics.conditions import ConditionSpace, Floats, fit_numbers
@@ -66,6 +66,19 @@ def fit_family(
         density_log_std=none,
         residual_log_rms=none,
     )
+
+
+def tune_family(family: Family, conditions: Sequence[Condition]) -> Family:
+    """Return the family that a tuning begins with, whose range has the training boxes too.
+
+    The functions of the condition stay as they are, and their values at the edge of the range that
+    they were fitted to hold outside of it. The gain was that of the old predictions.
+    """
+    limits = {}
+    for name, ends in {**family.limits, SLOPE: family.slopes}.items():
+        low, high = _limits(conditions, name, family.particles_per_cell)
+        limits[name] = min(low, ends[0]), max(high, ends[1])
+    return replace(family, limits=limits, gain=None, gain_symmetries=1)
 
 
 def _limits(conditions: Sequence[Condition], name: str, particles: float) -> tuple[float, float]:
