@@ -3,8 +3,9 @@
 Usage: python benchmarks/modulations.py FOLDER START [--steps 500]
 
 FOLDER is that of ``benchmarks/shipped/boxes.py``, with the tables ``held_out`` and ``specialists``.
-Each way starts from the model START, the first ``residual-small`` say, and learns from the same
-crops of the ``specialists``; six of those validate. Prints the 3-D rms residual in the held-out
+Each way starts from START, the folder of a model of one condition (a ``residual-small`` made by
+``--config fiducial``), and learns from the same crops of the ``specialists``; six of those
+validate. Prints the 3-D rms residual in the held-out
 boxes:
 
 - *scales and shifts*, one of each for every feature that a convolution gives: what ships;
@@ -26,7 +27,9 @@ from fine_tuning import fit
 from specialists import residual
 from torch import Tensor, nn
 
+from cosmoflow.model.family import ModelFamily
 from cosmoflow.model.modulation import HIDDEN, ModulatedNetwork, convolutions
+from cosmoflow.stages.models import load_model
 from cosmoflow.storage.fields import FieldStore
 
 VALIDATION = (
@@ -89,6 +92,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    if isinstance(load_model(given.start), ModelFamily):
+        parser.error(f"{given.start} is a family, which has a modulation already")
     stores = sorted((given.folder / "specialists").glob("*.zarr"))
     # The last eighth of the fields validates.
     stores.sort(key=lambda url: url.stem in VALIDATION)

@@ -191,15 +191,11 @@ def _parameters(content: Mapping[str, Any]) -> str:
 
 def _family(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the range of the boxes that a family of models was trained on."""
-    found = {
-        name.replace("_", " ") if name.islower() else name: _range(ends)
+    return {
+        name.replace("_per_", " per "): _range(ends)
         for name, ends in content["limits"].items()
         if name != "cell_size"
     }
-    if "slope" in content:
-        slope = " to ".join(f"{end:.3g}" for end in content["slope"])
-        found["h and n_s"] = f"those that give d ln sigma / d ln R = {slope} at the cells"
-    return found
 
 
 def _training(content: Mapping[str, Any]) -> str | None:

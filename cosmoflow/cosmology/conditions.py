@@ -35,7 +35,7 @@ class Condition:
 
     Parameters
     ----------
-    redshift, Omega_m, sigma8 : float
+    redshift, Omega_m, sigma8, h, n_s : float
         Redshift of the box, and parameters of its cosmology.
     cell_size : float
         Side of a cell, Mpc/h.
@@ -56,6 +56,8 @@ class Condition:
     redshift: float
     Omega_m: float
     sigma8: float
+    h: float
+    n_s: float
     cell_size: float
     particles_per_cell: float | None
     fluctuation: float
@@ -114,6 +116,8 @@ def find_condition(
         redshift=redshift,
         Omega_m=cosmology.Omega_m,
         sigma8=cosmology.sigma8,
+        h=cosmology.h,
+        n_s=cosmology.n_s,
         cell_size=cell_size,
         particles_per_cell=particles_per_cell,
         fluctuation=growth * sigma,

@@ -22,7 +22,7 @@ from pydantic import (
 from cosmoflow.cosmology.conditions import COORDINATES
 from cosmoflow.errors import DataError
 from cosmoflow.model.errors import KNOTS, ErrorScale, feature_counts
-from cosmoflow.model.family import LIMITED, SLOPE, Family
+from cosmoflow.model.family import LIMITED, LIMITED_LATER, Family
 from cosmoflow.model.velocity import Normalisation
 from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace
 from cosmoflow.numerics.restoration import PowerGain
@@ -178,7 +178,7 @@ class FamilyPart(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if {*self.limits} - {SLOPE} != {*LIMITED}:
+        if {*self.limits} - {*LIMITED_LATER} != {*LIMITED}:
             raise ValueError(f"limits of {', '.join(LIMITED)}")
         if any(low > high for low, high in self.limits.values()):
             raise ValueError("limits whose lower end is not above the upper one")

@@ -33,6 +33,9 @@ from cosmoflow.numerics.wiener import WienerFilter
 LIMITED: Final = ("redshift", "Omega_m", "sigma8", "cell_size", "particles_per_cell")
 """Quantities whose range of training a family keeps."""
 
+LIMITED_LATER: Final = ("h", "n_s")
+"""More of them, which families of earlier versions do not have."""
+
 CONSTANTS: Final = 4
 """Numbers of a frame before the coordinates: those of a :class:`Normalisation`."""
 
@@ -41,16 +44,6 @@ _BINS: Final = 128
 
 _ROUNDING: Final = 1e-3
 """Share by which a quantity may lie outside of its range without being outside."""
-
-SLOPE: Final = "slope"
-"""Quantity whose range is that of the space of conditions, unless a tuning has widened it."""
-
-_SLOPE_MARGIN: Final = 0.1
-"""The same for the slope, of the width of its range: cosmologies within all limits are up to 0.08
-outside."""
-
-_FLAT_SLOPE: Final = 0.02
-"""Least margin of the slope: boxes of one cosmology and cell size have a single slope."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +55,8 @@ class Family:
     space : ConditionSpace
         Conditions that the functions were fitted to.
     limits : mapping of str to (float, float)
-        Smallest and largest value in training of each quantity of :data:`LIMITED`, and of
-        :data:`SLOPE` if a tuning has widened it.
+        Smallest and largest value in training of each quantity of :data:`LIMITED` and
+        :data:`LIMITED_LATER`.
     particles_per_cell : float
         Number that is assumed where a box does not state its own.
     fields : tuple of str
@@ -134,25 +127,14 @@ class Family:
         ).T.tolist()
         return PowerGain(width, tuple(potential), tuple(rotational), self.gain_symmetries)
 
-    @property
-    def slopes(self) -> tuple[float, float]:
-        """Range of ``dln sigma / dln R`` in training."""
-        index = COORDINATES.index(SLOPE)
-        return self.limits.get(SLOPE, (self.space.low[index], self.space.high[index]))
-
     def fit(self, condition: Condition) -> Fit:
         """Return how a box of a condition fits the range of training."""
         found = list[Excess]()
-        for name in LIMITED:
+        for name in (*LIMITED, *(name for name in LIMITED_LATER if name in self.limits)):
             value, (low, high) = getattr(condition, name), self.limits[name]
             margin = _ROUNDING * max(1.0, abs(high))
             if value is not None and not low - margin <= value <= high + margin:
                 found.append(Excess(name, float(value), low, high))
-        low, high = self.slopes
-        margin = max(_SLOPE_MARGIN * (high - low), _FLAT_SLOPE)
-        # Other limits imply it, but for h and n_s.
-        if not found and not low - margin <= condition.slope <= high + margin:
-            found.append(Excess(SLOPE, condition.slope, low, high))
         unknown = condition.particles_per_cell is None
         return Fit(tuple(found), self.particles_per_cell if unknown else None)
 

@@ -91,7 +91,7 @@ def test_boxes_that_differ_make_one_model_that_fits_all_of_them(
 def test_a_box_outside_of_the_range_is_announced_or_refused_until_it_is_learned(
     family, fields_store, serial_run, tmp_path
 ):
-    _, url = family
+    start, url = family
     far = fields_store(16, shard=16, cell=4.0, seed=9).url
     seen = []
     infer(far, str(tmp_path / "far"), url, serial_run(listener=seen.append))
@@ -105,6 +105,10 @@ def test_a_box_outside_of_the_range_is_announced_or_refused_until_it_is_learned(
     train([far], tuned, serial_run(train={**OPTIONS, "start": url}))
     assert describe_model(tuned)["cell_size"] == [1.5, 4.0]
     infer(far, str(tmp_path / "known"), tuned, serial_run(infer={"strict": True}))
+    # A training without a step that is better than the start has learned nothing of it.
+    still = {**OPTIONS, "start": url, "learning_rate": 1e-12, "muon_rate": 1e-12}
+    model = train([far], str(tmp_path / "still"), serial_run(train=still))
+    assert model.spec.family.limits == start.spec.family.limits
 
 
 def test_a_model_is_tuned_from_another_one(boxes, family, serial_run, tmp_path):

@@ -8,6 +8,7 @@ from cosmoflow.events import Message, StageAdvanced, StageStarted
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
+from cosmoflow.stages.models import load_model
 from cosmoflow.stages.train import train
 from tests.conftest import BOX, narrow_networks
 
@@ -134,6 +135,26 @@ def test_gains_are_left_out_for_lack_of_memory(fields_store, serial_run, tmp_pat
     assert model.spec.gain is None
     (said,) = warnings(events)
     assert "did not fit" in said
+
+
+def test_a_run_that_was_killed_before_its_gain_measures_it_later(
+    fields_store, serial_run, tmp_path, monkeypatch
+):
+    urls = [fields_store(16, shard=16, seed=seed).url for seed in (1, 2)]
+    with narrow_networks():
+        whole = train(urls, str(tmp_path / "whole"), serial_run(train=OPTIONS))
+        with monkeypatch.context() as killed:
+            killed.setattr("cosmoflow.stages.train.command.keep_comparison", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train(urls, str(tmp_path / "model"), serial_run(train=OPTIONS))
+        assert load_model(str(tmp_path / "model")).spec.gain is None
+        resumed = train(urls, str(tmp_path / "model"), serial_run(existing="resume", train=OPTIONS))
+    assert resumed.spec.gain == whole.spec.gain
+    assert (tmp_path / "model" / "comparison.json").exists()
+
+
+def interrupt(*given):
+    raise KeyboardInterrupt
 
 
 def warnings(events):

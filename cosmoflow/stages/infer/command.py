@@ -278,7 +278,8 @@ def _check_restorable(
             else "the model has no gains to restore power with",
             where="infer.restore_power",
             value=", ".join(work.models),
-            remedy="leave it out, or train a velocity model on two boxes or more",
+            remedy="leave it out, or train a velocity model on two boxes or more, with "
+            "train.measure_gain above 0 and enough memory to transform a box",
         )
     if gain.symmetries != work.config.symmetries:
         raise ConfigError(

@@ -83,7 +83,7 @@ def _check_range(
     for one in fit.excess:
         limit = f"{one.low:g} to {one.high:g}"
         unit = f" {LENGTH}" if one.name == "cell_size" else ""
-        hint = "; it depends on h and n_s" if one.name == "slope" else ""
+        hint = ""
         if unit and not 0.1 * one.low < one.value < 10.0 * one.high:
             hint = f"; is the side of the box, {fields.metadata.box_size:g}, in {LENGTH}?"
         if strict:

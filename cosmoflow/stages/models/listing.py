@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from cosmoflow.model.family import LIMITED, ModelFamily
+from cosmoflow.model.family import ModelFamily
 from cosmoflow.model.folder import Model
 from cosmoflow.model.names import (
     DEFAULT_MODEL,
@@ -118,14 +118,12 @@ def _describe_training(model: Model) -> dict[str, Any]:
     """Return what a model was trained on: the range of a family, or one condition."""
     if isinstance(model, ModelFamily):
         family = model.spec.family
-        limits = {name: list(family.limits[name]) for name in LIMITED}
+        limits = {name: list(ends) for name, ends in family.limits.items()}
         return {
             "cell_size": limits["cell_size"],
             "redshift": limits["redshift"],
             "cosmology": "many",
             "limits": limits,
-            # h and n_s enter a condition by this slope, and by the fluctuations.
-            "slope": list(family.slopes),
             "knows_errors": model.spec.errors is not None,
             "filter": list(family.fields),
             "gains_for_symmetries": None if family.gain is None else family.gain_symmetries,

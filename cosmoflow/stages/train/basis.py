@@ -24,7 +24,7 @@ from cosmoflow.stages.inputs.condition import condition_of
 from cosmoflow.stages.models import find_model, load_model, model_digest
 from cosmoflow.stages.run import Run
 from cosmoflow.stages.train.data import Split, fit_filter, normalise
-from cosmoflow.stages.train.family import fit_constants, fit_family, tune_family
+from cosmoflow.stages.train.family import fit_constants, fit_family
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.identity import changed_input
 from cosmoflow.storage.origins import noted_origin
@@ -257,7 +257,8 @@ def _find_family(
     target = run.settings.train.target
     conditions = [condition_of(store) for store in stores]
     if isinstance(start, ModelFamily):
-        family = tune_family(start.spec.family, conditions[: split.training])
+        # Its gain is that of its own predictions.
+        family = replace(start.spec.family, gain=None, gain_symmetries=1)
     elif resumed and has_file(out, FILTER):
         family = read_family(read_bytes(out, FILTER), out, FILTER)
     else:

@@ -10,11 +10,13 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from cosmoflow.config.networks import TrainConfig
 from cosmoflow.config.settings import Settings
 from cosmoflow.engine import available_memory
 from cosmoflow.errors import ConfigError, DataError, IncompleteError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.error_fitting import fit_errors
+from cosmoflow.model.family import ModelFamily
 from cosmoflow.model.fitting import make_loop
 from cosmoflow.model.folder import Model
 from cosmoflow.model.names import COMPARISON, DESCRIPTION, HISTORY, RUN, WEIGHTS
@@ -40,7 +42,14 @@ from cosmoflow.stages.train.basis import (
 )
 from cosmoflow.stages.train.comparison import keep_comparison
 from cosmoflow.stages.train.data import Split, choose_split, make_job
-from cosmoflow.stages.train.gains import add_gain, gain_fits, measures_gain, warn_without_gain
+from cosmoflow.stages.train.family import widen_range
+from cosmoflow.stages.train.gains import (
+    add_gain,
+    gain_fits,
+    has_gain,
+    measures_gain,
+    warn_without_gain,
+)
 from cosmoflow.stages.train.plan import TrainPlan, plan_training
 from cosmoflow.stages.train.progress import (
     ERROR_SIZES,
@@ -154,7 +163,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     if fits_filter(architecture, loaded, many=many):
         _require_memory_for_filter(max(store.grid for store in stores), run)
     resumed = _can_resume(out, provenance, run)
-    if resumed and has_file(out, DESCRIPTION) and has_file(out, WEIGHTS):
+    if resumed and _is_trained(out, config, split):
         run.listener(Message(f"{out} is already trained"))
         return load_model(out)
     basis = find_basis(out, resumed, split, stores, loaded, run, many=many)
@@ -268,6 +277,16 @@ def _can_resume(out: str, provenance: dict[str, Any], run: Run) -> bool:
     return True
 
 
+def _is_trained(out: str, config: TrainConfig, split: Split) -> bool:
+    """Return whether nothing of a training is left to do, not even its comparison or its gain."""
+    if not (has_file(out, DESCRIPTION) and has_file(out, WEIGHTS)):
+        return False
+    if config.compare and not has_file(out, COMPARISON):
+        return False
+    due = measures_gain(config, split.validation) and gain_fits(split)
+    return not due or has_gain(load_model(out))
+
+
 def _begun(out: str) -> dict[str, Any]:
     """Return the provenance of the run that began a model folder, or of old folders the digest."""
     if not has_file(out, RUN):
@@ -316,6 +335,10 @@ def _finish(
     note: Callable[[Metrics], None],
 ) -> None:
     """Save the model with its errors, compare it, add its gains; runs in the worker of rank 0."""
+    # A family that started from a model of one condition has a range of its own.
+    tuned = start is not None and basis.condition is None
+    if isinstance(model, ModelFamily) and tuned and _has_learned(out):
+        widen_range(model, basis.split)
     if steps := job.config.error_steps:
         model = fit_errors(model, job, best_device(), WorkNotes(ERROR_SIZES, steps, note))
     save_model(out, model)
@@ -326,6 +349,13 @@ def _finish(
         notes = WorkNotes(GAIN, boxes, note)
         add_gain(model, basis.split, job.config.measure_gain, notes)
         save_model(out, model)
+
+
+def _has_learned(out: str) -> bool:
+    """Return whether a step of a tuning was better than its start; else the start was kept."""
+    rows = list(csv.DictReader(read_bytes(out, HISTORY).decode().splitlines()))
+    best = min(rows, key=lambda row: float(row["validation_rms"]))
+    return float(best["step"]) > 0.0
 
 
 def _finish_baseline(out: str, basis: Basis, start: Start | None, run: Run, crop: int) -> None:

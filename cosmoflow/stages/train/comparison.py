@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -16,8 +16,7 @@ from cosmoflow.engine import available_memory
 from cosmoflow.errors import CosmoflowError
 from cosmoflow.model.fitting import sum_squares
 from cosmoflow.model.folder import Model
-from cosmoflow.model.names import COMPARISON as COMPARISON_FILE
-from cosmoflow.model.names import DEFAULT_MODEL, OWN, SHIPPED
+from cosmoflow.model.names import COMPARISON, DEFAULT_MODEL, OWN, SHIPPED
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.registry import find_architecture
 from cosmoflow.model.samples import TrainingBox, read_sample, stack
@@ -27,7 +26,7 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.stages.infer import find_shipped, predict_shipped, prediction_seconds
 from cosmoflow.stages.train.basis import Basis, Start, begin_training
 from cosmoflow.stages.train.data import VALIDATION_BLOCKS, Split
-from cosmoflow.stages.train.progress import COMPARISON, WorkNotes
+from cosmoflow.stages.train.progress import COMPARING, WorkNotes
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.urls import write_bytes
 from cosmoflow.units import format_bytes
@@ -76,7 +75,7 @@ def compare(
         whether a validation box is a copy of a training box.
     """
     methods, began = _choose_methods(model, job, basis, start)
-    notes = WorkNotes(COMPARISON, len(methods), note)
+    notes = WorkNotes(COMPARING, len(methods), note)
     rms, skipped = dict[str, float](), dict[str, str]()
     for done, (label, measure) in enumerate(methods.items(), 1):
         found = measure()
@@ -100,7 +99,8 @@ def _choose_methods(
     model: Model, job: TrainingJob, basis: Basis, start: Start | None
 ) -> tuple[dict[str, Callable[[], Residual]], str | None]:
     """Return what measures each method, the new model first, and the name of its start."""
-    methods: dict[str, Callable[[], Residual]] = {OWN: partial(_measure, model, job)}
+    own = cache(partial(_measure, model, job))
+    methods: dict[str, Callable[[], Residual]] = {OWN: own}
     rivals = {SHIPPED: DEFAULT_MODEL}
     architecture = find_architecture(model.spec.architecture)
     if architecture.learns and architecture.filter is not None:
@@ -113,7 +113,7 @@ def _choose_methods(
         return methods, None
     labels = {name: label for label, name in rivals.items()}
     began = labels.get(start.name, f"its start ({PurePosixPath(start.name).name})")
-    as_start = partial(_measure_start, model, job, basis, start)
+    as_start = partial(_measure_start, model, job, basis, start, own)
     methods[began] = partial(_either, methods[began], as_start) if began in methods else as_start
     return methods, began
 
@@ -142,7 +142,7 @@ def keep_comparison(
 ) -> None:
     """Compare a new model and keep the result in its folder; see :func:`compare`."""
     content = json.dumps(compare(model, job, basis, start, note), indent=1)
-    write_bytes(out, COMPARISON_FILE, f"{content}\n".encode())
+    write_bytes(out, COMPARISON, f"{content}\n".encode())
 
 
 def _measure(model: Reconstruction, job: TrainingJob) -> float:
@@ -151,7 +151,9 @@ def _measure(model: Reconstruction, job: TrainingJob) -> float:
     return math.sqrt(squares / cells)
 
 
-def _measure_start(model: Model, job: TrainingJob, basis: Basis, start: Start) -> Residual:
+def _measure_start(
+    model: Model, job: TrainingJob, basis: Basis, start: Start, own: Callable[[], float]
+) -> Residual:
     """Return the residual of the model that the training of ``model`` started from."""
     # The new model is whole: a start that was moved meanwhile must not fail it.
     try:
@@ -162,9 +164,7 @@ def _measure_start(model: Model, job: TrainingJob, basis: Basis, start: Start) -
         same = isinstance(start.load(), type(model))
     except CosmoflowError as error:
         return error.what
-    return (
-        _measure(model, job) if same else "a new filter was fitted, to boxes of several conditions"
-    )
+    return own() if same else "a new filter was fitted, to boxes of several conditions"
 
 
 def comparison_seconds(grids: Sequence[int], crop: int) -> float:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from cosmoflow.cosmology.conditions import Condition
-from cosmoflow.model.family import LIMITED, SLOPE, Family
+from cosmoflow.model.family import LIMITED, LIMITED_LATER, Family, ModelFamily
 from cosmoflow.model.samples import TrainingBox, measure_normalisation
 from cosmoflow.model.velocity import Target
 from cosmoflow.numerics.conditions import ConditionSpace, Floats, fit_numbers
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.wiener import WienerSum, sum_products
 from cosmoflow.numerics.wiener_curves import fit_weights
+from cosmoflow.stages.inputs.condition import condition_of
 from cosmoflow.stages.run import Progress, Run
 from cosmoflow.stages.train.data import Split
 from cosmoflow.storage.fields import FieldStore
@@ -58,7 +59,7 @@ def fit_family(
     none = (0.0,) * design.shape[1]
     return Family(
         space=space,
-        limits={name: _limits(trained, name, particles) for name in LIMITED},
+        limits={name: _limits(trained, name, particles) for name in (*LIMITED, *LIMITED_LATER)},
         particles_per_cell=particles,
         fields=tuple(names),
         weights=fit_weights(sums, design),
@@ -68,17 +69,18 @@ def fit_family(
     )
 
 
-def tune_family(family: Family, conditions: Sequence[Condition]) -> Family:
-    """Return the family that a tuning begins with, whose range has the training boxes too.
+def widen_range(model: ModelFamily, split: Split) -> None:
+    """Widen the range of a family that was tuned from another one by its training boxes.
 
-    The functions of the condition stay as they are, and their values at the edge of the range that
-    they were fitted to hold outside of it. The gain was that of the old predictions.
+    The functions of the condition stay those of the start: beyond the range that these were fitted
+    to, their values at its edge hold.
     """
-    limits = {}
-    for name, ends in {**family.limits, SLOPE: family.slopes}.items():
-        low, high = _limits(conditions, name, family.particles_per_cell)
+    family, limits = model.spec.family, {}
+    trained = [condition_of(FieldStore(url)) for url in split.fields[: split.training]]
+    for name, ends in family.limits.items():
+        low, high = _limits(trained, name, family.particles_per_cell)
         limits[name] = min(low, ends[0]), max(high, ends[1])
-    return replace(family, limits=limits, gain=None, gain_symmetries=1)
+    model.spec = replace(model.spec, family=replace(family, limits=limits))
 
 
 def _limits(conditions: Sequence[Condition], name: str, particles: float) -> tuple[float, float]:

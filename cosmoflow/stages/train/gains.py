@@ -43,10 +43,15 @@ def gain_fits(split: Split) -> bool:
     return all(_BYTES_PER_CELL * one.grid**3 <= available_memory() for one in _validating(split))
 
 
+def has_gain(model: Model) -> bool:
+    """Return whether a model has gains."""
+    holder = model.spec.family if isinstance(model, ModelFamily) else model.spec
+    return holder.gain is not None
+
+
 def warn_without_gain(model: Model, config: TrainConfig, boxes: int, listener: Listener) -> None:
     """Warn if a trained model lacks gains, since they did not fit into memory at its end."""
-    holder = model.spec.family if isinstance(model, ModelFamily) else model.spec
-    if measures_gain(config, boxes) and holder.gain is None:
+    if measures_gain(config, boxes) and not has_gain(model):
         caution(
             listener,
             "the gain was not measured, since a validation box and its transforms did not fit into "

@@ -15,11 +15,11 @@ from cosmoflow.stages.train.gains import measures_gain
 from cosmoflow.stages.train.tensorboard import open_board
 
 ERROR_SIZES: Final = "error sizes"
-COMPARISON: Final = "comparison"
+COMPARING: Final = "comparison"
 GAIN: Final = "gain"
 """Names of work that may follow the steps."""
 
-_UNITS: Final = {ERROR_SIZES: "steps", COMPARISON: "models", GAIN: "boxes"}
+_UNITS: Final = {ERROR_SIZES: "steps", COMPARING: "models", GAIN: "boxes"}
 
 _TOTAL: Final = "total"
 
