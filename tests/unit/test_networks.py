@@ -231,7 +231,8 @@ def test_the_tiling_does_not_change_the_prediction(periodic, predicted, tile, ba
 def test_a_block_of_the_box_is_cut_from_the_whole(periodic, predicted, origin, shape):
     part = (slice(None), *(slice(o, o + n) for o, n in zip(origin, shape, strict=True)))
     found = predict(make_model(), periodic, block=Block(origin, shape))
-    np.testing.assert_array_equal(found, predicted[part])
+    # Kernels for other shapes may add in another order.
+    np.testing.assert_allclose(found, predicted[part], rtol=0, atol=2e-6 * np.abs(predicted).max())
 
 
 @each("name", ["residual-tiny", "residual-small", "wiener", "linear:4"])
