@@ -104,7 +104,7 @@ def main() -> None:
     psi = displacements(cells, box_size, LinearPower.from_cosmology(CosmologyConfig()), seed)[:2]
     titles = " | ".join(f"P_{quantity}" for quantity in QUANTITIES)
     print(f"{cells}^3 particles in {box_size:g} Mpc/h, seed {seed}; k = {WAVENUMBERS} h/Mpc")
-    print(f"| mesh, steps | integrator | time, s | {titles} | Mpc/h | km/s |", flush=True)
+    print(f"| mesh, steps | integrator | time, s | {titles} | Mpc/h | km/s |\n|{' --- |' * 8}")
 
     def measure(run: Run, factor: int, steps: int) -> tuple[cola.Snapshot, float]:
         begun = time.perf_counter()

@@ -5,8 +5,7 @@ Usage: python benchmarks/modulations.py FOLDER START [--steps 500]
 FOLDER is that of ``benchmarks/shipped/boxes.py``, with the tables ``held_out`` and ``specialists``.
 Each way starts from START, the folder of a model of one condition (a ``residual-small`` made by
 ``--config fiducial``), and learns from the same crops of the ``specialists``; six of those
-validate. Prints the 3-D rms residual in the held-out
-boxes:
+validate. Prints the 3-D rms residual in the held-out boxes:
 
 - *scales and shifts*, one of each for every feature that a convolution gives: what ships;
 - *styles*: also a scale for every feature that a convolution takes, after which its weights are

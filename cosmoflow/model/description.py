@@ -178,7 +178,7 @@ class FamilyPart(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if {*self.limits} - {*LIMITED_LATER} != {*LIMITED}:
+        if not {*LIMITED} - LIMITED_LATER <= {*self.limits} <= {*LIMITED}:
             raise ValueError(f"limits of {', '.join(LIMITED)}")
         if any(low > high for low, high in self.limits.values()):
             raise ValueError("limits whose lower end is not above the upper one")

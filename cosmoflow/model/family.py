@@ -30,11 +30,13 @@ from cosmoflow.numerics.conditions import ConditionCurves, ConditionSpace, Float
 from cosmoflow.numerics.restoration import PowerGain
 from cosmoflow.numerics.wiener import WienerFilter
 
-LIMITED: Final = ("redshift", "Omega_m", "sigma8", "cell_size", "particles_per_cell")
+LIMITED: Final = (
+    "redshift", "Omega_m", "sigma8", "cell_size", "particles_per_cell", "h", "n_s",
+)  # fmt: skip
 """Quantities whose range of training a family keeps."""
 
-LIMITED_LATER: Final = ("h", "n_s")
-"""More of them, which families of earlier versions do not have."""
+LIMITED_LATER: Final = frozenset(("h", "n_s"))
+"""Those of them that families of earlier versions do not have."""
 
 CONSTANTS: Final = 4
 """Numbers of a frame before the coordinates: those of a :class:`Normalisation`."""
@@ -55,8 +57,7 @@ class Family:
     space : ConditionSpace
         Conditions that the functions were fitted to.
     limits : mapping of str to (float, float)
-        Smallest and largest value in training of each quantity of :data:`LIMITED` and
-        :data:`LIMITED_LATER`.
+        Smallest and largest value in training of each quantity of :data:`LIMITED`.
     particles_per_cell : float
         Number that is assumed where a box does not state its own.
     fields : tuple of str
@@ -130,7 +131,7 @@ class Family:
     def fit(self, condition: Condition) -> Fit:
         """Return how a box of a condition fits the range of training."""
         found = list[Excess]()
-        for name in (*LIMITED, *(name for name in LIMITED_LATER if name in self.limits)):
+        for name in (name for name in LIMITED if name in self.limits):
             value, (low, high) = getattr(condition, name), self.limits[name]
             margin = _ROUNDING * max(1.0, abs(high))
             if value is not None and not low - margin <= value <= high + margin:

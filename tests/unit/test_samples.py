@@ -16,9 +16,7 @@ from cosmoflow.model.samples import (
     split_lone_box,
     validation_blocks,
 )
-from cosmoflow.model.sources import (
-    MemoryFields,
-)
+from cosmoflow.model.sources import MemoryFields
 from tests.cases import each
 from tests.unit.crops import CROP, GEOMETRY, Watched
 

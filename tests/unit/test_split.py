@@ -12,9 +12,7 @@ from cosmoflow.model.samples import (
     split_lone_box,
     validation_blocks,
 )
-from cosmoflow.model.sources import (
-    MemoryFields,
-)
+from cosmoflow.model.sources import MemoryFields
 from tests.cases import each
 
 NAMES = ("residual-tiny", "residual-medium", "paper")

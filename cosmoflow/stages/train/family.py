@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cosmoflow.cosmology.conditions import Condition
-from cosmoflow.model.family import LIMITED, LIMITED_LATER, Family, ModelFamily
+from cosmoflow.model.family import LIMITED, Family, ModelFamily
 from cosmoflow.model.samples import TrainingBox, measure_normalisation
 from cosmoflow.model.velocity import Target
 from cosmoflow.numerics.conditions import ConditionSpace, Floats, fit_numbers
@@ -59,7 +59,7 @@ def fit_family(
     none = (0.0,) * design.shape[1]
     return Family(
         space=space,
-        limits={name: _limits(trained, name, particles) for name in (*LIMITED, *LIMITED_LATER)},
+        limits={name: _limits(trained, name, particles) for name in LIMITED},
         particles_per_cell=particles,
         fields=tuple(names),
         weights=fit_weights(sums, design),
