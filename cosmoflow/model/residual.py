@@ -12,6 +12,10 @@ def _crop(field: Tensor, cells: int) -> Tensor:
     """Crop ``cells`` from every side."""
     if cells == 0:
         return field
+    if field.requires_grad:
+        # The gradient of a slice loses the order of channels, which the steps before it then pay
+        # for; negative padding keeps it.
+        return nn.functional.pad(field, (-cells,) * 6)
     return field[..., cells:-cells, cells:-cells, cells:-cells]
 
 
