@@ -6,14 +6,15 @@ COLA with 30 steps on a mesh twice as fine as the particles. ``design.csv`` has 
 scrambled Sobol sequence (Omega_m 0.18 to 0.42, sigma8 0.66 to 0.99, h 0.60 to 0.76, n_s 0.92 to 1)
 with two redshifts each and boxes of 128, 256 or 512 Mpc/h with 128^3 particles; ``fiducial.csv``
 eight boxes near the fiducial cosmology; ``large.csv`` one of 256 Mpc/h with 256^3 particles;
-``calibration.csv`` boxes of which only the sizes of errors are learned, and ``corners.csv`` such
-boxes near the corners of the range of Omega_m and sigma8; ``held_out.csv`` the conditions that no
-training or validation may see; ``drawn.csv`` eight cosmologies drawn after ``corners.csv`` was
-made, uniformly from most of the range, to judge the calibration; ``specialists.csv`` three other
-boxes of each held-out condition, for models of that condition alone. Every box is painted on one or
-two grids, so that cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need an hour and a half.
-The fields are written to FOLDER/fields, and those of the last five tables to folders of their
-names. ``--only`` makes one of the tables.
+``calibration.csv`` boxes of which only the sizes of errors are learned, ``corners.csv`` such boxes
+near the corners of the range of Omega_m and sigma8, ``between.csv`` 32 all over it, on another
+Sobol sequence; ``held_out.csv`` the conditions that no training or validation may see;
+``drawn.csv`` eight cosmologies drawn after ``corners.csv`` was made, uniformly from most of the
+range, to judge the calibration; ``specialists.csv`` three other boxes of each held-out condition,
+for models of that condition alone. Every box is painted on one or two grids, so that cells have 1
+to 4 Mpc/h and 1 to 64 particles. Two cores need an hour and a half. The fields are written to
+FOLDER/fields, and those of the last six tables to folders of their names. ``--only`` makes one of
+the tables.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ GRIDS = {
     "large": {256: (128, 64)},
     "calibration": {128: (64, 128, 96, 48), 256: (128, 64, 96), 512: (128,)},
     "corners": {128: (64, 128), 256: (128, 64), 512: (128,)},
+    "between": {128: (64, 128), 256: (128, 64), 512: (128,)},
     "drawn": {128: (64, 128), 256: (128, 64)},
     "held_out": {128: (64,), 192: (128, 64), 256: (64, 128)},
     "specialists": {128: (64,), 192: (128, 64), 256: (64, 128)},
@@ -45,17 +47,17 @@ CROP = 48
 
 SEEDS = {
     "design": 5001, "fiducial": 6001, "large": 7001, "calibration": 8001, "corners": 8101,
-    "drawn": 8201, "held_out": 9001, "specialists": 11001,
+    "drawn": 8201, "between": 8301, "held_out": 9001, "specialists": 11001,
 }  # fmt: skip
 PARTICLES = {name: 256 if name == "large" else 128 for name in SEEDS}
 
 PLACES = {
     "fiducial": "a", "large": "b", "design": "c", "calibration": "d", "corners": "k",
-    "drawn": "r", "held_out": "h", "specialists": "s",
+    "between": "e", "drawn": "r", "held_out": "h", "specialists": "s",
 }  # fmt: skip
 """Beginnings of the names of fields: the last of them, which validate, are of the design."""
 
-APART = ("calibration", "corners", "drawn", "held_out", "specialists")
+APART = ("calibration", "corners", "between", "drawn", "held_out", "specialists")
 """Tables whose fields are not put into ``fields``, from which the shipped models learn."""
 
 

@@ -123,18 +123,46 @@ def test_particles_in_zarr_format_2_are_called_so(tmp_path, serial_run):
     refused(DataError, 3, paint, "zarr format")
 
 
+def train_filter(fields, out, serial_run):
+    """Train a filter; return the model, and the warnings that boxes validate as well as train."""
+    heard = []
+    run = serial_run(train={"model": "wiener", "crop": 8}, listener=heard.append)
+    model = cosmoflow.train([str(url) for url in fields], str(out), run)
+    texts = [one.text for one in heard if isinstance(one, Message) and one.level == "warning"]
+    found = [text for text in texts if "is of the same box as" in text]
+    assert [note for note in model.spec.provenance["notes"] if "the same box" in note] == found
+    return found
+
+
 @each("again", ["the same URL", "a copy"])
 def test_a_box_that_is_trained_on_and_validated_on_is_warned_of(
     fields_store, serial_run, tmp_path, again
 ):
     url = fields_store(12).url
     other = url if again == "the same URL" else shutil.copytree(url, tmp_path / "copy.zarr")
-    heard = []
-    run = serial_run(train={"model": "wiener", "crop": 8}, listener=heard.append)
-    model = cosmoflow.train([url, str(other)], str(tmp_path / "model"), run)
-    texts = [one.text for one in heard if isinstance(one, Message) and one.level == "warning"]
-    assert sum("holds the same box as" in text for text in texts) == 1
-    assert any("holds the same box as" in note for note in model.spec.provenance["notes"])
+    (text,) = train_filter([url, other], tmp_path / "model", serial_run)
+    assert str(other) in text
+
+
+def test_boxes_of_one_simulation_train_or_validate(serial_run, tmp_path):
+    simulate = {"box_size": 32.0, "particles": 16, "steps": 3, "mesh_factor": 1}
+    fields = {}
+    for seed in (1, 2):
+        out = tmp_path / f"boxes{seed}"
+        cosmoflow.simulate(
+            str(out), serial_run(seed=seed, simulate={**simulate, "redshift": [1, 0]})
+        )
+        for z in (1, 0):
+            fields[seed, z] = tmp_path / f"fields{seed}-{z}.zarr"
+            particles = str(out / f"z{z}.zarr")
+            cosmoflow.paint(particles, str(fields[seed, z]), serial_run(paint={"grid": 16}))
+    mixed = [fields[1, 1], fields[2, 1], fields[2, 0]]
+    (text,) = train_filter(mixed, tmp_path / "mixed", serial_run)
+    assert text.startswith(f"{fields[2, 0]}, which validates the model, is of the same box as")
+    assert str(fields[2, 1]) in text
+    # What the warning advises.
+    apart = [fields[1, 1], fields[1, 0], fields[2, 0]]
+    assert not train_filter(apart, tmp_path / "apart", serial_run)
 
 
 def test_a_velocity_in_m_s_without_a_unit_is_refused(tmp_path, fields_store, serial_run):

@@ -58,6 +58,7 @@ from cosmoflow.stages.train.progress import (
     WorkNotes,
     WorkProgress,
 )
+from cosmoflow.stages.train.relatives import warn_of_relatives
 from cosmoflow.storage.checkpoints import CheckpointFolder
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.files import remove_file
@@ -147,8 +148,8 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     painting = check_painted_alike(stores, run.listener)
     geometry = geometry_of(architecture.build())
     plan = plan_training([store.grid for store in stores], run)
-    crop = plan.crop
-    split = choose_split(fields, stores[0].grid, config.validation_fraction, crop, geometry)
+    split = choose_split(fields, stores[0].grid, config.validation_fraction, plan.crop, geometry)
+    warn_of_relatives(stores, split.validation, run.listener)
     provenance = _identify(
         stores,
         start,
@@ -174,7 +175,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     if not architecture.learns:
         for store in stores:
             store.check_unchanged()
-        _finish_baseline(out, basis, start, run, crop)
+        _finish_baseline(out, basis, start, run, plan.crop)
         run.listener(StageFinished("train", {"out": out, **plan.details}))
         return load_model(out)
     on_report = TrainingProgress(out, config, basis.split.validation, run)
@@ -183,7 +184,7 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
         _announce_checkpoint(checkpoints, run)
     loop = make_loop(
         partial(begin_training, basis, start, config.layers),
-        partial(make_job, basis.split, settings, crop),
+        partial(make_job, basis.split, settings, plan.crop),
         checkpoints,
         partial(_write_history, out),
         partial(_finish, out, basis, start),
@@ -218,25 +219,10 @@ def _identify(
     )
 
 
-def _warn_of_copies(stores: Sequence[FieldStore], run: Run) -> None:
-    """Warn if two stores hold the same box, since one may train and the other validate."""
-    seen: dict[str, str] = {}
-    for store in stores:
-        before = seen.setdefault(store.digest, store.url)
-        if before != store.url or sum(one.url == before for one in stores) > 1:
-            caution(
-                run.listener,
-                f"{store.url} holds the same box as {before}: the residual in the validation boxes "
-                "is then one of training boxes",
-            )
-            return
-
-
 def _check_stores(stores: Sequence[FieldStore], run: Run, *, many: bool) -> None:
-    """Refuse stores that differ, unless for a family of models; warn of copies among them."""
+    """Refuse stores that differ, unless for a family of models."""
     for store in stores:
         check_contents(store, ["density", run.settings.train.target], run)
-    _warn_of_copies(stores, run)
     if many:
         return
     for store in stores[1:]:
