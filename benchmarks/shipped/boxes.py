@@ -7,14 +7,14 @@ scrambled Sobol sequence (Omega_m 0.18 to 0.42, sigma8 0.66 to 0.99, h 0.60 to 0
 with two redshifts each and boxes of 128, 256 or 512 Mpc/h with 128^3 particles; ``fiducial.csv``
 eight boxes near the fiducial cosmology; ``large.csv`` one of 256 Mpc/h with 256^3 particles;
 ``calibration.csv`` boxes of which only the sizes of errors are learned, ``corners.csv`` such boxes
-near the corners of the range of Omega_m and sigma8, ``between.csv`` 32 all over it, on another
-Sobol sequence; ``held_out.csv`` the conditions that no training or validation may see;
-``drawn.csv`` eight cosmologies drawn after ``corners.csv`` was made, uniformly from most of the
-range, to judge the calibration; ``specialists.csv`` three other boxes of each held-out condition,
-for models of that condition alone. Every box is painted on one or two grids, so that cells have 1
-to 4 Mpc/h and 1 to 64 particles. Two cores need an hour and a half. The fields are written to
-FOLDER/fields, and those of the last six tables to folders of their names. ``--only`` makes one of
-the tables.
+near the corners of the range of Omega_m and sigma8, ``between.csv`` 32 more such boxes all over the
+range, on another Sobol sequence; ``held_out.csv`` the conditions that no training or validation may
+see; ``drawn.csv`` eight cosmologies drawn after ``corners.csv`` was made, uniformly from most of
+the range, to judge the calibration; ``specialists.csv`` three other boxes of each held-out
+condition, for models of that condition alone. Every box is painted on one or two grids, so that
+cells have 1 to 4 Mpc/h and 1 to 64 particles. Two cores need up to two hours. The fields are
+written to FOLDER/fields, and those of the last six tables to folders of their names. ``--only``
+makes one of the tables.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 Usage: python benchmarks/shipped/errors.py MODEL OUT FIELDS... [--growth-only]
 
-FIELDS are stores that ``boxes.py --only calibration`` and ``--only corners`` make. Every box is
-predicted; the calibration is fitted to the errors and the sizes of its cells, and OUT is MODEL with
-it. Boxes are left out whose cells cut the lattice on which particles began, such as 96^3 cells for
-128^3 particles: painting adds noise there that no coordinate of a condition tells. With
---growth-only the rest of the calibration stays: a few conditions are enough for how the largest
-sizes grow, and too few for how the factors depend on the condition.
+FIELDS are stores that ``boxes.py --only`` makes of ``calibration``, ``corners`` and ``between``.
+Every box is predicted; the calibration is fitted to the errors and the sizes of its cells, and OUT
+is MODEL with it. Boxes are left out whose cells cut the lattice on which particles began, such as
+96^3 cells for 128^3 particles: painting adds noise there that no coordinate of a condition tells.
+With --growth-only the rest of the calibration stays: a few conditions are enough for how the
+largest sizes grow, and too few for how the factors depend on the condition.
 """
 
 from __future__ import annotations

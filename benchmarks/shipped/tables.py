@@ -4,8 +4,9 @@
         --model residual-medium --model wiener > measured.md
     python benchmarks/shipped/tables.py measured.md docs/accuracy.md
 
-The columns of models that were not measured stay as they are. Folders named ``first-small`` and
-``first-medium`` are the networks that shipped first. Prints how the errors are covered.
+The columns of models that were not measured stay as they are. So does the last one, which
+specialists.py measures: run that again for a new ``residual-small``. Folders named ``first-small``
+and ``first-medium`` are the networks that shipped first. Prints how the errors are covered.
 """
 
 from __future__ import annotations
@@ -14,12 +15,22 @@ import argparse
 import re
 from pathlib import Path
 
-BOXES = (
-    "h00-128-64-z0", "h00-128-64-z0.5", "h00-128-64-z1", "h00-128-64-z2", "h01-128-64-z0",
-    "h02-128-64-z0", "h03-128-64-z0", "h04-128-64-z2", "h00-128-128-z0", "h05-192-128-z0",
-    "h05-192-64-z0", "h06-256-64-z0", "h06-256-128-z0",
-)  # fmt: skip
-"""The boxes in the order of the rows."""
+BOXES = {
+    "h00-128-64-z0": "fiducial, z = 0",
+    "h00-128-64-z0.5": "z = 0.5",
+    "h00-128-64-z1": "z = 1",
+    "h00-128-64-z2": "z = 2",
+    "h01-128-64-z0": "Ω_m 0.2, σ₈ 0.7, z = 0",
+    "h02-128-64-z0": "Ω_m 0.4, σ₈ 0.95, z = 0",
+    "h03-128-64-z0": "Ω_m 0.2, σ₈ 0.95, z = 0",
+    "h04-128-64-z2": "Ω_m 0.4, σ₈ 0.7, z = 2",
+    "h00-128-128-z0": "cells of 1 Mpc/h, 1 particle",
+    "h05-192-128-z0": "1.5 Mpc/h, 3.4 particles",
+    "h05-192-64-z0": "3 Mpc/h, 8 particles",
+    "h06-256-64-z0": "4 Mpc/h, 8 particles",
+    "h06-256-128-z0": "2 Mpc/h, 1 particle",
+}
+"""Boxes, and what the rows call them."""
 
 RESIDUALS = {
     "residual-medium": "`residual-medium`",
@@ -48,38 +59,46 @@ def join(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def fill_residuals(table: list[str], measured: Rows) -> None:
+def rows_of(lines: list[str], title: str) -> tuple[list[str], dict[str, int]]:
+    """Return the head of the table that begins so, and the lines of the rows by box."""
+    start = next(place for place, line in enumerate(lines) if line.startswith(title))
+    count = 2 + len(BOXES)
+    places = {split(line)[0]: start + row for row, line in enumerate(lines[start : start + count])}
+    return split(lines[start]), {box: places[label] for box, label in BOXES.items()}
+
+
+def fill_residuals(lines: list[str], measured: Rows, names: list[str]) -> None:
     """Put residuals into the first table; the better one of the networks is in bold."""
-    head = split(table[0])
-    for place, box in enumerate(BOXES, 2):
-        cells = split(table[place])
-        for name, title in RESIDUALS.items():
-            if (box, name) in measured:
-                cells[head.index(title)] = measured[box, name][2]
-        shipped = [head.index(RESIDUALS[name]) for name in ("residual-medium", "residual-small")]
+    head, places = rows_of(lines, "| box | true rms |")
+    shipped = [head.index(RESIDUALS[name]) for name in SPECTRA]
+    for box, place in places.items():
+        cells = split(lines[place])
+        for name in names:
+            cells[head.index(RESIDUALS[name])] = measured[box, name][2]
         least = min(float(cells[column].strip("*")) for column in shipped)
         for column in shipped:
             plain = cells[column].strip("*")
             cells[column] = f"**{plain}**" if float(plain) == least else plain
-        table[place] = join(cells)
+        lines[place] = join(cells)
 
 
-def fill_spectra(table: list[str], measured: Rows, name: str) -> None:
+def fill_spectra(lines: list[str], measured: Rows, name: str) -> None:
     """Put T, r and the coverage of a model into the second table; print how far it is off."""
-    column = split(table[0]).index(SPECTRA[name])
+    head, places = rows_of(lines, "| box | `residual-small`: T")
+    column = head.index(SPECTRA[name])
     shares: list[tuple[list[float], list[float]]] = []
-    for place, box in enumerate(BOXES, 2):
+    for box, place in places.items():
         *_, one, two, three, inside = measured[box, name]
         pairs = [cell.split() for cell in (one, two, three)]
         found = re.findall(r"([\d.]+) \(([\d.]+)\)", inside)
         shares.append(([float(whole) for whole, _ in found], [float(worst) for _, worst in found]))
-        cells = split(table[place])
+        cells = split(lines[place])
         cells[column : column + 3] = [
             " ".join(power for power, _ in pairs),
             " ".join(correlation for _, correlation in pairs),
             ", ".join(f"{whole} ({worst})" for whole, worst in found),
         ]
-        table[place] = join(cells)
+        lines[place] = join(cells)
     for index, wanted in enumerate(WANTED):
         whole = [one[index] for one, _ in shares]
         worst = max(abs(other[index] - wanted) for _, other in shares)
@@ -98,17 +117,14 @@ def main() -> None:
     given = parser.parse_args()
     rows = [split(line) for line in given.measured.read_text().splitlines() if "|" in line]
     measured = {(row[0], row[1]): row for row in rows if row[0] in BOXES and len(row) > 3}
+    names = [name for name in RESIDUALS if any(name == model for _, model in measured)]
+    for name in names:
+        if missing := [box for box in BOXES if (box, name) not in measured]:
+            parser.error(f"{given.measured} has no {name} in {', '.join(missing)}")
     lines = given.page.read_text().splitlines()
-    size = 2 + len(BOXES)
-    for title, fill in (("| box | true rms |", "residuals"), ("| box | `residual-small`: T", "")):
-        start = next(place for place, line in enumerate(lines) if line.startswith(title))
-        table = lines[start : start + size]
-        if fill:
-            fill_residuals(table, measured)
-        for name in () if fill else SPECTRA:
-            if (BOXES[0], name) in measured:
-                fill_spectra(table, measured, name)
-        lines[start : start + size] = table
+    fill_residuals(lines, measured, names)
+    for name in SPECTRA.keys() & set(names):
+        fill_spectra(lines, measured, name)
     given.page.write_text("\n".join(lines) + "\n")
 
 

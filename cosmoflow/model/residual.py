@@ -13,8 +13,8 @@ def _crop(field: Tensor, cells: int) -> Tensor:
     if cells == 0:
         return field
     if field.requires_grad:
-        # The gradient of a slice loses the order of channels, which the steps before it then pay
-        # for; negative padding keeps it.
+        # The gradient of a slice is always contiguous, which slows the rest of the backward pass;
+        # that of negative padding keeps channels last.
         return nn.functional.pad(field, (-cells,) * 6)
     return field[..., cells:-cells, cells:-cells, cells:-cells]
 

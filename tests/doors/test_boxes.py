@@ -123,13 +123,15 @@ def test_particles_in_zarr_format_2_are_called_so(tmp_path, serial_run):
     refused(DataError, 3, paint, "zarr format")
 
 
-def train_filter(fields, out, serial_run):
+def train_filter(fields, out, serial_run, fraction=0.3):
     """Train a filter; return the model, and the warnings that boxes validate as well as train."""
     heard = []
-    run = serial_run(train={"model": "wiener", "crop": 8}, listener=heard.append)
+    run = serial_run(
+        train={"model": "wiener", "crop": 8, "validation_fraction": fraction}, listener=heard.append
+    )
     model = cosmoflow.train([str(url) for url in fields], str(out), run)
     texts = [one.text for one in heard if isinstance(one, Message) and one.level == "warning"]
-    found = [text for text in texts if "is of the same box as" in text]
+    found = [text for text in texts if "is of the same box" in text]
     assert [note for note in model.spec.provenance["notes"] if "the same box" in note] == found
     return found
 
@@ -145,24 +147,27 @@ def test_a_box_that_is_trained_on_and_validated_on_is_warned_of(
 
 
 def test_boxes_of_one_simulation_train_or_validate(serial_run, tmp_path):
-    simulate = {"box_size": 32.0, "particles": 16, "steps": 3, "mesh_factor": 1}
-    fields = {}
-    for seed in (1, 2):
-        out = tmp_path / f"boxes{seed}"
-        cosmoflow.simulate(
-            str(out), serial_run(seed=seed, simulate={**simulate, "redshift": [1, 0]})
-        )
-        for z in (1, 0):
-            fields[seed, z] = tmp_path / f"fields{seed}-{z}.zarr"
-            particles = str(out / f"z{z}.zarr")
-            cosmoflow.paint(particles, str(fields[seed, z]), serial_run(paint={"grid": 16}))
-    mixed = [fields[1, 1], fields[2, 1], fields[2, 0]]
-    (text,) = train_filter(mixed, tmp_path / "mixed", serial_run)
-    assert text.startswith(f"{fields[2, 0]}, which validates the model, is of the same box as")
-    assert str(fields[2, 1]) in text
-    # What the warning advises.
-    apart = [fields[1, 1], fields[1, 0], fields[2, 0]]
-    assert not train_filter(apart, tmp_path / "apart", serial_run)
+    """Two boxes of one run, each at two redshifts, one of them also on other cells."""
+    simulate = {"box_size": 32.0, "particles": 16, "steps": 3, "mesh_factor": 1, "count": 2}
+    boxes = tmp_path / "boxes"
+    cosmoflow.simulate(str(boxes), serial_run(simulate={**simulate, "redshift": [1, 0]}))
+    first, second = [], []
+    for number, fields in enumerate((first, second)):
+        for z, grid in ((1, 16), (0, 16), (0, 12)):
+            fields.append(str(tmp_path / f"{number}-{z}-{grid}.zarr"))
+            particles = str(boxes / f"box-{number:04d}-z{z}.zarr")
+            cosmoflow.paint(particles, fields[-1], serial_run(paint={"grid": grid}))
+    (text,) = train_filter([*first, *second[1:], second[0]], tmp_path / "a", serial_run, 0.2)
+    assert text.startswith(f"{second[0]} validates the model, but {second[2]}, which trains it")
+    assert "the last 1 of 6" in text
+    (text,) = train_filter(
+        [first[0], second[0], *second[1:], *first[1:]], tmp_path / "b", serial_run
+    )
+    assert "and so for 1 more" in text
+    # What the warnings advise.
+    assert not train_filter([*first, *second], tmp_path / "c", serial_run, 0.45)
+    (text,) = train_filter(first, tmp_path / "d", serial_run)
+    assert text.endswith("Add stores of another box")
 
 
 def test_a_velocity_in_m_s_without_a_unit_is_refused(tmp_path, fields_store, serial_run):

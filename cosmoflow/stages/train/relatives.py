@@ -10,16 +10,17 @@ from cosmoflow.storage.fields import FieldStore
 
 
 def warn_of_relatives(stores: Sequence[FieldStore], validation: int, listener: Listener) -> None:
-    """Warn if a box for validation is of a simulation or snapshot that also trains.
+    """Warn if a store for validation is of the same box as one that trains.
 
-    It has the structures of a training box, whatever its redshift, its cells or the name of its
-    copy. The residual there is not that in a new box.
+    These are snapshots of one run of `simulate`, paintings of the same particles, and copies, as
+    far as their metadata tell. The residual there is not that in a new box.
 
     Parameters
     ----------
     stores : sequence of FieldStore
         All stores of a training; the last ``validation`` of them are for validation.
     validation : int
+        Number of stores for validation; 0 for a single one.
     listener : callable
         Receives the warning.
     """
@@ -27,7 +28,7 @@ def warn_of_relatives(stores: Sequence[FieldStore], validation: int, listener: L
     training = len(stores) - validation
     trained = {
         digest: store.url
-        for store, digests in zip(stores[:training], ancestors, strict=False)
+        for store, digests in zip(stores[:training], ancestors[:training], strict=True)
         for digest in digests
     }
     pairs = [
@@ -39,12 +40,16 @@ def warn_of_relatives(stores: Sequence[FieldStore], validation: int, listener: L
         return
     url, before = pairs[0]
     more = f" (and so for {len(pairs) - 1} more)" if len(pairs) > 1 else ""
-    last = "last validates" if validation == 1 else f"last {validation} validate"
+    remedy = (
+        "Name the stores of a box one after the other, and choose train.validation_fraction so "
+        f"that those that validate (now the last {validation} of {len(stores)}) are whole boxes"
+    )
+    if all(set(ancestors[0]) & set(digests) for digests in ancestors):
+        remedy = "Add stores of another box"
     caution(
         listener,
-        f"{url}, which validates the model, is of the same box as {before}, which trains it{more}: "
-        f"new boxes have a larger residual. Of {len(stores)} stores the {last}: name all stores of "
-        "a box before them, or among them",
+        f"{url} validates the model, but {before}, which trains it, is of the same box{more}: new "
+        f"boxes have a larger residual. {remedy}",
     )
 
 
