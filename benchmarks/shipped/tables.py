@@ -123,7 +123,7 @@ def main() -> None:
             parser.error(f"{given.measured} has no {name} in {', '.join(missing)}")
     lines = given.page.read_text().splitlines()
     fill_residuals(lines, measured, names)
-    for name in SPECTRA.keys() & set(names):
+    for name in (name for name in SPECTRA if name in names):
         fill_spectra(lines, measured, name)
     given.page.write_text("\n".join(lines) + "\n")
 

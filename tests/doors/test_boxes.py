@@ -124,7 +124,7 @@ def test_particles_in_zarr_format_2_are_called_so(tmp_path, serial_run):
 
 
 def train_filter(fields, out, serial_run, fraction=0.3):
-    """Train a filter; return the model, and the warnings that boxes validate as well as train."""
+    """Train a filter; return the warnings that boxes validate as well as train."""
     heard = []
     run = serial_run(
         train={"model": "wiener", "crop": 8, "validation_fraction": fraction}, listener=heard.append
