@@ -1,11 +1,13 @@
 """Print how models do in boxes of many conditions: residual, power and correlation of div v.
 
-Usage: python benchmarks/conditions_table.py FIELDS... --model NAME... [--best] [--k 0.2]
+Usage: python benchmarks/conditions_table.py FIELDS... --model NAME... [--best] [--restored]
 
 For every fields store and every model: the 3-D rms residual in km/s and over the true rms; T and r
 of the divergence at ``--k`` h/Mpc and at 0.5 and 0.8 of the Nyquist wavenumber; for models that
 know their errors, the share of components within the 68 and 95 % intervals, in all cells and in the
-quartile of cells where it is farthest off. ``--best`` adds a Wiener filter fitted to the very box.
+quartile of cells where it is farthest off. ``--best`` adds a Wiener filter fitted to the very box;
+``--restored`` adds predictions with their power restored, averaged over the symmetries for which
+the gains of the model were measured.
 """
 
 from __future__ import annotations
@@ -75,13 +77,26 @@ def coverage(true: Floats, found: Floats, size: Floats, interval: float, density
     return " ".join(said)
 
 
-def predict(model: VelocityModel, store: FieldStore, name: str) -> tuple[Floats, Floats | None]:
+def predict(
+    model: VelocityModel, store: FieldStore, name: str, symmetries: int = 1
+) -> tuple[Floats, Floats | None]:
     """Return the prediction of a box, and the size of its errors if the model knows it."""
     flows = ensure_flows(store.url, model.smoothing, model.spec.filter, Run(), model=name)
     precision = "bfloat16" if has_fast_bfloat16(CPU) else "float32"
-    config = InferConfig(precision=precision, errors=model.spec.errors is not None)
+    errors = model.spec.errors is not None
+    config = InferConfig(precision=precision, errors=errors, symmetries=symmetries)
     found = predict_box([Member(model, flows)], FieldStore(store.url), config, CPU)
     return found.mean, found.size
+
+
+def restore(model: VelocityModel, store: FieldStore, name: str) -> Floats:
+    """Return the prediction of a box with its power restored."""
+    gain = model.spec.gain
+    if gain is None:
+        raise SystemExit(f"{name} has no gains to restore power with")
+    mean, _ = predict(model, store, name, gain.symmetries)
+    found: Floats = gain.restore(torch.from_numpy(mean), store.metadata.box_size).numpy()
+    return found
 
 
 def best_filter(store: FieldStore) -> Floats:
@@ -100,6 +115,7 @@ def main() -> None:
     parser.add_argument("fields", nargs="+")
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--best", action="store_true")
+    parser.add_argument("--restored", action="store_true")
     parser.add_argument("--k", type=float, default=0.2, help="first wavenumber, h/Mpc")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -119,6 +135,8 @@ def main() -> None:
                 continue
             interval = 0.0 if model.spec.errors is None else model.spec.errors.interval_95
             found[name] = (*predict(model, store, name), interval)
+            if given.restored:
+                found[f"{name}, power restored"] = (restore(model, store, name), None, 0.0)
         if given.best:
             found["wiener of the box"] = (best_filter(store), None, 0.0)
         for name, (mean, size, interval) in found.items():

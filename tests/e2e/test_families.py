@@ -9,7 +9,7 @@ from cosmoflow.cli.cards import make_card
 from cosmoflow.cli.training import suggest_next
 from cosmoflow.cli.verdicts import judge_training
 from cosmoflow.errors import ConfigError, DataError
-from cosmoflow.events import StageAdvanced, StageStarted
+from cosmoflow.events import DETAIL, Message, StageAdvanced, StageStarted
 from cosmoflow.model.family import ModelFamily
 from cosmoflow.stages.infer import infer
 from cosmoflow.stages.inspect import inspect, read_comparison
@@ -51,9 +51,14 @@ def family(boxes, serial_run, tmp_path, events):
     return train(boxes, url, serial_run(train=OPTIONS, listener=events.append)), url
 
 
-def test_the_work_after_the_steps_is_shown(monkeypatch, events, request):
+def test_the_work_before_and_after_the_steps_is_shown(monkeypatch, events, boxes, request):
     monkeypatch.setattr("cosmoflow.stages.train.progress.NOTE_SECONDS", 0.0)
     request.getfixturevalue("family")
+    flows = [one for one in events if isinstance(one, StageAdvanced) and one.stage == "flows"]
+    assert [(one.done, one.note) for one in flows] == [*enumerate(boxes, 1)]
+    # A line for each of many boxes would bury the others.
+    said = [one for one in events if isinstance(one, Message) and "velocity of" in one.text]
+    assert [one.level for one in said] == [DETAIL] * len(boxes)
     work = ("error sizes", "comparison", "gain")
     begun = [event for event in events if isinstance(event, StageStarted) and event.stage in work]
     # The new model, its filter and the one that ships are compared.

@@ -10,19 +10,20 @@ from cosmoflow.config.cosmology import EXTENSIONS, CosmologyConfig
 from cosmoflow.config.networks import TrainConfig
 from cosmoflow.cosmology.conditions import Condition, find_condition
 from cosmoflow.errors import ConfigError
-from cosmoflow.events import Message
+from cosmoflow.events import Message, as_details, ignore
 from cosmoflow.model.description import read_family, read_filter
 from cosmoflow.model.family import Family, FamilySpec, ModelFamily
 from cosmoflow.model.folder import Model
 from cosmoflow.model.names import is_named, model_folder
 from cosmoflow.model.registry import Architecture, find_architecture
+from cosmoflow.model.sources import Flow
 from cosmoflow.model.starting import START_RATE, begin_model, choose_layers
 from cosmoflow.model.velocity import ModelSpec, Reconstruction, VelocityModel, build_network
 from cosmoflow.numerics.wiener import SETS, WienerFilter
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.inputs.condition import condition_of
 from cosmoflow.stages.models import find_model, load_model, model_digest
-from cosmoflow.stages.run import Run
+from cosmoflow.stages.run import Progress, Run
 from cosmoflow.stages.train.data import Split, fit_filter, normalise
 from cosmoflow.stages.train.family import fit_constants, fit_family
 from cosmoflow.storage.fields import FieldStore
@@ -293,13 +294,15 @@ def _add_flows(
     out: str,
 ) -> Split:
     """Make the flows of the boxes, and note their filters and origins."""
-    flows = tuple(
-        ensure_flows(url, architecture.smoothing, wiener, run, model=out)
-        for url, wiener in zip(split.fields, filters, strict=True)
-    )
+    flows, quiet = list[tuple[Flow, ...]](), replace(run, listener=as_details(run.listener))
+    needed = bool(architecture.smoothing or architecture.filter)
+    progress = Progress(run.listener if needed else ignore, "flows", len(split.fields), "boxes")
+    for url, wiener in zip(split.fields, filters, strict=True):
+        flows.append(ensure_flows(url, architecture.smoothing, wiener, quiet, model=out))
+        progress.advance(note=url)
     digests = tuple(wiener.digest for wiener in filters if wiener is not None)
     origins = tuple(noted_origin(FieldStore(url)) for url in split.fields) if digests else ()
-    return replace(split, flows=flows, filters=digests, origins=origins)
+    return replace(split, flows=tuple(flows), filters=digests, origins=origins)
 
 
 def begin_training(basis: Basis, start: Start | None, layers: str) -> Reconstruction:
