@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 
@@ -40,10 +40,6 @@ class StageFinished:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-INFO: Final = "info"
-"""Level of a message that is always shown."""
-
-
 @dataclass(frozen=True, slots=True)
 class Message:
     """A line of text for the user.
@@ -55,7 +51,7 @@ class Message:
     """
 
     text: str
-    level: str = INFO
+    level: str = "info"
 
 
 DETAIL: Final = "detail"
@@ -96,17 +92,6 @@ def _caller_level() -> int:
 def caution(listener: Listener, text: str) -> None:
     """Warn a listener that the result may not mean what the caller expects."""
     listener(Message(text, "warning"))
-
-
-def as_details(listener: Listener) -> Listener:
-    """Return a listener that forwards every event, and information as details."""
-
-    def hear(event: Event) -> None:
-        if isinstance(event, Message) and event.level == INFO:
-            event = replace(event, level=DETAIL)
-        listener(event)
-
-    return hear
 
 
 def noting(listener: Listener, notes: list[str]) -> Listener:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+from typer.main import get_command
 
 from cosmoflow import __version__
 from cosmoflow.cli import boxes, demo, networks, overview, planning, statistics
@@ -154,8 +155,15 @@ def _call(arguments: list[str]) -> int:
         # If a signal arrives while Ray starts, Ray exits with the signal's number.
         code = INTERRUPTED if ended.code == signal.SIGTERM else ended.code
     if code == INTERRUPTED:
-        sys.stderr.write("interrupted; run the same command with --resume to continue\n")
+        advice = "; run the same command with --resume to continue" if _resumes(arguments) else ""
+        sys.stderr.write(f"interrupted{advice}\n")
     return code if isinstance(code, int) else 0
+
+
+def _resumes(arguments: list[str]) -> bool:
+    """Return whether the command of these arguments has the option ``--resume``."""
+    named = getattr(get_command(app), "commands", {}).get(next(iter(arguments), ""))
+    return named is not None and any("--resume" in one.opts for one in named.params)
 
 
 def _refuse(error: TyperException, reporter: Reporter) -> int:

@@ -30,8 +30,8 @@ class TrainConfig(Section):
     crop: int | None = Field(
         None,
         ge=1,
-        description="output cells per axis of a crop; by default 48, or those of a smaller box, or "
-        "those of a network of fixed size",
+        description="output cells per axis of a crop; by default 48, or as many as fit into "
+        "a smaller box, or those of a network of fixed size",
     )
     error_steps: int = Field(
         0,

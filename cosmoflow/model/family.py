@@ -73,6 +73,9 @@ class Family:
         Logarithms of the gains that restore power, potential and rotational, over ``k cell``.
     gain_symmetries : int
         Number of frames that predictions were averaged over for the gains.
+    gain_reach : tuple of (float, float)
+        Smallest and largest value of each coordinate of the conditions that the gains were measured
+        at. Beyond them the gains are those at the edge. Empty for families of earlier versions.
     """
 
     space: ConditionSpace
@@ -85,6 +88,7 @@ class Family:
     residual_log_rms: tuple[float, ...]
     gain: ConditionCurves | None = None
     gain_symmetries: int = 1
+    gain_reach: tuple[tuple[float, float], ...] = ()
 
     def terms(self, condition: Condition) -> Floats:
         """Return the terms of the polynomials at a condition."""
@@ -123,9 +127,11 @@ class Family:
         if self.gain is None:
             return None
         k, width = _bins(condition.cell_size)
-        potential, rotational = np.exp(
-            self.gain.at(self.terms(condition), k * condition.cell_size)
-        ).T.tolist()
+        point = np.array(condition.coordinates(self.particles_per_cell))
+        if self.gain_reach:
+            point = np.clip(point, *np.transpose(self.gain_reach))
+        curves = self.gain.at(self.space.terms(point), k * condition.cell_size)
+        potential, rotational = np.exp(curves).T.tolist()
         return PowerGain(width, tuple(potential), tuple(rotational), self.gain_symmetries)
 
     def fit(self, condition: Condition) -> Fit:

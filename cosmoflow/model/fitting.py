@@ -137,8 +137,8 @@ class Fitting:
             raise DataError(
                 "the newest checkpoint does not belong to this training",
                 value=str(error).partition("\n")[0],
-                remedy="delete it, so that --resume continues from the one before; or train with "
-                "--overwrite",
+                remedy="delete the last file in the model's folder checkpoints, so that --resume "
+                "continues from the one before; or train with --overwrite",
             ) from error
 
     def checkpoint(self) -> bytes:

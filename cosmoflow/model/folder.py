@@ -71,9 +71,10 @@ def _describe(model: Model) -> dict[str, Any]:
     """Return the description of a model, without what only a model made for a box has."""
     content = asdict(model.spec)
     content.pop("fit", None)
-    if (errors := content.get("errors")) and not errors["log_interval_95"]:
-        # Models of before do not have it, and their digests stay as they are.
-        del errors["log_interval_95"]
+    # Models of before do not have these, and their digests stay as they are.
+    for part, name in (("errors", "log_interval_95"), ("family", "gain_reach")):
+        if (found := content.get(part)) and not found[name]:
+            del found[name]
     return content
 
 

@@ -85,7 +85,14 @@ class ModulatedNetwork(nn.Module):
         return geometry_of(self.network)
 
     def folded(self, condition: Tensor) -> dict[str, Tensor]:
-        """Return the parameters of the network with the modulation of a condition folded in."""
+        """Return the parameters of the network with the modulation of a condition folded in.
+
+        They are float32 also where the network runs in bfloat16, as inference folds them.
+        """
+        with torch.autocast(condition.device.type, enabled=False):
+            return self._fold(condition)
+
+    def _fold(self, condition: Tensor) -> dict[str, Tensor]:
         parameters: dict[str, Tensor] = dict(self.network.named_parameters())
         convolution = dict(convolutions(self.network))
         for name, (scale, shift) in self.modulation(condition).items():

@@ -32,12 +32,23 @@ Single = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 Scale = Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
 Gain = Annotated[float, Field(ge=0.0, le=_LARGEST)]
 Row = Annotated[list[Single], Field(min_length=1)]
+Ends = Annotated[list[Single], Field(min_length=2, max_length=2)]
 
 
 class Part(BaseModel):
     """An immutable JSON object that refuses text for numbers, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class GrownPart(Part):
+    """A part with optional keys that models of earlier versions lack: their digests stay."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the keys that a model lacks."""
+        found: dict[str, Any] = dump(self)
+        return {name: value for name, value in found.items() if name in self.model_fields_set}
 
 
 class NormalisationPart(Part):
@@ -143,11 +154,11 @@ class SpacePart(Part):
         return ConditionSpace(tuple(self.low), tuple(self.high), self.degree)
 
 
-class FamilyPart(Part):
+class FamilyPart(GrownPart):
     """See :class:`cosmoflow.model.family.Family`."""
 
     space: SpacePart
-    limits: dict[str, Annotated[list[Single], Field(min_length=2, max_length=2)]]
+    limits: dict[str, Ends]
     particles_per_cell: Scale
     fields: list[str] = Field(min_length=1)
     weights: CurvesPart
@@ -156,9 +167,14 @@ class FamilyPart(Part):
     residual_log_rms: Row
     gain: CurvesPart | None
     gain_symmetries: int = Field(ge=1, le=48)
+    gain_reach: list[Ends] = []
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(self.gain_reach) not in {0, len(COORDINATES)}:
+            raise ValueError(f"limits of {len(COORDINATES)} coordinates in gain_reach, or none")
+        if any(low > high for low, high in self.gain_reach):
+            raise ValueError("a gain_reach whose lower end is not above the upper one")
         if not {*LIMITED} - LIMITED_LATER <= {*self.limits} <= {*LIMITED}:
             raise ValueError(f"limits of {', '.join(LIMITED)}")
         if any(low > high for low, high in self.limits.values()):
@@ -188,24 +204,19 @@ class FamilyPart(Part):
             residual_log_rms=tuple(self.residual_log_rms),
             gain=None if self.gain is None else self.gain.build(),
             gain_symmetries=self.gain_symmetries,
+            gain_reach=tuple((low, high) for low, high in self.gain_reach),
         )
 
 
-class ErrorsPart(Part):
+class ErrorsPart(GrownPart):
     """See :class:`cosmoflow.model.errors.ErrorScale`."""
 
     log_factors: Annotated[list[Row], Field(min_length=KNOTS, max_length=KNOTS)]
     interval_95: Scale
     bend: Scale = 1.0
     growth: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    reach: list[Annotated[list[Single], Field(min_length=2, max_length=2)]] = []
+    reach: list[Ends] = []
     log_interval_95: list[Single] = []
-
-    @model_serializer(mode="wrap")
-    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what models of before do not have: their digests stay as they are."""
-        found: dict[str, Any] = dump(self)
-        return {name: value for name, value in found.items() if name in self.model_fields_set}
 
     def check(self, coordinates: int) -> None:
         """Refuse a calibration that is not one of so many coordinates."""

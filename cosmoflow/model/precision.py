@@ -10,7 +10,8 @@ import torch
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Check whether a device multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        # GPUs older than Ampere emulate it.
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if not hasattr(torch.cpu, "get_capabilities"):
         # torch 2.9. A processor that has AMX has AVX-512 for bfloat16, too.
         return bool(torch.cpu._is_avx512_bf16_supported())

@@ -39,7 +39,7 @@ class TrainingBox:
         box cut out of a larger one.
     frame : tuple of float
         Numbers of the box that a family of models needs, see
-        :meth:`cosmoflow.model.family.ModelFamily.frame`; empty for a model of one condition.
+        :meth:`cosmoflow.model.family.Family.frame`; empty for a model of one condition.
     """
 
     source: FieldSource
@@ -130,7 +130,7 @@ def draw_batch(
     Parameters
     ----------
     boxes : sequence of TrainingBox
-        Boxes, drawn with probability proportional to their training cells.
+        Boxes, drawn as :func:`choose_box` does.
     target : str
         Variable to predict.
     geometry : Geometry
@@ -155,6 +155,12 @@ def draw_batch(
     return stack(samples)
 
 
+def slab_cells(grid: int, fraction: float, geometry: Geometry) -> int:
+    """Return the cells along x of a single box that make a share of it for validation."""
+    unit = geometry.fixed_output or geometry.stride
+    return math.ceil(fraction * grid / unit) * unit
+
+
 def split_lone_box(grid: int, fraction: float, crop: int, geometry: Geometry) -> int:
     """Return the number of cells along x of a single box to keep for validation.
 
@@ -163,15 +169,16 @@ def split_lone_box(grid: int, fraction: float, crop: int, geometry: Geometry) ->
     DataError
         The box is too small for a crop and a validation slab.
     """
-    unit = geometry.fixed_output or geometry.stride
-    slab = math.ceil(fraction * grid / unit) * unit
+    slab = slab_cells(grid, fraction, geometry)
     if grid - slab < crop:
         raise DataError(
             "the box is too small to train and validate on",
             where="train.crop",
             value=f"{crop} cells of {grid}, {slab} of them kept for validation",
             limit=grid - slab,
-            remedy="a smaller train.crop, or more boxes",
+            remedy="a larger box, or more boxes"
+            if geometry.fixed_output
+            else "a smaller train.crop, or more boxes",
         )
     return slab
 

@@ -38,7 +38,7 @@ class StreamedBoxes:
     Parameters
     ----------
     boxes : sequence of TrainingBox
-        Boxes, drawn with probability proportional to their training cells.
+        Boxes, drawn as :func:`cosmoflow.model.samples.choose_box` does.
     seed : int
         Seed that, with the step, determines the blocks, so a resumed run reads the same blocks as
         an uninterrupted one.

@@ -28,6 +28,9 @@ from cosmoflow.numerics.waves import WaveBlock
 
 Floats = NDArray[np.float64]
 
+_DECIMALS: Final = 8
+"""Decimals of the weights that identify a filter; weights are of order one, and used in float32."""
+
 LOG_OFFSET: Final = 0.1
 """Offset of the logarithmic field ``ln(rho + offset)``, which keeps empty cells finite."""
 
@@ -182,8 +185,14 @@ class WienerFilter:
 
     @property
     def digest(self) -> str:
-        """Hash that identifies this filter."""
-        content = json.dumps([self.fields, self.width, self.weights])
+        """Hash that identifies this filter.
+
+        The weights are rounded first: those of a family follow from its condition by functions that
+        round differently on other processors.
+        """
+        # Adding 0 makes -0 a 0.
+        rows = [[round(one, _DECIMALS) + 0.0 for one in row] for row in self.weights]
+        content = json.dumps([self.fields, round(self.width, _DECIMALS), rows])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def velocity(self, density: Tensor, box_size: float, growth_rate_hubble: float) -> Tensor:

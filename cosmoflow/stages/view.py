@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmoflow.errors import ConfigError, DataError, OutputExistsError, suggest
+from cosmoflow.errors import ConfigError, OutputExistsError, suggest
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.field_table import LABELS, STORED
 from cosmoflow.storage.fields import FieldStore
@@ -227,11 +227,8 @@ def _smoothing(store: FieldStore, field: str) -> tuple[tuple[int, ...], dict[str
     """
     if field != "linear_velocity":
         return (), {}
-    radii = store.smoothing_scales()
-    for index, radius in enumerate(radii):
-        if np.isfinite(radius):
-            return (index,), {"smoothing": radius}
-    raise DataError("no linear velocity of the store is finished", where=store.url)
+    index, radius = store.first_scale()
+    return (index,), {} if radius is None else {"smoothing": radius}
 
 
 def title_of(found: xr.DataArray) -> str:

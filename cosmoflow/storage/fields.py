@@ -188,6 +188,28 @@ class FieldStore(Store):
         with storage_errors(self.url), damage(f"{self.url}, {SMOOTHING}"):
             return [float(radius) for radius in np.asarray(self.group[SMOOTHING][:])]  # type: ignore[index]
 
+    def first_scale(self) -> tuple[int, float | None]:
+        """Return the place and the radius, Mpc/h, of the first finished ``linear_velocity``.
+
+        The radius is None if another program wrote the variable without radii.
+
+        Raises
+        ------
+        DataError
+            None is finished.
+        """
+        radii = self.smoothing_scales()
+        if not radii:
+            return 0, None
+        for index, radius in enumerate(radii):
+            if np.isfinite(radius):
+                return index, radius
+        raise DataError(
+            "no linear velocity of the store is finished",
+            where=f"{self.url}, linear_velocity",
+            remedy="run `cosmoflow infer` with the model that began it, which makes it again",
+        )
+
     def has_metadata_of(self, group: zarr.Group, names: Iterable[str]) -> bool:
         """Return whether a group and some of its variables have the metadata of this store."""
 

@@ -130,18 +130,17 @@ def adding_linear_velocity(
     with storage_errors(url):
         # Two tasks might write to the same chunk of an array that is not cut into our shards.
         if scales and group[LINEAR].shards != (1, 3, *(store.shard,) * 3):
-            raise DataError(
-                f"the store holds a {LINEAR} of another program",
-                where=f"{url}, {LINEAR}",
-                value=f"smoothing {', '.join(f'{one:g}' for one in scales)} Mpc/h",
-                remedy="rename or delete it: cosmoflow keeps flows of its own under this name",
-            )
+            listed = ", ".join(f"{one:g}" for one in scales)
+            raise _foreign(url, LINEAR, f"smoothing {listed} Mpc/h")
+        if not scales and isinstance(old := group.get(LINEAR), zarr.Array):
+            _require_own(url, old, BEGUN, MADE_FROM)
         index = _slot(scales, radius)
         if index < len(scales):
             # Before anything else: a reader must find the radius only with its own velocity.
             group[SMOOTHING][index] = math.nan
         if not scales:
-            create_variable(group, LINEAR, store.grid, store.shard, store.chunk, scales=1)
+            layout = (store.grid, store.shard, store.chunk)
+            create_variable(group, LINEAR, *layout, scales=1, attributes={BEGUN: begun})
             group.create_array(
                 SMOOTHING,
                 shape=(1,),
@@ -203,9 +202,10 @@ def adding_wiener_velocity(
     group = open_group_for_writing(url)
     _check(claim)
     with storage_errors(url):
-        # Before anything else: an array's chunks and attributes are deleted in any order, and a
-        # reader must find the digest of the old filter only with its own velocity.
         if isinstance(old := group.get(WIENER), zarr.Array):
+            _require_own(url, old, BEGUN, FILTER)
+            # Before anything else: an array's chunks and attributes are deleted in any order, and a
+            # reader must find the digest of the old filter only with its own velocity.
             old.attrs[FILTER] = ""
         attributes = {FILTER: "", BEGUN: begun}
         array: zarr.Array[Any] = create_variable(
@@ -231,6 +231,21 @@ def _writing(claim: Claim | None, drop: Callable[[], None]) -> Iterator[None]:
                 drop()
         raise
     _check(claim)
+
+
+def _require_own(url: str, array: zarr.Array[Any], *attributes: str) -> None:
+    """Refuse to replace an array without the attributes of flows: a user may need it."""
+    if not any(name in array.attrs for name in attributes):
+        raise _foreign(url, array.basename, f"without {' or '.join(attributes)}")
+
+
+def _foreign(url: str, name: str, value: str) -> DataError:
+    return DataError(
+        f"the store holds a {name} of another program",
+        where=f"{url}, {name}",
+        value=value,
+        remedy="rename or delete it: cosmoflow keeps flows of its own under this name",
+    )
 
 
 def _slot(scales: Sequence[float], radius: float) -> int:

@@ -14,6 +14,7 @@ from cosmoflow.numerics.spectra import POLES, PowerSum, jackknife
 from cosmoflow.storage.metadata import COMPLETE, INCOMPLETE, STATUS, BoxMetadata
 from cosmoflow.storage.outputs import Existing, begin_group, finish_group
 from cosmoflow.storage.urls import (
+    damage,
     local_path,
     open_group_for_writing,
     remove,
@@ -152,8 +153,13 @@ def write_netcdf(dataset: xr.Dataset, out: str, provenance: Mapping[str, Any]) -
         write_bytes(str(path.parent), path.name, content)
 
 
-def begin_spectra(out: str, provenance: Mapping[str, Any], existing: Existing) -> None:
+def begin_spectra(out: str, provenance: Mapping[str, Any], existing: Existing) -> bool:
     """Begin a store of spectra, marked incomplete, or continue one of the same run.
+
+    Returns
+    -------
+    bool
+        Whether the run to continue has finished already. Nothing is written then.
 
     Raises
     ------
@@ -161,11 +167,30 @@ def begin_spectra(out: str, provenance: Mapping[str, Any], existing: Existing) -
         The output exists and may neither be replaced nor resumed.
     """
     attributes = {"format": FORMAT, "format_version": 1, "provenance": dict(provenance)}
-    _, resumed = begin_group(out, attributes, existing)
-    if resumed:
-        # The only result was not written, so there is nothing to continue.
-        remove(out)
-        begin_group(out, attributes, "error")
+    group, resumed = begin_group(out, attributes, existing)
+    if not resumed:
+        return False
+    if group.attrs.get(STATUS) == COMPLETE and {"k", "power"} <= {*group.array_keys()}:
+        return True
+    # The only result was not written, so there is nothing to continue.
+    remove(out)
+    begin_group(out, attributes, "error")
+    return False
+
+
+def read_spectra(out: str) -> xr.Dataset:
+    """Return the spectra of a complete store, in memory.
+
+    Raises
+    ------
+    StorageError, DataError
+    """
+    with storage_errors(out), damage(out):
+        store = zarr_store(out, read_only=True)
+        found: xr.Dataset = xr.open_zarr(store, consolidated=False).load()
+    # A new result has no provenance either: netCDF has no place for it.
+    del found.attrs["provenance"]
+    return found
 
 
 def write_spectra(dataset: xr.Dataset, out: str, provenance: Mapping[str, Any]) -> None:

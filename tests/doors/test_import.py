@@ -14,6 +14,7 @@ from cosmoflow.cli.app import run_app
 from cosmoflow.cli.cards import make_card
 from cosmoflow.config import CosmologyConfig
 from cosmoflow.errors import ConfigError, DataError, OutputExistsError
+from cosmoflow.stages.inputs.empty_cells import sampling_of
 from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.storage.fields import FieldStore
 from tests.cases import each
@@ -127,6 +128,29 @@ def test_the_answer_is_that_of_the_array(tmp_path):
     for url in (out, str(tmp_path / "w.zarr")):
         assert make_card(cosmoflow.info(url))["particles per cell"] == "8, as stated"
         assert cosmoflow.info(url)["sampling"]["stated"] is True
+
+
+def test_as_many_particles_as_cells_are_counts(tmp_path):
+    """Their mean of 1 is that of 1 + delta too, which would lose their number."""
+    cells = np.random.default_rng(2).integers(0, GRID, (GRID**3, 3))
+    counts = np.zeros((GRID,) * 3, np.uint8)
+    np.add.at(counts, tuple(cells.T), 1)
+    np.save(tmp_path / "cube.npy", counts)
+    assert run_import(tmp_path / "cube.npy", tmp_path / "a.zarr") == 0
+    store = FieldStore(str(tmp_path / "a.zarr"))
+    assert sampling_of(store).particles_per_cell == 1.0
+    assert painting_of(store).scheme == "ngp"
+    np.testing.assert_array_equal(store.read("density"), counts)
+
+
+def test_a_chunk_that_does_not_divide_the_shard_is_refused_before_anything_is_written(
+    tmp_path, capsys
+):
+    np.save(tmp_path / "cube.npy", DENSITY)
+    code = run_import(tmp_path / "cube.npy", tmp_path / "a.zarr", "--set=paint.chunk=64")
+    assert code == ConfigError.exit_code
+    assert f"shard {GRID // 2} is not a multiple of chunk 64" in capsys.readouterr().err
+    assert not (tmp_path / "a.zarr").exists()
 
 
 @each(

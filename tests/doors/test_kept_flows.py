@@ -18,6 +18,7 @@ from cosmoflow.stages.derive import derive
 from cosmoflow.stages.evaluate.plan import lacking
 from cosmoflow.stages.flows import ensure_flows
 from cosmoflow.stages.flows import stored as stage
+from cosmoflow.stages.infer import command as inference
 from cosmoflow.stages.infer import infer, infer_array
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.models import save_model
@@ -25,7 +26,12 @@ from cosmoflow.stages.spectra import spectra
 from cosmoflow.stages.train import command as training
 from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
-from cosmoflow.storage.flows import WIENER, check_filter, filter_digest
+from cosmoflow.storage.flows import (
+    WIENER,
+    adding_wiener_velocity,
+    check_filter,
+    filter_digest,
+)
 from cosmoflow.storage.origins import noted_origin
 from cosmoflow.storage.urls import write_bytes
 from tests.cases import each
@@ -287,6 +293,36 @@ def test_a_reader_notices_a_flow_of_another_density(url, serial_run):
     with pytest.raises(IncompleteError, match="another density") as caught:
         check_filter(url, UNIT_FILTER.digest, origin)
     assert "--overwrite" in caught.value.remedy
+
+
+def test_infer_stops_if_another_run_replaces_the_flow_that_it_reads(
+    url, serial_run, tmp_path, monkeypatch
+):
+    made = inference.ensure_flows
+
+    def replaced(*arguments, **options):
+        flows = made(*arguments, **options)
+        with adding_wiener_velocity(url, "another") as array:
+            array.write(np.zeros((3, GRID, GRID, GRID), np.float32))
+        return flows
+
+    monkeypatch.setattr(inference, "ensure_flows", replaced)
+    out = str(tmp_path / "out.zarr")
+    refused(IncompleteError, 5, lambda: infer(url, out, "wiener", serial_run()), "another filter")
+
+
+def test_spectra_are_of_the_first_linear_velocity_that_is_finished(url, serial_run, tmp_path):
+    ensure_flows(url, (RADIUS, 4.0), None, serial_run())
+    right = spectra(url, str(tmp_path / "a.zarr"), LINEAR, serial_run())
+    assert right.attrs["smoothing"] == [RADIUS]
+    zarr.open_group(url)["smoothing"][0] = np.nan
+    found = spectra(url, str(tmp_path / "b.zarr"), LINEAR, serial_run())
+    assert found.attrs["smoothing"] == [4.0]
+    assert (found.power < right.power).all()
+    # What it was made from is checked, too.
+    correct_density(url)
+    again = str(tmp_path / "c.zarr")
+    refused(DataError, 3, lambda: spectra(url, again, LINEAR, serial_run()), "another density")
 
 
 def test_a_density_that_changes_while_its_flow_is_made(url, serial_run, how, monkeypatch):

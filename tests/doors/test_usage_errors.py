@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import cosmoflow
+from cosmoflow.cli import app as app_module
 from cosmoflow.cli.app import run_app
 from tests.cases import each
 
@@ -100,3 +101,13 @@ def test_settings_that_a_command_does_not_read_are_announced(command, arguments,
     # Some settings of a section, and those of a file, which may serve other commands.
     run_app([command, *arguments, "--config=paper", "--set=paint.scheme=ngp"])
     assert ("does not read paint.scheme, given" in capsys.readouterr().err) is (command != "paint")
+
+
+@each(("command", "advised"), [("info", False), ("paint", True)])
+def test_an_interrupted_command_advises_what_it_can_do(command, advised, capsys, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(app_module.app), "__call__", interrupt)
+    assert run_app([command, "a.zarr", "b.zarr"]) == app_module.INTERRUPTED
+    assert ("--resume" in capsys.readouterr().err) is advised

@@ -56,7 +56,6 @@ def test_the_work_before_and_after_the_steps_is_shown(monkeypatch, events, boxes
     request.getfixturevalue("family")
     flows = [one for one in events if isinstance(one, StageAdvanced) and one.stage == "flows"]
     assert [(one.done, one.note) for one in flows] == [*enumerate(boxes, 1)]
-    # A line for each of many boxes would bury the others.
     said = [one for one in events if isinstance(one, Message) and "velocity of" in one.text]
     assert [one.level for one in said] == [DETAIL] * len(boxes)
     work = ("error sizes", "comparison", "gain")

@@ -18,7 +18,9 @@ from cosmoflow.numerics.blocks import Block
 from cosmoflow.numerics.comparison import QUANTITIES
 from cosmoflow.numerics.slabs import GROUP, plane_blocks
 from cosmoflow.numerics.spectra import Products, Term, WaveBins, join_interlaced, sum_products
+from cosmoflow.stages.derive import derive
 from cosmoflow.stages.inputs.readers import Method, StoreReader
+from cosmoflow.stages.paint import paint
 from cosmoflow.stages.slabs.plan import Grid
 from cosmoflow.stages.slabs.sources import Derived, Variable
 from cosmoflow.stages.spectra import command as stage
@@ -194,6 +196,23 @@ def test_cross_spectra_of_two_stores(fields_store, serial_run, tmp_path):
     assert_power(found.correlation, cross / np.sqrt(first * second), atol=1e-5)
 
 
+def test_the_window_is_that_of_the_painting_also_where_a_field_was_derived(
+    particle_store, serial_run, tmp_path
+):
+    painted, derived = (str(tmp_path / f"{name}.zarr") for name in ("painted", "derived"))
+    paint(particle_store(GRID).url, painted, serial_run(paint={"grid": GRID}))
+    derive(painted, derived, ["momentum"], serial_run())
+    one, two = (
+        spectra(url, str(tmp_path / f"{number}.nc"), "momentum", serial_run())
+        for number, url in enumerate((painted, derived))
+    )
+    assert one.attrs["window"] == two.attrs["window"] == "cic divided out"
+    np.testing.assert_allclose(two.power, one.power, rtol=1e-4)
+    out = str(tmp_path / "both.nc")
+    both = spectra(painted, out, "velocity", serial_run(), cross="momentum")
+    assert both.attrs["window"] == "velocity: none, momentum: cic divided out"
+
+
 @each("shards", [8, 27])
 def test_every_quantity_is_that_of_the_box_in_memory(fields_store, serial_run, shards):
     shard = SHARDS[shards]
@@ -256,7 +275,9 @@ def test_multipoles_and_logarithmic_bins(store, serial_run, tmp_path):
     assert total == pytest.approx(float((plain.power * plain.modes).sum()), rel=1e-12)
 
 
-def test_a_spectrum_is_resumed_replaced_and_kept_as_others_are(store, serial_run, tmp_path):
+def test_a_spectrum_is_resumed_replaced_and_kept_as_others_are(
+    store, serial_run, tmp_path, monkeypatch
+):
     out = tmp_path / "p.zarr"
     made = spectra(store.url, str(out), "density", serial_run())
     for existing, field, error in (
@@ -274,6 +295,14 @@ def test_a_spectrum_is_resumed_replaced_and_kept_as_others_are(store, serial_run
     stored = zarr.open_group(str(out))
     assert stored.attrs["status"] == "complete"
     assert stored.attrs["provenance"]["stage"] == "spectra"
+    # One that is complete is returned; nothing is measured or deleted.
+    monkeypatch.setattr(stage, "measure", None)
+    kept = spectra(store.url, str(out), "density", serial_run(existing="resume"))
+    xr.testing.assert_identical(kept, made)
+    (out / "power" / "c" / "0").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="damaged"):
+        spectra(store.url, str(out), "density", serial_run(existing="resume"))
+    monkeypatch.undo()
     spectra(store.url, str(out), "velocity", serial_run(existing="overwrite"))
     assert zarr.open_group(str(out)).attrs["field"] == "velocity"
 

@@ -18,6 +18,7 @@ from cosmoflow.stages.derive import derive
 from cosmoflow.stages.paint import paint
 from cosmoflow.stages.run import Run, claiming
 from cosmoflow.stages.simulate import simulate
+from cosmoflow.stages.train import train
 from cosmoflow.storage import ledger, urls
 from cosmoflow.storage.claims import claim
 from cosmoflow.storage.field_writing import create_fields, finished_shards, write_block
@@ -31,7 +32,7 @@ from cosmoflow.storage.particles import (
 )
 from cosmoflow.storage.urls import CLAIMS, exists, holds_only_partial_files, remove
 from tests.cases import each
-from tests.conftest import cut, make_metadata, rows_of
+from tests.conftest import cut, make_metadata, narrow_networks, rows_of
 
 pytestmark = pytest.mark.usefixtures("quick_claims")
 
@@ -262,3 +263,16 @@ def test_digests_do_not_tell_two_runs_of_the_same_settings_apart(tmp_path, field
         begin(made, url, "overwrite")
     assert finished_shards(url)[3]
     assert np.isnan(FieldStore(url, unfinished=True)._array("density")[:]).all()
+
+
+def test_a_training_holds_its_folder(tmp_path, fields_store, serial_run):
+    """Of two trainings into one folder, one would go on from the checkpoints of the other."""
+    url, out = fields_store(16, shard=16).url, str(tmp_path / "model")
+    options = {"model": "residual-tiny", "steps": 1, "batch": 1, "crop": 8, "compare": False}
+    run = serial_run(train=options, existing="overwrite")
+    with narrow_networks():
+        with claim(out), pytest.raises(BusyError):
+            train(url, out, run)
+        assert not exists(out)
+        train(url, out, run)
+    assert not any(CLAIMS in name for name in urls.list_names(out))

@@ -1,6 +1,7 @@
 """Families of models: one network for many conditions, folded into a plain one for each."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_a_folded_model_gives_what_the_modulated_network_gives():
     assert not torch.allclose(alone, family.at(CONDITIONS[0])(density[one], flows[one]), rtol=0.01)
 
 
+def test_weights_are_folded_in_float32_also_where_the_network_learns_in_bfloat16():
+    """bfloat16 knows scales near 1 to 0.008, and inference folds in float32."""
+    network = shaken(ModelFamily(make_family())).network
+    condition = torch.tensor([0.3] * len(COORDINATES))
+    plain = network.folded(condition)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network.folded(condition)
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
 def test_an_untrained_modulation_changes_nothing():
     network = ResidualUNet(4, (4, 8, 12), (1, 1, 2), (1, 2))
     torch.nn.init.normal_(network.output.weight)
@@ -149,6 +161,26 @@ def test_a_stored_family_is_the_same(terms):
         "redshift": (2.0, 0.0, 1.0), "sigma8": (0.9, 0.83, 0.83), "cell_size": (4.0, 1.0, 3.0),
         "h": (0.5, 0.6, 0.7),
     }  # fmt: skip
+
+
+def test_gains_are_those_at_the_edge_beyond_the_boxes_that_they_were_measured_in():
+    coordinates = np.array([one.coordinates(8.0) for one in CONDITIONS])
+    slopes = ((0.0, 0.0), (0.4, -0.2), *((0.0, 0.0),) * (len(COORDINATES) - 1))
+    free = replace(make_family().family, gain=ConditionCurves(0.2, (slopes,) * 3))
+    reach = tuple(zip(coordinates[0], coordinates[0], strict=True))
+    tied = replace(free, gain_reach=reach)
+    edge, beyond = (free.power_gain(one) for one in CONDITIONS[:2])
+    assert edge.potential != pytest.approx(beyond.potential)
+    for one in CONDITIONS:
+        assert tied.power_gain(one).potential == pytest.approx(edge.potential)
+        assert tied.power_gain(one).rotational == pytest.approx(edge.rotational)
+    files = to_files(ModelFamily(replace(make_family(), family=tied)))
+    assert from_files(files, "m").spec.family == tied
+    files[DESCRIPTION] = files[DESCRIPTION].replace(
+        b'"gain_reach": [', b'"gain_reach": [[2.0, 1.0],'
+    )
+    with pytest.raises(DataError, match="gain_reach"):
+        from_files(files, "m")
 
 
 def test_an_interval_that_does_not_fit_the_factors_is_refused():

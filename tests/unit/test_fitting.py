@@ -315,3 +315,14 @@ def test_the_stage_learns_from_memory_and_from_a_stream(fields_store, serial_run
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert float(one["output.weight"].abs().max()) > 0.0
+
+
+def test_a_damaged_model_is_written_again_from_its_checkpoint(fields_store, serial_run, tmp_path):
+    url, out = fields_store(24, shard=24).url, tmp_path / "model"
+    options = {"model": "residual-tiny", "steps": 2, "batch": 1, "crop": 8, "compare": False}
+    with narrow_networks():
+        train(url, str(out), serial_run(train=options))
+        whole = (out / "model.safetensors").read_bytes()
+        (out / "model.safetensors").write_bytes(whole[:100])
+        train(url, str(out), serial_run(train=options, existing="resume"))
+    assert (out / "model.safetensors").read_bytes() == whole

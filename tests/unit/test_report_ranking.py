@@ -144,3 +144,22 @@ def test_half_of_the_cells_are_below_the_median():
         2.0,
         3.0,
     ]
+
+
+@each(
+    ("name", "baseline"),
+    [
+        ("linear theory", True),
+        ("linear theory 4 Mpc/h", True),
+        ("linear:4", True),
+        ("wiener", True),
+        ("wiener, mine", True),
+        ("wiener-log", True),
+        ("wiener-linear", True),
+        ("wiener-plus", False),
+        ("linear_large", False),
+        ("residual-small", False),
+    ],
+)
+def test_a_network_may_be_named_after_a_baseline(name, baseline):
+    assert methods.is_baseline(name) is baseline

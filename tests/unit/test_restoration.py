@@ -8,8 +8,10 @@ from cosmoflow.events import Message, StageAdvanced, StageStarted
 from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
+from cosmoflow.stages.inputs.condition import condition_of
 from cosmoflow.stages.models import load_model
 from cosmoflow.stages.train import train
+from cosmoflow.storage.fields import FieldStore
 from tests.conftest import BOX, narrow_networks
 
 GRID = 24
@@ -161,3 +163,15 @@ def warnings(events):
     """Return the warnings about gains."""
     messages = [one for one in events if isinstance(one, Message) and one.level == "warning"]
     return [one.text for one in messages if "gain" in one.text]
+
+
+def test_a_family_notes_the_conditions_that_its_gains_were_measured_at(
+    fields_store, serial_run, tmp_path
+):
+    cells = (2.0, 1.5, 2.0, 1.5, 1.5)
+    urls = [fields_store(16, shard=16, seed=seed, cell=cell).url for seed, cell in enumerate(cells)]
+    with narrow_networks():
+        options = {**OPTIONS, "validation_fraction": 0.4}
+        family = train(urls, str(tmp_path / "family"), serial_run(train=options)).spec.family
+    measured = condition_of(FieldStore(urls[-1])).coordinates(family.particles_per_cell)
+    assert family.gain_reach == tuple((one, one) for one in measured)

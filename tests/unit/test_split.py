@@ -1,9 +1,12 @@
 """What a lone box keeps for validation, and the constants of its normalisation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from cosmoflow.errors import DataError
+from cosmoflow.config.networks import TrainConfig
+from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.model.registry import find_architecture, summarise
 from cosmoflow.model.samples import (
     TrainingBox,
@@ -13,6 +16,8 @@ from cosmoflow.model.samples import (
     validation_blocks,
 )
 from cosmoflow.model.sources import MemoryFields
+from cosmoflow.stages.train.basis import settle
+from cosmoflow.stages.train.plan import plan_training
 from tests.cases import each
 
 NAMES = ("residual-tiny", "residual-medium", "paper")
@@ -160,3 +165,16 @@ def test_normalisation_of_a_box_read_in_many_slabs_is_that_of_the_whole():
     assert found.density_mean == pytest.approx(np.log1p(line).mean(), rel=1e-5)
     assert found.density_std == pytest.approx(np.log1p(line).std(), rel=1e-5)
     assert found.target_scale == pytest.approx(300.0 * np.sqrt((line**2).mean()), rel=1e-5)
+
+
+@each(("grids", "crop"), [((48,), 40), ((32,), 28), ((96,), 48), ((48, 48), 48)])
+def test_the_default_crop_leaves_room_for_the_slab_of_a_lone_box(serial_run, grids, crop):
+    assert plan_training(grids, serial_run()).crop == crop
+
+
+def test_settings_that_follow_from_a_start_are_checked_like_others():
+    """The target of the start was not known when the settings were read."""
+    spec = SimpleNamespace(architecture="residual-small", target="momentum", errors=None)
+    config = TrainConfig(density_weight=1.0)
+    with pytest.raises(ConfigError, match="density_weight is for velocities"):
+        settle(config, SimpleNamespace(spec=spec))

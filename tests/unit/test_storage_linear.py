@@ -12,7 +12,7 @@ from cosmoflow.errors import DataError, StorageError
 from cosmoflow.numerics.blocks import Block
 from cosmoflow.storage.field_writing import create_fields, write_block
 from cosmoflow.storage.fields import FieldStore, open_fields
-from cosmoflow.storage.flows import adding_linear_velocity
+from cosmoflow.storage.flows import adding_linear_velocity, adding_wiener_velocity
 from cosmoflow.storage.metadata import BoxMetadata, make_provenance
 from cosmoflow.storage.outputs import finish_group
 from cosmoflow.storage.particles import ParticleStore
@@ -104,3 +104,38 @@ def test_unknown_scheme(use):
     with pytest.raises(StorageError, match="ftp") as caught:
         use("ftp://host/box.zarr")
     assert "s3://" in caught.value.limit
+
+
+@each("name", ["linear_velocity", "wiener_velocity"])
+def test_a_velocity_of_another_program_is_not_replaced(tmp_path, name):
+    """A user may need it, and it says neither a radius nor a filter."""
+    fields = make_fields(tmp_path)
+    group = open_group_for_writing(fields)
+    lead = ("smoothing",) if name == "linear_velocity" else ()
+    theirs = np.ones((*(1 for _ in lead), 3, GRID, GRID, GRID), np.float32)
+    group.create_array(name, data=theirs, dimension_names=(*lead, "component", "x", "y", "z"))
+    adding = (
+        adding_linear_velocity(fields, 9.0) if lead else adding_wiener_velocity(fields, "filter")
+    )
+    with pytest.raises(DataError, match="of another program"), adding:
+        pass
+    np.testing.assert_array_equal(group[name][:], theirs)
+
+
+def test_a_linear_velocity_killed_before_it_had_a_radius_is_added_again(fields):
+    """The variable was created, and the coordinate was not."""
+    with pytest.raises(KeyboardInterrupt), adding_linear_velocity(fields, 9.0):
+        raise KeyboardInterrupt
+    del open_group_for_writing(fields)["smoothing"]
+    assert keep_linear_velocity(fields, 2.0, linear(2.0)) == 0
+    assert FieldStore(fields).smoothing_scales() == [2.0]
+
+
+def test_the_first_finished_velocity_is_read(fields):
+    for radius in (4.0, 8.0):
+        keep_linear_velocity(fields, radius, linear(radius))
+    open_group_for_writing(fields)["smoothing"][0] = np.nan
+    assert FieldStore(fields).first_scale() == (1, 8.0)
+    open_group_for_writing(fields)["smoothing"][1] = np.nan
+    with pytest.raises(DataError, match="no linear velocity of the store is finished"):
+        FieldStore(fields).first_scale()

@@ -32,7 +32,7 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import describe_empty, examine, sampling_with
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
 from cosmoflow.stages.inputs.notes import input_notes
-from cosmoflow.stages.inputs.paintings import painted_scheme
+from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.inputs.readers import VELOCITY_ERROR
 from cosmoflow.stages.run import Run, claiming, start_engine
 from cosmoflow.storage.claims import Claim
@@ -288,7 +288,7 @@ def _context(comparison: Comparison, inputs: Inputs, provenance: dict[str, Any])
         "cell_size": true.cell_size,
         "redshift": metadata.redshift,
         "particles_per_cell": particles_of(true),
-        "scheme": painted_scheme(true),
+        "scheme": painting_of(true).scheme,
         "models": {name: describe_models(store) for name, store in found.items()},
         "cosmology": metadata.cosmology.model_dump(mode="json"),
         "prediction_provenance": {name: store.metadata.provenance for name, store in found.items()},

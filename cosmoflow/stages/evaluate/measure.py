@@ -32,7 +32,7 @@ from cosmoflow.stages.evaluate.shipped import shipped_methods
 from cosmoflow.stages.flows.slabs import add_flow
 from cosmoflow.stages.flows.stored import current_scales
 from cosmoflow.stages.inputs.expansion import growth_rate_hubble
-from cosmoflow.stages.inputs.paintings import painted_scheme
+from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.inputs.readers import Method, StoreReader, Vector
 from cosmoflow.stages.run import Progress, Run
 from cosmoflow.stages.slabs.plan import Grid
@@ -72,7 +72,7 @@ def measure(
     """
     true, cut = inputs.true, plan.cut
     # Before any measurement, so that a store with an unknown scheme is refused at once.
-    scheme = painted_scheme(true)
+    scheme = painting_of(true).scheme
     size = inputs.box_size
     with (
         shipped_methods(true, plan.shipped_model, out, run, claim) as shipped,

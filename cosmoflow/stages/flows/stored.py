@@ -38,6 +38,7 @@ def ensure_flows(
     run: Run,
     *,
     model: str | None = None,
+    level: str = "info",
 ) -> tuple[Flow, ...]:
     """Make the global velocities that a model needs and a fields store lacks.
 
@@ -57,6 +58,8 @@ def ensure_flows(
         Settings, engine, progress.
     model : str, optional
         Name or URL of the model that owns the filter, for errors.
+    level : {"info", "detail"}
+        Level of the message that names a flow that is made.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def ensure_flows(
         try:
             # Another run may be making the same flows: they exist once it releases the claim.
             with claim(url, wait=True, listener=run.listener) as held:
-                _make_missing(url, sources, run, model, held)
+                _make_missing(url, sources, run, model, level, held)
         except StorageError:
             if _lacking(FieldStore(url), sources, unnoted=False):
                 raise
@@ -126,22 +129,23 @@ def identify_flows(store: FieldStore, names: Iterable[str]) -> dict[str, str]:
     """
     kept = sorted({*FLOWS} & {*names})
     for name in kept:
-        radii: list[float | None] = [None] if name == WIENER else [*store.smoothing_scales()[:1]]
-        for radius in radii:
-            noted = noted_origin(store, radius)
-            if noted is None:
-                continue
-            now = _origin(store)
-            if not is_same_origin(noted, now):
-                raise DataError(
-                    "the stored velocity was made from another density, redshift or cosmology than "
-                    "the store has now",
-                    where=f"{store.url}, {name}",
-                    value=_describe(noted, now),
-                    limit=_describe(now, noted),
-                    remedy="run `cosmoflow infer` with the model that uses it, to make it "
-                    f"again, or delete {join(store.url, name)}",
-                )
+        radius = None if name == WIENER else store.first_scale()[1]
+        if name != WIENER and radius is None:
+            continue
+        noted = noted_origin(store, radius)
+        if noted is None:
+            continue
+        now = _origin(store)
+        if not is_same_origin(noted, now):
+            raise DataError(
+                "the stored velocity was made from another density, redshift or cosmology than the "
+                "store has now",
+                where=f"{store.url}, {name}",
+                value=_describe(noted, now),
+                limit=_describe(now, noted),
+                remedy="run `cosmoflow infer` with the model that uses it, to make it again, or "
+                f"delete {join(store.url, name)}",
+            )
     return {name: store.checksum(name) for name in kept}
 
 
@@ -188,7 +192,12 @@ def _is_kept(store: FieldStore, source: FlowSource) -> bool:
 
 
 def _make_missing(
-    url: str, sources: Sequence[FlowSource], run: Run, model: str | None, held: Claim
+    url: str,
+    sources: Sequence[FlowSource],
+    run: Run,
+    model: str | None,
+    level: str,
+    held: Claim,
 ) -> None:
     for source in sources:
         if not _lacking(store := FieldStore(url), [source]):
@@ -199,7 +208,7 @@ def _make_missing(
             if isinstance(source, LinearTheory)
             else f"Wiener-filtered velocity of {url}"
         )
-        run.listener(Message(f"{what}{again}"))
+        run.listener(Message(f"{what}{again}", level))
         _make_flow(store, source, run, model, held)
 
 

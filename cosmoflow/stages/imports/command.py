@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from cosmoflow.config.cosmology import CosmologyConfig
+from cosmoflow.config.loading import revise_settings
 from cosmoflow.config.settings import EngineConfig
 from cosmoflow.engine import Resources, Session, TaskGraph
 from cosmoflow.errors import DataError
@@ -177,8 +178,15 @@ def store_density(
 
 
 def _cells(request: Request, run: Run) -> tuple[int, int]:
-    """Return the cells per axis of a shard and of a chunk, as `paint` would choose them."""
-    config = run.settings.paint.model_copy(update={"grid": request.grid})
+    """Return the cells per axis of a shard and of a chunk, as `paint` would choose them.
+
+    Raises
+    ------
+    ConfigError
+        The stated chunk does not divide the shard of this grid.
+    """
+    settings = revise_settings(run.settings, {"paint": {"grid": request.grid}})
+    config = settings.paint
     return config.shard_cells, config.chunk_cells
 
 

@@ -211,11 +211,12 @@ def _advise(found: Summary) -> str | None:
 
 
 def _recognise(found: Summary) -> Quantity | None:
+    # First: as many particles as cells have a mean of 1 too, and their number is worth keeping.
+    if found.whole and found.lowest >= 0.0:
+        return "counts"
     if found.is_density:
         return "density"
-    if found.is_delta:
-        return "delta"
-    return "counts" if found.whole and found.lowest >= 0.0 else None
+    return "delta" if found.is_delta else None
 
 
 def assumed_of(request: Request) -> list[str]:

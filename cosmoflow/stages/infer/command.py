@@ -130,8 +130,10 @@ def infer_store(fields: str, out: str, model: Models, run: Run) -> None:
         for name, one in zip(names, models, strict=True)
     )
     provenance["notes"] = list(dict.fromkeys([*provenance["notes"], *warned]))
-    # Workers compare this origin with that of the flow they read, and stop if it was replaced.
-    work = replace(work, flows=flows, origin=noted_origin(FieldStore(fields)))
+    # Workers compare filter and origin with those of the flow they read, and stop if it was
+    # replaced. They do not compute the digest themselves: their processors may round differently.
+    digest = next((one.spec.filter.digest for one in models if one.spec.filter is not None), None)
+    work = replace(work, flows=flows, filter=digest, origin=noted_origin(FieldStore(fields)))
     blocks = grid_blocks(store.grid, work.layout.shard)
     wanted = np.array([intersect(block, work.region) is not None for block in blocks])
     with claiming(out, run) as claim:

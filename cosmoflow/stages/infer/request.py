@@ -58,6 +58,8 @@ class Work:
         Cells to predict.
     flows : tuple of tuple of Flow
         Flows of each model; empty until made.
+    filter : str or None
+        Digest of the filter whose velocity is read.
     origin : mapping or None
         Origin of the Wiener velocity, as noted in the store.
     device_memory : int or None
@@ -74,6 +76,7 @@ class Work:
     layout: Layout
     region: Block
     flows: tuple[tuple[Flow, ...], ...] = ()
+    filter: str | None = None
     origin: Mapping[str, Any] | None = None
     device_memory: int | None = None
     interval_95: float | None = None

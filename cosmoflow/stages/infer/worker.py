@@ -77,7 +77,6 @@ def make_predictor(
     particles = work.config.particles_per_cell
     models = [open_model(name, store, particles_per_cell=particles) for name in work.models]
     ensemble = Ensemble.load(models, work.flows, work.layout, work.config)
-    wiener = next((m.spec.filter for m in models if m.spec.filter is not None), None)
     blocks = grid_blocks(store.grid, work.layout.shard)
     source: FieldSource = store
     if work.layout.cache:
@@ -91,8 +90,8 @@ def make_predictor(
         finally:
             # If another run replaces the velocity by that of another filter, raise that error, even
             # if reading failed.
-            if wiener is not None:
-                check_filter(fields, wiener.digest, work.origin)
+            if work.filter is not None:
+                check_filter(fields, work.filter, work.origin)
 
     def predict(task: tuple[tuple[int, ...], Inputs]) -> tuple[tuple[int, ...], Computed]:
         shards, inputs = task

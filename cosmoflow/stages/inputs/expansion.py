@@ -57,6 +57,7 @@ def growth_rate_hubble(metadata: BoxMetadata) -> float:
             value=f"m_nu = {cosmology.m_nu:g} eV, {share:.2g} of all matter",
             limit=f"{LARGEST_NEUTRINO_SHARE:g} of all matter",
             remedy="to treat them as cold matter, whose growth rate is up to "
-            f"{60.0 * share:.1f} % larger, read the snapshot with --set snapshot.m_nu=0",
+            f"{60.0 * share:.1f} % larger, read the snapshot with --set snapshot.m_nu=0, "
+            "or import the cube with --set cosmology.m_nu=0",
         )
     return float(background.growth_rate_hubble(metadata.scale_factor))

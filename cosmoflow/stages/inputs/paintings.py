@@ -49,7 +49,7 @@ REAL_CIC: Final = Painting("cic")
 
 
 def painting_of(store: FieldStore) -> Painting:
-    """Return the painting of the density of a painted, predicted or derived store.
+    """Return the painting of the density of a painted, predicted, derived or imported store.
 
     Raises
     ------
@@ -64,19 +64,7 @@ def painting_of(store: FieldStore) -> Painting:
     if not isinstance(painted, dict):
         painted = {}
     axis = store.metadata.redshift_space or painted.get("redshift_space")
-    return Painting(painted_scheme(store) or painted.get("scheme"), axis)
-
-
-def painted_scheme(store: FieldStore) -> str | None:
-    """Return the mass-assignment scheme of a painted store, or None if not stated.
-
-    Raises
-    ------
-    DataError
-        The scheme is unknown.
-    """
-    config = store.metadata.provenance.get("config", {})
-    scheme = config.get("paint", {}).get("scheme") if isinstance(config, dict) else None
+    scheme = painted.get("scheme")
     if scheme is not None and scheme not in get_args(Scheme):
         raise DataError(
             "unknown mass-assignment scheme",
@@ -84,7 +72,7 @@ def painted_scheme(store: FieldStore) -> str | None:
             value=scheme,
             limit=", ".join(get_args(Scheme)),
         )
-    return scheme
+    return Painting(scheme, axis)
 
 
 def check_painting(

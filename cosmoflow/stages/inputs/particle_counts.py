@@ -41,8 +41,8 @@ def particles_per_cell(box: Box) -> float:
             where=where,
             value=f"equal_masses: {'not said' if equal is None else 'false'}",
             limit="equal_masses: true",
-            remedy="if all masses are equal, set equal_masses: true in the attribute; else paint "
-            "the particles without masses, and count in that store"
+            remedy="if all masses are equal, set equal_masses: true in the attribute; else the "
+            "particles cannot be counted"
             if equal is False
             else "paint the particles again, or set equal_masses: true in the attribute",
         )

@@ -56,11 +56,13 @@ def check_fits(
         ),
     ):
         if value != trained:
-            caution(
-                listener,
-                f"the model was trained at {name} {trained}, the fields have {value}; "
-                "its accuracy there is unknown",
+            said = (
+                f"the model was trained at {name} {trained}, the fields have {value}"
+                if model.spec.fit is None
+                else f"the fields have {name} {value}, and {model_url} may have been trained on "
+                f"boxes with {trained} only"
             )
+            caution(listener, f"{said}; its accuracy there is unknown")
     if fields.metadata.unknown_expansion is not None:
         caution(
             listener,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import xarray as xr
 
-from cosmoflow.events import StageFinished, noting
+from cosmoflow.events import Message, StageFinished, noting
 from cosmoflow.numerics.spectra import PowerSum
 from cosmoflow.stages.flows import check_flows, identify_flows
 from cosmoflow.stages.inputs.density import check_contents
@@ -26,6 +26,7 @@ from cosmoflow.storage.spectra import (
     begin_spectra,
     describe_spectra,
     is_netcdf,
+    read_spectra,
     write_netcdf,
     write_spectra,
 )
@@ -108,7 +109,11 @@ def spectra(
     for store, names in request.variables():
         check_contents(store, names, run)
     config = run.settings.resolved("spectra")
-    asked = {"fields": [one.name for one in request.fields], "compensate": compensate}
+    asked = {
+        "fields": [one.name for one in request.fields],
+        "compensate": compensate,
+        "windows": [one.scheme for one in request.fields],
+    }
     stores = dict(zip(("fields", "cross_fields"), request.stores, strict=False))
     flows = {role: identify_flows(store, request.reads(store)) for role, store in stores.items()}
     provenance = make_provenance(
@@ -154,7 +159,9 @@ def spectra(
         # Too little memory is refused before anything is written.
         start_engine(run, plan, remedy=plan.remedy)
         with claiming(out, run) as claim:
-            begin_spectra(out, provenance, run.existing)
+            if begin_spectra(out, provenance, run.existing):
+                run.listener(Message(f"{out} is already measured"))
+                return read_spectra(out)
             dataset = describe(measure(request, plan, run, claim.check))
             claim.check()
             check_inputs()
@@ -180,6 +187,9 @@ def _attributes(request: Request) -> dict[str, object]:
     first, last = request.fields[0], request.fields[-1]
     paired = sorted({one.name for one in request.fields if len(one.sources) > 1})
     smoothing = [one.smoothing for one in request.fields if one.smoothing is not None]
+    schemes = {one.scheme or "none" for one in request.fields}
+    windows = [f"{one.name}: {one.scheme or 'none'}" for one in request.fields]
+    window = ", ".join(schemes if len(schemes) == 1 else windows)
     axes = [painting_of(store).redshift_space for store in request.stores]
     spaces = {"redshift_space": ", ".join(axis or "none" for axis in axes)} if any(axes) else {}
     return {
@@ -187,6 +197,6 @@ def _attributes(request: Request) -> dict[str, object]:
         "field": first.name,
         "cross": last.name,
         "interlaced": ", ".join(paired) or "none",
-        "window": f"{first.scheme} divided out" if first.scheme else "none divided out",
+        "window": f"{window} divided out",
         "smoothing": smoothing,
     }

@@ -8,7 +8,7 @@ from cosmoflow.errors import ConfigError, suggest
 from cosmoflow.numerics.field_table import FIELDS
 from cosmoflow.numerics.quantities import QUANTITIES
 from cosmoflow.numerics.spectra import WINDOWS, Term
-from cosmoflow.stages.inputs.paintings import painted_scheme
+from cosmoflow.stages.inputs.paintings import painting_of
 from cosmoflow.stages.inputs.readers import StoreReader
 from cosmoflow.stages.slabs.sources import Derived, Source, Variable
 from cosmoflow.storage.fields import FieldStore
@@ -96,12 +96,12 @@ def choose_field(store: FieldStore, name: str, compensate: str) -> ChosenField:
 
 def _stored(store: FieldStore, name: str, compensate: str) -> ChosenField:
     offset = 1.0 if name == "density" else 0.0
-    lead = (0,) if name == "linear_velocity" else ()
-    scales = store.smoothing_scales() if lead else []
+    index, radius = store.first_scale() if name == "linear_velocity" else (None, None)
+    lead = () if index is None else (index,)
     names = tuple(one for one in (name, INTERLACED + name) if one in store.variables)
     parts = FIELDS[name].parts
     sources = tuple(Variable(store.url, one, parts, lead, offset) for one in names)
-    return _choose(store, name, compensate, sources, names, scales[0] if scales else None)
+    return _choose(store, name, compensate, sources, names, radius)
 
 
 def _choose(
@@ -113,7 +113,7 @@ def _choose(
     smoothing: float | None = None,
 ) -> ChosenField:
     row = FIELDS[name]
-    scheme = painted_scheme(store) if compensate == "auto" and row.linear else None
+    scheme = painting_of(store).scheme if compensate == "auto" and row.linear else None
     derive = None if name in store.variables else QUANTITIES[name].derive
     window = WINDOWS[scheme] if scheme is not None else 0
     term = Term(tuple(range(len(sources))), derive, window)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cosmoflow.config.cosmology import EXTENSIONS, CosmologyConfig
+from cosmoflow.config.loading import revise_settings
 from cosmoflow.config.networks import TrainConfig
+from cosmoflow.config.settings import Settings
 from cosmoflow.cosmology.conditions import Condition, find_condition
 from cosmoflow.errors import ConfigError
-from cosmoflow.events import Message, as_details, ignore
+from cosmoflow.events import DETAIL, Message, ignore
 from cosmoflow.model.description import read_family, read_filter
 from cosmoflow.model.family import Family, FamilySpec, ModelFamily
 from cosmoflow.model.folder import Model
@@ -132,7 +134,8 @@ def _follow(config: TrainConfig, start: Model) -> TrainConfig:
     if start.spec.errors is not None:
         found["error_steps"] = max(_FEWEST_ERROR_STEPS, config.steps // 10)
     unset = {name: value for name, value in found.items() if name not in config.model_fields_set}
-    config = config.model_copy(update=unset)
+    stated = {**config.model_dump(exclude_unset=True), **unset}
+    config = revise_settings(Settings(), {"train": stated}).train
     for name, value, expected in (
         ("model", start.spec.architecture, config.model),
         ("target", start.spec.target, config.target),
@@ -259,7 +262,7 @@ def _find_family(
     conditions = [condition_of(store) for store in stores]
     if isinstance(start, ModelFamily):
         # Its gain is that of its own predictions.
-        family = replace(start.spec.family, gain=None, gain_symmetries=1)
+        family = replace(start.spec.family, gain=None, gain_symmetries=1, gain_reach=())
     elif resumed and has_file(out, FILTER):
         family = read_family(read_bytes(out, FILTER), out, FILTER)
     else:
@@ -294,11 +297,12 @@ def _add_flows(
     out: str,
 ) -> Split:
     """Make the flows of the boxes, and note their filters and origins."""
-    flows, quiet = list[tuple[Flow, ...]](), replace(run, listener=as_details(run.listener))
-    needed = bool(architecture.smoothing or architecture.filter)
+    flows, smoothing = list[tuple[Flow, ...]](), architecture.smoothing
+    needed = bool(smoothing or architecture.filter)
     progress = Progress(run.listener if needed else ignore, "flows", len(split.fields), "boxes")
     for url, wiener in zip(split.fields, filters, strict=True):
-        flows.append(ensure_flows(url, architecture.smoothing, wiener, quiet, model=out))
+        # A line for each of many boxes would bury the others.
+        flows.append(ensure_flows(url, smoothing, wiener, run, model=out, level=DETAIL))
         progress.advance(note=url)
     digests = tuple(wiener.digest for wiener in filters if wiener is not None)
     origins = tuple(noted_origin(FieldStore(url)) for url in split.fields) if digests else ()

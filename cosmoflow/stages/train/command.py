@@ -10,10 +10,9 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from cosmoflow.config.networks import TrainConfig
 from cosmoflow.config.settings import Settings
-from cosmoflow.engine import available_memory
-from cosmoflow.errors import ConfigError, DataError, IncompleteError
+from cosmoflow.engine import Engine, available_memory
+from cosmoflow.errors import ConfigError, DataError, IncompleteError, SupersededError
 from cosmoflow.events import Message, StageFinished, caution, noting
 from cosmoflow.model.error_fitting import fit_errors
 from cosmoflow.model.family import ModelFamily
@@ -28,7 +27,7 @@ from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
 from cosmoflow.stages.models import load_model, save_model, warn_of_namesake
-from cosmoflow.stages.run import Plan, Run, require_memory, start_engine
+from cosmoflow.stages.run import Plan, Run, claiming, require_memory, start_engine
 from cosmoflow.stages.train.basis import (
     FILTER,
     Basis,
@@ -60,6 +59,7 @@ from cosmoflow.stages.train.progress import (
 )
 from cosmoflow.stages.train.relatives import warn_of_relatives
 from cosmoflow.storage.checkpoints import CheckpointFolder
+from cosmoflow.storage.claims import Claim
 from cosmoflow.storage.fields import FieldStore
 from cosmoflow.storage.files import remove_file
 from cosmoflow.storage.metadata import make_provenance
@@ -163,28 +163,54 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     )
     if fits_filter(architecture, loaded, many=many):
         _require_memory_for_filter(max(store.grid for store in stores), run)
-    resumed = _can_resume(out, provenance, run)
-    if resumed and _is_trained(out, config, split):
-        run.listener(Message(f"{out} is already trained"))
-        return load_model(out)
-    basis = find_basis(out, resumed, split, stores, loaded, run, many=many)
-    basis = replace(basis, spec=replace(basis.spec, provenance=provenance))
-    # Only now, so that a refused run leaves an older output unchanged.
-    if not resumed:
-        _begin(out, provenance, basis)
-    if not architecture.learns:
-        for store in stores:
-            store.check_unchanged()
-        _finish_baseline(out, basis, start, run, plan.crop)
+    with claiming(out, run) as held:
+        # Another run may have written it since.
+        check_output(out, run.existing)
+        resumed = _can_resume(out, provenance, run)
+        done = _trained(out, provenance["digest"], split, run) if resumed else None
+        if done is not None:
+            run.listener(Message(f"{out} is already trained"))
+            return done
+        basis = find_basis(out, resumed, split, stores, loaded, run, many=many)
+        basis = replace(basis, spec=replace(basis.spec, provenance=provenance))
+        # Only now, so that a refused run leaves an older output unchanged.
+        if not resumed:
+            _begin(out, provenance, basis)
+        if not architecture.learns:
+            for store in stores:
+                store.check_unchanged()
+            _finish_baseline(out, basis, start, run, plan.crop)
+            run.listener(StageFinished("train", {"out": out, **plan.details}))
+            return load_model(out)
+        _learn(out, basis, start, run, plan, engine, held, resumed=resumed)
+        # Flows of fields in memory were checked when they were read; the gain reads them again.
+        reads_on = plan.data == "streamed" or (config.measure_gain and basis.split.validation)
+        _check_fields(stores, basis.split if reads_on else None, out)
+        warn_without_gain(model := load_model(out), config, basis.split.validation, run.listener)
         run.listener(StageFinished("train", {"out": out, **plan.details}))
-        return load_model(out)
+        return model
+
+
+def _learn(
+    out: str,
+    basis: Basis,
+    start: Start | None,
+    run: Run,
+    plan: TrainPlan,
+    engine: Engine,
+    held: Claim,
+    *,
+    resumed: bool,
+) -> None:
+    """Train the network of a run that has begun, and finish its model."""
+    config = run.settings.train
     on_report = TrainingProgress(out, config, basis.split.validation, run)
     checkpoints = CheckpointFolder(join(out, "checkpoints"), config.keep_checkpoints)
     if resumed:
         _announce_checkpoint(checkpoints, run)
     loop = make_loop(
         partial(begin_training, basis, start, config.layers),
-        partial(make_job, basis.split, settings, plan.crop),
+        partial(make_job, basis.split, run.settings, plan.crop),
         checkpoints,
         partial(_write_history, out),
         partial(_finish, out, basis, start),
@@ -192,13 +218,15 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     if engine.name == "ray":
         workers = format_count(config.workers, "training worker")
         run.listener(Message(f"starting {workers} on Ray"))
-    engine.train(loop, workers=config.workers, on_report=on_report)
-    # Flows of fields in memory were checked when they were read; measuring gains reads them again.
-    reads_on = plan.data == "streamed" or (config.measure_gain and basis.split.validation)
-    _check_fields(stores, basis.split if reads_on else None, out)
-    warn_without_gain(model := load_model(out), config, basis.split.validation, run.listener)
-    run.listener(StageFinished("train", {"out": out, **plan.details}))
-    return model
+
+    def report(metrics: Metrics) -> None:
+        on_report(metrics)
+        # Ray reports in another thread, where an error would be lost.
+        if engine.name == "serial":
+            held.check()
+
+    engine.train(loop, workers=config.workers, on_report=report)
+    held.check()
 
 
 def _identify(
@@ -263,14 +291,22 @@ def _can_resume(out: str, provenance: dict[str, Any], run: Run) -> bool:
     return True
 
 
-def _is_trained(out: str, config: TrainConfig, split: Split) -> bool:
-    """Return whether nothing of a training is left to do, not even its comparison or its gain."""
+def _trained(out: str, digest: str, split: Split, run: Run) -> Model | None:
+    """Return the model of a run that has nothing left to do, not even its comparison or gain."""
+    config = run.settings.train
     if not (has_file(out, DESCRIPTION) and has_file(out, WEIGHTS)):
-        return False
+        return None
     if config.compare and not has_file(out, COMPARISON):
-        return False
+        return None
+    try:
+        model = load_model(out)
+    except DataError as error:
+        caution(run.listener, f"{error.what}: the model is written again from its last checkpoint")
+        return None
+    if model.spec.provenance.get("digest") != digest:
+        return None
     due = measures_gain(config, split.validation) and gain_fits(split)
-    return not due or has_gain(load_model(out))
+    return None if due and not has_gain(model) else model
 
 
 def _begun(out: str) -> dict[str, Any]:
@@ -320,7 +356,21 @@ def _finish(
     job: TrainingJob,
     note: Callable[[Metrics], None],
 ) -> None:
-    """Save the model with its errors, compare it, add its gains; runs in the worker of rank 0."""
+    """Save the model with its errors, compare it, add its gains; runs in the worker of rank 0.
+
+    Raises
+    ------
+    SupersededError
+        Another run has begun in this folder. The driver slept and lost its claim.
+    """
+    if (found := _begun(out).get("digest")) != (digest := basis.spec.provenance["digest"]):
+        raise SupersededError(
+            "this training has lost its folder to another one",
+            where=out,
+            value=f"run {found}",
+            limit=f"run {digest}",
+            remedy="let the other training finish, and train into another folder",
+        )
     # A family that started from a model of one condition has a range of its own.
     tuned = start is not None and basis.condition is None
     if isinstance(model, ModelFamily) and tuned and _has_learned(out):

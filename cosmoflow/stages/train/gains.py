@@ -26,8 +26,8 @@ from cosmoflow.storage.fields import FieldStore
 _BYTES_PER_CELL = 72
 """True and predicted velocity, the modes of one and of its potential part, float64 products."""
 
-_BOXES_PER_TERM = 2
-"""Fewest validation boxes for each term of gains that vary with the condition."""
+_CONDITIONS_PER_TERM = 2
+"""Fewest distinct conditions of validation boxes for each term of gains that vary with them."""
 
 
 def measures_gain(config: TrainConfig, boxes: int) -> bool:
@@ -102,7 +102,7 @@ def _add_to_family(
     symmetries: int,
     on_box: Callable[[int], None],
 ) -> None:
-    """Fit gains that vary with the condition, if there are boxes enough, to a family."""
+    """Fit gains that vary with the condition, if there are conditions enough, to a family."""
     sums, conditions = [], list[Condition]()
     for done, (store, flows) in enumerate(boxes, 1):
         bins = RadialBins.covering(store.grid, store.metadata.box_size)
@@ -112,13 +112,14 @@ def _add_to_family(
         on_box(done)
     family = model.spec.family
     design = np.stack([family.terms(condition) for condition in conditions])
+    points = [condition.coordinates(family.particles_per_cell) for condition in conditions]
     cells = [condition.cell_size for condition in conditions]
-    linear = family.space.linear
-    design[:, linear if len(boxes) >= _BOXES_PER_TERM * linear else 1 :] = 0.0
-    model.spec = replace(
-        model.spec,
-        family=replace(family, gain=fit_gains(sums, cells, design), gain_symmetries=symmetries),
-    )
+    linear, distinct = family.space.linear, len(np.unique(design.round(6), axis=0))
+    design[:, linear if distinct >= _CONDITIONS_PER_TERM * linear else 1 :] = 0.0
+    reach = tuple((min(ends), max(ends)) for ends in zip(*points, strict=True))
+    gain = fit_gains(sums, cells, design)
+    family = replace(family, gain=gain, gain_symmetries=symmetries, gain_reach=reach)
+    model.spec = replace(model.spec, family=family)
 
 
 def _measure(member: Member, store: FieldStore, bins: RadialBins, symmetries: int) -> GainSum:

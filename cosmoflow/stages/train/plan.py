@@ -15,6 +15,7 @@ from cosmoflow.model.registry import (
     geometry_of,
     widest_layer,
 )
+from cosmoflow.model.samples import slab_cells
 from cosmoflow.model.streams import pool_bytes
 from cosmoflow.stages import costs
 from cosmoflow.stages.inputs.boxes import count_validation
@@ -25,8 +26,13 @@ from cosmoflow.stages.train.data import field_bytes, is_streamed
 _DEFAULT_CROP = 48
 
 
-def crop_cells(settings: Settings, geometry: Geometry, grid: int) -> int:
+def crop_cells(settings: Settings, geometry: Geometry, grid: int, kept: int = 0) -> int:
     """Return the output cells per axis of a crop in boxes of ``grid`` cells per axis or more.
+
+    Parameters
+    ----------
+    kept : int
+        Cells along x that are kept for validation; a crop fits into the others.
 
     Raises
     ------
@@ -35,7 +41,7 @@ def crop_cells(settings: Settings, geometry: Geometry, grid: int) -> int:
     DataError
         The box is smaller than a crop.
     """
-    largest = geometry.fixed_output or grid // geometry.stride * geometry.stride
+    largest = geometry.fixed_output or (grid - kept) // geometry.stride * geometry.stride
     default = geometry.fixed_output or max(geometry.stride, min(_DEFAULT_CROP, largest))
     crop = geometry.check_output(settings.train.crop or default, "train.crop")
     if grid < crop:
@@ -83,7 +89,9 @@ def plan_training(grids: Sequence[int], run: Run) -> TrainPlan:
     architecture = find_architecture(config.model)
     network = architecture.build()
     geometry = geometry_of(network)
-    crop = crop_cells(run.settings, geometry, min(grids))
+    lone = len(grids) == 1
+    kept = slab_cells(grids[0], config.validation_fraction, geometry) if lone else 0
+    crop = crop_cells(run.settings, geometry, min(grids), kept)
     flops = 3.0 * count_flops(config.model, crop) * config.batch * config.steps
     cells = geometry.input_cells(crop) ** 3
     needed = sum(field_bytes(grid, architecture.flows) for grid in grids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -12,8 +13,9 @@ from cosmoflow.units import VELOCITY, format_difference, is_less
 PAPER_BASELINE: Final = "linear theory"
 """The paper's baseline, of the unsmoothed density; names of smoothed ones start with it too."""
 
-_LINEAR, _FILTER = "linear", "wiener"
-"""Prefixes of the names of linear theory and of Wiener filters."""
+_FILTER: Final = re.compile(r"wiener(-linear|-log)?(?![\w-])")
+_LINEAR: Final = re.compile(r"linear(?![\w-])")
+"""First words of the names of Wiener filters and of linear theory; ``wiener-plus`` is a network."""
 
 TRUTH_COLOUR: Final = "#6b6b6b"
 # Okabe and Ito's palette, which readers with any colour vision can distinguish.
@@ -37,12 +39,12 @@ class Style:
 
 def is_baseline(name: str) -> bool:
     """Return whether a method is linear theory or a Wiener filter rather than a network."""
-    return name.startswith((_LINEAR, _FILTER))
+    return any(one.match(name) for one in (_LINEAR, _FILTER))
 
 
 def has_filter(comparison: Comparison) -> bool:
     """Return whether a Wiener filter is among the methods."""
-    return any(name.startswith(_FILTER) for name in comparison.methods)
+    return any(_FILTER.match(name) for name in comparison.methods)
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
