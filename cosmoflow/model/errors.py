@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cosmoflow.numerics.conditions import CONDITIONS_PER_TERM, count_distinct
+
 LOW: Final = -2.0
 STEP: Final = 0.5
 KNOTS: Final = 10
@@ -261,8 +263,8 @@ def _fit_conditions(
     known = np.isfinite(values)
     rows, values, weights = design[known], values[known], weights[known]
     weight = np.sqrt(weights / weights.mean())
-    conditions = len(np.unique(rows, axis=0))
-    used = max([one for one in allowed if conditions >= 2 * one], default=1)
+    conditions = count_distinct(rows)
+    used = max([one for one in allowed if conditions >= CONDITIONS_PER_TERM * one], default=1)
     rows = rows * (np.arange(rows.shape[1]) < used)
     ridge = np.sqrt(_RIDGE) * np.eye(rows.shape[1])
     ridge[0, 0] = 0.0

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-_BOXES_PER_TERM: Final = 2.0
-"""Fewest distinct conditions for each term of a polynomial."""
+CONDITIONS_PER_TERM: Final = 2
+"""Fewest distinct conditions for each term of a function of the condition."""
 
 _FLAT: Final = 1e-6
 """Coordinates that vary by less than this do not vary."""
@@ -49,10 +49,10 @@ class ConditionSpace:
         values = np.asarray(conditions, np.float64)
         low, high = values.min(axis=0), values.max(axis=0)
         found = cls(tuple(low.tolist()), tuple(high.tolist()), 0)
-        count = len(np.unique(found.standardise(values).round(6), axis=0))
+        count = count_distinct(found.standardise(values))
         for degree in (1, 2):
             larger = cls(found.low, found.high, degree)
-            if count >= _BOXES_PER_TERM * larger.terms(values[0]).size:
+            if count >= CONDITIONS_PER_TERM * larger.terms(values[0]).size:
                 found = larger
         return found
 
@@ -86,6 +86,11 @@ class ConditionSpace:
             for chosen in itertools.combinations_with_replacement(varying, degree):
                 found.append(float(np.prod(chosen)))
         return np.array(found)
+
+
+def count_distinct(rows: Floats) -> int:
+    """Return how many conditions differ, from their coordinates or terms, one row for each."""
+    return len(np.unique(rows.round(6), axis=0))
 
 
 def fit_numbers(design: ArrayLike, values: ArrayLike) -> tuple[float, ...]:

@@ -127,6 +127,8 @@ def train(fields: str | Sequence[str], out: str, run: Run | None = None) -> Mode
     ------
     DataError
         The fields do not belong together or are too small, or the loss is no longer finite.
+    BusyError
+        Another training writes to the folder.
     OutputExistsError, StorageError, ConfigError
     """
     run, warned = run or Run(), list[str]()

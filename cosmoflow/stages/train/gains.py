@@ -16,6 +16,7 @@ from cosmoflow.model.family import ModelFamily
 from cosmoflow.model.folder import Model
 from cosmoflow.model.precision import best_device
 from cosmoflow.model.sources import Flow
+from cosmoflow.numerics.conditions import CONDITIONS_PER_TERM, count_distinct
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, fit_gains, sum_powers
 from cosmoflow.stages.infer import Member, predict_box
@@ -25,9 +26,6 @@ from cosmoflow.storage.fields import FieldStore
 
 _BYTES_PER_CELL = 72
 """True and predicted velocity, the modes of one and of its potential part, float64 products."""
-
-_CONDITIONS_PER_TERM = 2
-"""Fewest distinct conditions of validation boxes for each term of gains that vary with them."""
 
 
 def measures_gain(config: TrainConfig, boxes: int) -> bool:
@@ -114,8 +112,9 @@ def _add_to_family(
     design = np.stack([family.terms(condition) for condition in conditions])
     points = [condition.coordinates(family.particles_per_cell) for condition in conditions]
     cells = [condition.cell_size for condition in conditions]
-    linear, distinct = family.space.linear, len(np.unique(design.round(6), axis=0))
-    design[:, linear if distinct >= _CONDITIONS_PER_TERM * linear else 1 :] = 0.0
+    linear = family.space.linear
+    enough = count_distinct(design) >= CONDITIONS_PER_TERM * linear
+    design[:, linear if enough else 1 :] = 0.0
     reach = tuple((min(ends), max(ends)) for ends in zip(*points, strict=True))
     gain = fit_gains(sums, cells, design)
     family = replace(family, gain=gain, gain_symmetries=symmetries, gain_reach=reach)
