@@ -28,7 +28,7 @@ _BEND: Final = 0.99
 _BIN: Final = 0.25
 """Width of bins in the logarithm of the sizes above."""
 
-_RIDGE: Final = 0.1
+_RIDGE: Final = 0.01
 """Weight, in blocks, that holds the coefficients of the condition small."""
 
 _LARGEST_LOG_INTERVAL: Final = 5.0
@@ -119,15 +119,17 @@ UNCALIBRATED: Final = ErrorScale(((0.0,),) * KNOTS, 1.96)
 
 
 def features(coordinates: Sequence[float]) -> list[float]:
-    """Return 1, the standardised coordinates of a condition, and the products of all pairs."""
+    """Return 1, the standardised coordinates of a condition, the products of pairs, the cubes."""
     pairs = itertools.combinations_with_replacement(coordinates, 2)
-    return [1.0, *coordinates, *(one * two for one, two in pairs)]
+    cubes = (one**3 for one in coordinates)
+    return [1.0, *coordinates, *(one * two for one, two in pairs), *cubes]
 
 
-def feature_counts(coordinates: int) -> tuple[int, int, int]:
-    """Return how many :func:`features` may be used: the constant, those that are linear, all."""
+def feature_counts(coordinates: int) -> tuple[int, int, int, int]:
+    """Return how many :func:`features` may be used: the constant, linear, quadratic ones, all."""
     linear = 1 + coordinates
-    return 1, linear, linear + coordinates * linear // 2
+    quadratic = linear + coordinates * linear // 2
+    return 1, linear, quadratic, quadratic + coordinates
 
 
 def size_loss(residual: Tensor, log_size: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import cosmoflow
 from cosmoflow.config import load_settings
 from cosmoflow.errors import ConfigError, DataError
 from cosmoflow.events import Message
+from cosmoflow.stages.train import plan_train
 from tests import snapshot_files as files
 from tests.cases import each
 from tests.conftest import refused
@@ -144,6 +145,9 @@ def test_a_box_that_is_trained_on_and_validated_on_is_warned_of(
     other = url if again == "the same URL" else shutil.copytree(url, tmp_path / "copy.zarr")
     (text,) = train_filter([url, other], tmp_path / "model", serial_run)
     assert str(other) in text
+    heard = []
+    plan_train([url, str(other)], serial_run(train={"model": "wiener"}, listener=heard.append))
+    assert [one.text for one in heard] == [text]
 
 
 def test_boxes_of_one_simulation_train_or_validate(serial_run, tmp_path):

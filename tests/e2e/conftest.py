@@ -44,8 +44,22 @@ def cosmoflow(capsys):
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory):
-    """Particles, fields, a model and a prediction of a box of 48^3 cells. Do not write to it."""
-    return shared_folder(tmp_path_factory, "chain", make_chain)
+    """Particles, fields, a model and a prediction of a box of 48^3 cells. Do not write to it.
+
+    Train on a copy of the fields: another process fits a filter that differs in its last bits, and
+    keeps its flow in the store, so that predictions of the chain's model would differ from then on.
+    """
+    folder = shared_folder(tmp_path_factory, "chain", make_chain)
+    flow = folder / "fields.zarr" / "wiener_velocity"
+    before = _times(flow)
+    yield folder
+    assert _times(flow) == before, (
+        "a test made the flow of the chain's fields again: give it a copy"
+    )
+
+
+def _times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def make_chain(folder):
@@ -67,7 +81,8 @@ def momentum_model(chain, tmp_path_factory):
     """A model of the chain's momentum, barely trained."""
 
     def train(folder):
-        arguments = ["train", str(chain / "fields.zarr"), "--out", str(folder / "model")]
+        fields = shutil.copytree(chain / "fields.zarr", folder / "fields.zarr")
+        arguments = ["train", str(fields), "--out", str(folder / "model")]
         options = ["--target=momentum", "--quiet", *SMALL, "--set=train.steps=2"]
         assert run_app([*arguments, *options]) == 0
 

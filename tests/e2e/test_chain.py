@@ -236,12 +236,11 @@ def test_several_boxes_go_to_a_folder_with_seeds_of_their_own(tmp_path, cosmoflo
 
 @pytest.mark.usefixtures("no_figures")
 def test_a_momentum_model_predicts_momentum(
-    chain, momentum_model, tmp_path, cosmoflow, capsys, monkeypatch
+    copy_of, momentum_model, tmp_path, cosmoflow, capsys, monkeypatch
 ):
-    out = tmp_path / "momentum.zarr"
-    infer = ("infer", chain / "fields.zarr", out, "--model", momentum_model, *SMALL)
-    assert cosmoflow(*infer)[0] == 0
-    fields = xr.open_zarr(chain / "fields.zarr", consolidated=False)
+    copy, out = copy_of("fields.zarr"), tmp_path / "momentum.zarr"
+    assert cosmoflow("infer", copy, out, "--model", momentum_model, *SMALL)[0] == 0
+    fields = xr.open_zarr(copy, consolidated=False)
     momentum = xr.open_zarr(out, consolidated=False)["momentum"].values
     truth = fields["momentum"].values
     # Barely trained, it is at least as good as its linear baseline to within a factor.
@@ -249,7 +248,7 @@ def test_a_momentum_model_predicts_momentum(
     # Tables fit 80 columns, and no name takes more than two lines.
     monkeypatch.setenv("COLUMNS", "80")
     long = "a-name-of-44-characters-is-longer-than-usual"
-    evaluate = ["evaluate", str(chain / "fields.zarr"), f"{long}={out}", "--overwrite", *SMALL]
+    evaluate = ["evaluate", str(copy), f"{long}={out}", "--overwrite", *SMALL]
     report = tmp_path / "report"
     assert run_app([*evaluate, f"--out={report}"]) == 0
     said = capsys.readouterr().out

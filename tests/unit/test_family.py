@@ -242,13 +242,19 @@ def test_the_interval_of_95_percent_depends_on_the_condition():
     assert scale.at((1.0,)).at(()) == scale.at((1.0,))
 
 
-@each(("conditions", "told"), [(1, "constant"), (8, "linear"), (40, "quadratic")])
+@each(
+    ("conditions", "told"),
+    [(1, "constant"), (8, "linear"), (14, "quadratic"), (40, "cubes")],
+)
 def test_factors_depend_on_conditions_as_far_as_there_are_enough(conditions, told):
-    """Sizes are too small by a factor that is quadratic in two coordinates."""
+    """Sizes are too small by a factor whose logarithm is a polynomial of two coordinates."""
+    cubic = 0.2 if told == "cubes" else 0.0
     rng = np.random.default_rng(5)
     where = rng.uniform(-1.0, 1.0, (conditions, 2))
     blocks = [where[number % conditions] for number in range(max(conditions, 8))]
-    log_factors = [0.3 + 0.2 * x - 0.1 * y + 0.2 * x * y - 0.1 * y * y for x, y in blocks]
+    log_factors = [
+        0.3 + 0.2 * x - 0.1 * y + 0.2 * x * y - 0.1 * y * y + cubic * x**3 for x, y in blocks
+    ]
     size = np.ones((3, 24, 24, 24), np.float32)
     residuals = [
         (np.exp(one) * rng.standard_normal(size.shape)).astype(np.float32) for one in log_factors
@@ -256,15 +262,17 @@ def test_factors_depend_on_conditions_as_far_as_there_are_enough(conditions, tol
     log_density = np.zeros(size.shape[1:], np.float32)
     scale = calibrate(residuals, [size] * len(blocks), [log_density] * len(blocks), blocks)
     found = np.array(scale.log_factors[4])
-    assert len(found) == 6
+    assert len(found) == 8
     assert (found[1:3] != 0.0).all() == (told != "constant")
-    assert (found[3:] != 0.0).all() == (told == "quadratic")
-    assert len(scale.log_interval_95) == (0 if told == "constant" else 6)
+    assert (found[3:6] != 0.0).all() == (told in {"quadratic", "cubes"})
+    assert (found[6:] != 0.0).all() == (told == "cubes")
+    assert len(scale.log_interval_95) == (0 if told == "constant" else 8)
     errors = [
         scale.at(one).log_factors[4][0] - true
         for one, true in zip(blocks, log_factors, strict=True)
     ]
-    assert np.abs(errors).max() < {"constant": 0.03, "linear": 0.2, "quadratic": 0.04}[told]
+    limits = {"constant": 0.03, "linear": 0.2, "quadratic": 0.04, "cubes": 0.04}
+    assert np.abs(errors).max() < limits[told]
     # Beyond the blocks the factors are those at their edge.
     edge = blocks[np.argmax([x for x, _ in blocks])][0], 0.0
     assert scale.at((9.0, 0.0)).log_factors == scale.at(edge).log_factors

@@ -9,7 +9,7 @@ from cosmoflow.numerics import calculus, fourier
 from cosmoflow.numerics.radial import RadialBins
 from cosmoflow.numerics.restoration import GainSum, PowerGain, sum_powers
 from cosmoflow.stages.inputs.condition import condition_of
-from cosmoflow.stages.models import load_model
+from cosmoflow.stages.models import load_model, model_digest
 from cosmoflow.stages.train import train
 from cosmoflow.storage.fields import FieldStore
 from tests.conftest import BOX, narrow_networks
@@ -150,8 +150,10 @@ def test_a_run_that_was_killed_before_its_gain_measures_it_later(
             with pytest.raises(KeyboardInterrupt):
                 train(urls, str(tmp_path / "model"), serial_run(train=OPTIONS))
         assert load_model(str(tmp_path / "model")).spec.gain is None
+        without = model_digest(str(tmp_path / "model"))
         resumed = train(urls, str(tmp_path / "model"), serial_run(existing="resume", train=OPTIONS))
     assert resumed.spec.gain == whole.spec.gain
+    assert model_digest(str(tmp_path / "model")) == model_digest(str(tmp_path / "whole")) != without
     assert (tmp_path / "model" / "comparison.json").exists()
 
 

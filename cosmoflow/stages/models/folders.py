@@ -125,14 +125,14 @@ def save_model(url: str, model: Model) -> None:
 def model_digest(name: str) -> str:
     """Return the digest of a model's weights, since equal settings may give different weights.
 
-    The digest covers the weights of a Wiener filter and the calibration of errors too; for linear
-    theory it is the name.
+    The digest covers the weights of a Wiener filter, the calibration of errors and the gain that
+    restores power too; for linear theory it is the name.
     """
     if is_linear(name):
         return name
     folder = model_folder(name)
     description = read_description(read_bytes(folder, DESCRIPTION), folder)
-    parts = (description.family or description.filter, description.errors)
+    parts = (description.family or description.filter, description.errors, description.gain)
     kept: list[Any] = [part.model_dump() for part in parts if part is not None] or [None]
     content = json.dumps([description.weights_sha256, *kept], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

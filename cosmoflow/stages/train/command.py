@@ -23,6 +23,7 @@ from cosmoflow.model.precision import best_device
 from cosmoflow.model.registry import find_architecture, geometry_of
 from cosmoflow.model.starting import make_model
 from cosmoflow.model.training_job import Metrics, TrainingJob
+from cosmoflow.stages.inputs.boxes import count_validation
 from cosmoflow.stages.inputs.density import check_contents
 from cosmoflow.stages.inputs.empty_cells import examine
 from cosmoflow.stages.inputs.paintings import check_painted_alike
@@ -83,13 +84,18 @@ _NO_MATTER = {
 
 
 def plan_train(fields: str | Sequence[str], run: Run, out: str | None = None) -> TrainPlan:
-    """Plan :func:`train`; with ``out``, refuse to resume the training of other settings."""
+    """Plan :func:`train`, and warn of boxes that train as well as validate.
+
+    With ``out``, refuse to resume the training of other settings.
+    """
     start = Start.find(run.settings.train)
     config = settle(run.settings.train, None if start is None else start.load())
     run = replace(run, settings=run.settings.model_copy(update={"train": config}))
     stores = [_open(url, config.target) for url in _urls(fields)]
     if out is not None:
         _can_resume(absolute(out), _identify(stores, start, run.settings), run)
+    validation = count_validation(len(stores), config.validation_fraction)
+    warn_of_relatives(stores, validation, run.listener)
     return plan_training([store.grid for store in stores], run)
 
 
