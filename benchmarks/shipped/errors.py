@@ -1,6 +1,6 @@
 """Calibrate the sizes of errors that a family of models expects, on boxes that it has not seen.
 
-Usage: python benchmarks/shipped/errors.py MODEL OUT FIELDS... [--growth-only]
+Usage: python benchmarks/shipped/errors.py MODEL OUT FIELDS... [--growth-only] [--left-out]
 
 FIELDS are stores that ``boxes.py --only`` makes of ``calibration``, ``corners`` and ``between``.
 Every box is predicted; the calibration is fitted to the errors and the sizes of its cells, and OUT
@@ -8,6 +8,8 @@ is MODEL with it. Boxes are left out whose cells cut the lattice on which partic
 96^3 cells for 128^3 particles: painting adds noise there that no coordinate of a condition tells.
 With --growth-only the rest of the calibration stays: a few conditions are enough for how the
 largest sizes grow, and too few for how the factors depend on the condition.
+With --left-out the calibration is also made without every twelfth of the cosmologies in turn, and
+the coverage of their boxes is printed.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ from __future__ import annotations
 import argparse
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cosmoflow.config.networks import InferConfig
-from cosmoflow.model.errors import UNCALIBRATED, calibrate, fit_growth
+from cosmoflow.model.errors import INSIDE_68, UNCALIBRATED, calibrate, fit_growth
 from cosmoflow.model.family import CONSTANTS, ModelFamily
 from cosmoflow.model.names import model_folder
 from cosmoflow.model.precision import has_fast_bfloat16
@@ -37,6 +41,8 @@ Floats = NDArray[np.float32]
 CPU = torch.device("cpu")
 MOST = 1 << 18
 """Cells of a box that are used, drawn at random."""
+FOLDS = 12
+Boxes = tuple[list[Floats], list[Floats], list[Floats], list[list[float]]]
 
 
 def judge(family: ModelFamily, name: str, url: str) -> tuple[Floats, Floats, Floats, list[float]]:
@@ -71,6 +77,40 @@ def judge(family: ModelFamily, name: str, url: str) -> tuple[Floats, Floats, Flo
     return residual, size, log_density.ravel()[chosen], list(coordinates)
 
 
+def left_out(boxes: Boxes, cosmologies: Sequence[str]) -> Floats:
+    """Return the share of the errors of each box within the 68 % interval, calibrated without it.
+
+    Boxes of one cosmology are left out together.
+
+    Parameters
+    ----------
+    boxes : tuple of list
+        What :func:`judge` returns of each box, one list for each part.
+    cosmologies : sequence of str
+        Name of the cosmology of each box.
+    """
+    residuals, sizes, densities, coordinates = boxes
+    names = sorted(set(cosmologies))
+    order = np.random.default_rng(0).permutation(len(names))
+    folds = np.array([order[names.index(one)] % FOLDS for one in cosmologies])
+    shares = np.zeros(len(folds), np.float32)
+    for fold in range(FOLDS):
+        kept = np.flatnonzero(folds != fold)
+        errors = calibrate(*([part[box] for box in kept] for part in boxes))
+        for box in np.flatnonzero(folds == fold):
+            log_size = torch.from_numpy(np.log(sizes[box]))
+            scale = errors.at(coordinates[box])
+            size = scale.size(log_size, torch.from_numpy(densities[box])).numpy()
+            shares[box] = (np.abs(residuals[box]) <= size).mean()
+    return shares
+
+
+def cosmology_of(url: str) -> str:
+    """Return the folder and the number of the cosmology of a box of ``boxes.py``."""
+    path = Path(url)
+    return f"{path.parent.name}/{path.name.split('-')[0]}"
+
+
 def has_whole_cells(url: str) -> bool:
     """Return whether every cell of a box began with the same number of particles."""
     particles = condition_of(FieldStore(url), None).particles_per_cell
@@ -86,6 +126,7 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("fields", nargs="+")
     parser.add_argument("--growth-only", action="store_true")
+    parser.add_argument("--left-out", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     before = load_model(model_folder(given.model))
@@ -93,9 +134,14 @@ def main() -> None:
         raise SystemExit(f"{given.model} is not a family of models")
     raw = before.blank(UNCALIBRATED)
     raw.network.load_state_dict(before.network.state_dict())
-    boxes = [judge(raw, given.model, url) for url in given.fields if has_whole_cells(url)]
-    print(f"{len(boxes)} of {len(given.fields)} boxes")
-    residuals, sizes, densities, coordinates = map(list, zip(*boxes, strict=True))
+    urls = [url for url in given.fields if has_whole_cells(url)]
+    print(f"{len(urls)} of {len(given.fields)} boxes")
+    judged = [judge(raw, given.model, url) for url in urls]
+    residuals, sizes, densities, coordinates = boxes = tuple(map(list, zip(*judged, strict=True)))
+    if given.left_out:
+        off = 100.0 * (left_out(boxes, [cosmology_of(url) for url in urls]) - INSIDE_68)
+        rms, worst = np.sqrt(np.mean(off**2)), np.abs(off).max()
+        print(f"68 % in boxes left out: off by {rms:.1f} points rms, {worst:.1f} at most")
     if given.growth_only:
         assert before.spec.errors is not None
         found = fit_growth(residuals, sizes)

@@ -4,8 +4,8 @@
         --model residual-medium --model wiener > measured.md
     python benchmarks/shipped/tables.py measured.md docs/accuracy.md
 
-The columns of models that were not measured stay as they are. So does the last one, which
-specialists.py measures: run that again for a new ``residual-small``. Folders named ``first-small``
+The columns of models that were not measured stay as they are. So do the last two, which
+specialists.py measures: run that again for new networks. Folders named ``first-small``
 and ``first-medium`` are the networks that shipped first. Prints how the errors are covered.
 """
 
