@@ -1,4 +1,4 @@
-"""Folders that all test processes of a run share: the first that needs one fills it."""
+"""Folders that all test processes of a run share, and when their files were written."""
 
 import fcntl
 import os
@@ -31,3 +31,8 @@ def shared_folder(tmp_path_factory, name, fill):
             fill(folder)
             whole.touch()
     return folder
+
+
+def written(folder):
+    """Return when each file of a folder was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

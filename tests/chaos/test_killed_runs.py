@@ -13,6 +13,7 @@ import zarr
 
 from tests.chaos.commands import start
 from tests.e2e.conftest import SMALL
+from tests.shared import written
 
 pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
 
@@ -155,7 +156,7 @@ def test_simulate_killed_in_its_third_box_ends_as_the_uninterrupted_one(
     process.wait()
     # Workers of a killed driver end on their own, within moments.
     time.sleep(3.0 if engine == "ray" else 0.0)
-    before = {box: contents(out / box) for box in BOXES if complete(out, box)}
+    before = {box: written(out / box) for box in BOXES if complete(out, box)}
     assert 2 <= len(before) < 5
 
     resumed = start_python([*arguments, "--resume"])
@@ -163,16 +164,11 @@ def test_simulate_killed_in_its_third_box_ends_as_the_uninterrupted_one(
     assert resumed.returncode == 0, err.decode()
     for box in BOXES:
         if box in before:
-            assert contents(out / box) == before[box]
+            assert written(out / box) == before[box]
         for name in ("position", "velocity"):
             np.testing.assert_array_equal(
                 zarr.open_group(out / box)[name][:], zarr.open_group(whole_boxes / box)[name][:]
             )
-
-
-def contents(store):
-    """Return when each file of a store was written."""
-    return {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
 
 
 @pytest.mark.cluster

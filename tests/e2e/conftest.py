@@ -10,7 +10,7 @@ import pytest
 
 from cosmoflow.cli.app import run_app
 from cosmoflow.stages.evaluate import command as stage
-from tests.shared import shared_folder
+from tests.shared import shared_folder, written
 
 SMALL = [
     "--engine=serial",
@@ -51,15 +51,11 @@ def chain(tmp_path_factory):
     """
     folder = shared_folder(tmp_path_factory, "chain", make_chain)
     flow = folder / "fields.zarr" / "wiener_velocity"
-    before = _times(flow)
+    before = written(flow)
     yield folder
-    assert _times(flow) == before, (
+    assert written(flow) == before, (
         "a test made the flow of the chain's fields again: give it a copy"
     )
-
-
-def _times(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def make_chain(folder):

@@ -10,6 +10,7 @@ import zarr
 from tests.cases import each
 from tests.e2e.conftest import SMALL
 from tests.e2e.test_bad_input import refused
+from tests.shared import written
 
 pytestmark = pytest.mark.e2e
 
@@ -93,7 +94,7 @@ def test_a_ledger_without_its_arrays_is_not_believed(cosmoflow, copy_of, chain, 
 
 def test_a_finished_run_resumes_to_itself(cosmoflow, chain, copy_of):
     model = copy_of("model")
-    before = {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()}
+    before = written(model)
     arguments = ("train", chain / "fields.zarr", "--out", model, "--resume", *SMALL)
     code, _, err = cosmoflow(*arguments)
     assert code == 0, err
